@@ -1,0 +1,1 @@
+"""Modules: candidate operations, cells, and the surgery that implants them into a U-Net."""

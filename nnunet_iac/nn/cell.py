@@ -1,0 +1,210 @@
+"""The two cells: the search cell mixes all active operations, the discrete cell runs a genotype."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.operations import build_operation
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
+
+Image = Float[Tensor, "batch channels *spatial"]
+
+
+@dataclass(frozen=True)
+class CellShape:
+    """The sizes of the cell at one skip level.
+
+    Args:
+        skip_channels: channels of the skip tensor and of the upsampled tensor.
+        channels: C, the channels of every node.
+        partial_channels: K; the search runs its operations on C/K channels.
+        output_nodes: R; the last R nodes are concatenated into the output.
+    """
+
+    skip_channels: int
+    channels: int
+    partial_channels: int
+    output_nodes: int
+
+    @classmethod
+    def of_level(cls, skip_channels: int, settings: Settings) -> "CellShape":
+        """Return the shape with C = max(min_channels, ratio C_skip), rounded up to K's multiple."""
+        divisor = settings.partial_channels
+        wanted = max(settings.min_channels, round(settings.channel_ratio * skip_channels))
+        channels = -(-wanted // divisor) * divisor
+        return cls(skip_channels, channels, divisor, settings.output_nodes)
+
+
+class Cell(nn.Module):
+    """What both cells share: two projections, operations on edges, and the output convolution.
+
+    A parameter has the same name in either cell, so the tensors of one can start the other.
+
+    Args:
+        operations: the names of the operations on every edge the cell has.
+        channels: the channels an operation works on.
+        affine: whether norms learn scale and shift.
+        pool_norm: whether a norm follows pooling.
+    """
+
+    def __init__(
+        self,
+        shape: CellShape,
+        layers: Layers,
+        operations: Mapping[Edge, Iterable[str]],
+        channels: int,
+        affine: bool,
+        pool_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.projections = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(),
+                layers.conv(shape.skip_channels, shape.channels, bias=False),
+                layers.norm(shape.channels, affine),
+            )
+            for _ in range(2)
+        )
+        self.edges = nn.ModuleDict(
+            {
+                edge.name: nn.ModuleDict(
+                    {
+                        name: build_operation(name, channels, layers, affine, pool_norm)
+                        for name in names
+                    }
+                )
+                for edge, names in operations.items()
+            }
+        )
+        self.output = layers.conv(shape.output_nodes * shape.channels, shape.skip_channels)
+
+    def inputs(self, skip: Image, up: Image) -> list[Image]:
+        """Return nodes 0 and 1: both tensors projected to C channels."""
+        return [project(x) for project, x in zip(self.projections, (skip, up), strict=True)]
+
+    def joined(self, nodes: list[Image]) -> Image:
+        """Return the cell's output: the last R nodes, concatenated and projected to C_skip."""
+        return self.output(torch.cat(nodes[-self.shape.output_nodes :], dim=1))
+
+
+class SearchCell(Cell):
+    """The relaxed cell: every edge is the phi-weighted sum of its active operations (Eq. 1, 2).
+
+    Operations see the first C/K channels; the rest bypass them, and a channel shuffle with K
+    groups follows (PC-DARTS, Xu et al. 2020).
+    """
+
+    def __init__(self, shape: CellShape, layers: Layers) -> None:
+        super().__init__(
+            shape,
+            layers,
+            dict.fromkeys(EDGES, OPERATIONS),
+            channels=shape.channels // shape.partial_channels,
+            affine=False,
+            pool_norm=True,
+        )
+
+    def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
+        """Delete the operations that `active` no longer holds, with their weights."""
+        for edge, row in zip(EDGES, active.tolist(), strict=True):
+            operations = self.edges[edge.name]
+            for name, is_active in zip(OPERATIONS, row, strict=True):
+                if not is_active and name in operations:
+                    del operations[name]
+
+    def forward(
+        self,
+        skip: Image,
+        up: Image,
+        phi: Float[Tensor, "edges operations"],
+        psi: Float[Tensor, " edges"],
+    ) -> Image:
+        """Return the skip tensor's replacement; v_j = sum_i Psi_ij f_ij(v_i)."""
+        nodes = self.inputs(skip, up)
+        for node in INTERMEDIATE_NODES:
+            terms = (
+                psi[index] * self._mixed(edge, nodes[edge.source], phi[index])
+                for index, edge in enumerate(EDGES)
+                if edge.target == node
+            )
+            nodes.append(sum(terms))
+        return self.joined(nodes)
+
+    def _mixed(self, edge: Edge, x: Image, phi: Float[Tensor, " operations"]) -> Image:
+        groups = self.shape.partial_channels
+        width = self.shape.channels // groups
+        first, rest = x[:, :width], x[:, width:]
+        mixed = sum(
+            phi[OPERATIONS.index(name)] * operation(first)
+            for name, operation in self.edges[edge.name].items()
+        )
+        return channel_shuffle(torch.cat((mixed, rest), dim=1), groups)
+
+
+class DiscreteCell(Cell):
+    """The found cell: a node is the plain sum of its two edges, on all C channels."""
+
+    def __init__(self, shape: CellShape, layers: Layers, genotype: Genotype) -> None:
+        super().__init__(
+            shape,
+            layers,
+            {edge: (operation,) for edge, operation in genotype.operations.items()},
+            channels=shape.channels,
+            affine=True,
+            pool_norm=False,
+        )
+        self.genotype = genotype
+
+    def forward(self, skip: Image, up: Image) -> Image:
+        """Return the skip tensor's replacement."""
+        nodes = self.inputs(skip, up)
+        for node in INTERMEDIATE_NODES:
+            terms = (
+                self.edges[edge.name][operation](nodes[edge.source])
+                for edge, operation in self.genotype.operations.items()
+                if edge.target == node
+            )
+            nodes.append(sum(terms))
+        return self.joined(nodes)
+
+
+def full_width_cell(shape: CellShape, layers: Layers) -> Cell:
+    """Return a cell holding the final cell's parameters for every operation on every edge."""
+    return Cell(
+        shape,
+        layers,
+        dict.fromkeys(EDGES, OPERATIONS),
+        channels=shape.channels,
+        affine=True,
+        pool_norm=False,
+    )
+
+
+def channel_shuffle(x: Image, groups: int) -> Image:
+    """Return `x` with its channels interleaved over `groups` (ShuffleNet, Zhang et al. 2018)."""
+    batch, channels, *spatial = x.shape
+    grouped = x.view(batch, groups, channels // groups, *spatial)
+    return grouped.transpose(1, 2).reshape(x.shape)
+
+
+class ZeroGated(nn.Module):
+    """skip + gate x cell(skip, up), with the scalar gate starting at zero (ReZero).
+
+    At the start it is the identity skip to the bit.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, skip: Image, up: Image, *mixing: Tensor) -> Image:
+        """Return the gated sum."""
+        return skip + self.gate * self.cell(skip, up, *mixing)

@@ -1,0 +1,82 @@
+"""U-Net surgery: a stock U-Net whose skip connections run through implanted modules."""
+
+from collections.abc import Iterable
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SUPPORTED = (PlainConvUNet,)
+
+
+class ImplantedUNet(nn.Module):
+    """A U-Net of dynamic_network_architectures with a module (skip, up) -> skip on every skip.
+
+    Encoder and decoder are the stock network's own modules under their own names, so a stock
+    checkpoint's keys are a subset of this network's and load unchanged. `implants` are ordered
+    like the decoder's stages, the lowest resolution first.
+
+    Raises:
+        ValueError: a network class the surgery does not know, or a net of fewer than three
+            stages, whose deep supervision nnU-Net cannot weight.
+    """
+
+    def __init__(self, unet: nn.Module, implants: Iterable[nn.Module]) -> None:
+        super().__init__()
+        require_supported(unet)
+        self.encoder = unet.encoder
+        self.decoder = unet.decoder
+        self.implants = nn.ModuleList(implants)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels *spatial"], *context: Tensor
+    ) -> Tensor | list[Tensor]:
+        """Return logits; with deep supervision a list, the highest resolution first.
+
+        Args:
+            context: passed on to every implant after skip and upsampled tensor.
+        """
+        decoder = self.decoder
+        skips = self.encoder(x)
+        below = skips[-1]
+        outputs = []
+        for level, (upsample, stage, head) in enumerate(
+            zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
+        ):
+            up = upsample(below)
+            skip = self.implants[level](skips[-(level + 2)], up, *context)
+            below = stage(torch.cat((up, skip), dim=1))
+            if decoder.deep_supervision or level == len(decoder.stages) - 1:
+                outputs.append(head(below))
+        return outputs[::-1] if decoder.deep_supervision else outputs[0]
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """Return the stock network's part of the state dict, buffers included."""
+        return backbone_part(self.state_dict())
+
+
+def backbone_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries of a state dict that belong to encoder and decoder."""
+    return {key: value for key, value in state.items() if key.startswith(("encoder.", "decoder."))}
+
+
+def skip_channels(unet: nn.Module) -> list[int]:
+    """Return the channels of every skip connection, the lowest resolution first."""
+    return list(unet.encoder.output_channels[-2::-1])
+
+
+def require_supported(unet: nn.Module) -> None:
+    """Check that the surgery knows a network (see `ImplantedUNet`)."""
+    if not isinstance(unet, SUPPORTED):
+        names = ", ".join(supported.__name__ for supported in SUPPORTED)
+        raise ValueError(
+            f"the network must be a {names}; the plans describe a {type(unet).__name__}: plan "
+            "with nnU-Net's default planner (nnUNetv2_plan_experiment -pl ExperimentPlanner)"
+        )
+    stages = len(unet.encoder.output_channels)
+    if stages < 3:
+        raise ValueError(
+            f"the network must have at least 3 stages, since nnU-Net gives the lowest decoder "
+            f"output no weight in deep supervision; the plans describe {stages}"
+        )

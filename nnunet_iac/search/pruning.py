@@ -1,0 +1,219 @@
+"""The pruning search: an explicit state, and the one function that advances it by an epoch."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nnunet_iac.search.divergence import js_divergence
+from nnunet_iac.search.importance import distribution, importance, pruning_score
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES, OPERATIONS
+
+
+@dataclass(frozen=True)
+class Observation:
+    """alpha and beta at the end of an epoch, in float64 on the CPU.
+
+    Args:
+        epoch: completed epochs of the run, so the first epoch is 1.
+
+    Raises:
+        RuntimeError: a non-finite value; the message names where.
+    """
+
+    epoch: int
+    alpha: Float[Tensor, "edges operations"]
+    beta: Float[Tensor, " edges"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", self.alpha.detach().double().cpu().clone())
+        object.__setattr__(self, "beta", self.beta.detach().double().cpu().clone())
+        for name, values in (("alpha", self.alpha), ("beta", self.beta)):
+            wrong = (~torch.isfinite(values)).nonzero()
+            if len(wrong):
+                edge = EDGES[int(wrong[0][0])]
+                raise RuntimeError(
+                    f"{name} must be finite; after epoch {self.epoch} it is "
+                    f"{values[tuple(wrong[0])].item()} on edge {edge.source}->{edge.target}: "
+                    "lower architecture_lr or weights_lr and continue from the last checkpoint"
+                )
+
+
+@dataclass(frozen=True)
+class PruningState:
+    """What a pruning search remembers between epochs, per edge."""
+
+    active: Bool[Tensor, "edges operations"]
+    threshold: Float[Tensor, " edges"]
+    stable_checks: Int[Tensor, " edges"]
+    previous: Float[Tensor, "edges operations"]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every edge has one operation left."""
+        return bool((self.active.sum(dim=1) == 1).all())
+
+
+@dataclass(frozen=True)
+class PruningEvent:
+    """One operation leaving one edge, with all that decided it."""
+
+    epoch: int
+    source: int
+    target: int
+    operation: str
+    importance: float
+    divergence: float | None
+    threshold: float | None
+    rule: str
+    """`two-sigma` (below mean - 2 sd), `smallest`, or `forced` at the epoch limit."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What one epoch's pruning step saw and did; the arrays describe the cell before the prune."""
+
+    importance: Float[Tensor, "edges operations"]
+    divergence: Float[Tensor, " edges"]
+    threshold: Float[Tensor, " edges"]
+    active: Bool[Tensor, "edges operations"]
+    events: tuple[PruningEvent, ...] = ()
+
+
+def full_mask() -> Bool[Tensor, "edges operations"]:
+    """Return the mask of an unpruned cell."""
+    return torch.ones(len(EDGES), len(OPERATIONS), dtype=torch.bool)
+
+
+def begin(observation: Observation, settings: Settings) -> PruningState:
+    """Return the state at the end of the warm-up, from which the first check measures."""
+    active = full_mask()
+    return PruningState(
+        active=active,
+        threshold=torch.full((len(EDGES),), settings.stability.theta, dtype=torch.float64),
+        stable_checks=torch.zeros(len(EDGES), dtype=torch.int64),
+        previous=distribution(observation.alpha, observation.beta, active, settings),
+    )
+
+
+def advance(
+    state: PruningState, observation: Observation, settings: Settings
+) -> tuple[PruningState, Decision]:
+    """Return the state after one epoch's check of every edge, and the decision taken.
+
+    Per edge with more than one operation (paper, Algorithm 1): d = JS(p_prev || p), p_prev
+    restricted to the survivors and renormalised. d < theta is one more stable check, and enough
+    of them in a row prune the operation of least importance; otherwise theta <- kappa theta and
+    the count restarts. All edges decide from the same snapshot. Ties go to the operation that
+    stands first in `OPERATIONS`.
+
+    Raises:
+        RuntimeError: an undefined distribution outside `raw-strict`, where it counts as unstable.
+    """
+    test = settings.stability
+    alpha, beta, active = observation.alpha, observation.beta, state.active
+    current = distribution(alpha, beta, active, settings)
+    divergence = js_divergence(_restricted(state.previous, active), current)
+    undecided = active.sum(dim=1) > 1
+    undefined = undecided & ~torch.isfinite(divergence)
+    if undefined.any() and settings.importance != "raw-strict":
+        edge = EDGES[int(undefined.nonzero()[0])]
+        raise RuntimeError(
+            f"the divergence of edge {edge.source}->{edge.target} must be a number; after epoch "
+            f"{observation.epoch} it is {divergence[undefined][0].item()}"
+        )
+    stable = undecided & (divergence < state.threshold)
+    unstable = undecided & ~stable
+    checks = torch.where(stable, state.stable_checks + 1, 0)
+    prune = stable & (checks >= test.checks)
+    decision = Decision(
+        importance=importance(alpha, beta, active, settings),
+        divergence=torch.where(undecided, divergence, torch.nan),
+        threshold=state.threshold,
+        active=active,
+    )
+    score = pruning_score(alpha, beta, active, settings)
+    remaining = active.clone()
+    events = []
+    for index in prune.nonzero().flatten().tolist():
+        operation = int(torch.argmin(score[index]))
+        remaining[index, operation] = False
+        rule = "two-sigma" if _is_outlier(score[index], operation) else "smallest"
+        events.append(_event(observation.epoch, decision, index, operation, rule))
+    threshold = torch.where(unstable, state.threshold * test.kappa, state.threshold)
+    if test.reset:
+        threshold = torch.where(prune, test.theta, threshold)
+    advanced = PruningState(
+        active=remaining,
+        threshold=threshold,
+        stable_checks=torch.where(prune, 0, checks),
+        previous=current,
+    )
+    return advanced, replace(decision, events=tuple(events))
+
+
+def force(
+    state: PruningState, observation: Observation, settings: Settings
+) -> tuple[PruningState, tuple[PruningEvent, ...]]:
+    """Return the state with only the best operation left on every edge, and what that removed.
+
+    The end of a search that reaches its epoch limit undecided.
+    """
+    alpha, beta = observation.alpha, observation.beta
+    seen = Decision(
+        importance=importance(alpha, beta, state.active, settings),
+        divergence=torch.full((len(EDGES),), torch.nan, dtype=torch.float64),
+        threshold=state.threshold,
+        active=state.active,
+    )
+    kept = best_operations(alpha, beta, state.active, settings)
+    remaining = torch.zeros_like(state.active)
+    remaining[torch.arange(len(EDGES)), kept] = True
+    events = tuple(
+        _event(observation.epoch, seen, int(index), int(operation), "forced")
+        for index, operation in (state.active & ~remaining).nonzero()
+    )
+    return replace(state, active=remaining), events
+
+
+def best_operations(
+    alpha: Float[Tensor, "edges operations"],
+    beta: Float[Tensor, " edges"],
+    active: Bool[Tensor, "edges operations"],
+    settings: Settings,
+) -> Int[Tensor, " edges"]:
+    """Return the index of each edge's most important active operation; ties go to the last.
+
+    The counterpart of pruning, where ties remove the first.
+    """
+    score = pruning_score(alpha, beta, active, settings).masked_fill(~active, -torch.inf)
+    return len(OPERATIONS) - 1 - torch.argmax(score.flip(1), dim=1)
+
+
+def _restricted(
+    previous: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
+) -> Float[Tensor, "edges operations"]:
+    survivors = torch.where(active, previous, 0.0)
+    return survivors / survivors.sum(dim=1, keepdim=True)
+
+
+def _is_outlier(score: Float[Tensor, " operations"], operation: int) -> bool:
+    values = score[torch.isfinite(score)]
+    return bool(score[operation] < values.mean() - 2 * values.std(correction=0))
+
+
+def _event(epoch: int, decision: Decision, index: int, operation: int, rule: str) -> PruningEvent:
+    divergence = decision.divergence[index].item()
+    forced = rule == "forced"
+    return PruningEvent(
+        epoch=epoch,
+        source=EDGES[index].source,
+        target=EDGES[index].target,
+        operation=OPERATIONS[operation],
+        importance=decision.importance[index, operation].item(),
+        divergence=None if forced else divergence,
+        threshold=None if forced else decision.threshold[index].item(),
+        rule=rule,
+    )

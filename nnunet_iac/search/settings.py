@@ -1,0 +1,309 @@
+"""All settings of a run: one frozen, validated dataclass. These names are used everywhere."""
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+Preset = Literal["literal", "paper", "adaptive"]
+ImportanceMode = Literal["softmax", "raw", "raw-strict"]
+
+PRUNES_PER_EDGE = 6
+"""Operations an edge loses until one of seven is left."""
+
+STRUCTURAL = (
+    "channel_ratio",
+    "min_channels",
+    "partial_channels",
+    "output_nodes",
+    "norm",
+    "residual",
+    "edge_transform",
+    "tan_clamp",
+)
+"""Settings that decide which network a plans file describes; the folds of a model share them."""
+
+
+@dataclass(frozen=True)
+class Stability:
+    """The stability test in force: `checks` consecutive stable checks before a prune.
+
+    `kappa` multiplies the threshold `theta` whenever an edge is unstable; `reset` puts it back at
+    every prune.
+    """
+
+    checks: int
+    theta: float
+    kappa: float
+    reset: bool
+
+
+def _at_least(minimum: float) -> dict[str, Any]:
+    return {"allowed": f">= {minimum:g}", "valid": lambda value: value >= minimum}
+
+
+def _above(minimum: float) -> dict[str, Any]:
+    return {"allowed": f"> {minimum:g}", "valid": lambda value: value > minimum}
+
+
+def _setting(default: Any, rule: dict[str, Any] | None = None) -> Any:
+    return dataclasses.field(default=default, metadata=rule or {})
+
+
+def _valid_betas(betas: tuple[float, float]) -> bool:
+    return all(0 <= value < 1 for value in betas)
+
+
+def _valid_pattern(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+_CHANNELS = {"allowed": "(0, 1]", "valid": lambda value: 0 < value <= 1}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a search and its finetuning; the defaults are the paper's where it has one.
+
+    `search_epochs` is the budget of the whole search stage and includes the warm-up. The four
+    settings of the stability test default to their preset's value; `stability` resolves them.
+
+    Raises:
+        ValueError: a value of the wrong type or outside its range, or values that exclude each
+            other; the message names the key, the value and what is allowed.
+    """
+
+    preset: Preset = _setting("paper")
+    warmup_epochs: int = _setting(15, _at_least(0))
+    search_epochs: int = _setting(200, _at_least(1))
+    finetune_epochs: int = _setting(200, _at_least(0))
+    iterations_per_epoch: int = _setting(250, _at_least(1))
+    val_iterations_per_epoch: int = _setting(50, _at_least(1))
+    stable_checks: int | None = _setting(None, _at_least(1))
+    theta: float | None = _setting(None, _above(0))
+    kappa: float | None = _setting(None, _above(1))
+    reset_theta: bool | None = _setting(None)
+    importance: ImportanceMode = _setting("softmax")
+    edge_transform: Literal["tanh", "tan"] = _setting("tanh")
+    tan_clamp: float = _setting(
+        1.5, {"allowed": "(0, pi/2)", "valid": lambda value: 0 < value < math.pi / 2}
+    )
+    channel_ratio: float = _setting(0.25, _CHANNELS)
+    min_channels: int = _setting(16, _at_least(1))
+    partial_channels: int = _setting(4, _at_least(1))
+    output_nodes: int = _setting(
+        4, {"allowed": "1, 2, 3 or 4", "valid": lambda value: 1 <= value <= 4}
+    )
+    norm: Literal["plans", "batch"] = _setting("plans")
+    residual: Literal["none", "zero"] = _setting("none")
+    weights_lr: float = _setting(0.01, _above(0))
+    weights_lr_min: float = _setting(1e-4, _at_least(0))
+    annealing_power: float = _setting(2.0, _at_least(1))
+    architecture_lr: float = _setting(1e-3, _above(0))
+    architecture_betas: tuple[float, float] = _setting(
+        (0.9, 0.999), {"allowed": "two numbers in [0, 1)", "valid": _valid_betas}
+    )
+    architecture_weight_decay: float = _setting(0.0, _at_least(0))
+    finetune_optimizer: Literal["adam", "sgd"] = _setting("adam")
+    finetune_lr: float = _setting(1e-3, _above(0))
+    finetune_schedule: Literal["constant", "poly"] = _setting("poly")
+    seed: int = _setting(0, _at_least(0))
+    patient_pattern: str | None = _setting(
+        None, {"allowed": "a valid regular expression", "valid": _valid_pattern}
+    )
+    backbone_trainer: str | None = _setting(None)
+    backbone_plans: str | None = _setting(None)
+    backbone_checkpoint: str | None = _setting(None)
+    genotype: str | None = _setting(None)
+    allow_leakage: bool = _setting(False)
+
+    def __post_init__(self) -> None:
+        for name, annotation in _annotations().items():
+            value = _converted(name, getattr(self, name), annotation)
+            _check_range(name, value)
+            object.__setattr__(self, name, value)
+        if self.min_channels < self.partial_channels:
+            raise ValueError(
+                "min_channels must be at least partial_channels; got "
+                f"min_channels={self.min_channels}, partial_channels={self.partial_channels}"
+            )
+        if self.weights_lr_min > self.weights_lr:
+            raise ValueError(
+                "weights_lr_min must not exceed weights_lr; got "
+                f"weights_lr_min={self.weights_lr_min}, weights_lr={self.weights_lr}"
+            )
+        if self.warmup_epochs >= self.search_epochs:
+            raise ValueError(
+                "search_epochs counts the warm-up and must exceed warmup_epochs; got "
+                f"search_epochs={self.search_epochs}, warmup_epochs={self.warmup_epochs}"
+            )
+
+    @property
+    def stability(self) -> Stability:
+        """The stability test: the preset's values, each replaced by its setting where given."""
+        preset = self._preset_stability()
+        return Stability(
+            checks=preset.checks if self.stable_checks is None else self.stable_checks,
+            theta=preset.theta if self.theta is None else self.theta,
+            kappa=preset.kappa if self.kappa is None else self.kappa,
+            reset=preset.reset if self.reset_theta is None else self.reset_theta,
+        )
+
+    def _preset_stability(self) -> Stability:
+        if self.preset == "literal":
+            return Stability(checks=1, theta=1.0, kappa=2.0, reset=False)
+        if self.preset == "paper":
+            return Stability(checks=6, theta=1.0, kappa=2.0, reset=False)
+        # Logits move by up to lr per step, and JS grows with the square of a small move.
+        drift = self.architecture_lr * self.iterations_per_epoch
+        return Stability(checks=1, theta=3e-4 * drift**2, kappa=2.0, reset=True)
+
+    def require_prunable(self) -> None:
+        """Check that a pruning search can finish.
+
+        Raises:
+            ValueError: fewer epochs between warm-up and limit than six prunes need.
+        """
+        available = self.search_epochs - self.warmup_epochs
+        needed = PRUNES_PER_EDGE * self.stability.checks
+        if available < needed:
+            raise ValueError(
+                f"a search must have at least {PRUNES_PER_EDGE} x stable_checks = {needed} epochs "
+                f"after its warm-up to prune {PRUNES_PER_EDGE} operations from every edge; "
+                f"search_epochs={self.search_epochs} with warmup_epochs={self.warmup_epochs} "
+                f"leaves {available}: set search_epochs to {self.warmup_epochs + needed} or more"
+            )
+
+    def resolved(self) -> "Settings":
+        """Return the same settings with the stability test's values filled in."""
+        test = self.stability
+        return dataclasses.replace(
+            self,
+            stable_checks=test.checks,
+            theta=test.theta,
+            kappa=test.kappa,
+            reset_theta=test.reset,
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return all settings as JSON-ready values."""
+        values = dataclasses.asdict(self)
+        values["architecture_betas"] = list(self.architecture_betas)
+        return values
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> "Settings":
+        """Return the settings of a plans file's `iac` section; what is absent has its default.
+
+        Raises:
+            ValueError: an unknown key, or as the class raises.
+        """
+        for key in values:
+            _require_known(key)
+        return cls(**values)
+
+
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """Return key and typed value of a command line's `key=value`.
+
+    Raises:
+        ValueError: no `=`, an unknown key, or a value of the wrong type.
+    """
+    key, separator, text = assignment.partition("=")
+    if not separator:
+        raise ValueError(f"a setting must have the form key=value; got {assignment!r}")
+    _require_known(key)
+    annotation = _annotations()[key]
+    if _is_text(annotation):
+        return key, None if text == "null" else text
+    try:
+        value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except json.JSONDecodeError:
+        value = text
+    return key, _converted(key, value, annotation)
+
+
+def _annotations() -> dict[str, Any]:
+    return typing.get_type_hints(Settings)
+
+
+def _require_known(key: str) -> None:
+    known = _annotations()
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown setting {key!r}; {hint}allowed are {', '.join(known)}")
+
+
+def _is_text(annotation: Any) -> bool:
+    choices = get_args(annotation)
+    return annotation is str or str in choices or get_origin(annotation) is Literal
+
+
+def _converted(name: str, value: Any, annotation: Any) -> Any:
+    """Return `value` as the type of its setting; integers become floats, lists become tuples."""
+    if get_origin(annotation) is Literal:
+        if value not in get_args(annotation):
+            allowed = ", ".join(get_args(annotation))
+            raise ValueError(f"setting {name!r} must be one of {allowed}; got {value!r}")
+        return value
+    if get_origin(annotation) is types.UnionType:
+        if value is None:
+            return None
+        annotation = get_args(annotation)[0]
+    convert, expected = _CONVERSIONS[annotation]
+    converted = convert(value)
+    if converted is None:
+        raise ValueError(
+            f"setting {name!r} must be {expected}; got {value!r} ({type(value).__name__})"
+        )
+    return converted
+
+
+def _as_int(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _as_float(value: Any) -> float | None:
+    is_number = type(value) in (int, float) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _as_bool(value: Any) -> bool | None:
+    return value if type(value) is bool else None
+
+
+def _as_text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _as_pair(value: Any) -> tuple[float, float] | None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    first, second = _as_float(value[0]), _as_float(value[1])
+    return None if first is None or second is None else (first, second)
+
+
+_CONVERSIONS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    int: (_as_int, "an integer"),
+    float: (_as_float, "a finite number"),
+    bool: (_as_bool, "true or false"),
+    str: (_as_text, "a non-empty text"),
+    tuple[float, float]: (_as_pair, "a list of two numbers"),
+}
+
+
+def _check_range(name: str, value: Any) -> None:
+    rule = Settings.__dataclass_fields__[name].metadata
+    if value is not None and rule and not rule["valid"](value):
+        raise ValueError(f"setting {name!r} must be {rule['allowed']}; got {value!r}")
