@@ -15,8 +15,6 @@ from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
 from nnunet_iac.runs.records import (
     BackboneRecord,
     CostRecord,
-    NetworkCost,
-    PhaseCost,
     Trajectory,
     TrajectoryRow,
 )
@@ -140,14 +138,7 @@ class RunFolder:
 
     def read_cost(self) -> CostRecord:
         """Return what the run cost so far."""
-        document = read_json(self.cost_file)
-        return CostRecord(
-            **{
-                **document,
-                "phases": {k: PhaseCost(**v) for k, v in document["phases"].items()},
-                "networks": {k: NetworkCost(**v) for k, v in document["networks"].items()},
-            }
-        )
+        return CostRecord.from_mapping(read_json(self.cost_file))
 
     def write_ticket(self, ticket: Mapping[str, Tensor]) -> None:
         """Write the tensors the cells started from."""

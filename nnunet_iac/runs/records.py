@@ -112,3 +112,10 @@ class CostRecord:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     run: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any]) -> "CostRecord":
+        """Return the record that `dataclasses.asdict` took apart."""
+        phases = {name: PhaseCost(**cost) for name, cost in values["phases"].items()}
+        networks = {name: NetworkCost(**cost) for name, cost in values["networks"].items()}
+        return cls(**{**values, "phases": phases, "networks": networks})

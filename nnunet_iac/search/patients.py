@@ -1,0 +1,52 @@
+"""Cases grouped into patients, who are never on both sides of a split."""
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+
+
+def patient_of(case: str, pattern: str | None) -> str:
+    """Return the patient of a case: the pattern's match, or the whole case id without a pattern.
+
+    Raises:
+        ValueError: the pattern does not match the case.
+    """
+    if pattern is None:
+        return case
+    match = re.search(pattern, case)
+    if match is None:
+        raise ValueError(
+            f"patient_pattern must match every case; {pattern!r} does not match {case!r}"
+        )
+    return match.group(0)
+
+
+def shared_patients(
+    first: Iterable[str], second: Iterable[str], pattern: str | None
+) -> tuple[str, ...]:
+    """Return the patients with cases on both sides, sorted."""
+    patients = ({patient_of(case, pattern) for case in side} for side in (first, second))
+    return tuple(sorted(set.intersection(*patients)))
+
+
+def halves(
+    cases: Sequence[str], pattern: str | None, seed: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the cases as train_search and val_search: half of the patients each, by `seed`.
+
+    With an odd number of patients the first half has one more.
+
+    Raises:
+        ValueError: fewer than two patients.
+    """
+    patients = sorted({patient_of(case, pattern) for case in cases})
+    if len(patients) < 2:
+        raise ValueError(
+            "the full search needs at least two patients to split into train_search and "
+            f"val_search; the fold's training cases have {len(patients)}"
+        )
+    random.Random(seed).shuffle(patients)
+    first = set(patients[: (len(patients) + 1) // 2])
+    train_search = tuple(case for case in sorted(cases) if patient_of(case, pattern) in first)
+    val_search = tuple(case for case in sorted(cases) if patient_of(case, pattern) not in first)
+    return train_search, val_search

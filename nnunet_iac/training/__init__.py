@@ -1,0 +1,1 @@
+"""The phases of a run, the frozen backbone, and the trainers nnU-Net finds."""

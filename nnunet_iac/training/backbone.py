@@ -1,0 +1,195 @@
+"""The user's trained U-Net: where it is found, what it must fulfil, and the proof it stays."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.search.settings import Settings
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+"""In the order they are tried; nnU-Net chooses its "best" on the cases on which we report."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The fold a backbone is wanted for.
+
+    Args:
+        dataset: nnU-Net's name, for example Dataset004_Hippocampus.
+        configuration: for example 2d.
+        number: its number, or `all`.
+        validation_cases: the cases no backbone may have been trained on.
+    """
+
+    dataset: str
+    configuration: str
+    number: int | str
+    validation_cases: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone's checkpoint, read and checked."""
+
+    path: Path
+    trainer: str
+    fold: int | str
+    weights: dict[str, Tensor]
+    leakage: str | None
+
+
+def backbone_file(
+    settings: Settings, sibling_trainer: str, plans: Sequence[str], fold: Fold, results: Path
+) -> Path:
+    """Return the checkpoint to freeze: the settings' own, or the sibling's final, then best.
+
+    Args:
+        settings: `backbone_checkpoint`, `backbone_trainer` and `backbone_plans` come first.
+        sibling_trainer: the trainer of the same variant that trains backbones.
+        plans: identifiers to look under: the run's own, then those they were derived from.
+        fold: of the run.
+        results: the data set's folder of nnUNet_results.
+
+    Raises:
+        FileNotFoundError: no such file; the message has the command that trains it.
+    """
+    if settings.backbone_checkpoint is not None:
+        path = Path(settings.backbone_checkpoint.replace("{fold}", str(fold.number))).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"backbone_checkpoint must be an existing file; {path} does not exist"
+            )
+        return path
+    trainer = settings.backbone_trainer or sibling_trainer
+    identifiers = [settings.backbone_plans] if settings.backbone_plans else plans
+    candidates = [
+        results / f"{trainer}__{name}__{fold.configuration}" / f"fold_{fold.number}" / checkpoint
+        for name in identifiers
+        for checkpoint in CHECKPOINTS
+    ]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    looked = "\n".join(f"  {candidate}" for candidate in candidates)
+    raise FileNotFoundError(
+        "a trained backbone must exist before cells can be searched; none was found at\n"
+        f"{looked}\ntrain it with\n  {training_command(trainer, identifiers[-1], fold)}\n"
+        "or name one with the settings backbone_trainer, backbone_plans or backbone_checkpoint"
+    )
+
+
+def training_command(trainer: str, plans: str, fold: Fold) -> str:
+    """Return the command that trains a backbone for a fold."""
+    dataset = int(fold.dataset[len("Dataset") :].partition("_")[0])
+    command = f"nnUNetv2_train {dataset} {fold.configuration} {fold.number}"
+    if trainer != "nnUNetTrainer":
+        command += f" -tr {trainer}"
+    return command if plans == "nnUNetPlans" else f"{command} -p {plans}"
+
+
+def read_backbone(
+    path: Path, network: nn.Module, fold: Fold, settings: Settings, splits: Path
+) -> Backbone:
+    """Return the checkpoint at `path` after checking that it fits and has not seen too much.
+
+    Args:
+        path: an nnU-Net checkpoint.
+        network: the stock network that the run's plans describe.
+        fold: of the run.
+        settings: `allow_leakage` turns a leak into a recorded fact.
+        splits: the data set's splits_final.json; may be absent.
+
+    Raises:
+        ValueError: an unreadable file, other keys or shapes, or leakage.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+        weights, init = checkpoint["network_weights"], checkpoint["init_args"]
+    except Exception as error:
+        raise ValueError(
+            f"the backbone {path} must be an nnU-Net checkpoint and could not be read "
+            f"({type(error).__name__}: {error}); train it again or name another"
+        ) from error
+    require_same_network(weights, network.state_dict(), path)
+    reason = leakage(path, init, fold, splits)
+    # A fold "all" holds no case out, and its user knows; everyone else must have asked for it.
+    if reason is not None and fold.number != "all" and not settings.allow_leakage:
+        raise ValueError(
+            f"the backbone must not have seen this fold's validation cases; {path} {reason}: use "
+            f"the backbone of fold {fold.number}, or set allow_leakage=true, which every record "
+            "then shows"
+        )
+    return Backbone(path, checkpoint["trainer_name"], init["fold"], weights, reason)
+
+
+def require_same_network(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path
+) -> None:
+    """Check that a checkpoint has exactly a network's keys and shapes.
+
+    Raises:
+        ValueError: names the first key that differs, with both shapes.
+    """
+    for key in [*wanted, *(key for key in found if key not in wanted)]:
+        shapes = [tuple(s[key].shape) if key in s else "absent" for s in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the backbone must be the network of the given plans; {key} is {shapes[0]} by "
+                f"the plans and {shapes[1]} in {path}: use the plans it was trained with (-p), "
+                "or another backbone"
+            )
+
+
+def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> str | None:
+    """Return why a backbone may have been trained on validation cases of `fold`, or None.
+
+    Looks at the fold it was trained on, at the cases of that fold in the splits file, and, for
+    the same fold, at the cases nnU-Net validated it on.
+    """
+    if init["plans"]["dataset_name"] != fold.dataset:
+        return None
+    trained_on = init["fold"]
+    if trained_on == "all":
+        return "was trained on all cases"
+    if trained_on != fold.number:
+        seen = set(_training_cases(splits, trained_on)).intersection(fold.validation_cases)
+        example = f", among them {min(seen)}" if seen else ""
+        return (
+            f"was trained on fold {trained_on}, whose training cases are not this fold's{example}"
+        )
+    ending = init["dataset_json"]["file_ending"]
+    held_out = _validated_cases(path.parent / "validation" / "summary.json", ending)
+    seen = set(fold.validation_cases) - held_out
+    if held_out and seen:
+        return f"was trained on another split: {min(seen)} was not among its validation cases"
+    return None
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of tensors, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:
+    if not splits.is_file():
+        return ()
+    known = read_json(splits)
+    return known[fold]["train"] if isinstance(fold, int) and fold < len(known) else ()
+
+
+def _validated_cases(summary: Path, file_ending: str) -> set[str]:
+    if not summary.is_file():
+        return set()
+    rows = read_json(summary)["metric_per_case"]
+    return {Path(row["prediction_file"]).name.removesuffix(file_ending) for row in rows}

@@ -1,0 +1,32 @@
+"""The control at equal budget: the reference, simply trained on."""
+
+from torch.optim import Optimizer
+
+from nnunet_iac.training.optimisation import EpochSchedule, finetune_optimiser
+from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+
+
+class nnUNetTrainerContinue(RetrofitTrainer):
+    """Trains the whole backbone on for `finetune_epochs` with the finetuning's optimiser.
+
+    Deviates from nnUNetTrainer: starts from a trained checkpoint, found as the retrofit finds its
+    backbone; optimiser, schedule and length are the settings' finetuning.
+    """
+
+    def initialize(self) -> None:
+        """Build the stock network, to be trained for `finetune_epochs`."""
+        self.num_epochs = self.settings.finetune_epochs
+        super().initialize()
+
+    def configure_optimizers(self) -> tuple[Optimizer, EpochSchedule]:
+        """Return the finetuning's optimiser over the whole network."""
+        return finetune_optimiser(list(self.network.parameters()), self.settings, first_epoch=0)
+
+    def on_train_start(self) -> None:
+        """Load the backbone unless a run is continued."""
+        if not self.was_initialized:
+            self.initialize()
+        if not self.resumed:
+            network = getattr(self.network, "_orig_mod", self.network)  # torch.compile's wrapper
+            network.load_state_dict(self.find_backbone(network).weights)
+        super().on_train_start()

@@ -1,0 +1,86 @@
+"""What a run costs: MACs, memory, hardware and versions."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import nnunet_iac
+from nnunet_iac.runs.records import CostRecord, NetworkCost
+
+PACKAGES = ("nnunetv2", "dynamic-network-architectures", "batchgeneratorsv2", "torch", "numpy")
+
+
+@torch.no_grad()
+def network_cost(
+    network: nn.Module, input_channels: int, patch_size: Sequence[int], device: torch.device
+) -> NetworkCost:
+    """Return parameters and multiply-accumulates of one patch, deep supervision as it is set.
+
+    torch counts two floating-point operations per multiply-accumulate of a convolution or matrix
+    product; norms, pooling and activations are not counted.
+    """
+    was_training = network.training
+    network.eval()
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, input_channels, *patch_size, device=device))
+    network.train(was_training)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return NetworkCost(parameters, counter.get_total_flops() // 2)
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory used so far: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def provenance() -> CostRecord:
+    """Return a record of hardware, versions and commit, with nothing spent yet."""
+    return CostRecord(
+        hardware={
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        versions={
+            "python": platform.python_version(),
+            "nnunet-iac": nnunet_iac.__version__,
+            **{package: version(package) for package in PACKAGES},
+        },
+        commit=_commit(),
+    )
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Return the commit of a source checkout, None for an installed package."""
+    root = Path(nnunet_iac.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

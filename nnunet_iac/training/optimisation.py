@@ -1,0 +1,126 @@
+"""Optimisers, schedules and the training step of each phase."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, Optimizer
+
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.search.annealing import cosine_power, polynomial
+from nnunet_iac.search.settings import Settings
+
+MAX_GRADIENT_NORM = 12.0
+"""nnU-Net's clipping of the weights' gradient; alpha and beta are never clipped."""
+
+
+class EpochSchedule:
+    """Sets an optimiser's learning rate from the epoch, as nnU-Net's schedulers are called.
+
+    Args:
+        optimizer: all its groups get the same rate.
+        rate: learning rate of the n-th epoch of the phase, n from 0.
+        first_epoch: nnU-Net's number of the phase's first epoch.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, rate: Callable[[int], float], first_epoch: int = 0
+    ) -> None:
+        self.optimizer = optimizer
+        self.rate = rate
+        self.first_epoch = first_epoch
+
+    def step(self, epoch: int) -> None:
+        """Set the rate for nnU-Net's epoch number `epoch`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(epoch - self.first_epoch)
+
+
+def search_optimiser(network: IACUNet, settings: Settings) -> tuple[Optimizer, EpochSchedule]:
+    """Return plain SGD on the cell weights with cosine power annealing over `search_epochs`."""
+    optimizer = SGD(network.weights(), settings.weights_lr)
+
+    def rate(epoch: int) -> float:
+        return cosine_power(
+            epoch,
+            settings.search_epochs,
+            settings.weights_lr,
+            settings.weights_lr_min,
+            settings.annealing_power,
+        )
+
+    return optimizer, EpochSchedule(optimizer, rate)
+
+
+def architecture_optimiser(network: IACUNet, settings: Settings) -> Optimizer:
+    """Return Adam on alpha and beta."""
+    return Adam(
+        [network.alpha, network.beta],
+        settings.architecture_lr,
+        settings.architecture_betas,
+        weight_decay=settings.architecture_weight_decay,
+    )
+
+
+def finetune_optimiser(
+    parameters: Sequence[nn.Parameter], settings: Settings, first_epoch: int
+) -> tuple[Optimizer, EpochSchedule]:
+    """Return the finetuning's optimiser; `sgd` is nnU-Net's own."""
+    rate = settings.finetune_lr
+    if settings.finetune_optimizer == "adam":
+        optimizer: Optimizer = Adam(parameters, rate)
+    else:
+        optimizer = SGD(parameters, rate, momentum=0.99, nesterov=True, weight_decay=3e-5)
+
+    def scheduled(epoch: int) -> float:
+        if settings.finetune_schedule == "constant":
+            return rate
+        return polynomial(epoch, settings.finetune_epochs, rate)
+
+    return optimizer, EpochSchedule(optimizer, scheduled, first_epoch)
+
+
+def step(
+    loss: Tensor,
+    optimizers: Sequence[Optimizer],
+    clipped: Sequence[nn.Parameter],
+    grad_scaler: torch.amp.GradScaler | None,
+) -> None:
+    """Run one backward pass and step every optimiser, or none if any gradient is not finite.
+
+    With a scaler every optimiser is unscaled before the weights are clipped, and the scale is
+    updated once; a scaled gradient of alpha would otherwise dominate the norm.
+
+    Args:
+        loss: its gradients must have been cleared before.
+        optimizers: those to step.
+        clipped: parameters whose joint gradient norm is limited.
+        grad_scaler: None without mixed precision.
+
+    Raises:
+        RuntimeError: a non-finite gradient without a scaler, whose overflow would explain it.
+    """
+    if grad_scaler is None:
+        loss.backward()
+    else:
+        grad_scaler.scale(loss).backward()
+        for optimizer in optimizers:
+            grad_scaler.unscale_(optimizer)
+    finite = all(_finite_gradients(optimizer) for optimizer in optimizers)
+    if finite:
+        torch.nn.utils.clip_grad_norm_(clipped, MAX_GRADIENT_NORM)
+        for optimizer in optimizers:
+            optimizer.step() if grad_scaler is None else grad_scaler.step(optimizer)
+    elif grad_scaler is None:
+        raise RuntimeError(
+            "gradients must be finite; one is not, and no mixed precision explains it: lower "
+            "weights_lr or architecture_lr and continue from the last checkpoint"
+        )
+    if grad_scaler is not None:
+        grad_scaler.update()
+
+
+def _finite_gradients(optimizer: Optimizer) -> bool:
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+    present = [gradient for gradient in gradients if gradient is not None]
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm(present)))

@@ -1,0 +1,58 @@
+"""The score of the frozen backbone by itself, from the very tensors that were frozen."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_iac.runs.atomic import read_json
+
+if TYPE_CHECKING:
+    from nnunet_iac.training.iac_trainer import IACTrainer
+
+
+def validate_reference(trainer: "IACTrainer") -> None:
+    """Run nnU-Net's final validation on the backbone alone and record its Dice, once per run.
+
+    Needs no backbone file: the tensors are the network's own, which the hashes prove.
+    """
+    phases = trainer.phases
+    assert phases.state.backbone is not None
+    if phases.folder.backbone_file.is_file():
+        known = phases.folder.read_backbone()
+        if known.before == phases.state.backbone.before and known.reference is not None:
+            phases.state.backbone = known
+            return
+    trainer.print_to_log_file("Validating the frozen backbone by itself")
+    stock = trainer.stock_network()
+    stock.load_state_dict(trainer.network.backbone_state())
+    own = trainer.network, trainer.output_folder
+    trainer.network = stock.to(trainer.device)
+    trainer.output_folder = str(phases.folder.reference_folder)
+    try:
+        nnUNetTrainer.perform_actual_validation(trainer)
+    finally:
+        trainer.network, trainer.output_folder = own
+    summary = phases.folder.reference_folder / "validation" / "summary.json"
+    phases.set_reference(scores(summary, trainer.dataset_json["file_ending"]))
+
+
+def scores(summary: Path, file_ending: str) -> dict[str, Any]:
+    """Return mean and per-case foreground Dice of an nnU-Net summary.json.
+
+    Per case the mean over classes, then the mean over cases. A class absent from both
+    prediction and truth is left out; None where nothing is left.
+    """
+    per_case = {}
+    for row in read_json(summary)["metric_per_case"]:
+        dice = [metrics["Dice"] for metrics in row["metrics"].values()]
+        case = Path(row["prediction_file"]).name.removesuffix(file_ending)
+        per_case[case] = _mean(dice)
+    return {"mean": _mean(per_case.values()), "per_case": per_case}
+
+
+def _mean(values: Any) -> float | None:
+    present = [v for v in values if v is not None and not math.isnan(v)]
+    return float(np.mean(present)) if present else None

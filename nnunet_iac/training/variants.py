@@ -1,0 +1,165 @@
+"""Variants of the trainers: augmentation toggles, and short runs for trying things out.
+
+The augmentation is nnU-Net's own class, put before the trainer so that its hooks win. A variant's
+backbone is the nnU-Net trainer of the same augmentation. Short runs keep all phases.
+"""
+
+from types import MappingProxyType
+
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerDA5 import (
+    nnUNetTrainerDA5,
+)
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoDA import (
+    nnUNetTrainerNoDA,
+)
+from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoMirroring import (
+    nnUNetTrainerNoMirroring,
+)
+
+from nnunet_iac.training.trainers import (
+    nnUNetTrainerIAC,
+    nnUNetTrainerIACDiscrete,
+    nnUNetTrainerIACLTH,
+)
+
+
+class nnUNetTrainerIACLTHNoDA(nnUNetTrainerNoDA, nnUNetTrainerIACLTH):
+    """Accelerated search without data augmentation."""
+
+    sibling_trainer = "nnUNetTrainerNoDA"
+
+
+class nnUNetTrainerIACNoDA(nnUNetTrainerNoDA, nnUNetTrainerIAC):
+    """Full search without data augmentation."""
+
+    sibling_trainer = "nnUNetTrainerNoDA"
+
+
+class nnUNetTrainerIACDiscreteNoDA(nnUNetTrainerNoDA, nnUNetTrainerIACDiscrete):
+    """Finetuning of a given genotype without data augmentation."""
+
+    sibling_trainer = "nnUNetTrainerNoDA"
+
+
+class nnUNetTrainerIACLTHDA5(nnUNetTrainerDA5, nnUNetTrainerIACLTH):
+    """Accelerated search with nnU-Net's strong augmentation DA5."""
+
+    sibling_trainer = "nnUNetTrainerDA5"
+
+
+class nnUNetTrainerIACDA5(nnUNetTrainerDA5, nnUNetTrainerIAC):
+    """Full search with nnU-Net's strong augmentation DA5."""
+
+    sibling_trainer = "nnUNetTrainerDA5"
+
+
+class nnUNetTrainerIACDiscreteDA5(nnUNetTrainerDA5, nnUNetTrainerIACDiscrete):
+    """Finetuning of a given genotype with nnU-Net's strong augmentation DA5."""
+
+    sibling_trainer = "nnUNetTrainerDA5"
+
+
+class nnUNetTrainerIACLTHNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIACLTH):
+    """Accelerated search without mirroring, in training and in prediction."""
+
+    sibling_trainer = "nnUNetTrainerNoMirroring"
+
+
+class nnUNetTrainerIACNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIAC):
+    """Full search without mirroring, in training and in prediction."""
+
+    sibling_trainer = "nnUNetTrainerNoMirroring"
+
+
+class nnUNetTrainerIACDiscreteNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIACDiscrete):
+    """Finetuning of a given genotype without mirroring, in training and in prediction."""
+
+    sibling_trainer = "nnUNetTrainerNoMirroring"
+
+
+SHORTEST = MappingProxyType(
+    {
+        "warmup_epochs": 1,
+        "search_epochs": 7,
+        "stable_checks": 1,
+        "finetune_epochs": 2,
+        "iterations_per_epoch": 4,
+        "val_iterations_per_epoch": 2,
+    }
+)
+"""1 warm-up, 6 search and 2 finetuning epochs of 4 iterations."""
+
+SHORT = MappingProxyType(
+    {
+        "warmup_epochs": 3,
+        "search_epochs": 15,
+        "stable_checks": 2,
+        "finetune_epochs": 15,
+        "iterations_per_epoch": 50,
+        "val_iterations_per_epoch": 10,
+    }
+)
+"""3 warm-up, 12 search and 15 finetuning epochs of 50 iterations."""
+
+
+class nnUNetTrainerIACLTH_1warmup6search2finetune(nnUNetTrainerIACLTH):
+    """Accelerated search in 1 warm-up, 6 search and 2 finetuning epochs of 4 iterations.
+
+    Shows that everything runs; the cell it finds is worth nothing. `stable_checks` is 1.
+    """
+
+    overrides = SHORTEST
+
+
+class nnUNetTrainerIAC_1warmup6search2finetune(nnUNetTrainerIAC):
+    """Full search in 1 warm-up, 6 search and 2 finetuning epochs of 4 iterations.
+
+    Shows that everything runs; the cell it finds is worth nothing.
+    """
+
+    overrides = SHORTEST
+
+
+class nnUNetTrainerIACDiscrete_2finetune(nnUNetTrainerIACDiscrete):
+    """Finetuning of a given genotype in 2 epochs of 4 iterations.
+
+    Shows that everything runs.
+    """
+
+    overrides = SHORTEST
+
+
+class nnUNetTrainerIACLTHNoDA_1warmup6search2finetune(nnUNetTrainerIACLTHNoDA):
+    """Accelerated search without augmentation in 1, 6 and 2 epochs of 4 iterations.
+
+    Shows that everything runs; the cell it finds is worth nothing. `stable_checks` is 1.
+    """
+
+    overrides = SHORTEST
+
+
+class nnUNetTrainerIACLTH_3warmup12search15finetune(nnUNetTrainerIACLTH):
+    """Accelerated search in 3 warm-up, 12 search and 15 finetuning epochs of 50 iterations.
+
+    For a first look at one's own data. `stable_checks` is 2.
+    """
+
+    overrides = SHORT
+
+
+class nnUNetTrainerIAC_3warmup12search15finetune(nnUNetTrainerIAC):
+    """Full search in 3 warm-up, 12 search and 15 finetuning epochs of 50 iterations.
+
+    For a first look at one's own data.
+    """
+
+    overrides = SHORT
+
+
+class nnUNetTrainerIACDiscrete_15finetune(nnUNetTrainerIACDiscrete):
+    """Finetuning of a given genotype in 15 epochs of 50 iterations.
+
+    For a first look at one's own data.
+    """
+
+    overrides = SHORT
