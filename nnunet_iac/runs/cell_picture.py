@@ -1,5 +1,6 @@
 """Pictures of the cell: the found one, and where cells sit in a U-Net."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -11,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Patch
 from matplotlib.transforms import Affine2D
 
 from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.space import EDGES, INPUT_NODES, INTERMEDIATE_NODES, OPERATIONS
+from nnunet_iac.search.space import INPUT_NODES, INTERMEDIATE_NODES, OPERATIONS
 
 Point = tuple[float, float]
 
@@ -49,8 +50,8 @@ _EXAMPLE = Genotype.from_codes([3, 1, -1, 4, 0, 5, -1, -1, 3, -1, 2, -1, 6, -1])
 
 
 def operation_label(operation: str) -> str:
-    """Return an operation's name for people, for example `sep conv 3×3`."""
-    return operation.replace("_", " ").replace("3x3", "3×3").replace("5x5", "5×5")
+    """Return an operation's name for people, with spaces and a multiplication sign."""
+    return re.sub(r"(?<=\d)x(?=\d)", "\N{MULTIPLICATION SIGN}", operation.replace("_", " "))
 
 
 def svg_document(figure: Figure, title: str) -> str:
@@ -153,18 +154,16 @@ class _Grid:
 
 
 def _cell_figure(genotype: Genotype, output_nodes: int) -> Figure:
-    figure, axes = _canvas(912, 516)
-    grid = _Grid(180, 36, 141, 96, 35, (64, 38), 15)
-    for node, lines in zip(
-        INPUT_NODES, (("encoder", "skip"), ("upsampled", "decoder")), strict=True
-    ):
+    figure, axes = _canvas(922, 520)
+    grid = _Grid(180, 36, 141, 96, 36, (66, 38), 15)
+    names = (("encoder", "skip"), ("upsampled", "decoder"))
+    for node, lines in zip(INPUT_NODES, names, strict=True):
         y = grid.y(node)
         _box(axes, (69, y), (124, 44))
         _text(axes, (24, y), f"v{node}", weight="bold")
         _lines(axes, (84, y), lines)
         _wire(axes, [(131, y), (grid.start, y)])
-        _box(axes, (158, y), (34, 26))
-        _text(axes, (158, y), "1×1", size=9)
+        _draw_projection(axes, (158, y))
     _draw_graph(axes, grid, genotype, output_nodes)
     for choice in genotype.choices:
         words = operation_label(choice.operation).rsplit(" ", maxsplit=1)
@@ -173,11 +172,10 @@ def _cell_figure(genotype: Genotype, output_nodes: int) -> Figure:
     for node in INTERMEDIATE_NODES:
         _text(axes, (grid.x(node) - 24, grid.y(node)), f"v{node}", weight="bold", ha="right")
     y = _draw_concat(axes, grid, output_nodes)
-    _wire(axes, [(grid.end + 24, y), (846, y)], arrow=True)
-    _box(axes, (816, y), (34, 26))
-    _text(axes, (816, y), "1×1", size=9)
-    _box(axes, (876, y), (58, 44))
-    _lines(axes, (876, y), ("new", "skip"), weight="bold")
+    _wire(axes, [(grid.end + 24, y), (857, y)], arrow=True)
+    _draw_projection(axes, (824, y))
+    _box(axes, (886, y), (58, 44))
+    _lines(axes, (886, y), ("new", "skip"), weight="bold")
     _draw_legend(axes, (20, grid.y(4) - 76))
     return figure
 
@@ -199,14 +197,14 @@ def _draw_edge(axes: Axes, grid: _Grid, choice: Choice, x: float) -> None:
     """Draw one edge: down from the source's row, through its operation, into the sum."""
     source, target = choice.edge
     colour = OPERATION_COLOURS[choice.operation]
-    style, width = _line(choice.operation)
+    style, width = _stroke(choice.operation)
     middle, half = _chip_y(grid, target), grid.chip[1] / 2
     line = [grid.y(source), middle - half]
-    axes.plot([x, x], line, color=PAPER, lw=8, zorder=2, solid_capstyle="butt")
+    axes.plot([x, x], [line[0] + 6, line[1]], color=PAPER, lw=8, zorder=2, solid_capstyle="butt")
     axes.plot([x, x], line, color=colour, lw=width, ls=style, zorder=3, solid_capstyle="butt")
     axes.plot([x], line[:1], "o", color=MUTED, ms=5.5, zorder=4)
     box = _box(axes, (x, middle), grid.chip, edge=colour, fill=colour)
-    box.set_gid(f"edge {source}_{target} {choice.operation}")
+    box.set_gid(f"edge-{choice.edge.name}-{choice.operation}")
     side = 1 if x > grid.x(target) else -1
     goal = (grid.x(target) + side * 0.62 * grid.radius, grid.y(target) - 0.82 * grid.radius)
     _arrow(axes, (x, middle + half), goal, colour, width)
@@ -220,10 +218,15 @@ def _sum(axes: Axes, middle: Point, radius: float) -> None:
     axes.plot([x, x], [y - arm, y + arm], color=INK, lw=1.6, zorder=6)
 
 
+def _draw_projection(axes: Axes, middle: Point) -> None:
+    _box(axes, middle, (34, 26))
+    _text(axes, middle, operation_label("1x1"), size=9)
+
+
 def _draw_concat(axes: Axes, grid: _Grid, output_nodes: int) -> float:
     """Draw the bar that concatenates the output nodes; return its middle."""
     top, bottom = grid.y(INTERMEDIATE_NODES[-output_nodes]), grid.y(INTERMEDIATE_NODES[-1])
-    middle, height = (top + bottom) / 2, max(bottom - top + 44, 76)
+    middle, height = (top + bottom) / 2, max(bottom - top + 44, 64)
     _box(axes, (grid.end + 12, middle), (24, height))
     _text(axes, (grid.end + 12, middle), "concat", rotation=90, va="center")
     return middle
@@ -234,18 +237,15 @@ def _draw_legend(axes: Axes, corner: Point) -> None:
     for prefix, name, style, width in _FAMILIES:
         colours = [OPERATION_COLOURS[o] for o in OPERATIONS if o.startswith(prefix)]
         for part, colour in enumerate(colours):
-            left = x + part * 21
-            right = left + (20 if len(colours) > 1 else 41)
-            axes.plot(
-                [left, right], [y, y], color=colour, ls=style, lw=width, solid_capstyle="butt"
-            )
+            ends = [x + 41 * part / len(colours), x + 41 * (part + 1) / len(colours)]
+            axes.plot(ends, [y, y], color=colour, ls=style, lw=width, solid_capstyle="butt")
         _text(axes, (x + 52, y), name, size=9, colour=MUTED, ha="left")
         y += 24
     axes.plot([x + 20], [y], "o", color=MUTED, ms=5.5)
     _text(axes, (x + 52, y), "taken from this row", size=9, colour=MUTED, ha="left")
 
 
-def _line(operation: str) -> tuple[Any, float]:
+def _stroke(operation: str) -> tuple[Any, float]:
     return next((style, width) for p, _, style, width in _FAMILIES if operation.startswith(p))
 
 
@@ -255,7 +255,7 @@ def _chip_y(grid: _Grid, target: int) -> float:
 
 # --- cells in a U-Net ------------------------------------------------------------------------
 
-_ENCODER, _CELL, _JOIN, _DECODER = 110, 252, 358, 450
+_ENCODER, _CELL, _JOIN, _DECODER = 110, 248, 370, 456
 _LEVELS = ((110, 60), (220, 48), (330, 36))
 """Middles of the columns, and middle and height of the levels of the small U-Net."""
 
@@ -269,21 +269,15 @@ def _draw_unet(axes: Axes) -> None:
         below, half = (bottom, 0) if last else (_LEVELS[level + 1][0], _LEVELS[level + 1][1] / 2)
         for x in (_ENCODER, _DECODER):
             _frozen(axes, (x, y), (80, height))
-        if last:
-            _wire(
-                axes,
-                [(_ENCODER, y + height / 2), (_ENCODER, below), (_CELL - 52, below)],
-                arrow=True,
-            )
-        else:
-            _wire(axes, [(_ENCODER, y + height / 2), (_ENCODER, below - half)], arrow=True)
+        turn = [(_CELL - 52.0, below)] if last else []
+        _wire(axes, [(_ENCODER, y + height / 2), (_ENCODER, below - half), *turn], arrow=True)
         _draw_skip(axes, y, (_CELL + 52 if last else _DECODER, below - half))
     _frozen(axes, (_CELL, bottom), (104, 32))
     y = _LEVELS[0][0]
-    for left, word in ((12, "input"), (490, "output")):
+    for left, word in ((12, "input"), (496, "output")):
         _wire(axes, [(left, y), (left + 58, y)], arrow=True)
         _text(axes, (left + 26, y - 14), word, size=9, colour=MUTED)
-    for x, word in ((180, "skip"), (322, "new skip")):
+    for x, word in ((180, "skip"), (325, "new skip")):
         _text(axes, (x, y - 14), word, size=9, colour=MUTED)
     _text(axes, (_CELL + 53, y + 36), "up", size=9, colour=MUTED)
 
@@ -306,9 +300,9 @@ def _draw_skip(axes: Axes, y: float, below: Point) -> None:
 def _draw_enlarged(axes: Axes) -> None:
     """Draw an example cell in a panel, its operations without their names."""
     cell = (_CELL, _LEVELS[0][0] - 20)
-    leader = [cell, (_CELL, 60), (580, 60)]
+    leader = [cell, (_CELL, 60), (586, 60)]
     axes.plot(*zip(*leader, strict=True), color=TRAINED, lw=1.4, ls=(0, (3, 2)))
-    _box(axes, (802, 212), (444, 364), edge=TRAINED)
+    _box(axes, (805, 220), (438, 380), edge=TRAINED, fill="none")
     grid = _Grid(650, 100, 68, 58, 16, (24, 20), 10)
     _text(axes, (596, 56), "one cell, enlarged", weight="bold", ha="left")
     for node, word in zip(INPUT_NODES, ("skip", "up"), strict=True):
@@ -327,7 +321,7 @@ def _draw_key(axes: Axes, y: float) -> None:
     _frozen(axes, (88, y), (36, 26))
     _text(axes, (116, y), "frozen: the trained U-Net", ha="left")
     _box(axes, (356, y), (36, 26), edge=TRAINED, fill=TRAINED)
-    _text(axes, (384, y), "trained: the cells alone", ha="left")
+    _text(axes, (384, y), "trained: only the cells", ha="left")
     _box(axes, (614, y), (14, 30))
     _text(axes, (632, y), "concatenation of (up, new skip), as before", ha="left")
 
@@ -366,28 +360,16 @@ def _lines(axes: Axes, middle: Point, lines: Sequence[str], size: float = 10, **
         _text(axes, (x, y + (number - (len(lines) - 1) / 2) * 1.6 * size), line, size, **kw)
 
 
-def _box(
-    axes: Axes, middle: Point, size: Point, edge: str = INK, fill: str | None = None
-) -> FancyBboxPatch:
-    """Draw a rounded box, opaque and tinted with `fill`."""
+def _box(axes: Axes, middle: Point, size: Point, edge: str = INK, fill: str = PAPER) -> Patch:
+    """Draw a rounded box, opaque and tinted with `fill`; "none" lets everything through."""
     (x, y), (width, height) = middle, size
-    shape: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=6", "zorder": 4}
-    for face, alpha in ((PAPER, 1.0), (fill or PAPER, 0.2 if fill else 1.0)):
-        axes.add_patch(
-            FancyBboxPatch(
-                (x - width / 2, y - height / 2),
-                width,
-                height,
-                fc=face,
-                ec="none",
-                alpha=alpha,
-                **shape,
-            )
-        )
-    box = FancyBboxPatch(
-        (x - width / 2, y - height / 2), width, height, fc="none", ec=edge, lw=1.4, **shape
-    )
-    axes.add_patch(box)
+    layers = [("none", edge, 1.0)]
+    if fill != "none":
+        layers = [(PAPER, "none", 1.0), (fill, "none", 0.2), *layers]
+    for face, line, alpha in layers:
+        box = FancyBboxPatch((x - width / 2, y - height / 2), width, height, fc=face, ec=line)
+        box.set(boxstyle="round,pad=0,rounding_size=6", alpha=alpha, linewidth=1.4, zorder=4)
+        axes.add_patch(box)
     return box
 
 
@@ -400,7 +382,7 @@ def _wire(axes: Axes, points: Sequence[Point], arrow: bool = False, colour: str 
 
 def _arrow(axes: Axes, start: Point, end: Point, colour: str, width: float) -> None:
     style = "-|>,head_length=4.5,head_width=2.6"
-    shape: dict[str, Any] = {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 1, "zorder": 4}
+    shape: dict[str, Any] = {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 1, "zorder": 3}
     axes.add_patch(
         FancyArrowPatch(
             start, end, arrowstyle=style, color=colour, lw=width, joinstyle="miter", **shape

@@ -1,6 +1,7 @@
 """Plans files: a new identifier with an `iac` section, next to the plans it comes from."""
 
 import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ def derived(
         ValueError: a bad identifier, an unknown configuration, or impossible settings.
     """
     require_identifier(name)
+    if name == plans["plans_name"]:
+        raise ValueError(
+            f"the new plans must have a name of their own; got {name!r}, the name of their source"
+        )
     known = plans["configurations"]
     if configuration not in known:
         raise ValueError(
@@ -62,7 +67,7 @@ def write_new(path: Path, plans: Mapping[str, Any]) -> bool:
         ValueError: the file exists with another content; nothing is overwritten.
     """
     if path.exists():
-        if read_json(path) == plans:
+        if read_json(path) == json.loads(json.dumps(plans)):
             return False
         raise ValueError(
             f"{path} exists with other content and is not overwritten; choose another identifier "

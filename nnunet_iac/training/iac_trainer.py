@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -126,9 +127,8 @@ class IACTrainer(RetrofitTrainer):
         }
         self.phases.start(self.network, record, run, genotype)
         self.phases.add_network_cost("backbone", self._cost(network.to(self.device)))
-        self.phases.add_network_cost(
-            "supernet" if genotype is None else "final", self._cost(self.network)
-        )
+        if genotype is None:
+            self.phases.add_network_cost("supernet", self._cost(self.network))
         self._rebuild_optimisers()
 
     def given_genotype(self) -> Genotype | None:
@@ -253,7 +253,11 @@ class IACTrainer(RetrofitTrainer):
 
     def on_train_end(self) -> None:
         """Prove that the backbone is unchanged, then finish as nnU-Net does."""
-        self.phases.add_network_cost("final", self._cost(self.network))
+        final = self._cost(self.network)
+        architecture = self.network.alpha.numel() + self.network.beta.numel()
+        self.phases.add_network_cost(
+            "final", replace(final, parameters=final.parameters - architecture)
+        )
         self.phases.end_run(tensors_hash(self.network.backbone_state()))
         super().on_train_end()
 

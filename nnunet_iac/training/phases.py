@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -228,10 +228,7 @@ class Phases:
             self.state.pruning = pruning
             self.state.events += events
             network.prune(pruning.active)
-            for event in events:
-                self.log(
-                    f"Pruned {event.operation} from {event.source}->{event.target} ({event.rule})"
-                )
+            self._log_events(events, pruning)
         self._append_row(observation, decision)
         if at_limit or self.state.pruning.finished:
             self._finish_search(network, observation)
@@ -264,6 +261,10 @@ class Phases:
                 f"WARNING: {share:.0%} of the cell's operations have no parameters; "
                 "the search may have collapsed"
             )
+
+    def _log_events(self, events: Sequence[PruningEvent], pruning: PruningState) -> None:
+        pruned = ", ".join(f"{e.source}->{e.target} {e.operation}" for e in events) or "nothing"
+        self.log(f"Pruned {pruned}; {int(pruning.active.sum())} operations left")
 
     def _idle_decision(self, observation: Observation) -> Decision:
         nothing = observation.beta.new_full((len(EDGES),), float("nan"))

@@ -1,13 +1,10 @@
 """The score of the frozen backbone by itself, from the very tensors that were frozen."""
 
-import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.scores import foreground_dice
 
 if TYPE_CHECKING:
     from nnunet_iac.training.iac_trainer import IACTrainer
@@ -36,23 +33,4 @@ def validate_reference(trainer: "IACTrainer") -> None:
     finally:
         trainer.network, trainer.output_folder = own
     summary = phases.folder.reference_folder / "validation" / "summary.json"
-    phases.set_reference(scores(summary, trainer.dataset_json["file_ending"]))
-
-
-def scores(summary: Path, file_ending: str) -> dict[str, Any]:
-    """Return mean and per-case foreground Dice of an nnU-Net summary.json.
-
-    Per case the mean over classes, then the mean over cases. A class absent from both
-    prediction and truth is left out; None where nothing is left.
-    """
-    per_case = {}
-    for row in read_json(summary)["metric_per_case"]:
-        dice = [metrics["Dice"] for metrics in row["metrics"].values()]
-        case = Path(row["prediction_file"]).name.removesuffix(file_ending)
-        per_case[case] = _mean(dice)
-    return {"mean": _mean(per_case.values()), "per_case": per_case}
-
-
-def _mean(values: Any) -> float | None:
-    present = [v for v in values if v is not None and not math.isnan(v)]
-    return float(np.mean(present)) if present else None
+    phases.set_reference(foreground_dice(summary, trainer.dataset_json["file_ending"]))

@@ -1,0 +1,68 @@
+"""A genotype from wherever a run left it: a JSON file, a fold folder, or a checkpoint."""
+
+from pathlib import Path
+
+import torch
+
+from nnunet_iac.runs.folder import RunFolder, read_genotype_file
+from nnunet_iac.search.genotype import UNDECIDED, Genotype
+
+CHECKPOINT_SUFFIX = ".pth"
+
+
+def find_genotype(path: Path) -> Genotype:
+    """Return the genotype at `path`.
+
+    Args:
+        path: a genotype's JSON file, `fold_X`, `fold_X/iac`, or an nnU-Net checkpoint.
+
+    Raises:
+        FileNotFoundError: nothing there, or a run that has not found its genotype yet.
+        ValueError: an unreadable file, a foreign checkpoint, or one that is still searching.
+    """
+    if path.is_dir():
+        return read_genotype_file(_genotype_file(path))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"a genotype file, a fold folder or a checkpoint must be named; {path} does not exist"
+        )
+    if path.suffix == CHECKPOINT_SUFFIX:
+        return _genotype_of_checkpoint(path)
+    return read_genotype_file(path)
+
+
+def _genotype_file(folder: Path) -> Path:
+    candidates = (RunFolder.of_fold(folder).genotype_file, RunFolder(folder).genotype_file)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"the folder must be a fold whose search has ended; neither {candidates[0]} nor "
+        f"{candidates[1]} exists: let the search end, or name another folder"
+    )
+
+
+def _genotype_of_checkpoint(path: Path) -> Genotype:
+    # nnU-Net's checkpoints hold more than tensors, so it reads them with weights_only=False too.
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=False)["network_weights"]
+    except Exception as error:
+        raise ValueError(
+            f"{path} must be an nnU-Net checkpoint and could not be read "
+            f"({type(error).__name__}: {error}); copy it again or name another"
+        ) from error
+    if "genotype_codes" not in weights:
+        raise ValueError(
+            f"the checkpoint must be of a network with adaptive cells; {path} has no genotype: "
+            "name a checkpoint of one of the nnUNetTrainerIAC trainers"
+        )
+    codes = weights["genotype_codes"].tolist()
+    if UNDECIDED in codes:
+        raise ValueError(
+            f"the checkpoint's search must have ended; {path} is still searching: let it go on "
+            "(nnUNetv2_train with --c) until its genotype is found"
+        )
+    try:
+        return Genotype.from_codes(codes)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold a genotype: {error}") from error

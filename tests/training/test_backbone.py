@@ -1,0 +1,131 @@
+"""Where the backbone is found and what it must fulfil."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.training.backbone import (
+    Fold,
+    backbone_file,
+    leakage,
+    read_backbone,
+    require_same_network,
+    tensors_hash,
+)
+
+FOLD = Fold("Dataset004_Hippocampus", "2d", 0, ("case_a", "case_b"))
+
+
+def _touch(results: Path, trainer: str, plans: str, checkpoint: str, fold: int = 0) -> Path:
+    path = results / f"{trainer}__{plans}__2d" / f"fold_{fold}" / checkpoint
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def _found(results: Path, **settings: Any) -> Path:
+    return backbone_file(Settings(**settings), "nnUNetTrainer", ["own", "source"], FOLD, results)
+
+
+def test_the_final_checkpoint_comes_before_the_best_and_the_given_plans_before_their_source(
+    tmp_path: Path,
+) -> None:
+    order = [
+        ("source", "checkpoint_best.pth"),
+        ("source", "checkpoint_final.pth"),
+        ("own", "checkpoint_best.pth"),
+        ("own", "checkpoint_final.pth"),
+    ]
+    for plans, checkpoint in order:
+        path = _touch(tmp_path, "nnUNetTrainer", plans, checkpoint)
+        assert _found(tmp_path) == path
+
+
+def test_a_missing_backbone_is_an_error_with_the_command_that_trains_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nnUNetv2_train 4 2d 0 -p source\n"):
+        _found(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nnUNetv2_train 4 2d 0 -tr Other\n"):
+        _found(tmp_path, backbone_trainer="Other", backbone_plans="nnUNetPlans")
+
+
+def test_a_named_checkpoint_may_contain_the_fold(tmp_path: Path) -> None:
+    path = tmp_path / "fold_0.pth"
+    with pytest.raises(FileNotFoundError, match=r"fold_0\.pth does not exist"):
+        _found(tmp_path, backbone_checkpoint=str(tmp_path / "fold_{fold}.pth"))
+    path.touch()
+    assert _found(tmp_path, backbone_checkpoint=str(tmp_path / "fold_{fold}.pth")) == path
+
+
+def test_a_foreign_backbone_is_named_by_its_first_differing_key_and_shapes() -> None:
+    wanted = {"a": torch.zeros(2), "head": torch.zeros(3, 4)}
+    found = {"a": torch.zeros(2), "head": torch.zeros(5, 4)}
+    with pytest.raises(ValueError, match=r"head is \(3, 4\) by the plans and \(5, 4\) in file"):
+        require_same_network(found, wanted, Path("file"))
+    with pytest.raises(ValueError, match="head is .* and absent in file"):
+        require_same_network({"a": torch.zeros(2)}, wanted, Path("file"))
+    with pytest.raises(ValueError, match="more is absent by the plans"):
+        require_same_network({**wanted, "more": torch.zeros(1)}, wanted, Path("file"))
+
+
+def _init(fold: int | str, dataset: str = FOLD.dataset) -> dict[str, Any]:
+    return {
+        "fold": fold,
+        "plans": {"dataset_name": dataset},
+        "dataset_json": {"file_ending": ".nii.gz"},
+    }
+
+
+def test_leakage_is_found_by_fold_by_split_and_by_what_was_validated(tmp_path: Path) -> None:
+    splits = tmp_path / "splits_final.json"
+    write_json(splits, [{"train": [], "val": []}, {"train": ["case_b"], "val": ["case_a"]}])
+    checkpoint = tmp_path / "fold_0" / "checkpoint_final.pth"
+    assert leakage(checkpoint, _init(0), FOLD, splits) is None
+    assert leakage(checkpoint, _init(1), FOLD, splits) == (
+        "was trained on fold 1, whose training cases are not this fold's, among them case_b"
+    )
+    assert leakage(checkpoint, _init("all"), FOLD, splits) == "was trained on all cases"
+    assert leakage(checkpoint, _init(1, "Dataset005_Other"), FOLD, splits) is None
+    row = {"prediction_file": "somewhere/case_a.nii.gz"}
+    write_json(checkpoint.parent / "validation" / "summary.json", {"metric_per_case": [row]})
+    assert leakage(checkpoint, _init(0), FOLD, splits) == (
+        "was trained on another split: case_b was not among its validation cases"
+    )
+
+
+def test_a_leaking_backbone_is_refused_unless_allowed(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    path = tmp_path / "checkpoint_final.pth"
+    weights = {"network_weights": network.state_dict(), "init_args": _init(3), "trainer_name": "T"}
+    torch.save(weights, path)
+    splits = tmp_path / "splits_final.json"
+    with pytest.raises(ValueError, match="was trained on fold 3.*set allow_leakage=true"):
+        read_backbone(path, network, FOLD, Settings(), splits)
+    allowed = read_backbone(path, network, FOLD, Settings(allow_leakage=True), splits)
+    assert allowed.leakage is not None
+
+
+def test_an_unreadable_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "broken.pth"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"broken\.pth must be an nnU-Net checkpoint"):
+        read_backbone(path, nn.Linear(1, 1), FOLD, Settings(), tmp_path / "none.json")
+
+
+def test_the_hash_sees_every_bit_the_names_the_shapes_and_the_types() -> None:
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(2, dtype=torch.int64)}
+    reference = tensors_hash(tensors)
+    assert tensors_hash(dict(reversed(tensors.items()))) == reference
+    changed = tensors["a"].clone()
+    changed[3] = torch.nextafter(changed[3], torch.tensor(9.0))
+    for other in (
+        {**tensors, "a": changed},
+        {**tensors, "a": tensors["a"].reshape(2, 3)},
+        {**tensors, "b": tensors["b"].int()},
+        {"c": tensors["a"], "b": tensors["b"]},
+    ):
+        assert tensors_hash(other) != reference

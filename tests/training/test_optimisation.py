@@ -1,0 +1,62 @@
+"""The joint step of two optimisers, with and without mixed precision."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam
+
+from nnunet_iac.training.optimisation import MAX_GRADIENT_NORM, EpochSchedule, step
+
+
+def _problem() -> tuple[nn.Parameter, nn.Parameter, list[torch.optim.Optimizer]]:
+    torch.manual_seed(0)
+    weight, alpha = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(3))
+    return weight, alpha, [SGD([weight], 0.01), Adam([alpha], 1e-3)]
+
+
+def _loss(weight: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
+    return (weight**2).sum() * torch.softmax(alpha, 0)[0] * 1000
+
+
+def test_a_scaled_step_of_two_optimisers_equals_the_unscaled_one() -> None:
+    results = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=2.0**12)):
+        weight, alpha, optimizers = _problem()
+        step(_loss(weight, alpha), optimizers, [weight], scaler)
+        results.append((weight.detach().clone(), alpha.detach().clone()))
+    for plain, scaled in zip(*results, strict=True):
+        torch.testing.assert_close(plain, scaled, rtol=1e-6, atol=1e-7)
+
+
+def test_only_the_weights_are_clipped() -> None:
+    weight, alpha, optimizers = _problem()
+    step(_loss(weight, alpha), optimizers, [weight], None)
+    assert weight.grad is not None
+    assert alpha.grad is not None
+    assert weight.grad.norm().item() == pytest.approx(MAX_GRADIENT_NORM, rel=1e-4)
+    assert alpha.grad.norm().item() > MAX_GRADIENT_NORM
+
+
+@pytest.mark.parametrize("broken", ["weight", "alpha"])
+def test_with_a_scaler_neither_optimiser_steps_when_one_gradient_overflows(broken: str) -> None:
+    weight, alpha, optimizers = _problem()
+    before = weight.detach().clone(), alpha.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    target = weight if broken == "weight" else alpha
+    step(_loss(weight, alpha) + (target * torch.inf).sum(), optimizers, [weight], scaler)
+    assert torch.equal(weight, before[0])
+    assert torch.equal(alpha, before[1])
+    assert scaler.get_scale() == 2.0
+
+
+def test_without_a_scaler_a_non_finite_gradient_is_an_error() -> None:
+    weight, alpha, optimizers = _problem()
+    with pytest.raises(RuntimeError, match="gradients must be finite"):
+        step(_loss(weight, alpha) + (alpha * torch.inf).sum(), optimizers, [weight], None)
+
+
+def test_a_schedule_counts_from_its_phases_first_epoch() -> None:
+    _, _, (optimizer, _) = _problem()
+    schedule = EpochSchedule(optimizer, lambda epoch: 1.0 / (1 + epoch), first_epoch=10)
+    schedule.step(13)
+    assert optimizer.param_groups[0]["lr"] == 0.25
