@@ -1,7 +1,11 @@
 """The two cells: the search cell mixes all active operations, the discrete cell runs a genotype."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,6 +18,7 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
 
 Image = Float[Tensor, "batch channels *spatial"]
+Node = Float[Tensor, "batch width *spatial"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,8 @@ class CellShape:
     def of_level(cls, skip_channels: int, settings: Settings) -> "CellShape":
         """Return the shape with C = max(min_channels, ratio C_skip), rounded up to K's multiple."""
         divisor = settings.partial_channels
-        wanted = max(settings.min_channels, round(settings.channel_ratio * skip_channels))
-        channels = -(-wanted // divisor) * divisor
+        wanted = max(settings.min_channels, settings.channel_ratio * skip_channels)
+        channels = math.ceil(wanted / divisor) * divisor
         return cls(skip_channels, channels, divisor, settings.output_nodes)
 
 
@@ -85,17 +90,21 @@ class Cell(nn.Module):
         )
         self.output = layers.conv(shape.output_nodes * shape.channels, shape.skip_channels)
 
-    def inputs(self, skip: Image, up: Image) -> list[Image]:
+    def operations(self, edge: Edge) -> nn.ModuleDict:
+        """Return the operations of an edge by name."""
+        return cast(nn.ModuleDict, self.edges[edge.name])
+
+    def inputs(self, skip: Image, up: Image) -> list[Node]:
         """Return nodes 0 and 1: both tensors projected to C channels."""
         return [project(x) for project, x in zip(self.projections, (skip, up), strict=True)]
 
-    def joined(self, nodes: list[Image]) -> Image:
+    def joined(self, nodes: list[Node]) -> Image:
         """Return the cell's output: the last R nodes, concatenated and projected to C_skip."""
         return self.output(torch.cat(nodes[-self.shape.output_nodes :], dim=1))
 
 
 class SearchCell(Cell):
-    """The relaxed cell: every edge is the phi-weighted sum of its active operations (Eq. 1, 2).
+    """The relaxed cell: every edge is the phi-weighted sum of its active operations.
 
     Operations see the first C/K channels; the rest bypass them, and a channel shuffle with K
     groups follows (PC-DARTS, Xu et al. 2020).
@@ -114,7 +123,7 @@ class SearchCell(Cell):
     def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
         """Delete the operations that `active` no longer holds, with their weights."""
         for edge, row in zip(EDGES, active.tolist(), strict=True):
-            operations = self.edges[edge.name]
+            operations = self.operations(edge)
             for name, is_active in zip(OPERATIONS, row, strict=True):
                 if not is_active and name in operations:
                     del operations[name]
@@ -134,18 +143,18 @@ class SearchCell(Cell):
                 for index, edge in enumerate(EDGES)
                 if edge.target == node
             )
-            nodes.append(sum(terms))
+            nodes.append(reduce(add, terms))
         return self.joined(nodes)
 
-    def _mixed(self, edge: Edge, x: Image, phi: Float[Tensor, " operations"]) -> Image:
+    def _mixed(self, edge: Edge, x: Node, phi: Float[Tensor, " operations"]) -> Node:
         groups = self.shape.partial_channels
         width = self.shape.channels // groups
         first, rest = x[:, :width], x[:, width:]
-        mixed = sum(
+        terms = (
             phi[OPERATIONS.index(name)] * operation(first)
-            for name, operation in self.edges[edge.name].items()
+            for name, operation in self.operations(edge).items()
         )
-        return channel_shuffle(torch.cat((mixed, rest), dim=1), groups)
+        return channel_shuffle(torch.cat((reduce(add, terms), rest), dim=1), groups)
 
 
 class DiscreteCell(Cell):
@@ -167,11 +176,11 @@ class DiscreteCell(Cell):
         nodes = self.inputs(skip, up)
         for node in INTERMEDIATE_NODES:
             terms = (
-                self.edges[edge.name][operation](nodes[edge.source])
+                self.operations(edge)[operation](nodes[edge.source])
                 for edge, operation in self.genotype.operations.items()
                 if edge.target == node
             )
-            nodes.append(sum(terms))
+            nodes.append(reduce(add, terms))
         return self.joined(nodes)
 
 

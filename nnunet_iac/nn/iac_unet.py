@@ -3,20 +3,17 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, SearchCell, ZeroGated, full_width_cell
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.surgery import ImplantedUNet, require_supported, skip_channels
-from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
+from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
-
-UNDECIDED = -2
-"""Code in the genotype buffer of a network that is still searching."""
 
 
 class IACUNet(ImplantedUNet):
@@ -39,7 +36,6 @@ class IACUNet(ImplantedUNet):
     genotype_codes: Tensor
 
     def __init__(self, unet: nn.Module, settings: Settings) -> None:
-        require_supported(unet)
         super().__init__(unet, ())
         self.settings = settings
         self._layers = Layers.of_encoder(unet.encoder, settings)
@@ -53,10 +49,7 @@ class IACUNet(ImplantedUNet):
         self.encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)
         self._implant_search_cells()
-
-    def forward(self, x: Float[Tensor, "batch channels *spatial"]) -> Tensor | list[Tensor]:
-        """Return logits; with deep supervision a list, the highest resolution first."""
-        return super().forward(x, *self.mixing())
+        self.train()
 
     def mixing(self) -> tuple[Tensor, ...]:
         """Return (phi, Psi) in float32 while searching, nothing once discrete."""

@@ -8,10 +8,12 @@ from nnunet_iac.nn.layers import Layers
 def build_operation(
     name: str, channels: int, layers: Layers, affine: bool, pool_norm: bool
 ) -> nn.Module:
-    """Return the candidate operation called `name` (paper, section 2.1; DARTS, appendix A).
+    """Return the candidate operation called `name` (paper; DARTS, Liu et al. 2019).
 
     Args:
+        name: one of `OPERATIONS`.
         channels: channels of input and output.
+        layers: the constructors for the host's dimension and norm.
         affine: whether norms learn scale and shift: off while searching, on in the final cell.
         pool_norm: whether a norm follows pooling: on while searching, off in the final cell.
     """

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +24,9 @@ class ImplantedUNet(nn.Module):
             stages, whose deep supervision nnU-Net cannot weight.
     """
 
+    encoder: PlainConvEncoder
+    decoder: UNetDecoder
+
     def __init__(self, unet: nn.Module, implants: Iterable[nn.Module]) -> None:
         super().__init__()
         require_supported(unet)
@@ -29,14 +34,9 @@ class ImplantedUNet(nn.Module):
         self.decoder = unet.decoder
         self.implants = nn.ModuleList(implants)
 
-    def forward(
-        self, x: Float[Tensor, "batch channels *spatial"], *context: Tensor
-    ) -> Tensor | list[Tensor]:
-        """Return logits; with deep supervision a list, the highest resolution first.
-
-        Args:
-            context: passed on to every implant after skip and upsampled tensor.
-        """
+    def forward(self, x: Float[Tensor, "batch channels *spatial"]) -> Tensor | list[Tensor]:
+        """Return logits; with deep supervision a list, the highest resolution first."""
+        mixing = self.mixing()
         decoder = self.decoder
         skips = self.encoder(x)
         below = skips[-1]
@@ -45,11 +45,15 @@ class ImplantedUNet(nn.Module):
             zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
         ):
             up = upsample(below)
-            skip = self.implants[level](skips[-(level + 2)], up, *context)
+            skip = self.implants[level](skips[-(level + 2)], up, *mixing)
             below = stage(torch.cat((up, skip), dim=1))
             if decoder.deep_supervision or level == len(decoder.stages) - 1:
                 outputs.append(head(below))
         return outputs[::-1] if decoder.deep_supervision else outputs[0]
+
+    def mixing(self) -> tuple[Tensor, ...]:
+        """Return what every implant gets after the skip and the upsampled tensor."""
+        return ()
 
     def backbone_state(self) -> dict[str, Tensor]:
         """Return the stock network's part of the state dict, buffers included."""
@@ -61,7 +65,7 @@ def backbone_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key.startswith(("encoder.", "decoder."))}
 
 
-def skip_channels(unet: nn.Module) -> list[int]:
+def skip_channels(unet: PlainConvUNet) -> list[int]:
     """Return the channels of every skip connection, the lowest resolution first."""
     return list(unet.encoder.output_channels[-2::-1])
 

@@ -162,8 +162,7 @@ def _cell_figure(genotype: Genotype, output_nodes: int) -> Figure:
         _box(axes, (69, y), (124, 44))
         _text(axes, (24, y), f"v{node}", weight="bold")
         _lines(axes, (84, y), lines)
-        _wire(axes, [(131, y), (grid.start, y)])
-        _draw_projection(axes, (158, y))
+        _draw_projection(axes, (131, grid.start), y)
     _draw_graph(axes, grid, genotype, output_nodes)
     for choice in genotype.choices:
         words = operation_label(choice.operation).rsplit(" ", maxsplit=1)
@@ -172,8 +171,7 @@ def _cell_figure(genotype: Genotype, output_nodes: int) -> Figure:
     for node in INTERMEDIATE_NODES:
         _text(axes, (grid.x(node) - 24, grid.y(node)), f"v{node}", weight="bold", ha="right")
     y = _draw_concat(axes, grid, output_nodes)
-    _wire(axes, [(grid.end + 24, y), (857, y)], arrow=True)
-    _draw_projection(axes, (824, y))
+    _draw_projection(axes, (grid.end + 24, 857), y, arrow=True)
     _box(axes, (886, y), (58, 44))
     _lines(axes, (886, y), ("new", "skip"), weight="bold")
     _draw_legend(axes, (20, grid.y(4) - 76))
@@ -218,9 +216,14 @@ def _sum(axes: Axes, middle: Point, radius: float) -> None:
     axes.plot([x, x], [y - arm, y + arm], color=INK, lw=1.6, zorder=6)
 
 
-def _draw_projection(axes: Axes, middle: Point) -> None:
-    _box(axes, middle, (34, 26))
-    _text(axes, middle, operation_label("1x1"), size=9)
+def _draw_projection(axes: Axes, ends: Point, y: float, arrow: bool = False) -> None:
+    """Draw a wire from left to right through a box with the 1x1 convolution."""
+    left, right = ends
+    middle = (left + right - 6 * arrow) / 2
+    _wire(axes, [(left, y), (middle - 17, y)])
+    _wire(axes, [(middle + 17, y), (right, y)], arrow=arrow)
+    _box(axes, (middle, y), (34, 26))
+    _text(axes, (middle, y), operation_label("1x1"), size=9)
 
 
 def _draw_concat(axes: Axes, grid: _Grid, output_nodes: int) -> float:

@@ -47,7 +47,7 @@ class Trajectory:
         edges, operations = EDGES_BY_OPERATIONS
         shapes = {"epoch": (), "beta": (edges,), "divergence": (edges,), "threshold": (edges,)}
         types = {"epoch": np.int64, "active": np.bool_}
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for row_field in dataclasses.fields(TrajectoryRow):
             name = row_field.name
             shape = (len(rows), *shapes.get(name, (edges, operations)))

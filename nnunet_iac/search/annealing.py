@@ -4,7 +4,7 @@ import math
 
 
 def cosine_power(
-    epoch: float, epochs: int, maximum: float, minimum: float = 0.0, power: float = 2.0
+    epoch: int, epochs: int, maximum: float, minimum: float = 0.0, power: float = 2.0
 ) -> float:
     """Return the learning rate of cosine power annealing at `epoch` of `epochs`.
 
@@ -13,13 +13,10 @@ def cosine_power(
     `power` = 1 is its limit, plain cosine annealing.
     """
     cosine = (1 + math.cos(math.pi * epoch / epochs)) / 2
-    if power == 1:
-        share = cosine
-    else:
-        share = (power ** (cosine + 1) - power) / (power**2 - power)
+    share = cosine if power == 1 else (power ** (cosine + 1) - power) / (power**2 - power)
     return minimum + (maximum - minimum) * share
 
 
-def polynomial(epoch: float, epochs: int, initial: float, exponent: float = 0.9) -> float:
+def polynomial(epoch: int, epochs: int, initial: float, exponent: float = 0.9) -> float:
     """Return nnU-Net's learning rate initial (1 - t/T)^0.9 at `epoch` of `epochs`."""
     return initial * (1 - epoch / epochs) ** exponent

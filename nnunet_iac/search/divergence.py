@@ -8,7 +8,7 @@ from torch import Tensor
 def js_divergence(
     p: Float[Tensor, "*edges operations"], q: Float[Tensor, "*edges operations"]
 ) -> Float[Tensor, "*edges"]:
-    """Return the Jensen-Shannon divergence of `p` and `q` in nats, in [0, ln 2] (paper, Eq. 5).
+    """Return the Jensen-Shannon divergence of `p` and `q` in nats, in [0, ln 2] (Lin 1991).
 
     JS(p || q) = KL(p || m)/2 + KL(q || m)/2 with m = (p + q)/2 and 0 log 0 = 0. Rounding may not
     make it negative. NaN wherever an entry is NaN or negative.

@@ -10,6 +10,8 @@ FORMAT = "nnunet-iac genotype"
 VERSION = 1
 NOT_KEPT = -1
 """Code of an edge that the genotype leaves out."""
+UNDECIDED = -2
+"""Code of every edge of a network that is still searching."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,16 @@ class Genotype:
 
     @classmethod
     def from_codes(cls, codes: Sequence[int]) -> "Genotype":
-        """Return the genotype that `to_codes` encoded."""
+        """Return the genotype that `to_codes` encoded.
+
+        Raises:
+            ValueError: not one code per edge, an impossible code, or an invalid genotype.
+        """
+        for code in codes:
+            if not NOT_KEPT <= code < len(OPERATIONS):
+                raise ValueError(
+                    f"a code of a genotype must be {NOT_KEPT} to {len(OPERATIONS) - 1}; got {code}"
+                )
         kept = ((edge, code) for edge, code in zip(EDGES, codes, strict=True) if code != NOT_KEPT)
         return cls(tuple(Choice(edge, OPERATIONS[code]) for edge, code in kept))
 
@@ -92,8 +103,13 @@ class Genotype:
         Raises:
             ValueError: another format or version, missing fields, or an invalid genotype.
         """
-        if not isinstance(document, Mapping) or document.get("format") != FORMAT:
-            raise ValueError(f'a genotype document must have "format": "{FORMAT}"')
+        if not isinstance(document, Mapping):
+            raise ValueError(f"a genotype document must be a JSON object; got {document!r}")
+        if document.get("format") != FORMAT:
+            raise ValueError(
+                f'a genotype document must have "format": "{FORMAT}"; got '
+                f"{document.get('format')!r}"
+            )
         if document.get("version") != VERSION:
             raise ValueError(
                 f"this release reads genotype version {VERSION}; the document has version "
@@ -101,7 +117,9 @@ class Genotype:
             )
         edges = document.get("edges")
         if not isinstance(edges, list):
-            raise ValueError('a genotype document must list its edges under "edges"')
+            raise ValueError(
+                f'a genotype document must list its edges under "edges"; got {edges!r}'
+            )
         return cls(tuple(_choice(entry) for entry in edges))
 
     def __str__(self) -> str:

@@ -20,7 +20,7 @@ def importance(
     """Return Theta, the importance of every operation; zero where pruned.
 
     `softmax`: Theta = phi Psi. `raw` and `raw-strict`: Theta = alpha beta, as printed (paper,
-    Eq. 4), which is negative for the best operation of an edge with negative beta.
+    Algorithm 1), which is negative for the best operation of an edge with negative beta.
     """
     if settings.importance == "softmax":
         weights = edge_weights(beta, settings.edge_transform, settings.tan_clamp)

@@ -7,13 +7,13 @@ from torch import Tensor
 from nnunet_iac.search.space import INTERMEDIATE_NODES, edges_into
 
 CAP = 0.5
-"""The largest weight one edge may have among those into its node (paper, section 2.2)."""
+"""The largest weight one edge may have among those into its node (paper)."""
 
 
 def operation_weights(
     alpha: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
 ) -> Float[Tensor, "edges operations"]:
-    """Return phi, the softmax of `alpha` over each edge's active operations (paper, Eq. 1).
+    """Return phi, the softmax of `alpha` over each edge's active operations (paper; DARTS, Liu et al. 2019).
 
     A pruned operation weighs exactly zero; the only active one of an edge weighs exactly one.
     """
@@ -33,18 +33,28 @@ def transformed(
 def cap(weights: Float[Tensor, " incoming"]) -> Float[Tensor, " incoming"]:
     """Return `weights` with the largest limited to 0.5 and the others scaled to sum to the rest.
 
-    Continuous where the largest is 0.5. With two edges the result is (0.5, 0.5) with a gradient
-    of exactly zero: the softmax of one logit has none.
+    Continuous where the largest is 0.5.
 
     Args:
         weights: positive, summing to one.
     """
-    largest = torch.argmax(weights)
-    if len(weights) > 2 and weights[largest] <= CAP:
-        return weights
-    is_largest = torch.arange(len(weights), device=weights.device) == largest
-    others = torch.softmax(torch.log(weights).masked_fill(is_largest, -torch.inf), dim=0)
-    return torch.where(is_largest, CAP, (1 - CAP) * others)
+    return capped_softmax(torch.log(weights))
+
+
+def capped_softmax(logits: Float[Tensor, " incoming"]) -> Float[Tensor, " incoming"]:
+    """Return the softmax of `logits` after `cap`.
+
+    The others' shares come from the logits, so that they stay defined where the softmax of all
+    underflows. With two edges the result is (0.5, 0.5) with a gradient of exactly zero: the
+    softmax of one logit has none.
+    """
+    is_largest = torch.arange(len(logits), device=logits.device) == torch.argmax(logits)
+    others = torch.softmax(logits.masked_fill(is_largest, -torch.inf), dim=0)
+    capped = torch.where(is_largest, CAP, (1 - CAP) * others)
+    if len(logits) == 2:
+        return capped
+    weights = torch.softmax(logits, dim=0)
+    return torch.where(weights.max() > CAP, capped, weights)
 
 
 def edge_weights(
@@ -53,7 +63,7 @@ def edge_weights(
     tan_clamp: float = 1.5,
     capped: bool = True,
 ) -> Float[Tensor, " edges"]:
-    """Return Psi, the softmax of t(beta) over the edges into each node, capped at 0.5 (Eq. 2)."""
+    """Return Psi, the softmax of t(beta) over the edges into each node, capped at 0.5 (paper)."""
     logits = transformed(beta, transform, tan_clamp)
-    per_node = (torch.softmax(logits[list(edges_into(node))], dim=0) for node in INTERMEDIATE_NODES)
-    return torch.cat([cap(weights) if capped else weights for weights in per_node])
+    per_node = (logits[list(edges_into(node))] for node in INTERMEDIATE_NODES)
+    return torch.cat([capped_softmax(x) if capped else torch.softmax(x, dim=0) for x in per_node])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
@@ -9,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 Preset = Literal["literal", "paper", "adaptive"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
@@ -44,16 +45,20 @@ class Stability:
     reset: bool
 
 
-def _at_least(minimum: float) -> dict[str, Any]:
-    return {"allowed": f">= {minimum:g}", "valid": lambda value: value >= minimum}
+@dataclass(frozen=True)
+class Rule:
+    """What the value of a setting must fulfil beyond its type, in words and as a predicate."""
+
+    allowed: str
+    holds: Callable[[Any], bool]
 
 
-def _above(minimum: float) -> dict[str, Any]:
-    return {"allowed": f"> {minimum:g}", "valid": lambda value: value > minimum}
+def _at_least(minimum: int) -> Rule:
+    return Rule(f">= {minimum}", lambda value: value >= minimum)
 
 
-def _setting(default: Any, rule: dict[str, Any] | None = None) -> Any:
-    return dataclasses.field(default=default, metadata=rule or {})
+def _above(minimum: int) -> Rule:
+    return Rule(f"> {minimum}", lambda value: value > minimum)
 
 
 def _valid_betas(betas: tuple[float, float]) -> bool:
@@ -68,7 +73,11 @@ def _valid_pattern(pattern: str) -> bool:
     return True
 
 
-_CHANNELS = {"allowed": "(0, 1]", "valid": lambda value: 0 < value <= 1}
+_BELOW_THE_POLE = Rule("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
+_SHARE = Rule("(0, 1]", lambda value: 0 < value <= 1)
+_NODE_COUNT = Rule("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
+_ADAM_BETAS = Rule("two numbers in [0, 1)", _valid_betas)
+_PATTERN = Rule("a valid regular expression", _valid_pattern)
 
 
 @dataclass(frozen=True)
@@ -83,49 +92,41 @@ class Settings:
             other; the message names the key, the value and what is allowed.
     """
 
-    preset: Preset = _setting("paper")
-    warmup_epochs: int = _setting(15, _at_least(0))
-    search_epochs: int = _setting(200, _at_least(1))
-    finetune_epochs: int = _setting(200, _at_least(0))
-    iterations_per_epoch: int = _setting(250, _at_least(1))
-    val_iterations_per_epoch: int = _setting(50, _at_least(1))
-    stable_checks: int | None = _setting(None, _at_least(1))
-    theta: float | None = _setting(None, _above(0))
-    kappa: float | None = _setting(None, _above(1))
-    reset_theta: bool | None = _setting(None)
-    importance: ImportanceMode = _setting("softmax")
-    edge_transform: Literal["tanh", "tan"] = _setting("tanh")
-    tan_clamp: float = _setting(
-        1.5, {"allowed": "(0, pi/2)", "valid": lambda value: 0 < value < math.pi / 2}
-    )
-    channel_ratio: float = _setting(0.25, _CHANNELS)
-    min_channels: int = _setting(16, _at_least(1))
-    partial_channels: int = _setting(4, _at_least(1))
-    output_nodes: int = _setting(
-        4, {"allowed": "1, 2, 3 or 4", "valid": lambda value: 1 <= value <= 4}
-    )
-    norm: Literal["plans", "batch"] = _setting("plans")
-    residual: Literal["none", "zero"] = _setting("none")
-    weights_lr: float = _setting(0.01, _above(0))
-    weights_lr_min: float = _setting(1e-4, _at_least(0))
-    annealing_power: float = _setting(2.0, _at_least(1))
-    architecture_lr: float = _setting(1e-3, _above(0))
-    architecture_betas: tuple[float, float] = _setting(
-        (0.9, 0.999), {"allowed": "two numbers in [0, 1)", "valid": _valid_betas}
-    )
-    architecture_weight_decay: float = _setting(0.0, _at_least(0))
-    finetune_optimizer: Literal["adam", "sgd"] = _setting("adam")
-    finetune_lr: float = _setting(1e-3, _above(0))
-    finetune_schedule: Literal["constant", "poly"] = _setting("poly")
-    seed: int = _setting(0, _at_least(0))
-    patient_pattern: str | None = _setting(
-        None, {"allowed": "a valid regular expression", "valid": _valid_pattern}
-    )
-    backbone_trainer: str | None = _setting(None)
-    backbone_plans: str | None = _setting(None)
-    backbone_checkpoint: str | None = _setting(None)
-    genotype: str | None = _setting(None)
-    allow_leakage: bool = _setting(False)
+    preset: Preset = "paper"
+    warmup_epochs: Annotated[int, _at_least(0)] = 15
+    search_epochs: Annotated[int, _at_least(1)] = 200
+    finetune_epochs: Annotated[int, _at_least(0)] = 200
+    iterations_per_epoch: Annotated[int, _at_least(1)] = 250
+    val_iterations_per_epoch: Annotated[int, _at_least(1)] = 50
+    stable_checks: Annotated[int | None, _at_least(1)] = None
+    theta: Annotated[float | None, _above(0)] = None
+    kappa: Annotated[float | None, _above(1)] = None
+    reset_theta: bool | None = None
+    importance: ImportanceMode = "softmax"
+    edge_transform: Literal["tanh", "tan"] = "tanh"
+    tan_clamp: Annotated[float, _BELOW_THE_POLE] = 1.5
+    channel_ratio: Annotated[float, _SHARE] = 0.25
+    min_channels: Annotated[int, _at_least(1)] = 16
+    partial_channels: Annotated[int, _at_least(1)] = 4
+    output_nodes: Annotated[int, _NODE_COUNT] = 4
+    norm: Literal["plans", "batch"] = "plans"
+    residual: Literal["none", "zero"] = "none"
+    weights_lr: Annotated[float, _above(0)] = 0.01
+    weights_lr_min: Annotated[float, _at_least(0)] = 1e-4
+    annealing_power: Annotated[float, _at_least(1)] = 2.0
+    architecture_lr: Annotated[float, _above(0)] = 1e-3
+    architecture_betas: Annotated[tuple[float, float], _ADAM_BETAS] = (0.9, 0.999)
+    architecture_weight_decay: Annotated[float, _at_least(0)] = 0.0
+    finetune_optimizer: Literal["adam", "sgd"] = "adam"
+    finetune_lr: Annotated[float, _above(0)] = 1e-3
+    finetune_schedule: Literal["constant", "poly"] = "poly"
+    seed: Annotated[int, _at_least(0)] = 0
+    patient_pattern: Annotated[str | None, _PATTERN] = None
+    backbone_trainer: str | None = None
+    backbone_plans: str | None = None
+    backbone_checkpoint: str | None = None
+    genotype: str | None = None
+    allow_leakage: bool = False
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations().items():
@@ -233,8 +234,17 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
     return key, _converted(key, value, annotation)
 
 
+@functools.cache
 def _annotations() -> dict[str, Any]:
     return typing.get_type_hints(Settings)
+
+
+@functools.cache
+def _rules() -> dict[str, Rule]:
+    hints = typing.get_type_hints(Settings, include_extras=True)
+    return {
+        name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated
+    }
 
 
 def _require_known(key: str) -> None:
@@ -304,6 +314,6 @@ _CONVERSIONS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 
 
 def _check_range(name: str, value: Any) -> None:
-    rule = Settings.__dataclass_fields__[name].metadata
-    if value is not None and rule and not rule["valid"](value):
-        raise ValueError(f"setting {name!r} must be {rule['allowed']}; got {value!r}")
+    rule = _rules().get(name)
+    if rule is not None and value is not None and not rule.holds(value):
+        raise ValueError(f"setting {name!r} must be {rule.allowed}; got {value!r}")

@@ -1,4 +1,4 @@
-"""The search space: six nodes, fourteen edges, seven operations (paper, section 2.1)."""
+"""The search space: six nodes, fourteen edges, seven operations (paper)."""
 
 from typing import NamedTuple
 

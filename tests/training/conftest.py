@@ -135,7 +135,9 @@ def make_stock_trainer(fold: int = 0) -> Any:
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    return get_trainer_from_args("4", "2d", fold, "nnUNetTrainer", "small", device=torch.device("cpu"))
+    return get_trainer_from_args(
+        "4", "2d", fold, "nnUNetTrainer", "small", device=torch.device("cpu")
+    )
 
 
 @pytest.fixture

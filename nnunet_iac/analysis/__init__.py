@@ -1,0 +1,1 @@
+"""From what runs wrote to tables, figures and pages; nothing here trains or changes a run."""

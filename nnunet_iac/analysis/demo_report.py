@@ -1,0 +1,325 @@
+"""The page that shows what a demonstration did: one file, opened without a network."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+from jaxtyping import Float, Int
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from nnunet_iac.runs.atomic import write_text
+from nnunet_iac.runs.cell_picture import (
+    INK,
+    MUTED,
+    OPERATION_COLOURS,
+    PAPER,
+    cell_svg,
+    operation_label,
+    svg_document,
+)
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import Trajectory
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.pruning import PruningEvent
+from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
+
+METHODS = {
+    "reference": "frozen",
+    "continued": "trained on",
+    "iac": "with cells",
+}
+"""The three compared nnU-Nets: their keys in the summary and their names on the page."""
+
+TRUTH, PREDICTION = "#f0e442", "#56b4e9"
+"""Contours on grey images; yellow and blue differ for every kind of colour vision."""
+
+Case = Mapping[str, Any]
+
+
+def write_demo_report(demo: Path, summary: Mapping[str, Any]) -> Path:
+    """Write `demo/report/index.html` and return its path.
+
+    Args:
+        demo: the demonstration's folder.
+        summary: the content of its `summary.json`.
+    """
+    page = demo / "report" / "index.html"
+    write_text(
+        page, _environment().get_template("demo_report.html.j2").render(_content(demo, summary))
+    )
+    return page
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+    """Return in one sentence what the demonstration measured; the numbers add up as printed."""
+    dice = {method: round(summary[f"{method}_dice"], 3) for method in METHODS}
+    epochs = summary["epochs"]["continued"]
+    return (
+        f"On {len(summary['per_case'])} test cases the nnU-Net with cells reaches a mean Dice of "
+        f"{dice['iac']:.3f}: {_compared(dice['iac'] - dice['reference'])} the frozen nnU-Net it "
+        f"was built into ({dice['reference']:.3f}), and "
+        f"{_compared(dice['iac'] - dice['continued'])} the same nnU-Net trained on for {epochs} "
+        f"epochs without cells ({dice['continued']:.3f})."
+    )
+
+
+def shown_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """Return the cases to show: the largest loss, the middle, and the largest gain by the cells."""
+    ranked = sorted(cases, key=_gain)
+    return tuple(ranked[i] for i in sorted({0, len(ranked) // 2, len(ranked) - 1}))
+
+
+def fullest_slice(labels: Int[np.ndarray, "slices rows columns"]) -> int:
+    """Return the index of the slice with the most foreground; of equal ones the first."""
+    return int(np.argmax((labels > 0).sum(axis=(1, 2))))
+
+
+def outlines(labels: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "segments 2 2"]:
+    """Return the pixel borders between different labels, as segments of two points (x, y).
+
+    Pixel (row, column) covers the unit square from (column, row); what touches the image's border
+    is closed there.
+    """
+    padded = np.pad(labels, 1)
+    below, right = np.array([(0, 0), (1, 0)]), np.array([(0, 0), (0, 1)])
+    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    horizontal = np.stack([columns, rows], axis=-1)[:, None] + below
+    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
+    vertical = np.stack([columns, rows], axis=-1)[:, None] + right
+    return np.concatenate([horizontal, vertical])
+
+
+def shares(trajectory: Trajectory) -> Float[np.ndarray, "epochs edges operations"]:
+    """Return p = Theta / sum Theta of every edge; negative importance counts as none.
+
+    Where no operation has positive importance, the active ones share alike.
+    """
+    positive = np.where(trajectory.active, np.maximum(trajectory.importance, 0.0), 0.0)
+    total = positive.sum(axis=-1, keepdims=True)
+    alike = trajectory.active / trajectory.active.sum(axis=-1, keepdims=True)
+    return np.where(total > 0, positive / np.where(total > 0, total, 1.0), alike)
+
+
+def survivors(events: Sequence[PruningEvent], edge: int) -> tuple[str, ...]:
+    """Return the operations that were never pruned from an edge."""
+    pruned = {e.operation for e in events if (e.source, e.target) == EDGES[edge]}
+    return tuple(operation for operation in OPERATIONS if operation not in pruned)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds for people, for example `3 min 20 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", f"{rest} s"]
+    return " ".join([part for part in parts if part][:2])
+
+
+def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    run = RunFolder(demo / summary["run_folder"])
+    genotype = Genotype.from_document(summary["genotype"])
+    backbone = run.read_backbone()
+    cases = sorted(summary["per_case"], key=lambda case: case["case"])
+    mean = {"case": "mean", **{method: summary[f"{method}_dice"] for method in METHODS}}
+    return {
+        "summary": summary,
+        "verdict": verdict(summary),
+        "methods": METHODS,
+        "gains": [_gain(case) for case in cases],
+        "rows": [{**row, "gain": _gain(row)} for row in (mean, *cases)],
+        "dots": _inline(_dot_plot([mean, *cases]), "dots", "Dice of every test case by network"),
+        "genotype": str(genotype),
+        "cell": _inlined(cell_svg(genotype, run.read_settings().output_nodes), "cell"),
+        "nodes": _trajectory_panels(run, genotype),
+        "operations": {operation_label(o): OPERATION_COLOURS[o] for o in OPERATIONS},
+        "backbone": backbone,
+        "unchanged": backbone.unchanged and summary["backbone_unchanged"],
+        "overlays": [_overlay(demo, summary, case) for case in shown_cases(cases)],
+        "truth": TRUTH,
+        "prediction": PREDICTION,
+    }
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("nnunet_iac.analysis"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(duration=duration, signed=_signed)
+    return environment
+
+
+def _compared(difference: float) -> str:
+    if abs(difference) < 5e-4:
+        return "as high as for"
+    return f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _gain(case: Case) -> float:
+    """Return what the cells changed, as the difference of the printed numbers."""
+    return round(case["iac"], 3) - round(case["reference"], 3)
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def _inline(figure: Figure, name: str, title: str) -> Markup:
+    return _inlined(svg_document(figure, title), name)
+
+
+def _inlined(document: str, name: str) -> Markup:
+    """Return an SVG document as an element of the page, in the page's colours.
+
+    Its identifiers get a prefix, for the page holds many such elements.
+    """
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", document[document.index("<svg") :], flags=re.S)
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    for colour, variable in ((INK, "ink"), (MUTED, "muted"), (PAPER, "paper")):
+        svg = svg.replace(colour, f"var(--{variable})")
+    return Markup(svg.replace("<svg ", '<svg role="img" ', 1))
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot(facecolor="none")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelsize=9)
+    return figure, axes
+
+
+def _dot_plot(rows: Sequence[Case]) -> Figure:
+    """Return the figure of all Dice values, row by row; the first row is the mean."""
+    figure, axes = _figure(4.8, 0.8 + 0.32 * len(rows))
+    for y, row in enumerate(rows):
+        values = [row[method] for method in METHODS]
+        axes.plot([min(values), max(values)], [y, y], color=MUTED, lw=1, alpha=0.6, zorder=1)
+    for (method, name), (marker, face) in zip(
+        METHODS.items(), (("o", PAPER), ("s", MUTED), ("D", PREDICTION)), strict=True
+    ):
+        values = [row[method] for row in rows]
+        axes.plot(values, range(len(rows)), marker, ms=7, mfc=face, mec=INK, mew=1.1, label=name)
+    axes.set_yticks(range(len(rows)), [row["case"] for row in rows], color=INK)
+    axes.get_yticklabels()[0].set_fontweight("bold")
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.axhline(0.5, color=MUTED, lw=0.8)
+    axes.set_xlabel("Dice", color=MUTED, size=9)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
+def _trajectory_panels(run: RunFolder, genotype: Genotype) -> dict[int, list[dict[str, Any]]]:
+    """Return the panels of all edges by the node they enter."""
+    trajectory, events = run.read_trajectory(), run.read_events()
+    share = shares(trajectory)
+
+    def panel(index: int) -> dict[str, Any]:
+        edge, left = EDGES[index], survivors(events, index)
+        decided = len(left) == 1
+        found = operation_label(left[0]) if decided else f"{len(left)} operations left"
+        on_edge = [event for event in events if (event.source, event.target) == edge]
+        figure = _share_plot(trajectory.epoch, share[:, index], on_edge)
+        title = f"v{edge.source} to v{edge.target}: {found}"
+        return {
+            "source": edge.source,
+            "found": found,
+            "colour": OPERATION_COLOURS[left[0]] if decided else "none",
+            "kept": edge in genotype.operations,
+            "svg": _inline(figure, f"edge{edge.name}", title),
+        }
+
+    return {node: [panel(index) for index in edges_into(node)] for node in INTERMEDIATE_NODES}
+
+
+def _share_plot(
+    epochs: Int[np.ndarray, " epochs"],
+    share: Float[np.ndarray, "epochs operations"],
+    events: Sequence[PruningEvent],
+) -> Figure:
+    """Return one edge: its operations' shares stacked, with a cross where one is pruned."""
+    figure, axes = _figure(2.4, 1.3)
+    upper = np.cumsum(share, axis=1)
+    lower = upper - share
+    ends = np.concatenate([epochs[:1] - 1, epochs])
+    for column, operation in enumerate(OPERATIONS):
+        low, high, alive = (_from_start(a[:, column]) for a in (lower, upper, share > 0))
+        colour = OPERATION_COLOURS[operation]
+        axes.fill_between(ends, low, high, where=alive, step="pre", fc=colour, ec=PAPER, lw=0.5)
+    for event in events:
+        row, column = np.searchsorted(epochs, event.epoch), OPERATIONS.index(event.operation)
+        middle = (lower[row, column] + upper[row, column]) / 2
+        axes.plot([event.epoch], [middle], "x", color=INK, ms=4.5, mew=1.2, clip_on=False)
+    axes.set(xlim=(ends[0], ends[-1]), ylim=(0, 1), yticks=[])
+    axes.set_xticks([ends[0], ends[-1]])
+    axes.set_xlabel("epoch", color=MUTED, size=9, labelpad=-9)
+    return figure
+
+
+def _from_start(values: np.ndarray) -> np.ndarray:
+    """Return values that each hold for the epoch before them, with the first one repeated."""
+    return np.concatenate([values[:1], values])
+
+
+# --- segmentations ---------------------------------------------------------------------------
+
+
+def _overlay(demo: Path, summary: Mapping[str, Any], case: Case) -> dict[str, Any]:
+    """Return what the page shows of one case: its fullest slice under two predictions."""
+    name = case["case"]
+    image = SimpleITK.ReadImage(demo / summary["images"] / f"{name}_0000.nii.gz")
+    truth = _labels(demo / summary["labels"] / f"{name}.nii.gz")
+    index = fullest_slice(truth)
+    width, height, _ = image.GetSpacing()
+    pictures = {}
+    for method in ("reference", "iac"):
+        predicted = _labels(demo / summary["predictions"][method] / f"{name}.nii.gz")
+        grey = SimpleITK.GetArrayFromImage(image)[index]
+        pictures[method] = _slice_picture(grey, truth[index], predicted[index], height / width)
+    return {"case": case, "gain": _gain(case), "slice": index, "pictures": pictures}
+
+
+def _labels(path: Path) -> Int[np.ndarray, "slices rows columns"]:
+    return np.rint(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))).astype(np.int64)
+
+
+def _slice_picture(
+    grey: Float[np.ndarray, "rows columns"],
+    truth: Int[np.ndarray, "rows columns"],
+    predicted: Int[np.ndarray, "rows columns"],
+    aspect: float,
+) -> str:
+    """Return a slice with both contours as a data URI; `aspect` is a pixel's height by width."""
+    rows, columns = grey.shape
+    figure = Figure(figsize=(4, 4 * aspect * rows / columns))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    low, high = np.percentile(grey, [1, 99])
+    extent = (0, columns, rows, 0)
+    axes.imshow(
+        grey, "gray", vmin=low, vmax=high, interpolation="nearest", extent=extent, aspect="auto"
+    )
+    for labels, colour, lw in ((truth, TRUTH, 4), (predicted, PREDICTION, 1.8)):
+        axes.add_collection(
+            LineCollection(list(outlines(labels)), colors=colour, lw=lw, capstyle="round")
+        )
+    buffer = BytesIO()
+    FigureCanvasAgg(figure).print_figure(buffer, dpi=200, metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

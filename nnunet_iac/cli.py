@@ -1,0 +1,121 @@
+"""The command nnunet-iac. Every verb imports what it needs, so that the light ones start fast."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nnunet_iac
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; return the exit status: 0, 1 where the doctor found faults, 2 for an error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.verb(arguments)
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnunet-iac", description="Implantable Adaptive Cells for nnU-Net."
+    )
+    parser.add_argument("--version", action="version", version=nnunet_iac.__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    demo = verbs.add_parser("demo", help="the whole method on a small real data set, in minutes")
+    demo.add_argument("-o", metavar="DIR", type=Path, default=Path("demo"), help="default: demo")
+    demo.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    demo.set_defaults(verb=_demo)
+
+    plan = verbs.add_parser("plan", help="write a new plans identifier that carries settings")
+    plan.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
+    plan.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
+    plan.add_argument(
+        "-p",
+        metavar="PLANS",
+        default="nnUNetPlans",
+        help="plans to start from; they stay as they are (default: nnUNetPlans)",
+    )
+    plan.add_argument("-o", metavar="NEW_ID", required=True, help="identifier of the new plans")
+    plan.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="settings; may be given more than once",
+    )
+    plan.set_defaults(verb=_plan)
+
+    show = verbs.add_parser("show", help="print and draw a found cell")
+    show.add_argument("path", metavar="PATH", type=Path, help="genotype, fold or checkpoint")
+    show.add_argument("-o", metavar="FILE", type=Path, help="draw it as .svg or .png")
+    show.set_defaults(verb=_show)
+
+    doctor = verbs.add_parser("doctor", help="check the installation; 1 if anything failed")
+    doctor.set_defaults(verb=_doctor)
+
+    folder = verbs.add_parser("trainers-dir", help="print the folder for nnUNet_extTrainer")
+    folder.set_defaults(verb=_trainers_dir)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.analysis.demo_report import write_demo_report
+    from nnunet_iac.host.demo import run_demo
+
+    summary = run_demo(arguments.o, arguments.device, lambda line: print(line, flush=True))
+    print(f"report: {write_demo_report(arguments.o, summary)}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.host.planning import write_plans
+
+    path, changed = write_plans(
+        arguments.d, arguments.c, arguments.p, arguments.o, arguments.assignments
+    )
+    print(f"{'wrote' if changed else 'unchanged:'} {path}")
+    print(
+        f"next: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr nnUNetTrainerIACLTH "
+        f"-p {arguments.o}"
+    )
+    return 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.runs.genotype_source import find_genotype
+
+    genotype = find_genotype(arguments.path)
+    print(genotype)
+    if arguments.o is not None:
+        from nnunet_iac.runs.cell_picture import draw_cell
+
+        draw_cell(genotype, arguments.o)
+        print(f"drawn: {arguments.o}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.host.doctor import all_checks
+
+    failed = 0
+    for check in all_checks():
+        print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}", flush=True)
+        if not check.ok:
+            failed += 1
+            print(f"      mend: {check.mend}", flush=True)
+    print(f"{failed} failed" if failed else "all well")
+    return 1 if failed else 0
+
+
+def _trainers_dir(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.host.trainer_lookup import trainers_dir
+
+    print(trainers_dir())
+    return 0

@@ -1,0 +1,1 @@
+"""What is asked of nnU-Net outside training: plans in, trainers found, stock commands run."""

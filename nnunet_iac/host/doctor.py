@@ -1,0 +1,252 @@
+"""Checks of an installation; each says what it found and, where it failed, how to mend it."""
+
+import importlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import nnunet_iac
+from nnunet_iac.host.trainer_lookup import exported_trainers, trainers_dir
+
+DISTRIBUTION = "nnunet-iac"
+PACKAGE = Path(nnunet_iac.__file__).resolve().parent
+
+RESULTS_VARIABLE = "nnUNet_results"
+DATA_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", RESULTS_VARIABLE)
+TRAINER_VARIABLE = "nnUNet_extTrainer"
+
+EXPORT_TRAINERS = f'export {TRAINER_VARIABLE}="$(nnunet-iac trainers-dir)"'
+FREE_BYTES = 5 * 1024**3
+"""What nnUNet_results should have left for the checkpoints and predictions of a few folds."""
+
+_LOOK_UP = """
+import json, sys
+sys.path[:] = [entry for entry in sys.path if entry]  # as in nnU-Net's own commands
+from nnunet_iac.host.trainer_lookup import find_trainer
+
+def origin(name):
+    trainer = find_trainer(name)
+    module = sys.modules.get(trainer.__module__)
+    return module.__file__ if module else "a module that nnU-Net dropped again"
+
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = {"file": origin(name)}
+    except Exception as error:
+        found[name] = {"error": f"{type(error).__name__}: {error}"}
+print(json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check; `mend` says what to do and is empty where all is well."""
+
+    name: str
+    found: str
+    mend: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is to be mended."""
+        return not self.mend
+
+
+def all_checks() -> Iterator[Check]:
+    """Yield the outcome of every check, the slow ones last."""
+    yield from package_checks()
+    yield copies_check()
+    for variable in DATA_VARIABLES:
+        yield folder_check(variable)
+    yield disk_check()
+    yield external_trainers_check()
+    yield shadowing_check()
+    yield torchvision_check()
+    yield device_check()
+    yield from trainer_checks()
+
+
+def package_checks() -> Iterator[Check]:
+    """Yield whether Python and every requirement have a version that our metadata allows."""
+    try:
+        ours = metadata.metadata(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        found = f"imported from {PACKAGE} without being installed"
+        yield Check(DISTRIBUTION, found, f"pip install -e {PACKAGE.parent}")
+        return
+    yield Check(DISTRIBUTION, f"{ours['Version']} in {PACKAGE}")
+    allowed = ours["Requires-Python"]
+    yield _version_check("python", platform.python_version(), allowed, f"use Python {allowed}")
+    for text in metadata.requires(DISTRIBUTION) or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement_check(requirement)
+
+
+def requirement_check(requirement: Requirement) -> Check:
+    """Return whether a package is installed in an allowed version."""
+    mend = f'pip install "{requirement.name}{requirement.specifier}"'
+    try:
+        version = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return Check(requirement.name, "not installed", mend)
+    return _version_check(requirement.name, version, str(requirement.specifier), mend)
+
+
+def _version_check(name: str, version: str, allowed: str, mend: str) -> Check:
+    ok = SpecifierSet(allowed).contains(version, prereleases=True)
+    return Check(name, f"{version} (supported: {allowed or 'any'})", "" if ok else mend)
+
+
+def torchvision_check() -> Check:
+    """Return whether torchvision fits the installed torch; nnU-Net's look-up imports it."""
+    try:
+        torchvision = importlib.import_module("torchvision")
+    except (ImportError, OSError, RuntimeError) as error:
+        mend = "install torch and torchvision together, from the same index"
+        return Check("torchvision", f"cannot be imported: {error}", mend)
+    return Check("torchvision", f"{torchvision.__version__}, imports together with torch")
+
+
+def copies_check() -> Check:
+    """Return whether Python can see this package once only."""
+    packages = {(Path(entry) / "nnunet_iac").resolve() for entry in sys.path if _is_root(entry)}
+    installed = metadata.distributions(name=DISTRIBUTION)
+    homes = {Path(str(distribution.locate_file(""))).resolve() for distribution in installed}
+    others = sorted(packages - {PACKAGE}) + (sorted(homes) if len(homes) > 1 else [])
+    if not others:
+        return Check("copies of nnunet_iac", "one")
+    return Check(
+        "copies of nnunet_iac",
+        f"besides {PACKAGE}: {', '.join(map(str, others))}",
+        f"run pip uninstall {DISTRIBUTION} until it is gone, take other copies off PYTHONPATH "
+        "and install it once",
+    )
+
+
+def _is_root(folder: str | Path) -> bool:
+    return Path(folder, "nnunet_iac", "__init__.py").is_file()
+
+
+def folder_check(variable: str) -> Check:
+    """Return whether an environment variable names an existing folder that can be written to."""
+    value = os.environ.get(variable)
+    if not value:
+        return Check(variable, "not set", f"export {variable}=/path/to/{variable}")
+    if not Path(value).is_dir():
+        return Check(variable, f"{value} is no folder", f'mkdir -p "{value}"')
+    try:
+        with tempfile.TemporaryFile(dir=value):
+            pass
+    except OSError as error:
+        found = f"{value} cannot be written to: {error.strerror}"
+        return Check(variable, found, f'chmod u+w "{value}", or export {variable}=<another folder>')
+    return Check(variable, f"{value}, writable")
+
+
+def disk_check() -> Check:
+    """Return whether nnUNet_results has room for a few runs."""
+    name = f"free disk in {RESULTS_VARIABLE}"
+    folder = os.environ.get(RESULTS_VARIABLE)
+    if not folder or not Path(folder).is_dir():
+        return Check(name, "unknown", f"set {RESULTS_VARIABLE} to an existing folder")
+    free = shutil.disk_usage(folder).free
+    wanted = f"{FREE_BYTES / 1024**3:.0f} GiB"
+    mend = f"free at least {wanted}, or export {RESULTS_VARIABLE}=<a folder on a larger disk>"
+    found = f"{free / 1024**3:.1f} GiB (wanted: {wanted})"
+    return Check(name, found, mend if free < FREE_BYTES else "")
+
+
+def external_trainers_check() -> Check:
+    """Return whether nnU-Net is told where our trainers are."""
+    ok = trainers_dir() in _external_folders()
+    found = os.environ.get(TRAINER_VARIABLE) or "not set"
+    return Check(TRAINER_VARIABLE, found, "" if ok else EXPORT_TRAINERS)
+
+
+def shadowing_check() -> Check:
+    """Return whether no other folder of nnUNet_extTrainer leads to a second copy of our classes.
+
+    nnU-Net imports every module below each folder, so the repository root, the package itself
+    and another copy's `trainers` all do.
+    """
+    wrong = [
+        trouble
+        for folder in _external_folders()
+        if folder != trainers_dir() and (trouble := _trouble_with(folder))
+    ]
+    return Check(
+        f"other folders of {TRAINER_VARIABLE}",
+        "; ".join(wrong) or "none that shadows our trainers",
+        f"take them out of it: {EXPORT_TRAINERS}" if wrong else "",
+    )
+
+
+def _trouble_with(folder: Path) -> str:
+    try:
+        copies = set(exported_trainers(folder)).intersection(exported_trainers(trainers_dir()))
+    except ValueError as error:
+        return str(error)
+    if copies or _is_root(folder) or folder.is_relative_to(PACKAGE):
+        return f"{folder} leads to a second copy of our trainers"
+    return ""
+
+
+def _external_folders() -> list[Path]:
+    value = os.environ.get(TRAINER_VARIABLE, "")
+    return [Path(entry).resolve() for entry in value.split(os.pathsep) if entry.strip()]
+
+
+def device_check() -> Check:
+    """Return which device torch can use; none but the CPU is no failure."""
+    import torch
+
+    if torch.cuda.is_available():
+        return Check("CUDA", torch.cuda.get_device_name())
+    return Check("CUDA", "CPU only: pass -device cpu to nnU-Net's commands")
+
+
+def trainer_checks() -> Iterator[Check]:
+    """Yield, per trainer, whether nnU-Net's own look-up finds ours in a fresh process."""
+    folder = trainers_dir()
+    names = exported_trainers(folder)
+    if not names:
+        yield Check("trainers", f"there are none in {folder}", f"install {DISTRIBUTION} again")
+        return
+    if folder not in _external_folders():
+        found = f"not looked up, since {TRAINER_VARIABLE} does not name {folder}"
+        yield Check("trainers", found, EXPORT_TRAINERS)
+        return
+    command = [sys.executable, "-c", _LOOK_UP, *names]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        mend = "mend the failures above first; reinstall nnunetv2 if it cannot be imported"
+        yield Check("trainers", f"nnU-Net's look-up failed: {last}", mend)
+        return
+    outcomes = json.loads(process.stdout.strip().splitlines()[-1])
+    yield from (trainer_check(name, outcomes[name]) for name in names)
+
+
+def trainer_check(name: str, outcome: dict[str, str]) -> Check:
+    """Return whether a trainer's `file` in the look-up's outcome is ours, or its `error`."""
+    if "error" in outcome:
+        mend = f"pip install --force-reinstall {DISTRIBUTION}, or what the error says is missing"
+        return Check(name, outcome["error"], mend)
+    if not Path(outcome["file"]).resolve().is_relative_to(PACKAGE):
+        found = f"comes from {outcome['file']}, not from {PACKAGE}"
+        mend = f"keep one copy of {DISTRIBUTION} and no other folder: {EXPORT_TRAINERS}"
+        return Check(name, found, mend)
+    return Check(name, "found")

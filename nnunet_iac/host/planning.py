@@ -1,0 +1,68 @@
+"""New plans with an `iac` section, beside the preprocessed data set's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+from nnunet_iac.runs import plans
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.search.settings import parse_assignment
+
+
+def write_plans(
+    dataset: str, configuration: str, source: str, name: str, assignments: Sequence[str]
+) -> tuple[Path, bool]:
+    """Write the plans `name`; return their file, and whether that changed anything.
+
+    Args:
+        dataset: id or name.
+        configuration: the one that gets the settings.
+        source: identifier of the plans to start from, and from their settings if they have any.
+        name: the new identifier.
+        assignments: settings as `key=value`; a later one wins.
+
+    Raises:
+        ValueError: a bad identifier, configuration or setting, an unknown data set, or `name`
+            exists with other content.
+        FileNotFoundError: no such source plans; the message has the command that makes them.
+        RuntimeError: nnUNet_preprocessed is not set.
+    """
+    values = dict(parse_assignment(assignment) for assignment in assignments)
+    plans.require_identifier(name)
+    folder = _preprocessed_folder(dataset)
+    source_file = folder / f"{source}.json"
+    if not source_file.is_file():
+        raise FileNotFoundError(
+            f"the source plans must exist; {source_file} does not: make them with\n"
+            f"  {_preprocess_command(dataset, configuration, source)}"
+        )
+    original = read_json(source_file)
+    known = original["configurations"].get(configuration, {}).get(plans.SECTION, {})
+    new = plans.derived(original, name, configuration, {**known, **values})
+    new_file = folder / f"{name}.json"
+    return new_file, plans.write_new(new_file, new)
+
+
+def _preprocessed_folder(dataset: str) -> Path:
+    if not nnUNet_preprocessed.is_set():
+        raise RuntimeError(
+            "the environment variable nnUNet_preprocessed must name nnU-Net's folder of "
+            "preprocessed data and is not set; run `export nnUNet_preprocessed=/path/to/it`"
+        )
+    try:
+        name = maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            "the data set must be an id or a full name such as Dataset004_Hippocampus, and be "
+            f"unique and present in nnU-Net's folders; got {dataset!r}: check it and "
+            f"nnUNet_raw, nnUNet_preprocessed (now {nnUNet_preprocessed}) and nnUNet_results"
+        ) from error
+    return Path(nnUNet_preprocessed) / name
+
+
+def _preprocess_command(dataset: str, configuration: str, source: str) -> str:
+    number = dataset.removeprefix("Dataset").partition("_")[0].lstrip("0")
+    command = f"nnUNetv2_plan_and_preprocess -d {number} -c {configuration}"
+    return command if source == "nnUNetPlans" else f"{command} -overwrite_plans_name {source}"

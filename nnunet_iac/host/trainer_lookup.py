@@ -1,0 +1,52 @@
+"""Where nnU-Net looks for our trainers, and its own look-up.
+
+nnU-Net is imported only by the look-up, for the folder is asked for in scripts.
+"""
+
+import ast
+import contextlib
+import io
+from pathlib import Path
+
+import nnunet_iac
+
+
+def trainers_dir() -> Path:
+    """Return the folder to export as nnUNet_extTrainer.
+
+    It lies in the package when installed from a wheel, and beside it in the repository.
+    """
+    package = Path(nnunet_iac.__file__).resolve().parent
+    installed = package / "trainers"
+    return installed if installed.is_dir() else package.parent / "trainers"
+
+
+def exported_trainers(folder: Path) -> tuple[str, ...]:
+    """Return the names of the trainers that the modules in `folder` import, without running them.
+
+    Raises:
+        ValueError: a module that is no valid Python.
+    """
+    names: set[str] = set()
+    for path in folder.glob("*.py"):
+        try:
+            module = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} must be a Python module: {error}") from error
+        for node in ast.walk(module):
+            if isinstance(node, ast.ImportFrom):
+                names.update(alias.asname or alias.name for alias in node.names)
+    return tuple(sorted(name for name in names if name.startswith("nnUNetTrainer")))
+
+
+def find_trainer(name: str) -> type:
+    """Return the class that nnU-Net finds by this name; its narration is dropped.
+
+    Raises:
+        RuntimeError: no such trainer. An error of a module that the scan imports passes through.
+    """
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        found: type = recursive_find_trainer_class_by_name(name)
+    return found

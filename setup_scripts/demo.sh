@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Installs the package into .venv and runs the demo; takes the arguments of `nnunet-iac demo`.
+STEPS=3
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+step "Create the environment" create_venv
+step "Install nnunet-iac" install
+step "Run the demo" "$VENV/bin/nnunet-iac" demo "$@"

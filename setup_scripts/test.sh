@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs the package with its developer tools into .venv and runs every check that CI runs.
+# Arguments go to pytest, for example: -m "not slow".
+STEPS=7
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$ROOT"
+
+step "Create the environment" create_venv
+step "Install nnunet-iac and its developer tools" install dev
+step "Check the format" "$VENV/bin/ruff" format --check
+step "Lint" "$VENV/bin/ruff" check
+step "Check the types" "$VENV/bin/mypy"
+step "Check the direction of imports" "$VENV/bin/lint-imports"
+step "Test" "$VENV/bin/pytest" "$@"
+printf '\nall checks passed after %d:%02d\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -1,0 +1,72 @@
+"""Fixtures of all tests; they run with the shapes in annotations checked."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from jaxtyping import install_import_hook
+from torch import nn
+
+# Imported before the hook, which would refuse wrong values ahead of these modules' own checks.
+import nnunet_iac.search.settings  # noqa: F401
+from nnunet_iac.search.genotype import Choice, Genotype
+from nnunet_iac.search.space import INTERMEDIATE_NODES, OPERATIONS, Edge
+
+install_import_hook(["nnunet_iac.search", "nnunet_iac.nn"], "beartype.beartype")
+torch.set_num_threads(1)  # More threads only wait for each other on tensors this small.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def tiny_unet() -> Callable[..., PlainConvUNet]:
+    """Return a builder of stock U-Nets: two input channels, three classes, random weights."""
+
+    def build(
+        dimension: int = 2,
+        features: tuple[int, ...] = (8, 16, 24),
+        norm: str = "Instance",
+        seed: int = 0,
+        **keywords: Any,
+    ) -> PlainConvUNet:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return PlainConvUNet(
+                input_channels=2,
+                n_stages=len(features),
+                features_per_stage=features,
+                conv_op=getattr(nn, f"Conv{dimension}d"),
+                kernel_sizes=3,
+                strides=[1] + [2] * (len(features) - 1),
+                n_conv_per_stage=1,
+                num_classes=3,
+                n_conv_per_stage_decoder=1,
+                conv_bias=True,
+                norm_op=getattr(nn, f"{norm}Norm{dimension}d"),
+                norm_op_kwargs={"eps": 1e-5, "affine": True},
+                nonlin=nn.LeakyReLU,
+                nonlin_kwargs={"inplace": True},
+                **keywords,
+            )
+
+    return build
+
+
+@pytest.fixture
+def random_genotype() -> Callable[[int], Genotype]:
+    """Return a builder of genotypes, one per seed."""
+
+    def build(seed: int) -> Genotype:
+        generator = random.Random(seed)
+        choices = (
+            Choice(Edge(source, node), generator.choice(OPERATIONS))
+            for node in INTERMEDIATE_NODES
+            for source in generator.sample(range(node), 2)
+        )
+        return Genotype(tuple(choices))
+
+    return build

@@ -1,0 +1,290 @@
+import dataclasses
+import json
+import math
+import re
+
+import pytest
+
+from nnunet_iac.search.settings import STRUCTURAL, Settings, Stability, parse_assignment
+
+DEFAULTS = {
+    "preset": "paper",
+    "warmup_epochs": 15,
+    "search_epochs": 200,
+    "finetune_epochs": 200,
+    "iterations_per_epoch": 250,
+    "val_iterations_per_epoch": 50,
+    "stable_checks": None,
+    "theta": None,
+    "kappa": None,
+    "reset_theta": None,
+    "importance": "softmax",
+    "edge_transform": "tanh",
+    "tan_clamp": 1.5,
+    "channel_ratio": 0.25,
+    "min_channels": 16,
+    "partial_channels": 4,
+    "output_nodes": 4,
+    "norm": "plans",
+    "residual": "none",
+    "weights_lr": 0.01,
+    "weights_lr_min": 1e-4,
+    "annealing_power": 2.0,
+    "architecture_lr": 1e-3,
+    "architecture_betas": (0.9, 0.999),
+    "architecture_weight_decay": 0.0,
+    "finetune_optimizer": "adam",
+    "finetune_lr": 1e-3,
+    "finetune_schedule": "poly",
+    "seed": 0,
+    "patient_pattern": None,
+    "backbone_trainer": None,
+    "backbone_plans": None,
+    "backbone_checkpoint": None,
+    "genotype": None,
+    "allow_leakage": False,
+}
+"""Section 9 of the method; None where the preset or nnU-Net decides."""
+
+OTHERS = {
+    "preset": "adaptive",
+    "warmup_epochs": 0,
+    "search_epochs": 16,
+    "finetune_epochs": 0,
+    "iterations_per_epoch": 1,
+    "val_iterations_per_epoch": 1,
+    "stable_checks": 1,
+    "theta": 1e-5,
+    "kappa": 1.5,
+    "reset_theta": False,
+    "importance": "raw-strict",
+    "edge_transform": "tan",
+    "tan_clamp": 1.57,
+    "channel_ratio": 1.0,
+    "min_channels": 4,
+    "partial_channels": 1,
+    "output_nodes": 1,
+    "norm": "batch",
+    "residual": "zero",
+    "weights_lr": 0.1,
+    "weights_lr_min": 0.0,
+    "annealing_power": 1.0,
+    "architecture_lr": 0.5,
+    "architecture_betas": [0.0, 0.5],
+    "architecture_weight_decay": 0.1,
+    "finetune_optimizer": "sgd",
+    "finetune_lr": 1e-5,
+    "finetune_schedule": "constant",
+    "seed": 7,
+    "patient_pattern": r"^p\d+",
+    "backbone_trainer": "nnUNetTrainer",
+    "backbone_plans": "nnUNetPlans",
+    "backbone_checkpoint": "fold_{fold}/checkpoint_best.pth",
+    "genotype": "genotype.json",
+    "allow_leakage": True,
+}
+"""Another allowed value for every setting, at the end of its range where it has one."""
+
+IMPOSSIBLE = {
+    "preset": ["papers", 1, None],
+    "warmup_epochs": [-1, 1.0, "15", True, None],
+    "search_epochs": [0, 1.5, None],
+    "finetune_epochs": [-1, "200"],
+    "iterations_per_epoch": [0, 250.0],
+    "val_iterations_per_epoch": [0, [50]],
+    "stable_checks": [0, 1.0, "1"],
+    "theta": [0, -1.0, math.nan, math.inf, "1", True],
+    "kappa": [1, 0.5, math.nan, "2"],
+    "reset_theta": [0, 1, "true"],
+    "importance": ["Softmax", 0],
+    "edge_transform": ["atan", None],
+    "tan_clamp": [0, 1.571, -1.5, None],
+    "channel_ratio": [0, 1.01, "1/4"],
+    "min_channels": [0, 16.0],
+    "partial_channels": [0, -4, 4.0],
+    "output_nodes": [0, 5, "4"],
+    "norm": ["instance", None],
+    "residual": ["rezero", False],
+    "weights_lr": [0, -0.1, math.nan, None],
+    "weights_lr_min": [-1e-4, "0"],
+    "annealing_power": [0.99, None],
+    "architecture_lr": [0, -1, math.inf],
+    "architecture_betas": [(0.9,), (0.9, 1.0), (-0.1, 0.9), 0.9, [0.9, "0.999"], None],
+    "architecture_weight_decay": [-0.1, None],
+    "finetune_optimizer": ["adamw", None],
+    "finetune_lr": [0, math.nan],
+    "finetune_schedule": ["cosine", None],
+    "seed": [-1, 0.0, None, "0"],
+    "patient_pattern": ["(", 3, ""],
+    "backbone_trainer": [3, ""],
+    "backbone_plans": [3, ""],
+    "backbone_checkpoint": [3, ""],
+    "genotype": [3, ""],
+    "allow_leakage": [0, "false", None],
+}
+
+KEYS = [field.name for field in dataclasses.fields(Settings)]
+BAD_VALUES = [(key, value) for key, values in IMPOSSIBLE.items() for value in values]
+
+
+def test_every_setting_of_the_method_exists_with_its_default():
+    assert dataclasses.asdict(Settings()) == DEFAULTS
+
+
+def test_the_tables_of_this_file_know_every_setting():
+    assert set(OTHERS) == set(IMPOSSIBLE) == set(KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_takes_another_value_and_keeps_it_through_json(key):
+    settings = Settings.from_mapping({key: OTHERS[key]})
+    assert getattr(settings, key) != DEFAULTS[key]
+    document = json.loads(json.dumps(settings.to_mapping(), allow_nan=False))
+    assert document[key] == OTHERS[key]
+    assert Settings.from_mapping(document) == settings
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_VALUES)
+def test_an_impossible_value_is_refused_by_name(key, value):
+    shown = re.escape(repr(value))
+    with pytest.raises(ValueError, match=f"^setting '{key}' must be .+; got {shown}"):
+        Settings.from_mapping({key: value})
+
+
+def test_integers_become_floats_and_lists_become_tuples():
+    settings = Settings(theta=1, architecture_betas=[0, 0.5])
+    assert (settings.theta, type(settings.theta)) == (1.0, float)
+    assert settings.architecture_betas == (0.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_channels": 4, "partial_channels": 8}, "min_channels=4, partial_channels=8"),
+        ({"weights_lr": 1e-5}, "weights_lr_min=0.0001, weights_lr=1e-05"),
+        ({"search_epochs": 15}, "search_epochs=15, warmup_epochs=15"),
+    ],
+)
+def test_values_that_exclude_each_other_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+def test_an_unknown_setting_is_refused_with_the_closest_known_one():
+    with pytest.raises(ValueError, match="'warm_up_epochs'; did you mean 'warmup_epochs'"):
+        Settings.from_mapping({"warm_up_epochs": 3})
+
+
+def test_an_unknown_setting_like_no_other_is_refused_with_all_that_exist():
+    with pytest.raises(ValueError, match=r"'xyz'; allowed are preset, warmup_epochs, .*leakage$"):
+        Settings.from_mapping({"xyz": 3})
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError, match="seed"):
+        Settings().seed = 1
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("literal", Stability(checks=1, theta=1.0, kappa=2.0, reset=False)),
+        ("paper", Stability(checks=6, theta=1.0, kappa=2.0, reset=False)),
+        # 3e-4 (1e-3 x 250)^2 = 3e-4 / 16
+        ("adaptive", Stability(checks=1, theta=1.875e-5, kappa=2.0, reset=True)),
+    ],
+)
+def test_a_preset_decides_the_stability_test(preset, expected):
+    stability = Settings(preset=preset).stability
+    assert dataclasses.replace(stability, theta=pytest.approx(stability.theta)) == expected
+
+
+@pytest.mark.parametrize(("lr", "iterations"), [(3e-4, 250), (1e-3, 20), (2e-3, 1000)])
+def test_adaptive_theta_follows_the_reach_of_alpha_in_an_epoch(lr, iterations):
+    settings = Settings(preset="adaptive", architecture_lr=lr, iterations_per_epoch=iterations)
+    assert settings.stability.theta == pytest.approx(3e-4 * (lr * iterations) ** 2)
+
+
+@pytest.mark.parametrize("preset", ["literal", "paper", "adaptive"])
+def test_a_setting_goes_before_its_preset(preset):
+    settings = Settings(preset=preset, stable_checks=3, theta=0.2, kappa=4, reset_theta=False)
+    assert settings.stability == Stability(checks=3, theta=0.2, kappa=4.0, reset=False)
+    assert (
+        Settings(preset=preset, kappa=9).stability.theta == Settings(preset=preset).stability.theta
+    )
+
+
+@pytest.mark.parametrize("preset", ["literal", "paper", "adaptive"])
+def test_resolved_settings_spell_the_stability_test_out(preset):
+    settings = Settings(preset=preset)
+    resolved = settings.resolved()
+    assert resolved.stability == settings.stability
+    assert resolved.stable_checks == settings.stability.checks
+    assert resolved.theta == settings.stability.theta
+    assert resolved.kappa == settings.stability.kappa
+    assert resolved.reset_theta is settings.stability.reset
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"search_epochs": 51}, {"preset": "literal", "search_epochs": 21}, {"stable_checks": 30}],
+)
+def test_a_search_with_time_for_six_prunes_is_prunable(values):
+    Settings(**values).require_prunable()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"search_epochs": 50}, "= 36 epochs .* leaves 35: set search_epochs to 51"),
+        ({"preset": "literal", "search_epochs": 20}, "= 6 epochs .* leaves 5: .* to 21 or"),
+        ({"stable_checks": 31}, "= 186 epochs .* leaves 185: set search_epochs to 201"),
+    ],
+)
+def test_a_search_too_short_for_six_prunes_is_refused_with_the_length_it_needs(values, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**values).require_prunable()
+
+
+def test_structural_settings_exist():
+    assert set(STRUCTURAL) <= set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("seed=3", ("seed", 3)),
+        ("theta=1", ("theta", 1.0)),
+        ("theta=1e-5", ("theta", 1e-5)),
+        ("theta=null", ("theta", None)),
+        ("reset_theta=True", ("reset_theta", True)),
+        ("allow_leakage=false", ("allow_leakage", False)),
+        ("stable_checks=None", ("stable_checks", None)),
+        ("architecture_betas=[0.5, 0.9]", ("architecture_betas", (0.5, 0.9))),
+        ("preset=literal", ("preset", "literal")),
+        ("genotype=null", ("genotype", None)),
+        ("genotype=7", ("genotype", "7")),
+        ("patient_pattern=^a=b", ("patient_pattern", "^a=b")),
+    ],
+)
+def test_an_assignment_is_read_as_the_type_of_its_setting(assignment, expected):
+    key, value = parse_assignment(assignment)
+    assert (key, value, type(value)) == (*expected, type(expected[1]))
+    assert getattr(Settings(**{key: value}), key) == value
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed", "form key=value; got 'seed'"),
+        ("sed=3", "unknown setting 'sed'; did you mean 'seed'"),
+        ("seed=three", r"setting 'seed' must be an integer; got 'three' \(str\)"),
+        ("seed=3.0", r"setting 'seed' must be an integer; got 3\.0 \(float\)"),
+        ("theta=NaN", r"setting 'theta' must be a finite number; got nan"),
+        ("allow_leakage=yes", "setting 'allow_leakage' must be true or false; got 'yes'"),
+        ("architecture_betas=0.9", "'architecture_betas' must be a list of two numbers; got 0.9"),
+    ],
+)
+def test_an_assignment_that_cannot_be_read_is_refused(assignment, message):
+    with pytest.raises(ValueError, match=message):
+        parse_assignment(assignment)

@@ -1,0 +1,141 @@
+import pytest
+
+import nnunet_iac
+from nnunet_iac.analysis import demo_report
+from nnunet_iac.cli import main
+from nnunet_iac.host import demo, doctor
+from nnunet_iac.host.trainer_lookup import trainers_dir
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.folder import RunFolder
+
+PLANS = {
+    "plans_name": "nnUNetPlans",
+    "configurations": {"2d": {"data_identifier": "nnUNetPlans_2d"}},
+}
+
+
+@pytest.fixture
+def preprocessed(tmp_path, monkeypatch):
+    folder = tmp_path / "Dataset004_Hippocampus"
+    write_json(folder / "nnUNetPlans.json", PLANS)
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    return folder
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"{nnunet_iac.__version__}\n"
+
+
+def test_without_a_verb_the_usage_lists_them_all(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    usage = capsys.readouterr().out
+    for verb in ("demo", "plan", "show", "doctor", "trainers-dir"):
+        assert f"\n    {verb}" in usage
+
+
+def test_trainers_dir_prints_nothing_but_the_folder(capsys):
+    assert main(["trainers-dir"]) == 0
+    assert capsys.readouterr().out == f"{trainers_dir()}\n"
+
+
+def test_plan_takes_settings_from_every_set_and_names_the_next_command(preprocessed, capsys):
+    words = ["plan", "-d", "4", "-c", "2d", "-o", "Mine", "--set", "seed=3", "preset=adaptive"]
+    words += ["--set", "residual=zero"]
+    assert main(words) == 0
+    section = read_json(preprocessed / "Mine.json")["configurations"]["2d"]["iac"]
+    assert section == {"seed": 3, "preset": "adaptive", "residual": "zero"}
+    first = capsys.readouterr().out
+    assert f"wrote {preprocessed / 'Mine.json'}" in first
+    assert "nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p Mine" in first
+    assert main(words) == 0
+    assert f"unchanged: {preprocessed / 'Mine.json'}" in capsys.readouterr().out
+
+
+def test_plan_starts_from_the_plans_it_is_given(preprocessed):
+    assert main(["plan", "-d", "4", "-c", "2d", "-o", "First", "--set", "seed=3"]) == 0
+    assert main(["plan", "-d", "4", "-c", "2d", "-p", "First", "-o", "Second"]) == 0
+    assert read_json(preprocessed / "Second.json")["source_plans"] == "First"
+
+
+def test_show_prints_a_cell_and_draws_it_only_where_asked(tmp_path, random_genotype, capsys):
+    genotype = random_genotype(0)
+    run = RunFolder.of_fold(tmp_path / "fold_0")
+    run.write_genotype(genotype)
+    assert main(["show", str(tmp_path / "fold_0")]) == 0
+    assert capsys.readouterr().out == f"{genotype}\n"
+    assert main(["show", str(run.genotype_file), "-o", str(tmp_path / "cell.svg")]) == 0
+    assert "<svg" in (tmp_path / "cell.svg").read_text(encoding="utf-8")
+    assert str(tmp_path / "cell.svg") in capsys.readouterr().out
+
+
+def test_show_draws_svg_and_png_only(tmp_path, random_genotype, capsys):
+    run = RunFolder(tmp_path)
+    run.write_genotype(random_genotype(0))
+    assert main(["show", str(tmp_path), "-o", str(tmp_path / "cell.bmp")]) == 2
+    assert "cell.bmp" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("plan -d 4 -c 2d -o Mine --set tetha=1", "unknown setting 'tetha'"),
+        ("plan -d 4 -c 2d -o My__Plans", "'My__Plans'"),
+        ("plan -d 4 -c 2d -p Absent -o Mine", "-overwrite_plans_name Absent"),
+        ("show absent.json", "absent.json does not exist"),
+    ],
+)
+def test_an_error_is_one_message_without_a_traceback(preprocessed, capsys, words, message):
+    assert main(words.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(("ok", "status", "last"), [(True, 0, "all well"), (False, 1, "1 failed")])
+def test_the_doctors_status_is_one_if_anything_failed(monkeypatch, capsys, ok, status, last):
+    checks = [
+        doctor.Check("python", "3.11"),
+        doctor.Check("torch", "9.9", "" if ok else "pip install torch"),
+    ]
+    monkeypatch.setattr(doctor, "all_checks", lambda: iter(checks))
+    assert main(["doctor"]) == status
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == last
+    assert ("      mend: pip install torch" in lines) is not ok
+
+
+def test_demo_runs_on_the_given_device_and_reports_into_its_folder(monkeypatch, tmp_path, capsys):
+    calls = []
+
+    def run_demo(folder, device, report):
+        report("[1/6] a stage")
+        calls.append((folder, device))
+        return {"iac_dice": 0.8}
+
+    def write_demo_report(folder, summary):
+        calls.append((folder, summary))
+        return folder / "report" / "index.html"
+
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    monkeypatch.setattr(demo_report, "write_demo_report", write_demo_report)
+    assert main(["demo", "-o", str(tmp_path), "-device", "cpu"]) == 0
+    assert calls == [(tmp_path, "cpu"), (tmp_path, {"iac_dice": 0.8})]
+    printed = capsys.readouterr().out
+    assert "[1/6] a stage" in printed
+    assert str(tmp_path / "report" / "index.html") in printed
+
+
+def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
+    def broken():
+        raise KeyError("a fault of ours")
+
+    monkeypatch.setattr(doctor, "all_checks", broken)
+    with pytest.raises(KeyError, match="a fault of ours"):
+        main(["doctor"])

@@ -1,0 +1,41 @@
+"""What import-linter cannot see: what an import really loads."""
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnunet_iac
+
+
+def _modules(package: str) -> list[str]:
+    folder = Path(nnunet_iac.__file__).parent / package
+    return [f"nnunet_iac.{package}.{module.name}" for module in pkgutil.iter_modules([str(folder)])]
+
+
+def _loaded_by(statement: str) -> list[str]:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize("package", ["search", "nn", "runs", "analysis"])
+def test_no_module_of_these_packages_loads_nnunet(package):
+    loaded = _loaded_by(f"import {', '.join(_modules(package))}")
+    assert f"nnunet_iac.{package}" in loaded
+    assert "nnunetv2" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import nnunet_iac.cli", {"nnunetv2", "torch", "matplotlib"}),
+        ("from nnunet_iac.cli import main; main(['trainers-dir'])", {"nnunetv2", "torch"}),
+        ("import nnunet_iac.runs.genotype_source", {"nnunetv2", "matplotlib"}),
+        ("import nnunet_iac.host.doctor", {"nnunetv2", "torch"}),
+    ],
+)
+def test_the_command_loads_no_more_than_a_verb_needs(statement, absent):
+    assert absent.isdisjoint(_loaded_by(statement))

@@ -1,0 +1,379 @@
+"""The trainers in nnU-Net's hooks, made by its own look-up on real data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_iac.host.trainer_lookup import trainers_dir
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.search.patients import patient_of
+from nnunet_iac.training import trainers, variants
+from nnunet_iac.training.iac_trainer import IACTrainer
+from nnunet_iac.training.phases import Phase
+
+LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
+FULL = "nnUNetTrainerIAC_1warmup6search2finetune"
+DISCRETE = "nnUNetTrainerIACDiscrete_2finetune"
+
+Make = Callable[..., Any]
+
+
+class _Killed(Exception):
+    """Stands for a process that ends between two epochs."""
+
+
+def _run_until(trainer: Any, epochs: int) -> None:
+    """Train until `epochs` epochs are complete and saved, then stop."""
+    end_epoch = trainer.on_epoch_end
+
+    def on_epoch_end() -> None:
+        end_epoch()
+        if trainer.current_epoch == epochs:
+            raise _Killed
+
+    trainer.on_epoch_end = on_epoch_end
+    with pytest.raises(_Killed):
+        trainer.run_training()
+
+
+def _optimised(trainer: Any) -> list[torch.nn.Parameter]:
+    optimizers = [trainer.optimizer, trainer.architecture_optimizer]
+    groups = [o.param_groups for o in optimizers if o is not None]
+    return [parameter for group in groups for part in group for parameter in part["params"]]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "phase"),
+    [(1, Phase.SEARCH), (3, Phase.SEARCH), (7, Phase.FINETUNE), (8, Phase.FINETUNE)],
+)
+def test_after_resuming_the_optimisers_hold_exactly_the_trainable_parameters_and_all_move(
+    make_trainer: Make, epochs: int, phase: Phase
+) -> None:
+    _run_until(make_trainer(LTH), epochs)
+    resumed = make_trainer(LTH, resume=True)
+    assert resumed.phases.phase is phase
+    assert resumed.current_epoch == epochs
+    trainable = [p for p in resumed.network.parameters() if p.requires_grad]
+    assert {id(p) for p in _optimised(resumed)} == {id(p) for p in trainable}
+    before = [p.detach().clone() for p in trainable]
+    resumed.on_train_start()
+    resumed.on_epoch_start()
+    resumed.on_train_epoch_start()
+    for _ in range(3):
+        resumed.train_step(next(resumed.dataloader_train))
+    moved = [not torch.equal(old, new) for old, new in zip(before, trainable, strict=True)]
+    assert all(moved)
+
+
+def test_in_the_warm_up_the_architecture_is_neither_trainable_nor_optimised(
+    make_trainer: Make,
+) -> None:
+    trainer = make_trainer(LTH)
+    trainer.initialize()
+    assert not trainer.network.alpha.requires_grad
+    assert not trainer.network.beta.requires_grad
+    trainable = {id(p) for p in trainer.network.parameters() if p.requires_grad}
+    assert {id(p) for p in _optimised(trainer)} == trainable
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
+    make_trainer: Make, in_process: Any
+) -> None:
+    whole = make_trainer(LTH)
+    whole.run_training()
+    kept = {k: v.clone() for k, v in whole.network.state_dict().items()}
+    events = whole.phases.state.events
+    broken = make_trainer(LTH)
+    _run_until(broken, 4)
+    resumed = make_trainer(LTH, resume=True)
+    resumed.run_training()
+    assert resumed.phases.state.events == events
+    for name, tensor in resumed.network.state_dict().items():
+        assert torch.equal(tensor, kept[name]), name
+
+
+def test_best_belongs_to_finetuning_with_the_running_dice_restarted_there(
+    make_trainer: Make,
+) -> None:
+    trainer = make_trainer(LTH)
+    _run_until(trainer, 7)
+    folder = Path(trainer.output_folder)
+    assert not (folder / "checkpoint_best.pth").exists()
+    resumed = make_trainer(LTH, resume=True)
+    resumed.run_training()
+    best = torch.load(folder / "checkpoint_best.pth", weights_only=False)
+    assert best["iac"]["phases"]["phase"] == "finetune"
+    log = resumed.logger.get_value
+    assert log("ema_fg_dice", step=7) == log("mean_fg_dice", step=7)
+
+
+def test_no_backbone_tensor_changes_and_none_has_a_gradient(make_trainer: Make) -> None:
+    trainer = make_trainer(LTH)
+    trainer.run_training()
+    record = trainer.phases.folder.read_backbone()
+    assert record.unchanged
+    backbone = [*trainer.network.encoder.parameters(), *trainer.network.decoder.parameters()]
+    assert all(p.grad is None for p in backbone)
+
+
+def test_the_full_search_draws_from_patient_wise_halves_of_the_training_cases(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans("grouped", patient_pattern="hippocampus_0..")
+    splits = read_json(in_process.preprocessed / "splits_final.json")
+    trainer = make_trainer(FULL)
+    trainer.on_train_start()
+    loader = trainer.dataloader_train
+    sides = [
+        set(part.data_loader.indices if hasattr(part, "data_loader") else part.indices)
+        for part in (loader.train_search, loader.val_search)
+    ]
+    assert sides[0] | sides[1] == set(splits[0]["train"])
+    assert not sides[0] & sides[1]
+    assert plans == "grouped"
+    assert {patient_of(c, None) for c in sides[0]}.isdisjoint(sides[1])
+
+
+def test_the_full_search_runs_all_phases_and_finetunes_on_all_training_cases(
+    make_trainer: Make,
+) -> None:
+    trainer = make_trainer(FULL)
+    trainer.run_training()
+    folder: RunFolder = trainer.phases.folder
+    assert folder.read_events() == ()
+    assert folder.read_genotype() == trainer.network.genotype
+    assert folder.read_backbone().unchanged
+    assert {n: p.epochs for n, p in folder.read_cost().phases.items()} == {
+        "warmup": 1,
+        "search": 6,
+        "finetune": 2,
+    }
+    assert len(trainer.dataloader_train.data_loader.indices) == 8
+
+
+def test_a_discrete_run_takes_its_genotype_from_another_runs_fold(
+    make_trainer: Make, in_process: Any
+) -> None:
+    searched = make_trainer(LTH)
+    searched.run_training()
+    source = str(Path(searched.output_folder)).replace("fold_0", "fold_{fold}")
+    plans = in_process.write_plans("given", genotype=source)
+    trainer = make_trainer(DISCRETE, plans)
+    trainer.run_training()
+    assert trainer.network.genotype == searched.network.genotype
+    assert trainer.phases.folder.read_backbone().unchanged
+
+
+def test_a_genotype_searched_on_another_fold_is_refused_unless_allowed(
+    make_trainer: Make, in_process: Any
+) -> None:
+    searched = make_trainer(LTH)
+    searched.run_training()
+    stock = torch.load(
+        in_process.model("nnUNetTrainer", "small") / "fold_0" / "checkpoint_final.pth",
+        weights_only=False,
+    )
+    stock["init_args"]["fold"] = 1
+    target = in_process.model("nnUNetTrainer", "small") / "fold_1" / "checkpoint_final.pth"
+    target.parent.mkdir()
+    torch.save(stock, target)
+    plans = in_process.write_plans("leaking", genotype=searched.output_folder)
+    with pytest.raises(ValueError, match="was searched on fold 0 and this is fold 1"):
+        make_trainer(DISCRETE, plans, fold=1).run_training()
+    plans = in_process.write_plans("allowed", genotype=searched.output_folder, allow_leakage=True)
+    make_trainer(DISCRETE, plans, fold=1).on_train_start()
+
+
+def test_a_discrete_run_without_a_genotype_is_refused_before_anything_is_written(
+    make_trainer: Make, in_process: Any
+) -> None:
+    with pytest.raises(ValueError, match="nnUNetTrainerIACDiscrete needs the setting genotype"):
+        make_trainer("nnUNetTrainerIACDiscrete")
+    assert not in_process.model("nnUNetTrainerIACDiscrete", "small").exists()
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ('{"format": "nnunet-iac genotype", "version": 2, "edges": []}', "version 2"),
+        ("{", "must be a JSON file"),
+    ],
+)
+def test_an_invalid_genotype_file_is_refused(
+    make_trainer: Make, in_process: Any, document: str, message: str
+) -> None:
+    path = in_process.path / "genotype.json"
+    path.write_text(document)
+    plans = in_process.write_plans("invalid", genotype=str(path))
+    with pytest.raises(ValueError, match=message):
+        make_trainer(DISCRETE, plans).run_training()
+
+
+def test_a_search_too_short_to_prune_six_operations_is_refused(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans("short", search_epochs=20)
+    with pytest.raises(ValueError, match="set search_epochs to 51 or more"):
+        make_trainer("nnUNetTrainerIACLTH", plans)
+    make_trainer("nnUNetTrainerIAC", plans)
+
+
+def test_a_setting_that_the_trainer_fixes_is_ignored_with_a_warning(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans("fixed", finetune_epochs=100)
+    trainer = make_trainer(LTH, plans)
+    assert trainer.settings.finetune_epochs == 2
+    assert "finetune_epochs=100 of the plans is ignored" in Path(trainer.log_file).read_text()
+
+
+def test_an_unknown_setting_in_the_plans_is_refused(make_trainer: Make, in_process: Any) -> None:
+    plans = in_process.write_plans("unknown", finetune_epoch=1)
+    with pytest.raises(ValueError, match="unknown setting 'finetune_epoch'; did you mean"):
+        make_trainer(LTH, plans)
+
+
+def test_a_missing_backbone_is_refused_with_the_command_that_trains_it(make_trainer: Make) -> None:
+    with pytest.raises(FileNotFoundError, match="nnUNetv2_train 4 2d 1 -p small"):
+        make_trainer(LTH, fold=1).run_training()
+
+
+def test_a_backbone_with_another_number_of_classes_is_refused(
+    make_trainer: Make, in_process: Any
+) -> None:
+    path = in_process.model("nnUNetTrainer", "small") / "fold_0" / "checkpoint_final.pth"
+    stock = torch.load(path, weights_only=False)
+    head = stock["network_weights"]["decoder.seg_layers.0.weight"]
+    stock["network_weights"]["decoder.seg_layers.0.weight"] = head[:2]
+    torch.save(stock, path)
+    with pytest.raises(ValueError, match=r"seg_layers\.0\.weight is \(3, .* and \(2, "):
+        make_trainer(LTH).run_training()
+
+
+def test_a_backbone_of_another_fold_is_refused_unless_allowed_and_then_recorded(
+    make_trainer: Make, in_process: Any
+) -> None:
+    path = in_process.model("nnUNetTrainer", "small") / "fold_0" / "checkpoint_final.pth"
+    plans = in_process.write_plans("foreign", backbone_checkpoint=str(path))
+    with pytest.raises(ValueError, match="was trained on fold 0"):
+        make_trainer(LTH, plans, fold=1).run_training()
+    plans = in_process.write_plans("shown", backbone_checkpoint=str(path), allow_leakage=True)
+    trainer = make_trainer(LTH, plans, fold=1)
+    trainer.on_train_start()
+    leakage = trainer.phases.folder.read_backbone().leakage
+    assert leakage is not None
+    assert "fold 0" in leakage
+    assert trainer.phases.folder.read_settings().allow_leakage
+
+
+def test_folds_of_one_model_must_share_their_structure(make_trainer: Make, in_process: Any) -> None:
+    plans = in_process.write_plans("shared")
+    sibling = in_process.model(LTH, plans) / "fold_3"
+    sibling.mkdir(parents=True)
+    (sibling / "checkpoint_final.pth").touch()
+    other = read_json(in_process.preprocessed / f"{plans}.json")
+    other["configurations"]["2d"]["iac"]["channel_ratio"] = 0.5
+    write_json(sibling.parent / "plans.json", other)
+    with pytest.raises(ValueError, match=r"channel_ratio is 0\.25 here and 0\.5 in fold_3"):
+        make_trainer(LTH, plans).run_training()
+    assert read_json(sibling.parent / "plans.json") == other
+
+
+def test_a_patient_on_both_sides_of_the_split_is_refused(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans("patients", patient_pattern="hippocampus")
+    with pytest.raises(ValueError, match="fold 0 has hippocampus on both"):
+        make_trainer(LTH, plans).run_training()
+
+
+def test_missing_preprocessed_data_is_an_error_with_the_command_that_makes_it(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = read_json(in_process.preprocessed / "small.json")
+    plans["plans_name"] = "elsewhere"
+    plans["configurations"]["2d"]["data_identifier"] = "elsewhere_2d"
+    write_json(in_process.preprocessed / "elsewhere.json", plans)
+    with pytest.raises(FileNotFoundError, match="nnUNetv2_preprocess -d 4 -plans_name elsewhere"):
+        make_trainer(LTH, "elsewhere").run_training()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_stages": 2}, "at least 3 stages"),
+        ({"class": "ResidualEncoderUNet"}, "describe a ResidualEncoderUNet"),
+    ],
+)
+def test_networks_the_surgery_does_not_know_are_refused(
+    make_trainer: Make, in_process: Any, change: dict[str, Any], message: str
+) -> None:
+    plans = read_json(in_process.preprocessed / "small.json")
+    plans["plans_name"] = "strange"
+    architecture = plans["configurations"]["2d"]["architecture"]
+    keywords = architecture["arch_kwargs"]
+    if "n_stages" in change:
+        keywords["n_stages"] = 2
+        for key in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage"):
+            keywords[key] = keywords[key][:2]
+        keywords["n_conv_per_stage_decoder"] = keywords["n_conv_per_stage_decoder"][:1]
+    else:
+        architecture["network_class_name"] = (
+            "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+        )
+        keywords["n_blocks_per_stage"] = keywords.pop("n_conv_per_stage")
+    write_json(in_process.preprocessed / "strange.json", plans)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(LTH, "strange").initialize()
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(make_trainer: Make) -> None:
+    trainer = make_trainer(LTH)
+    _run_until(trainer, 2)
+    checkpoint = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    before = checkpoint.read_bytes()
+    resumed = make_trainer(LTH, resume=True)
+    resumed.loss = lambda output, target: output[0].sum() * torch.nan
+    with pytest.raises(RuntimeError, match="it is nan in epoch 2"):
+        resumed.run_training()
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_run_is_not_continued_with_other_settings(make_trainer: Make, in_process: Any) -> None:
+    plans = in_process.write_plans("steady", seed=1)
+    _run_until(make_trainer(LTH, plans), 2)
+    in_process.write_plans("steady", seed=2)
+    with pytest.raises(ValueError, match="seed is 2 in the plans and 1 in"):
+        make_trainer(LTH, plans, resume=True)
+
+
+ALL = [
+    value
+    for module in (trainers, variants)
+    for value in vars(module).values()
+    if isinstance(value, type) and issubclass(value, IACTrainer) and value is not IACTrainer
+]
+
+
+@pytest.mark.parametrize("trainer", ALL, ids=lambda trainer: trainer.__name__)
+def test_every_trainer_is_exported_and_its_variants_compose(trainer: type[IACTrainer]) -> None:
+    exported = "".join(path.read_text() for path in trainers_dir().glob("*.py"))
+    assert f'"{trainer.__name__}"' in exported
+    for toggle in ("NoDA", "DA5", "NoMirroring"):
+        assert (toggle in trainer.__name__) == any(
+            base.__name__ == f"nnUNetTrainer{toggle}" for base in trainer.__mro__
+        )
+        if toggle in trainer.__name__:
+            assert trainer.sibling_trainer == f"nnUNetTrainer{toggle}"
+    if trainer.overrides:
+        from nnunet_iac.search.settings import Settings
+
+        settings = Settings(**{"genotype": "given.json", **trainer.overrides})
+        trainer.check_settings(settings)
+        for word, key in (("warmup", "warmup_epochs"), ("finetune", "finetune_epochs")):
+            if word in trainer.__name__:
+                assert f"{getattr(settings, key)}{word}" in trainer.__name__
