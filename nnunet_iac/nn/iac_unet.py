@@ -69,6 +69,7 @@ class IACUNet(ImplantedUNet):
 
     def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
         """Remove the operations outside `active` from all levels."""
+        assert not (active & ~self.active).any(), "a deleted operation cannot become active"
         self.active.copy_(active)
         for cell in self.cells():
             cell.prune(active)
@@ -106,8 +107,10 @@ class IACUNet(ImplantedUNet):
         self.beta.requires_grad_(True)
 
     def _implant(self, cells: Any) -> None:
-        implants = nn.ModuleList(self._gated(cell) for cell in cells)
-        self.implants = implants.to(self.alpha.device, self.alpha.dtype).train(self.training)
+        # nnU-Net's predictor loads weights in inference mode, whose tensors could not be trained.
+        with torch.inference_mode(False):
+            implants = nn.ModuleList(self._gated(cell) for cell in cells)
+            self.implants = implants.to(self.alpha.device, self.alpha.dtype).train(self.training)
 
     def _gated(self, cell: Cell) -> nn.Module:
         return ZeroGated(cell) if self.settings.residual == "zero" else cell

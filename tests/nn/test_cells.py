@@ -5,8 +5,8 @@ The reference implementations below use torch.nn.functional and nothing of the p
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from nnunet_iac.nn.cell import (
     CellShape,
@@ -77,7 +77,7 @@ def reference_norm(x, weight=None, bias=None):
 
 
 def reference_conv(x, weight, bias=None, dilation=1, groups=1):
-    convolution = F.conv2d if x.ndim == 4 else F.conv3d
+    convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
     padding = dilation * (weight.shape[-1] // 2)
     return convolution(x, weight, bias, padding=padding, dilation=dilation, groups=groups)
 
@@ -90,7 +90,7 @@ def reference_avg_pool(x):
 
 
 def reference_separable_conv(x, state, prefix, dilation):
-    x = reference_conv(F.relu(x), state[f"{prefix}1.weight"], None, dilation, x.shape[1])
+    x = reference_conv(functional.relu(x), state[f"{prefix}1.weight"], None, dilation, x.shape[1])
     x = reference_conv(x, state[f"{prefix}2.weight"])
     return reference_norm(x, state.get(f"{prefix}3.weight"), state.get(f"{prefix}3.bias"))
 
@@ -99,7 +99,7 @@ def reference_operation(name, x, state, prefix, pool_norm):
     if name == "identity":
         return x
     if name in ("max_pool_3x3", "avg_pool_3x3"):
-        max_pool = F.max_pool2d if x.ndim == 4 else F.max_pool3d
+        max_pool = functional.max_pool2d if x.ndim == 4 else functional.max_pool3d
         x = max_pool(x, 3, 1, 1) if name == "max_pool_3x3" else reference_avg_pool(x)
         return reference_norm(x) if pool_norm else x
     if name in ("sep_conv_3x3", "sep_conv_5x5"):
@@ -113,7 +113,7 @@ def reference_cell(cell, skip, up, edge_output):
     state = cell.state_dict()
     nodes = []
     for index, x in enumerate((skip, up)):
-        x = reference_conv(F.relu(x), state[f"projections.{index}.1.weight"])
+        x = reference_conv(functional.relu(x), state[f"projections.{index}.1.weight"])
         weight, bias = (state.get(f"projections.{index}.2.{name}") for name in ("weight", "bias"))
         nodes.append(reference_norm(x, weight, bias))
     for node in INTERMEDIATE_NODES:
