@@ -13,7 +13,7 @@ CAP = 0.5
 def operation_weights(
     alpha: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
 ) -> Float[Tensor, "edges operations"]:
-    """Return phi, the softmax of `alpha` over each edge's active operations (paper; DARTS, Liu et al. 2019).
+    """Return phi, the softmax of `alpha` over an edge's active operations (DARTS, Liu et al. 2019).
 
     A pruned operation weighs exactly zero; the only active one of an edge weighs exactly one.
     """

@@ -33,6 +33,11 @@ class RetrofitTrainer(nnUNetTrainer):
     sibling_trainer: ClassVar[str] = "nnUNetTrainer"
     """The trainer whose checkpoint is the backbone unless the settings name another."""
 
+    network: Any
+    dataloader_train: Any
+    dataloader_val: Any
+    _best_ema: float | None
+
     overrides: ClassVar[Mapping[str, Any]] = {}
     """Settings that this class fixes, whatever the plans say."""
 

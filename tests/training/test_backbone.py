@@ -66,7 +66,7 @@ def test_a_foreign_backbone_is_named_by_its_first_differing_key_and_shapes() -> 
     found = {"a": torch.zeros(2), "head": torch.zeros(5, 4)}
     with pytest.raises(ValueError, match=r"head is \(3, 4\) by the plans and \(5, 4\) in file"):
         require_same_network(found, wanted, Path("file"))
-    with pytest.raises(ValueError, match="head is .* and absent in file"):
+    with pytest.raises(ValueError, match=r"head is .* and absent in file"):
         require_same_network({"a": torch.zeros(2)}, wanted, Path("file"))
     with pytest.raises(ValueError, match="more is absent by the plans"):
         require_same_network({**wanted, "more": torch.zeros(1)}, wanted, Path("file"))
@@ -103,7 +103,7 @@ def test_a_leaking_backbone_is_refused_unless_allowed(tmp_path: Path) -> None:
     weights = {"network_weights": network.state_dict(), "init_args": _init(3), "trainer_name": "T"}
     torch.save(weights, path)
     splits = tmp_path / "splits_final.json"
-    with pytest.raises(ValueError, match="was trained on fold 3.*set allow_leakage=true"):
+    with pytest.raises(ValueError, match=r"was trained on fold 3.*set allow_leakage=true"):
         read_backbone(path, network, FOLD, Settings(), splits)
     allowed = read_backbone(path, network, FOLD, Settings(allow_leakage=True), splits)
     assert allowed.leakage is not None

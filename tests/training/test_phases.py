@@ -113,9 +113,7 @@ def test_a_given_genotype_is_finetuned_without_a_search(
 ) -> None:
     codes = [0, 1, 2, 3, -1, 4, 5, -1, -1, 6, 0, -1, -1, -1]
     genotype = Genotype.from_codes(codes)
-    phases, network, _ = _start(
-        tmp_path / "iac", tiny_unet(2), IAC_DISCRETE, genotype
-    )
+    phases, network, _ = _start(tmp_path / "iac", tiny_unet(2), IAC_DISCRETE, genotype)
     assert phases.phase is Phase.FINETUNE
     assert phases.num_epochs == LITERAL["finetune_epochs"]
     assert network.genotype == genotype
@@ -170,9 +168,7 @@ def test_a_changed_backbone_is_an_error_and_is_recorded(
 
 def test_a_collapsed_genotype_is_reported(tmp_path: Path, tiny_unet: TinyUNet) -> None:
     codes = [0, 0, 1, 1, -1, 2, 2, -1, -1, 3, 0, -1, -1, -1]
-    _, _, log = _start(
-        tmp_path / "iac", tiny_unet(2), IAC_DISCRETE, Genotype.from_codes(codes)
-    )
+    _, _, log = _start(tmp_path / "iac", tiny_unet(2), IAC_DISCRETE, Genotype.from_codes(codes))
     assert any("88% of the cell's operations have no parameters" in line for line in log)
 
 

@@ -22,7 +22,7 @@ DISCRETE = "nnUNetTrainerIACDiscrete_2finetune"
 Make = Callable[..., Any]
 
 
-class _Killed(Exception):
+class _KilledError(Exception):
     """Stands for a process that ends between two epochs."""
 
 
@@ -33,10 +33,10 @@ def _run_until(trainer: Any, epochs: int) -> None:
     def on_epoch_end() -> None:
         end_epoch()
         if trainer.current_epoch == epochs:
-            raise _Killed
+            raise _KilledError
 
     trainer.on_epoch_end = on_epoch_end
-    with pytest.raises(_Killed):
+    with pytest.raises(_KilledError):
         trainer.run_training()
 
 
