@@ -1,6 +1,5 @@
 """The main job on the embedded data, through the commands a user types."""
 
-import json
 import os
 import re
 import shutil
@@ -31,13 +30,13 @@ CONTINUE_TRAINER = "nnUNetTrainerContinue"
 FILE_ENDING = ".nii.gz"
 
 FEATURES_PER_STAGE = (16, 32, 64, 128)
-BATCH_SIZE = 12
+BATCH_SIZE = 8
 SETTINGS: Mapping[str, Any] = {
     "preset": "adaptive",
     "warmup_epochs": 3,
     "search_epochs": 100,
-    "finetune_epochs": 40,
-    "iterations_per_epoch": 10,
+    "finetune_epochs": 100,
+    "iterations_per_epoch": 8,
     "val_iterations_per_epoch": 1,
     "backbone_trainer": BACKBONE_TRAINER,
 }
@@ -281,5 +280,10 @@ def _summary(demo: Demo) -> dict[str, Any]:
         "predictions": {
             method: str(demo.predictions(method).relative_to(demo.folder)) for method in dice
         },
-        "hardware": json.dumps(cost.hardware),
+        "hardware": _hardware(cost.hardware),
     }
+
+
+def _hardware(recorded: Mapping[str, Any]) -> str:
+    processor = f"{recorded['processor']}, {recorded['cores']} cores"
+    return f"{recorded['gpu']} with {processor}" if recorded["gpu"] else processor

@@ -1,0 +1,184 @@
+"""Whole runs through the stock nnU-Net commands, on the embedded data."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import Trajectory
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.training.backbone import tensors_hash
+
+pytestmark = pytest.mark.slow
+
+LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
+NODA = "nnUNetTrainerIACLTHNoDA_1warmup6search2finetune"
+BACKBONE = {"backbone_trainer": "nnUNetTrainer_1epoch"}
+TEST_CASES = 2
+
+
+@pytest.fixture(scope="session")
+def images(workspace: Any) -> Path:
+    """A folder with a few test images."""
+    folder = workspace.path / "images"
+    folder.mkdir()
+    for image in sorted((workspace.path / "raw" / "Dataset004_Hippocampus" / "imagesTs").iterdir())[
+        :TEST_CASES
+    ]:
+        shutil.copy(image, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def searched(workspace: Any) -> Any:
+    """The workspace with two searched folds of one model; their cells differ, as a test checks."""
+    workspace.write_plans("runs", **BACKBONE)
+    for fold in (0, 1):
+        workspace.train(LTH, "runs", fold)
+    return workspace
+
+
+def _fold(workspace: Any, fold: int = 0) -> Path:
+    return workspace.model(LTH, "runs") / f"fold_{fold}"
+
+
+def _predict(workspace: Any, images: Path, output: Path, *flags: object) -> dict[str, np.ndarray]:
+    workers = ["-npp", 1, "-nps", 1, "-device", "cpu", "--disable_tta"]
+    names = ["-d", 4, "-c", "2d", "-tr", LTH, "-p", "runs"]
+    workspace.run("nnUNetv2_predict", "-i", images, "-o", output, *names, *flags, *workers)
+    return {
+        path.name: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        for path in sorted(output.glob("*.nii.gz"))
+    }
+
+
+def test_one_run_leaves_its_whole_record(searched: Any) -> None:
+    fold = _fold(searched)
+    run = RunFolder.of_fold(fold)
+    assert (fold / "validation" / "summary.json").is_file()
+    assert (fold / "progress.png").is_file()
+    settings, trajectory, cost = run.read_settings(), run.read_trajectory(), run.read_cost()
+    assert (settings.warmup_epochs, settings.search_epochs, settings.finetune_epochs) == (1, 7, 2)
+    assert isinstance(trajectory, Trajectory)
+    assert trajectory.alpha.shape == (7, 14, 7)
+    assert len(run.read_events()) == 14 * 6
+    assert {name: phase.epochs for name, phase in cost.phases.items()} == {
+        "warmup": 1,
+        "search": 6,
+        "finetune": 2,
+    }
+    assert set(cost.networks) == {"backbone", "supernet", "final"}
+    assert cost.networks["final"].parameters > cost.networks["backbone"].parameters
+    assert cost.peak_memory_bytes > 0
+    assert cost.versions["nnunetv2"]
+    assert run.read_ticket()
+    logs = "".join(path.read_text() for path in fold.glob("training_log_*.txt"))
+    assert str(run.read_genotype()) in logs
+    assert not list(fold.rglob(".*"))
+
+
+def test_the_backbone_is_bit_identical_to_its_checkpoint_and_scored_from_it(searched: Any) -> None:
+    record = RunFolder.of_fold(_fold(searched)).read_backbone()
+    checkpoint = torch.load(record.path, weights_only=False)
+    assert record.before == record.after == tensors_hash(checkpoint["network_weights"])
+    stock = json.loads((Path(record.path).parent / "validation" / "summary.json").read_text())
+    assert record.reference is not None
+    assert len(record.reference["per_case"]) == len(stock["metric_per_case"])
+    own = json.loads(
+        (_fold(searched) / "iac" / "reference" / "validation" / "summary.json").read_text()
+    )
+    assert own["foreground_mean"] == stock["foreground_mean"]
+
+
+def test_best_can_be_validated_and_predicted_with(
+    searched: Any, images: Path, tmp_path: Path
+) -> None:
+    searched.train(LTH, "runs", 0, "--val", "--val_best")
+    assert _predict(searched, images, tmp_path, "-f", 0, "-chk", "checkpoint_best.pth")
+
+
+def test_two_folds_with_different_cells_ensemble_and_survive_export_without_their_backbone(
+    searched: Any, images: Path, tmp_path: Path
+) -> None:
+    genotypes = [RunFolder.of_fold(_fold(searched, fold)).read_genotype() for fold in (0, 1)]
+    assert genotypes[0] != genotypes[1]
+    hidden = searched.model("nnUNetTrainer_1epoch", "small")
+    hidden.rename(tmp_path / "hidden")
+    try:
+        ensemble = _predict(searched, images, tmp_path / "both", "-f", 0, 1)
+        assert len(ensemble) == TEST_CASES
+        names = ["-d", 4, "-c", "2d", "-tr", LTH, "-p", "runs", "-f", 0, 1]
+        archive = tmp_path / "model.zip"
+        searched.run("nnUNetv2_export_model_to_zip", *names, "-o", archive)
+        elsewhere = {"nnUNet_results": str(tmp_path / "installed")}
+        (tmp_path / "installed").mkdir()
+        searched.run("nnUNetv2_install_pretrained_model_from_zip", archive, **elsewhere)
+        output = tmp_path / "installed_both"
+        searched.run(
+            *("nnUNetv2_predict", "-i", images, "-o", output, *names),
+            *("-npp", 1, "-nps", 1, "-device", "cpu", "--disable_tta"),
+            **elsewhere,
+        )
+        for name, labels in ensemble.items():
+            again = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(output / name)))
+            assert np.array_equal(labels, again)
+    finally:
+        (tmp_path / "hidden").rename(hidden)
+
+
+def test_a_finished_run_can_be_continued_and_validated_again(searched: Any) -> None:
+    before = _fold(searched) / "iac" / "genotype.json"
+    genotype = before.read_text()
+    searched.train(LTH, "runs", 0, "--c")
+    assert before.read_text() == genotype
+
+
+def test_the_variant_without_augmentation_asks_for_its_own_backbone(workspace: Any) -> None:
+    plans = workspace.write_plans("variant")
+    failed = workspace.command(
+        *("nnUNetv2_train", 4, "2d", 0, "-tr", NODA, "-p", plans, "-device", "cpu")
+    )
+    assert failed.returncode != 0
+    assert "nnUNetv2_train 4 2d 0 -tr nnUNetTrainerNoDA -p small" in failed.stderr
+
+
+def test_the_variant_without_augmentation_runs(workspace: Any) -> None:
+    plans = workspace.write_plans("without", **BACKBONE)
+    workspace.train(NODA, plans)
+    fold = workspace.model(NODA, plans) / "fold_0"
+    assert RunFolder.of_fold(fold).read_backbone().unchanged
+    final = torch.load(fold / "checkpoint_final.pth", weights_only=False)
+    assert final["inference_allowed_mirroring_axes"] is None
+
+
+def test_show_prints_the_same_cell_from_file_fold_and_checkpoint(
+    searched: Any, tmp_path: Path
+) -> None:
+    fold = _fold(searched)
+    picture = tmp_path / "cell.svg"
+    printed = [
+        searched.run("nnunet-iac", "show", path, "-o", picture)
+        for path in (fold, fold / "iac" / "genotype.json", fold / "checkpoint_final.pth")
+    ]
+    assert len({text.partition("drawn")[0] for text in printed}) == 1
+    assert str(RunFolder.of_fold(fold).read_genotype()) in printed[0]
+    assert picture.read_text().startswith("<?xml")
+
+
+def test_plan_writes_settings_that_a_run_obeys(workspace: Any) -> None:
+    before = (workspace.preprocessed / "small.json").read_text()
+    words = ["nnunet-iac", "plan", "-d", 4, "-c", "2d", "-p", "small", "-o", "planned"]
+    settings = ["--set", "seed=3", "residual=zero", "norm=batch", "backbone_plans=small"]
+    workspace.run(*words, *settings, "--set", "backbone_trainer=nnUNetTrainer_1epoch")
+    assert (workspace.preprocessed / "small.json").read_text() == before
+    workspace.train(LTH, "planned")
+    run = RunFolder.of_fold(workspace.model(LTH, "planned") / "fold_0")
+    found = run.read_settings()
+    assert (found.seed, found.residual, found.norm) == (3, "zero", "batch")
+    assert isinstance(run.read_genotype(), Genotype)
