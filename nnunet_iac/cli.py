@@ -89,14 +89,14 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.runs.genotype_source import find_genotype
+    from nnunet_iac.runs.genotype_source import find_genotype, find_output_nodes
 
     genotype = find_genotype(arguments.path)
     print(genotype)
     if arguments.o is not None:
         from nnunet_iac.runs.cell_picture import draw_cell
 
-        draw_cell(genotype, arguments.o)
+        draw_cell(genotype, arguments.o, find_output_nodes(arguments.path))
         print(f"drawn: {arguments.o}")
     return 0
 

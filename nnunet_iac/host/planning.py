@@ -10,6 +10,9 @@ from nnunet_iac.runs import plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.settings import parse_assignment
 
+PATHS = ("genotype", "backbone_checkpoint")
+"""Settings that are paths; a relative one means the folder the plans are made in."""
+
 
 def write_plans(
     dataset: str, configuration: str, source: str, name: str, assignments: Sequence[str]
@@ -30,6 +33,9 @@ def write_plans(
         RuntimeError: nnUNet_preprocessed is not set.
     """
     values = dict(parse_assignment(assignment) for assignment in assignments)
+    for key in PATHS:
+        if values.get(key) is not None:
+            values[key] = str(Path(values[key]).expanduser().absolute())
     plans.require_identifier(name)
     folder = _preprocessed_folder(dataset)
     source_file = folder / f"{source}.json"

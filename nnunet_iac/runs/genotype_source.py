@@ -6,6 +6,7 @@ import torch
 
 from nnunet_iac.runs.folder import RunFolder, read_genotype_file
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
+from nnunet_iac.search.settings import Settings
 
 CHECKPOINT_SUFFIX = ".pth"
 
@@ -29,6 +30,19 @@ def find_genotype(path: Path) -> Genotype:
     if path.suffix == CHECKPOINT_SUFFIX:
         return _genotype_of_checkpoint(path)
     return read_genotype_file(path)
+
+
+def find_output_nodes(path: Path) -> int:
+    """Return how many nodes the cell at `path` concatenates, where its run says; else the default.
+
+    Args:
+        path: as for `find_genotype`.
+    """
+    folder = path if path.is_dir() else path.parent
+    for run in (RunFolder.of_fold(folder), RunFolder(folder)):
+        if run.settings_file.is_file():
+            return run.read_settings().output_nodes
+    return Settings().output_nodes
 
 
 def _genotype_file(folder: Path) -> Path:

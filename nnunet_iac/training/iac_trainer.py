@@ -154,11 +154,11 @@ class IACTrainer(RetrofitTrainer):
         """
         if not (self.method.bilevel and self.phases.phase is not Phase.FINETUNE):
             return super().get_dataloaders()
-        pairs = []
-        for self._half in (0, 1):
-            pairs.append(super().get_dataloaders())
+        self._half = 0
+        train_search, validation = super().get_dataloaders()
+        self._half = 1
+        val_search, spare = super().get_dataloaders()
         self._half = None
-        (train_search, validation), (val_search, spare) = pairs
         finish(spare)
         return AlternatingLoader(train_search, val_search), validation
 
@@ -204,9 +204,13 @@ class IACTrainer(RetrofitTrainer):
         on_cuda = self.device.type == "cuda"
         with torch.autocast("cuda") if on_cuda else dummy_context():
             loss = self.loss(self.network(data), target)
-        if torch.isfinite(loss):
-            clipped = self.network.weights() if self.optimizer in optimizers else []
-            step(loss, optimizers, clipped, self.grad_scaler)
+        clipped = self.network.weights() if self.optimizer in optimizers else []
+        stepped = step(loss, optimizers, clipped, self.grad_scaler)
+        if not stepped and self.grad_scaler is None and torch.isfinite(loss):
+            raise RuntimeError(
+                f"gradients must be finite; one is not in epoch {self.current_epoch}. The last "
+                "checkpoint is kept: lower weights_lr or architecture_lr and continue with --c"
+            )
         return {"loss": loss.detach().cpu().numpy()}
 
     def on_epoch_end(self) -> None:
@@ -291,6 +295,12 @@ class IACTrainer(RetrofitTrainer):
         if not self.was_initialized:
             self.initialize()
         checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
+        if "iac" not in checkpoint:
+            raise ValueError(
+                f"a run must continue from its own checkpoint; {filename_or_checkpoint} was "
+                f"written by {checkpoint.get('trainer_name')} and knows no search: remove it, or "
+                "start anew without --c"
+            )
         run = checkpoint["iac"]
         self._require_same_settings(run["settings"], filename_or_checkpoint)
         self.network.load_state_dict(checkpoint["network_weights"])

@@ -85,8 +85,11 @@ def step(
     optimizers: Sequence[Optimizer],
     clipped: Sequence[nn.Parameter],
     grad_scaler: torch.amp.GradScaler | None,
-) -> None:
+) -> bool:
     """Run one backward pass and step every optimiser, or none if any gradient is not finite.
+
+    Returns whether they stepped. Without a scaler, whose overflow would explain it, a step left
+    out is a fault; with one it is not.
 
     With a scaler every optimiser is unscaled before the weights are clipped, and the scale is
     updated once; a scaled gradient of alpha would otherwise dominate the norm.
@@ -96,9 +99,6 @@ def step(
         optimizers: those to step.
         clipped: parameters whose joint gradient norm is limited.
         grad_scaler: None without mixed precision.
-
-    Raises:
-        RuntimeError: a non-finite gradient without a scaler, whose overflow would explain it.
     """
     if grad_scaler is None:
         loss.backward()
@@ -111,13 +111,9 @@ def step(
         torch.nn.utils.clip_grad_norm_(clipped, MAX_GRADIENT_NORM)
         for optimizer in optimizers:
             optimizer.step() if grad_scaler is None else grad_scaler.step(optimizer)
-    elif grad_scaler is None:
-        raise RuntimeError(
-            "gradients must be finite; one is not, and no mixed precision explains it: lower "
-            "weights_lr or architecture_lr and continue from the last checkpoint"
-        )
     if grad_scaler is not None:
         grad_scaler.update()
+    return finite
 
 
 def _finite_gradients(optimizer: Optimizer) -> bool:

@@ -101,3 +101,12 @@ def test_without_the_folder_of_preprocessed_data_the_variable_is_named(nnunet_fo
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(RuntimeError, match="nnUNet_preprocessed must name"):
         write_plans("4", "2d", "nnUNetPlans", "Mine", [])
+
+
+def test_a_relative_path_means_the_folder_the_plans_are_made_in(
+    preprocessed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path, _ = write_plans("4", "2d", "nnUNetPlans", "Mine", ["genotype=runs/fold_{fold}"])
+    section = json.loads(path.read_text())["configurations"]["2d"]["iac"]
+    assert section["genotype"] == str(tmp_path / "runs" / "fold_{fold}")

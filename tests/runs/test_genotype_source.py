@@ -3,7 +3,7 @@ import torch
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.genotype_source import find_genotype
+from nnunet_iac.runs.genotype_source import find_genotype, find_output_nodes
 from nnunet_iac.search.settings import Settings
 
 
@@ -80,3 +80,11 @@ def test_a_fold_whose_search_has_not_ended_and_a_missing_path_are_named(tmp_path
         find_genotype(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"gone\.json does not exist"):
         find_genotype(tmp_path / "gone.json")
+
+
+def test_the_number_of_output_nodes_is_the_runs_or_else_the_default(tmp_path):
+    run = RunFolder.of_fold(tmp_path / "fold_0")
+    run.write_settings(Settings(output_nodes=2))
+    for path in (run.genotype_file, run.path, tmp_path / "fold_0", tmp_path / "fold_0" / "x.pth"):
+        assert find_output_nodes(path) == 2
+    assert find_output_nodes(tmp_path / "genotype.json") == 4

@@ -268,8 +268,9 @@ def test_a_beta_that_is_not_finite_is_an_error_naming_edge_and_epoch():
         observation(3, beta=beta)
 
 
-def test_an_observation_is_a_copy_in_float64():
-    alpha = torch.nn.Parameter(torch.zeros(14, 7))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_observation_is_a_copy_in_float64(dtype):
+    alpha = torch.nn.Parameter(torch.zeros(14, 7, dtype=dtype))
     seen = observation(1, alpha)
     with torch.no_grad():
         alpha.fill_(1.0)
@@ -309,6 +310,8 @@ def test_two_sigma_holds_for_one_operation_at_most_and_that_is_the_least(values,
         # One below six equal ones lies sqrt(6) = 2.45 standard deviations below the mean.
         ([0, 0, 0, 0, 0, 0, -9.0], "two-sigma"),
         ([0, 0, 0, 0, 0, 0, -0.1], "two-sigma"),
+        # 2.09 population standard deviations below, which are 1.93 of a sample's.
+        ([0.4, 0.3, 0.2, 0.2, 0.1, 0, -0.6], "two-sigma"),
         ([0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0], "smallest"),
     ],
 )

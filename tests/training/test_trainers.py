@@ -343,6 +343,23 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(make_trai
     assert checkpoint.read_bytes() == before
 
 
+def test_a_non_finite_gradient_stops_the_search_and_says_in_which_epoch(make_trainer: Make) -> None:
+    trainer = make_trainer(LTH)
+    _run_until(trainer, 1)
+    resumed = make_trainer(LTH, resume=True)
+    resumed.network.beta.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(RuntimeError, match="one is not in epoch 1"):
+        resumed.run_training()
+
+
+def test_a_run_is_not_continued_from_another_trainers_checkpoint(
+    make_trainer: Make, in_process: Any
+) -> None:
+    stock = in_process.model("nnUNetTrainer", "small") / "fold_0" / "checkpoint_final.pth"
+    with pytest.raises(ValueError, match="was written by nnUNetTrainer and knows no search"):
+        make_trainer(LTH).load_checkpoint(str(stock))
+
+
 def test_a_run_is_not_continued_with_other_settings(make_trainer: Make, in_process: Any) -> None:
     plans = in_process.write_plans("steady", seed=1)
     _run_until(make_trainer(LTH, plans), 2)
