@@ -1,7 +1,7 @@
 """The retrofit trainers, for nnU-Net's look-up; export nnUNet_extTrainer=<this folder>."""
 
 from nnunet_iac.training.continue_trainer import nnUNetTrainerContinue
-from nnunet_iac.training.short_backbone import nnUNetTrainerAdam_10epochs
+from nnunet_iac.training.short_backbone import nnUNetTrainerAdam_8epochs
 from nnunet_iac.training.trainers import (
     nnUNetTrainerIAC,
     nnUNetTrainerIACDiscrete,
@@ -9,7 +9,7 @@ from nnunet_iac.training.trainers import (
 )
 
 __all__ = [
-    "nnUNetTrainerAdam_10epochs",
+    "nnUNetTrainerAdam_8epochs",
     "nnUNetTrainerContinue",
     "nnUNetTrainerIAC",
     "nnUNetTrainerIACDiscrete",

@@ -24,7 +24,7 @@ DATASET = "Dataset004_Hippocampus"
 CONFIGURATION = "2d"
 PLANS = "nnUNetPlans_demo"
 CONTINUED_PLANS = "nnUNetPlans_demo_continued"
-BACKBONE_TRAINER = "nnUNetTrainerAdam_10epochs"
+BACKBONE_TRAINER = "nnUNetTrainerAdam_8epochs"
 RETROFIT_TRAINER = "nnUNetTrainerIACLTH"
 CONTINUE_TRAINER = "nnUNetTrainerContinue"
 FILE_ENDING = ".nii.gz"
@@ -35,7 +35,8 @@ SETTINGS: Mapping[str, Any] = {
     "preset": "adaptive",
     "warmup_epochs": 3,
     "search_epochs": 100,
-    "finetune_epochs": 100,
+    "finetune_epochs": 90,
+    "finetune_lr": 3e-3,
     "iterations_per_epoch": 8,
     "val_iterations_per_epoch": 1,
     "backbone_trainer": BACKBONE_TRAINER,

@@ -6,8 +6,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Adam, Optimizer
 
 
-class nnUNetTrainerAdam_10epochs(nnUNetTrainer):
-    """An ordinary nnU-Net trained for 10 epochs of 100 iterations.
+class nnUNetTrainerAdam_8epochs(nnUNetTrainer):
+    """An ordinary nnU-Net trained for 8 epochs of 100 iterations.
 
     Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
     """
@@ -22,7 +22,7 @@ class nnUNetTrainerAdam_10epochs(nnUNetTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = 1e-3
-        self.num_epochs = 10
+        self.num_epochs = 8
         self.num_iterations_per_epoch = 100
         self.num_val_iterations_per_epoch = 5
 

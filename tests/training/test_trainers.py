@@ -10,7 +10,7 @@ import torch
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.search.patients import patient_of
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import trainers, variants
 from nnunet_iac.training.iac_trainer import IACTrainer
 from nnunet_iac.training.phases import Phase
@@ -120,22 +120,16 @@ def test_no_backbone_tensor_changes_and_none_has_a_gradient(make_trainer: Make) 
     assert all(p.grad is None for p in backbone)
 
 
-def test_the_full_search_draws_from_patient_wise_halves_of_the_training_cases(
+def test_the_full_search_draws_from_two_halves_of_the_training_cases(
     make_trainer: Make, in_process: Any
 ) -> None:
-    plans = in_process.write_plans("grouped", patient_pattern="hippocampus_0..")
     splits = read_json(in_process.preprocessed / "splits_final.json")
     trainer = make_trainer(FULL)
     trainer.on_train_start()
     loader = trainer.dataloader_train
-    sides = [
-        set(part.data_loader.indices if hasattr(part, "data_loader") else part.indices)
-        for part in (loader.train_search, loader.val_search)
-    ]
+    sides = [set(part.data_loader.indices) for part in (loader.train_search, loader.val_search)]
     assert sides[0] | sides[1] == set(splits[0]["train"])
     assert not sides[0] & sides[1]
-    assert plans == "grouped"
-    assert {patient_of(c, None) for c in sides[0]}.isdisjoint(sides[1])
 
 
 def test_the_full_search_runs_all_phases_and_finetunes_on_all_training_cases(
@@ -387,10 +381,24 @@ def test_every_trainer_is_exported_and_its_variants_compose(trainer: type[IACTra
         if toggle in trainer.__name__:
             assert trainer.sibling_trainer == f"nnUNetTrainer{toggle}"
     if trainer.overrides:
-        from nnunet_iac.search.settings import Settings
-
         settings = Settings(**{"genotype": "given.json", **trainer.overrides})
         trainer.check_settings(settings)
         for word, key in (("warmup", "warmup_epochs"), ("finetune", "finetune_epochs")):
             if word in trainer.__name__:
                 assert f"{getattr(settings, key)}{word}" in trainer.__name__
+
+
+def test_the_main_job_begins_on_plain_plans_with_all_defaults(
+    make_trainer: Make, in_process: Any
+) -> None:
+    stock = make_trainer("nnUNetTrainer", "nnUNetPlans")
+    stock.initialize()
+    stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
+    trainer = make_trainer("nnUNetTrainerIACLTH", "nnUNetPlans")
+    assert trainer.settings == Settings()
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    assert trainer.train_step(next(trainer.dataloader_train))["loss"] > -10
+    assert trainer.num_epochs == 400
+    assert trainer.num_iterations_per_epoch == 250
