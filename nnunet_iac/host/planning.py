@@ -45,7 +45,9 @@ def write_plans(
             f"  {_preprocess_command(dataset, configuration, source)}"
         )
     original = read_json(source_file)
-    known = original["configurations"].get(configuration, {}).get(plans.SECTION, {})
+    known = {}
+    if configuration in original["configurations"]:
+        known = plans.configuration_of(original, configuration).get(plans.SECTION, {})
     new = plans.derived(original, name, configuration, {**known, **values})
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
@@ -69,6 +71,5 @@ def _preprocessed_folder(dataset: str) -> Path:
 
 
 def _preprocess_command(dataset: str, configuration: str, source: str) -> str:
-    number = dataset.removeprefix("Dataset").partition("_")[0].lstrip("0")
-    command = f"nnUNetv2_plan_and_preprocess -d {number} -c {configuration}"
+    command = f"nnUNetv2_plan_and_preprocess -d {plans.dataset_number(dataset)} -c {configuration}"
     return command if source == "nnUNetPlans" else f"{command} -overwrite_plans_name {source}"

@@ -68,7 +68,8 @@ class IACUNet(ImplantedUNet):
         return self
 
     def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
-        """Remove the operations outside `active` from all levels."""
+        """Remove the operations outside `active`, on whatever device, from all levels."""
+        active = active.to(self.active.device)
         assert not (active & ~self.active).any(), "a deleted operation cannot become active"
         self.active.copy_(active)
         for cell in self.cells():

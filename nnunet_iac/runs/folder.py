@@ -116,13 +116,17 @@ class RunFolder:
 
     def write_events(self, events: Sequence[PruningEvent]) -> None:
         """Write all pruning events so far."""
-        lines = (json.dumps(dataclasses.asdict(event), allow_nan=False) for event in events)
+        rows = (dataclasses.asdict(event) for event in events)
+        documents = ({"edge": [row.pop("source"), row.pop("target")], **row} for row in rows)
+        lines = (json.dumps(document, allow_nan=False) for document in documents)
         write_text(self.events_file, "".join(f"{line}\n" for line in lines))
 
     def read_events(self) -> tuple[PruningEvent, ...]:
         """Return all pruning events so far."""
         lines = self.events_file.read_text(encoding="utf-8").splitlines()
-        return tuple(PruningEvent(**json.loads(line)) for line in lines)
+        rows = (json.loads(line) for line in lines)
+        edges = ((row, *row.pop("edge")) for row in rows)
+        return tuple(PruningEvent(**row, source=i, target=j) for row, i, j in edges)
 
     def write_backbone(self, record: BackboneRecord) -> None:
         """Write the proof of the frozen backbone."""
@@ -148,6 +152,23 @@ class RunFolder:
     def read_ticket(self) -> dict[str, Tensor]:
         """Return the tensors the cells started from."""
         return load_file(self.ticket_file)
+
+
+def record_beside(path: Path) -> RunFolder | None:
+    """Return the record that a path belongs to, or None.
+
+    Args:
+        path: a fold folder, its record, or a file in either.
+    """
+    for folder in (path / FOLDER_NAME, path, path.parent, path.parent / FOLDER_NAME):
+        if RunFolder(folder).settings_file.is_file():
+            return RunFolder(folder)
+    return None
+
+
+def path_for_fold(path: str, fold: int | str) -> Path:
+    """Return a path of the settings, `{fold}` filled in."""
+    return Path(path.replace("{fold}", str(fold))).expanduser()
 
 
 def read_genotype_file(path: Path) -> Genotype:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from nnunet_iac.runs.folder import RunFolder, read_genotype_file
+from nnunet_iac.runs.folder import RunFolder, read_genotype_file, record_beside
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
 
@@ -38,11 +38,8 @@ def find_output_nodes(path: Path) -> int:
     Args:
         path: as for `find_genotype`.
     """
-    folder = path if path.is_dir() else path.parent
-    for run in (RunFolder.of_fold(folder), RunFolder(folder)):
-        if run.settings_file.is_file():
-            return run.read_settings().output_nodes
-    return Settings().output_nodes
+    run = record_beside(path)
+    return (Settings() if run is None else run.read_settings()).output_nodes
 
 
 def _genotype_file(folder: Path) -> Path:

@@ -17,6 +17,18 @@ def settings_of(configuration: Mapping[str, Any]) -> Settings:
     return Settings.from_mapping(configuration.get(SECTION, {}))
 
 
+def configuration_of(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration of plans with what it inherits from others filled in."""
+    own = plans["configurations"][name]
+    parent = own.get("inherits_from")
+    return {**(configuration_of(plans, parent) if parent else {}), **own}
+
+
+def dataset_number(name: str) -> int:
+    """Return the number in nnU-Net's name of a data set, for example Dataset004_Hippocampus."""
+    return int(name.removeprefix("Dataset").partition("_")[0])
+
+
 def require_identifier(name: str) -> None:
     """Check that nnU-Net can use a plans identifier in its folder names.
 

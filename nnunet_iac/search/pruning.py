@@ -28,8 +28,8 @@ class Observation:
     beta: Float[Tensor, " edges"]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alpha", self.alpha.detach().double().cpu().clone())
-        object.__setattr__(self, "beta", self.beta.detach().double().cpu().clone())
+        object.__setattr__(self, "alpha", self.alpha.detach().cpu().double().clone())
+        object.__setattr__(self, "beta", self.beta.detach().cpu().double().clone())
         for name, values in (("alpha", self.alpha), ("beta", self.beta)):
             wrong = (~torch.isfinite(values)).nonzero()
             if len(wrong):

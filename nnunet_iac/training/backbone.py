@@ -10,10 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.folder import path_for_fold
+from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.search.settings import Settings
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """In the order they are tried; nnU-Net chooses its "best" on the cases on which we report."""
+
+
+INPUT_KEYS = ("spacing", "normalization_schemes", "use_mask_for_norm")
+"""Keys of a configuration that decide what an image looks like to the network."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def backbone_file(
         FileNotFoundError: no such file; the message has the command that trains it.
     """
     if settings.backbone_checkpoint is not None:
-        path = Path(settings.backbone_checkpoint.replace("{fold}", str(fold.number))).expanduser()
+        path = path_for_fold(settings.backbone_checkpoint, fold.number)
         if not path.is_file():
             raise FileNotFoundError(
                 f"backbone_checkpoint must be an existing file; {path} does not exist"
@@ -86,27 +92,32 @@ def backbone_file(
 
 def training_command(trainer: str, plans: str, fold: Fold) -> str:
     """Return the command that trains a backbone for a fold."""
-    dataset = int(fold.dataset[len("Dataset") :].partition("_")[0])
-    command = f"nnUNetv2_train {dataset} {fold.configuration} {fold.number}"
+    command = f"nnUNetv2_train {dataset_number(fold.dataset)} {fold.configuration} {fold.number}"
     if trainer != "nnUNetTrainer":
         command += f" -tr {trainer}"
     return command if plans == "nnUNetPlans" else f"{command} -p {plans}"
 
 
 def read_backbone(
-    path: Path, network: nn.Module, fold: Fold, settings: Settings, splits: Path
+    path: Path,
+    network: nn.Module,
+    configuration: Mapping[str, Any],
+    fold: Fold,
+    settings: Settings,
+    splits: Path,
 ) -> Backbone:
     """Return the checkpoint at `path` after checking that it fits and has not seen too much.
 
     Args:
         path: an nnU-Net checkpoint.
         network: the stock network that the run's plans describe.
+        configuration: the run's configuration of the plans.
         fold: of the run.
         settings: `allow_leakage` turns a leak into a recorded fact.
         splits: the data set's splits_final.json; may be absent.
 
     Raises:
-        ValueError: an unreadable file, other keys or shapes, or leakage.
+        ValueError: an unreadable file, other keys or shapes, other preprocessing, or leakage.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=False)
@@ -117,6 +128,7 @@ def read_backbone(
             f"({type(error).__name__}: {error}); train it again or name another"
         ) from error
     require_same_network(weights, network.state_dict(), path)
+    require_same_input(init, configuration, path)
     reason = leakage(path, init, fold, splits)
     # A fold "all" holds no case out, and its user knows; everyone else must have asked for it.
     if reason is not None and fold.number != "all" and not settings.allow_leakage:
@@ -146,6 +158,29 @@ def require_same_network(
             )
 
 
+def require_same_input(
+    init: Mapping[str, Any], configuration: Mapping[str, Any], path: Path
+) -> None:
+    """Check that a checkpoint was trained on images preprocessed as the run's are.
+
+    Raises:
+        ValueError: names the first key of the plans that differs, with both values.
+    """
+    theirs = configuration_of(init["plans"], init["configuration"])
+    for key in INPUT_KEYS:
+        if theirs.get(key) != configuration.get(key):
+            raise ValueError(
+                f"the backbone must have been trained under the given plans; {key} is "
+                f"{configuration.get(key)} in them and {theirs.get(key)} in {path}: use the plans "
+                "it was trained with (-p), or another backbone"
+            )
+
+
+def validation_summary(checkpoint: Path) -> Path:
+    """Return where nnU-Net writes what it validated a checkpoint's fold on."""
+    return checkpoint.parent / "validation" / "summary.json"
+
+
 def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> str | None:
     """Return why a backbone may have been trained on validation cases of `fold`, or None.
 
@@ -164,7 +199,7 @@ def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> st
             f"was trained on fold {trained_on}, whose training cases are not this fold's{example}"
         )
     ending = init["dataset_json"]["file_ending"]
-    held_out = _validated_cases(path.parent / "validation" / "summary.json", ending)
+    held_out = _validated_cases(validation_summary(path), ending)
     seen = set(fold.validation_cases) - held_out
     if held_out and seen:
         return f"was trained on another split: {min(seen)} was not among its validation cases"

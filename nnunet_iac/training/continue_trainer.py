@@ -27,6 +27,5 @@ class nnUNetTrainerContinue(RetrofitTrainer):
         if not self.was_initialized:
             self.initialize()
         if not self.resumed:
-            network = getattr(self.network, "_orig_mod", self.network)  # torch.compile's wrapper
-            network.load_state_dict(self.find_backbone(network).weights)
+            self.network.load_state_dict(self.find_backbone(self.network).weights)
         super().on_train_start()

@@ -21,6 +21,7 @@ from nnunet_iac.runs.plans import settings_of
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import halves
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.backbone import tensors_hash
 from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, finish
@@ -37,14 +38,22 @@ from nnunet_iac.training.reference import validate_reference
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 from nnunet_iac.training.siblings import require_same_structure
 
+START_ONLY = (
+    "backbone_trainer",
+    "backbone_plans",
+    "backbone_checkpoint",
+    "genotype",
+    "allow_leakage",
+)
+"""Settings that matter at the start of a run only and may change before it continues."""
+
 
 class IACTrainer(RetrofitTrainer):
     """Searches and finetunes cells in the skip connections of a frozen backbone.
 
     Deviates from nnUNetTrainer: the network is an `IACUNet` whose backbone never changes; several
     phases with their own optimisers follow one another in one run; `checkpoint_best.pth` is
-    written while finetuning only; `torch.compile` is off, since the structure changes; the final
-    validation also scores the frozen backbone by itself. `fold_X/iac` holds the run's record.
+    written while finetuning only; the final validation also scores the frozen backbone by itself. `fold_X/iac` holds the run's record.
     """
 
     method: ClassVar[Method]
@@ -66,6 +75,7 @@ class IACTrainer(RetrofitTrainer):
         )
         self.num_epochs = self.phases.num_epochs
         self.architecture_optimizer: Optimizer | None = None
+        self.genotype_leakage: str | None = None
         self._half: int | None = None
 
     @staticmethod
@@ -91,9 +101,6 @@ class IACTrainer(RetrofitTrainer):
         require_supported(unet)
         return IACUNet(unet, settings_of(configuration_manager.configuration))
 
-    def _do_i_compile(self) -> bool:
-        return False
-
     # -- before the first epoch ------------------------------------------------------------------
 
     def on_train_start(self) -> None:
@@ -116,7 +123,7 @@ class IACTrainer(RetrofitTrainer):
             trainer=backbone.trainer,
             fold=backbone.fold,
             before=tensors_hash(backbone.weights),
-            leakage=backbone.leakage,
+            leakage="; ".join(filter(None, (backbone.leakage, self.genotype_leakage))) or None,
         )
         run = {
             "trainer": type(self).__name__,
@@ -312,11 +319,11 @@ class IACTrainer(RetrofitTrainer):
             self.architecture_optimizer.load_state_dict(run["architecture_optimizer"])
 
     def _require_same_settings(self, saved: dict[str, Any], filename: Any) -> None:
-        current = self.settings.resolved().to_mapping()
-        for key in current:
-            if saved.get(key) != current[key]:
+        began = Settings.from_mapping(saved).resolved().to_mapping()
+        for key, value in self.settings.resolved().to_mapping().items():
+            if key not in START_ONLY and began[key] != value:
                 raise ValueError(
-                    f"a run must continue with the settings it began with; {key} is "
-                    f"{current[key]!r} in the plans and {saved.get(key)!r} in {filename}: restore "
-                    "it, or use a new plans identifier"
+                    f"a run must continue with the settings it began with; {key} is {value!r} in "
+                    f"the plans and {began[key]!r} in {filename}: restore it, or use a new plans "
+                    "identifier"
                 )

@@ -109,7 +109,8 @@ class Phases:
     ) -> None:
         """Begin a new record and give the cells their initial weights.
 
-        A record of an earlier run is moved aside, not overwritten.
+        Record and checkpoints of an earlier run are moved aside, so that neither is overwritten
+        and `--c` cannot continue from them.
         """
         self._set_aside()
         self.state.backbone = backbone
@@ -197,6 +198,7 @@ class Phases:
             backbone=None if backbone is None else BackboneRecord(**backbone),
             cost=CostRecord.from_mapping(state["cost"]),
         )
+        self._recall_backbone()
 
     def _structure(self) -> tuple[Phase, int]:
         pruning = self.state.pruning
@@ -284,9 +286,23 @@ class Phases:
         )
         self.state.rows.append(row)
 
+    def _recall_backbone(self) -> None:
+        """Take over what later stages of this run have already proven and scored."""
+        record = self.state.backbone
+        if record is None or not self.folder.backbone_file.is_file():
+            return
+        known = self.folder.read_backbone()
+        if known.before == record.before:
+            after, reference = record.after or known.after, record.reference or known.reference
+            self.state.backbone = replace(record, after=after, reference=reference)
+
     def _set_aside(self) -> None:
-        if self.folder.path.exists():
-            stamp = datetime.now().strftime("%Y%m%d_%H%M%S_%f")
-            aside = self.folder.path.with_name(f"{self.folder.path.name}_before_{stamp}")
-            shutil.move(self.folder.path, aside)
-            self.log(f"The record of an earlier run is kept in {aside}")
+        fold = self.folder.path.parent
+        earlier = [self.folder.path] if self.folder.path.exists() else []
+        earlier += sorted(fold.glob("checkpoint_*.pth"))
+        if earlier:
+            aside = fold / f"before_{datetime.now():%Y%m%d_%H%M%S_%f}"
+            aside.mkdir()
+            for path in earlier:
+                shutil.move(path, aside)
+            self.log(f"Record and checkpoints of an earlier run are kept in {aside}")

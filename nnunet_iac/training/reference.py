@@ -17,11 +17,8 @@ def validate_reference(trainer: "IACTrainer") -> None:
     """
     phases = trainer.phases
     assert phases.state.backbone is not None
-    if phases.folder.backbone_file.is_file():
-        known = phases.folder.read_backbone()
-        if known.before == phases.state.backbone.before and known.reference is not None:
-            phases.state.backbone = known
-            return
+    if phases.state.backbone.reference is not None:
+        return
     trainer.print_to_log_file("Validating the frozen backbone by itself")
     stock = trainer.stock_network()
     stock.load_state_dict(trainer.network.backbone_state())
@@ -33,4 +30,8 @@ def validate_reference(trainer: "IACTrainer") -> None:
     finally:
         trainer.network, trainer.output_folder = own
     summary = phases.folder.reference_folder / "validation" / "summary.json"
-    phases.set_reference(foreground_dice(summary, trainer.dataset_json["file_ending"]))
+    phases.set_reference(
+        foreground_dice(
+            summary, trainer.dataset_json["file_ending"], trainer.settings.patient_pattern
+        )
+    )

@@ -10,13 +10,19 @@ import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.plans import SECTION, configuration_of, dataset_number
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
+from nnunet_iac.training.backbone import (
+    Backbone,
+    Fold,
+    backbone_file,
+    read_backbone,
+    validation_summary,
+)
 
 PLOT_INTERVAL_SECONDS = 60.0
 """nnU-Net redraws progress.png every epoch, which takes longer than a short epoch."""
@@ -27,7 +33,8 @@ class RetrofitTrainer(nnUNetTrainer):
 
     Deviates from nnUNetTrainer: the run's length comes from the settings; a checkpoint is written
     after every epoch; random generators are re-seeded at every epoch from `seed`; progress.png is
-    redrawn at most once a minute; the epochs need not be known when training starts.
+    redrawn at most once a minute; the epochs need not be known when training starts; torch.compile
+    is off, since the structure of a search changes and methods are to be compared.
     """
 
     sibling_trainer: ClassVar[str] = "nnUNetTrainer"
@@ -49,12 +56,16 @@ class RetrofitTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
-        values = dict(
-            PlansManager(plans).get_configuration(configuration).configuration.get("iac", {})
-        )
+        described = configuration_of(plans, configuration)
+        values = described.get(SECTION, {})
         fixed = {key: value for key, value in self.overrides.items() if key in values}
         settings = Settings.from_mapping({**values, **self.overrides})
         self.check_settings(settings)
+        if described.get("previous_stage") is not None:
+            raise ValueError(
+                "the configuration must not be the second stage of a cascade, which "
+                f"{configuration} is; use 2d, 3d_fullres or 3d_lowres"
+            )
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
         for key, value in fixed.items():
@@ -75,6 +86,9 @@ class RetrofitTrainer(nnUNetTrainer):
         self._last_plot = 0.0
         self.logger.plot_progress_png = self._plot_now_and_then
 
+    def _do_i_compile(self) -> bool:
+        return False
+
     @classmethod
     def check_settings(cls, settings: Settings) -> None:
         """Raise a ValueError if this trainer cannot run with valid settings."""
@@ -86,7 +100,7 @@ class RetrofitTrainer(nnUNetTrainer):
             dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
             raise FileNotFoundError(
                 f"preprocessed data must exist in {folder}; run\n  nnUNetv2_preprocess -d "
-                f"{int(dataset[7:10])} -plans_name {plans} -c {self.configuration_name}"
+                f"{dataset_number(dataset)} -plans_name {plans} -c {self.configuration_name}"
             )
         super().initialize()
 
@@ -111,8 +125,14 @@ class RetrofitTrainer(nnUNetTrainer):
             self.settings, self.sibling_trainer, self._plans_lineage(), fold, results
         )
         splits = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
-        backbone = read_backbone(path, network, fold, self.settings, splits)
+        described = configuration_of(self.plans_manager.plans, self.configuration_name)
+        backbone = read_backbone(path, network, described, fold, self.settings, splits)
         self.print_to_log_file(f"Backbone: {backbone.path}")
+        if not validation_summary(path).is_file():
+            self.print_to_log_file(
+                "WARNING: the backbone has no validation/summary.json, so its fold number alone "
+                "says which cases it has not seen"
+            )
         if backbone.leakage is not None:
             self.print_to_log_file(f"WARNING: the backbone {backbone.leakage}")
         return backbone
@@ -150,6 +170,20 @@ class RetrofitTrainer(nnUNetTrainer):
     def run_step(self, batch: dict) -> dict:
         """Run one training step; nnU-Net's own unless overridden."""
         return super().train_step(batch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Stop before anything is saved if the last step made a weight non-finite.
+
+        Raises:
+            RuntimeError: says in which epoch; the last checkpoint is kept.
+        """
+        trained = (p for p in self.network.parameters() if p.requires_grad)
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
+            raise RuntimeError(
+                f"weights must be finite; some are not after training epoch {self.current_epoch}. "
+                "The last checkpoint is kept: lower the learning rates and continue with --c"
+            )
+        super().on_train_epoch_end(train_outputs)
 
     def on_epoch_start(self) -> None:
         """Re-seed, so that an epoch does not depend on how the run came to it."""
@@ -192,16 +226,17 @@ class RetrofitTrainer(nnUNetTrainer):
         """Return the identifiers of plans with this network: the run's own, then its sources'."""
         folder = Path(nnUNet_preprocessed) / self.plans_manager.dataset_name
         configuration = self.configuration_name
-        architecture = self.plans_manager.plans["configurations"][configuration].get("architecture")
         plans = self.plans_manager.plans
+        architecture = configuration_of(plans, configuration)["architecture"]
         lineage = [plans["plans_name"]]
         while (source := plans.get("source_plans")) not in (None, *lineage):
             path = folder / f"{source}.json"
             if not path.is_file():
                 return [*lineage, source]
             plans = read_json(path)
-            described = plans["configurations"].get(configuration, {})
-            if described.get("architecture") != architecture:
+            if configuration not in plans["configurations"]:
+                break
+            if configuration_of(plans, configuration).get("architecture") != architecture:
                 break
             lineage.append(source)
         return lineage

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import settings_of
+from nnunet_iac.runs.plans import configuration_of, settings_of
 from nnunet_iac.search.settings import STRUCTURAL, Settings
 
 
@@ -22,7 +22,7 @@ def require_same_structure(fold_folder: Path, configuration: str, settings: Sett
     )
     if not plans.is_file() or not others:
         return
-    theirs = settings_of(read_json(plans)["configurations"][configuration])
+    theirs = settings_of(configuration_of(read_json(plans), configuration))
     for key in STRUCTURAL:
         if getattr(theirs, key) != getattr(settings, key):
             raise ValueError(

@@ -1,9 +1,6 @@
 """The trainers of this package, each a method and a sentence."""
 
-from pathlib import Path
-from typing import Any
-
-from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
+from nnunet_iac.runs.folder import path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
@@ -34,6 +31,15 @@ class nnUNetTrainerIAC(IACTrainer):
 
     method = IAC
 
+    @classmethod
+    def check_settings(cls, settings: Settings) -> None:
+        """Raise a ValueError if an epoch has no batch for the architecture."""
+        if settings.iterations_per_epoch < 2:
+            raise ValueError(
+                "the full search needs iterations_per_epoch >= 2, one batch for the weights and "
+                f"one for the architecture; got {settings.iterations_per_epoch}"
+            )
+
 
 class nnUNetTrainerIACDiscrete(IACTrainer):
     """Finetuning only, of the genotype that the settings name.
@@ -60,25 +66,18 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
             ValueError: no valid genotype, or one that was searched on another fold, whose
                 training cases are this fold's validation cases.
         """
-        path = Path(str(self.settings.genotype).replace("{fold}", str(self.fold))).expanduser()
+        path = path_for_fold(str(self.settings.genotype), self.fold)
         genotype = find_genotype(path)
-        source = _source_run(path)
+        record = record_beside(path)
+        source = {} if record is None else record.read_cost().run
         here = (self.plans_manager.dataset_name, self.fold)
         if source.get("dataset") == here[0] and source.get("fold") != here[1] and here[1] != "all":
-            message = (
-                f"the cell must not have been searched on this fold's validation cases; {path} "
-                f"was searched on fold {source['fold']} and this is fold {self.fold}"
-            )
+            self.genotype_leakage = f"{path} was searched on fold {source['fold']}"
             if not self.settings.allow_leakage:
-                raise ValueError(f"{message}: put {{fold}} in the path, or set allow_leakage=true")
-            self.print_to_log_file(f"WARNING: {message}")
+                raise ValueError(
+                    "the cell must not have been searched on this fold's validation cases; "
+                    f"{self.genotype_leakage} and this is fold {self.fold}: put {{fold}} in the "
+                    "path, or set allow_leakage=true, which every record then shows"
+                )
+            self.print_to_log_file(f"WARNING: {self.genotype_leakage}")
         return genotype
-
-
-def _source_run(genotype: Path) -> dict[str, Any]:
-    """Return which run found a genotype, where its record lies beside it; else nothing."""
-    for folder in (genotype / FOLDER_NAME, genotype, genotype.parent):
-        cost_file = RunFolder(folder).cost_file
-        if cost_file.is_file():
-            return RunFolder(folder).read_cost().run
-    return {}

@@ -72,10 +72,14 @@ def test_a_foreign_backbone_is_named_by_its_first_differing_key_and_shapes() -> 
         require_same_network({**wanted, "more": torch.zeros(1)}, wanted, Path("file"))
 
 
+CONFIGURATION = {"spacing": [1.0, 1.0], "normalization_schemes": ["ZScoreNormalization"]}
+
+
 def _init(fold: int | str, dataset: str = FOLD.dataset) -> dict[str, Any]:
     return {
         "fold": fold,
-        "plans": {"dataset_name": dataset},
+        "configuration": "2d",
+        "plans": {"dataset_name": dataset, "configurations": {"2d": CONFIGURATION}},
         "dataset_json": {"file_ending": ".nii.gz"},
     }
 
@@ -104,8 +108,10 @@ def test_a_leaking_backbone_is_refused_unless_allowed(tmp_path: Path) -> None:
     torch.save(weights, path)
     splits = tmp_path / "splits_final.json"
     with pytest.raises(ValueError, match=r"was trained on fold 3.*set allow_leakage=true"):
-        read_backbone(path, network, FOLD, Settings(), splits)
-    allowed = read_backbone(path, network, FOLD, Settings(allow_leakage=True), splits)
+        read_backbone(path, network, CONFIGURATION, FOLD, Settings(), splits)
+    allowed = read_backbone(
+        path, network, CONFIGURATION, FOLD, Settings(allow_leakage=True), splits
+    )
     assert allowed.leakage is not None
 
 
@@ -113,7 +119,21 @@ def test_an_unreadable_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> N
     path = tmp_path / "broken.pth"
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=r"broken\.pth must be an nnU-Net checkpoint"):
-        read_backbone(path, nn.Linear(1, 1), FOLD, Settings(), tmp_path / "none.json")
+        read_backbone(
+            path, nn.Linear(1, 1), CONFIGURATION, FOLD, Settings(), tmp_path / "none.json"
+        )
+
+
+def test_a_backbone_of_other_preprocessing_is_refused(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    path = tmp_path / "checkpoint_final.pth"
+    weights = {"network_weights": network.state_dict(), "init_args": _init(0), "trainer_name": "T"}
+    torch.save(weights, path)
+    other = {**CONFIGURATION, "spacing": [2.0, 1.0]}
+    with pytest.raises(
+        ValueError, match=r"spacing is \[2\.0, 1\.0\] in them and \[1\.0, 1\.0\] in"
+    ):
+        read_backbone(path, network, other, FOLD, Settings(), tmp_path / "none.json")
 
 
 def test_the_hash_sees_every_bit_the_names_the_shapes_and_the_types() -> None:

@@ -172,14 +172,33 @@ def test_a_collapsed_genotype_is_reported(tmp_path: Path, tiny_unet: TinyUNet) -
     assert any("88% of the cell's operations have no parameters" in line for line in log)
 
 
-def test_the_record_of_an_earlier_run_is_moved_aside(tmp_path: Path, tiny_unet: TinyUNet) -> None:
+def test_record_and_checkpoints_of_an_earlier_run_are_moved_aside(
+    tmp_path: Path, tiny_unet: TinyUNet
+) -> None:
     folder = tmp_path / "iac"
     folder.mkdir()
     (folder / "genotype.json").write_text("earlier")
+    (tmp_path / "checkpoint_final.pth").write_text("earlier")
     _start(folder, tiny_unet(2), IAC_LTH)
     assert not (folder / "genotype.json").exists()
-    (aside,) = tmp_path.glob("iac_before_*")
-    assert (aside / "genotype.json").read_text() == "earlier"
+    assert not (tmp_path / "checkpoint_final.pth").exists()
+    (aside,) = tmp_path.glob("before_*")
+    assert (aside / "iac" / "genotype.json").read_text() == "earlier"
+    assert (aside / "checkpoint_final.pth").read_text() == "earlier"
+
+
+def test_an_older_checkpoint_of_the_run_does_not_undo_the_backbones_proof_and_score(
+    tmp_path: Path, tiny_unet: TinyUNet
+) -> None:
+    phases, _, _ = _start(tmp_path / "iac", tiny_unet(2), IAC_LTH)
+    best = phases.state_dict()
+    phases.end_run("hash")
+    phases.set_reference({"mean": 0.8, "per_case": {}})
+    phases.load_state_dict(best)
+    phases.write_record()
+    record = phases.folder.read_backbone()
+    assert record.unchanged
+    assert record.reference == {"mean": 0.8, "per_case": {}}
 
 
 def test_the_ticket_depends_on_the_seed_alone(tmp_path: Path, tiny_unet: TinyUNet) -> None:

@@ -100,6 +100,7 @@ def test_best_can_be_validated_and_predicted_with(
     searched: Any, images: Path, tmp_path: Path
 ) -> None:
     searched.train(LTH, "runs", 0, "--val", "--val_best")
+    assert RunFolder.of_fold(_fold(searched)).read_backbone().unchanged
     assert _predict(searched, images, tmp_path, "-f", 0, "-chk", "checkpoint_best.pth")
 
 

@@ -47,14 +47,21 @@ def _optimised(trainer: Any) -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "phase"),
-    [(1, Phase.SEARCH), (3, Phase.SEARCH), (7, Phase.FINETUNE), (8, Phase.FINETUNE)],
+    ("name", "epochs", "phase"),
+    [
+        (LTH, 1, Phase.SEARCH),
+        (LTH, 3, Phase.SEARCH),
+        (LTH, 7, Phase.FINETUNE),
+        (LTH, 8, Phase.FINETUNE),
+        (FULL, 3, Phase.SEARCH),
+        (FULL, 8, Phase.FINETUNE),
+    ],
 )
 def test_after_resuming_the_optimisers_hold_exactly_the_trainable_parameters_and_all_move(
-    make_trainer: Make, epochs: int, phase: Phase
+    make_trainer: Make, name: str, epochs: int, phase: Phase
 ) -> None:
-    _run_until(make_trainer(LTH), epochs)
-    resumed = make_trainer(LTH, resume=True)
+    _run_until(make_trainer(name), epochs)
+    resumed = make_trainer(name, resume=True)
     assert resumed.phases.phase is phase
     assert resumed.current_epoch == epochs
     trainable = [p for p in resumed.network.parameters() if p.requires_grad]
@@ -178,8 +185,14 @@ def test_a_genotype_searched_on_another_fold_is_refused_unless_allowed(
     plans = in_process.write_plans("leaking", genotype=searched.output_folder)
     with pytest.raises(ValueError, match="was searched on fold 0 and this is fold 1"):
         make_trainer(DISCRETE, plans, fold=1).run_training()
-    plans = in_process.write_plans("allowed", genotype=searched.output_folder, allow_leakage=True)
-    make_trainer(DISCRETE, plans, fold=1).on_train_start()
+    checkpoint = str(Path(searched.output_folder) / "checkpoint_final.pth")
+    plans = in_process.write_plans("again", genotype=checkpoint)
+    with pytest.raises(ValueError, match="was searched on fold 0 and this is fold 1"):
+        make_trainer(DISCRETE, plans, fold=1).run_training()
+    plans = in_process.write_plans("allowed", genotype=checkpoint, allow_leakage=True)
+    allowed = make_trainer(DISCRETE, plans, fold=1)
+    allowed.on_train_start()
+    assert "was searched on fold 0" in str(allowed.phases.folder.read_backbone().leakage)
 
 
 def test_a_discrete_run_without_a_genotype_is_refused_before_anything_is_written(
@@ -352,6 +365,57 @@ def test_a_run_is_not_continued_from_another_trainers_checkpoint(
     stock = in_process.model("nnUNetTrainer", "small") / "fold_0" / "checkpoint_final.pth"
     with pytest.raises(ValueError, match="was written by nnUNetTrainer and knows no search"):
         make_trainer(LTH).load_checkpoint(str(stock))
+
+
+@pytest.mark.parametrize("epochs", [0, 7])
+def test_a_weight_made_non_finite_by_the_last_step_of_an_epoch_is_never_saved(
+    make_trainer: Make, epochs: int
+) -> None:
+    trainer = make_trainer(LTH)
+    if epochs:
+        _run_until(trainer, epochs)
+        trainer = make_trainer(LTH, resume=True)
+    take_step = trainer.run_step
+
+    def break_a_weight(batch: dict) -> dict:
+        result: dict = take_step(batch)
+        trainer.network.weights()[0].data.flatten()[0] = torch.inf
+        return result
+
+    trainer.run_step = break_a_weight
+    trainer.num_iterations_per_epoch = 1
+    with pytest.raises(RuntimeError, match=f"not after training epoch {epochs}"):
+        trainer.run_training()
+
+
+@pytest.mark.parametrize("toggle", ["NoDA", "DA5", "NoMirroring"])
+def test_every_augmentation_toggle_trains_and_predicts_with_its_own_mirroring(
+    make_trainer: Make, in_process: Any, toggle: str
+) -> None:
+    plans = in_process.write_plans("toggled", backbone_trainer="nnUNetTrainer")
+    trainer = make_trainer(f"nnUNetTrainerIACLTH{toggle}", plans)
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    assert trainer.inference_allowed_mirroring_axes == ((0, 1) if toggle == "DA5" else None)
+
+
+def test_the_second_stage_of_a_cascade_is_refused(make_trainer: Make, in_process: Any) -> None:
+    plans = read_json(in_process.preprocessed / "small.json")
+    plans["plans_name"] = "cascade"
+    plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
+    write_json(in_process.preprocessed / "cascade.json", plans)
+    with pytest.raises(ValueError, match="second stage of a cascade, which 2d is"):
+        make_trainer(LTH, "cascade")
+
+
+def test_the_full_search_needs_a_batch_for_the_architecture(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans("single", iterations_per_epoch=1)
+    with pytest.raises(ValueError, match=r"needs iterations_per_epoch >= 2.*got 1"):
+        make_trainer("nnUNetTrainerIAC", plans)
 
 
 def test_a_run_is_not_continued_with_other_settings(make_trainer: Make, in_process: Any) -> None:
