@@ -53,7 +53,8 @@ class IACTrainer(RetrofitTrainer):
 
     Deviates from nnUNetTrainer: the network is an `IACUNet` whose backbone never changes; several
     phases with their own optimisers follow one another in one run; `checkpoint_best.pth` is
-    written while finetuning only; the final validation also scores the frozen backbone by itself. `fold_X/iac` holds the run's record.
+    written while finetuning only; the final validation also scores the frozen backbone by itself.
+    `fold_X/iac` holds the run's record.
     """
 
     method: ClassVar[Method]
