@@ -1,14 +1,14 @@
-"""The two cells: the search cell mixes all active operations, the discrete cell runs a genotype."""
+"""What both cells share, and the discrete cell, which runs a genotype."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import cast
+from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from nnunet_iac.nn.layers import Layers
@@ -58,6 +58,9 @@ class Cell(nn.Module):
         pool_norm: whether a norm follows pooling.
     """
 
+    projections: Any
+    output: Any
+
     def __init__(
         self,
         shape: CellShape,
@@ -103,60 +106,6 @@ class Cell(nn.Module):
         return self.output(torch.cat(nodes[-self.shape.output_nodes :], dim=1))
 
 
-class SearchCell(Cell):
-    """The relaxed cell: every edge is the phi-weighted sum of its active operations.
-
-    Operations see the first C/K channels; the rest bypass them, and a channel shuffle with K
-    groups follows (PC-DARTS, Xu et al. 2020).
-    """
-
-    def __init__(self, shape: CellShape, layers: Layers) -> None:
-        super().__init__(
-            shape,
-            layers,
-            dict.fromkeys(EDGES, OPERATIONS),
-            channels=shape.channels // shape.partial_channels,
-            affine=False,
-            pool_norm=True,
-        )
-
-    def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
-        """Delete the operations that `active` no longer holds, with their weights."""
-        for edge, row in zip(EDGES, active.tolist(), strict=True):
-            operations = self.operations(edge)
-            for name, is_active in zip(OPERATIONS, row, strict=True):
-                if not is_active and name in operations:
-                    del operations[name]
-
-    def forward(
-        self,
-        skip: Image,
-        up: Image,
-        phi: Float[Tensor, "edges operations"],
-        psi: Float[Tensor, " edges"],
-    ) -> Image:
-        """Return the skip tensor's replacement; v_j = sum_i Psi_ij f_ij(v_i)."""
-        nodes = self.inputs(skip, up)
-        for node in INTERMEDIATE_NODES:
-            terms = (
-                psi[index] * self._mixed(edge, nodes[edge.source], phi[index])
-                for index, edge in enumerate(EDGES)
-                if edge.target == node
-            )
-            nodes.append(reduce(add, terms))
-        return self.joined(nodes)
-
-    def _mixed(self, edge: Edge, x: Node, phi: Float[Tensor, " operations"]) -> Node:
-        groups = self.shape.partial_channels
-        width = self.shape.channels // groups
-        first, rest = x[:, :width], x[:, width:]
-        terms = (
-            phi[OPERATIONS.index(name)] * operation(first)
-            for name, operation in self.operations(edge).items()
-        )
-        return channel_shuffle(torch.cat((reduce(add, terms), rest), dim=1), groups)
-
-
 class DiscreteCell(Cell):
     """The found cell: a node is the plain sum of its two edges, on all C channels."""
 
@@ -194,13 +143,6 @@ def full_width_cell(shape: CellShape, layers: Layers) -> Cell:
         affine=True,
         pool_norm=False,
     )
-
-
-def channel_shuffle(x: Image, groups: int) -> Image:
-    """Return `x` with its channels interleaved over `groups` (ShuffleNet, Zhang et al. 2018)."""
-    batch, channels, *spatial = x.shape
-    grouped = x.view(batch, groups, channels // groups, *spatial)
-    return grouped.transpose(1, 2).reshape(x.shape)
 
 
 class ZeroGated(nn.Module):

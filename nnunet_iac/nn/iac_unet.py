@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, SearchCell, ZeroGated, full_width_cell
+from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, ZeroGated, full_width_cell
 from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask

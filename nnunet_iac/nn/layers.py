@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from nnunet_iac.search.settings import Settings
 
@@ -14,7 +16,7 @@ class Layers:
 
     Args:
         dimension: 2 or 3.
-        norm_op: a norm taking (channels, **kwargs).
+        norm_op: an instance or batch norm.
         norm_kwargs: its keywords; `affine` is decided per layer.
     """
 
@@ -27,14 +29,17 @@ class Layers:
         """Return the layers that match an encoder of dynamic_network_architectures.
 
         Raises:
-            ValueError: the network has no norm and the settings take it from the plans.
+            ValueError: the settings take the norm from the plans, whose network has none or
+                another than instance or batch norm.
         """
         dimension = 3 if encoder.conv_op is nn.Conv3d else 2
         if settings.norm == "batch":
             return cls(dimension, getattr(nn, f"BatchNorm{dimension}d"))
-        if encoder.norm_op is None:
+        norm_op = encoder.norm_op
+        if norm_op is None or not issubclass(norm_op, (_BatchNorm, _InstanceNorm)):
             raise ValueError(
-                "a cell needs a norm and the plans' network has norm_op = None; set norm=batch"
+                "a cell needs instance or batch norm and the plans' network has norm_op = "
+                f"{getattr(norm_op, '__name__', None)}; set norm=batch"
             )
         return cls(dimension, encoder.norm_op, dict(encoder.norm_op_kwargs or {}))
 
@@ -54,5 +59,17 @@ class Layers:
         return pool(3, stride=1, padding=1, count_include_pad=False)
 
     def norm(self, channels: int, affine: bool) -> nn.Module:
-        """Return the norm, with learned scale and shift where `affine`."""
-        return self.norm_op(channels, **{**self.norm_kwargs, "affine": affine})
+        """Return the norm; where not `affine`, as while searching, it has no state at all."""
+        stateless = {} if affine else {"track_running_stats": False}
+        return self.norm_op(channels, **{**self.norm_kwargs, "affine": affine, **stateless})
+
+    @property
+    def eps(self) -> float:
+        """What the norms add to the variance."""
+        norm: Any = self.norm(1, affine=False)
+        return norm.eps
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether the norms' statistics are those of the whole batch, not of each image."""
+        return issubclass(self.norm_op, _BatchNorm)

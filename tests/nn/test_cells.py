@@ -11,13 +11,12 @@ from torch.nn import functional
 from nnunet_iac.nn.cell import (
     CellShape,
     DiscreteCell,
-    SearchCell,
     ZeroGated,
-    channel_shuffle,
     full_width_cell,
 )
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.operations import build_operation
+from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
 from nnunet_iac.search.settings import Settings
@@ -295,13 +294,6 @@ def test_pruning_twice_keeps_what_both_masks_hold():
         cell.prune(active)
         cell.prune(active)
     assert list(cell.operations(Edge(2, 5))) == [OPERATIONS[i] for i in (1, 2, 3, 5, 6)]
-
-
-def test_channel_shuffle_interleaves_the_groups():
-    x = torch.arange(8.0).view(1, 8, 1, 1)
-    assert channel_shuffle(x, 4).flatten().tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
-    assert channel_shuffle(x, 2).flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
-    assert channel_shuffle(x, 1).flatten().tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(

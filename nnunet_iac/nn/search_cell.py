@@ -1,0 +1,234 @@
+"""The search cell: all active operations of all edges, evaluated together.
+
+`tests/nn/plain_cell.py` writes the same cell edge by edge. Here few large calls do the work:
+
+- All outgoing edges of a node are evaluated at once. Pooling happens once for all of them, and
+  since nothing lies between a depthwise and a pointwise convolution, a first round of all edges
+  is one ordinary convolution with the products of their weights.
+- Everything but the operations is linear: bypass, identity, shuffle, Psi and the output. So nodes
+  are never built. A `basis`, the two inputs and what the operations add to each node, is
+  multiplied by small matrices that hold all of it.
+- Norm, phi, Psi and the sums into the nodes are one product (`normalised_sum`).
+
+The channels of an image lie innermost in memory throughout.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnunet_iac.nn.cell import Cell, CellShape, Image
+from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.normalisation import Samples, normalised, normalised_sum
+from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
+
+SOURCES = range(INTERMEDIATE_NODES[-1])
+IDENTITY = OPERATIONS.index("identity")
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+LARGEST_PRODUCT = 32
+"""Channels up to which the product of depthwise and pointwise weights pays (measured)."""
+
+
+class Term(NamedTuple):
+    """One operation on edges that leave the same node; those of a pool share one result."""
+
+    operation: str
+    edges: list[int]
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """The edges that every result of the term goes to."""
+        return [self.edges] if self.operation in POOLS else [[edge] for edge in self.edges]
+
+
+class SearchCell(Cell):
+    """The relaxed cell: every edge is the phi-weighted sum of its active operations.
+
+    Operations see the first C/K channels; the rest bypass them, and a channel shuffle with K
+    groups follows (PC-DARTS, Xu et al. 2020). Norms take the statistics of the batch at hand, in
+    evaluation too: running ones would describe a cell that has since lost operations.
+    """
+
+    placing: Float[Tensor, "coefficients places"]
+
+    def __init__(self, shape: CellShape, layers: Layers) -> None:
+        self.width = shape.channels // shape.partial_channels
+        super().__init__(
+            shape,
+            layers,
+            dict.fromkeys(EDGES, OPERATIONS),
+            channels=self.width,
+            affine=False,
+            pool_norm=True,
+        )
+        self.eps = layers.eps
+        self.over_batch = layers.over_batch
+        self._arrange()
+
+    def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
+        """Delete the operations that `active` no longer holds, with their weights."""
+        for edge, row in zip(EDGES, active.tolist(), strict=True):
+            operations = self.operations(edge)
+            for name, is_active in zip(OPERATIONS, row, strict=True):
+                if not is_active and name in operations:
+                    del operations[name]
+        self._arrange()
+
+    def forward(
+        self,
+        skip: Image,
+        up: Image,
+        phi: Float[Tensor, "edges operations"],
+        psi: Float[Tensor, " edges"],
+    ) -> Image:
+        """Return the skip tensor's replacement; v_j = sum_i Psi_ij f_ij(v_i)."""
+        inputs = self._inputs(skip, up)
+        coefficients = phi * psi.unsqueeze(1)
+        nodes = self._nodes(coefficients[:, IDENTITY], psi).to(inputs.dtype)
+        weights = self._weights(coefficients)
+
+        seen = nodes[:-1, :, : self.width]
+        of_inputs, of_mixed = seen.tensor_split([inputs.shape[2]], dim=1)
+        xs = torch.matmul(inputs, of_inputs.movedim(0, 1).flatten(1)).split(self.width, dim=2)
+        mixed = inputs.new_zeros(*inputs.shape[:2], of_mixed.shape[1])
+        for source, x in zip(SOURCES, xs, strict=True):
+            if source in INTERMEDIATE_NODES:
+                x = x + torch.matmul(mixed, of_mixed[source])
+            if terms := list(self._terms(source, x.contiguous(), skip.shape)):
+                mixed = normalised_sum(terms, weights[source], mixed, self.eps)
+        return self._output(torch.cat((inputs, mixed), dim=2), nodes, skip.shape)
+
+    def _arrange(self) -> None:
+        """List the terms of every source and where their coefficients stand in the weights."""
+        self.terms: list[list[Term]] = []
+        for source in SOURCES:
+            leaving = [i for i, edge in enumerate(EDGES) if edge.source == source]
+            having = {
+                name: [i for i in leaving if name in self.operations(EDGES[i])]
+                for name in OPERATIONS
+                if name != "identity"
+            }
+            self.terms.append([Term(name, edges) for name, edges in having.items() if edges])
+        rows = [
+            [(edge, term.operation) for edge in edges]
+            for term in chain.from_iterable(self.terms)
+            for edges in term.rows
+        ]
+        placing = torch.zeros(len(EDGES), len(OPERATIONS), len(rows), len(INTERMEDIATE_NODES))
+        for row, entries in enumerate(rows):
+            for edge, name in entries:
+                target = INTERMEDIATE_NODES.index(EDGES[edge].target)
+                placing[edge, OPERATIONS.index(name), row, target] = 1
+        self.register_buffer(
+            "placing", placing.flatten(2).flatten(0, 1).to(self.output.weight), False
+        )
+
+    def _inputs(self, skip: Image, up: Image) -> Samples:
+        """Return nodes 0 and 1, one after the other."""
+        rectified = functional.relu(torch.cat((skip, up), dim=1)).flatten(2)
+        weight = torch.block_diag(*[project[1].weight.flatten(1) for project in self.projections])
+        projected = torch.bmm(weight.expand(len(skip), -1, -1), rectified).mT.contiguous()
+        return normalised(self._samples(projected), self.eps)
+
+    def _nodes(
+        self, identity: Float[Tensor, " edges"], psi: Float[Tensor, " edges"]
+    ) -> Float[Tensor, "nodes basis channels"]:
+        """Return the matrices by which the basis gives every node.
+
+        The basis is nodes 0 and 1 and what the operations add to each intermediate node.
+        """
+        channels, width = self.shape.channels, self.width
+        basis = 2 * channels + len(INTERMEDIATE_NODES) * width
+        unit = torch.eye(basis, dtype=psi.dtype, device=psi.device)
+        nodes = unit[:, : 2 * channels].unflatten(1, (2, channels)).movedim(1, 0)
+        added = functional.pad(
+            unit[:, 2 * channels :].unflatten(1, (-1, width)), (0, channels - width)
+        )
+        around = psi.unsqueeze(1).expand(-1, channels - width)
+        scales = torch.cat((identity.unsqueeze(1).expand(-1, width), around), 1).unsqueeze(1)
+        for place, node in enumerate(INTERMEDIATE_NODES):
+            into = edges_into(node)
+            passed = (scales[into[0] : into[-1] + 1] * nodes).sum(0)
+            grouped = (passed + added[:, place]).unflatten(1, (-1, width))  # the K groups
+            nodes = torch.cat((nodes, grouped.mT.flatten(1).unsqueeze(0)))
+        return nodes
+
+    def _weights(self, coefficients: Float[Tensor, "edges operations"]) -> Sequence[Tensor]:
+        """Return for every source the matrix (channels of its terms, those of all targets)."""
+        placed = (coefficients.flatten() @ self.placing).view(-1, 1, len(INTERMEDIATE_NODES), 1)
+        unit = torch.eye(self.width, dtype=placed.dtype, device=placed.device)
+        weights = (placed * unit.unsqueeze(1)).flatten(2).flatten(0, 1)
+        return weights.split([sum(len(t.rows) for t in ts) * self.width for ts in self.terms])
+
+    def _terms(self, source: int, x: Samples, shape: torch.Size) -> Iterator[Samples]:
+        """Yield what each operation gives on all edges that leave a node, before its norm."""
+        image = self._image(x, shape)
+        rectified = functional.relu(image)
+        for name, edges in self.terms[source]:
+            modules: list[Any] = [self.operations(EDGES[edge])[name] for edge in edges]
+            if name == "max_pool_3x3":
+                yield self._samples_of(modules[0][0](image))
+            elif name == "avg_pool_3x3":
+                yield self._samples_of(_averaged(image, modules[0][0]))
+            elif isinstance(modules[0][0], nn.Sequential):
+                first = self._first_round([module[0] for module in modules], rectified)
+                between = normalised(self._samples_of(first), self.eps, rectify=True)
+                second = [module[1] for module in modules]
+                yield self._samples_of(self._second_round(second, self._image(between, shape)))
+            else:
+                yield self._samples_of(self._first_round(modules, rectified))
+
+    def _first_round(self, rounds: Sequence[Any], rectified: Image) -> Tensor:
+        """Return the convolutions of several edges that see the same image."""
+        if self.width > LARGEST_PRODUCT:
+            return self._second_round(rounds, torch.cat([rectified] * len(rounds), dim=1))
+        depthwise = torch.stack([r[1].weight for r in rounds])
+        pointwise = torch.stack([r[2].weight for r in rounds])
+        both = pointwise.flatten(2).unsqueeze(3) * depthwise.flatten(2).unsqueeze(1)
+        weight = both.flatten(0, 1).unflatten(2, depthwise.shape[3:])
+        return _convolved(rectified, weight, rounds[0][1], groups=1)
+
+    def _second_round(self, rounds: Sequence[Any], rectified: Image) -> Tensor:
+        """Return the convolutions of several edges that see an image each."""
+        depthwise = torch.cat([r[1].weight for r in rounds])
+        pointwise = torch.cat([r[2].weight for r in rounds])
+        x = _convolved(rectified, depthwise, rounds[0][1], groups=len(depthwise))
+        return _convolved(x, pointwise, rounds[0][2], groups=len(rounds))
+
+    def _output(
+        self, basis: Samples, nodes: Float[Tensor, "nodes basis channels"], shape: torch.Size
+    ) -> Tensor:
+        """Return the last R nodes, concatenated and projected to C_skip."""
+        last = nodes[-self.shape.output_nodes :].movedim(0, 1).flatten(1)
+        weight = last @ self.output.weight.flatten(1).mT.to(last.dtype)
+        return self._image(torch.matmul(basis, weight).add_(self.output.bias), shape)
+
+    def _samples_of(self, image: Tensor) -> Samples:
+        return self._samples(image.movedim(1, -1).flatten(1, -2))
+
+    def _samples(self, x: Tensor) -> Samples:
+        """Return `x` with all voxels that share their statistics in one sample."""
+        return x.reshape(1, -1, x.shape[2]) if self.over_batch else x
+
+    def _image(self, x: Samples, shape: torch.Size) -> Tensor:
+        """Return a view of `x` as an image, its channels innermost in memory."""
+        return x.view(shape[0], *shape[2:], x.shape[2]).movedim(-1, 1)
+
+
+def _convolved(x: Tensor, weight: Tensor, like: Any, groups: int) -> Tensor:
+    """Return the convolution of `x`, padded and dilated as the layer `like`."""
+    convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
+    dilation = getattr(like, "dilation", 1)
+    return convolution(x, weight, padding=like.padding, dilation=dilation, groups=groups)
+
+
+def _averaged(x: Tensor, pool: Any) -> Tensor:
+    """Return `pool(x)`; as a convolution, divided by how much of the kernel lies inside."""
+    kernel = x.new_ones(x.shape[1], 1, *[pool.kernel_size] * (x.ndim - 2))
+    inside = _convolved(x.new_ones(1, 1, *x.shape[2:]), kernel[:1], pool, groups=1)
+    return _convolved(x, kernel, pool, groups=len(kernel)) / inside
