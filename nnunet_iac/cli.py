@@ -57,6 +57,34 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("-o", metavar="FILE", type=Path, help="draw it as .svg or .png")
     show.set_defaults(verb=_show)
 
+    benchmark = verbs.add_parser(
+        "benchmark",
+        help="time a training step, whole searches or inference, of your plans if given",
+        description="Without -d: nnU-Net's 2-D plan of the Hippocampus data at batch size 12.",
+    )
+    benchmark.add_argument("kind", choices=("step", "search", "inference"))
+    benchmark.add_argument("-d", metavar="ID", help="data set, id or name")
+    benchmark.add_argument("-c", metavar="CONFIG", default="2d", help="default: 2d")
+    benchmark.add_argument(
+        "-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans"
+    )
+    benchmark.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    benchmark.add_argument("--json", metavar="FILE", type=Path, help="write the result here, too")
+    benchmark.add_argument("--batch-size", metavar="N", type=int)
+    benchmark.add_argument("--patch-size", metavar="N", type=int, nargs="+")
+    benchmark.add_argument("--features", metavar="N", type=int, nargs="+", help="per stage")
+    benchmark.add_argument("--set", dest="assignments", metavar="KEY=VALUE", nargs="+", default=[])
+    benchmark.add_argument("--genotype", metavar="PATH", type=Path, help="time this cell as well")
+    benchmark.add_argument("--repeats", metavar="N", type=int, default=7, help="default: 7")
+    benchmark.add_argument(
+        "--batches", metavar="N", type=int, default=2, help="per epoch of a search (default: 2)"
+    )
+    benchmark.add_argument("--validation-batches", metavar="N", type=int, default=1)
+    benchmark.add_argument(
+        "--cells", metavar="N", type=int, default=20, help="random cells (default: 20)"
+    )
+    benchmark.set_defaults(verb=_benchmark)
+
     doctor = verbs.add_parser("doctor", help="check the installation; 1 if anything failed")
     doctor.set_defaults(verb=_doctor)
 
@@ -98,6 +126,35 @@ def _show(arguments: argparse.Namespace) -> int:
 
         draw_cell(genotype, arguments.o, find_output_nodes(arguments.path))
         print(f"drawn: {arguments.o}")
+    return 0
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from nnunet_iac.benchmark.report import Amounts, benchmark, table
+    from nnunet_iac.benchmark.workload import Workload
+    from nnunet_iac.runs.atomic import write_json
+    from nnunet_iac.runs.genotype_source import find_genotype
+    from nnunet_iac.search.settings import Settings, parse_assignment
+
+    if arguments.d is None:
+        workload = Workload(device=arguments.device)
+    else:
+        workload = Workload.of_plans(arguments.d, arguments.c, arguments.p, arguments.device)
+    values = dict(parse_assignment(assignment) for assignment in arguments.assignments)
+    settings = Settings.from_mapping({**dataclasses.asdict(workload.settings), **values})
+    workload = workload.resized(
+        arguments.batch_size, arguments.patch_size, arguments.features, settings
+    )
+    amounts = Amounts(
+        arguments.repeats, arguments.batches, arguments.validation_batches, arguments.cells
+    )
+    genotype = None if arguments.genotype is None else find_genotype(arguments.genotype)
+    measured = benchmark(arguments.kind, workload, amounts, genotype)
+    print(table(measured))
+    if arguments.json is not None:
+        write_json(arguments.json, measured)
     return 0
 
 

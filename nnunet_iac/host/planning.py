@@ -37,7 +37,7 @@ def write_plans(
         if values.get(key) is not None:
             values[key] = str(Path(values[key]).expanduser().absolute())
     plans.require_identifier(name)
-    folder = _preprocessed_folder(dataset)
+    folder = preprocessed_folder(dataset)
     source_file = folder / f"{source}.json"
     if not source_file.is_file():
         raise FileNotFoundError(
@@ -53,7 +53,13 @@ def write_plans(
     return new_file, plans.write_new(new_file, new)
 
 
-def _preprocessed_folder(dataset: str) -> Path:
+def preprocessed_folder(dataset: str) -> Path:
+    """Return nnU-Net's folder of a preprocessed data set, given by id or name.
+
+    Raises:
+        ValueError: no such data set.
+        RuntimeError: nnUNet_preprocessed is not set.
+    """
     if not nnUNet_preprocessed.is_set():
         raise RuntimeError(
             "the environment variable nnUNet_preprocessed must name nnU-Net's folder of "

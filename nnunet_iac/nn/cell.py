@@ -122,15 +122,21 @@ class DiscreteCell(Cell):
 
     def forward(self, skip: Image, up: Image) -> Image:
         """Return the skip tensor's replacement."""
-        nodes = self.inputs(skip, up)
+        nodes = [_channels_last(x) for x in self.inputs(skip, up)]
         for node in INTERMEDIATE_NODES:
             terms = (
                 self.operations(edge)[operation](nodes[edge.source])
                 for edge, operation in self.genotype.operations.items()
                 if edge.target == node
             )
-            nodes.append(reduce(add, terms))
+            nodes.append(_channels_last(reduce(add, terms)))
         return self.joined(nodes)
+
+
+def _channels_last(x: Node) -> Node:
+    """Return `x` with its channels innermost in memory, where depthwise convolutions are fast."""
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return x.contiguous(memory_format=layout)
 
 
 def full_width_cell(shape: CellShape, layers: Layers) -> Cell:

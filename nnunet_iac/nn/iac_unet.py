@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, ZeroGated, full_width_cell
 from nnunet_iac.nn.layers import Layers
@@ -60,6 +61,12 @@ class IACUNet(ImplantedUNet):
             phi = operation_weights(self.alpha, self.active)
             psi = edge_weights(self.beta, self.settings.edge_transform, self.settings.tan_clamp)
         return phi, psi
+
+    def implanted(self, level: int, *inputs: Tensor) -> Tensor:
+        """Return what the cell of a level gives; its activations may be recomputed backward."""
+        if self.settings.recompute_cells and torch.is_grad_enabled():
+            return checkpoint(self.implants[level], *inputs, use_reentrant=False)
+        return super().implanted(level, *inputs)
 
     def train(self, mode: bool = True) -> "IACUNet":
         """Set the mode of the implants; the frozen backbone stays in evaluation mode."""

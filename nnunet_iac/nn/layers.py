@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -55,8 +57,7 @@ class Layers:
 
     def avg_pool(self) -> nn.Module:
         """Return a stride-1 3x3 mean that does not count the border's padding."""
-        pool = getattr(nn, f"AvgPool{self.dimension}d")
-        return pool(3, stride=1, padding=1, count_include_pad=False)
+        return AveragePool(self.dimension)
 
     def norm(self, channels: int, affine: bool) -> nn.Module:
         """Return the norm; where not `affine`, as while searching, it has no state at all."""
@@ -73,3 +74,23 @@ class Layers:
     def over_batch(self) -> bool:
         """Whether the norms' statistics are those of the whole batch, not of each image."""
         return issubclass(self.norm_op, _BatchNorm)
+
+
+class AveragePool(nn.Module):
+    """The mean of the neighbours inside the image, as a convolution: torch's pooling is slower.
+
+    Args:
+        dimension: 2 or 3; the neighbourhood is three voxels wide.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.convolution = functional.conv2d if dimension == 2 else functional.conv3d
+
+    def forward(
+        self, x: Float[Tensor, "batch channels *spatial"]
+    ) -> Float[Tensor, "batch channels *spatial"]:
+        """Return the sum of the neighbours divided by their number."""
+        kernel = x.new_ones(x.shape[1], 1, *[3] * (x.ndim - 2))
+        count = self.convolution(x.new_ones(1, 1, *x.shape[2:]), kernel[:1], padding=1)
+        return self.convolution(x, kernel, padding=1, groups=x.shape[1]) / count

@@ -171,10 +171,8 @@ class SearchCell(Cell):
         rectified = functional.relu(image)
         for name, edges in self.terms[source]:
             modules: list[Any] = [self.operations(EDGES[edge])[name] for edge in edges]
-            if name == "max_pool_3x3":
+            if name in POOLS:
                 yield self._samples_of(modules[0][0](image))
-            elif name == "avg_pool_3x3":
-                yield self._samples_of(_averaged(image, modules[0][0]))
             elif isinstance(modules[0][0], nn.Sequential):
                 first = self._first_round([module[0] for module in modules], rectified)
                 between = normalised(self._samples_of(first), self.eps, rectify=True)
@@ -223,12 +221,4 @@ class SearchCell(Cell):
 def _convolved(x: Tensor, weight: Tensor, like: Any, groups: int) -> Tensor:
     """Return the convolution of `x`, padded and dilated as the layer `like`."""
     convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
-    dilation = getattr(like, "dilation", 1)
-    return convolution(x, weight, padding=like.padding, dilation=dilation, groups=groups)
-
-
-def _averaged(x: Tensor, pool: Any) -> Tensor:
-    """Return `pool(x)`; as a convolution, divided by how much of the kernel lies inside."""
-    kernel = x.new_ones(x.shape[1], 1, *[pool.kernel_size] * (x.ndim - 2))
-    inside = _convolved(x.new_ones(1, 1, *x.shape[2:]), kernel[:1], pool, groups=1)
-    return _convolved(x, kernel, pool, groups=len(kernel)) / inside
+    return convolution(x, weight, padding=like.padding, dilation=like.dilation, groups=groups)

@@ -45,11 +45,15 @@ class ImplantedUNet(nn.Module):
             zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
         ):
             up = upsample(below)
-            skip = self.implants[level](skips[-(level + 2)], up, *mixing)
+            skip = self.implanted(level, skips[-(level + 2)], up, *mixing)
             below = stage(torch.cat((up, skip), dim=1))
             if decoder.deep_supervision or level == len(decoder.stages) - 1:
                 outputs.append(head(below))
         return outputs[::-1] if decoder.deep_supervision else outputs[0]
+
+    def implanted(self, level: int, *inputs: Tensor) -> Tensor:
+        """Return what the implant of a level gives."""
+        return self.implants[level](*inputs)
 
     def mixing(self) -> tuple[Tensor, ...]:
         """Return what every implant gets after the skip and the upsampled tensor."""

@@ -111,6 +111,7 @@ class Settings:
     output_nodes: Annotated[int, _NODE_COUNT] = 4
     norm: Literal["plans", "batch"] = "plans"
     residual: Literal["none", "zero"] = "none"
+    recompute_cells: bool = False
     weights_lr: Annotated[float, _above(0)] = 0.01
     weights_lr_min: Annotated[float, _at_least(0)] = 1e-4
     annealing_power: Annotated[float, _at_least(1)] = 2.0

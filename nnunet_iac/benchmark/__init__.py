@@ -1,0 +1,1 @@
+"""Timing: a step of the supernet, whole searches, and inference with cells."""

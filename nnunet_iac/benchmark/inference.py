@@ -1,0 +1,87 @@
+"""Inference with cells against the reference network."""
+
+import random
+import statistics
+from typing import Any
+
+import torch
+
+from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.benchmark.workload import Workload
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.search.genotype import Choice, Genotype
+from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
+from nnunet_iac.training.cost import network_cost
+
+
+def inference_benchmark(
+    workload: Workload, cells: int, repeats: int, genotype: Genotype | None
+) -> dict[str, Any]:
+    """Return ratios to the reference net for one patch: of random cells, and of a given one."""
+    reference = _for_inference(workload.unet())
+    genotypes = [random_genotype(seed) for seed in range(cells)]
+    rows = [_against(workload, reference, found, repeats) for found in genotypes]
+    ratios = [row["ratio"] for row in rows]
+    return {
+        "reference_s": statistics.median(row["reference_s"] for row in rows),
+        "inference_ratio": statistics.median(ratios),
+        "inference_ratio_worst": max(ratios),
+        "worst_genotype": str(genotypes[ratios.index(max(ratios))]),
+        "parameter_ratio": statistics.median(row["parameter_ratio"] for row in rows),
+        "mac_ratio": statistics.median(row["mac_ratio"] for row in rows),
+        "cells": cells,
+        "given": None if genotype is None else _against(workload, reference, genotype, repeats),
+    }
+
+
+def random_genotype(seed: int) -> Genotype:
+    """Return a cell whose edges and operations are drawn uniformly."""
+    generator = random.Random(seed)
+    return Genotype(
+        tuple(
+            Choice(Edge(source, node), generator.choice(OPERATIONS))
+            for node in INTERMEDIATE_NODES
+            for source in sorted(generator.sample(range(node), EDGES_PER_NODE))
+        )
+    )
+
+
+def _against(
+    workload: Workload, reference: Any, genotype: Genotype, repeats: int
+) -> dict[str, float]:
+    network = IACUNet(workload.unet(), workload.settings)
+    network.discretise(genotype)
+    _for_inference(network)
+    size = (1, workload.input_channels, *workload.patch_size)
+    image = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(workload.device)
+    on_gpu = workload.device == "cuda"
+
+    def run(net: Any) -> None:
+        with torch.inference_mode(), torch.autocast(workload.device, enabled=on_gpu):
+            net(image)
+
+    seconds = interleaved(
+        {"reference": lambda: run(reference), "cell": lambda: run(network)},
+        repeats,
+        workload.device,
+    )
+    device = torch.device(workload.device)
+    costs = [
+        network_cost(net, workload.input_channels, workload.patch_size, device)
+        for net in (reference, network)
+    ]
+    # alpha and beta ride along in the network but take no part in inference.
+    unused = network.alpha.numel() + network.beta.numel()
+    return {
+        "reference_s": seconds["reference"],
+        "seconds": seconds["cell"],
+        "ratio": seconds["cell"] / seconds["reference"],
+        "parameter_ratio": (costs[1].parameters - unused) / costs[0].parameters,
+        "mac_ratio": costs[1].macs / costs[0].macs,
+    }
+
+
+def _for_inference(network: Any) -> Any:
+    network.eval()
+    network.decoder.deep_supervision = False
+    return network

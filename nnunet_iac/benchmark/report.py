@@ -1,0 +1,75 @@
+"""Results with their circumstances, as a mapping for JSON and as a table for the terminal."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from datetime import date
+from typing import Any
+
+from nnunet_iac.benchmark.inference import inference_benchmark
+from nnunet_iac.benchmark.search import search_benchmark
+from nnunet_iac.benchmark.step import step_benchmark
+from nnunet_iac.benchmark.workload import Workload
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.training.cost import provenance
+
+KINDS = ("step", "search", "inference")
+
+
+@dataclasses.dataclass(frozen=True)
+class Amounts:
+    """How much is timed.
+
+    Args:
+        repeats: steps or inferences behind a median.
+        batches: per epoch of a search.
+        validation_batches: per epoch of a search.
+        cells: random cells for inference.
+    """
+
+    repeats: int = 7
+    batches: int = 2
+    validation_batches: int = 1
+    cells: int = 20
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
+
+
+def benchmark(
+    kind: str, workload: Workload, amounts: Amounts, genotype: Genotype | None
+) -> dict[str, Any]:
+    """Return what was measured, on what, when and with which code."""
+    if kind == "step":
+        measured = step_benchmark(workload, amounts.repeats)
+    elif kind == "search":
+        measured = search_benchmark(workload, amounts.batches, amounts.validation_batches)
+    else:
+        measured = inference_benchmark(workload, amounts.cells, amounts.repeats, genotype)
+    origin = provenance()
+    return {
+        "benchmark": kind,
+        "date": date.today().isoformat(),
+        "commit": origin.commit,
+        "hardware": origin.hardware,
+        "versions": origin.versions,
+        "workload": workload.described(),
+        "amounts": dataclasses.asdict(amounts),
+        **measured,
+    }
+
+
+def table(measured: Mapping[str, Any]) -> str:
+    """Return the numbers of a result, one a line."""
+    return "\n".join(f"{name:38s} {value}" for name, value in _numbers(measured, ""))
+
+
+def _numbers(measured: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, value in measured.items():
+        if isinstance(value, Mapping) and name not in ("versions", "hardware"):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield prefix + name, f"{value:.4g}"
+        elif value is None or isinstance(value, int | str):
+            yield prefix + name, "not measured" if value is None else str(value).replace("\n", "; ")

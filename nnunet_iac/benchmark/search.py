@@ -1,0 +1,111 @@
+"""Whole searches on the same batches: the full one against its accelerated forms."""
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_iac.benchmark.step import training_step
+from nnunet_iac.benchmark.timing import synchronise, timed
+from nnunet_iac.benchmark.workload import Workload
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.training.methods import IAC, IAC_LTH, Method
+from nnunet_iac.training.optimisation import architecture_optimiser, search_optimiser
+from nnunet_iac.training.phases import Phase, Phases
+
+
+def search_benchmark(workload: Workload, batches: int, validation_batches: int) -> dict[str, Any]:
+    """Return the wall clock of the three searches, with every epoch of every search really run.
+
+    Only training steps count; validation, and pruning with the record between epochs, stand
+    apart, and nothing is plotted.
+    """
+    presets: dict[str, tuple[Method, Any]] = {
+        "iac": (IAC, "paper"),
+        "lth": (IAC_LTH, "paper"),
+        "literal": (IAC_LTH, "literal"),
+    }
+    searches = {}
+    for name, (method, preset) in presets.items():
+        settings = dataclasses.replace(workload.settings, preset=preset)
+        searches[name] = _search(
+            dataclasses.replace(workload, settings=settings), method, batches, validation_batches
+        )
+    iac = searches["iac"]["training_s"]
+    return {
+        "iac_search_s": iac,
+        "lth_search_s": searches["lth"]["training_s"],
+        "literal_search_s": searches["literal"]["training_s"],
+        "speedup": iac / searches["lth"]["training_s"],
+        "speedup_literal": iac / searches["literal"]["training_s"],
+        "epochs_ratio": searches["iac"]["epochs"] / searches["lth"]["epochs"],
+        "batches_per_epoch": batches,
+        "validation_batches_per_epoch": validation_batches,
+        "searches": searches,
+    }
+
+
+def _search(
+    workload: Workload, method: Method, batches: int, validation_batches: int
+) -> dict[str, Any]:
+    network = workload.supernet()
+    images, _ = workload.batch()
+    seconds = {"warmup": 0.0, "search": 0.0}
+    validation = between = 0.0
+    epoch_seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        record = RunFolder(Path(folder))
+        phases = Phases(workload.settings, method, record, lambda line: None)
+        phases.start(network, BackboneRecord("", "", 0, ""), {}, None)
+        steps: list[Any] = []
+        epoch = 0
+        while phases.phase is not Phase.FINETUNE:
+            if not steps:
+                steps = _steps(workload, method, phases.phase, network)
+            synchronise(workload.device)
+            started = time.perf_counter()
+            for batch in range(batches):
+                steps[batch % len(steps)]()
+            synchronise(workload.device)
+            epoch_seconds.append(time.perf_counter() - started)
+            seconds[phases.phase.value] += epoch_seconds[-1]
+            with torch.no_grad():
+                for _ in range(validation_batches):
+                    validation += timed(lambda: network(images), workload.device)
+            epoch += 1
+            started = time.perf_counter()
+            if phases.end_epoch(network, epoch, epoch_seconds[-1]):
+                steps = []
+            between += time.perf_counter() - started
+    return {
+        "epochs": epoch,
+        "training_s": sum(seconds.values()),
+        "warmup_s": seconds["warmup"],
+        "search_s": seconds["search"],
+        "validation_s": validation,
+        "between_epochs_s": between,
+        "first_epoch_s": epoch_seconds[0],
+        "last_epoch_s": epoch_seconds[-1],
+        "epoch_s": epoch_seconds,
+    }
+
+
+def _steps(workload: Workload, method: Method, phase: Phase, network: Any) -> list[Any]:
+    """Return the steps that an epoch's batches take in turn."""
+    searching = phase is Phase.SEARCH
+    network.alpha.requires_grad_(searching)
+    network.beta.requires_grad_(searching)
+    weights, _ = search_optimiser(network, workload.settings)
+    if not searching:
+        return [training_step(workload, network, [weights], network.weights())]
+    architecture = architecture_optimiser(network, workload.settings)
+    if method.bilevel:
+        return [
+            training_step(workload, network, [weights], network.weights()),
+            training_step(workload, network, [architecture], []),
+        ]
+    return [training_step(workload, network, [weights, architecture], network.weights())]

@@ -1,0 +1,152 @@
+"""A training step of the plain U-Net against the supernet's, as operations are pruned."""
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+
+from nnunet_iac.benchmark.timing import interleaved, peak_mb
+from nnunet_iac.benchmark.workload import Workload, plain_cell_file
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES, OPERATIONS
+from nnunet_iac.training.optimisation import (
+    architecture_optimiser,
+    finetune_optimiser,
+    search_optimiser,
+    step,
+)
+
+Step = Callable[[], Any]
+
+
+def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
+    """Return seconds, peak memory and their ratios; `naive_*` are None in an installed package."""
+    steps: dict[str, Step] = {"plain": plain_step(workload)}
+    makers: dict[str, tuple[Any, ...]] = {"plain": (plain_step, workload)}
+    if plain_cell_file() is not None:
+        steps["naive"] = naive_step(workload)
+        makers["naive"] = (naive_step, workload)
+    steps["fused"] = fused_step(workload, len(OPERATIONS))
+    makers["fused"] = (fused_step, workload, len(OPERATIONS))
+    steps["fused_4"] = fused_step(workload, 4)
+    steps["fused_1"] = fused_step(workload, 1)
+    steps["finetune"] = finetune_step(workload)
+    seconds = interleaved(steps, repeats, workload.device)
+    del steps
+    memory = {name: peak_mb(*made, device=workload.device) for name, made in makers.items()}
+    plain, fused, naive = seconds["plain"], seconds["fused"], seconds.get("naive")
+    naive_mb = memory.get("naive")
+    return {
+        **{f"{name}_step_s": value for name, value in seconds.items()},
+        "naive_step_s": naive,
+        "fused_over_plain": fused / plain,
+        "fused_4_over_plain": seconds["fused_4"] / plain,
+        "fused_1_over_plain": seconds["fused_1"] / plain,
+        "naive_over_plain": naive / plain if naive else None,
+        "naive_over_fused": naive / fused if naive else None,
+        "peak_mb_plain": memory["plain"],
+        "peak_mb_fused": memory["fused"],
+        "peak_mb_naive": naive_mb,
+        "peak_mb_fused_over_plain": memory["fused"] / memory["plain"],
+        "estimate": estimate(workload.settings, seconds),
+    }
+
+
+def estimate(settings: Settings, seconds: dict[str, float]) -> dict[str, float]:
+    """Return the hours of training steps that whole runs need; validation comes on top.
+
+    A `paper` search is reckoned with steps interpolated over the operations left.
+    """
+    iterations = settings.iterations_per_epoch / 3600
+    slope = (seconds["fused"] - seconds["fused_1"]) / (len(OPERATIONS) - 1)
+    left = range(len(OPERATIONS), 1, -1)
+    pruned = sum(seconds["fused_1"] + slope * (count - 1) for count in left)
+    checks = settings.stability.checks
+    return {
+        "iac_search_h": settings.search_epochs * seconds["fused"] * iterations,
+        "lth_search_h": (settings.warmup_epochs * seconds["fused"] + checks * pruned) * iterations,
+        "finetune_h": settings.finetune_epochs * seconds["finetune"] * iterations,
+    }
+
+
+def random_mask(count: int, seed: int = 0) -> Tensor:
+    """Return a mask with `count` random operations active on every edge."""
+    generator = torch.Generator().manual_seed(seed)
+    active = torch.zeros(len(EDGES), len(OPERATIONS), dtype=torch.bool)
+    for row in active:
+        row[torch.randperm(len(OPERATIONS), generator=generator)[:count]] = True
+    return active
+
+
+def plain_step(workload: Workload) -> Step:
+    """Return nnU-Net's training step: SGD with momentum on the whole network."""
+    network = workload.unet()
+    parameters = list(network.parameters())
+    optimizer = SGD(parameters, 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    return training_step(workload, network, [optimizer], parameters)
+
+
+def fused_step(workload: Workload, operations: int) -> Step:
+    """Return a search step with that many random operations active on every edge."""
+    return _search_step(workload, workload.supernet(random_mask(operations)))
+
+
+def naive_step(workload: Workload) -> Step:
+    """Return a search step whose cells work edge by edge."""
+    path = plain_cell_file()
+    assert path is not None
+    specification = importlib.util.spec_from_file_location("plain_cell", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    network = workload.supernet()
+    for cell in network.cells():
+        cell.__class__ = module.PlainSearchCell
+    return _search_step(workload, network)
+
+
+def finetune_step(workload: Workload) -> Step:
+    """Return a finetuning step of a random discrete cell."""
+    network = workload.supernet()
+    genotype = discretise(
+        torch.zeros(len(EDGES), len(OPERATIONS)),
+        torch.zeros(len(EDGES)),
+        random_mask(1),
+        workload.settings,
+    )
+    network.discretise(genotype)
+    optimizer, _ = finetune_optimiser(network.weights(), workload.settings, 0)
+    return training_step(workload, network, [optimizer], network.weights())
+
+
+def training_step(
+    workload: Workload, network: Any, optimizers: list[Optimizer], clipped: Any
+) -> Step:
+    """Return a call that runs forward and backward pass and steps, mixed precision on a GPU."""
+    images, targets = workload.batch()
+    loss = workload.loss()
+    scaler = torch.amp.GradScaler("cuda") if workload.device == "cuda" else None
+    network.train()
+
+    def run() -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(workload.device, enabled=scaler is not None):
+            value = loss(network(images), targets)
+        step(value, optimizers, clipped, scaler)
+
+    return run
+
+
+def _search_step(workload: Workload, network: IACUNet) -> Step:
+    optimizers = [
+        search_optimiser(network, workload.settings)[0],
+        architecture_optimiser(network, workload.settings),
+    ]
+    return training_step(workload, network, optimizers, network.weights())

@@ -1,0 +1,79 @@
+"""Seconds and peak memory of competing callables."""
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def interleaved(
+    steps: Mapping[str, Callable[[], Any]], repeats: int, device: str
+) -> dict[str, float]:
+    """Return the median seconds of every callable, run in turn so that drifts hit all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+        step()
+    for _ in range(repeats):
+        for name, step in steps.items():
+            seconds[name].append(timed(step, device))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def timed(step: Callable[[], Any], device: str) -> float:
+    """Return the seconds of one call, the device's work included."""
+    synchronise(device)
+    started = time.perf_counter()
+    step()
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def synchronise(device: str) -> None:
+    """Wait for a GPU's work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_mb(make: Callable[..., Callable[[], Any]], *arguments: Any, device: str) -> float:
+    """Return the MB that three calls of `make(*arguments)` need at their peak.
+
+    On a GPU what the allocator held; on a CPU the growth of a fresh process, since a process does
+    not give back all it has freed.
+    """
+    if device == "cuda":
+        step = make(*arguments)
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            step()
+        return torch.cuda.max_memory_allocated() / 2**20
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_growth, (make, arguments, torch.get_num_threads()))
+
+
+def _growth(make: Callable[..., Callable[[], Any]], arguments: Any, threads: int) -> float:
+    torch.set_num_threads(threads)
+    torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3))
+    before = _peak_kilobytes()
+    step = make(*arguments)
+    for _ in range(3):
+        step()
+    return (_peak_kilobytes() - before) / 1024
+
+
+def _peak_kilobytes() -> int:
+    """Return the most memory this process has held; Linux counts a parent's in getrusage."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (
+        1024 if sys.platform == "darwin" else 1
+    )

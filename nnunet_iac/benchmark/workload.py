@@ -1,0 +1,197 @@
+"""What is timed: a network, a batch of random images, and nnU-Net's loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import Tensor, nn
+
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.surgery import require_supported
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.plans import configuration_of, settings_of
+from nnunet_iac.search.settings import Settings
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training step's size.
+
+    The defaults are nnU-Net's 2-D plan of the Hippocampus data with the batch size 12.
+
+    Args:
+        batch_size: images in a batch.
+        patch_size: their spatial shape.
+        features: channels per stage.
+        input_channels: of an image.
+        classes: background included.
+        settings: of the search.
+        device: where it runs.
+        architecture: network class and arguments as plans have them, instead of `features`.
+    """
+
+    batch_size: int = 12
+    patch_size: tuple[int, ...] = (56, 40)
+    features: tuple[int, ...] = (32, 64, 128, 256)
+    input_channels: int = 1
+    classes: int = 3
+    settings: Settings = field(default_factory=Settings)
+    device: str = "cpu"
+    architecture: dict[str, Any] | None = None
+
+    @classmethod
+    def of_plans(cls, dataset: str, configuration: str, plans: str, device: str) -> "Workload":
+        """Return the size that plans describe.
+
+        Raises:
+            ValueError: unknown data set or configuration, or a network without search cells.
+            FileNotFoundError: no such plans.
+            RuntimeError: nnUNet_preprocessed is not set.
+        """
+        folder = preprocessed_folder(dataset)
+        path = folder / f"{plans}.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"the plans must exist; {path} does not: check -d and -p")
+        content = read_json(path)
+        if configuration not in content["configurations"]:
+            known = ", ".join(content["configurations"])
+            raise ValueError(
+                f"{path} must have the configuration; got {configuration}, has {known}"
+            )
+        described = configuration_of(content, configuration)
+        data = read_json(folder / "dataset.json")
+        channels = data["channel_names"] if "channel_names" in data else data["modality"]
+        values = [label for label in data["labels"].values() if label != data.get("ignore")]
+        labels = {
+            value for label in values for value in (label if isinstance(label, list) else [label])
+        }
+        return cls(
+            batch_size=described["batch_size"],
+            patch_size=tuple(described["patch_size"]),
+            features=tuple(described["architecture"]["arch_kwargs"]["features_per_stage"]),
+            input_channels=len(channels),
+            classes=len(labels),
+            settings=settings_of(described),
+            device=device,
+            architecture=described["architecture"],
+        )
+
+    def described(self) -> dict[str, Any]:
+        """Return the size in plain types, for a report."""
+        settings = self.settings
+        return {
+            "batch_size": self.batch_size,
+            "patch_size": list(self.patch_size),
+            "features": list(self.features),
+            "partial_channels": settings.partial_channels,
+            "channel_ratio": settings.channel_ratio,
+            "min_channels": settings.min_channels,
+            "device": self.device,
+        }
+
+    def unet(self) -> nn.Module:
+        """Return a new stock network with deep supervision on the device."""
+        if self.architecture is not None:
+            net = get_network_from_plans(
+                self.architecture["network_class_name"],
+                self.architecture["arch_kwargs"],
+                self.architecture["_kw_requires_import"],
+                self.input_channels,
+                self.classes,
+                allow_init=True,
+                deep_supervision=True,
+            )
+            require_supported(net)
+            return net.to(self.device)
+        dimension, stages = len(self.patch_size), len(self.features)
+        net = PlainConvUNet(
+            self.input_channels,
+            stages,
+            self.features,
+            getattr(nn, f"Conv{dimension}d"),
+            kernel_sizes=3,
+            strides=[1] + [2] * (stages - 1),
+            n_conv_per_stage=2,
+            num_classes=self.classes,
+            n_conv_per_stage_decoder=2,
+            conv_bias=True,
+            norm_op=getattr(nn, f"InstanceNorm{dimension}d"),
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+            deep_supervision=True,
+        )
+        return net.to(self.device)
+
+    def supernet(self, active: Tensor | None = None) -> IACUNet:
+        """Return a retrofitted network with search cells, pruned to `active`."""
+        network = IACUNet(self.unet(), self.settings)
+        load_ticket(network, draw_ticket(network, self.settings.seed))
+        if active is not None:
+            network.prune(active)
+        return network
+
+    def batch(self) -> tuple[Tensor, list[Tensor]]:
+        """Return random images and, for every output, random labels."""
+        generator = torch.Generator().manual_seed(0)
+        size = (self.batch_size, self.input_channels, *self.patch_size)
+        images = torch.randn(size, generator=generator).to(self.device)
+        with torch.no_grad():
+            outputs = self.unet()(images)
+        shapes = [(self.batch_size, 1, *output.shape[2:]) for output in outputs]
+        labels = [torch.randint(self.classes, shape, generator=generator) for shape in shapes]
+        return images, [target.to(self.device) for target in labels]
+
+    def loss(self) -> nn.Module:
+        """Return nnU-Net's Dice and cross-entropy with its weights of deep supervision."""
+        dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+        one = DC_and_CE_loss(
+            dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss
+        )
+        outputs = len(self.features) - 1
+        weights = [2.0**-k for k in range(outputs - 1)] + [0.0]
+        return DeepSupervisionWrapper(one, [w / sum(weights) for w in weights])
+
+    def resized(
+        self,
+        batch_size: int | None,
+        patch_size: Sequence[int] | None,
+        features: Sequence[int] | None,
+        settings: Settings | None,
+    ) -> "Workload":
+        """Return the workload with what is given replaced.
+
+        Raises:
+            ValueError: a patch the stages cannot halve often enough, or features for given plans.
+        """
+        if features is not None and self.architecture is not None:
+            raise ValueError("plans fix the features; got both: leave out -p or --features")
+        changed = replace(
+            self,
+            batch_size=batch_size or self.batch_size,
+            patch_size=tuple(patch_size or self.patch_size),
+            features=tuple(features or self.features),
+            settings=settings or self.settings,
+        )
+        divisor = 2 ** (len(changed.features) - 1)
+        if changed.architecture is None and any(side % divisor for side in changed.patch_size):
+            raise ValueError(
+                f"every side of the patch must be a multiple of {divisor} with "
+                f"{len(changed.features)} stages; got {changed.patch_size}"
+            )
+        return changed
+
+
+def plain_cell_file() -> Path | None:
+    """Return the test suite's plain cell where the package is a source checkout."""
+    path = Path(__file__).parents[2] / "tests" / "nn" / "plain_cell.py"
+    return path if path.is_file() else None
