@@ -133,7 +133,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from nnunet_iac.benchmark.report import Amounts, benchmark, table
-    from nnunet_iac.benchmark.workload import Workload
+    from nnunet_iac.host.workload import Workload
     from nnunet_iac.runs.atomic import write_json
     from nnunet_iac.runs.genotype_source import find_genotype
     from nnunet_iac.search.settings import Settings, parse_assignment

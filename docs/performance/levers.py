@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from nnunet_iac.benchmark.step import plain_step, training_step
 from nnunet_iac.benchmark.timing import interleaved
-from nnunet_iac.benchmark.workload import Workload
+from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.normalisation import normalised_sum
 from nnunet_iac.nn.surgery import ImplantedUNet
@@ -80,7 +80,7 @@ def convolutions(kernel, dilation):
 
 def sums():
     """Return norm and weighted sum of one node's terms: term by term, and as one product."""
-    terms = [images(WIDTH) for _ in range(4 * EDGES)]
+    terms = [images(WIDTH, torch.channels_last) for _ in range(4 * EDGES)]
     weights = torch.rand(len(terms))
 
     def by_term(weights, *terms):

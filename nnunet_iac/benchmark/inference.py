@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nnunet_iac.benchmark.timing import interleaved
-from nnunet_iac.benchmark.workload import Workload
+from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge

@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_iac.benchmark.inference import inference_benchmark
 from nnunet_iac.benchmark.search import search_benchmark
 from nnunet_iac.benchmark.step import step_benchmark
-from nnunet_iac.benchmark.workload import Workload
+from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.training.cost import provenance
 

@@ -10,7 +10,7 @@ import torch
 
 from nnunet_iac.benchmark.step import training_step
 from nnunet_iac.benchmark.timing import synchronise, timed
-from nnunet_iac.benchmark.workload import Workload
+from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.training.methods import IAC, IAC_LTH, Method

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from nnunet_iac.benchmark.timing import interleaved, peak_mb
-from nnunet_iac.benchmark.workload import Workload, plain_cell_file
+from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
+from nnunet_iac.host.workload import Workload, plain_cell_file
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.settings import Settings
@@ -53,7 +53,12 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
         "peak_mb_fused": memory["fused"],
         "peak_mb_naive": naive_mb,
         "peak_mb_fused_over_plain": memory["fused"] / memory["plain"],
-        "estimate": estimate(workload.settings, seconds),
+        "estimate": {
+            **estimate(workload.settings, seconds),
+            "memory_mb": memory["fused"],
+            "memory_mb_present": present_mb(workload.device),
+            "fits": memory["fused"] < present_mb(workload.device),
+        },
     }
 
 

@@ -1,6 +1,7 @@
 """Seconds and peak memory of competing callables."""
 
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -56,6 +57,13 @@ def peak_mb(make: Callable[..., Callable[[], Any]], *arguments: Any, device: str
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_growth, (make, arguments, torch.get_num_threads()))
+
+
+def present_mb(device: str) -> float:
+    """Return the memory of the GPU, or of the machine."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[1] / 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
 
 
 def _growth(make: Callable[..., Callable[[], Any]], arguments: Any, threads: int) -> float:

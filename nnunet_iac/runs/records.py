@@ -17,7 +17,8 @@ class TrajectoryRow:
 
     `epoch` counts completed epochs, as the paper does: nnU-Net's log calls the first one
     "Epoch 0". Divergence is NaN where nothing was compared, and so are both divergence and
-    threshold in a search that does not prune.
+    threshold in a search that does not prune. `seconds` is what the epoch took, validation
+    included.
     """
 
     epoch: int
@@ -27,6 +28,7 @@ class TrajectoryRow:
     divergence: Float[np.ndarray, " edges"]
     threshold: Float[np.ndarray, " edges"]
     active: Bool[np.ndarray, "edges operations"]
+    seconds: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,19 @@ class Trajectory:
     divergence: Float[np.ndarray, "epochs edges"]
     threshold: Float[np.ndarray, "epochs edges"]
     active: Bool[np.ndarray, "epochs edges operations"]
+    seconds: Float[np.ndarray, " epochs"]
 
     @classmethod
     def of_rows(cls, rows: Sequence[TrajectoryRow]) -> "Trajectory":
         """Return the rows stacked; no rows give empty arrays of the right shape."""
         edges, operations = EDGES_BY_OPERATIONS
-        shapes = {"epoch": (), "beta": (edges,), "divergence": (edges,), "threshold": (edges,)}
+        shapes = {
+            "epoch": (),
+            "seconds": (),
+            "beta": (edges,),
+            "divergence": (edges,),
+            "threshold": (edges,),
+        }
         types = {"epoch": np.int64, "active": np.bool_}
         arrays: dict[str, Any] = {}
         for row_field in dataclasses.fields(TrajectoryRow):

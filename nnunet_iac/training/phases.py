@@ -139,9 +139,9 @@ class Phases:
         if self.phase is not Phase.FINETUNE:
             observation = Observation(completed, network.alpha, network.beta)
             if self.phase is Phase.WARMUP:
-                self._end_warmup_epoch(observation)
+                self._end_warmup_epoch(observation, seconds)
             else:
-                self._end_search_epoch(network, observation)
+                self._end_search_epoch(network, observation, seconds)
         self.write_record()
         return self._structure() != before
 
@@ -210,13 +210,13 @@ class Phases:
         phases[self.phase.value] = PhaseCost(spent.epochs + 1, spent.seconds + seconds)
         self.state.cost = replace(self.state.cost, phases=phases)
 
-    def _end_warmup_epoch(self, observation: Observation) -> None:
-        self._append_row(observation, self._idle_decision(observation))
+    def _end_warmup_epoch(self, observation: Observation, seconds: float) -> None:
+        self._append_row(observation, self._idle_decision(observation), seconds)
         if observation.epoch == self.settings.warmup_epochs:
             self.state.pruning = begin(observation, self.settings)
             self.state.phase = Phase.SEARCH
 
-    def _end_search_epoch(self, network: IACUNet, observation: Observation) -> None:
+    def _end_search_epoch(self, network: IACUNet, observation: Observation, seconds: float) -> None:
         assert self.state.pruning is not None
         decision = self._idle_decision(observation)
         at_limit = observation.epoch >= self.settings.search_epochs
@@ -231,7 +231,7 @@ class Phases:
             self.state.events += events
             network.prune(pruning.active)
             self._log_events(events, pruning)
-        self._append_row(observation, decision)
+        self._append_row(observation, decision, seconds)
         if at_limit or self.state.pruning.finished:
             self._finish_search(network, observation)
 
@@ -274,7 +274,7 @@ class Phases:
         theta = importance(observation.alpha, observation.beta, active, self.settings)
         return Decision(theta, nothing, nothing, active)
 
-    def _append_row(self, observation: Observation, decision: Decision) -> None:
+    def _append_row(self, observation: Observation, decision: Decision, seconds: float) -> None:
         row = TrajectoryRow(
             epoch=observation.epoch,
             alpha=observation.alpha.numpy(),
@@ -283,6 +283,7 @@ class Phases:
             divergence=decision.divergence.numpy(),
             threshold=decision.threshold.numpy(),
             active=decision.active.numpy(),
+            seconds=seconds,
         )
         self.state.rows.append(row)
 

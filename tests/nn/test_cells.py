@@ -360,9 +360,12 @@ def test_layers_take_dimension_and_norm_from_the_encoder(tiny_unet, dimension):
     assert type(batch) is getattr(nn, f"BatchNorm{dimension}d")
 
 
-def test_an_encoder_without_norm_is_refused_unless_the_settings_bring_one(tiny_unet):
+@pytest.mark.parametrize(("norm_op", "named"), [(None, "None"), (nn.GroupNorm, "GroupNorm")])
+def test_an_encoder_without_a_usable_norm_is_refused_unless_the_settings_bring_one(
+    tiny_unet, norm_op, named
+):
     encoder = tiny_unet().encoder
-    encoder.norm_op = None
-    with pytest.raises(ValueError, match="norm_op = None; set norm=batch"):
+    encoder.norm_op = norm_op
+    with pytest.raises(ValueError, match=f"norm_op = {named}; set norm=batch"):
         Layers.of_encoder(encoder, Settings())
     assert Layers.of_encoder(encoder, Settings(norm="batch")).norm_op is nn.BatchNorm2d

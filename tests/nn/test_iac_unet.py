@@ -77,6 +77,22 @@ def test_gradient_reaches_alpha_beta_and_cells_but_not_the_backbone(
 
 
 @dimensions
+@pytest.mark.parametrize("seed", [None, 0], ids=["searching", "discrete"])
+def test_recomputed_cells_have_the_same_gradients(network, random_genotype, dimension, seed):
+    genotype = None if seed is None else random_genotype(seed)
+    gradients = []
+    for recompute in (False, True):
+        settings = Settings(min_channels=8, recompute_cells=recompute)
+        net = network(dimension, settings=settings, genotype=genotype).double()
+        torch.manual_seed(0)
+        backward(net, image(dimension).double())
+        gradients.append({n: p.grad for n, p in net.named_parameters() if p.grad is not None})
+    kept, recomputed = gradients
+    assert kept.keys() == recomputed.keys()
+    assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
+
+
+@dimensions
 @norms
 def test_gradient_reaches_every_weight_of_the_discrete_cells(
     network, random_genotype, dimension, norm

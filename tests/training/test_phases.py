@@ -58,6 +58,7 @@ def test_a_literal_search_prunes_one_operation_per_edge_and_epoch_and_leaves_its
     folder = phases.folder
     trajectory, events = folder.read_trajectory(), folder.read_events()
     assert trajectory.epoch.tolist() == list(range(1, 9))
+    assert trajectory.seconds.tolist() == [1.0] * 8
     assert trajectory.active.sum(axis=(1, 2)).tolist() == [98, 98, 98, 84, 70, 56, 42, 28]
     assert np.isnan(trajectory.divergence[:2]).all()
     assert np.isfinite(trajectory.divergence[2:]).all()

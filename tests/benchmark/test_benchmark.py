@@ -1,0 +1,101 @@
+"""The benchmark runs through its command; nothing here asserts a time."""
+
+import json
+
+import pytest
+import torch
+
+from nnunet_iac.benchmark.inference import random_genotype
+from nnunet_iac.benchmark.step import estimate, random_mask
+from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.cli import main
+from nnunet_iac.host.workload import Workload
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.search.settings import Settings
+
+SMALL = ("--batch-size", "2", "--patch-size", "16", "8", "--features", "8", "8", "8")
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Run the command and return its JSON and what it printed."""
+
+    def call(*words):
+        path = tmp_path / "result.json"
+        assert main(["benchmark", *words, "--json", str(path)]) == 0
+        return json.loads(path.read_text()), capsys.readouterr().out
+
+    return call
+
+
+def test_step_reports_seconds_memory_and_ratios(run):
+    result, printed = run("step", *SMALL, "--repeats", "1")
+    for key in ("plain_step_s", "naive_step_s", "fused_step_s", "peak_mb_plain", "peak_mb_fused"):
+        assert result[key] > 0
+        assert key in printed
+    assert result["fused_over_plain"] == result["fused_step_s"] / result["plain_step_s"]
+    assert result["naive_over_fused"] == result["naive_step_s"] / result["fused_step_s"]
+    assert result["workload"]["features"] == [8, 8, 8]
+    assert result["hardware"]["cores"] >= 1
+
+
+def test_without_the_test_suite_the_plain_cell_is_not_measured(run, monkeypatch):
+    monkeypatch.setattr("nnunet_iac.benchmark.step.plain_cell_file", lambda: None)
+    result, printed = run("step", *SMALL, "--repeats", "1")
+    assert result["naive_step_s"] is result["naive_over_fused"] is result["peak_mb_naive"] is None
+    assert "not measured" in printed
+
+
+def test_search_runs_every_epoch_of_all_three(run):
+    settings = ("--set", "warmup_epochs=1", "search_epochs=38", "--batches", "2")
+    result, _ = run("search", *SMALL, *settings)
+    epochs = {name: search["epochs"] for name, search in result["searches"].items()}
+    assert epochs == {"iac": 38, "lth": 37, "literal": 7}
+    lth = result["searches"]["lth"]
+    assert len(lth["epoch_s"]) == 37
+    assert lth["training_s"] == pytest.approx(lth["warmup_s"] + lth["search_s"])
+    assert result["speedup"] == result["iac_search_s"] / result["lth_search_s"]
+
+
+def test_inference_compares_random_cells_and_a_given_one(run, tmp_path):
+    RunFolder(tmp_path).write_genotype(random_genotype(5))
+    result, _ = run(
+        "inference", *SMALL, "--cells", "3", "--repeats", "1", "--genotype", str(tmp_path)
+    )
+    assert result["inference_ratio_worst"] >= result["inference_ratio"] > 0
+    assert result["parameter_ratio"] > 1
+    assert result["mac_ratio"] > 1
+    assert result["given"]["parameter_ratio"] > 1
+
+
+def test_a_patch_the_stages_cannot_halve_is_refused():
+    with pytest.raises(ValueError, match=r"multiple of 8 .* \(56, 42\)"):
+        Workload().resized(None, (56, 42), None, None)
+
+
+@pytest.mark.parametrize("option", ["--repeats", "--batches", "--cells", "--validation-batches"])
+def test_amounts_must_be_positive(capsys, option):
+    assert main(["benchmark", "step", option, "0"]) == 2
+    assert f"{option} must be at least 1; got 0" in capsys.readouterr().err
+
+
+def test_the_estimate_of_a_search_adds_up_its_epochs():
+    seconds = {"fused": 7.0, "fused_1": 1.0, "finetune": 2.0}
+    settings = Settings(iterations_per_epoch=3600)
+    hours = estimate(settings, seconds)
+    assert hours["iac_search_h"] == 200 * 7
+    assert hours["lth_search_h"] == pytest.approx(15 * 7 + 6 * (7 + 6 + 5 + 4 + 3 + 2))
+    assert hours["finetune_h"] == 200 * 2
+
+
+def test_a_random_mask_has_as_many_operations_on_every_edge():
+    assert random_mask(4).sum(1).tolist() == [4] * 14
+    assert torch.equal(random_mask(4), random_mask(4))
+    assert not torch.equal(random_mask(4), random_mask(4, seed=1))
+
+
+def test_steps_are_timed_in_turn():
+    calls = []
+    steps = {name: lambda name=name: calls.append(name) for name in "ab"}
+    assert interleaved(steps, 3, "cpu").keys() == {"a", "b"}
+    assert "".join(calls) == "aabb" + "ab" * 3
