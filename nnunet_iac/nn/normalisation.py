@@ -45,12 +45,17 @@ def normalised_sum(
 
 
 def _mean(x: Samples) -> Float[Tensor, "samples 1 features"]:
-    return x.mean(1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+    return x.mean(1, keepdim=True, dtype=_exact(x))
 
 
 def _scale(centred: Samples, eps: float) -> Float[Tensor, "samples 1 features"]:
-    """Return 1 / sqrt(variance + eps), in float32 or more; of raw values it would cancel."""
-    return _mean(centred.square()).add_(eps).rsqrt_()
+    """Return 1 / sqrt(variance + eps); uncentred values would cancel, squares in half overflow."""
+    return _mean(centred.to(_exact(centred)).square()).add_(eps).rsqrt_()
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """Return the type for statistics: float32, or that of `x` if it has more digits."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class _Normalised(torch.autograd.Function):

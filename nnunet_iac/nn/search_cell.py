@@ -119,14 +119,16 @@ class SearchCell(Cell):
             for term in chain.from_iterable(self.terms)
             for edges in term.rows
         ]
-        placing = torch.zeros(len(EDGES), len(OPERATIONS), len(rows), len(INTERMEDIATE_NODES))
-        for row, entries in enumerate(rows):
-            for edge, name in entries:
-                target = INTERMEDIATE_NODES.index(EDGES[edge].target)
-                placing[edge, OPERATIONS.index(name), row, target] = 1
-        self.register_buffer(
-            "placing", placing.flatten(2).flatten(0, 1).to(self.output.weight), False
-        )
+        # nnU-Net's predictor prunes in inference mode, whose tensors could not be trained with.
+        with torch.inference_mode(False):
+            placing = torch.zeros(len(EDGES), len(OPERATIONS), len(rows), len(INTERMEDIATE_NODES))
+            for row, entries in enumerate(rows):
+                for edge, name in entries:
+                    target = INTERMEDIATE_NODES.index(EDGES[edge].target)
+                    placing[edge, OPERATIONS.index(name), row, target] = 1
+            placing = placing.flatten(2).flatten(0, 1)
+            placing = placing.to(self.output.weight.device, self.output.weight.dtype)
+        self.register_buffer("placing", placing, persistent=False)
 
     def _inputs(self, skip: Image, up: Image) -> Samples:
         """Return nodes 0 and 1, one after the other."""

@@ -65,3 +65,11 @@ def test_half_precision_is_kept_and_statistics_are_taken_in_float32(dtype):
     assert weight.grad.dtype == torch.float32
     exact = normalised_sum([x.float()], weight, total.float(), EPS)
     torch.testing.assert_close(result.float(), exact, rtol=3e-2, atol=3e-2)
+
+
+def test_squares_do_not_overflow_half_precision():
+    x = samples(3)
+    large = (x * 300).half()
+    torch.testing.assert_close(
+        normalised(large, EPS).double(), normalised(x * 300, EPS), rtol=1e-2, atol=1e-2
+    )

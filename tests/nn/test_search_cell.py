@@ -127,6 +127,21 @@ def test_a_pruned_operation_costs_nothing(operation):
         assert flops(active)[0] < pruned[0]
 
 
+def test_a_cell_pruned_while_predicting_can_be_trained_afterwards():
+    active = torch.ones(14, 7, dtype=torch.bool)
+    fused, plain, inputs = both_cells(
+        CellShape(6, 8, 4, 4), 2, "Instance", torch.float64, active, 0
+    )
+    active[:, 4:] = False
+    with torch.inference_mode():
+        fused.prune(active)
+    plain.prune(active)
+    inputs[2] = operation_weights(torch.zeros(14, 7, dtype=torch.float64), active)
+    got = output_and_gradients(fused, inputs, active, 0)
+    for name, value in output_and_gradients(plain, inputs, active, 0).items():
+        torch.testing.assert_close(got[name], value, rtol=1e-10, atol=1e-10)
+
+
 def test_channel_shuffle_interleaves_the_groups():
     x = torch.arange(8.0).view(1, 8, 1, 1)
     assert channel_shuffle(x, 4).flatten().tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
