@@ -22,14 +22,16 @@ def inference_benchmark(
     genotypes = [random_genotype(seed) for seed in range(cells)]
     rows = [_against(workload, reference, found, repeats) for found in genotypes]
     ratios = [row["ratio"] for row in rows]
+    worst = ratios.index(max(ratios))
     return {
         "reference_s": statistics.median(row["reference_s"] for row in rows),
+        "cell_s": statistics.median(row["cell_s"] for row in rows),
         "inference_ratio": statistics.median(ratios),
-        "inference_ratio_worst": max(ratios),
-        "worst_genotype": str(genotypes[ratios.index(max(ratios))]),
+        "inference_ratio_worst": ratios[worst],
         "parameter_ratio": statistics.median(row["parameter_ratio"] for row in rows),
         "mac_ratio": statistics.median(row["mac_ratio"] for row in rows),
         "cells": cells,
+        "worst": {"genotype": str(genotypes[worst]), **rows[worst]},
         "given": None if genotype is None else _against(workload, reference, genotype, repeats),
     }
 
@@ -74,9 +76,13 @@ def _against(
     unused = network.alpha.numel() + network.beta.numel()
     return {
         "reference_s": seconds["reference"],
-        "seconds": seconds["cell"],
+        "cell_s": seconds["cell"],
         "ratio": seconds["cell"] / seconds["reference"],
+        "reference_parameters": costs[0].parameters,
+        "cell_parameters": costs[1].parameters - unused,
         "parameter_ratio": (costs[1].parameters - unused) / costs[0].parameters,
+        "reference_macs": costs[0].macs,
+        "cell_macs": costs[1].macs,
         "mac_ratio": costs[1].macs / costs[0].macs,
     }
 

@@ -70,9 +70,11 @@ class Workload:
         described = configuration_of(content, configuration)
         data = read_json(folder / "dataset.json")
         channels = data["channel_names"] if "channel_names" in data else data["modality"]
-        values = [label for label in data["labels"].values() if label != data.get("ignore")]
         labels = {
-            value for label in values for value in (label if isinstance(label, list) else [label])
+            label
+            for name, value in data["labels"].items()
+            if name != "ignore"
+            for label in (value if isinstance(value, list) else [value])
         }
         return cls(
             batch_size=described["batch_size"],
