@@ -38,14 +38,15 @@ from nnunet_iac.training.reference import validate_reference
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 from nnunet_iac.training.siblings import require_same_structure
 
-START_ONLY = (
+FREE_TO_CHANGE = (
     "backbone_trainer",
     "backbone_plans",
     "backbone_checkpoint",
     "genotype",
     "allow_leakage",
+    "recompute_cells",
 )
-"""Settings that matter at the start of a run only and may change before it continues."""
+"""Settings that may change before a run continues: they matter at its start only, or for memory."""
 
 
 class IACTrainer(RetrofitTrainer):
@@ -322,7 +323,7 @@ class IACTrainer(RetrofitTrainer):
     def _require_same_settings(self, saved: dict[str, Any], filename: Any) -> None:
         began = Settings.from_mapping(saved).resolved().to_mapping()
         for key, value in self.settings.resolved().to_mapping().items():
-            if key not in START_ONLY and began[key] != value:
+            if key not in FREE_TO_CHANGE and began[key] != value:
                 raise ValueError(
                     f"a run must continue with the settings it began with; {key} is {value!r} in "
                     f"the plans and {began[key]!r} in {filename}: restore it, or use a new plans "

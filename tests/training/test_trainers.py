@@ -426,6 +426,13 @@ def test_a_run_is_not_continued_with_other_settings(make_trainer: Make, in_proce
         make_trainer(LTH, plans, resume=True)
 
 
+def test_a_run_that_needs_less_memory_may_be_continued(make_trainer: Make, in_process: Any) -> None:
+    plans = in_process.write_plans("roomy")
+    _run_until(make_trainer(LTH, plans), 2)
+    in_process.write_plans("roomy", recompute_cells=True)
+    assert make_trainer(LTH, plans, resume=True).current_epoch == 2
+
+
 ALL = [
     value
     for module in (trainers, variants)
