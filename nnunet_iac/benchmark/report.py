@@ -21,7 +21,8 @@ class Amounts:
 
     Args:
         repeats: steps or inferences behind a median.
-        batches: per epoch of a search.
+        batches: per epoch of a search, two at least: the full search moves weights and
+            architecture in turn.
         validation_batches: per epoch of a search.
         cells: random cells for inference.
     """
@@ -33,8 +34,10 @@ class Amounts:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {value}")
+            least = 2 if name == "batches" else 1
+            if value < least:
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} must be at least {least}; got {value}")
 
 
 def benchmark(

@@ -77,10 +77,13 @@ def test_a_patch_the_stages_cannot_halve_is_refused():
         Workload().resized(None, (56, 42), None, None)
 
 
-@pytest.mark.parametrize("option", ["--repeats", "--batches", "--cells", "--validation-batches"])
-def test_amounts_must_be_positive(capsys, option):
-    assert main(["benchmark", "step", option, "0"]) == 2
-    assert f"{option} must be at least 1; got 0" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("option", "least"),
+    [("--repeats", 1), ("--batches", 2), ("--cells", 1), ("--validation-batches", 1)],
+)
+def test_amounts_below_their_least_are_refused(capsys, option, least):
+    assert main(["benchmark", "step", option, str(least - 1)]) == 2
+    assert f"{option} must be at least {least}; got {least - 1}" in capsys.readouterr().err
 
 
 def test_the_estimate_of_a_search_adds_up_its_epochs():
