@@ -9,11 +9,14 @@ import nnunet_iac
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit status: 0, 1 where the doctor found faults, 2 for an error."""
+    """Run a verb; return the exit status.
+
+    0; 1 where the doctor found faults or a replay disagrees; 2 for an error.
+    """
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.verb(arguments)
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return status
@@ -56,6 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("path", metavar="PATH", type=Path, help="genotype, fold or checkpoint")
     show.add_argument("-o", metavar="FILE", type=Path, help="draw it as .svg or .png")
     show.set_defaults(verb=_show)
+
+    replay = verbs.add_parser(
+        "replay", help="recompute a search's decisions from its trajectory; 1 if they disagree"
+    )
+    replay.add_argument("fold", metavar="FOLD", type=Path, help="fold folder, or its iac folder")
+    replay.set_defaults(verb=_replay)
 
     benchmark = verbs.add_parser(
         "benchmark",
@@ -117,16 +126,30 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.runs.folder import record_beside
     from nnunet_iac.runs.genotype_source import find_genotype, find_output_nodes
 
     genotype = find_genotype(arguments.path)
     print(genotype)
+    run = record_beside(arguments.path)
+    if run is not None:
+        print("\nHealth:", *(run.read_health() or ["nothing to report"]), sep="\n  ")
     if arguments.o is not None:
         from nnunet_iac.runs.cell_picture import draw_cell
 
         draw_cell(genotype, arguments.o, find_output_nodes(arguments.path))
         print(f"drawn: {arguments.o}")
     return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.analysis.replay import replay
+    from nnunet_iac.runs.folder import RunFolder
+
+    inside = RunFolder.of_fold(arguments.fold)
+    replayed = replay(inside if inside.path.is_dir() else RunFolder(arguments.fold))
+    print(replayed)
+    return 0 if replayed.agrees else 1
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
@@ -138,6 +161,12 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from nnunet_iac.runs.genotype_source import find_genotype
     from nnunet_iac.search.settings import Settings, parse_assignment
 
+    if arguments.json is not None and arguments.json.is_dir():
+        raise ValueError(f"--json must name a file; {arguments.json} is a folder: add a file name")
+    if arguments.genotype is not None and arguments.kind != "inference":
+        raise ValueError(
+            f"--genotype is timed by benchmark inference only; got {arguments.kind}: leave it out"
+        )
     if arguments.d is None:
         workload = Workload(device=arguments.device)
     else:

@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 import nnunet_iac
 from nnunet_iac.analysis import demo_report
@@ -7,6 +8,11 @@ from nnunet_iac.host import demo, doctor
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import TrajectoryRow
+from nnunet_iac.search.health import HealthEvent
+from nnunet_iac.search.pruning import Observation, idle
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import Edge
 
 PLANS = {
     "plans_name": "nnUNetPlans",
@@ -34,7 +40,7 @@ def test_without_a_verb_the_usage_lists_them_all(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     usage = capsys.readouterr().out
-    for verb in ("demo", "plan", "show", "doctor", "trainers-dir"):
+    for verb in ("demo", "plan", "show", "replay", "doctor", "trainers-dir"):
         assert f"\n    {verb}" in usage
 
 
@@ -73,6 +79,49 @@ def test_show_prints_a_cell_and_draws_it_only_where_asked(tmp_path, random_genot
     assert str(tmp_path / "cell.svg") in capsys.readouterr().out
 
 
+def test_show_tells_the_health_of_the_search_that_found_the_cell(tmp_path, random_genotype, capsys):
+    run = RunFolder.of_fold(tmp_path / "fold_0")
+    run.write_genotype(random_genotype(0))
+    run.write_settings(Settings())
+    assert main(["show", str(tmp_path / "fold_0")]) == 0
+    assert capsys.readouterr().out == f"{random_genotype(0)}\n\nHealth:\n  nothing to report\n"
+    run.write_health(
+        (
+            HealthEvent(17, "dead edge", Edge(1, 3), "no gradient moved its alpha"),
+            HealthEvent(40, "plateau", None, "the training loss does not fall"),
+        )
+    )
+    assert main(["show", str(run.genotype_file)]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "Health:",
+        "  epoch 17, edge 1->3: dead edge, no gradient moved its alpha",
+        "  epoch 40: plateau, the training loss does not fall",
+    ]
+
+
+def test_replay_takes_fold_or_record_and_its_status_says_whether_they_agree(tmp_path, capsys):
+    run = RunFolder.of_fold(tmp_path / "fold_0")
+    seen = Observation(1, torch.zeros(14, 7), torch.zeros(14))
+    decision = idle(seen, Settings())
+    arrays = (seen.alpha, seen.beta, decision.importance, decision.divergence)
+    row = TrajectoryRow(
+        1, *(array.numpy() for array in (*arrays, decision.threshold, decision.active))
+    )
+    run.write_settings(Settings())
+    run.write_trajectory([row])
+    run.write_events(())
+    for path in (run.path.parent, run.path):
+        assert main(["replay", str(path)]) == 0
+        printed = capsys.readouterr().out
+        assert printed == "recomputed 1 epochs, 0 prunes and no genotype\nagrees\n"
+    row.active[0, 0] = False
+    run.write_trajectory([row])
+    assert main(["replay", str(run.path)]) == 1
+    printed = capsys.readouterr().out
+    assert "epoch 1, edge 0->2: active of identity is False" in printed
+    assert "agrees" not in printed
+
+
 def test_show_draws_svg_and_png_only(tmp_path, random_genotype, capsys):
     run = RunFolder(tmp_path)
     run.write_genotype(random_genotype(0))
@@ -87,6 +136,7 @@ def test_show_draws_svg_and_png_only(tmp_path, random_genotype, capsys):
         ("plan -d 4 -c 2d -o My__Plans", "'My__Plans'"),
         ("plan -d 4 -c 2d -p Absent -o Mine", "-overwrite_plans_name Absent"),
         ("show absent.json", "absent.json does not exist"),
+        ("replay absent", "absent/settings.json does not exist"),
     ],
 )
 def test_an_error_is_one_message_without_a_traceback(preprocessed, capsys, words, message):

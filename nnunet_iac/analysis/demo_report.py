@@ -140,6 +140,7 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "genotype": str(genotype),
         "cell": _inlined(cell_svg(genotype, run.read_settings().output_nodes), "cell"),
         "nodes": _trajectory_panels(run, genotype),
+        "health": run.read_health(),
         "operations": {operation_label(o): OPERATION_COLOURS[o] for o in OPERATIONS},
         "backbone": backbone,
         "unchanged": backbone.unchanged and summary["backbone_unchanged"],

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
@@ -19,10 +21,13 @@ from nnunet_iac.runs.records import (
     TrajectoryRow,
 )
 from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES, Edge
 
 FOLDER_NAME = "iac"
+Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,11 @@ class RunFolder:
         return self.path / "events.jsonl"
 
     @property
+    def health_file(self) -> Path:
+        """One `HealthEvent` a line."""
+        return self.path / "health.jsonl"
+
+    @property
     def cost_file(self) -> Path:
         """The `CostRecord`."""
         return self.path / "cost.json"
@@ -70,6 +80,11 @@ class RunFolder:
     def backbone_file(self) -> Path:
         """The `BackboneRecord`."""
         return self.path / "backbone.json"
+
+    @property
+    def split_file(self) -> Path:
+        """The cases of either side, and of either half in a full search."""
+        return self.path / "split.json"
 
     @property
     def cell_svg_file(self) -> Path:
@@ -94,6 +109,10 @@ class RunFolder:
         """Return the run's settings."""
         return Settings.from_mapping(read_json(self.settings_file))
 
+    def write_split(self, split: Mapping[str, Sequence[str]]) -> None:
+        """Write which cases the run learns from and which it is scored on."""
+        write_json(self.split_file, dict(split))
+
     def write_genotype(self, genotype: Genotype) -> None:
         """Write the found cell."""
         write_json(self.genotype_file, genotype.to_document())
@@ -110,23 +129,56 @@ class RunFolder:
             np.savez_compressed(file, **arrays)
 
     def read_trajectory(self) -> Trajectory:
-        """Return all rows so far."""
-        with np.load(self.trajectory_file) as arrays:
-            return Trajectory(**{f.name: arrays[f.name] for f in dataclasses.fields(Trajectory)})
+        """Return all rows so far.
+
+        Raises:
+            ValueError: the file is damaged, or an array is missing or of another shape.
+        """
+        try:
+            with (
+                open(self.trajectory_file, "rb") as file,
+                np.load(file, allow_pickle=False) as arrays,
+            ):
+                names = (f.name for f in dataclasses.fields(Trajectory))
+                return Trajectory(**{name: arrays[name] for name in names})
+        except OSError:
+            raise
+        except Exception as error:  # Of a damaged file numpy, zipfile and zlib raise a dozen kinds.
+            raise ValueError(
+                f"{self.trajectory_file} must hold a trajectory and could not be read "
+                f"({type(error).__name__}: {error}); restore it, or search again"
+            ) from error
 
     def write_events(self, events: Sequence[PruningEvent]) -> None:
         """Write all pruning events so far."""
         rows = (dataclasses.asdict(event) for event in events)
         documents = ({"edge": [row.pop("source"), row.pop("target")], **row} for row in rows)
-        lines = (json.dumps(document, allow_nan=False) for document in documents)
-        write_text(self.events_file, "".join(f"{line}\n" for line in lines))
+        _write_lines(self.events_file, documents)
 
     def read_events(self) -> tuple[PruningEvent, ...]:
-        """Return all pruning events so far."""
-        lines = self.events_file.read_text(encoding="utf-8").splitlines()
-        rows = (json.loads(line) for line in lines)
-        edges = ((row, *row.pop("edge")) for row in rows)
-        return tuple(PruningEvent(**row, source=i, target=j) for row, i, j in edges)
+        """Return all pruning events so far.
+
+        Raises:
+            ValueError: a damaged line; the message names file and line.
+        """
+        return _events(
+            self.events_file,
+            lambda edge, row: PruningEvent(**row, source=edge.source, target=edge.target),
+        )
+
+    def write_health(self, events: Sequence[HealthEvent]) -> None:
+        """Write all that was noticed about the search's health so far."""
+        _write_lines(self.health_file, map(dataclasses.asdict, events))
+
+    def read_health(self) -> tuple[HealthEvent, ...]:
+        """Return all that was noticed so far; nothing where no file was written.
+
+        Raises:
+            ValueError: a damaged line; the message names file and line.
+        """
+        if not self.health_file.is_file():
+            return ()
+        return _events(self.health_file, lambda edge, row: HealthEvent(**row, edge=edge))
 
     def write_backbone(self, record: BackboneRecord) -> None:
         """Write the proof of the frozen backbone."""
@@ -134,7 +186,8 @@ class RunFolder:
 
     def read_backbone(self) -> BackboneRecord:
         """Return the proof of the frozen backbone."""
-        return BackboneRecord(**read_json(self.backbone_file))
+        with _fields_of(self.backbone_file):
+            return BackboneRecord(**read_json(self.backbone_file))
 
     def write_cost(self, record: CostRecord) -> None:
         """Write what the run cost so far."""
@@ -142,16 +195,36 @@ class RunFolder:
 
     def read_cost(self) -> CostRecord:
         """Return what the run cost so far."""
-        return CostRecord.from_mapping(read_json(self.cost_file))
+        with _fields_of(self.cost_file):
+            return CostRecord.from_mapping(read_json(self.cost_file))
 
     def write_ticket(self, ticket: Mapping[str, Tensor]) -> None:
         """Write the tensors the cells started from."""
         with replacing(self.ticket_file) as temporary:
-            save_file(dict(ticket), temporary)
+            temporary.write_bytes(save(dict(ticket)))
 
     def read_ticket(self) -> dict[str, Tensor]:
-        """Return the tensors the cells started from."""
-        return load_file(self.ticket_file)
+        """Return the tensors the cells started from.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            return load_file(self.ticket_file)
+        except SafetensorError as error:
+            raise ValueError(f"{self.ticket_file} must hold tensors: {error}") from error
+
+
+@contextmanager
+def _fields_of(path: Path) -> Iterator[None]:
+    """Name the file where what it holds is not what its class needs."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must be written by this release and has other fields ({error}); restore it, "
+            "or read it with the release that wrote it"
+        ) from error
 
 
 def record_beside(path: Path) -> RunFolder | None:
@@ -164,6 +237,26 @@ def record_beside(path: Path) -> RunFolder | None:
         if RunFolder(folder).settings_file.is_file():
             return RunFolder(folder)
     return None
+
+
+def _write_lines(path: Path, documents: Iterable[Any]) -> None:
+    write_text(path, "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in documents))
+
+
+def _events(path: Path, event: Callable[[Any, dict[str, Any]], Event]) -> tuple[Event, ...]:
+    """Return one event a line, each made of its edge and its other values."""
+    events = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            edge = row.pop("edge")
+            events.append(event(None if edge is None else EDGES[EDGES.index(Edge(*edge))], row))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"line {number} of {path} must hold an event and could not be read "
+                f"({type(error).__name__}: {error}); restore the file, or search again"
+            ) from error
+    return tuple(events)
 
 
 def path_for_fold(path: str, fold: int | str) -> Path:

@@ -1,6 +1,5 @@
 """The typed rows of a run's record."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 EDGES_BY_OPERATIONS = (14, 7)
+SHAPES: dict[str, tuple[int, ...]] = {
+    "epoch": (),
+    "seconds": (),
+    **dict.fromkeys(("beta", "divergence", "threshold"), EDGES_BY_OPERATIONS[:1]),
+    **dict.fromkeys(("alpha", "importance", "active"), EDGES_BY_OPERATIONS),
+}
+"""Shape of every array of a trajectory, in one epoch."""
+TYPES: dict[str, type] = {"epoch": np.int64, "active": np.bool_}
+"""Their types, where these are not float64."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,11 @@ class TrajectoryRow:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """All rows of a search as arrays, the epoch first."""
+    """All rows of a search as arrays, the epoch first.
+
+    Raises:
+        ValueError: an array of another shape or type; the message names it.
+    """
 
     epoch: Int[np.ndarray, " epochs"]
     alpha: Float[np.ndarray, "epochs edges operations"]
@@ -44,24 +56,24 @@ class Trajectory:
     active: Bool[np.ndarray, "epochs edges operations"]
     seconds: Float[np.ndarray, " epochs"]
 
+    def __post_init__(self) -> None:
+        for name, shape in SHAPES.items():
+            array = getattr(self, name)
+            expected = (np.size(self.epoch), *shape), np.dtype(TYPES.get(name, np.float64))
+            if (array.shape, array.dtype) != expected:
+                raise ValueError(
+                    f"{name!r} must have shape {expected[0]} and type {expected[1]}; "
+                    f"it has {array.shape} and {array.dtype}"
+                )
+
     @classmethod
     def of_rows(cls, rows: Sequence[TrajectoryRow]) -> "Trajectory":
         """Return the rows stacked; no rows give empty arrays of the right shape."""
-        edges, operations = EDGES_BY_OPERATIONS
-        shapes = {
-            "epoch": (),
-            "seconds": (),
-            "beta": (edges,),
-            "divergence": (edges,),
-            "threshold": (edges,),
-        }
-        types = {"epoch": np.int64, "active": np.bool_}
         arrays: dict[str, Any] = {}
-        for row_field in dataclasses.fields(TrajectoryRow):
-            name = row_field.name
-            shape = (len(rows), *shapes.get(name, (edges, operations)))
+        for name, shape in SHAPES.items():
             values = [getattr(row, name) for row in rows]
-            arrays[name] = np.asarray(values, types.get(name, np.float64)).reshape(shape)
+            array: np.ndarray = np.asarray(values, TYPES.get(name, np.float64))
+            arrays[name] = array.reshape(len(rows), *shape)
         return cls(**arrays)
 
 

@@ -1,10 +1,11 @@
 """From the relaxed cell to a genotype."""
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.pruning import best_operations
+from nnunet_iac.search.pruning import best_operations, last_largest
 from nnunet_iac.search.relaxation import edge_weights
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import (
@@ -14,6 +15,8 @@ from nnunet_iac.search.space import (
     OPERATIONS,
     edges_into,
 )
+
+IDENTITY = OPERATIONS.index("identity")
 
 
 def discretise(
@@ -25,13 +28,39 @@ def discretise(
     """Return the genotype: per edge the best active operation, per node its two heaviest edges.
 
     Edges are ranked by Psi, ties by the weight before the cap, then by the order of `EDGES`.
+    Where more than `max_identity` of the eight then carry the identity, those of least Psi take
+    another operation instead, of equal ones the later edge first. That is our decision against
+    the collapse to identities; the paper has no such cap.
     """
     operations = best_operations(alpha, beta, active, settings).tolist()
     transform = (settings.edge_transform, settings.tan_clamp)
     capped = edge_weights(beta, *transform).tolist()
     uncapped = edge_weights(beta, *transform, capped=False).tolist()
-    choices = []
+    kept = []
     for node in INTERMEDIATE_NODES:
         ranked = sorted(edges_into(node), key=lambda e: (-capped[e], -uncapped[e], e))
-        choices += [Choice(EDGES[e], OPERATIONS[operations[e]]) for e in ranked[:EDGES_PER_NODE]]
-    return Genotype(tuple(choices))
+        kept += ranked[:EDGES_PER_NODE]
+    if settings.max_identity is not None:
+        others = _best_but_identity(alpha, beta, active, settings).tolist()
+        identities = (e for e in kept if operations[e] == IDENTITY)
+        for e in sorted(identities, key=lambda e: (-capped[e], e))[settings.max_identity :]:
+            operations[e] = others[e]
+    return Genotype(tuple(Choice(EDGES[e], OPERATIONS[operations[e]]) for e in kept))
+
+
+def _best_but_identity(
+    alpha: Float[Tensor, "edges operations"],
+    beta: Float[Tensor, " edges"],
+    active: Bool[Tensor, "edges operations"],
+    settings: Settings,
+) -> Int[Tensor, " edges"]:
+    """Return the index of each edge's best other active operation.
+
+    Where pruning left only the identity: that of the largest alpha, which pruned operations keep.
+    """
+    is_identity = torch.arange(len(OPERATIONS)) == IDENTITY
+    others = active & ~is_identity
+    best = best_operations(alpha, beta, others, settings)
+    return torch.where(
+        others.any(dim=1), best, last_largest(alpha.masked_fill(is_identity, -torch.inf))
+    )

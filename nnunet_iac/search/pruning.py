@@ -178,6 +178,28 @@ def force(
     return replace(state, active=remaining), events
 
 
+def close_epoch(
+    state: PruningState, observation: Observation, settings: Settings
+) -> tuple[PruningState, Decision]:
+    """Return the state after an epoch of a pruning search, and all that was decided.
+
+    `advance`, and at the epoch limit `force` on top where edges are still undecided.
+    """
+    advanced, decision = advance(state, observation, settings)
+    if observation.epoch < settings.search_epochs:
+        return advanced, decision
+    forced, events = force(advanced, observation, settings)
+    return forced, replace(decision, events=decision.events + events)
+
+
+def idle(observation: Observation, settings: Settings) -> Decision:
+    """Return the decision of an epoch that decides nothing: of a warm-up, or of a full search."""
+    active = full_mask()
+    nothing = observation.beta.new_full((len(EDGES),), torch.nan)
+    theta = importance(observation.alpha, observation.beta, active, settings)
+    return Decision(theta, nothing, nothing, active)
+
+
 def best_operations(
     alpha: Float[Tensor, "edges operations"],
     beta: Float[Tensor, " edges"],
@@ -189,6 +211,11 @@ def best_operations(
     The counterpart of pruning, where ties remove the first.
     """
     score = pruning_score(alpha, beta, active, settings).masked_fill(~active, -torch.inf)
+    return last_largest(score)
+
+
+def last_largest(score: Float[Tensor, "edges operations"]) -> Int[Tensor, " edges"]:
+    """Return the index of each edge's largest score; ties go to the last."""
     return len(OPERATIONS) - 1 - torch.argmax(score.flip(1), dim=1)
 
 

@@ -22,9 +22,10 @@ from nnunet_iac.runs.cell_picture import INK, OPERATION_COLOURS, operation_label
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, Trajectory, TrajectoryRow
 from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import Observation, advance, begin
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.search.space import EDGES, OPERATIONS
+from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
 
 CASES = ("case_1", "case_2", "case_3", "case_4")
 DICE = {
@@ -220,6 +221,20 @@ def test_page_says_whether_the_stability_test_ever_decided_anything(demo, waited
 
 def test_page_says_when_the_search_ran_into_its_limit(demo):
     assert "ran into its limit" in _page((demo[0], {**demo[1], "stopped_by": "limit"}))
+
+
+def test_page_says_what_the_watch_over_the_search_noticed(demo, page, tmp_path):
+    assert "nothing to report" in page
+    folder = shutil.copytree(demo[0], tmp_path / "demo")
+    events = (
+        HealthEvent(4, "dead edge", Edge(1, 3), "no gradient moved its alpha"),
+        HealthEvent(6, "collapse", None, "64% of the <leading> operations"),
+    )
+    RunFolder(folder / demo[1]["run_folder"]).write_health(events)
+    page = _page((folder, demo[1]))
+    assert "nothing to report" not in page
+    assert "<li>epoch 4, edge 1-&gt;3: dead edge, no gradient moved its alpha</li>" in page
+    assert "<li>epoch 6: collapse, 64% of the &lt;leading&gt; operations</li>" in page
 
 
 def test_page_shows_the_proof_of_the_unchanged_backbone(page):

@@ -5,6 +5,8 @@ import os
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nnunet_iac.runs.folder import RunFolder, read_genotype_file
 from nnunet_iac.runs.records import (
@@ -15,8 +17,10 @@ from nnunet_iac.runs.records import (
     Trajectory,
     TrajectoryRow,
 )
+from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import Edge
 
 
 @pytest.fixture
@@ -53,9 +57,11 @@ def test_the_record_lies_in_the_fold_under_the_names_that_reports_rely_on(folder
         "genotype.json",
         "trajectory.npz",
         "events.jsonl",
+        "health.jsonl",
         "cost.json",
         "ticket.safetensors",
         "backbone.json",
+        "split.json",
         "cell.svg",
         "cell.png",
         "reference",
@@ -105,6 +111,93 @@ def test_events_survive_the_round_trip_one_a_line(folder):
     assert len(folder.events_file.read_text().splitlines()) == 2
     folder.write_events(())
     assert folder.read_events() == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"\xff",
+        b"[]",
+        b"3",
+        b'{"epoch": 21}',
+        b'{"edge": [0, 2], "epochs": 21}',
+        b'{"edge": [2, 0], "epoch": 21}',
+        b'{"edge": 3, "epoch": 21}',
+    ],
+)
+@pytest.mark.parametrize("kind", ["events", "health"])
+def test_a_damaged_line_of_events_is_named_with_its_file(folder, kind, line):
+    folder.write_events((_event(), _event()))
+    folder.write_health((HealthEvent(3, "plateau", None, "flat"),) * 2)
+    path = getattr(folder, f"{kind}_file")
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(ValueError, match=rf"line 3 of .*{kind}\.jsonl must hold an event"):
+        getattr(folder, f"read_{kind}")()
+
+
+def test_health_survives_the_round_trip_one_a_line_and_may_be_absent(folder):
+    assert folder.read_health() == ()
+    events = (
+        HealthEvent(17, "dead edge", Edge(0, 2), "no gradient moved its alpha"),
+        HealthEvent(30, "plateau", None, "the training loss does not fall"),
+    )
+    folder.write_health(events)
+    assert folder.read_health() == events
+    assert isinstance(folder.read_health()[0].edge, Edge)
+    written = [json.loads(line) for line in folder.health_file.read_text().splitlines()]
+    assert [row["edge"] for row in written] == [[0, 2], None]
+    folder.write_health(())
+    assert folder.read_health() == ()
+
+
+@given(st.data())
+def test_a_damaged_trajectory_is_an_error_naming_the_file_or_was_not_harmed(tmp_path_factory, data):
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    folder.write_trajectory([_row(1), _row(2)])
+    whole = folder.trajectory_file.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    byte = data.draw(st.one_of(st.none(), st.integers(0, 255)))
+    damaged = whole[:at] if byte is None else whole[:at] + bytes([byte]) + whole[at + 1 :]
+    folder.trajectory_file.write_bytes(damaged)
+    try:
+        read, message = folder.read_trajectory(), ""
+    except ValueError as error:
+        read, message = None, str(error)
+    if read is None:
+        assert str(folder.trajectory_file) in message
+    else:
+        for field in dataclasses.fields(Trajectory):
+            expected = getattr(Trajectory.of_rows([_row(1), _row(2)]), field.name)
+            np.testing.assert_array_equal(getattr(read, field.name), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("beta", None, "beta is not a file"),
+        ("alpha", np.zeros((2, 14, 6)), r"'alpha' .* \(2, 14, 7\) .* \(2, 14, 6\)"),
+        ("seconds", np.zeros(3), r"'seconds' .* \(2,\) .* \(3,\)"),
+        ("epoch", np.zeros((2, 1), np.int64), r"'epoch' .* \(2,\) .* \(2, 1\)"),
+        ("active", np.ones((2, 14, 7)), "'active' .* bool; .* float64"),
+        ("alpha", np.full((2, 14, 7), None), "allow_pickle=False"),
+    ],
+)
+def test_a_trajectory_with_a_wrong_array_is_an_error_naming_file_and_array(
+    folder, name, array, message
+):
+    trajectory = Trajectory.of_rows([_row(1), _row(2)])
+    arrays = {f.name: getattr(trajectory, f.name) for f in dataclasses.fields(Trajectory)}
+    del arrays[name]
+    folder.path.mkdir(parents=True)
+    np.savez(folder.trajectory_file, **arrays, **({} if array is None else {name: array}))
+    with pytest.raises(ValueError, match=rf"trajectory\.npz must hold a trajectory .*{message}"):
+        folder.read_trajectory()
+
+
+def test_a_missing_trajectory_is_named(folder):
+    with pytest.raises(FileNotFoundError, match=r"trajectory\.npz"):
+        folder.read_trajectory()
 
 
 def test_a_backbone_record_survives_the_round_trip(folder):

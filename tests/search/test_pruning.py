@@ -15,8 +15,10 @@ from nnunet_iac.search.pruning import (
     advance,
     begin,
     best_operations,
+    close_epoch,
     force,
     full_mask,
+    idle,
 )
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
@@ -395,3 +397,57 @@ def test_ties_keep_the_last_active_operation():
     active[2, 5:] = False
     best = best_operations(torch.zeros(14, 7), torch.zeros(14), active, Settings())
     assert best.tolist() == [6, 6, 4] + [6] * 11
+
+
+@given(seeds, modes)
+@few
+def test_closing_an_epoch_before_the_limit_is_one_advance(seed, mode):
+    settings = Settings(preset="adaptive", importance=mode, search_epochs=24)
+    path = random_path(seed, 0.1, 8)
+    state = begin(path[0], settings)
+    for seen in path[1:]:
+        (advanced, expected), (state, decision) = (
+            step(state, seen, settings) for step in (advance, close_epoch)
+        )
+        assert torch.equal(state.active, advanced.active)
+        assert decision.events == expected.events
+
+
+@given(seeds, modes, st.integers(16, 23))
+@few
+def test_closing_the_last_epoch_finishes_any_search_and_logs_every_operation_that_left(
+    seed, mode, limit
+):
+    settings = Settings(preset="adaptive", importance=mode, search_epochs=limit)
+    path = random_path(seed, 0.1, limit - WARMUP)
+    state, events = begin(path[0], settings), []
+    for seen in path[1:]:
+        state, decision = close_epoch(state, seen, settings)
+        events += decision.events
+    assert state.finished
+    assert len(events) == len({(e.source, e.target, e.operation) for e in events}) == 14 * 6
+    assert all(e.epoch == limit for e in events if e.rule == "forced")
+
+
+def test_a_search_that_finishes_at_its_limit_by_itself_is_not_forced():
+    settings = Settings(preset="literal", search_epochs=21)
+    path = random_path(0, 1.0, 6)
+    state = begin(path[0], settings)
+    for seen in path[1:]:
+        state, decision = close_epoch(state, seen, settings)
+    assert state.finished
+    assert {event.rule for event in decision.events} <= {"smallest", "two-sigma"}
+
+
+@pytest.mark.parametrize("mode", ["softmax", "raw", "raw-strict"])
+def test_an_idle_epoch_measures_the_importance_of_the_full_cell_and_nothing_else(mode):
+    settings = Settings(importance=mode)
+    seen = random_path(0, 1.0, 0)[0]
+    decision = idle(seen, settings)
+    assert decision.active.all()
+    assert torch.equal(
+        decision.importance, importance(seen.alpha, seen.beta, full_mask(), settings)
+    )
+    assert decision.divergence.isnan().all()
+    assert decision.threshold.isnan().all()
+    assert decision.events == ()

@@ -1,0 +1,152 @@
+"""The health of a search: edges that cannot learn, a collapsing cell, a loss that does not fall."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.pruning import Observation, best_operations
+from nnunet_iac.search.relaxation import edge_weights
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES, OPERATIONS, PARAMETER_FREE, Edge
+
+DEAD_WEIGHT = 1e-3
+"""Psi below which an edge hardly reaches its node, nor a gradient the edge."""
+
+COLLAPSE_SHARE = 0.5
+"""Share of parameter-free operations above which a cell is reported as collapsed."""
+
+WINDOW = 15
+"""Search epochs over which the trend of the training loss is measured."""
+
+
+@dataclass(frozen=True)
+class HealthEvent:
+    """A condition that began: `dead edge`, `collapse`, `plateau` or `divergence`.
+
+    Args:
+        epoch: the completed epoch after which it was seen.
+        kind: which condition.
+        edge: of a dead edge; None where the whole cell or its loss is meant.
+        message: what was measured.
+    """
+
+    epoch: int
+    kind: str
+    edge: Edge | None
+    message: str
+
+    def __str__(self) -> str:
+        """The event as one line."""
+        where = "" if self.edge is None else f", edge {self.edge.source}->{self.edge.target}"
+        return f"epoch {self.epoch}{where}: {self.kind}, {self.message}"
+
+
+@dataclass(frozen=True)
+class HealthState:
+    """What the watch over a search remembers between epochs, in plain types; at first nothing.
+
+    Args:
+        alpha: of the previous epoch; a search starts from zeros.
+        losses: the mean training losses of the last `WINDOW` search epochs, the newest last.
+        present: the conditions under way: their kinds, and the indices of dead edges, or None.
+    """
+
+    alpha: tuple[tuple[float, ...], ...] = ((0.0,) * len(OPERATIONS),) * len(EDGES)
+    losses: tuple[float, ...] = ()
+    present: tuple[tuple[str, int | None], ...] = ()
+
+
+def examine(
+    state: HealthState,
+    observation: Observation,
+    active: Bool[Tensor, "edges operations"],
+    loss: float,
+    settings: Settings,
+) -> tuple[HealthState, tuple[HealthEvent, ...]]:
+    """Return the state after an epoch, and what began in it; the warm-up is not judged.
+
+    Dead edge: it has operations to choose from, and their alpha stood still or its Psi is below
+    `DEAD_WEIGHT`. Collapse: more than `COLLAPSE_SHARE` of the edges' best operations have no
+    parameters. The loss: see `loss_trend`. What lasts is reported once, and again if it had ended.
+
+    Args:
+        state: of the epoch before.
+        observation: the end of the epoch.
+        active: the operations the epoch was trained with, so before its prune.
+        loss: the epoch's mean training loss.
+        settings: of the run.
+    """
+    alpha, beta = observation.alpha, observation.beta
+    rows = tuple(tuple(row) for row in alpha.tolist())
+    if observation.epoch <= settings.warmup_epochs:
+        return HealthState(rows, state.losses, state.present), ()
+    losses = (*state.losses, loss)[-WINDOW:]
+    found = _dead_edges(alpha, alpha.new_tensor(state.alpha), beta, active, settings)
+    best = best_operations(alpha, beta, active, settings).tolist()
+    share = _parameter_free_share([OPERATIONS[index] for index in best])
+    if share > COLLAPSE_SHARE:
+        found["collapse", None] = f"{share:.0%} of the leading operations have no parameters"
+    trend = loss_trend(losses)
+    if trend is not None:
+        kind, message = trend
+        found[kind, None] = message
+    events = tuple(
+        HealthEvent(observation.epoch, kind, None if index is None else EDGES[index], message)
+        for (kind, index), message in found.items()
+        if (kind, index) not in state.present
+    )
+    return HealthState(rows, losses, tuple(found)), events
+
+
+def loss_trend(losses: Sequence[float]) -> tuple[str, str] | None:
+    """Return `divergence` or `plateau` with what was measured, or None while the loss falls.
+
+    The Theil-Sen slope with its 95 % interval (Sen 1968) over `WINDOW` epochs, for nnU-Net's loss
+    may be negative: divergence where the interval is above zero, plateau where it contains zero.
+    Fewer epochs have no trend, but a loss that is not finite is a divergence at once.
+    """
+    # Imported here, for it takes a second and who reads events does without.
+    from scipy.stats import theilslopes
+
+    if not all(map(math.isfinite, losses)):
+        return "divergence", "the training loss is not finite"
+    if len(losses) < WINDOW:
+        return None
+    slope, _, low, high = theilslopes(losses, alpha=0.95)
+    measured = f"{slope:+.2g} an epoch over {WINDOW} epochs (95 % interval {low:.2g} to {high:.2g})"
+    if low > 0:
+        return "divergence", f"the training loss rises: {measured}"
+    return ("plateau", f"the training loss does not fall: {measured}") if high >= 0 else None
+
+
+def parameter_free_share(genotype: Genotype) -> float:
+    """Return the share of a genotype's operations that have no parameters."""
+    return _parameter_free_share([choice.operation for choice in genotype.choices])
+
+
+def _parameter_free_share(operations: Sequence[str]) -> float:
+    return sum(name in PARAMETER_FREE for name in operations) / len(operations)
+
+
+def _dead_edges(
+    alpha: Float[Tensor, "edges operations"],
+    previous: Float[Tensor, "edges operations"],
+    beta: Float[Tensor, " edges"],
+    active: Bool[Tensor, "edges operations"],
+    settings: Settings,
+) -> dict[tuple[str, int | None], str]:
+    weights = edge_weights(beta, settings.edge_transform, settings.tan_clamp)
+    undecided = active.sum(dim=1) > 1
+    still = ((alpha == previous) | ~active).all(dim=1)
+    dead: dict[tuple[str, int | None], str] = {}
+    for index in (undecided & (still | (weights < DEAD_WEIGHT))).nonzero().flatten().tolist():
+        dead["dead edge", index] = (
+            "no gradient moved its alpha"
+            if still[index]
+            else f"its weight Psi is {weights[index].item():.1g}"
+        )
+    return dead
