@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -20,6 +21,11 @@ install_import_hook(["nnunet_iac.search", "nnunet_iac.nn"], "beartype.beartype")
 torch.set_num_threads(1)  # More threads only wait for each other on tensors this small.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=30, help="kills per trainer (default: 30)")
+    parser.addoption("--record", type=Path, help="folder for what the fault tests found, as JSON")
 
 
 @pytest.fixture

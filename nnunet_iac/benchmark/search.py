@@ -23,12 +23,18 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
 
     Only training steps count; validation, and pruning with the record between epochs, stand
     apart, and nothing is plotted.
+
+    Raises:
+        ValueError: settings that leave no time to prune.
     """
     presets: dict[str, tuple[Method, Any]] = {
         "iac": (IAC, "paper"),
         "lth": (IAC_LTH, "paper"),
         "literal": (IAC_LTH, "literal"),
     }
+    for method, preset in presets.values():
+        if method.prunes:
+            dataclasses.replace(workload.settings, preset=preset).require_prunable()
     searches = {}
     for name, (method, preset) in presets.items():
         settings = dataclasses.replace(workload.settings, preset=preset)
@@ -78,7 +84,7 @@ def _search(
                     validation += timed(lambda: network(images), workload.device)
             epoch += 1
             started = time.perf_counter()
-            if phases.end_epoch(network, epoch, epoch_seconds[-1]):
+            if phases.end_epoch(network, epoch, epoch_seconds[-1], loss=0.0):
                 steps = []
             between += time.perf_counter() - started
     return {

@@ -1,6 +1,8 @@
 """New plans with an `iac` section, beside the preprocessed data set's own."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnunetv2.paths import nnUNet_preprocessed
@@ -35,7 +37,8 @@ def write_plans(
     values = dict(parse_assignment(assignment) for assignment in assignments)
     for key in PATHS:
         if values.get(key) is not None:
-            values[key] = str(Path(values[key]).expanduser().absolute())
+            # Unlike Path.expanduser, os.path's leaves an unknown user as it is.
+            values[key] = str(Path(os.path.expanduser(values[key])).absolute())
     plans.require_identifier(name)
     folder = preprocessed_folder(dataset)
     source_file = folder / f"{source}.json"
@@ -45,9 +48,15 @@ def write_plans(
             f"  {_preprocess_command(dataset, configuration, source)}"
         )
     original = read_json(source_file)
-    known = {}
-    if configuration in original["configurations"]:
-        known = plans.configuration_of(original, configuration).get(plans.SECTION, {})
+    known = plans.configuration_of(original, configuration).get(plans.SECTION, {})
+    names = {"plans_name": source, "dataset_name": folder.name}
+    found = {"dataset_name": folder.name, **original}
+    for key, wanted in names.items():
+        if found.get(key) != wanted:
+            raise ValueError(
+                f"{key} in {source_file} must be {wanted!r}, as file and folder are called; got "
+                f"{found.get(key)!r}: correct it, for nnU-Net names its folders after it"
+            )
     new = plans.derived(original, name, configuration, {**known, **values})
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
@@ -67,6 +76,9 @@ def preprocessed_folder(dataset: str) -> Path:
         )
     try:
         name = maybe_convert_to_dataset_name(dataset)
+        plans.dataset_number(name)
+        if Path(name).name != name:
+            raise ValueError(f"{name} is a path")
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             "the data set must be an id or a full name such as Dataset004_Hippocampus, and be "
@@ -74,6 +86,23 @@ def preprocessed_folder(dataset: str) -> Path:
             f"nnUNet_raw, nnUNet_preprocessed (now {nnUNet_preprocessed}) and nnUNet_results"
         ) from error
     return Path(nnUNet_preprocessed) / name
+
+
+@contextmanager
+def built_from_plans() -> Iterator[None]:
+    """Say that the plans are at fault where a network cannot be built from them.
+
+    Raises:
+        ValueError: names what the network's class did not take.
+    """
+    try:
+        yield
+    except (TypeError, LookupError, AttributeError, ImportError, AssertionError, ValueError) as error:
+        raise ValueError(
+            'the network that plans describe under "architecture" must be one that can be built; '
+            f"it is not ({type(error).__name__}: {error}): make the plans again with "
+            "nnUNetv2_plan_experiment"
+        ) from error
 
 
 def _preprocess_command(dataset: str, configuration: str, source: str) -> str:

@@ -1,5 +1,6 @@
 """What is timed: a network, a batch of random images, and nnU-Net's loss."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +14,17 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
-from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.planning import built_from_plans, preprocessed_folder
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import configuration_of, settings_of
+from nnunet_iac.runs.plans import (
+    architecture_of,
+    configuration_of,
+    configurations_of,
+    settings_of,
+)
 from nnunet_iac.search.settings import Settings
 
 
@@ -37,6 +43,10 @@ class Workload:
         settings: of the search.
         device: where it runs.
         architecture: network class and arguments as plans have them, instead of `features`.
+
+    Raises:
+        ValueError: sizes that no network with search cells can have.
+        RuntimeError: no GPU where one is asked for.
     """
 
     batch_size: int = 12
@@ -47,6 +57,44 @@ class Workload:
     settings: Settings = field(default_factory=Settings)
     device: str = "cpu"
     architecture: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, sizes, counts, rule in (
+            ("the batch size", (self.batch_size,), (1,), "an integer"),
+            ("the patch size", self.patch_size, (2, 3), "two or three integers"),
+            ("features", self.features, range(3, 100), "integers for three or more stages,"),
+        ):
+            right = isinstance(sizes, tuple) and len(sizes) in counts
+            if not right or not all(type(size) is int and size >= 1 for size in sizes):
+                shown = ", ".join(map(repr, sizes)) if isinstance(sizes, tuple) else repr(sizes)
+                raise ValueError(f"{name} must be {rule} >= 1; got {shown}: give another")
+        divisors = self._divisors()
+        if len(divisors) != len(self.patch_size):
+            raise ValueError(
+                f"the patch must have {len(divisors)} sides, as in the plans; got {self.patch_size}"
+            )
+        whole = not any(s % d for s, d in zip(self.patch_size, divisors, strict=True))
+        if not whole or self.patch_size == divisors:
+            raise ValueError(
+                "every side of the patch must be a multiple of "
+                f"{' x '.join(map(str, divisors))} with {len(self.features)} stages, and one a "
+                f"larger one; got {self.patch_size}"
+            )
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError(
+                "-device cuda must have a GPU that torch can use; there is none: use -device cpu, "
+                "or install torch for your GPU"
+            )
+
+    def _divisors(self) -> tuple[int, ...]:
+        """Return by how much the encoder reduces every side."""
+        axes = len(self.patch_size)
+        if self.architecture is None:
+            return (2 ** (len(self.features) - 1),) * axes
+        with built_from_plans():
+            strides = self.architecture["arch_kwargs"]["strides"]
+            sides = (s if isinstance(s, list) else [s] * axes for s in strides)
+            return tuple(math.prod(side) for side in zip(*sides, strict=True))
 
     @classmethod
     def of_plans(cls, dataset: str, configuration: str, plans: str, device: str) -> "Workload":
@@ -62,14 +110,21 @@ class Workload:
         if not path.is_file():
             raise FileNotFoundError(f"the plans must exist; {path} does not: check -d and -p")
         content = read_json(path)
-        if configuration not in content["configurations"]:
-            known = ", ".join(content["configurations"])
+        known = configurations_of(content)
+        if configuration not in known:
             raise ValueError(
-                f"{path} must have the configuration; got {configuration}, has {known}"
+                f"{path} must have the configuration; got {configuration}, has {', '.join(known)}"
             )
         described = configuration_of(content, configuration)
+        architecture = architecture_of(described)
         data = read_json(folder / "dataset.json")
-        channels = data["channel_names"] if "channel_names" in data else data["modality"]
+        data = data if isinstance(data, dict) else {}
+        channels = data.get("channel_names", data.get("modality"))
+        if not isinstance(channels, dict) or not isinstance(data.get("labels"), dict):
+            raise ValueError(
+                f"{folder / 'dataset.json'} must have objects channel_names and labels; it does "
+                "not: restore it from nnUNet_raw"
+            )
         labels = {
             label
             for name, value in data["labels"].items()
@@ -77,14 +132,14 @@ class Workload:
             for label in (value if isinstance(value, list) else [value])
         }
         return cls(
-            batch_size=described["batch_size"],
-            patch_size=tuple(described["patch_size"]),
-            features=tuple(described["architecture"]["arch_kwargs"]["features_per_stage"]),
+            batch_size=described.get("batch_size", 0),
+            patch_size=_tuple(described.get("patch_size")),
+            features=_tuple(architecture["arch_kwargs"].get("features_per_stage")),
             input_channels=len(channels),
             classes=len(labels),
             settings=settings_of(described),
             device=device,
-            architecture=described["architecture"],
+            architecture=architecture,
         )
 
     def described(self) -> dict[str, Any]:
@@ -103,15 +158,16 @@ class Workload:
     def unet(self) -> nn.Module:
         """Return a new stock network with deep supervision on the device."""
         if self.architecture is not None:
-            net = get_network_from_plans(
-                self.architecture["network_class_name"],
-                self.architecture["arch_kwargs"],
-                self.architecture["_kw_requires_import"],
-                self.input_channels,
-                self.classes,
-                allow_init=True,
-                deep_supervision=True,
-            )
+            with built_from_plans():
+                net = get_network_from_plans(
+                    self.architecture["network_class_name"],
+                    self.architecture["arch_kwargs"],
+                    self.architecture["_kw_requires_import"],
+                    self.input_channels,
+                    self.classes,
+                    allow_init=True,
+                    deep_supervision=True,
+                )
             require_supported(net)
             return net.to(self.device)
         dimension, stages = len(self.patch_size), len(self.features)
@@ -173,24 +229,21 @@ class Workload:
         """Return the workload with what is given replaced.
 
         Raises:
-            ValueError: a patch the stages cannot halve often enough, or features for given plans.
+            ValueError: sizes the class refuses, or features for given plans.
         """
         if features is not None and self.architecture is not None:
             raise ValueError("plans fix the features; got both: leave out -p or --features")
-        changed = replace(
+        return replace(
             self,
-            batch_size=batch_size or self.batch_size,
-            patch_size=tuple(patch_size or self.patch_size),
-            features=tuple(features or self.features),
+            batch_size=self.batch_size if batch_size is None else batch_size,
+            patch_size=self.patch_size if patch_size is None else tuple(patch_size),
+            features=self.features if features is None else tuple(features),
             settings=settings or self.settings,
         )
-        divisor = 2 ** (len(changed.features) - 1)
-        if changed.architecture is None and any(side % divisor for side in changed.patch_size):
-            raise ValueError(
-                f"every side of the patch must be a multiple of {divisor} with "
-                f"{len(changed.features)} stages; got {changed.patch_size}"
-            )
-        return changed
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def plain_cell_file() -> Path | None:

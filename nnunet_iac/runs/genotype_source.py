@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
+from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.folder import RunFolder, read_genotype_file, record_beside
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
@@ -54,20 +55,14 @@ def _genotype_file(folder: Path) -> Path:
 
 
 def _genotype_of_checkpoint(path: Path) -> Genotype:
-    # nnU-Net's checkpoints hold more than tensors, so it reads them with weights_only=False too.
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=False)["network_weights"]
-    except Exception as error:
-        raise ValueError(
-            f"{path} must be an nnU-Net checkpoint and could not be read "
-            f"({type(error).__name__}: {error}); copy it again or name another"
-        ) from error
-    if "genotype_codes" not in weights:
+    weights = read_checkpoint(path)["network_weights"]
+    found = weights.get("genotype_codes") if isinstance(weights, dict) else None
+    if not isinstance(found, Tensor):
         raise ValueError(
             f"the checkpoint must be of a network with adaptive cells; {path} has no genotype: "
             "name a checkpoint of one of the nnUNetTrainerIAC trainers"
         )
-    codes = weights["genotype_codes"].tolist()
+    codes = found.flatten().tolist()
     if UNDECIDED in codes:
         raise ValueError(
             f"the checkpoint's search must have ended; {path} is still searching: let it go on "

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,11 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.settings import Settings
 
 SECTION = "iac"
+ARCHITECTURE = {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": list}
+"""The keys of a network in plans."""
+
+_IDENTIFIER = re.compile(r"[^_/\\\x00-\x1f]+(_[^_/\\\x00-\x1f]+)*")
+_REMAKE = "make the plans again with nnUNetv2_plan_experiment"
 
 
 def settings_of(configuration: Mapping[str, Any]) -> Settings:
@@ -17,11 +24,69 @@ def settings_of(configuration: Mapping[str, Any]) -> Settings:
     return Settings.from_mapping(configuration.get(SECTION, {}))
 
 
-def configuration_of(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration of plans with what it inherits from others filled in."""
-    own = plans["configurations"][name]
-    parent = own.get("inherits_from")
-    return {**(configuration_of(plans, parent) if parent else {}), **own}
+def configurations_of(plans: Any) -> dict[str, dict[str, Any]]:
+    """Return the configurations of plans as they stand, by name.
+
+    Raises:
+        ValueError: something else than plans.
+    """
+    known = plans.get("configurations") if isinstance(plans, dict) else None
+    if not isinstance(known, dict) or not all(isinstance(c, dict) for c in known.values()):
+        raise ValueError(
+            'plans must be a JSON object with objects under "configurations"; got '
+            f"{reprlib.repr(plans)}: {_REMAKE}"
+        )
+    return known
+
+
+def configuration_of(plans: Any, name: str) -> dict[str, Any]:
+    """Return a configuration of plans with what it inherits from others filled in.
+
+    Raises:
+        ValueError: no plans, no such configuration, one that inherits from itself, or settings
+            that are no JSON object.
+    """
+    known = configurations_of(plans)
+    result: dict[str, Any] = {}
+    line: list[Any] = [name]
+    while line[-1] is not None:
+        if line[-1] not in tuple(known):
+            raise ValueError(
+                f"the configuration must be one of {', '.join(known)}, which the plans "
+                f"{plans.get('plans_name')!r} describe; got "
+                + ", inherited by ".join(map(repr, reversed(line)))
+            )
+        result = {**known[line[-1]], **result}
+        line.append(known[line[-1]].get("inherits_from"))
+        if line[-1] in line[:-1]:
+            raise ValueError(
+                "a configuration must not inherit from itself; the plans "
+                f"{plans.get('plans_name')!r} have {' from '.join(line)}: {_REMAKE}"
+            )
+    if not isinstance(result.get(SECTION, {}), dict):
+        raise ValueError(
+            f'the settings "{SECTION}" of a configuration must be a JSON object; {name} of the '
+            f"plans {plans.get('plans_name')!r} has {reprlib.repr(result[SECTION])}: write {{}} "
+            "for all defaults"
+        )
+    return result
+
+
+def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the network that a configuration of plans describes.
+
+    Raises:
+        ValueError: none, or one without class and arguments.
+    """
+    described: Any = configuration.get("architecture")
+    for key, kind in ARCHITECTURE.items():
+        found = described.get(key) if isinstance(described, dict) else None
+        if not isinstance(found, kind):
+            raise ValueError(
+                f'plans must describe their network under "architecture"; its {key} is '
+                f"{found!r}: {_REMAKE}"
+            )
+    return described
 
 
 def dataset_number(name: str) -> int:
@@ -29,13 +94,26 @@ def dataset_number(name: str) -> int:
     return int(name.removeprefix("Dataset").partition("_")[0])
 
 
-def require_identifier(name: str) -> None:
+def require_dataset_name(name: str) -> None:
+    """Check that a data set's name is one of nnU-Net's and not a path.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not re.fullmatch(r"Dataset\d{3,}_[^/\\]+", name):
+        raise ValueError(
+            "the dataset_name of plans must be of the form Dataset004_Hippocampus; got "
+            f"{name!r}: restore the plans, or plan again"
+        )
+
+
+def require_identifier(name: object) -> None:
     """Check that nnU-Net can use a plans identifier in its folder names.
 
     Raises:
-        ValueError: an empty name, a path, `__` inside, or `_` at an end.
+        ValueError: no text, an empty name, a path, `__` inside, or `_` at an end.
     """
-    if not name or "__" in name or name.strip("_") != name or "/" in name or "\\" in name:
+    if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
         raise ValueError(
             "a plans identifier must be a plain file name without '__' inside or '_' at an end, "
             f"since nnU-Net splits folder names there; got {name!r}"
@@ -58,12 +136,7 @@ def derived(
         raise ValueError(
             f"the new plans must have a name of their own; got {name!r}, the name of their source"
         )
-    known = plans["configurations"]
-    if configuration not in known:
-        raise ValueError(
-            f"the configuration must be one of {', '.join(known)}, which the plans "
-            f"{plans['plans_name']!r} describe; got {configuration!r}"
-        )
+    configuration_of(plans, configuration)
     Settings.from_mapping(values)
     result = copy.deepcopy(dict(plans))
     result["plans_name"] = name

@@ -74,16 +74,17 @@ class Genotype:
         return [OPERATIONS.index(kept[e]) if e in kept else NOT_KEPT for e in EDGES]
 
     @classmethod
-    def from_codes(cls, codes: Sequence[int]) -> "Genotype":
+    def from_codes(cls, codes: Sequence[Any]) -> "Genotype":
         """Return the genotype that `to_codes` encoded.
 
         Raises:
             ValueError: not one code per edge, an impossible code, or an invalid genotype.
         """
         for code in codes:
-            if not NOT_KEPT <= code < len(OPERATIONS):
+            if type(code) is not int or not NOT_KEPT <= code < len(OPERATIONS):
                 raise ValueError(
-                    f"a code of a genotype must be {NOT_KEPT} to {len(OPERATIONS) - 1}; got {code}"
+                    f"a code of a genotype must be an integer from {NOT_KEPT} to "
+                    f"{len(OPERATIONS) - 1}; got {code!r}"
                 )
         kept = ((edge, code) for edge, code in zip(EDGES, codes, strict=True) if code != NOT_KEPT)
         return cls(tuple(Choice(edge, OPERATIONS[code]) for edge, code in kept))
@@ -110,7 +111,7 @@ class Genotype:
                 f'a genotype document must have "format": "{FORMAT}"; got '
                 f"{document.get('format')!r}"
             )
-        if document.get("version") != VERSION:
+        if type(document.get("version")) is not int or document["version"] != VERSION:
             raise ValueError(
                 f"this release reads genotype version {VERSION}; the document has version "
                 f"{document.get('version')!r}"
@@ -142,4 +143,6 @@ def _choice(entry: Any) -> Choice:
         ) from error
     if type(source) is not int or type(target) is not int:
         raise ValueError(f"the nodes of an edge must be integers; got {entry!r}")
+    if not isinstance(operation, str):
+        raise ValueError(f"the operation of an edge must be a name; got {entry!r}")
     return Choice(Edge(source, target), operation)

@@ -68,7 +68,7 @@ def _valid_betas(betas: tuple[float, float]) -> bool:
 def _valid_pattern(pattern: str) -> bool:
     try:
         re.compile(pattern)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
     return True
 
@@ -78,6 +78,7 @@ _SHARE = Rule("(0, 1]", lambda value: 0 < value <= 1)
 _NODE_COUNT = Rule("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
 _ADAM_BETAS = Rule("two numbers in [0, 1)", _valid_betas)
 _PATTERN = Rule("a valid regular expression", _valid_pattern)
+_SEED = Rule("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Settings:
     min_channels: Annotated[int, _at_least(1)] = 16
     partial_channels: Annotated[int, _at_least(1)] = 4
     output_nodes: Annotated[int, _NODE_COUNT] = 4
+    max_identity: Annotated[int | None, _at_least(0)] = None
     norm: Literal["plans", "batch"] = "plans"
     residual: Literal["none", "zero"] = "none"
     recompute_cells: bool = False
@@ -121,7 +123,8 @@ class Settings:
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
     finetune_lr: Annotated[float, _above(0)] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
-    seed: Annotated[int, _at_least(0)] = 0
+    seed: Annotated[int, _SEED] = 0
+    deterministic: bool = True
     patient_pattern: Annotated[str | None, _PATTERN] = None
     backbone_trainer: str | None = None
     backbone_plans: str | None = None
@@ -204,12 +207,17 @@ class Settings:
         return values
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> "Settings":
+    def from_mapping(cls, values: Any) -> "Settings":
         """Return the settings of a plans file's `iac` section; what is absent has its default.
 
         Raises:
-            ValueError: an unknown key, or as the class raises.
+            ValueError: no mapping, an unknown key, or as the class raises.
         """
+        if not isinstance(values, Mapping):
+            raise ValueError(
+                f"settings must be a JSON object of keys and values; got {values!r}: write {{}} "
+                "for all defaults"
+            )
         for key in values:
             _require_known(key)
         return cls(**values)
@@ -227,10 +235,10 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
     _require_known(key)
     annotation = _annotations()[key]
     if _is_text(annotation):
-        return key, None if text == "null" else text
+        return key, _converted(key, None if text == "null" else text, annotation)
     try:
         value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         value = text
     return key, _converted(key, value, annotation)
 
@@ -248,10 +256,10 @@ def _rules() -> dict[str, Rule]:
     }
 
 
-def _require_known(key: str) -> None:
+def _require_known(key: Any) -> None:
     known = _annotations()
     if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
+        close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown setting {key!r}; {hint}allowed are {', '.join(known)}")
 
@@ -286,8 +294,11 @@ def _as_int(value: Any) -> int | None:
 
 
 def _as_float(value: Any) -> float | None:
-    is_number = type(value) in (int, float) and math.isfinite(value)
-    return float(value) if is_number else None
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _as_bool(value: Any) -> bool | None:

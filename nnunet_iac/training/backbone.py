@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.search.settings import Settings
@@ -119,14 +120,8 @@ def read_backbone(
     Raises:
         ValueError: an unreadable file, other keys or shapes, other preprocessing, or leakage.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-        weights, init = checkpoint["network_weights"], checkpoint["init_args"]
-    except Exception as error:
-        raise ValueError(
-            f"the backbone {path} must be an nnU-Net checkpoint and could not be read "
-            f"({type(error).__name__}: {error}); train it again or name another"
-        ) from error
+    checkpoint = read_checkpoint(path)
+    weights, init = checkpoint["network_weights"], checkpoint["init_args"]
     require_same_network(weights, network.state_dict(), path)
     require_same_input(init, configuration, path)
     reason = leakage(path, init, fold, splits)

@@ -2,6 +2,7 @@
 
 from torch.optim import Optimizer
 
+from nnunet_iac.training.distributed import bare
 from nnunet_iac.training.optimisation import EpochSchedule, finetune_optimiser
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
@@ -22,10 +23,8 @@ class nnUNetTrainerContinue(RetrofitTrainer):
         """Return the finetuning's optimiser over the whole network."""
         return finetune_optimiser(list(self.network.parameters()), self.settings, first_epoch=0)
 
-    def on_train_start(self) -> None:
-        """Load the backbone unless a run is continued."""
-        if not self.was_initialized:
-            self.initialize()
-        if not self.resumed:
-            self.network.load_state_dict(self.find_backbone(self.network).weights)
-        super().on_train_start()
+    def start_run(self) -> None:
+        """Load the backbone."""
+        backbone = self.find_backbone(self.network)
+        self.clear_fold()
+        bare(self.network).load_state_dict(backbone.weights)

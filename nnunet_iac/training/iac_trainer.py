@@ -1,9 +1,9 @@
 """The diary of a retrofit: nnU-Net's hooks, translated into calls on the phases."""
 
-import io
 import time
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,16 +15,16 @@ from torch.optim import Optimizer
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.surgery import require_supported
-from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import settings_of
+from nnunet_iac.runs.plans import SECTION, settings_of
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import halves
-from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.backbone import tensors_hash
+from nnunet_iac.training.continuation import require_nothing_lost
 from nnunet_iac.training.cost import network_cost
-from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, finish
+from nnunet_iac.training.distributed import bare, require_same_on_all_ranks, wrapped
+from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, drawn, finish
 from nnunet_iac.training.methods import Method
 from nnunet_iac.training.optimisation import (
     EpochSchedule,
@@ -37,16 +37,6 @@ from nnunet_iac.training.phases import Phase, Phases
 from nnunet_iac.training.reference import validate_reference
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 from nnunet_iac.training.siblings import require_same_structure
-
-FREE_TO_CHANGE = (
-    "backbone_trainer",
-    "backbone_plans",
-    "backbone_checkpoint",
-    "genotype",
-    "allow_leakage",
-    "recompute_cells",
-)
-"""Settings that may change before a run continues: they matter at its start only, or for memory."""
 
 
 class IACTrainer(RetrofitTrainer):
@@ -69,16 +59,22 @@ class IACTrainer(RetrofitTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
+        # The first rank keeps the record; the others write theirs where nobody looks.
+        self._spare = TemporaryDirectory() if self.local_rank else None
+        fold_folder = self._spare.name if self._spare else self.output_folder
         self.phases = Phases(
-            self.settings,
-            self.method,
-            RunFolder.of_fold(self.output_folder),
-            self.print_to_log_file,
+            self.settings, self.method, RunFolder.of_fold(fold_folder), self.print_to_log_file
         )
         self.num_epochs = self.phases.num_epochs
         self.architecture_optimizer: Optimizer | None = None
         self.genotype_leakage: str | None = None
         self._half: int | None = None
+
+    @property
+    def unet(self) -> IACUNet:
+        """The retrofitted network without its wrapper for several devices."""
+        network: IACUNet = bare(self.network)
+        return network
 
     @staticmethod
     def build_network_architecture(
@@ -105,21 +101,16 @@ class IACTrainer(RetrofitTrainer):
 
     # -- before the first epoch ------------------------------------------------------------------
 
-    def on_train_start(self) -> None:
-        """Begin or continue the run: everything that can be wrong is found before long work."""
-        if not self.was_initialized:
-            self.initialize()
-        require_same_structure(Path(self.output_folder), self.configuration_name, self.settings)
-        if not self.resumed:
-            self._start_run()
-        super().on_train_start()
-
-    def _start_run(self) -> None:
+    def start_run(self) -> None:
+        """Freeze the backbone, begin the record and give the cells their first weights."""
+        require_same_structure(Path(self.output_folder), self.settings)
+        if self.continues and self.local_rank == 0:
+            require_nothing_lost(self.phases.folder)
         network = self.stock_network()
         backbone = self.find_backbone(network)
         genotype = self.given_genotype()
         network.load_state_dict(backbone.weights)
-        self.network.load_state_dict(backbone.weights, strict=False)
+        self.unet.load_state_dict(backbone.weights, strict=False)
         record = BackboneRecord(
             path=str(backbone.path),
             trainer=backbone.trainer,
@@ -127,18 +118,27 @@ class IACTrainer(RetrofitTrainer):
             before=tensors_hash(backbone.weights),
             leakage="; ".join(filter(None, (backbone.leakage, self.genotype_leakage))) or None,
         )
-        run = {
-            "trainer": type(self).__name__,
-            "dataset": self.plans_manager.dataset_name,
-            "plans": self.plans_manager.plans_name,
-            "configuration": self.configuration_name,
-            "fold": self.fold,
-        }
-        self.phases.start(self.network, record, run, genotype)
+        self.clear_fold()
+        self.phases.start(self.unet, record, self.identity, genotype)
         self.phases.add_network_cost("backbone", self._cost(network.to(self.device)))
         if genotype is None:
-            self.phases.add_network_cost("supernet", self._cost(self.network))
+            self.phases.add_network_cost("supernet", self._cost(self.unet))
         self._rebuild_optimisers()
+        self._write_split()
+
+    def continue_run(self) -> None:
+        """Put the record beside the checkpoint in order."""
+        require_same_structure(Path(self.output_folder), self.settings)
+        self.phases.continue_record(self.unet)
+        self._write_split()
+
+    def _write_split(self) -> None:
+        training, validation = self.do_split()
+        split = {"training": list(training), "validation": list(validation)}
+        if self.method.bilevel:
+            both = halves(training, self.settings.patient_pattern, self.settings.seed)
+            split.update(zip(("train_search", "val_search"), map(list, both), strict=True))
+        self.phases.folder.write_split(split)
 
     def given_genotype(self) -> Genotype | None:
         """Return the genotype to finetune without a search, or None to search for one."""
@@ -163,13 +163,18 @@ class IACTrainer(RetrofitTrainer):
         """
         if not (self.method.bilevel and self.phases.phase is not Phase.FINETUNE):
             return super().get_dataloaders()
-        self._half = 0
-        train_search, validation = super().get_dataloaders()
-        self._half = 1
-        val_search, spare = super().get_dataloaders()
+        loaders = []
+        for self._half in (0, 1):
+            half, validation = self.stock_loaders()
+            loaders.append(half)
         self._half = None
-        finish(spare)
-        return AlternatingLoader(train_search, val_search), validation
+        warmup = min(self.current_epoch, self.settings.warmup_epochs)
+        weights, architecture = drawn(warmup, self.current_epoch - warmup, self.settings)
+        alternating = AlternatingLoader(
+            self.batches(loaders[0], "train_search", weights, share=2),
+            self.batches(loaders[1], "val_search", architecture, share=2),
+        )
+        return alternating, self.validation_batches(validation)
 
     # -- one epoch -------------------------------------------------------------------------------
 
@@ -177,16 +182,17 @@ class IACTrainer(RetrofitTrainer):
         """Return optimiser and schedule of the phase; alpha and beta learn in the search only."""
         phase = self.phases.phase
         searching = phase is Phase.SEARCH
-        self.network.alpha.requires_grad_(searching)
-        self.network.beta.requires_grad_(searching)
+        unet = self.unet
+        unet.alpha.requires_grad_(searching)
+        unet.beta.requires_grad_(searching)
         self.architecture_optimizer = None
         if phase is Phase.FINETUNE:
             first = self.phases.state.first_finetune_epoch
             assert first is not None
-            return finetune_optimiser(self.network.weights(), self.settings, first)
+            return finetune_optimiser(unet.weights(), self.settings, first)
         if searching:
-            self.architecture_optimizer = architecture_optimiser(self.network, self.settings)
-        return search_optimiser(self.network, self.settings)
+            self.architecture_optimizer = architecture_optimiser(unet, self.settings)
+        return search_optimiser(unet, self.settings)
 
     def on_train_epoch_start(self) -> None:
         """Announce the phase."""
@@ -213,7 +219,7 @@ class IACTrainer(RetrofitTrainer):
         on_cuda = self.device.type == "cuda"
         with torch.autocast("cuda") if on_cuda else dummy_context():
             loss = self.loss(self.network(data), target)
-        clipped = self.network.weights() if self.optimizer in optimizers else []
+        clipped = self.unet.weights() if self.optimizer in optimizers else []
         stepped = step(loss, optimizers, clipped, self.grad_scaler)
         if not stepped and self.grad_scaler is None and torch.isfinite(loss):
             raise RuntimeError(
@@ -228,7 +234,9 @@ class IACTrainer(RetrofitTrainer):
         self._keep_best_to_finetuning(first_finetune)
         started = self.logger.get_value("epoch_start_timestamps", step=-1)
         seconds = time.time() - started
-        changed = self.phases.end_epoch(self.network, self.current_epoch + 1, seconds)
+        require_same_on_all_ranks(self.unet.alpha, self.unet.beta)
+        loss = float(self.logger.get_value("train_losses", step=-1))
+        changed = self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss)
         if changed:
             self._rebuild_optimisers()
         super().on_epoch_end()
@@ -256,76 +264,55 @@ class IACTrainer(RetrofitTrainer):
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def _rebuild_optimisers(self) -> None:
-        """Make optimisers for the parameters the network has now, keeping Adam's averages."""
+        """Make optimisers and wrapper for the parameters there are now, keeping Adam's averages."""
+        self.network = self.unet
         previous = self.architecture_optimizer
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if previous is not None and self.architecture_optimizer is not None:
             self.architecture_optimizer.load_state_dict(previous.state_dict())
+        if self.is_ddp:
+            self.network = wrapped(self.network, self.device)
 
     # -- after the last epoch --------------------------------------------------------------------
 
     def on_train_end(self) -> None:
         """Prove that the backbone is unchanged, then finish as nnU-Net does."""
-        final = self._cost(self.network)
-        architecture = self.network.alpha.numel() + self.network.beta.numel()
+        final = self._cost(self.unet)
+        architecture = self.unet.alpha.numel() + self.unet.beta.numel()
         self.phases.add_network_cost(
             "final", replace(final, parameters=final.parameters - architecture)
         )
-        self.phases.end_run(tensors_hash(self.network.backbone_state()))
+        self.phases.end_run(tensors_hash(self.unet.backbone_state()))
         super().on_train_end()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate the frozen backbone by itself, once, then the retrofitted network."""
-        validate_reference(self)
-        super().perform_actual_validation(save_probabilities)
+        with self.held():
+            validate_reference(self)
+            super().perform_actual_validation(save_probabilities)
 
     # -- checkpoints -----------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with the run's state added, atomically."""
-        if self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
-        stock = io.BytesIO()
-        super().save_checkpoint(stock)
-        stock.seek(0)
-        checkpoint = torch.load(stock, map_location="cpu", weights_only=False)
+    def run_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold besides nnU-Net's own."""
         architecture = self.architecture_optimizer
-        checkpoint["iac"] = {
-            "settings": self.settings.resolved().to_mapping(),
+        return {
+            **super().run_state(),
             "phases": self.phases.state_dict(),
             "architecture_optimizer": None if architecture is None else architecture.state_dict(),
         }
-        with replacing(Path(filename)) as temporary:
-            torch.save(checkpoint, temporary)
 
-    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Continue in any phase: structure first, then optimisers made for it, then their state."""
         if not self.was_initialized:
             self.initialize()
-        checkpoint = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False)
-        if "iac" not in checkpoint:
-            raise ValueError(
-                f"a run must continue from its own checkpoint; {filename_or_checkpoint} was "
-                f"written by {checkpoint.get('trainer_name')} and knows no search: remove it, or "
-                "start anew without --c"
-            )
-        run = checkpoint["iac"]
-        self._require_same_settings(run["settings"], filename_or_checkpoint)
-        self.network.load_state_dict(checkpoint["network_weights"])
+        run = checkpoint[SECTION]
+        self.unet.load_state_dict(checkpoint["network_weights"])
         self.phases.load_state_dict(run["phases"])
+        self.phases.require_frozen(tensors_hash(self.unet.backbone_state()))
         self.num_epochs = self.phases.num_epochs
-        self.optimizer, self.lr_scheduler = self.configure_optimizers()
-        super().load_checkpoint(filename_or_checkpoint)
+        self.architecture_optimizer = None
+        self._rebuild_optimisers()
+        super().restore(checkpoint, path)
         if self.architecture_optimizer is not None:
             self.architecture_optimizer.load_state_dict(run["architecture_optimizer"])
-
-    def _require_same_settings(self, saved: dict[str, Any], filename: Any) -> None:
-        began = Settings.from_mapping(saved).resolved().to_mapping()
-        for key, value in self.settings.resolved().to_mapping().items():
-            if key not in FREE_TO_CHANGE and began[key] != value:
-                raise ValueError(
-                    f"a run must continue with the settings it began with; {key} is {value!r} in "
-                    f"the plans and {began[key]!r} in {filename}: restore it, or use a new plans "
-                    "identifier"
-                )

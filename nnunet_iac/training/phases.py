@@ -1,14 +1,13 @@
 """The phases of a run: what happens to the cells between two epochs, and the record of it."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from enum import Enum
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
@@ -23,24 +22,27 @@ from nnunet_iac.runs.records import (
 )
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.importance import importance
+from nnunet_iac.search.health import (
+    COLLAPSE_SHARE,
+    HealthEvent,
+    HealthState,
+    examine,
+    parameter_free_share,
+)
 from nnunet_iac.search.pruning import (
     Decision,
     Observation,
     PruningEvent,
     PruningState,
-    advance,
     begin,
-    force,
-    full_mask,
+    close_epoch,
+    idle,
 )
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.search.space import EDGES, PARAMETER_FREE
+from nnunet_iac.search.space import Edge
+from nnunet_iac.training.backbone import tensors_hash
 from nnunet_iac.training.cost import peak_memory_bytes, provenance
 from nnunet_iac.training.methods import Method
-
-COLLAPSE_SHARE = 0.5
-"""Share of parameter-free operations above which a genotype is reported as collapsed."""
 
 
 class Phase(str, Enum):
@@ -59,8 +61,11 @@ class RunState:
     pruning: PruningState | None = None
     rows: list[TrajectoryRow] = field(default_factory=list)
     events: list[PruningEvent] = field(default_factory=list)
+    health: HealthState = field(default_factory=HealthState)
+    health_events: list[HealthEvent] = field(default_factory=list)
     first_finetune_epoch: int | None = None
     backbone: BackboneRecord | None = None
+    ticket_hash: str = ""
     cost: CostRecord = field(default_factory=CostRecord)
 
 
@@ -107,16 +112,12 @@ class Phases:
         run: dict[str, Any],
         genotype: Genotype | None,
     ) -> None:
-        """Begin a new record and give the cells their initial weights.
-
-        Record and checkpoints of an earlier run are moved aside, so that neither is overwritten
-        and `--c` cannot continue from them.
-        """
-        self._set_aside()
+        """Begin a new record and give the cells their initial weights."""
         self.state.backbone = backbone
         self.state.cost = replace(provenance(), run={"method": self.method.name, **run})
         self.folder.write_settings(self.settings)
         ticket = draw_ticket(network, self.settings.seed)
+        self.state.ticket_hash = tensors_hash(ticket)
         self.folder.write_ticket(ticket)
         if genotype is not None:
             network.discretise(genotype)
@@ -126,13 +127,14 @@ class Phases:
             self.state.pruning = begin(Observation(0, network.alpha, network.beta), self.settings)
         self.write_record()
 
-    def end_epoch(self, network: IACUNet, completed: int, seconds: float) -> bool:
+    def end_epoch(self, network: IACUNet, completed: int, seconds: float, loss: float) -> bool:
         """Close an epoch; return whether cells or phase changed, so optimisers must be rebuilt.
 
         Args:
             network: its cells are pruned or replaced in place.
             completed: epochs completed, this one included.
             seconds: what this epoch took.
+            loss: its mean training loss.
         """
         before = self._structure()
         self._account(seconds)
@@ -141,9 +143,46 @@ class Phases:
             if self.phase is Phase.WARMUP:
                 self._end_warmup_epoch(observation, seconds)
             else:
-                self._end_search_epoch(network, observation, seconds)
+                self._end_search_epoch(network, observation, seconds, loss)
         self.write_record()
         return self._structure() != before
+
+    def continue_record(self, network: IACUNet) -> None:
+        """Write the record as it was when the checkpoint was, and say what was missing in it."""
+        readers = {
+            self.folder.settings_file: self.folder.read_settings,
+            self.folder.trajectory_file: self.folder.read_trajectory,
+            self.folder.events_file: self.folder.read_events,
+            self.folder.health_file: self.folder.read_health,
+            self.folder.backbone_file: self.folder.read_backbone,
+            self.folder.cost_file: self.folder.read_cost,
+            self.folder.genotype_file: self.folder.read_genotype,
+        }
+        for path, read in readers.items():
+            if path == self.folder.genotype_file and network.genotype is None:
+                continue
+            try:
+                read()
+            except (ValueError, FileNotFoundError) as error:
+                self.log(f"WARNING: {path.name} is written again from the checkpoint: {error}")
+        self.folder.write_settings(self.settings)
+        self._ticket(network)
+        if network.genotype is not None:
+            self._announce(network.genotype)
+        self.write_record()
+
+    def require_frozen(self, backbone_hash: str) -> None:
+        """Check that a checkpoint holds the backbone that was frozen.
+
+        Raises:
+            RuntimeError: it holds another.
+        """
+        assert self.state.backbone is not None
+        if backbone_hash != self.state.backbone.before:
+            raise RuntimeError(
+                "the frozen backbone must be bit-identical throughout the run; its hash was "
+                f"{self.state.backbone.before} and is {backbone_hash}"
+            )
 
     def end_run(self, backbone_hash: str) -> None:
         """Record the backbone's hash after the run.
@@ -154,11 +193,7 @@ class Phases:
         assert self.state.backbone is not None
         self.state.backbone = replace(self.state.backbone, after=backbone_hash)
         self.write_record()
-        if not self.state.backbone.unchanged:
-            raise RuntimeError(
-                "the frozen backbone must be bit-identical after the run; its hash was "
-                f"{self.state.backbone.before} and is {backbone_hash}"
-            )
+        self.require_frozen(backbone_hash)
 
     def add_network_cost(self, name: str, cost: NetworkCost) -> None:
         """Record the size and work of the backbone, the supernet or the final network."""
@@ -177,6 +212,7 @@ class Phases:
         assert self.state.backbone is not None
         self.folder.write_trajectory(self.state.rows)
         self.folder.write_events(self.state.events)
+        self.folder.write_health(self.state.health_events)
         self.folder.write_backbone(self.state.backbone)
         memory = max(self.state.cost.peak_memory_bytes, peak_memory_bytes())
         self.state.cost = replace(self.state.cost, peak_memory_bytes=memory)
@@ -184,7 +220,13 @@ class Phases:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, in plain types and tensors."""
-        return {**dataclasses.asdict(self.state), "phase": self.phase.value}
+        # An edge as a plain tuple: checkpoints are read without knowing our classes.
+        health = [
+            {**dataclasses.asdict(event), "edge": event.edge and tuple(event.edge)}
+            for event in self.state.health_events
+        ]
+        state = dataclasses.asdict(self.state)
+        return {**state, "phase": self.phase.value, "health_events": health}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
@@ -194,8 +236,14 @@ class Phases:
             pruning=None if pruning is None else PruningState(**pruning),
             rows=[TrajectoryRow(**row) for row in state["rows"]],
             events=[PruningEvent(**event) for event in state["events"]],
+            health=HealthState(**state["health"]),
+            health_events=[
+                HealthEvent(**{**event, "edge": event["edge"] and Edge(*event["edge"])})
+                for event in state["health_events"]
+            ],
             first_finetune_epoch=state["first_finetune_epoch"],
             backbone=None if backbone is None else BackboneRecord(**backbone),
+            ticket_hash=state["ticket_hash"],
             cost=CostRecord.from_mapping(state["cost"]),
         )
         self._recall_backbone()
@@ -211,29 +259,38 @@ class Phases:
         self.state.cost = replace(self.state.cost, phases=phases)
 
     def _end_warmup_epoch(self, observation: Observation, seconds: float) -> None:
-        self._append_row(observation, self._idle_decision(observation), seconds)
+        self._append_row(observation, idle(observation, self.settings), seconds)
         if observation.epoch == self.settings.warmup_epochs:
             self.state.pruning = begin(observation, self.settings)
             self.state.phase = Phase.SEARCH
 
-    def _end_search_epoch(self, network: IACUNet, observation: Observation, seconds: float) -> None:
+    def _end_search_epoch(
+        self, network: IACUNet, observation: Observation, seconds: float, loss: float
+    ) -> None:
         assert self.state.pruning is not None
-        decision = self._idle_decision(observation)
-        at_limit = observation.epoch >= self.settings.search_epochs
+        decision = idle(observation, self.settings)
         if self.method.prunes:
-            pruning, decision = advance(self.state.pruning, observation, self.settings)
-            events = decision.events
-            if at_limit and not pruning.finished:
+            self.state.pruning, decision = close_epoch(
+                self.state.pruning, observation, self.settings
+            )
+            if any(event.rule == "forced" for event in decision.events):
                 self.log(f"The search reached its limit of {observation.epoch} epochs undecided")
-                pruning, forced = force(pruning, observation, self.settings)
-                events += forced
-            self.state.pruning = pruning
-            self.state.events += events
-            network.prune(pruning.active)
-            self._log_events(events, pruning)
+            self.state.events += decision.events
+            network.prune(self.state.pruning.active)
+            self._log_events(decision.events, self.state.pruning)
         self._append_row(observation, decision, seconds)
-        if at_limit or self.state.pruning.finished:
+        self._examine(observation, decision, loss)
+        if self.state.pruning.finished or observation.epoch >= self.settings.search_epochs:
             self._finish_search(network, observation)
+
+    def _examine(self, observation: Observation, decision: Decision, loss: float) -> None:
+        """Look after the health of the search, with the operations the epoch was trained with."""
+        self.state.health, noticed = examine(
+            self.state.health, observation, decision.active, loss, self.settings
+        )
+        self.state.health_events += noticed
+        for event in noticed:
+            self.log(f"WARNING: {event}")
 
     def _finish_search(self, network: IACUNet, observation: Observation) -> None:
         assert self.state.pruning is not None
@@ -241,7 +298,7 @@ class Phases:
         genotype = discretise(alpha, beta, active, self.settings)
         network.discretise(genotype)
         if self.method.ticket:
-            ticket = self.folder.read_ticket()
+            ticket = self._ticket(network)
         else:
             # Another stream of the same seed: fresh, yet repeatable.
             fresh = np.random.SeedSequence([self.settings.seed, 1]).generate_state(1)
@@ -251,13 +308,35 @@ class Phases:
         self.state.first_finetune_epoch = observation.epoch
         self._announce(genotype)
 
+    def _ticket(self, network: IACUNet) -> dict[str, Tensor]:
+        """Return the ticket of the record; one that is damaged or gone is drawn again.
+
+        Raises:
+            RuntimeError: what is drawn now is not what the search started from.
+        """
+        try:
+            ticket = self.folder.read_ticket()
+            if tensors_hash(ticket) == self.state.ticket_hash:
+                return ticket
+            reason = "its tensors have changed"
+        except (ValueError, FileNotFoundError) as error:
+            reason = str(error)
+        self.log(f"WARNING: {self.folder.ticket_file.name} is drawn again: {reason}")
+        ticket = draw_ticket(network, self.settings.seed)
+        if tensors_hash(ticket) != self.state.ticket_hash:
+            raise RuntimeError(
+                f"{self.folder.ticket_file} must hold the tensors the search started from; "
+                f"{reason}, and this torch draws others from the same seed: restore the file"
+            )
+        self.folder.write_ticket(ticket)
+        return ticket
+
     def _announce(self, genotype: Genotype) -> None:
         self.folder.write_genotype(genotype)
         for path in (self.folder.cell_svg_file, self.folder.cell_png_file):
             draw_cell(genotype, path, self.settings.output_nodes)
         self.log(f"Genotype:\n{genotype}")
-        names = [choice.operation for choice in genotype.choices]
-        share = sum(name in PARAMETER_FREE for name in names) / len(names)
+        share = parameter_free_share(genotype)
         if share > COLLAPSE_SHARE:
             self.log(
                 f"WARNING: {share:.0%} of the cell's operations have no parameters; "
@@ -267,12 +346,6 @@ class Phases:
     def _log_events(self, events: Sequence[PruningEvent], pruning: PruningState) -> None:
         pruned = ", ".join(f"{e.source}->{e.target} {e.operation}" for e in events) or "nothing"
         self.log(f"Pruned {pruned}; {int(pruning.active.sum())} operations left")
-
-    def _idle_decision(self, observation: Observation) -> Decision:
-        nothing = observation.beta.new_full((len(EDGES),), float("nan"))
-        active = full_mask()
-        theta = importance(observation.alpha, observation.beta, active, self.settings)
-        return Decision(theta, nothing, nothing, active)
 
     def _append_row(self, observation: Observation, decision: Decision, seconds: float) -> None:
         row = TrajectoryRow(
@@ -292,18 +365,10 @@ class Phases:
         record = self.state.backbone
         if record is None or not self.folder.backbone_file.is_file():
             return
-        known = self.folder.read_backbone()
+        try:
+            known = self.folder.read_backbone()
+        except ValueError:
+            return
         if known.before == record.before:
             after, reference = record.after or known.after, record.reference or known.reference
             self.state.backbone = replace(record, after=after, reference=reference)
-
-    def _set_aside(self) -> None:
-        fold = self.folder.path.parent
-        earlier = [self.folder.path] if self.folder.path.exists() else []
-        earlier += sorted(fold.glob("checkpoint_*.pth"))
-        if earlier:
-            aside = fold / f"before_{datetime.now():%Y%m%d_%H%M%S_%f}"
-            aside.mkdir()
-            for path in earlier:
-                shutil.move(path, aside)
-            self.log(f"Record and checkpoints of an earlier run are kept in {aside}")

@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import foreground_dice
+from nnunet_iac.training.distributed import first_ranks, wrapped
 
 if TYPE_CHECKING:
     from nnunet_iac.training.iac_trainer import IACTrainer
@@ -17,21 +19,21 @@ def validate_reference(trainer: "IACTrainer") -> None:
     """
     phases = trainer.phases
     assert phases.state.backbone is not None
-    if phases.state.backbone.reference is not None:
+    if first_ranks(phases.state.backbone.reference is not None):
         return
     trainer.print_to_log_file("Validating the frozen backbone by itself")
     stock = trainer.stock_network()
-    stock.load_state_dict(trainer.network.backbone_state())
+    stock.load_state_dict(trainer.unet.backbone_state())
+    stock = stock.to(trainer.device)
     own = trainer.network, trainer.output_folder
-    trainer.network = stock.to(trainer.device)
-    trainer.output_folder = str(phases.folder.reference_folder)
+    trainer.network = wrapped(stock, trainer.device) if trainer.is_ddp else stock
+    folder = RunFolder.of_fold(trainer.output_folder).reference_folder
+    trainer.output_folder = str(folder)
     try:
         nnUNetTrainer.perform_actual_validation(trainer)
     finally:
         trainer.network, trainer.output_folder = own
-    summary = phases.folder.reference_folder / "validation" / "summary.json"
-    phases.set_reference(
-        foreground_dice(
-            summary, trainer.dataset_json["file_ending"], trainer.settings.patient_pattern
-        )
-    )
+    if trainer.local_rank == 0:
+        summary = folder / "validation" / "summary.json"
+        pattern = trainer.settings.patient_pattern
+        phases.set_reference(foreground_dice(summary, trainer.dataset_json["file_ending"], pattern))

@@ -1,19 +1,35 @@
 """What every trainer that starts from a trained backbone shares."""
 
-import random
+import functools
+import hashlib
+import io
+import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
-from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import SECTION, configuration_of, dataset_number
+import nnunet_iac
+from nnunet_iac.runs.atomic import read_json, remove_leftovers, replacing
+from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
+from nnunet_iac.runs.fold import LOCK, held, require_space, require_writable, set_aside
+from nnunet_iac.runs.plans import (
+    SECTION,
+    configuration_of,
+    dataset_number,
+    require_dataset_name,
+    require_identifier,
+)
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.backbone import (
@@ -23,6 +39,21 @@ from nnunet_iac.training.backbone import (
     read_backbone,
     validation_summary,
 )
+from nnunet_iac.training.continuation import CHECKPOINT_FORMAT, require_same_run
+from nnunet_iac.training.loaders import (
+    SeededLoader,
+    augmenter,
+    choose_blur_without_timing,
+    seed_generators,
+)
+
+STREAMS = ("train", "train_search", "val_search", "validation")
+"""Streams of batches; each has random numbers of its own."""
+
+COMPILE_VARIABLE = "nnUNet_compile"
+
+FILES_IN_A_FOLD = 4
+"""Checkpoints that may lie in a fold at once: latest, previous, best, and one being written."""
 
 PLOT_INTERVAL_SECONDS = 60.0
 """nnU-Net redraws progress.png every epoch, which takes longer than a short epoch."""
@@ -66,6 +97,11 @@ class RetrofitTrainer(nnUNetTrainer):
                 "the configuration must not be the second stage of a cascade, which "
                 f"{configuration} is; use 2d, 3d_fullres or 3d_lowres"
             )
+        require_identifier(plans["plans_name"])
+        require_dataset_name(plans["dataset_name"])
+        if nnUNet_results.is_set():
+            require_writable(Path(nnUNet_results) / plans["dataset_name"])
+        self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
         for key, value in fixed.items():
@@ -74,17 +110,35 @@ class RetrofitTrainer(nnUNetTrainer):
                     f"WARNING: {key}={values[key]} of the plans is ignored; "
                     f"{type(self).__name__} fixes it at {value}"
                 )
-        if self.is_ddp:
-            raise RuntimeError(
-                f"{type(self).__name__} trains on one device; got -num_gpus > 1: leave it out"
+        if os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t"):
+            self.print_to_log_file(
+                f"WARNING: {COMPILE_VARIABLE} is ignored; retrofits train uncompiled"
             )
         self.num_iterations_per_epoch = settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.val_iterations_per_epoch
         self.save_every = 1
         self.resumed = False
+        self._lock = FileLock(Path(self.output_folder) / LOCK)
         self._plot = self.logger.plot_progress_png
         self._last_plot = 0.0
         self.logger.plot_progress_png = self._plot_now_and_then
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What run this is: a checkpoint or record of another must not be continued."""
+        return {
+            "trainer": type(self).__name__,
+            "dataset": self.plans_manager.dataset_name,
+            "plans": self.plans_manager.plans_name,
+            "configuration": self.configuration_name,
+            "fold": self.fold,
+            "content of the configuration": self._digest(self._described()),
+            "split": self._digest(self.do_split()),
+        }
+
+    def held(self) -> AbstractContextManager[None]:
+        """Return a context in which no other process may work on this fold."""
+        return held(self._lock) if self.local_rank == 0 else nullcontext()
 
     def _do_i_compile(self) -> bool:
         return False
@@ -147,10 +201,137 @@ class RetrofitTrainer(nnUNetTrainer):
             self.enable_deep_supervision,
         )
 
+    def on_train_start(self) -> None:
+        """Begin or continue the run: everything that can be wrong is found before long work."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.settings.deterministic:
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            require_space(Path(self.output_folder), FILES_IN_A_FOLD * self._checkpoint_bytes())
+        if self.resumed:
+            self.continue_run()
+        else:
+            self.start_run()
+        super().on_train_start()
+
+    def start_run(self) -> None:
+        """Start from the backbone, in a fold that is clear."""
+
+    def continue_run(self) -> None:
+        """Go on from the checkpoint that was loaded."""
+
+    def clear_fold(self) -> None:
+        """Make room for a new run; what an earlier one left is moved aside, never overwritten."""
+        if self.local_rank == 0 and (aside := set_aside(Path(self.output_folder))) is not None:
+            self.print_to_log_file(f"Record and checkpoints of an earlier run are kept in {aside}")
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's batches in an order that depends on the seed and the epoch only."""
+        train, validation = self.stock_loaders()
+        return (
+            self.batches(train, "train", self.current_epoch * self.num_iterations_per_epoch),
+            self.validation_batches(validation),
+        )
+
+    def stock_loaders(self) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders without their worker processes."""
+        with _environment("nnUNet_n_proc_DA", "0"):
+            loaders = [augmenter.data_loader for augmenter in super().get_dataloaders()]
+        if self.settings.deterministic:
+            for loader in loaders:
+                choose_blur_without_timing(loader.transforms)
+        return loaders[0], loaders[1]
+
+    def batches(self, loader: Any, stream: str, first: int, share: int = 1) -> Any:
+        """Return a stream of batches from number `first` on, made by a share of the workers."""
+        workers = get_allowed_n_proc_DA()
+        workers = max(1, workers // share) if workers else 0
+        entropy = [self.settings.seed, STREAMS.index(stream), self.local_rank]
+        pin_memory = self.device.type == "cuda"
+        return augmenter(SeededLoader(loader, entropy, first, workers), workers, pin_memory)
+
+    def validation_batches(self, loader: Any) -> Any:
+        """Return the stream of validation batches from the current epoch on."""
+        first = self.current_epoch * self.num_val_iterations_per_epoch
+        return self.batches(loader, "validation", first, share=2)
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write nnU-Net's checkpoint with the run's state added, atomically; keep the previous."""
+        if self.disable_checkpointing or self.local_rank != 0:
+            super().save_checkpoint(filename)
+            return
+        stock = io.BytesIO()
+        super().save_checkpoint(stock)
+        stock.seek(0)
+        checkpoint = torch.load(stock, map_location="cpu", weights_only=False)
+        checkpoint[SECTION] = self.run_state()
+        path = Path(filename)
+        with replacing(path) as temporary:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+            if path.name == LATEST:
+                keep_previous(path)
+
+    def run_state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold besides nnU-Net's own, in plain types and tensors."""
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "version": nnunet_iac.__version__,
+            "run": self.identity,
+            "settings": self.settings.resolved().to_mapping(),
+        }
+
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        """Continue from a checkpoint."""
-        super().load_checkpoint(filename_or_checkpoint)
+        """Continue from a checkpoint, after checking that it is whole and this run's own."""
+        path = Path(filename_or_checkpoint)
+        self.restore(self.readable_checkpoint(path), path)
         self.resumed = True
+
+    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
+        """Take over a checkpoint's state; `path` is where it was read."""
+        super().load_checkpoint(str(path))
+
+    def readable_checkpoint(self, path: Path) -> dict[str, Any]:
+        """Return a checkpoint of this run.
+
+        Raises:
+            ValueError: a damaged file, or one of another run, version or settings.
+        """
+        try:
+            checkpoint = read_checkpoint(path)
+        except ValueError as error:
+            previous = path.with_name(PREVIOUS)
+            if not previous.is_file():
+                raise
+            raise ValueError(
+                f"{error}. The checkpoint before it is kept: remove {path.name}, copy "
+                f"{previous.name} to {LATEST} in {path.parent}, and continue with --c"
+            ) from error
+        require_same_run(checkpoint, self.identity, self.settings, path)
+        return checkpoint
+
+    def _described(self) -> dict[str, Any]:
+        """Return the run's configuration of the plans without our settings."""
+        described = configuration_of(self.plans_manager.plans, self.configuration_name)
+        return {key: value for key, value in described.items() if key != SECTION}
+
+    @staticmethod
+    def _digest(value: Any) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _checkpoint_bytes(self) -> int:
+        """Return about what a checkpoint takes: all weights, and Adam's two averages."""
+        weights = sum(t.numel() * t.element_size() for t in self.network.state_dict().values())
+        learning = sum(p.numel() * p.element_size() for p in self.network.parameters())
+        return weights + 2 * learning
+
+    # -- one epoch -------------------------------------------------------------------------------
 
     def train_step(self, batch: dict) -> dict:
         """Run one step and stop at a loss that is not finite.
@@ -187,16 +368,17 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def on_epoch_start(self) -> None:
         """Re-seed, so that an epoch does not depend on how the run came to it."""
-        seed = int(
-            np.random.SeedSequence([self.settings.seed, self.current_epoch]).generate_state(1)[0]
-        )
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        seed_generators([self.settings.seed, self.current_epoch])
+        torch.manual_seed(torch.initial_seed())  # Other devices' generators, too.
         super().on_epoch_start()
 
     def run_training(self) -> None:
         """Train as nnU-Net does, for as many epochs as turn out to be needed."""
+        with self.held():
+            remove_leftovers(Path(self.output_folder))
+            self._train()
+
+    def _train(self) -> None:
         self.on_train_start()
         while self.current_epoch < self.num_epochs:
             self.on_epoch_start()
@@ -216,6 +398,13 @@ class RetrofitTrainer(nnUNetTrainer):
         """Finish as nnU-Net does, with an up-to-date progress.png."""
         super().on_train_end()
         self._plot(self.output_folder)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Validate as nnU-Net does; a finished run needs no previous checkpoint any more."""
+        with self.held():
+            super().perform_actual_validation(save_probabilities)
+            if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():
+                Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)
 
     def _plot_now_and_then(self, output_folder: str) -> None:
         if time.monotonic() - self._last_plot > PLOT_INTERVAL_SECONDS:
@@ -240,3 +429,17 @@ class RetrofitTrainer(nnUNetTrainer):
                 break
             lineage.append(source)
         return lineage
+
+
+@contextmanager
+def _environment(variable: str, value: str) -> Iterator[None]:
+    """Set an environment variable for a while."""
+    before = os.environ.get(variable)
+    os.environ[variable] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before

@@ -3,7 +3,13 @@ import stat
 
 import pytest
 
-from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
+from nnunet_iac.runs.atomic import (
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_json,
+    write_text,
+)
 
 
 def test_text_is_written_into_folders_that_do_not_exist_yet(tmp_path):
@@ -21,7 +27,7 @@ def test_an_error_keeps_the_old_file_and_leaves_no_temporary(tmp_path):
             temporary.write_text("half of the new")
             raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RuntimeError, match=r"file\.txt must be written .*disk full.*kept: free"):
         write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
@@ -65,3 +71,12 @@ def test_a_damaged_json_file_is_named(tmp_path, content):
     (tmp_path / "damaged.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"damaged\.json must be a JSON file"):
         read_json(tmp_path / "damaged.json")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "iac").mkdir()
+    for name in ("file.txt", "iac/.writing.file.txt.x1.txt", ".writing.file.txt.y.txt", ".hidden"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "file.txt", "iac"]
+    assert os.listdir(tmp_path / "iac") == []

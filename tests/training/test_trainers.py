@@ -1,5 +1,6 @@
 """The trainers in nnU-Net's hooks, made by its own look-up on real data."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,9 @@ def test_the_full_search_draws_from_two_halves_of_the_training_cases(
     trainer = make_trainer(FULL)
     trainer.on_train_start()
     loader = trainer.dataloader_train
-    sides = [set(part.data_loader.indices) for part in (loader.train_search, loader.val_search)]
+    sides = [
+        set(part.data_loader.loader.indices) for part in (loader.train_search, loader.val_search)
+    ]
     assert sides[0] | sides[1] == set(splits[0]["train"])
     assert not sides[0] & sides[1]
 
@@ -153,7 +156,7 @@ def test_the_full_search_runs_all_phases_and_finetunes_on_all_training_cases(
         "search": 6,
         "finetune": 2,
     }
-    assert len(trainer.dataloader_train.data_loader.indices) == 8
+    assert len(trainer.dataloader_train.data_loader.loader.indices) == 8
 
 
 def test_a_discrete_run_takes_its_genotype_from_another_runs_fold(
@@ -277,17 +280,22 @@ def test_a_backbone_of_another_fold_is_refused_unless_allowed_and_then_recorded(
     assert trainer.phases.folder.read_settings().allow_leakage
 
 
-def test_folds_of_one_model_must_share_their_structure(make_trainer: Make, in_process: Any) -> None:
-    plans = in_process.write_plans("shared")
-    sibling = in_process.model(LTH, plans) / "fold_3"
-    sibling.mkdir(parents=True)
-    (sibling / "checkpoint_final.pth").touch()
-    other = read_json(in_process.preprocessed / f"{plans}.json")
-    other["configurations"]["2d"]["iac"]["channel_ratio"] = 0.5
-    write_json(sibling.parent / "plans.json", other)
+@pytest.mark.parametrize("source", ["record", "checkpoint"])
+def test_folds_of_one_model_must_share_their_structure(
+    make_trainer: Make, in_process: Any, source: str
+) -> None:
+    plans = in_process.write_plans("shared", channel_ratio=0.5)
+    sibling = make_trainer(LTH, plans)
+    _run_until(sibling, 1)
+    first = Path(sibling.output_folder)
+    first.rename(first.with_name("fold_3"))
+    if source == "checkpoint":
+        shutil.rmtree(first.with_name("fold_3") / "iac")
+    (first.parent / "plans.json").write_text("half writ")
+    in_process.write_plans("shared")
     with pytest.raises(ValueError, match=r"channel_ratio is 0\.25 here and 0\.5 in fold_3"):
         make_trainer(LTH, plans).run_training()
-    assert read_json(sibling.parent / "plans.json") == other
+    assert (first.parent / "plans.json").read_text() == "half writ"
 
 
 def test_a_patient_on_both_sides_of_the_split_is_refused(

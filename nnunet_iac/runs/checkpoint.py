@@ -1,0 +1,91 @@
+"""nnU-Net's checkpoint files, checked for damage and read without running code from them."""
+
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+FINAL = "checkpoint_final.pth"
+LATEST = "checkpoint_latest.pth"
+PREVIOUS = "checkpoint_previous.pth"
+"""The latest checkpoint but one, kept in case the latest is damaged later."""
+
+_RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_PLAIN_CLASSES: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *(getattr(np.dtypes, name) for name in np.dtypes.__all__),
+    *(
+        (function, f"{module}.multiarray.{function.__name__}")
+        for function in (_RECONSTRUCT, _SCALAR)
+        for module in ("numpy.core", "numpy._core")
+    ),
+]
+"""What nnU-Net's log of a training consists of, besides what torch allows anyway."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint, its tensors on the CPU.
+
+    Every record's checksum is compared first, which torch does not do. Only tensors, numpy arrays
+    and plain values are read: a file that names any other class is refused, not executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged or foreign file; the message names it and says what to do.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"a checkpoint must be an existing file; {path} is none")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+        with torch.serialization.safe_globals(_PLAIN_CLASSES):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = [line for line in str(error).splitlines() if "GLOBAL" in line]
+        raise ValueError(
+            f"a checkpoint must hold tensors and plain values only; {path} holds more "
+            f"({named[0] if named else error}): use a checkpoint that nnU-Net wrote"
+        ) from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        struct.error,
+    ) as error:
+        raise ValueError(
+            f"{path} must be an nnU-Net checkpoint and is damaged or something else "
+            f"({type(error).__name__}: {error}); restore it from a copy"
+        ) from error
+    if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
+        raise ValueError(
+            f"{path} must be an nnU-Net checkpoint; it has no network_weights: name another file"
+        )
+    return checkpoint
+
+
+def keep_previous(latest: Path) -> None:
+    """Let the latest checkpoint be the previous one as well, until the next takes its place."""
+    if latest.is_file():
+        previous = latest.with_name(PREVIOUS)
+        spare = latest.with_name(f".writing.{PREVIOUS}")
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(latest, spare)
+        except OSError:  # Not every file system has links.
+            shutil.copyfile(latest, spare)
+        os.replace(spare, previous)

@@ -1,0 +1,78 @@
+"""A fold's folder as the place of one run: held by one process, with room, and never lost."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nnunet_iac.runs.folder import FOLDER_NAME
+
+LOCK = f"{FOLDER_NAME}.lock"
+
+
+@contextmanager
+def held(lock: FileLock) -> Iterator[None]:
+    """Hold a fold's lock; the operating system releases that of a process that died.
+
+    Raises:
+        RuntimeError: another process holds it.
+    """
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RuntimeError(
+            f"only one process may work on {Path(lock.lock_file).parent}, and another one does: "
+            "wait for it, or end it and continue with --c"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def require_writable(folder: Path) -> None:
+    """Check that a folder, or the nearest one above it that exists, can be written to.
+
+    Raises:
+        RuntimeError: it cannot.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise RuntimeError(
+            f"the results must go into {folder}, but {existing} cannot be written to: mend its "
+            "permissions, or set nnUNet_results to another folder"
+        )
+
+
+def require_space(folder: Path, wanted: int) -> None:
+    """Check that a folder's disk has room for a number of bytes.
+
+    Raises:
+        RuntimeError: it has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise RuntimeError(
+            f"the disk of {folder} must have {wanted / 1e6:.0f} MB free for the checkpoints, and "
+            f"has {free / 1e6:.0f} MB: free some, or set nnUNet_results to another disk"
+        )
+
+
+def set_aside(fold: Path) -> Path | None:
+    """Move the record and the checkpoints of an earlier run into a new folder and return it.
+
+    The record goes first, so that `--c` continues the earlier run if this is broken off.
+    """
+    earlier = [path for path in (fold / FOLDER_NAME,) if path.exists()]
+    earlier += sorted(fold.glob("checkpoint_*.pth"))
+    if not earlier:
+        return None
+    aside = fold / f"before_{datetime.now():%Y%m%d_%H%M%S_%f}"
+    aside.mkdir()
+    for path in earlier:
+        shutil.move(path, aside)
+    return aside

@@ -1,0 +1,57 @@
+"""One run on several devices: every rank holds the same network and takes the same decisions.
+
+`torch.nn.parallel.DistributedDataParallel` notes when it is made which parameters have gradients,
+and waits for each of them in every step. So a network is wrapped anew whenever its parameters, or
+which of them learn, have changed.
+"""
+
+import gc
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def bare(network: nn.Module) -> Any:
+    """Return the network inside its wrapper, or the network itself where it has none."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return a bare network wrapped for the running process group.
+
+    On CUDA its batch norms take their statistics over all ranks, as nnU-Net's do; the wrapper
+    gives all ranks the first one's tensors.
+    """
+    gc.collect()  # An earlier wrapper must be gone, or its hooks would wait for gradients too.
+    if device.type != "cuda":
+        return DistributedDataParallel(network)
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return DistributedDataParallel(network, device_ids=[device.index])
+
+
+def first_ranks(value: Any) -> Any:
+    """Return the first rank's value on every rank; without a process group the value itself."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def require_same_on_all_ranks(*tensors: Tensor) -> None:
+    """Check that the ranks hold bit-identical tensors; without a process group there is one.
+
+    Raises:
+        RuntimeError: they differ, so the ranks would take different decisions.
+    """
+    own = [tensor.detach().cpu() for tensor in tensors]
+    firsts = first_ranks(own)
+    same = all(torch.equal(a, b) for a, b in zip(own, firsts, strict=True))
+    if not same:
+        raise RuntimeError(
+            "alpha and beta must be bit-identical on all ranks; rank "
+            f"{dist.get_rank()} differs from rank 0: report this with your torch version"
+        )

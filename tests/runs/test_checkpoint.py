@@ -1,0 +1,114 @@
+"""Checkpoints: whole or refused, and never executed."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS, keep_previous, read_checkpoint
+
+
+def _checkpoint() -> dict[str, Any]:
+    log = {"dice": [np.float32(0.5), np.float64(0.25)], "rows": np.arange(6.0).reshape(2, 3)}
+    return {
+        "network_weights": {"weight": torch.arange(500.0)},
+        "logging": log,
+        "_best_ema": None,
+        "init_args": {"device": torch.device("cpu"), "plans": {"patch": [56, 40]}},
+        "masks": np.ones(3, dtype=bool),
+        "epochs": np.arange(3),
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    torch.save(_checkpoint(), tmp_path / LATEST)
+    return tmp_path / LATEST
+
+
+def test_what_nnunet_saves_is_read_without_pickle(path: Path) -> None:
+    found = read_checkpoint(path)
+    assert torch.equal(found["network_weights"]["weight"], torch.arange(500.0))
+    assert found["logging"]["dice"] == [0.5, 0.25]
+    assert np.array_equal(found["logging"]["rows"], _checkpoint()["logging"]["rows"])
+    assert found["init_args"]["device"] == torch.device("cpu")
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("executed",)
+
+
+def test_a_file_with_code_in_it_is_refused_and_not_executed(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({**_checkpoint(), "extra": _Evil()}, path)
+    with pytest.raises(ValueError, match=r"tensors and plain values only; .*mkdir"):
+        read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 10, 1000, -100, -1])
+def test_a_truncated_file_is_refused(path: Path, kept: int) -> None:
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="is damaged or something else"):
+        read_checkpoint(path)
+
+
+def test_no_flipped_bit_goes_unnoticed_or_ends_in_another_error(path: Path) -> None:
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(damaged))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = read_checkpoint(path)
+        except ValueError:
+            refused += 1
+        else:  # The bit was in padding, or in something the archive holds twice.
+            assert torch.equal(found["network_weights"]["weight"], torch.arange(500.0))
+            assert repr(found) == repr(_checkpoint())
+    assert refused > 200
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], {"state_dict": {}}])
+def test_a_file_of_something_else_is_refused(path: Path, content: Any) -> None:
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="has no network_weights"):
+        read_checkpoint(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth is none"):
+        read_checkpoint(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_checkpoint_before_the_latest_is_kept(
+    path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("this file system has no links")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    for content in (b"first", b"second"):
+        os.replace(_new(path, content), path)
+        keep_previous(path)
+        assert path.with_name(PREVIOUS).read_bytes() == content
+    os.replace(_new(path, b"third"), path)
+    assert path.with_name(PREVIOUS).read_bytes() == b"second"
+    assert sorted(os.listdir(path.parent)) == sorted([LATEST, PREVIOUS])
+
+
+def _new(path: Path, content: bytes) -> Path:
+    new = path.with_name("new")
+    new.write_bytes(content)
+    return new

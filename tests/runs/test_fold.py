@@ -1,0 +1,101 @@
+"""One run per fold: the lock, the room it needs, and what an earlier run left."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from nnunet_iac.runs.fold import LOCK, held, require_space, require_writable, set_aside
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from filelock import FileLock
+from multiprocessing import get_context
+from nnunet_iac.runs.fold import LOCK, held
+with held(FileLock(Path(sys.argv[1]) / LOCK)):
+    worker = get_context("fork").Process(target=time.sleep, args=(30,))
+    worker.start()
+    print(worker.pid, flush=True)
+    time.sleep(30)
+"""
+
+
+def test_a_second_process_is_told_that_the_fold_is_in_use(tmp_path: Path) -> None:
+    with held(FileLock(tmp_path / LOCK)):
+        child = multiprocessing.get_context("spawn").Process(target=_try, args=(tmp_path,))
+        child.start()
+        child.join()
+    assert child.exitcode == 7
+    _hold(tmp_path)
+
+
+def _try(folder: Path) -> None:
+    try:
+        _hold(folder)
+    except RuntimeError as error:
+        sys.exit(7 if "only one process may work on" in str(error) else 1)
+
+
+def _hold(folder: Path) -> None:
+    with held(FileLock(folder / LOCK)):
+        pass
+
+
+def test_the_lock_of_a_killed_process_does_not_block_even_if_a_worker_of_it_lives_on(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        with pytest.raises(RuntimeError, match="another one does"):
+            _hold(tmp_path)
+        process.kill()
+        process.wait()
+        try:
+            _hold(tmp_path)
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_one_process_may_hold_a_fold_twice(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / LOCK)
+    with held(lock), held(lock):
+        pass
+    assert not lock.is_locked
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_writable(tmp_path / "not" / "there" / "yet")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(RuntimeError, match=f"{tmp_path} cannot be written to"):
+        require_writable(tmp_path / "not" / "there" / "yet")
+
+
+def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
+    require_space(tmp_path, 1)
+    with pytest.raises(RuntimeError, match=r"must have 1000000000000 MB free .* and has \d+ MB"):
+        require_space(tmp_path, 10**18)
+
+
+def test_record_and_checkpoints_of_an_earlier_run_are_moved_aside(tmp_path: Path) -> None:
+    assert set_aside(tmp_path) is None
+    for name in ("iac/genotype.json", "checkpoint_final.pth", "training_log.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("earlier")
+    aside = set_aside(tmp_path)
+    assert aside is not None
+    assert sorted(os.listdir(tmp_path)) == [aside.name, "training_log.txt"]
+    assert (aside / "iac" / "genotype.json").read_text() == "earlier"
+    assert (aside / "checkpoint_final.pth").read_text() == "earlier"
+    assert set_aside(tmp_path) is None
