@@ -97,7 +97,14 @@ def built_from_plans() -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, LookupError, AttributeError, ImportError, AssertionError, ValueError) as error:
+    except (
+        TypeError,
+        LookupError,
+        AttributeError,
+        ImportError,
+        AssertionError,
+        ValueError,
+    ) as error:
         raise ValueError(
             'the network that plans describe under "architecture" must be one that can be built; '
             f"it is not ({type(error).__name__}: {error}): make the plans again with "

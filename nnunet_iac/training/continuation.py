@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION
 from nnunet_iac.search.settings import Settings
@@ -93,3 +94,31 @@ def require_nothing_lost(record: RunFolder) -> None:
             f"{record.path.name} records {epochs} epochs: restore checkpoint_latest.pth, or start "
             "anew without --c"
         )
+
+
+def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings: Settings) -> None:
+    """Check that the record in a fold is this run's, before it is written again.
+
+    What cannot be read at all is damaged and holds nothing to lose.
+
+    Raises:
+        ValueError: names the first thing that differs, with both values.
+    """
+    own = settings.resolved().to_mapping()
+    kept = {key: value for key, value in own.items() if key not in FREE_TO_CHANGE}
+    for path, wanted, part in (
+        (record.settings_file, kept, lambda document: document),
+        (record.cost_file, identity, lambda document: document["run"]),
+    ):
+        try:
+            found = part(read_json(path))
+            theirs = {key: found.get(key, "absent") for key in wanted}
+        except (ValueError, FileNotFoundError, LookupError, TypeError, AttributeError):
+            continue
+        for key, value in wanted.items():
+            if theirs[key] != value:
+                raise ValueError(
+                    f"{record.path} must be the record of the run that is continued; {key} is "
+                    f"{value!r} in the checkpoint and {theirs[key]!r} in {path.name}: move that "
+                    "folder away, and it is written again from the checkpoint"
+                )

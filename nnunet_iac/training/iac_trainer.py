@@ -21,7 +21,7 @@ from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import halves
 from nnunet_iac.training.backbone import tensors_hash
-from nnunet_iac.training.continuation import require_nothing_lost
+from nnunet_iac.training.continuation import require_nothing_lost, require_own_record
 from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.distributed import bare, require_same_on_all_ranks, wrapped
 from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, drawn, finish
@@ -129,6 +129,7 @@ class IACTrainer(RetrofitTrainer):
     def continue_run(self) -> None:
         """Put the record beside the checkpoint in order."""
         require_same_structure(Path(self.output_folder), self.settings)
+        require_own_record(self.phases.folder, self.identity, self.settings)
         self.phases.continue_record(self.unet)
         self._write_split()
 

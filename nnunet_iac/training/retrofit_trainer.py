@@ -271,10 +271,11 @@ class RetrofitTrainer(nnUNetTrainer):
         stock.seek(0)
         checkpoint = torch.load(stock, map_location="cpu", weights_only=False)
         checkpoint[SECTION] = self.run_state()
+        whole = io.BytesIO()  # torch would say less clearly why it cannot write to a file.
+        torch.save(checkpoint, whole)
         path = Path(filename)
         with replacing(path) as temporary:
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
+            temporary.write_bytes(whole.getbuffer())
             if path.name == LATEST:
                 keep_previous(path)
 

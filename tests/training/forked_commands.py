@@ -1,0 +1,65 @@
+"""nnU-Net's commands in forks of this process, which has imported nnU-Net once for all of them."""
+
+import multiprocessing
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from multiprocessing.context import ForkContext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class OneFork(ForkContext):
+    """A context whose pools have one worker, which need not import anything."""
+
+    def Pool(self, *arguments: Any, **keywords: Any) -> Any:  # noqa: N802 - multiprocessing's name
+        return super().Pool(1)
+
+
+def in_fork(task: Callable[[], object], environment: Mapping[str, str], log: Path) -> int:
+    """Run a task in a process of its own and return its exit status; its output goes to a file."""
+
+    def run() -> None:
+        with log.open("w", buffering=1) as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            sys.stdout = sys.stderr = output
+            _become_like_a_command()
+            os.environ.update(environment)
+            try:
+                task()
+            except Exception:
+                traceback.print_exc()
+                sys.exit(1)
+
+    process = ForkContext().Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def command(*words: str) -> Callable[[], object]:
+    """Return the task of an installed command with its arguments."""
+    (script,) = entry_points(group="console_scripts", name=words[0])
+    main = script.load()
+
+    def run() -> None:
+        sys.argv = list(words)
+        status = main()
+        if status:
+            sys.exit(status)
+
+    return run
+
+
+def _become_like_a_command() -> None:
+    """Undo what pytest set, and let pools fork, for which torch must not have threads."""
+    warnings.resetwarnings()
+    multiprocessing.get_context = lambda method=None: OneFork()  # type: ignore[assignment]
+    torch.set_num_threads = lambda number: None  # type: ignore[assignment]

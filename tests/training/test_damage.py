@@ -1,0 +1,293 @@
+"""Damaged and foreign files, full disks and second processes: a clear error, and nothing lost."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS
+from nnunet_iac.runs.fold import LOCK
+from nnunet_iac.runs.folder import RunFolder
+
+LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
+RECORD = (
+    "settings.json",
+    "trajectory.npz",
+    "events.jsonl",
+    "health.jsonl",
+    "backbone.json",
+    "cost.json",
+    "genotype.json",
+    "ticket.safetensors",
+    "split.json",
+)
+Make = Callable[..., Any]
+
+
+class _BrokenOffError(Exception):
+    """Stands for a process that ends between two epochs."""
+
+
+def _break_off(trainer: Any, epochs: int) -> Path:
+    """Train until `epochs` epochs are complete and saved; return the fold's folder."""
+    end_epoch = trainer.on_epoch_end
+
+    def on_epoch_end() -> None:
+        end_epoch()
+        if trainer.current_epoch == epochs:
+            raise _BrokenOffError
+
+    trainer.on_epoch_end = on_epoch_end
+    with pytest.raises(_BrokenOffError):
+        trainer.run_training()
+    return Path(trainer.output_folder)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    if content:
+        content[len(content) // 2] ^= 0x80
+    path.write_bytes(content)
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGE = [_truncate, _empty, _flip_a_bit, _remove]
+
+
+def _snapshot(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in files
+        if "training_log" not in path.name and path.name != LOCK
+    }
+
+
+@pytest.mark.parametrize("damage", DAMAGE[:3])
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_leads_to_the_same_end(
+    make_trainer: Make, damage: Callable[[Path], None]
+) -> None:
+    fold = _break_off(make_trainer(LTH), 5)
+    events = RunFolder.of_fold(fold).events_file
+    wanted = events.read_text()
+    shutil.copy(fold / LATEST, fold / "whole")
+    damage(fold / LATEST)
+    before = _snapshot(fold)
+    with pytest.raises(ValueError, match=f"damaged .* copy {PREVIOUS} to {LATEST}"):
+        make_trainer(LTH, resume=True)
+    assert _snapshot(fold) == before
+    (fold / LATEST).unlink()
+    shutil.copy(fold / PREVIOUS, fold / LATEST)
+    resumed = make_trainer(LTH, resume=True)
+    assert resumed.current_epoch == 4
+    _break_off(resumed, 5)
+    assert events.read_text() == wanted
+    again, whole = (torch.load(fold / name, weights_only=False) for name in (LATEST, "whole"))
+    for name, tensor in whole["network_weights"].items():
+        assert torch.equal(tensor, again["network_weights"][name]), name
+
+
+def test_a_record_with_any_damage_is_written_again_from_the_checkpoint(
+    make_trainer: Make, in_process: Any
+) -> None:
+    fold = _break_off(make_trainer(LTH), 8)
+    whole = _snapshot(fold / "iac")
+    for name in RECORD:
+        for damage in DAMAGE:
+            damage(fold / "iac" / name)
+            resumed = make_trainer(LTH, resume=True)
+            resumed.continue_run()
+            log = Path(resumed.log_file).read_text()
+            readable = name in ("health.jsonl", "split.json") or (
+                damage is _empty and name == "events.jsonl"
+            )
+            assert readable or f"WARNING: {name} is" in log, damage
+            found = RunFolder.of_fold(fold)
+            if name == "trajectory.npz":
+                assert found.read_trajectory().epoch.tolist() == list(range(1, 8))
+            elif name != "cost.json":
+                assert (fold / "iac" / name).read_bytes() == whole[name], (name, damage)
+    shutil.rmtree(fold / "iac")
+    make_trainer(LTH, resume=True).continue_run()
+    assert _snapshot(fold / "iac").keys() == whole.keys()
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("settings.json", {"seed": 5}, "seed is 0 in the checkpoint and 5 in settings.json"),
+        ("settings.json", {"preset": "new"}, "preset is 'paper' in .* and 'new' in settings"),
+        ("cost.json", {"dataset": "Dataset009_S"}, "dataset is 'Dataset004.* 'Dataset009_S' in"),
+        ("cost.json", {"fold": 3}, "fold is 0 in the checkpoint and 3 in cost.json"),
+    ],
+)
+def test_the_record_of_another_run_is_neither_continued_nor_overwritten(
+    make_trainer: Make, file: str, change: dict[str, Any], message: str
+) -> None:
+    fold = _break_off(make_trainer(LTH), 1)
+    document = read_json(fold / "iac" / file)
+    (document["run"] if file == "cost.json" else document).update(change)
+    write_json(fold / "iac" / file, document)
+    before = _snapshot(fold)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(LTH, resume=True).run_training()
+    assert _snapshot(fold) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 1, "version": "0.0.9"}, r"format 1 \(nnunet-iac 0\.0\.9\)"),
+        ({"run": {"dataset": "Dataset009_Spleen"}}, "dataset is 'Dataset004_Hippocampus' here and"),
+        ({"run": {"fold": 4}}, "fold is 0 here and 4 in"),
+        ({"run": {"split": "0"}}, "split is '.*' here and '0' in"),
+        ({"settings": {"seed": 9}}, "seed is 0 in the plans and 9 in"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    make_trainer: Make, change: dict[str, Any], message: str
+) -> None:
+    fold = _break_off(make_trainer(LTH), 1)
+    checkpoint = torch.load(fold / LATEST, weights_only=False)
+    for key, value in change.items():
+        if isinstance(value, dict):
+            checkpoint["iac"][key].update(value)
+        else:
+            checkpoint["iac"][key] = value
+    torch.save(checkpoint, fold / LATEST)
+    with pytest.raises(ValueError, match=message):
+        make_trainer(LTH, resume=True)
+
+
+def test_a_checkpoint_whose_backbone_was_changed_is_refused(make_trainer: Make) -> None:
+    fold = _break_off(make_trainer(LTH), 1)
+    checkpoint = torch.load(fold / LATEST, weights_only=False)
+    next(w for key, w in checkpoint["network_weights"].items() if "encoder" in key).mul_(1.01)
+    torch.save(checkpoint, fold / LATEST)
+    with pytest.raises(RuntimeError, match="frozen backbone must be bit-identical throughout"):
+        make_trainer(LTH, resume=True)
+
+
+def test_a_run_whose_backbone_moved_fails_at_its_end(make_trainer: Make) -> None:
+    trainer = make_trainer(LTH)
+    fold = _break_off(trainer, 8)
+    with torch.no_grad():
+        next(trainer.unet.encoder.parameters()).mul_(1.01)
+    with pytest.raises(RuntimeError, match="frozen backbone must be bit-identical throughout"):
+        trainer.on_train_end()
+    assert not (fold / "checkpoint_final.pth").exists()
+    assert not RunFolder.of_fold(fold).read_backbone().unchanged
+
+
+def test_continuing_without_a_checkpoint_is_no_silent_restart(make_trainer: Make) -> None:
+    fold = _break_off(make_trainer(LTH), 3)
+    (fold / LATEST).unlink()
+    (fold / PREVIOUS).unlink()
+    before = _snapshot(fold)
+    trainer = make_trainer(LTH)
+    trainer.continues = True
+    with pytest.raises(ValueError, match=r"it has none, though iac records 3 epochs: restore"):
+        trainer.run_training()
+    assert _snapshot(fold) == before
+
+
+def test_a_fold_in_use_is_left_alone(make_trainer: Make, in_process: Any) -> None:
+    fold = in_process.model(LTH, "small") / "fold_0"
+    trainer = make_trainer(LTH)
+    with FileLock(fold / LOCK):
+        before = _snapshot(fold)
+        for work in (trainer.run_training, trainer.perform_actual_validation):
+            with pytest.raises(RuntimeError, match="only one process may work on"):
+                work()
+        assert _snapshot(fold) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
+    make_trainer: Make, in_process: Any, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(in_process.path / "results", small_disk / "results")
+    monkeypatch.setenv("nnUNet_results", str(small_disk / "results"))
+    trainer = make_trainer(LTH)
+    fold = _break_off(trainer, 4)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(bytes(4_000_000))
+    before = _snapshot(fold)
+    resumed = make_trainer(LTH, resume=True)
+    with pytest.raises(RuntimeError, match=r"must have \d+ MB free for the checkpoints, and has"):
+        resumed.run_training()
+    monkeypatch.setattr("nnunet_iac.training.retrofit_trainer.require_space", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"must be written and could not be .*No space left"):
+        make_trainer(LTH, resume=True).run_training()
+    assert _snapshot(fold) == before
+    filler.unlink()
+    resumed = make_trainer(LTH, resume=True)
+    resumed.run_training()
+    assert resumed.phases.folder.read_backbone().unchanged
+
+
+def test_a_write_that_fails_keeps_the_last_checkpoint(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold = _break_off(make_trainer(LTH), 4)
+    before = (fold / LATEST).read_bytes()
+    resumed = make_trainer(LTH, resume=True)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        with pytest.raises(RuntimeError, match=r"could not be .*File too large.*kept: free disk"):
+            resumed.save_checkpoint(str(fold / LATEST))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (fold / LATEST).read_bytes() == before
+    assert not list(fold.rglob(".*"))
+
+
+def test_a_read_only_folder_is_refused_before_anything_is_made(
+    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = in_process.path / "results"
+    command = ["mount", "--bind", "-o", "ro", str(results), str(results)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
+    before = _snapshot(results)
+    try:
+        with pytest.raises(RuntimeError, match=r"cannot be written to: mend its permissions"):
+            make_trainer(LTH)
+        assert _snapshot(results) == before
+    finally:
+        subprocess.run(["umount", "-l", str(results)], capture_output=True)
