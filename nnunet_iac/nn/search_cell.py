@@ -174,7 +174,8 @@ class SearchCell(Cell):
         for name, edges in self.terms[source]:
             modules: list[Any] = [self.operations(EDGES[edge])[name] for edge in edges]
             if name in POOLS:
-                yield self._samples_of(modules[0][0](image))
+                # Autocast on the CPU pools volumes in float32.
+                yield self._samples_of(modules[0][0](image)).to(x.dtype)
             elif isinstance(modules[0][0], nn.Sequential):
                 first = self._first_round([module[0] for module in modules], rectified)
                 between = normalised(self._samples_of(first), self.eps, rectify=True)

@@ -89,18 +89,32 @@ def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return described
 
 
+def require_trainable(configuration: Mapping[str, Any]) -> None:
+    """Check that a configuration of plans says what is trained: data, batch, patch and network.
+
+    Raises:
+        ValueError: names the first key that does not.
+    """
+    architecture_of(configuration)
+    for key, kind in {"data_identifier": str, "batch_size": int, "patch_size": list}.items():
+        if not isinstance(configuration.get(key), kind):
+            raise ValueError(
+                f"{key} of a configuration must be given; got {configuration.get(key)!r}: {_REMAKE}"
+            )
+
+
 def dataset_number(name: str) -> int:
     """Return the number in nnU-Net's name of a data set, for example Dataset004_Hippocampus."""
     return int(name.removeprefix("Dataset").partition("_")[0])
 
 
-def require_dataset_name(name: str) -> None:
+def require_dataset_name(name: object) -> None:
     """Check that a data set's name is one of nnU-Net's and not a path.
 
     Raises:
         ValueError: it is not.
     """
-    if not re.fullmatch(r"Dataset\d{3,}_[^/\\]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"Dataset\d{3,}_[^/\\]+", name):
         raise ValueError(
             "the dataset_name of plans must be of the form Dataset004_Hippocampus; got "
             f"{name!r}: restore the plans, or plan again"

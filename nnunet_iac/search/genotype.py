@@ -80,6 +80,10 @@ class Genotype:
         Raises:
             ValueError: not one code per edge, an impossible code, or an invalid genotype.
         """
+        if len(codes) != len(EDGES):
+            raise ValueError(
+                f"a genotype must have one code per edge, {len(EDGES)}; got {len(codes)}"
+            )
         for code in codes:
             if type(code) is not int or not NOT_KEPT <= code < len(OPERATIONS):
                 raise ValueError(

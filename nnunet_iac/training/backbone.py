@@ -1,6 +1,7 @@
 """The user's trained U-Net: where it is found, what it must fulfil, and the proof it stays."""
 
 import hashlib
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,14 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 INPUT_KEYS = ("spacing", "normalization_schemes", "use_mask_for_norm")
 """Keys of a configuration that decide what an image looks like to the network."""
+
+
+ORIGIN: dict[str, set[str]] = {
+    "network_weights": set(),
+    "trainer_name": set(),
+    "init_args": {"plans", "configuration", "fold", "dataset_json"},
+}
+"""What a backbone's checkpoint must hold, and the keys inside."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,20 @@ def read_backbone(
         ValueError: an unreadable file, other keys or shapes, other preprocessing, or leakage.
     """
     checkpoint = read_checkpoint(path)
+    for key, inner in ORIGIN.items():
+        found = checkpoint.get(key)
+        if not isinstance(found, str if key == "trainer_name" else dict) or inner - set(found):
+            raise ValueError(
+                f"the backbone {path} must be an nnU-Net checkpoint with {key} in it; got "
+                f"{reprlib.repr(found)}: train it again or name another"
+            )
     weights, init = checkpoint["network_weights"], checkpoint["init_args"]
+    for key, tensor in weights.items():
+        if not isinstance(tensor, Tensor) or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(
+                f"the backbone's weights must be finite numbers; {key} in {path} is not: train it "
+                "again or name another"
+            )
     require_same_network(weights, network.state_dict(), path)
     require_same_input(init, configuration, path)
     reason = leakage(path, init, fold, splits)
@@ -161,7 +183,10 @@ def require_same_input(
     Raises:
         ValueError: names the first key of the plans that differs, with both values.
     """
-    theirs = configuration_of(init["plans"], init["configuration"])
+    try:
+        theirs = configuration_of(init["plans"], init["configuration"])
+    except ValueError as error:
+        raise ValueError(f"the backbone {path} must know its plans: {error}") from error
     for key in INPUT_KEYS:
         if theirs.get(key) != configuration.get(key):
             raise ValueError(
@@ -182,7 +207,7 @@ def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> st
     Looks at the fold it was trained on, at the cases of that fold in the splits file, and, for
     the same fold, at the cases nnU-Net validated it on.
     """
-    if init["plans"]["dataset_name"] != fold.dataset:
+    if init["plans"].get("dataset_name") != fold.dataset:
         return None
     trained_on = init["fold"]
     if trained_on == "all":
@@ -221,5 +246,11 @@ def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:
 def _validated_cases(summary: Path, file_ending: str) -> set[str]:
     if not summary.is_file():
         return set()
-    rows = read_json(summary)["metric_per_case"]
-    return {Path(row["prediction_file"]).name.removesuffix(file_ending) for row in rows}
+    try:
+        rows = read_json(summary)["metric_per_case"]
+        return {Path(row["prediction_file"]).name.removesuffix(file_ending) for row in rows}
+    except (LookupError, TypeError) as error:
+        raise ValueError(
+            f"{summary} must be nnU-Net's summary of a validation; it is not "
+            f"({type(error).__name__}: {error}): validate the backbone again with --val"
+        ) from error

@@ -45,17 +45,28 @@ def require_same_run(
             f"{checkpoint.get('trainer_name')} and knows no search: remove it, or start anew "
             "without --c"
         )
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"{path} must hold the state of a run; got {state!r}: restore it from a copy, or "
+            "start anew without --c"
+        )
     if state.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(
             f"a run must continue with a release that knows its checkpoints; {path} has format "
             f"{state.get('format')} (nnunet-iac {state.get('version')}), this one reads format "
             f"{CHECKPOINT_FORMAT}: continue with that release, or start anew without --c"
         )
+    for key in ("run", "settings"):
+        if not isinstance(state.get(key), dict):
+            raise ValueError(
+                f"{path} must hold the state of a run; its {key} is {state.get(key)!r}: restore "
+                "it from a copy, or start anew without --c"
+            )
     for key, value in identity.items():
-        if state["run"][key] != value:
+        if state["run"].get(key) != value:
             raise ValueError(
                 f"a run must continue from its own checkpoint; {key} is {value!r} here and "
-                f"{state['run'][key]!r} in {path}: put the right file there, or start anew "
+                f"{state['run'].get(key)!r} in {path}: put the right file there, or start anew "
                 "without --c"
             )
     require_same_settings(state["settings"], settings, path)

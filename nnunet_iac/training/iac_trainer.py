@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.helpers import dummy_context
 from torch import nn
 from torch.optim import Optimizer
@@ -89,7 +88,7 @@ class IACTrainer(RetrofitTrainer):
         Raises:
             ValueError: a network the surgery does not support.
         """
-        unet = nnUNetTrainer.build_network_architecture(
+        unet = RetrofitTrainer.build_network_architecture(
             plans_manager,
             configuration_manager,
             num_input_channels,
@@ -106,6 +105,7 @@ class IACTrainer(RetrofitTrainer):
         require_same_structure(Path(self.output_folder), self.settings)
         if self.continues and self.local_rank == 0:
             require_nothing_lost(self.phases.folder)
+        split = self._split()
         network = self.stock_network()
         backbone = self.find_backbone(network)
         genotype = self.given_genotype()
@@ -124,22 +124,22 @@ class IACTrainer(RetrofitTrainer):
         if genotype is None:
             self.phases.add_network_cost("supernet", self._cost(self.unet))
         self._rebuild_optimisers()
-        self._write_split()
+        self.phases.folder.write_split(split)
 
     def continue_run(self) -> None:
         """Put the record beside the checkpoint in order."""
         require_same_structure(Path(self.output_folder), self.settings)
         require_own_record(self.phases.folder, self.identity, self.settings)
         self.phases.continue_record(self.unet)
-        self._write_split()
+        self.phases.folder.write_split(self._split())
 
-    def _write_split(self) -> None:
+    def _split(self) -> dict[str, list[str]]:
         training, validation = self.do_split()
         split = {"training": list(training), "validation": list(validation)}
         if self.method.bilevel:
             both = halves(training, self.settings.patient_pattern, self.settings.seed)
             split.update(zip(("train_search", "val_search"), map(list, both), strict=True))
-        self.phases.folder.write_split(split)
+        return split
 
     def given_genotype(self) -> Genotype | None:
         """Return the genotype to finetune without a search, or None to search for one."""

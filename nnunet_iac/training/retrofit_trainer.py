@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from filelock import FileLock
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
 import nnunet_iac
+from nnunet_iac.host.planning import built_from_plans
 from nnunet_iac.runs.atomic import read_json, remove_leftovers, replacing
 from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
 from nnunet_iac.runs.fold import LOCK, held, require_space, require_writable, set_aside
@@ -29,7 +31,9 @@ from nnunet_iac.runs.plans import (
     dataset_number,
     require_dataset_name,
     require_identifier,
+    require_trainable,
 )
+from nnunet_iac.runs.splits import require_splits
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.backbone import (
@@ -74,6 +78,7 @@ class RetrofitTrainer(nnUNetTrainer):
     network: Any
     dataloader_train: Any
     dataloader_val: Any
+    dataset_class: Any
     _best_ema: float | None
 
     overrides: ClassVar[Mapping[str, Any]] = {}
@@ -88,6 +93,9 @@ class RetrofitTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         described = configuration_of(plans, configuration)
+        require_trainable(described)
+        if fold != "all" and (type(fold) is not int or fold < 0):
+            raise ValueError(f"the fold must be all or an integer >= 0; got {fold!r}: give another")
         values = described.get(SECTION, {})
         fixed = {key: value for key, value in self.overrides.items() if key in values}
         settings = Settings.from_mapping({**values, **self.overrides})
@@ -97,8 +105,8 @@ class RetrofitTrainer(nnUNetTrainer):
                 "the configuration must not be the second stage of a cascade, which "
                 f"{configuration} is; use 2d, 3d_fullres or 3d_lowres"
             )
-        require_identifier(plans["plans_name"])
-        require_dataset_name(plans["dataset_name"])
+        require_identifier(plans.get("plans_name"))
+        require_dataset_name(plans.get("dataset_name"))
         if nnUNet_results.is_set():
             require_writable(Path(nnUNet_results) / plans["dataset_name"])
         self.continues = bool(plans.get("continue_training"))
@@ -160,6 +168,11 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases, which must not share a patient."""
+        if self.dataset_class is None:
+            self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
+        splits = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
+        cases = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        require_splits(splits, self.fold, cases)
         training, validation = super().do_split()
         shared = shared_patients(training, validation, self.settings.patient_pattern)
         if shared and self.fold != "all" and not self.settings.allow_leakage:
@@ -191,9 +204,31 @@ class RetrofitTrainer(nnUNetTrainer):
             self.print_to_log_file(f"WARNING: the backbone {backbone.leakage}")
         return backbone
 
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """Return nnU-Net's network of the plans.
+
+        Raises:
+            ValueError: plans whose network cannot be built.
+        """
+        with built_from_plans():
+            return nnUNetTrainer.build_network_architecture(
+                plans_manager,
+                configuration_manager,
+                num_input_channels,
+                num_output_channels,
+                enable_deep_supervision,
+            )
+
     def stock_network(self) -> nn.Module:
         """Return a new network as the plans describe it for nnUNetTrainer, on the CPU."""
-        return nnUNetTrainer.build_network_architecture(
+        return RetrofitTrainer.build_network_architecture(
             self.plans_manager,
             self.configuration_manager,
             self.num_input_channels,
@@ -291,7 +326,18 @@ class RetrofitTrainer(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """Continue from a checkpoint, after checking that it is whole and this run's own."""
         path = Path(filename_or_checkpoint)
-        self.restore(self.readable_checkpoint(path), path)
+        checkpoint = self.readable_checkpoint(path)
+        if not self.was_initialized:
+            self.initialize()
+        try:
+            self.restore(checkpoint, path)
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
+            raise kind(
+                f"{path} must hold the whole state of this run; it does not "
+                f"({type(error).__name__}: {error}): restore it from a copy, or start anew "
+                "without --c"
+            ) from error
         self.resumed = True
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:

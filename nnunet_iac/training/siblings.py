@@ -37,4 +37,10 @@ def _settings_of(fold: Path, checkpoint: Path) -> Settings:
     record = RunFolder.of_fold(fold)
     if record.settings_file.is_file():
         return record.read_settings()
-    return Settings.from_mapping(read_checkpoint(checkpoint)[SECTION]["settings"])
+    state = read_checkpoint(checkpoint).get(SECTION)
+    if not isinstance(state, dict):
+        raise ValueError(
+            f"every fold of a model must be of the same trainer; {checkpoint} knows no search: "
+            "move it elsewhere"
+        )
+    return Settings.from_mapping(state.get("settings"))

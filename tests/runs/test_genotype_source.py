@@ -46,7 +46,7 @@ def test_a_stock_checkpoint_has_no_genotype(tmp_path, tiny_unet):
 
 @pytest.mark.parametrize(
     ("codes", "message"),
-    [([7] * 14, "got 7"), ([-3] * 14, "got -3"), ([-1] * 14, "node 2 has 0"), ([3], "zip")],
+    [([7] * 14, "got 7"), ([-3] * 14, "got -3"), ([-1] * 14, "node 2 has 0"), ([3], "14; got 1")],
 )
 def test_impossible_codes_are_refused_with_the_file_named(tmp_path, codes, message):
     weights = {"genotype_codes": torch.tensor(codes)}

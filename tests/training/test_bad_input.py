@@ -1328,6 +1328,230 @@ REPLAYS = [
 ]
 
 
+def _one_training_case(content: list[Any]) -> None:
+    content[0]["train"] = content[0]["train"][:1]
+
+
+UNFIT_PLANS = [
+    trained(
+        "plans of a data set called by null",
+        "dataset_name of plans must be .*; got None",
+        plans(lambda content: content.update(dataset_name=None)),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained(
+        "plans without a name",
+        "plans identifier must be a plain file name .*; got None",
+        plans(lambda content: content.pop("plans_name")),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained(
+        "plans without an architecture",
+        "network_class_name is None: make the plans again",
+        without("architecture"),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained(
+        "plans with a network without arguments",
+        "arch_kwargs is None: make the plans again",
+        plans(lambda c: c["configurations"]["2d"]["architecture"].pop("arch_kwargs")),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained(
+        "plans with a network without kernels",
+        r"can be built; it is not \(TypeError: .*kernel_sizes",
+        plans(
+            lambda c: c["configurations"]["2d"]["architecture"]["arch_kwargs"].pop("kernel_sizes")
+        ),
+        plans="bad",
+    ),
+    trained(
+        "plans with a network without kernels for the control",
+        r"can be built; it is not \(TypeError: .*kernel_sizes",
+        plans(
+            lambda c: delitem(
+                c["configurations"]["2d"]["architecture"]["arch_kwargs"], "kernel_sizes"
+            )
+        ),
+        trainer="nnUNetTrainerContinue",
+        plans="bad",
+    ),
+    trained(
+        "plans with stages of unequal number",
+        r"can be built; it is not \(AssertionError",
+        network(n_stages=5),
+        plans="bad",
+    ),
+    trained(
+        "plans without a batch size",
+        "batch_size.*make the plans again",
+        without("batch_size"),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained(
+        "plans without a patch size",
+        "patch_size.*make the plans again",
+        without("patch_size"),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained(
+        "plans without a data identifier",
+        "data_identifier.*make the plans again",
+        without("data_identifier"),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained("a fold below zero", "fold must be .*; got -1", fold=-1, before_nnunet=True),
+]
+
+UNFIT_SPLITS = [
+    trained(f"splits {name}", message, arrange, trainer=trainer)
+    for name, message, arrange, trainer in [
+        (
+            "that are cut off",
+            r"splits_final\.json must be a JSON file",
+            text("@/splits_final.json", '[{"train": '),
+            LTH,
+        ),
+        (
+            "that are an object",
+            r"splits_final\.json must ",
+            document("@/splits_final.json", {"train": []}),
+            LTH,
+        ),
+        (
+            "without training cases",
+            r"splits_final\.json must .*train",
+            splits(lambda c: delitem(c[0], "train")),
+            LTH,
+        ),
+        (
+            "without validation cases",
+            r"splits_final\.json must .*val",
+            splits(lambda c: delitem(c[0], "val")),
+            LTH,
+        ),
+        (
+            "whose training list is empty",
+            r"splits_final\.json must .*train",
+            splits(lambda c: c[0].update(train=[])),
+            LTH,
+        ),
+        (
+            "whose training list is a text",
+            r"splits_final\.json must .*train",
+            splits(lambda c: c[0].update(train="hippocampus_001")),
+            LTH,
+        ),
+        (
+            "whose validation list is empty",
+            r"splits_final\.json must .*val",
+            splits(lambda c: c[0].update(val=[])),
+            LTH,
+        ),
+        (
+            "with a case that is not preprocessed",
+            r"splits_final\.json must .*liver_001",
+            splits(lambda c: c[0]["train"].append("liver_001")),
+            LTH,
+        ),
+        (
+            "with a single patient for the full search",
+            "at least two patients .*have 1",
+            splits(_one_training_case),
+            FULL,
+        ),
+    ]
+]
+UNFIT_BACKBONES = [
+    trained(f"a backbone {name}", message, arrange)
+    for name, message, arrange in [
+        (
+            "without its origin",
+            r"checkpoint_final\.pth .*init_args",
+            backbone(lambda c: delitem(c, "init_args")),
+        ),
+        (
+            "without its trainer",
+            r"checkpoint_final\.pth .*trainer_name",
+            backbone(lambda c: delitem(c, "trainer_name")),
+        ),
+        (
+            "whose weights are a list",
+            r"checkpoint_final\.pth .*network_weights",
+            backbone(lambda c: c.update(network_weights=[1])),
+        ),
+        (
+            "whose plans are null",
+            r"checkpoint_final\.pth .*plans",
+            backbone(lambda c: c["init_args"].update(plans=None)),
+        ),
+        (
+            "whose plans lack its configuration",
+            r"checkpoint_final\.pth .*configuration",
+            backbone(lambda c: c["init_args"].update(configuration="4d")),
+        ),
+        (
+            "with a text for a layer",
+            r"seg_layers\.0\.weight.*checkpoint_final\.pth",
+            weights(**{HEAD: "weights"}),
+        ),
+        (
+            "with a weight that is no number",
+            r"finite.*checkpoint_final\.pth|checkpoint_final\.pth.*finite",
+            weights(**{HEAD: torch.full((3, 8, 1, 1), math.nan)}),
+        ),
+        (
+            "beside a summary without cases",
+            r"summary\.json must",
+            lambda world: text(
+                str(world.backbone.parent.relative_to(world.path) / "validation/summary.json"), "{}"
+            )(world),
+        ),
+    ]
+]
+UNFIT_RUNS = [
+    trained(f"a run continued from a checkpoint {name}", message, arrange, resume=True)
+    for name, message, arrange in [
+        ("whose record is null", r"latest\.pth", checkpoint(lambda c: c.update(iac=3))),
+        ("without its run", r"latest\.pth", checkpoint(lambda c: delitem(c["iac"], "run"))),
+        (
+            "without its settings",
+            r"latest\.pth",
+            checkpoint(lambda c: delitem(c["iac"], "settings")),
+        ),
+        ("without its phases", r"latest\.pth", checkpoint(lambda c: delitem(c["iac"], "phases"))),
+        (
+            "without its optimiser",
+            r"latest\.pth",
+            checkpoint(lambda c: delitem(c, "optimizer_state")),
+        ),
+        (
+            "with a layer too few",
+            r"latest\.pth",
+            checkpoint(lambda c: delitem(c["network_weights"], "alpha")),
+        ),
+        (
+            "with an impossible cell",
+            r"latest\.pth.*got 7|got 7.*latest\.pth",
+            checkpoint(lambda c: c["network_weights"].update(genotype_codes=torch.full((14,), 7))),
+        ),
+    ]
+] + [
+    trained(
+        "another fold whose checkpoint is a plain network's",
+        r"fold_3.checkpoint_final\.pth",
+        lambda world: shutil.copytree(world.backbone.parent, world.fold(LTH).parent / "fold_3"),
+    ),
+]
+
+
 ENTRIES = [
     *SETTINGS,
     *IDENTIFIERS,
@@ -1346,6 +1570,10 @@ ENTRIES = [
     *DAMAGED_BACKBONES,
     *RESUMED_OTHERS,
     *REPLAYS,
+    *UNFIT_PLANS,
+    *UNFIT_SPLITS,
+    *UNFIT_BACKBONES,
+    *UNFIT_RUNS,
 ]
 
 
