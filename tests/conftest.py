@@ -1,5 +1,6 @@
 """Fixtures of all tests; they run with the shapes in annotations checked."""
 
+import datetime
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 # Imported before the hook, which would refuse wrong values ahead of these modules' own checks.
 import nnunet_iac.search.settings  # noqa: F401
+from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES, OPERATIONS, Edge
 
@@ -25,7 +27,39 @@ hypothesis.settings.load_profile("repeatable")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=30, help="kills per trainer (default: 30)")
-    parser.addoption("--record", type=Path, help="folder for what the fault tests found, as JSON")
+    parser.addoption("--record", type=Path, help="folder for the outcome of every test, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record"):
+        config.pluginmanager.register(_Outcomes(config.getoption("--record")))
+
+
+class _Outcomes:
+    """Writes what became of every test, for docs/reliability.md."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "tests.json"
+        self.outcomes: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.outcomes[report.nodeid] = report.outcome
+
+    def pytest_sessionfinish(self) -> None:
+        from nnunet_iac.training.cost import provenance
+
+        measured = provenance()
+        write_json(
+            self.file,
+            {
+                "date": f"{datetime.date.today()}",
+                "commit": measured.commit,
+                "hardware": measured.hardware,
+                "versions": measured.versions,
+                "outcomes": self.outcomes,
+            },
+        )
 
 
 @pytest.fixture

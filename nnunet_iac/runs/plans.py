@@ -101,6 +101,11 @@ def require_trainable(configuration: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{key} of a configuration must be given; got {configuration.get(key)!r}: {_REMAKE}"
             )
+    folder = configuration["data_identifier"]
+    if Path(folder).name != folder:
+        raise ValueError(
+            f"data_identifier must be the plain name of a folder; got {folder!r}: {_REMAKE}"
+        )
 
 
 def dataset_number(name: str) -> int:
@@ -118,6 +123,18 @@ def require_dataset_name(name: object) -> None:
         raise ValueError(
             "the dataset_name of plans must be of the form Dataset004_Hippocampus; got "
             f"{name!r}: restore the plans, or plan again"
+        )
+
+
+def require_file_ending(ending: object) -> None:
+    """Check that a data set's file ending cannot lead into another folder.
+
+    Raises:
+        ValueError: it is none, such as .nii.gz, or holds a path.
+    """
+    if not isinstance(ending, str) or not re.fullmatch(r"\.[^/\\]+", ending):
+        raise ValueError(
+            f"file_ending of dataset.json must be one such as .nii.gz; got {ending!r}: correct it"
         )
 
 

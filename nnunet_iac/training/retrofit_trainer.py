@@ -30,6 +30,7 @@ from nnunet_iac.runs.plans import (
     configuration_of,
     dataset_number,
     require_dataset_name,
+    require_file_ending,
     require_identifier,
     require_trainable,
 )
@@ -107,6 +108,7 @@ class RetrofitTrainer(nnUNetTrainer):
             )
         require_identifier(plans.get("plans_name"))
         require_dataset_name(plans.get("dataset_name"))
+        require_file_ending(dataset_json.get("file_ending"))
         if nnUNet_results.is_set():
             require_writable(Path(nnUNet_results) / plans["dataset_name"])
         self.continues = bool(plans.get("continue_training"))

@@ -40,9 +40,7 @@ def record(folder, settings=LITERAL, prunes=True, seed=0, scale=0.1, epochs=None
             state, decision = close_epoch(state, seen, settings)
         arrays = (seen.alpha, seen.beta, decision.importance, decision.divergence)
         arrays += (decision.threshold, decision.active)
-        rows.append(
-            TrajectoryRow(epoch, *(array.numpy() for array in arrays), seconds=1.0)
-        )
+        rows.append(TrajectoryRow(epoch, *(array.numpy() for array in arrays), seconds=1.0))
         events += decision.events
         if state.finished or epoch == settings.search_epochs:
             run.write_genotype(discretise(seen.alpha, seen.beta, state.active, settings))

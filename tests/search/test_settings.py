@@ -122,6 +122,7 @@ IMPOSSIBLE = {
     "finetune_optimizer": ["adamw", None],
     "finetune_lr": [0, math.nan],
     "finetune_schedule": ["cosine", None],
+    "deterministic": [1, "yes", None],
     "seed": [-1, 0.0, None, "0"],
     "patient_pattern": ["(", 3, ""],
     "backbone_trainer": [3, ""],

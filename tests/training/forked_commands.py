@@ -22,7 +22,7 @@ class OneFork(ForkContext):
 
 
 def in_fork(task: Callable[[], object], environment: Mapping[str, str], log: Path) -> int:
-    """Run a task in a process of its own and return its exit status; its output goes to a file."""
+    """Run a task in its own process and return its exit status; the output goes to a file."""
 
     def run() -> None:
         with log.open("w", buffering=1) as output:

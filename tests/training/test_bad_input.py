@@ -1334,6 +1334,25 @@ def _one_training_case(content: list[Any]) -> None:
 
 UNFIT_PLANS = [
     trained(
+        "a data identifier that leads elsewhere",
+        "data_identifier must be the plain name of a folder; got '../../elsewhere'",
+        plans(lambda c: c["configurations"]["2d"].update(data_identifier="../../elsewhere")),
+        plans="bad",
+        before_nnunet=True,
+    ),
+    trained(
+        "a file ending that leads elsewhere",
+        r"file_ending of dataset\.json must be one such as .*; got '/\.\./\.\./elsewhere\.nii\.gz'",
+        lambda world: write_json(
+            world.preprocessed / "dataset.json",
+            {
+                **read_json(world.preprocessed / "dataset.json"),
+                "file_ending": "/../../elsewhere.nii.gz",
+            },
+        ),
+        before_nnunet=True,
+    ),
+    trained(
         "plans of a data set called by null",
         "dataset_name of plans must be .*; got None",
         plans(lambda content: content.update(dataset_name=None)),
@@ -1552,29 +1571,18 @@ UNFIT_RUNS = [
 ]
 
 
-ENTRIES = [
-    *SETTINGS,
-    *IDENTIFIERS,
-    *WHERE,
-    *SOURCES,
-    *TRAINED_PLANS,
-    *SPLITS,
-    *READ_GENOTYPES,
-    *CHECKPOINTS,
-    *GIVEN_GENOTYPES,
-    *BACKBONES,
-    *RESUMED,
-    *BENCHMARKS,
-    *COMMANDS,
-    *INNER_NAMES,
-    *DAMAGED_BACKBONES,
-    *RESUMED_OTHERS,
-    *REPLAYS,
-    *UNFIT_PLANS,
-    *UNFIT_SPLITS,
-    *UNFIT_BACKBONES,
-    *UNFIT_RUNS,
-]
+AREAS = {
+    "settings": [*SETTINGS],
+    "plans": [*IDENTIFIERS, *WHERE, *SOURCES, *TRAINED_PLANS, *INNER_NAMES, *UNFIT_PLANS],
+    "splits and data": [*SPLITS, *UNFIT_SPLITS],
+    "genotypes": [*READ_GENOTYPES, *GIVEN_GENOTYPES],
+    "checkpoints": [*CHECKPOINTS],
+    "backbones": [*BACKBONES, *DAMAGED_BACKBONES, *UNFIT_BACKBONES],
+    "checkpoints to continue from": [*RESUMED, *RESUMED_OTHERS, *UNFIT_RUNS],
+    "flags of commands": [*BENCHMARKS, *COMMANDS],
+    "records to replay": [*REPLAYS],
+}
+ENTRIES = [entry for entries in AREAS.values() for entry in entries]
 
 
 # --- the tests -------------------------------------------------------------------------------
@@ -1613,7 +1621,11 @@ def world(planned: Any, made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     return own
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry",
+    ENTRIES,
+    ids=[f"{area}: {entry.name}" for area, entries in AREAS.items() for entry in entries],
+)
 def test_bad_input_is_refused_with_its_cure_and_changes_nothing(
     world: World, entry: Entry, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,8 @@ EMBEDDED = Path(str(files("nnunet_iac") / "data" / "Dataset004_Hippocampus"))
 REGIONS = "Dataset005_Regions"
 SLICES = "Dataset006_Slices"
 IGNORED = 3
-IGNORED_SLICES = 8
+IGNORED_SLICES = 4
+KEPT_SLICES = slice(8, 24)
 VOLUMES = 4
 SLICES_OF_A_VOLUME = (0.4, 0.5, 0.6)
 
@@ -23,14 +24,15 @@ SLICES_OF_A_VOLUME = (0.4, 0.5, 0.6)
 def write_regions(raw: Path) -> list[str]:
     """Write volumes of two channels whose labels are regions and partly ignored; return cases.
 
-    The second channel is the first, smoothed. The first slices of every volume are ignored.
+    The second channel is the first, smoothed. The first slices of every volume are ignored. The
+    volumes are thin, for speed.
     """
     folder = raw / REGIONS
     names = sorted(path.name for path in (EMBEDDED / "labelsTr").iterdir())[:VOLUMES]
     for name in names:
         case = name.removesuffix(".nii.gz")
         _write_channels(EMBEDDED / "imagesTr", folder / "imagesTr", case)
-        label = SimpleITK.ReadImage(str(EMBEDDED / "labelsTr" / name))
+        label = SimpleITK.ReadImage(str(EMBEDDED / "labelsTr" / name))[:, :, KEPT_SLICES]
         values = SimpleITK.GetArrayFromImage(label)
         values[:IGNORED_SLICES] = IGNORED
         _write_like(label, values, folder / "labelsTr" / name)
@@ -77,6 +79,7 @@ def write_slices(raw: Path) -> list[str]:
 
 def _write_channels(source: Path, target: Path, case: str) -> None:
     image = SimpleITK.ReadImage(str(source / f"{case}_0000.nii.gz"), SimpleITK.sitkFloat32)
+    image = image[:, :, KEPT_SLICES]
     values = SimpleITK.GetArrayFromImage(image)
     for channel, content in enumerate((values, gaussian_filter(values, 1))):
         _write_like(image, content, target / f"{case}_{channel:04d}.nii.gz")
