@@ -11,5 +11,5 @@ step "Check the format" "$VENV/bin/ruff" format --check
 step "Lint" "$VENV/bin/ruff" check
 step "Check the types" "$VENV/bin/mypy"
 step "Check the direction of imports" "$VENV/bin/lint-imports"
-step "Test" "$VENV/bin/pytest" "$@"
+step "Test, two files at a time" "$VENV/bin/pytest" -n 2 --dist loadfile "$@"
 printf '\nall checks passed after %d:%02d\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -37,7 +37,7 @@ class Observation:
                 raise RuntimeError(
                     f"{name} must be finite; after epoch {self.epoch} it is "
                     f"{values[tuple(wrong[0])].item()} on edge {edge.source}->{edge.target}: "
-                    "lower architecture_lr or weights_lr and continue from the last checkpoint"
+                    "start anew with a lower architecture_lr or weights_lr"
                 )
 
 

@@ -34,7 +34,7 @@ from nnunet_iac.training.optimisation import (
 )
 from nnunet_iac.training.phases import Phase, Phases
 from nnunet_iac.training.reference import validate_reference
-from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+from nnunet_iac.training.retrofit_trainer import CURE, RetrofitTrainer
 from nnunet_iac.training.siblings import require_same_structure
 
 
@@ -225,7 +225,7 @@ class IACTrainer(RetrofitTrainer):
         if not stepped and self.grad_scaler is None and torch.isfinite(loss):
             raise RuntimeError(
                 f"gradients must be finite; one is not in epoch {self.current_epoch}. The last "
-                "checkpoint is kept: lower weights_lr or architecture_lr and continue with --c"
+                f"checkpoint is kept: {CURE}"
             )
         return {"loss": loss.detach().cpu().numpy()}
 

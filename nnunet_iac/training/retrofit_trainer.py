@@ -60,6 +60,12 @@ COMPILE_VARIABLE = "nnUNet_compile"
 FILES_IN_A_FOLD = 4
 """Checkpoints that may lie in a fold at once: latest, previous, best, and one being written."""
 
+CURE = (
+    "look for broken images and continue with --c, or start anew under new plans with lower "
+    "learning rates"
+)
+"""Of numbers that are not finite."""
+
 PLOT_INTERVAL_SECONDS = 60.0
 """nnU-Net redraws progress.png every epoch, which takes longer than a short epoch."""
 
@@ -68,9 +74,11 @@ class RetrofitTrainer(nnUNetTrainer):
     """A trainer that takes its settings from the plans and its start from a trained network.
 
     Deviates from nnUNetTrainer: the run's length comes from the settings; a checkpoint is written
-    after every epoch; random generators are re-seeded at every epoch from `seed`; progress.png is
-    redrawn at most once a minute; the epochs need not be known when training starts; torch.compile
-    is off, since the structure of a search changes and methods are to be compared.
+    after every epoch, whole, and the one before it kept; `--c` demands the very run it continues;
+    batches come in an order that depends on `seed` only; one process at a time works on a fold;
+    progress.png is redrawn at most once a minute; the epochs need not be known when training
+    starts; torch.compile is off, since the structure of a search changes and methods are to be
+    compared.
     """
 
     sibling_trainer: ClassVar[str] = "nnUNetTrainer"
@@ -142,7 +150,7 @@ class RetrofitTrainer(nnUNetTrainer):
             "plans": self.plans_manager.plans_name,
             "configuration": self.configuration_name,
             "fold": self.fold,
-            "content of the configuration": self._digest(self._described()),
+            "configuration_content": self._digest(self._described()),
             "split": self._digest(self.do_split()),
         }
 
@@ -392,8 +400,7 @@ class RetrofitTrainer(nnUNetTrainer):
         if not np.isfinite(result["loss"]):
             raise RuntimeError(
                 f"the loss must be finite; it is {result['loss']} in epoch {self.current_epoch}. "
-                "The last checkpoint is kept: lower the learning rates, or look for broken "
-                "images, and continue with --c"
+                f"The last checkpoint is kept: {CURE}"
             )
         return result
 
@@ -411,7 +418,7 @@ class RetrofitTrainer(nnUNetTrainer):
         if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
             raise RuntimeError(
                 f"weights must be finite; some are not after training epoch {self.current_epoch}. "
-                "The last checkpoint is kept: lower the learning rates and continue with --c"
+                f"The last checkpoint is kept: {CURE}"
             )
         super().on_train_epoch_end(train_outputs)
 

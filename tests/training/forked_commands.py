@@ -17,7 +17,7 @@ import torch
 class OneFork(ForkContext):
     """A context whose pools have one worker, which need not import anything."""
 
-    def Pool(self, *arguments: Any, **keywords: Any) -> Any:  # noqa: N802 - multiprocessing's name
+    def Pool(self, *arguments: Any, **keywords: Any) -> Any:
         return super().Pool(1)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 import pytest
 import SimpleITK
@@ -23,6 +24,8 @@ from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import dataset_number
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.patients import patient_of
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +35,7 @@ FULL = "nnUNetTrainerIAC_1warmup6search2finetune"
 DISCRETE = "nnUNetTrainerIACDiscrete_2finetune"
 FOLDS = (0, 1, 2, 3, 4)
 PATIENTS = r"hippocampus_\d+"
+CELL = Genotype.from_codes([0, 1, 2, -1, 3, -1, 4, -1, 5, 6, -1, -1, -1, 0])
 ON_THE_CPU = ("-device", "cpu")
 ALONE = (*ON_THE_CPU, "-npp", 0, "-nps", 0)
 """Predict in one process, which pools would only slow down here."""
@@ -310,13 +314,22 @@ def test_ignored_voxels_do_not_count_in_the_loss(host: Host) -> None:
     host.do(task)
 
 
-def test_the_first_stage_of_a_cascade_is_searched_and_predicts_for_the_next(host: Host) -> None:
-    model = Model(REGIONS, "3d_lowres", DISCRETE, "first")
-    genotype = {"edges": [], "format": ""}
-    path = host.path / "genotype.json"
-    RunFolder(path.parent).genotype_file  # noqa: B018
-    del genotype
+def test_the_first_stage_of_a_cascade_predicts_for_the_next_with_its_cells(host: Host) -> None:
+    found = RunFolder(host.path / "given")
+    found.write_genotype(CELL)
+    _write_plans(host, REGIONS, lambda c: c["3d_lowres"].update(iac=_given(found)), "first")
     host.make_backbones(Model(REGIONS, "3d_lowres"), 0)
+    model = Model(REGIONS, "3d_lowres", DISCRETE, "first")
+    fold = host.train(model, 0)
+    (own,) = labels(fold / "validation").values()
+    (reference,) = labels(fold / "iac" / "reference" / "validation").values()
+    assert not np.array_equal(own, reference)
+    (next_stage,) = host.model(model).glob("predicted_next_stage/3d_cascade_fullres/*.b2nd")
+    assert np.array_equal(np.squeeze(blosc2.open(str(next_stage))[:]), own)
+
+
+def _given(found: RunFolder) -> dict[str, str]:
+    return {"genotype": str(found.genotype_file), "backbone_plans": "small"}
 
 
 def test_the_second_stage_of_a_cascade_is_refused_before_anything_is_written(host: Host) -> None:
@@ -327,3 +340,361 @@ def test_the_second_stage_of_a_cascade_is_refused_before_anything_is_written(hos
     assert "ValueError: the configuration must not be the second stage of a cascade" in printed
     assert "3d_cascade_fullres is; use 2d, 3d_fullres or 3d_lowres" in printed
     assert not host.model(model).exists()
+
+
+@pytest.fixture(scope="module")
+def slices(host: Host) -> Host:
+    """The host with folds 0 and 1 of the single slices searched; their cells differ."""
+    model = Model(SLICES)
+    host.make_backbones(model, 0, 1, 2, "all")
+    for fold in (0, 1):
+        host.train(model, fold, nnUNet_compile="0")
+    cells = [RunFolder.of_fold(host.fold(model, fold)).read_genotype() for fold in (0, 1)]
+    assert cells[0] != cells[1]
+    return host
+
+
+def test_single_slices_as_png_are_searched_in_halves_by_patient_and_predicted(
+    slices: Host,
+) -> None:
+    model = Model(SLICES, trainer=FULL)
+    fold = slices.train(model, 0)
+    split = read_json(RunFolder.of_fold(fold).split_file)
+    halves = [
+        {patient_of(case, PATIENTS) for case in split[half]}
+        for half in ("train_search", "val_search")
+    ]
+    assert all(halves)
+    assert not halves[0] & halves[1]
+    record = RunFolder.of_fold(fold).read_backbone()
+    assert record.reference is not None
+    assert sorted(record.reference["per_case"]) == sorted(split["validation"])
+    validated = labels(fold / "validation")
+    assert {name.removesuffix(".png") for name in validated} == set(split["validation"])
+    images = slices.images(SLICES)
+    predicted = slices.predict(model, images, "-f", 0)
+    assert len(predicted) == len(list(images.iterdir()))
+    for name, found in predicted.items():
+        assert found.shape == io.imread(images / name.replace(".png", "_0000.png")).shape
+        assert set(np.unique(found)) <= {0, 1, 2}
+
+
+# --- flags of nnUNetv2_train ---------------------------------------------------------------------
+
+
+def test_fold_all_is_searched_and_its_record_says_that_nothing_was_held_out(slices: Host) -> None:
+    model = Model(SLICES)
+    fold = slices.train(model, "all", "--npz")
+    assert fold.name == "fold_all"
+    run = RunFolder.of_fold(fold)
+    assert run.read_backbone().leakage == "was trained on all cases"
+    assert run.read_backbone().unchanged
+    split = read_json(run.split_file)
+    assert split["training"] == split["validation"]
+    assert len(labels(fold / "validation")) == len(split["training"])
+    assert slices.predict(model, slices.images(SLICES), "-f", "all")
+
+
+def test_npz_keeps_probabilities_whose_largest_is_the_label(slices: Host, tmp_path: Path) -> None:
+    own = slices.with_own_results(tmp_path)
+    model = Model(SLICES)
+    before = labels(own.fold(model, 0) / "validation")
+    own.train(model, 0, "--val", "--npz")
+    validation = own.fold(model, 0) / "validation"
+    after = labels(validation)
+    assert same(before, after)
+    for name, found in after.items():
+        probabilities = np.load(validation / name.replace(".png", ".npz"))["probabilities"]
+        assert np.array_equal(np.squeeze(probabilities.argmax(0)), found)
+    reference = own.fold(model, 0) / "iac" / "reference"
+    assert not list(reference.rglob("*.npz"))
+
+
+def test_val_best_validates_the_network_that_predicts_from_the_best_checkpoint(
+    slices: Host, tmp_path: Path
+) -> None:
+    own = slices.with_own_results(tmp_path)
+    model = Model(SLICES)
+    fold = own.fold(model, 0)
+    best, final = fold / "checkpoint_best.pth", fold / "checkpoint_final.pth"
+    checkpoint = torch.load(best, weights_only=False)
+    gate = max(key for key in checkpoint["network_weights"] if key.endswith("output.bias"))
+    checkpoint["network_weights"][gate] += 1  # Else it might be the final one by chance.
+    torch.save(checkpoint, best)
+    before = final.read_bytes()
+    own.train(model, 0, "--val", "--val_best")
+    assert final.read_bytes() == before
+    images = tmp_path / "validated"
+    images.mkdir()
+    validated = labels(fold / "validation")
+    for name in validated:
+        image = name.replace(".png", "_0000.png")
+        shutil.copy(own.images(SLICES, "imagesTr") / image, images)
+    assert same(own.predict(model, images, "-f", 0, "-chk", best.name), validated)
+    assert not same(own.predict(model, images, "-f", 0), validated)
+
+
+def test_without_checkpoints_a_run_ends_with_its_whole_record_and_validation(
+    slices: Host, tmp_path: Path
+) -> None:
+    own = slices.with_own_results(tmp_path)
+    model = Model(SLICES)
+    with_checkpoints = slices.fold(model, 0)
+    shutil.rmtree(own.fold(model, 0))
+    fold = own.train(model, 0, "--disable_checkpointing")
+    assert not list(fold.rglob("*.pth"))
+    kept = {path.relative_to(with_checkpoints) for path in (with_checkpoints / "iac").rglob("*")}
+    assert {path.relative_to(fold) for path in (fold / "iac").rglob("*")} == kept
+    run, other = RunFolder.of_fold(fold), RunFolder.of_fold(with_checkpoints)
+    assert run.read_genotype() == other.read_genotype()
+    assert run.read_backbone() == other.read_backbone()
+    assert same(labels(fold / "validation"), labels(with_checkpoints / "validation"))
+
+
+# --- torch.compile -------------------------------------------------------------------------------
+
+
+@has_compiler
+def test_with_compile_asked_for_training_says_it_does_not_and_ends_with_the_same_bits(
+    slices: Host, tmp_path: Path
+) -> None:
+    own = slices.with_own_results(tmp_path)
+    model = Model(SLICES)
+    off = slices.fold(model, 0)
+    warning = "WARNING: nnUNet_compile is ignored; retrofits train uncompiled"
+    shutil.rmtree(own.fold(model, 0))
+    on = own.train(model, 0, **_compiled(tmp_path))
+    assert [warning in _log(fold) for fold in (off, on)] == [False, True]
+    assert same_weights(off, on)
+    # The final validation is nnU-Net's prediction, which does compile.
+    assert same(labels(on / "validation"), labels(off / "validation"))
+
+
+@has_compiler
+def test_compiled_prediction_of_two_folds_with_different_cells_gives_the_same_labels(
+    slices: Host, tmp_path: Path
+) -> None:
+    model, images = Model(SLICES), slices.images(SLICES)
+    plain = slices.predict(model, images, "-f", 0, 1, nnUNet_compile="0")
+    compiled = slices.predict(model, images, "-f", 0, 1, **_compiled(tmp_path))
+    assert same(plain, compiled)
+    assert not same(plain, slices.predict(model, images, "-f", 0))
+    assert not same(plain, slices.predict(model, images, "-f", 1))
+
+
+def test_a_trainer_with_compile_asked_for_holds_a_plain_network(host: Host) -> None:
+    host.make_backbones(Model(SLICES), 0)
+
+    def task() -> None:
+        trainer = make_trainer(Model(SLICES), 0)
+        trainer.on_train_start()
+        assert not isinstance(trainer.network, OptimizedModule)
+        assert not isinstance(trainer.loss.loss.dc, OptimizedModule)
+
+    host.do(task, nnUNet_compile="1")
+
+
+def _compiled(cache: Path) -> dict[str, str]:
+    return {
+        "nnUNet_compile": "1",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+
+
+def _log(fold: Path) -> str:
+    return "".join(path.read_text() for path in sorted(fold.glob("training_log_*.txt")))
+
+
+# --- five folds ----------------------------------------------------------------------------------
+
+FIVE = Model(HIPPOCAMPUS)
+
+
+@pytest.fixture(scope="module")
+def five_folds(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """Five searched folds of the embedded cases, and nnU-Net's choice among one configuration."""
+    host = Host(tmp_path_factory.mktemp("five"))
+    for part in ("raw", "preprocessed"):
+        shutil.copytree(planned.path / part / HIPPOCAMPUS, host.path / part / HIPPOCAMPUS)
+    images = host.images(HIPPOCAMPUS)
+    for image in sorted(images.iterdir())[1:]:
+        image.unlink()
+    host.make_backbones(FIVE, *FOLDS)
+    for fold in FOLDS:
+        host.train(FIVE, fold, "--npz")
+    names = ("-c", "2d", "-tr", FIVE.trainer, "-p", FIVE.plans, "-np", 1)
+    host.typed("nnUNetv2_find_best_configuration", FIVE.number, *names)
+    return host
+
+
+def _instructions(host: Host, program: str) -> list[str]:
+    """Return the words of a command that nnU-Net wrote for its user."""
+    written = host.path / "results" / HIPPOCAMPUS / "inference_instructions.txt"
+    (line,) = (line for line in written.read_text().splitlines() if line.startswith(program))
+    return line.split()
+
+
+def test_each_of_five_folds_predicts_with_its_own_cell_what_it_was_validated_with(
+    five_folds: Host, tmp_path: Path
+) -> None:
+    genotypes = set()
+    for fold in FOLDS:
+        folder = five_folds.fold(FIVE, fold)
+        genotypes.add(RunFolder.of_fold(folder).read_genotype())
+        validated = labels(folder / "validation")
+        images = tmp_path / f"fold_{fold}"
+        images.mkdir()
+        name = min(validated)
+        image = name.replace(".nii.gz", "_0000.nii.gz")
+        shutil.copy(five_folds.images(HIPPOCAMPUS, "imagesTr") / image, images)
+        predicted = five_folds.predict(FIVE, images, "-f", fold)
+        assert np.array_equal(predicted[name], validated[name])
+    assert len(genotypes) >= 2
+
+
+def test_the_instructions_of_find_best_configuration_work_as_written(
+    five_folds: Host, tmp_path: Path
+) -> None:
+    places = {
+        "INPUT_FOLDER": str(five_folds.images(HIPPOCAMPUS)),
+        "OUTPUT_FOLDER": str(tmp_path / "predicted"),
+        "OUTPUT_FOLDER_PP": str(tmp_path / "postprocessed"),
+    }
+    predict = [places.get(w, w) for w in _instructions(five_folds, "nnUNetv2_predict")]
+    assert predict[predict.index("-f") + 1 :][:5] == [str(fold) for fold in FOLDS]
+    assert FIVE.trainer in predict
+    five_folds.typed(*predict, *ALONE)
+    clean = [places.get(w, w) for w in _instructions(five_folds, "nnUNetv2_apply_postprocessing")]
+    assert Path(clean[clean.index("-pp_pkl_file") + 1]).is_file()
+    five_folds.typed(*clean)
+    predicted, cleaned = (labels(tmp_path / name) for name in ("predicted", "postprocessed"))
+    assert predicted.keys() == cleaned.keys()
+    for name, found in cleaned.items():
+        assert set(np.unique(found)) <= set(np.unique(predicted[name]))
+    backwards = five_folds.predict(FIVE, five_folds.images(HIPPOCAMPUS), "-f", *FOLDS[::-1])
+    assert same(predicted, backwards)
+    assert not same(predicted, five_folds.predict(FIVE, five_folds.images(HIPPOCAMPUS), "-f", 0))
+
+
+def test_an_ensemble_of_two_predictions_is_the_mean_of_their_probabilities(
+    five_folds: Host, tmp_path: Path
+) -> None:
+    images = five_folds.images(HIPPOCAMPUS)
+    outputs = [tmp_path / "one", tmp_path / "other"]
+    for output, folds in zip(outputs, ((0, 1), (2, 3, 4)), strict=True):
+        words = ("-i", images, "-o", output, *FIVE.words, "-f", *folds, "--save_probabilities")
+        five_folds.typed("nnUNetv2_predict", *words, *ALONE)
+    together = tmp_path / "together"
+    five_folds.typed("nnUNetv2_ensemble", "-i", *outputs, "-o", together, "-np", 1)
+    ((name, found),) = labels(together).items()
+    archive = name.replace(".nii.gz", ".npz")
+    both = [np.load(output / archive)["probabilities"] for output in outputs]
+    assert not np.array_equal(both[0].argmax(0), both[1].argmax(0))
+    assert np.array_equal(np.mean(both, axis=0).argmax(0), found)
+
+
+def test_an_exported_model_predicts_the_same_where_only_the_package_is_installed(
+    five_folds: Host, tmp_path: Path
+) -> None:
+    images = five_folds.images(HIPPOCAMPUS)
+    before = five_folds.predict(FIVE, images, "-f", *FOLDS)
+    archive = tmp_path / "model.zip"
+    five_folds.typed("nnUNetv2_export_model_to_zip", *FIVE.words, "-f", *FOLDS, "-o", archive)
+    installed = _install_wheel(tmp_path)
+    backbone = five_folds.model(Model(HIPPOCAMPUS, trainer="nnUNetTrainer"))
+    hidden = backbone.rename(five_folds.path / "hidden")
+    try:
+        installed.run("nnUNetv2_install_pretrained_model_from_zip", archive)
+        output = tmp_path / "output"
+        words = ("-i", images, "-o", output, *FIVE.words, "-f", *FOLDS, *ALONE)
+        installed.run("nnUNetv2_predict", *words)
+    finally:
+        hidden.rename(backbone)
+    assert same(labels(output), before)
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A folder with nothing but the installed package, and nnU-Net's commands beside it."""
+
+    package: Path
+    work: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        known = {k: v for k, v in os.environ.items() if not k.startswith("nnUNet")}
+        return {
+            **known,
+            "PYTHONPATH": str(self.package),
+            "nnUNet_results": str(self.work),
+            "nnUNet_extTrainer": str(self.package / "nnunet_iac" / "trainers"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def python(self, *words: object) -> str:
+        return self.run(sys.executable, *words)
+
+    def run(self, *words: object) -> str:
+        program = Path(sys.executable).parent / str(words[0])
+        command = list(map(str, (program, *words[1:])))
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=self.work, env=self.environment
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+        return done.stdout.strip()
+
+
+def _install_wheel(folder: Path) -> Installed:
+    root = Path(__file__).parents[2]
+    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(root))
+    target = folder / "site"
+    pip = ("-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target))
+    for words in (build, pip):
+        wheels = [str(path) for path in folder.glob("*.whl")]
+        command = [sys.executable, *words, *(wheels if words is pip else ())]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+    work = folder / "elsewhere"
+    work.mkdir()
+    installed = Installed(target, work)
+    source = "import nnunet_iac; print(nnunet_iac.__file__)"
+    assert installed.python("-c", source) == str(target / "nnunet_iac" / "__init__.py")
+    trainers = "from nnunet_iac.cli import main; main(['trainers-dir'])"
+    folder_of_trainers = installed.environment["nnUNet_extTrainer"]
+    assert installed.python("-c", trainers) == folder_of_trainers
+    return installed
+
+
+def test_half_written_plans_of_a_model_cost_nothing_when_a_fold_is_continued(
+    five_folds: Host, tmp_path: Path
+) -> None:
+    own = five_folds.with_own_results(tmp_path)
+    plans = own.model(FIVE) / "plans.json"
+    whole = read_json(plans)
+    first = {p: p.read_bytes() for p in own.fold(FIVE, 0).rglob("*") if p.is_file()}
+    shutil.rmtree(own.fold(FIVE, 1))
+
+    def broken_off() -> None:
+        trainer = make_trainer(FIVE, 1)
+        end_epoch = trainer.on_epoch_end
+
+        def on_epoch_end() -> None:
+            end_epoch()
+            if trainer.current_epoch == 4:
+                raise InterruptedError
+
+        trainer.on_epoch_end = on_epoch_end
+        with pytest.raises(InterruptedError):
+            trainer.run_training()
+
+    own.do(broken_off)
+    assert not (own.fold(FIVE, 1) / "checkpoint_final.pth").exists()
+    plans.write_bytes(plans.read_bytes()[:1000])
+    own.train(FIVE, 1, "--c")
+    assert read_json(plans) == whole
+    assert {p: p.read_bytes() for p in own.fold(FIVE, 0).rglob("*") if p.is_file()} == first
+    assert same_weights(own.fold(FIVE, 1), five_folds.fold(FIVE, 1))
+    images = own.images(HIPPOCAMPUS)
+    both = own.predict(FIVE, images, "-f", 0, 1)
+    assert same(both, five_folds.predict(FIVE, images, "-f", 0, 1))

@@ -14,6 +14,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import trainers, variants
 from nnunet_iac.training.iac_trainer import IACTrainer
+from nnunet_iac.training.loaders import finish
 from nnunet_iac.training.phases import Phase
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
@@ -102,6 +103,34 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     assert resumed.phases.state.events == events
     for name, tensor in resumed.network.state_dict().items():
         assert torch.equal(tensor, kept[name]), name
+
+
+@pytest.mark.parametrize("name", [LTH, FULL])
+def test_a_run_does_not_depend_on_how_many_workers_make_its_batches(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    weights = []
+    for workers in ("0", "2"):
+        monkeypatch.setenv("nnUNet_n_proc_DA", workers)
+        trainer = make_trainer(name)
+        _run_until(trainer, 2)
+        trainer = make_trainer(name, resume=True)
+        _run_until(trainer, 3)
+        finish(trainer.dataloader_train)
+        finish(trainer.dataloader_val)
+        weights.append(trainer.network.state_dict())
+    for key, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][key]), key
+
+
+def test_another_seed_gives_another_run(make_trainer: Make, in_process: Any) -> None:
+    alphas = []
+    for seed in (1, 1, 2):
+        trainer = make_trainer(LTH, in_process.write_plans(f"seed{seed}", seed=seed))
+        _run_until(trainer, 2)
+        alphas.append(trainer.network.alpha.detach().clone())
+    assert torch.equal(alphas[0], alphas[1])
+    assert not torch.equal(alphas[0], alphas[2])
 
 
 def test_best_belongs_to_finetuning_with_the_running_dice_restarted_there(

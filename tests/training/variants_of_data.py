@@ -15,7 +15,7 @@ EMBEDDED = Path(str(files("nnunet_iac") / "data" / "Dataset004_Hippocampus"))
 REGIONS = "Dataset005_Regions"
 SLICES = "Dataset006_Slices"
 IGNORED = 3
-IGNORED_SLICES = 4
+IGNORED_COLUMNS = 14
 KEPT_SLICES = slice(8, 24)
 VOLUMES = 4
 SLICES_OF_A_VOLUME = (0.4, 0.5, 0.6)
@@ -24,8 +24,8 @@ SLICES_OF_A_VOLUME = (0.4, 0.5, 0.6)
 def write_regions(raw: Path) -> list[str]:
     """Write volumes of two channels whose labels are regions and partly ignored; return cases.
 
-    The second channel is the first, smoothed. The first slices of every volume are ignored. The
-    volumes are thin, for speed.
+    The second channel is the first, smoothed. The left of every volume is ignored. The volumes
+    are thin, for speed.
     """
     folder = raw / REGIONS
     names = sorted(path.name for path in (EMBEDDED / "labelsTr").iterdir())[:VOLUMES]
@@ -34,7 +34,7 @@ def write_regions(raw: Path) -> list[str]:
         _write_channels(EMBEDDED / "imagesTr", folder / "imagesTr", case)
         label = SimpleITK.ReadImage(str(EMBEDDED / "labelsTr" / name))[:, :, KEPT_SLICES]
         values = SimpleITK.GetArrayFromImage(label)
-        values[:IGNORED_SLICES] = IGNORED
+        values[..., :IGNORED_COLUMNS] = IGNORED
         _write_like(label, values, folder / "labelsTr" / name)
     _write_channels(EMBEDDED / "imagesTs", folder / "imagesTs", "hippocampus_007")
     description = {
