@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.pruning import Observation, best_operations
-from nnunet_iac.search.relaxation import edge_weights
+from nnunet_iac.search.pruning import Observation
+from nnunet_iac.search.relaxation import edge_weights, operation_weights
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, PARAMETER_FREE, Edge
 
@@ -18,6 +18,8 @@ DEAD_WEIGHT = 1e-3
 
 COLLAPSE_SHARE = 0.5
 """Share of parameter-free operations above which a cell is reported as collapsed."""
+
+_WITHOUT_PARAMETERS = [OPERATIONS.index(name) for name in PARAMETER_FREE]
 
 WINDOW = 15
 """Search epochs over which the trend of the training loss is measured."""
@@ -70,8 +72,9 @@ def examine(
     """Return the state after an epoch, and what began in it; the warm-up is not judged.
 
     Dead edge: it has operations to choose from, and their alpha stood still or its Psi is below
-    `DEAD_WEIGHT`. Collapse: more than `COLLAPSE_SHARE` of the edges' best operations have no
-    parameters. The loss: see `loss_trend`. What lasts is reported once, and again if it had ended.
+    `DEAD_WEIGHT`. Collapse: more than `COLLAPSE_SHARE` of phi, over all edges, lies on operations
+    without parameters (three sevenths at the start). The loss: see `loss_trend`. What lasts is
+    reported once, and again if it had ended.
 
     Args:
         state: of the epoch before.
@@ -86,10 +89,9 @@ def examine(
         return HealthState(rows, state.losses, state.present), ()
     losses = (*state.losses, loss)[-WINDOW:]
     found = _dead_edges(alpha, alpha.new_tensor(state.alpha), beta, active, settings)
-    best = best_operations(alpha, beta, active, settings).tolist()
-    share = _parameter_free_share([OPERATIONS[index] for index in best])
+    share = operation_weights(alpha, active)[:, _WITHOUT_PARAMETERS].sum().item() / len(EDGES)
     if share > COLLAPSE_SHARE:
-        found["collapse", None] = f"{share:.0%} of the leading operations have no parameters"
+        found["collapse", None] = f"{share:.0%} of phi lies on operations without parameters"
     trend = loss_trend(losses)
     if trend is not None:
         kind, message = trend
@@ -125,11 +127,8 @@ def loss_trend(losses: Sequence[float]) -> tuple[str, str] | None:
 
 def parameter_free_share(genotype: Genotype) -> float:
     """Return the share of a genotype's operations that have no parameters."""
-    return _parameter_free_share([choice.operation for choice in genotype.choices])
-
-
-def _parameter_free_share(operations: Sequence[str]) -> float:
-    return sum(name in PARAMETER_FREE for name in operations) / len(operations)
+    names = [choice.operation for choice in genotype.choices]
+    return sum(name in PARAMETER_FREE for name in names) / len(names)
 
 
 def _dead_edges(

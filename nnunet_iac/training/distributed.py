@@ -32,6 +32,11 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(network, device_ids=[device.index])
 
 
+def ranks() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def first_ranks(value: Any) -> Any:
     """Return the first rank's value on every rank; without a process group the value itself."""
     if not dist.is_initialized():

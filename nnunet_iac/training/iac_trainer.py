@@ -22,7 +22,7 @@ from nnunet_iac.search.patients import halves
 from nnunet_iac.training.backbone import tensors_hash
 from nnunet_iac.training.continuation import require_nothing_lost, require_own_record
 from nnunet_iac.training.cost import network_cost
-from nnunet_iac.training.distributed import bare, require_same_on_all_ranks, wrapped
+from nnunet_iac.training.distributed import bare, ranks, require_same_on_all_ranks, wrapped
 from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, drawn, finish
 from nnunet_iac.training.methods import Method
 from nnunet_iac.training.optimisation import (
@@ -119,7 +119,8 @@ class IACTrainer(RetrofitTrainer):
             leakage="; ".join(filter(None, (backbone.leakage, self.genotype_leakage))) or None,
         )
         self.clear_fold()
-        self.phases.start(self.unet, record, self.identity, genotype)
+        run = {**self.identity, "ranks": ranks()}
+        self.phases.start(self.unet, record, run, genotype)
         self.phases.add_network_cost("backbone", self._cost(network.to(self.device)))
         if genotype is None:
             self.phases.add_network_cost("supernet", self._cost(self.unet))

@@ -17,8 +17,8 @@ import torch
 class OneFork(ForkContext):
     """A context whose pools have one worker, which need not import anything."""
 
-    def Pool(self, *arguments: Any, **keywords: Any) -> Any:
-        return super().Pool(1)
+    def Pool(self, processes: int | None = None, *arguments: Any, **keywords: Any) -> Any:
+        return super().Pool(1, *arguments, **keywords)
 
 
 def in_fork(task: Callable[[], object], environment: Mapping[str, str], log: Path) -> int:

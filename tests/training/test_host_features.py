@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,11 @@ from nnunet_iac.runs.plans import dataset_number
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import patient_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # Python 3.12 warns of every fork; the forks here begin with commands, not with held locks.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 
 HIPPOCAMPUS = "Dataset004_Hippocampus"
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
@@ -379,6 +383,16 @@ def test_single_slices_as_png_are_searched_in_halves_by_patient_and_predicted(
         assert set(np.unique(found)) <= {0, 1, 2}
 
 
+def test_two_folds_with_different_cells_predict_the_same_in_either_order(slices: Host) -> None:
+    model, images = Model(SLICES), slices.images(SLICES)
+    forth, back, first, second = (
+        slices.predict(model, images, "-f", *folds) for folds in ((0, 1), (1, 0), (0,), (1,))
+    )
+    assert same(forth, back)
+    assert not same(forth, first)
+    assert not same(forth, second)
+
+
 # --- flags of nnUNetv2_train ---------------------------------------------------------------------
 
 
@@ -418,8 +432,8 @@ def test_val_best_validates_the_network_that_predicts_from_the_best_checkpoint(
     fold = own.fold(model, 0)
     best, final = fold / "checkpoint_best.pth", fold / "checkpoint_final.pth"
     checkpoint = torch.load(best, weights_only=False)
-    gate = max(key for key in checkpoint["network_weights"] if key.endswith("output.bias"))
-    checkpoint["network_weights"][gate] += 1  # Else it might be the final one by chance.
+    bias = max(key for key in checkpoint["network_weights"] if key.endswith("output.bias"))
+    checkpoint["network_weights"][bias] += 1  # Else it might be the final one by chance.
     torch.save(checkpoint, best)
     before = final.read_bytes()
     own.train(model, 0, "--val", "--val_best")
@@ -447,7 +461,8 @@ def test_without_checkpoints_a_run_ends_with_its_whole_record_and_validation(
     assert {path.relative_to(fold) for path in (fold / "iac").rglob("*")} == kept
     run, other = RunFolder.of_fold(fold), RunFolder.of_fold(with_checkpoints)
     assert run.read_genotype() == other.read_genotype()
-    assert run.read_backbone() == other.read_backbone()
+    record = replace(run.read_backbone(), path=other.read_backbone().path)
+    assert record == other.read_backbone()
     assert same(labels(fold / "validation"), labels(with_checkpoints / "validation"))
 
 
@@ -463,7 +478,7 @@ def test_with_compile_asked_for_training_says_it_does_not_and_ends_with_the_same
     off = slices.fold(model, 0)
     warning = "WARNING: nnUNet_compile is ignored; retrofits train uncompiled"
     shutil.rmtree(own.fold(model, 0))
-    on = own.train(model, 0, **_compiled(tmp_path))
+    on = own.train(model, 0, **_compiled(slices))
     assert [warning in _log(fold) for fold in (off, on)] == [False, True]
     assert same_weights(off, on)
     # The final validation is nnU-Net's prediction, which does compile.
@@ -472,14 +487,12 @@ def test_with_compile_asked_for_training_says_it_does_not_and_ends_with_the_same
 
 @has_compiler
 def test_compiled_prediction_of_two_folds_with_different_cells_gives_the_same_labels(
-    slices: Host, tmp_path: Path
+    slices: Host,
 ) -> None:
     model, images = Model(SLICES), slices.images(SLICES)
     plain = slices.predict(model, images, "-f", 0, 1, nnUNet_compile="0")
-    compiled = slices.predict(model, images, "-f", 0, 1, **_compiled(tmp_path))
+    compiled = slices.predict(model, images, "-f", 0, 1, **_compiled(slices))
     assert same(plain, compiled)
-    assert not same(plain, slices.predict(model, images, "-f", 0))
-    assert not same(plain, slices.predict(model, images, "-f", 1))
 
 
 def test_a_trainer_with_compile_asked_for_holds_a_plain_network(host: Host) -> None:
@@ -494,10 +507,10 @@ def test_a_trainer_with_compile_asked_for_holds_a_plain_network(host: Host) -> N
     host.do(task, nnUNet_compile="1")
 
 
-def _compiled(cache: Path) -> dict[str, str]:
+def _compiled(host: Host) -> dict[str, str]:
     return {
         "nnUNet_compile": "1",
-        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(host.path / "inductor"),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }
 
@@ -572,8 +585,6 @@ def test_the_instructions_of_find_best_configuration_work_as_written(
     assert predicted.keys() == cleaned.keys()
     for name, found in cleaned.items():
         assert set(np.unique(found)) <= set(np.unique(predicted[name]))
-    backwards = five_folds.predict(FIVE, five_folds.images(HIPPOCAMPUS), "-f", *FOLDS[::-1])
-    assert same(predicted, backwards)
     assert not same(predicted, five_folds.predict(FIVE, five_folds.images(HIPPOCAMPUS), "-f", 0))
 
 
