@@ -105,6 +105,23 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
         assert torch.equal(tensor, kept[name]), name
 
 
+def test_the_control_resumes_to_the_weights_of_an_unbroken_one_and_loses_nothing(
+    make_trainer: Make, in_process: Any
+) -> None:
+    short = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 3}
+    plans = in_process.write_plans("control", **short)
+    whole = make_trainer("nnUNetTrainerContinue", plans)
+    whole.run_training()
+    _run_until(make_trainer("nnUNetTrainerContinue", plans), 2)
+    folder = Path(whole.output_folder)
+    (aside,) = folder.glob("before_*")
+    assert (aside / "checkpoint_final.pth").is_file()
+    resumed = make_trainer("nnUNetTrainerContinue", plans, resume=True)
+    resumed.run_training()
+    for name, tensor in resumed.network.state_dict().items():
+        assert torch.equal(tensor, whole.network.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("name", [LTH, FULL])
 def test_a_run_does_not_depend_on_how_many_workers_make_its_batches(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch, name: str
