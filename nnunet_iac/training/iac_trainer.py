@@ -166,9 +166,10 @@ class IACTrainer(RetrofitTrainer):
         if not (self.method.bilevel and self.phases.phase is not Phase.FINETUNE):
             return super().get_dataloaders()
         loaders = []
-        for self._half in (0, 1):
-            half, validation = self.stock_loaders()
-            loaders.append(half)
+        for half in (0, 1):
+            self._half = half
+            train, validation = self.stock_loaders()
+            loaders.append(train)
         self._half = None
         warmup = min(self.current_epoch, self.settings.warmup_epochs)
         weights, architecture = drawn(warmup, self.current_epoch - warmup, self.settings)
@@ -306,8 +307,6 @@ class IACTrainer(RetrofitTrainer):
 
     def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Continue in any phase: structure first, then optimisers made for it, then their state."""
-        if not self.was_initialized:
-            self.initialize()
         run = checkpoint[SECTION]
         self.unet.load_state_dict(checkpoint["network_weights"])
         self.phases.load_state_dict(run["phases"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from interruption import run_until
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS
@@ -31,25 +32,6 @@ RECORD = (
     "split.json",
 )
 Make = Callable[..., Any]
-
-
-class _BrokenOffError(Exception):
-    """Stands for a process that ends between two epochs."""
-
-
-def _break_off(trainer: Any, epochs: int) -> Path:
-    """Train until `epochs` epochs are complete and saved; return the fold's folder."""
-    end_epoch = trainer.on_epoch_end
-
-    def on_epoch_end() -> None:
-        end_epoch()
-        if trainer.current_epoch == epochs:
-            raise _BrokenOffError
-
-    trainer.on_epoch_end = on_epoch_end
-    with pytest.raises(_BrokenOffError):
-        trainer.run_training()
-    return Path(trainer.output_folder)
 
 
 def _truncate(path: Path) -> None:
@@ -87,7 +69,7 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_leads_to_the_same_end(
     make_trainer: Make, damage: Callable[[Path], None]
 ) -> None:
-    fold = _break_off(make_trainer(LTH), 5)
+    fold = run_until(make_trainer(LTH), 5)
     events = RunFolder.of_fold(fold).events_file
     wanted = events.read_text()
     shutil.copy(fold / LATEST, fold / "whole")
@@ -100,7 +82,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_leads_to_the_same
     shutil.copy(fold / PREVIOUS, fold / LATEST)
     resumed = make_trainer(LTH, resume=True)
     assert resumed.current_epoch == 4
-    _break_off(resumed, 5)
+    run_until(resumed, 5)
     assert events.read_text() == wanted
     again, whole = (torch.load(fold / name, weights_only=False) for name in (LATEST, "whole"))
     for name, tensor in whole["network_weights"].items():
@@ -110,7 +92,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_leads_to_the_same
 def test_a_record_with_any_damage_is_written_again_from_the_checkpoint(
     make_trainer: Make, in_process: Any
 ) -> None:
-    fold = _break_off(make_trainer(LTH), 8)
+    fold = run_until(make_trainer(LTH), 8)
     whole = _snapshot(fold / "iac")
     for name in RECORD:
         for damage in DAMAGE:
@@ -144,7 +126,7 @@ def test_a_record_with_any_damage_is_written_again_from_the_checkpoint(
 def test_the_record_of_another_run_is_neither_continued_nor_overwritten(
     make_trainer: Make, file: str, change: dict[str, Any], message: str
 ) -> None:
-    fold = _break_off(make_trainer(LTH), 1)
+    fold = run_until(make_trainer(LTH), 1)
     document = read_json(fold / "iac" / file)
     (document["run"] if file == "cost.json" else document).update(change)
     write_json(fold / "iac" / file, document)
@@ -167,7 +149,7 @@ def test_the_record_of_another_run_is_neither_continued_nor_overwritten(
 def test_a_checkpoint_of_another_run_is_refused(
     make_trainer: Make, change: dict[str, Any], message: str
 ) -> None:
-    fold = _break_off(make_trainer(LTH), 1)
+    fold = run_until(make_trainer(LTH), 1)
     checkpoint = torch.load(fold / LATEST, weights_only=False)
     for key, value in change.items():
         if isinstance(value, dict):
@@ -180,7 +162,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 
 
 def test_a_checkpoint_whose_backbone_was_changed_is_refused(make_trainer: Make) -> None:
-    fold = _break_off(make_trainer(LTH), 1)
+    fold = run_until(make_trainer(LTH), 1)
     checkpoint = torch.load(fold / LATEST, weights_only=False)
     next(w for key, w in checkpoint["network_weights"].items() if "encoder" in key).mul_(1.01)
     torch.save(checkpoint, fold / LATEST)
@@ -190,7 +172,7 @@ def test_a_checkpoint_whose_backbone_was_changed_is_refused(make_trainer: Make) 
 
 def test_a_run_whose_backbone_moved_fails_at_its_end(make_trainer: Make) -> None:
     trainer = make_trainer(LTH)
-    fold = _break_off(trainer, 8)
+    fold = run_until(trainer, 8)
     with torch.no_grad():
         next(trainer.unet.encoder.parameters()).mul_(1.01)
     with pytest.raises(RuntimeError, match="frozen backbone must be bit-identical throughout"):
@@ -200,7 +182,7 @@ def test_a_run_whose_backbone_moved_fails_at_its_end(make_trainer: Make) -> None
 
 
 def test_continuing_without_a_checkpoint_is_no_silent_restart(make_trainer: Make) -> None:
-    fold = _break_off(make_trainer(LTH), 3)
+    fold = run_until(make_trainer(LTH), 3)
     (fold / LATEST).unlink()
     (fold / PREVIOUS).unlink()
     before = _snapshot(fold)
@@ -240,7 +222,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
     shutil.copytree(in_process.path / "results", small_disk / "results")
     monkeypatch.setenv("nnUNet_results", str(small_disk / "results"))
     trainer = make_trainer(LTH)
-    fold = _break_off(trainer, 4)
+    fold = run_until(trainer, 4)
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(4_000_000))
@@ -261,7 +243,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
 def test_a_write_that_fails_keeps_the_last_checkpoint(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fold = _break_off(make_trainer(LTH), 4)
+    fold = run_until(make_trainer(LTH), 4)
     before = (fold / LATEST).read_bytes()
     resumed = make_trainer(LTH, resume=True)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

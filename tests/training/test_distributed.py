@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from interruption import run_until
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -102,17 +103,7 @@ def test_two_ranks_continue_where_they_were_broken_off(
     make_rank: Make, in_process: Any, tmp_path: Path
 ) -> None:
     def break_off(rank: int) -> None:
-        trainer = make_rank(LTH)
-        end_epoch = trainer.on_epoch_end
-
-        def on_epoch_end() -> None:
-            end_epoch()
-            if trainer.current_epoch == 3:
-                raise InterruptedError
-
-        trainer.on_epoch_end = on_epoch_end
-        with pytest.raises(InterruptedError):
-            trainer.run_training()
+        run_until(make_rank(LTH), 3)
 
     def go_on(rank: int) -> None:
         trainer = make_rank(LTH, resume=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from interruption import run_until
 
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
@@ -22,24 +23,6 @@ FULL = "nnUNetTrainerIAC_1warmup6search2finetune"
 DISCRETE = "nnUNetTrainerIACDiscrete_2finetune"
 
 Make = Callable[..., Any]
-
-
-class _KilledError(Exception):
-    """Stands for a process that ends between two epochs."""
-
-
-def _run_until(trainer: Any, epochs: int) -> None:
-    """Train until `epochs` epochs are complete and saved, then stop."""
-    end_epoch = trainer.on_epoch_end
-
-    def on_epoch_end() -> None:
-        end_epoch()
-        if trainer.current_epoch == epochs:
-            raise _KilledError
-
-    trainer.on_epoch_end = on_epoch_end
-    with pytest.raises(_KilledError):
-        trainer.run_training()
 
 
 def _optimised(trainer: Any) -> list[torch.nn.Parameter]:
@@ -62,7 +45,7 @@ def _optimised(trainer: Any) -> list[torch.nn.Parameter]:
 def test_after_resuming_the_optimisers_hold_exactly_the_trainable_parameters_and_all_move(
     make_trainer: Make, name: str, epochs: int, phase: Phase
 ) -> None:
-    _run_until(make_trainer(name), epochs)
+    run_until(make_trainer(name), epochs)
     resumed = make_trainer(name, resume=True)
     assert resumed.phases.phase is phase
     assert resumed.current_epoch == epochs
@@ -97,7 +80,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     kept = {k: v.clone() for k, v in whole.network.state_dict().items()}
     events = whole.phases.state.events
     broken = make_trainer(LTH)
-    _run_until(broken, 4)
+    run_until(broken, 4)
     resumed = make_trainer(LTH, resume=True)
     resumed.run_training()
     assert resumed.phases.state.events == events
@@ -112,7 +95,7 @@ def test_the_control_resumes_to_the_weights_of_an_unbroken_one_and_loses_nothing
     plans = in_process.write_plans("control", **short)
     whole = make_trainer("nnUNetTrainerContinue", plans)
     whole.run_training()
-    _run_until(make_trainer("nnUNetTrainerContinue", plans), 2)
+    run_until(make_trainer("nnUNetTrainerContinue", plans), 2)
     folder = Path(whole.output_folder)
     (aside,) = folder.glob("before_*")
     assert (aside / "checkpoint_final.pth").is_file()
@@ -130,9 +113,9 @@ def test_a_run_does_not_depend_on_how_many_workers_make_its_batches(
     for workers in ("0", "2"):
         monkeypatch.setenv("nnUNet_n_proc_DA", workers)
         trainer = make_trainer(name)
-        _run_until(trainer, 2)
+        run_until(trainer, 2)
         trainer = make_trainer(name, resume=True)
-        _run_until(trainer, 3)
+        run_until(trainer, 3)
         finish(trainer.dataloader_train)
         finish(trainer.dataloader_val)
         weights.append(trainer.network.state_dict())
@@ -144,7 +127,7 @@ def test_another_seed_gives_another_run(make_trainer: Make, in_process: Any) -> 
     alphas = []
     for seed in (1, 1, 2):
         trainer = make_trainer(LTH, in_process.write_plans(f"seed{seed}", seed=seed))
-        _run_until(trainer, 2)
+        run_until(trainer, 2)
         alphas.append(trainer.network.alpha.detach().clone())
     assert torch.equal(alphas[0], alphas[1])
     assert not torch.equal(alphas[0], alphas[2])
@@ -154,7 +137,7 @@ def test_best_belongs_to_finetuning_with_the_running_dice_restarted_there(
     make_trainer: Make,
 ) -> None:
     trainer = make_trainer(LTH)
-    _run_until(trainer, 7)
+    run_until(trainer, 7)
     folder = Path(trainer.output_folder)
     assert not (folder / "checkpoint_best.pth").exists()
     resumed = make_trainer(LTH, resume=True)
@@ -332,7 +315,7 @@ def test_folds_of_one_model_must_share_their_structure(
 ) -> None:
     plans = in_process.write_plans("shared", channel_ratio=0.5)
     sibling = make_trainer(LTH, plans)
-    _run_until(sibling, 1)
+    run_until(sibling, 1)
     first = Path(sibling.output_folder)
     first.rename(first.with_name("fold_3"))
     if source == "checkpoint":
@@ -394,7 +377,7 @@ def test_networks_the_surgery_does_not_know_are_refused(
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(make_trainer: Make) -> None:
     trainer = make_trainer(LTH)
-    _run_until(trainer, 2)
+    run_until(trainer, 2)
     checkpoint = Path(trainer.output_folder) / "checkpoint_latest.pth"
     before = checkpoint.read_bytes()
     resumed = make_trainer(LTH, resume=True)
@@ -406,7 +389,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(make_trai
 
 def test_a_non_finite_gradient_stops_the_search_and_says_in_which_epoch(make_trainer: Make) -> None:
     trainer = make_trainer(LTH)
-    _run_until(trainer, 1)
+    run_until(trainer, 1)
     resumed = make_trainer(LTH, resume=True)
     resumed.network.beta.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(RuntimeError, match="one is not in epoch 1"):
@@ -427,7 +410,7 @@ def test_a_weight_made_non_finite_by_the_last_step_of_an_epoch_is_never_saved(
 ) -> None:
     trainer = make_trainer(LTH)
     if epochs:
-        _run_until(trainer, epochs)
+        run_until(trainer, epochs)
         trainer = make_trainer(LTH, resume=True)
     take_step = trainer.run_step
 
@@ -474,7 +457,7 @@ def test_the_full_search_needs_a_batch_for_the_architecture(
 
 def test_a_run_is_not_continued_with_other_settings(make_trainer: Make, in_process: Any) -> None:
     plans = in_process.write_plans("steady", seed=1)
-    _run_until(make_trainer(LTH, plans), 2)
+    run_until(make_trainer(LTH, plans), 2)
     in_process.write_plans("steady", seed=2)
     with pytest.raises(ValueError, match="seed is 2 in the plans and 1 in"):
         make_trainer(LTH, plans, resume=True)
@@ -482,7 +465,7 @@ def test_a_run_is_not_continued_with_other_settings(make_trainer: Make, in_proce
 
 def test_a_run_that_needs_less_memory_may_be_continued(make_trainer: Make, in_process: Any) -> None:
     plans = in_process.write_plans("roomy")
-    _run_until(make_trainer(LTH, plans), 2)
+    run_until(make_trainer(LTH, plans), 2)
     in_process.write_plans("roomy", recompute_cells=True)
     assert make_trainer(LTH, plans, resume=True).current_epoch == 2
 
