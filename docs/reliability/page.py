@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from nnunet_iac.runs.atomic import read_json, replacing
 
 HERE = Path(__file__).parent
-TEMPORARY = re.compile(r"\.writing\.(.+)\.\w+\.\w+$")
+TEMPORARY = re.compile(r"\.writing\.(\w+\.\w+)")
 
 
 def place(moment: str) -> str:
@@ -27,7 +27,7 @@ def place(moment: str) -> str:
         return f"writing a {kind}: half a file"
     if temporary:
         return f"writing a {kind}: whole, not yet in place, or just put there"
-    return "what nnU-Net writes itself (plans.json, summary.json, progress.png, …), folders, moves"
+    return "what nnU-Net writes itself, folders, moves"
 
 
 def kills() -> list[dict[str, Any]]:
