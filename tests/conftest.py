@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--record"):
+    if config.getoption("--record") and not hasattr(config, "workerinput"):  # xdist's workers
         config.pluginmanager.register(_Outcomes(config.getoption("--record")))
 
 
