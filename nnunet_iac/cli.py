@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nnunet_iac
+
+if TYPE_CHECKING:
+    from nnunet_iac.runs.folder import RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,17 +133,29 @@ def _show(arguments: argparse.Namespace) -> int:
     from nnunet_iac.runs.folder import record_beside
     from nnunet_iac.runs.genotype_source import find_genotype, find_output_nodes
 
-    genotype = find_genotype(arguments.path)
-    print(genotype)
     run = record_beside(arguments.path)
+    try:
+        genotype = find_genotype(arguments.path)
+    except (FileNotFoundError, ValueError):
+        if run is not None:  # The health matters most while there is no cell yet.
+            print(_health(run))
+        raise
+    print(genotype)
     if run is not None:
-        print("\nHealth:", *(run.read_health() or ["nothing to report"]), sep="\n  ")
+        print(f"\n{_health(run)}")
     if arguments.o is not None:
         from nnunet_iac.runs.cell_picture import draw_cell
 
         draw_cell(genotype, arguments.o, find_output_nodes(arguments.path))
         print(f"drawn: {arguments.o}")
     return 0
+
+
+def _health(run: "RunFolder") -> str:
+    """Return what was noticed about a search as text."""
+    if not run.health_file.is_file():
+        return "Health:\n  not recorded"
+    return "\n  ".join(["Health:", *map(str, run.read_health() or ["nothing to report"])])
 
 
 def _replay(arguments: argparse.Namespace) -> int:

@@ -84,6 +84,9 @@ def test_show_tells_the_health_of_the_search_that_found_the_cell(tmp_path, rando
     run.write_genotype(random_genotype(0))
     run.write_settings(Settings())
     assert main(["show", str(tmp_path / "fold_0")]) == 0
+    assert capsys.readouterr().out == f"{random_genotype(0)}\n\nHealth:\n  not recorded\n"
+    run.write_health(())
+    assert main(["show", str(tmp_path / "fold_0")]) == 0
     assert capsys.readouterr().out == f"{random_genotype(0)}\n\nHealth:\n  nothing to report\n"
     run.write_health(
         (
@@ -97,6 +100,16 @@ def test_show_tells_the_health_of_the_search_that_found_the_cell(tmp_path, rando
         "  epoch 17, edge 1->3: dead edge, no gradient moved its alpha",
         "  epoch 40: plateau, the training loss does not fall",
     ]
+
+
+def test_show_tells_the_health_of_a_search_that_has_found_nothing_yet(tmp_path, capsys):
+    run = RunFolder.of_fold(tmp_path / "fold_0")
+    run.write_settings(Settings())
+    run.write_health((HealthEvent(17, "non-finite", Edge(1, 3), "gradients must be finite"),))
+    assert main(["show", str(tmp_path / "fold_0")]) == 2
+    printed = capsys.readouterr()
+    assert "epoch 17, edge 1->3: non-finite" in printed.out
+    assert "error: the folder must be a fold whose search has ended" in printed.err
 
 
 def test_replay_takes_fold_or_record_and_its_status_says_whether_they_agree(tmp_path, capsys):

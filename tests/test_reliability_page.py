@@ -32,11 +32,11 @@ def test_the_reliability_page_is_what_its_result_files_say(reliability: ModuleTy
         ("write .writing.cost.json.x1_y.json", "writing a record: half a file"),
         (
             "os.chmod .writing.checkpoint_latest.pth.ab12.pth",
-            "writing a checkpoint: whole, not yet in place, or just put there",
+            "putting a whole checkpoint in place",
         ),
         (
-            "os.rename .writing.checkpoint_previous.pth",
-            "writing a checkpoint: whole, not yet in place, or just put there",
+            "fsync .writing.checkpoint_previous.pth.a_1.pth",
+            "putting a whole checkpoint in place",
         ),
         (
             "write plans.json",

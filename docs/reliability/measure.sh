@@ -5,5 +5,6 @@ cd "$(dirname "$0")/../.."
 pytest tests/training/test_{kills,damage,bad_input,distributed,host_features}.py \
     tests/search/test_fuzzing.py tests/runs/test_checkpoint.py tests/runs/test_fold.py \
     tests/training/test_loaders.py \
-    --kills "${1:-200}" --record docs/reliability
+    --kills "${1:-200}" --record docs/reliability || failed=$?
 python docs/reliability/page.py
+exit "${failed:-0}"

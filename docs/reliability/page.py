@@ -15,18 +15,20 @@ TEMPORARY = re.compile(r"\.writing\.(\w+\.\w+)")
 
 def place(moment: str) -> str:
     """Return what a run was doing at a moment, the random part of temporary names left out."""
-    action, _, name = moment.partition(" ")
+    action, _, name = moment.partition(", then ")[0].partition(" ")
     if action in ("train_step", "validation_step"):
         return "in an epoch"
     if action == "predict_sliding_window_return_logits":
         return "in the final validations"
+    if action == "os.link":
+        return "putting a whole checkpoint in place"
     temporary = TEMPORARY.search(name)
     whole = temporary.group(1) if temporary else name
     kind = "checkpoint" if whole.startswith("checkpoint_") else "record"
     if temporary and action == "write":
         return f"writing a {kind}: half a file"
     if temporary:
-        return f"writing a {kind}: whole, not yet in place, or just put there"
+        return f"putting a whole {kind} in place"
     return "what nnU-Net writes itself, folders, moves"
 
 

@@ -87,7 +87,7 @@ def replay(folder: RunFolder) -> Replay:
     disagreements = [
         *_differing_values(trajectory, decisions),
         *_differing_events(folder.read_events(), events),
-        *_differing_genotype(recorded, genotype, len(decisions)),
+        *(() if settings.genotype else _differing_genotype(recorded, genotype, len(decisions))),
     ]
     compared = recorded is not None and genotype is not None
     return Replay(len(trajectory.epoch), len(events), compared, tuple(disagreements))
@@ -177,7 +177,7 @@ def _named(events: list[PruningEvent]) -> str:
 def _differing_genotype(
     recorded: Genotype | None, recomputed: Genotype | None, epoch: int
 ) -> Iterator[str]:
-    if recorded is None or epoch == 0:
+    if recorded is None:
         return
     if recomputed is None:
         yield f"epoch {epoch}: there is a genotype.json, but the recomputed search has not ended"

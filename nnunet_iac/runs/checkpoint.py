@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from nnunet_iac.runs.atomic import replacing
+
+BEST = "checkpoint_best.pth"
 FINAL = "checkpoint_final.pth"
 LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
@@ -22,14 +25,20 @@ _SCALAR: Any = np.float64(0).__reduce__()[0]
 _PLAIN_CLASSES: list[Any] = [
     np.ndarray,
     np.dtype,
-    *(getattr(np.dtypes, name) for name in np.dtypes.__all__),
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    np.dtypes.BoolDType,
     *(
         (function, f"{module}.multiarray.{function.__name__}")
         for function in (_RECONSTRUCT, _SCALAR)
         for module in ("numpy.core", "numpy._core")
     ),
 ]
-"""What nnU-Net's log of a training consists of, besides what torch allows anyway."""
+"""What nnU-Net's log and our state consist of, besides what torch allows anyway.
+
+Not numpy's type of objects: an array of it is made from raw addresses.
+"""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -82,10 +91,9 @@ def keep_previous(latest: Path) -> None:
     """Let the latest checkpoint be the previous one as well, until the next takes its place."""
     if latest.is_file():
         previous = latest.with_name(PREVIOUS)
-        spare = latest.with_name(f".writing.{PREVIOUS}")
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(latest, spare)
-        except OSError:  # Not every file system has links.
-            shutil.copyfile(latest, spare)
-        os.replace(spare, previous)
+        with replacing(previous) as spare:
+            spare.unlink()
+            try:
+                os.link(latest, spare)
+            except OSError:  # Not every file system has links.
+                shutil.copyfile(latest, spare)

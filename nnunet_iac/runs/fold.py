@@ -19,14 +19,19 @@ def held(lock: FileLock) -> Iterator[None]:
     """Hold a fold's lock; the operating system releases that of a process that died.
 
     Raises:
-        RuntimeError: another process holds it.
+        RuntimeError: another process holds it, or the fold cannot be written to.
     """
     try:
         lock.acquire(blocking=False)
-    except Timeout as error:
+    except OSError as error:
+        if isinstance(error, Timeout):
+            raise RuntimeError(
+                f"only one process may work on {Path(lock.lock_file).parent}, and another one "
+                "does: wait for it, or end it and continue with --c"
+            ) from error
         raise RuntimeError(
-            f"only one process may work on {Path(lock.lock_file).parent}, and another one does: "
-            "wait for it, or end it and continue with --c"
+            f"{lock.lock_file} must be writable and is not ({error}): mend the permissions of its "
+            "folder"
         ) from error
     try:
         yield
@@ -63,12 +68,14 @@ def require_space(folder: Path, wanted: int) -> None:
 
 
 def set_aside(fold: Path) -> Path | None:
-    """Move the record and the checkpoints of an earlier run into a new folder and return it.
+    """Move record, checkpoints and validation of an earlier run into a new folder and return it.
 
-    The record goes first, so that `--c` continues the earlier run if this is broken off.
+    nnU-Net would score old predictions along with the new ones. The record goes first, so that
+    `--c` continues the earlier run if this is broken off.
     """
-    earlier = [path for path in (fold / FOLDER_NAME,) if path.exists()]
-    earlier += sorted(fold.glob("checkpoint_*.pth"))
+    earlier = [fold / FOLDER_NAME, *sorted(fold.glob("checkpoint_*.pth"))]
+    earlier += [fold / "validation", fold / "progress.png"]
+    earlier = [path for path in earlier if path.exists()]
     if not earlier:
         return None
     aside = fold / f"before_{datetime.now():%Y%m%d_%H%M%S_%f}"

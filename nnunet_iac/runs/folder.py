@@ -97,6 +97,11 @@ class RunFolder:
         return self.path / "cell.png"
 
     @property
+    def cell_files(self) -> tuple[Path, Path]:
+        """Both drawings of the found cell."""
+        return self.cell_svg_file, self.cell_png_file
+
+    @property
     def reference_folder(self) -> Path:
         """nnU-Net's validation of the frozen backbone by itself."""
         return self.path / "reference"

@@ -133,6 +133,8 @@ class CostRecord:
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
     run: dict[str, Any] = field(default_factory=dict)
+    continued: list[dict[str, Any]] = field(default_factory=list)
+    """Hardware, versions and commit wherever it went on under other ones."""
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "CostRecord":

@@ -27,12 +27,12 @@ WINDOW = 15
 
 @dataclass(frozen=True)
 class HealthEvent:
-    """A condition that began: `dead edge`, `collapse`, `plateau` or `divergence`.
+    """A condition that began: `dead edge`, `collapse`, `plateau`, `divergence` or `non-finite`.
 
     Args:
         epoch: the completed epoch after which it was seen.
         kind: which condition.
-        edge: of a dead edge; None where the whole cell or its loss is meant.
+        edge: of a dead edge or a gradient; None where the whole cell or its loss is meant.
         message: what was measured.
     """
 

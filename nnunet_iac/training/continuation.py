@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION
 from nnunet_iac.search.settings import Settings
@@ -12,16 +13,14 @@ from nnunet_iac.search.settings import Settings
 CHECKPOINT_FORMAT = 2
 """Of what our trainers add to nnU-Net's checkpoints."""
 
-FREE_TO_CHANGE = (
-    "backbone_trainer",
-    "backbone_plans",
-    "backbone_checkpoint",
-    "genotype",
-    "allow_leakage",
-    "recompute_cells",
-    "deterministic",
-)
-"""Settings that may change before a run continues: they matter at its start only, or for how."""
+FREE_TO_CHANGE = ("recompute_cells",)
+"""Settings that may change before a run continues: the others would make its record wrong."""
+
+CURES = {
+    "split": "restore splits_final.json, whose cases iac/split.json holds",
+    "configuration_content": "restore the configuration in the plans",
+}
+"""What to do where a checkpoint is right and something else has changed."""
 
 
 def require_same_run(
@@ -66,8 +65,8 @@ def require_same_run(
         if state["run"].get(key) != value:
             raise ValueError(
                 f"a run must continue from its own checkpoint; {key} is {value!r} here and "
-                f"{state['run'].get(key)!r} in {path}: put the right file there, or start anew "
-                "without --c"
+                f"{state['run'].get(key)!r} in {path}: "
+                f"{CURES.get(key, 'put the right file there')}, or start anew without --c"
             )
     require_same_settings(state["settings"], settings, path)
 
@@ -88,14 +87,21 @@ def require_same_settings(saved: Mapping[str, Any], settings: Settings, path: Pa
             )
 
 
-def require_nothing_lost(record: RunFolder) -> None:
+def require_nothing_lost(fold: Path) -> None:
     """Check, where `--c` found no checkpoint, that there has been none.
 
     The record is written before the checkpoint of the same epoch, so it may be one epoch ahead.
 
     Raises:
-        ValueError: the record knows of epochs whose checkpoint is gone.
+        ValueError: the previous checkpoint is left alone, or the record knows of epochs whose
+            checkpoint is gone.
     """
+    if (fold / PREVIOUS).is_file():
+        raise ValueError(
+            f"to continue, {fold} must hold {LATEST}; it has only the one before it: copy "
+            f"{PREVIOUS} to {LATEST}, or start anew without --c"
+        )
+    record = RunFolder.of_fold(fold)
     if not record.cost_file.is_file():
         return
     epochs = sum(phase.epochs for phase in record.read_cost().phases.values())

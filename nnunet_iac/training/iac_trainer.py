@@ -18,9 +18,11 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, settings_of
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.patients import halves
+from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training.backbone import tensors_hash
-from nnunet_iac.training.continuation import require_nothing_lost, require_own_record
+from nnunet_iac.training.continuation import require_own_record
 from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.distributed import bare, ranks, require_same_on_all_ranks, wrapped
 from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, drawn, finish
@@ -34,8 +36,11 @@ from nnunet_iac.training.optimisation import (
 )
 from nnunet_iac.training.phases import Phase, Phases
 from nnunet_iac.training.reference import validate_reference
-from nnunet_iac.training.retrofit_trainer import CURE, RetrofitTrainer
+from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 from nnunet_iac.training.siblings import require_same_structure
+
+STEPS_A_SCALER_MAY_LEAVE_OUT = 50
+"""In a row; it halves its scale each time, so what goes on for longer is no overflow."""
 
 
 class IACTrainer(RetrofitTrainer):
@@ -68,6 +73,7 @@ class IACTrainer(RetrofitTrainer):
         self.architecture_optimizer: Optimizer | None = None
         self.genotype_leakage: str | None = None
         self._half: int | None = None
+        self._left_out = 0
 
     @property
     def unet(self) -> IACUNet:
@@ -103,8 +109,6 @@ class IACTrainer(RetrofitTrainer):
     def start_run(self) -> None:
         """Freeze the backbone, begin the record and give the cells their first weights."""
         require_same_structure(Path(self.output_folder), self.settings)
-        if self.continues and self.local_rank == 0:
-            require_nothing_lost(self.phases.folder)
         split = self._split()
         network = self.stock_network()
         backbone = self.find_backbone(network)
@@ -224,12 +228,23 @@ class IACTrainer(RetrofitTrainer):
             loss = self.loss(self.network(data), target)
         clipped = self.unet.weights() if self.optimizer in optimizers else []
         stepped = step(loss, optimizers, clipped, self.grad_scaler)
-        if not stepped and self.grad_scaler is None and torch.isfinite(loss):
-            raise RuntimeError(
-                f"gradients must be finite; one is not in epoch {self.current_epoch}. The last "
-                f"checkpoint is kept: {CURE}"
-            )
+        self._left_out = 0 if stepped else self._left_out + 1
+        allowed = 0 if self.grad_scaler is None else STEPS_A_SCALER_MAY_LEAVE_OUT
+        if self._left_out > allowed and torch.isfinite(loss):
+            raise self.not_finite("gradients must be finite; one is not", self._wrong_edge())
         return {"loss": loss.detach().cpu().numpy()}
+
+    def _wrong_edge(self) -> Edge | None:
+        """Return the first edge where the gradient of alpha or beta is not finite."""
+        for gradient in (self.unet.alpha.grad, self.unet.beta.grad):
+            if gradient is not None and len(wrong := (~torch.isfinite(gradient)).nonzero()):
+                return EDGES[int(wrong[0][0])]
+        return None
+
+    def not_finite(self, what: str, edge: Edge | None = None) -> RuntimeError:
+        """Return the error of a number that is not finite, after recording it."""
+        self.phases.notice(HealthEvent(self.current_epoch + 1, "non-finite", edge, what))
+        return super().not_finite(what, edge)
 
     def on_epoch_end(self) -> None:
         """Prune, discretise or go on, before nnU-Net saves the checkpoint of this epoch."""

@@ -169,7 +169,30 @@ class Phases:
         self._ticket(network)
         if network.genotype is not None:
             self._announce(network.genotype)
+        else:  # It may have been found in an epoch whose checkpoint was not written.
+            for path in (self.folder.genotype_file, *self.folder.cell_files):
+                path.unlink(missing_ok=True)
+        self._note_other_circumstances()
         self.write_record()
+
+    def notice(self, event: HealthEvent) -> None:
+        """Record and log something about the health of the run, before anything else happens."""
+        self.state.health_events.append(event)
+        self.folder.write_health(self.state.health_events)
+        self.log(f"WARNING: {event}")
+
+    def _note_other_circumstances(self) -> None:
+        """Record where a run goes on with other versions, hardware or code: bits may differ."""
+        cost, now = self.state.cost, provenance()
+        before = cost.continued[-1] if cost.continued else dataclasses.asdict(cost)
+        known = {"hardware": now.hardware, "versions": now.versions, "commit": now.commit}
+        differing = [key for key, value in known.items() if before[key] != value]
+        if differing:
+            self.state.cost = replace(cost, continued=[*cost.continued, known])
+            self.log(
+                f"WARNING: {' and '.join(differing)} differ from those the run began with, so it "
+                "may not end as an unbroken run; cost.json holds both"
+            )
 
     def require_frozen(self, backbone_hash: str) -> None:
         """Check that a checkpoint holds the backbone that was frozen.
@@ -181,7 +204,8 @@ class Phases:
         if backbone_hash != self.state.backbone.before:
             raise RuntimeError(
                 "the frozen backbone must be bit-identical throughout the run; its hash was "
-                f"{self.state.backbone.before} and is {backbone_hash}"
+                f"{self.state.backbone.before} and is {backbone_hash}: the cells were trained "
+                "for another network, so start anew without --c"
             )
 
     def end_run(self, backbone_hash: str) -> None:
@@ -288,9 +312,8 @@ class Phases:
         self.state.health, noticed = examine(
             self.state.health, observation, decision.active, loss, self.settings
         )
-        self.state.health_events += noticed
         for event in noticed:
-            self.log(f"WARNING: {event}")
+            self.notice(event)
 
     def _finish_search(self, network: IACUNet, observation: Observation) -> None:
         assert self.state.pruning is not None
@@ -333,7 +356,7 @@ class Phases:
 
     def _announce(self, genotype: Genotype) -> None:
         self.folder.write_genotype(genotype)
-        for path in (self.folder.cell_svg_file, self.folder.cell_png_file):
+        for path in self.folder.cell_files:
             draw_cell(genotype, path, self.settings.output_nodes)
         self.log(f"Genotype:\n{genotype}")
         share = parameter_free_share(genotype)

@@ -23,7 +23,7 @@ from torch import nn
 import nnunet_iac
 from nnunet_iac.host.planning import built_from_plans
 from nnunet_iac.runs.atomic import read_json, remove_leftovers, replacing
-from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
+from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
 from nnunet_iac.runs.fold import LOCK, held, require_space, require_writable, set_aside
 from nnunet_iac.runs.plans import (
     SECTION,
@@ -37,6 +37,7 @@ from nnunet_iac.runs.plans import (
 from nnunet_iac.runs.splits import require_splits
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import Edge
 from nnunet_iac.training.backbone import (
     Backbone,
     Fold,
@@ -44,7 +45,11 @@ from nnunet_iac.training.backbone import (
     read_backbone,
     validation_summary,
 )
-from nnunet_iac.training.continuation import CHECKPOINT_FORMAT, require_same_run
+from nnunet_iac.training.continuation import (
+    CHECKPOINT_FORMAT,
+    require_nothing_lost,
+    require_same_run,
+)
 from nnunet_iac.training.loaders import (
     SeededLoader,
     augmenter,
@@ -118,7 +123,8 @@ class RetrofitTrainer(nnUNetTrainer):
         require_dataset_name(plans.get("dataset_name"))
         require_file_ending(dataset_json.get("file_ending"))
         if nnUNet_results.is_set():
-            require_writable(Path(nnUNet_results) / plans["dataset_name"])
+            model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
+            require_writable(Path(nnUNet_results) / plans["dataset_name"] / model / f"fold_{fold}")
         self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
@@ -136,6 +142,7 @@ class RetrofitTrainer(nnUNetTrainer):
         self.num_val_iterations_per_epoch = settings.val_iterations_per_epoch
         self.save_every = 1
         self.resumed = False
+        self._loaded: tuple[Path, int] | None = None
         self._lock = FileLock(Path(self.output_folder) / LOCK)
         self._plot = self.logger.plot_progress_png
         self._last_plot = 0.0
@@ -167,6 +174,10 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Build the network after checking that there is data to train it on."""
+        self._require_data()
+        super().initialize()
+
+    def _require_data(self) -> None:
         folder = Path(self.preprocessed_dataset_folder)
         if not folder.is_dir() or not any(folder.iterdir()):
             dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
@@ -174,10 +185,10 @@ class RetrofitTrainer(nnUNetTrainer):
                 f"preprocessed data must exist in {folder}; run\n  nnUNetv2_preprocess -d "
                 f"{dataset_number(dataset)} -plans_name {plans} -c {self.configuration_name}"
             )
-        super().initialize()
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases, which must not share a patient."""
+        self._require_data()
         if self.dataset_class is None:
             self.dataset_class = infer_dataset_class(self.preprocessed_dataset_folder)
         splits = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
@@ -250,16 +261,24 @@ class RetrofitTrainer(nnUNetTrainer):
         """Begin or continue the run: everything that can be wrong is found before long work."""
         if not self.was_initialized:
             self.initialize()
-        if self.settings.deterministic:
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
+        self._obey_deterministic()
+        folder = Path(self.output_folder)
         if self.local_rank == 0 and not self.disable_checkpointing:
-            require_space(Path(self.output_folder), FILES_IN_A_FOLD * self._checkpoint_bytes())
+            present = sum(path.stat().st_size for path in folder.glob("checkpoint_*.pth"))
+            require_space(folder, FILES_IN_A_FOLD * self._checkpoint_bytes() - present)
         if self.resumed:
             self.continue_run()
         else:
+            if self.continues and self.local_rank == 0:
+                require_nothing_lost(folder)
             self.start_run()
         super().on_train_start()
+
+    def _obey_deterministic(self) -> None:
+        # nnU-Net's command sets the opposite after it has made the trainer.
+        if self.settings.deterministic:
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
 
     def start_run(self) -> None:
         """Start from the backbone, in a fold that is clear."""
@@ -340,7 +359,10 @@ class RetrofitTrainer(nnUNetTrainer):
         if not self.was_initialized:
             self.initialize()
         try:
+            self._loaded = path, path.stat().st_mtime_ns
             self.restore(checkpoint, path)
+        except torch.OutOfMemoryError:
+            raise
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
             raise kind(
@@ -364,7 +386,7 @@ class RetrofitTrainer(nnUNetTrainer):
             checkpoint = read_checkpoint(path)
         except ValueError as error:
             previous = path.with_name(PREVIOUS)
-            if not previous.is_file():
+            if path.name not in (LATEST, FINAL) or not previous.is_file():
                 raise
             raise ValueError(
                 f"{error}. The checkpoint before it is kept: remove {path.name}, copy "
@@ -372,6 +394,21 @@ class RetrofitTrainer(nnUNetTrainer):
             ) from error
         require_same_run(checkpoint, self.identity, self.settings, path)
         return checkpoint
+
+    def _require_as_loaded(self) -> None:
+        """Check that nobody has gone on with the run since its checkpoint was read.
+
+        Raises:
+            RuntimeError: the file is another one now.
+        """
+        if self._loaded is None:
+            return
+        path, written = self._loaded
+        if not path.is_file() or path.stat().st_mtime_ns != written:
+            raise RuntimeError(
+                f"a run must continue from its newest checkpoint; {path} has been replaced since "
+                "it was read, so another process went on with the run: start again with --c"
+            )
 
     def _described(self) -> dict[str, Any]:
         """Return the run's configuration of the plans without our settings."""
@@ -385,7 +422,9 @@ class RetrofitTrainer(nnUNetTrainer):
     def _checkpoint_bytes(self) -> int:
         """Return about what a checkpoint takes: all weights, and Adam's two averages."""
         weights = sum(t.numel() * t.element_size() for t in self.network.state_dict().values())
-        learning = sum(p.numel() * p.element_size() for p in self.network.parameters())
+        learning = sum(
+            p.numel() * p.element_size() for p in self.network.parameters() if p.requires_grad
+        )
         return weights + 2 * learning
 
     # -- one epoch -------------------------------------------------------------------------------
@@ -398,11 +437,15 @@ class RetrofitTrainer(nnUNetTrainer):
         """
         result = self.run_step(batch)
         if not np.isfinite(result["loss"]):
-            raise RuntimeError(
-                f"the loss must be finite; it is {result['loss']} in epoch {self.current_epoch}. "
-                f"The last checkpoint is kept: {CURE}"
-            )
+            raise self.not_finite(f"the loss must be finite; it is {result['loss']}")
         return result
+
+    def not_finite(self, what: str, edge: Edge | None = None) -> RuntimeError:
+        """Return the error of a number that is not finite; `edge` is where, if it has a place."""
+        where = "" if edge is None else f" on edge {edge.source}->{edge.target}"
+        return RuntimeError(
+            f"{what}{where} in epoch {self.current_epoch}. The last checkpoint is kept: {CURE}"
+        )
 
     def run_step(self, batch: dict) -> dict:
         """Run one training step; nnU-Net's own unless overridden."""
@@ -416,10 +459,7 @@ class RetrofitTrainer(nnUNetTrainer):
         """
         trained = (p for p in self.network.parameters() if p.requires_grad)
         if not all(bool(torch.isfinite(parameter).all()) for parameter in trained):
-            raise RuntimeError(
-                f"weights must be finite; some are not after training epoch {self.current_epoch}. "
-                f"The last checkpoint is kept: {CURE}"
-            )
+            raise self.not_finite("weights must be finite; some are not after training")
         super().on_train_epoch_end(train_outputs)
 
     def on_epoch_start(self) -> None:
@@ -428,10 +468,25 @@ class RetrofitTrainer(nnUNetTrainer):
         torch.manual_seed(torch.initial_seed())  # Other devices' generators, too.
         super().on_epoch_start()
 
+    def on_epoch_end(self) -> None:
+        """Write the best checkpoint before the latest, which must know of it to continue exactly.
+
+        nnU-Net does it the other way round, and finds nothing better any more.
+        """
+        self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
+        average = self.logger.get_value("ema_fg_dice", step=-1)
+        if self._best_ema is None or average > self._best_ema:
+            self._best_ema = average
+            self.print_to_log_file(f"New best EMA pseudo Dice: {average:.4f}")
+            self.save_checkpoint(str(Path(self.output_folder) / BEST))
+        super().on_epoch_end()
+
     def run_training(self) -> None:
         """Train as nnU-Net does, for as many epochs as turn out to be needed."""
         with self.held():
-            remove_leftovers(Path(self.output_folder))
+            self._require_as_loaded()
+            if self.local_rank == 0:
+                remove_leftovers(Path(self.output_folder))
             self._train()
 
     def _train(self) -> None:
@@ -457,6 +512,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate as nnU-Net does; a finished run needs no previous checkpoint any more."""
+        self._obey_deterministic()
         with self.held():
             super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():

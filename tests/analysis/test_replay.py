@@ -151,7 +151,7 @@ def test_what_the_trainers_phases_record_replays_exactly(tmp_path, tiny_unet, me
 
 def test_a_run_without_a_search_says_so(tmp_path, random_genotype):
     run = RunFolder.of_fold(tmp_path)
-    run.write_settings(LITERAL)
+    run.write_settings(dataclasses.replace(LITERAL, genotype="cell.json"))
     run.write_trajectory(())
     run.write_events(())
     run.write_genotype(random_genotype(0))
@@ -161,6 +161,16 @@ def test_a_run_without_a_search_says_so(tmp_path, random_genotype):
         "there was no search to replay: the trajectory has no epochs",
         "agrees",
     ]
+
+
+def test_a_found_cell_without_a_trajectory_disagrees(tmp_path, random_genotype):
+    run = RunFolder.of_fold(tmp_path)
+    run.write_settings(LITERAL)
+    run.write_trajectory(())
+    run.write_events(())
+    run.write_genotype(random_genotype(0))
+    assert "the recomputed search has not ended" in str(replay(run))
+    assert not replay(run).agrees
 
 
 def test_an_events_operation_that_was_changed_is_named(tmp_path):

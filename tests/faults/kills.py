@@ -37,6 +37,9 @@ from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.move", "os.chmod")
 """Audit events of Python, besides `open`, that change a folder."""
 
+SECOND_KILL_EVERY, SECOND_KILL_AT = 4, 60
+"""Every so many kills the continued run is killed as well, at that moment of its own."""
+
 DATASET, CONFIGURATION, FOLD = "4", "2d", 0
 Report = Callable[[str], None]
 
@@ -75,13 +78,12 @@ class Moments:
         self.busy = True
         try:
             name = Path(path).name
-            if event == "open":
-                writes = isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-                self.pass_by(
-                    f"{'write' if writes else 'read'} {name}", Path(path) if writes else None
-                )
-            elif event in CHANGES:
+            if event in CHANGES:
                 self.pass_by(f"{event} {name}")
+            elif event == "open" and _writes(*arguments[1:3]):
+                self.pass_by(f"write {name}", torn=Path(path))
+            elif event == "open" and name.startswith(".writing."):
+                self.pass_by(f"fsync {name}")
         finally:
             self.busy = False
 
@@ -101,6 +103,13 @@ class Moments:
             return function(*arguments, **keywords)
 
         return counted
+
+
+def _writes(mode: str | None, flags: int) -> bool:
+    """Return whether an `open` is there to write; without a mode the flags say so."""
+    if mode is None:
+        return bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return bool(set(mode) & set("wax+"))
 
 
 def run(trainer: str, plans: str, fold: Path, last: int, go_on: bool, log: Path) -> int:
@@ -136,14 +145,19 @@ def outcome(fold: Path) -> dict[str, Any]:
     summary = json.loads((fold / "validation" / "summary.json").read_text())
     arrays = {name: getattr(trajectory, name) for name in Trajectory.__annotations__}
     arrays.pop("seconds")
+    best = torch.load(fold / "checkpoint_best.pth", weights_only=False)
+    files = ("genotype", "events", "health", "settings", "split", "ticket")
     return {
-        "genotype": record.genotype_file.read_text(),
-        "events": record.events_file.read_text(),
+        **{name: getattr(record, f"{name}_file").read_bytes() for name in files},
+        "best epoch": best["current_epoch"],
+        "best average": best["_best_ema"],
+        "curves": {k: final["logging"][k] for k in ("train_losses", "val_losses", "ema_fg_dice")},
         "backbone": record.read_backbone().unchanged,
         "validation": summary["foreground_mean"],
         "unfinished files": [str(path) for path in fold.rglob(".*")],
         **{f"trajectory {name}": array.tobytes() for name, array in arrays.items()},
-        **{name: t.numpy().tobytes() for name, t in final["network_weights"].items()},
+        **{f"final {k}": t.numpy().tobytes() for k, t in final["network_weights"].items()},
+        **{f"best {k}": t.numpy().tobytes() for k, t in best["network_weights"].items()},
     }
 
 
@@ -173,6 +187,10 @@ def measure(trainer: str, plans: str, kills: int, report: Report) -> dict[str, A
             killed = run(trainer, plans, model, last, False, log)
             assert killed == -signal.SIGKILL, (killed, last)
             moment = log.read_text()
+            if len(rows) % SECOND_KILL_EVERY == 1:
+                again = run(trainer, plans, model, SECOND_KILL_AT, True, log)
+                assert again in (-signal.SIGKILL, 0), again
+                moment += f", then {log.read_text()}" if again else ""
             status = run(trainer, plans, model, 0, True, log)
             differing = ["exit status"] if status else differences(wanted, outcome(fold))
             rows.append({"number": last, "moment": moment, "differs": differing})

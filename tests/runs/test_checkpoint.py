@@ -53,6 +53,19 @@ def test_a_file_with_code_in_it_is_refused_and_not_executed(
     assert not (tmp_path / "executed").exists()
 
 
+class _Addresses:
+    """A numpy type of objects with the mark taken away that its bytes are addresses."""
+
+    def __reduce__(self) -> Any:
+        return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
+def test_an_array_of_raw_addresses_is_refused(path: Path) -> None:
+    torch.save({**_checkpoint(), "extra": _Addresses()}, path)
+    with pytest.raises(ValueError, match="tensors and plain values only"):
+        read_checkpoint(path)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 10, 1000, -100, -1])
 def test_a_truncated_file_is_refused(path: Path, kept: int) -> None:
     path.write_bytes(path.read_bytes()[:kept])

@@ -89,7 +89,8 @@ def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
 
 def test_record_and_checkpoints_of_an_earlier_run_are_moved_aside(tmp_path: Path) -> None:
     assert set_aside(tmp_path) is None
-    for name in ("iac/genotype.json", "checkpoint_final.pth", "training_log.txt"):
+    kept = ("training_log.txt",)
+    for name in ("iac/genotype.json", "checkpoint_final.pth", "validation/summary.json", *kept):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("earlier")
@@ -98,4 +99,5 @@ def test_record_and_checkpoints_of_an_earlier_run_are_moved_aside(tmp_path: Path
     assert sorted(os.listdir(tmp_path)) == [aside.name, "training_log.txt"]
     assert (aside / "iac" / "genotype.json").read_text() == "earlier"
     assert (aside / "checkpoint_final.pth").read_text() == "earlier"
+    assert (aside / "validation" / "summary.json").read_text() == "earlier"
     assert set_aside(tmp_path) is None

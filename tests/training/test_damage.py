@@ -193,6 +193,53 @@ def test_continuing_without_a_checkpoint_is_no_silent_restart(make_trainer: Make
     assert _snapshot(fold) == before
 
 
+def test_the_previous_checkpoint_left_alone_is_pointed_at(make_trainer: Make) -> None:
+    fold = run_until(make_trainer(LTH), 2)
+    (fold / LATEST).unlink()
+    for name in (LTH, "nnUNetTrainerContinue"):
+        trainer = make_trainer(name)
+        trainer.continues = True
+        (Path(trainer.output_folder) / PREVIOUS).touch()
+        with pytest.raises(ValueError, match=f"copy {PREVIOUS} to {LATEST}, or start anew"):
+            trainer.run_training()
+
+
+def test_a_run_that_another_process_went_on_with_is_not_continued(make_trainer: Make) -> None:
+    run_until(make_trainer(LTH), 1)
+    slow = make_trainer(LTH, resume=True)
+    fold = run_until(make_trainer(LTH, resume=True), 2)
+    before = _snapshot(fold)
+    with pytest.raises(RuntimeError, match="has been replaced since it was read"):
+        slow.run_training()
+    assert _snapshot(fold) == before
+
+
+def test_a_cell_found_in_an_epoch_without_checkpoint_is_forgotten(make_trainer: Make) -> None:
+    fold = run_until(make_trainer(LTH), 6)
+    searching = (fold / LATEST).read_bytes()
+    run_until(make_trainer(LTH, resume=True), 7)
+    record = RunFolder.of_fold(fold)
+    assert record.read_genotype()
+    (fold / LATEST).write_bytes(searching)
+    make_trainer(LTH, resume=True).continue_run()
+    assert not any(path.exists() for path in (record.genotype_file, *record.cell_files))
+
+
+def test_going_on_under_other_versions_is_recorded(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until(make_trainer(LTH), 1)
+    resumed = make_trainer(LTH, resume=True)
+    resumed.continue_run()
+    assert resumed.phases.folder.read_cost().continued == []
+    monkeypatch.setattr("nnunet_iac.training.cost.PACKAGES", ("torch",))
+    resumed = make_trainer(LTH, resume=True)
+    resumed.continue_run()
+    (other,) = resumed.phases.folder.read_cost().continued
+    assert set(other["versions"]) == {"python", "nnunet-iac", "torch"}
+    assert "WARNING: versions differ" in Path(resumed.log_file).read_text()
+
+
 def test_a_fold_in_use_is_left_alone(make_trainer: Make, in_process: Any) -> None:
     fold = in_process.model(LTH, "small") / "fold_0"
     trainer = make_trainer(LTH)

@@ -9,20 +9,27 @@ from typing import Any
 
 import pytest
 
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.search.genotype import Genotype
+
 pytestmark = pytest.mark.slow
 
 KILLS = Path(__file__).parents[1] / "faults" / "kills.py"
 SHARE_OF_KILLS = {
-    "nnUNetTrainerIACLTH_1warmup6search2finetune": 0.8,
+    "nnUNetTrainerIACLTH_1warmup6search2finetune": 0.7,
     "nnUNetTrainerIAC_1warmup6search2finetune": 0.2,
+    "nnUNetTrainerIACDiscrete_2finetune": 0.1,
 }
+CELL = Genotype.from_codes([0, 1, 2, -1, 3, -1, 4, -1, 5, 6, -1, -1, -1, 0])
 
 
 @pytest.mark.parametrize("trainer", SHARE_OF_KILLS)
 def test_a_killed_and_continued_run_equals_an_unbroken_one(
     workspace: Any, trainer: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    plans = workspace.write_plans("killed", backbone_trainer="nnUNetTrainer_1epoch")
+    write_json(tmp_path / "cell.json", CELL.to_document())
+    cell = {"genotype": str(tmp_path / "cell.json")} if "Discrete" in trainer else {}
+    plans = workspace.write_plans("killed", backbone_trainer="nnUNetTrainer_1epoch", **cell)
     kills = round(request.config.getoption("--kills") * SHARE_OF_KILLS[trainer])
     folder = request.config.getoption("--record") or tmp_path
     result = folder / f"kills_{trainer}.json"

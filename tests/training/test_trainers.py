@@ -13,6 +13,7 @@ from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES
 from nnunet_iac.training import trainers, variants
 from nnunet_iac.training.iac_trainer import IACTrainer
 from nnunet_iac.training.loaders import finish
@@ -392,8 +393,10 @@ def test_a_non_finite_gradient_stops_the_search_and_says_in_which_epoch(make_tra
     run_until(trainer, 1)
     resumed = make_trainer(LTH, resume=True)
     resumed.network.beta.register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(RuntimeError, match="one is not in epoch 1"):
+    with pytest.raises(RuntimeError, match="one is not on edge 0->2 in epoch 1"):
         resumed.run_training()
+    (event,) = [e for e in resumed.phases.folder.read_health() if e.kind == "non-finite"]
+    assert (event.epoch, event.edge) == (2, EDGES[0])
 
 
 def test_a_run_is_not_continued_from_another_trainers_checkpoint(
@@ -421,7 +424,7 @@ def test_a_weight_made_non_finite_by_the_last_step_of_an_epoch_is_never_saved(
 
     trainer.run_step = break_a_weight
     trainer.num_iterations_per_epoch = 1
-    with pytest.raises(RuntimeError, match=f"not after training epoch {epochs}"):
+    with pytest.raises(RuntimeError, match=f"not after training in epoch {epochs}"):
         trainer.run_training()
 
 
