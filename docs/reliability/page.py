@@ -39,7 +39,7 @@ def kills() -> list[dict[str, Any]]:
         measured = read_json(path)
         places: dict[str, Counter[str]] = defaultdict(Counter)
         for row in measured["kills"]:
-            places[place(row["moment"])].update(tried=1, identical=not row["differs"])
+            places[place(row["moment"])].update(tried=1, identical=int(not row["differs"]))
         found.append({**measured, "places": dict(sorted(places.items()))})
     return found
 
@@ -58,7 +58,7 @@ def inputs() -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for name, outcome in tests()["bad_input"]:
         if area := re.search(r"\[([^:]+): ", name):
-            found[area.group(1)].update(tried=1, refused=outcome == "passed")
+            found[area.group(1)].update(tried=1, refused=int(outcome == "passed"))
     return found
 
 
@@ -69,7 +69,9 @@ def faults() -> dict[str, Counter[str]]:
         for name, outcome in tests()[file]:
             sentence = name.partition("[")[0].removeprefix("test_").replace("_", " ")
             found[sentence].update(
-                tried=1, survived=outcome == "passed", skipped=outcome == "skipped"
+                tried=1,
+                survived=int(outcome == "passed"),
+                skipped=int(outcome == "skipped"),
             )
     return found
 
