@@ -1,22 +1,16 @@
 """The page that shows what a demonstration did: one file, opened without a network."""
 
-import base64
-import re
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 from jaxtyping import Float, Int
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from nnunet_iac.analysis.overlays import PREDICTION, TRUTH, data_uri, overlays
+from nnunet_iac.analysis.page import environment, inline_figure, inline_svg
 from nnunet_iac.runs.atomic import write_text
 from nnunet_iac.runs.cell_picture import (
     INK,
@@ -25,7 +19,6 @@ from nnunet_iac.runs.cell_picture import (
     PAPER,
     cell_svg,
     operation_label,
-    svg_document,
 )
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
@@ -40,9 +33,6 @@ METHODS = {
 }
 """The three compared nnU-Nets: their keys in the summary and their names on the page."""
 
-TRUTH, PREDICTION = "#f0e442", "#56b4e9"
-"""Contours on grey images; yellow and blue differ for every kind of colour vision."""
-
 Case = Mapping[str, Any]
 
 
@@ -55,7 +45,7 @@ def write_demo_report(demo: Path, summary: Mapping[str, Any]) -> Path:
     """
     page = demo / "report" / "index.html"
     write_text(
-        page, _environment().get_template("demo_report.html.j2").render(_content(demo, summary))
+        page, environment().get_template("demo_report.html.j2").render(_content(demo, summary))
     )
     return page
 
@@ -79,26 +69,6 @@ def shown_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
     return tuple(ranked[i] for i in sorted({0, len(ranked) // 2, len(ranked) - 1}))
 
 
-def fullest_slice(labels: Int[np.ndarray, "slices rows columns"]) -> int:
-    """Return the index of the slice with the most foreground; of equal ones the first."""
-    return int(np.argmax((labels > 0).sum(axis=(1, 2))))
-
-
-def outlines(labels: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "segments 2 2"]:
-    """Return the pixel borders between different labels, as segments of two points (x, y).
-
-    Pixel (row, column) covers the unit square from (column, row); what touches the image's border
-    is closed there.
-    """
-    padded = np.pad(labels, 1)
-    below, right = np.array([(0, 0), (1, 0)]), np.array([(0, 0), (0, 1)])
-    rows, columns = np.nonzero(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    horizontal = np.stack([columns, rows], axis=-1)[:, None] + below
-    rows, columns = np.nonzero(padded[1:-1, 1:] != padded[1:-1, :-1])
-    vertical = np.stack([columns, rows], axis=-1)[:, None] + right
-    return np.concatenate([horizontal, vertical])
-
-
 def shares(trajectory: Trajectory) -> Float[np.ndarray, "epochs edges operations"]:
     """Return p = Theta / sum Theta of every edge; negative importance counts as none.
 
@@ -116,14 +86,6 @@ def survivors(events: Sequence[PruningEvent], edge: int) -> tuple[str, ...]:
     return tuple(operation for operation in OPERATIONS if operation not in pruned)
 
 
-def duration(seconds: float) -> str:
-    """Return seconds for people, for example `3 min 20 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", f"{rest} s"]
-    return " ".join([part for part in parts if part][:2])
-
-
 def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     run = RunFolder(demo / summary["run_folder"])
     genotype = Genotype.from_document(summary["genotype"])
@@ -136,9 +98,11 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "methods": METHODS,
         "gains": [_gain(case) for case in cases],
         "rows": [{**row, "gain": _gain(row)} for row in (mean, *cases)],
-        "dots": _inline(_dot_plot([mean, *cases]), "dots", "Dice of every test case by network"),
+        "dots": inline_figure(
+            _dot_plot([mean, *cases]), "dots", "Dice of every test case by network"
+        ),
         "genotype": str(genotype),
-        "cell": _inlined(cell_svg(genotype, run.read_settings().output_nodes), "cell"),
+        "cell": inline_svg(cell_svg(genotype, run.read_settings().output_nodes), "cell"),
         "nodes": _trajectory_panels(run, genotype),
         "health": run.read_health(),
         "operations": {operation_label(o): OPERATION_COLOURS[o] for o in OPERATIONS},
@@ -150,26 +114,10 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("nnunet_iac.analysis"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(duration=duration, signed=_signed)
-    return environment
-
-
 def _compared(difference: float) -> str:
     if abs(difference) < 5e-4:
         return "as high as for"
     return f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
-
-
-def _signed(number: float) -> str:
-    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _gain(case: Case) -> float:
@@ -178,23 +126,6 @@ def _gain(case: Case) -> float:
 
 
 # --- figures ---------------------------------------------------------------------------------
-
-
-def _inline(figure: Figure, name: str, title: str) -> Markup:
-    return _inlined(svg_document(figure, title), name)
-
-
-def _inlined(document: str, name: str) -> Markup:
-    """Return an SVG document as an element of the page, in the page's colours.
-
-    Its identifiers get a prefix, for the page holds many such elements.
-    """
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", document[document.index("<svg") :], flags=re.S)
-    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    for colour, variable in ((INK, "ink"), (MUTED, "muted"), (PAPER, "paper")):
-        svg = svg.replace(colour, f"var(--{variable})")
-    return Markup(svg.replace("<svg ", '<svg role="img" ', 1))
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -244,7 +175,7 @@ def _trajectory_panels(run: RunFolder, genotype: Genotype) -> dict[int, list[dic
             "found": found,
             "colour": OPERATION_COLOURS[left[0]] if decided else "none",
             "kept": edge in genotype.operations,
-            "svg": _inline(figure, f"edge{edge.name}", title),
+            "svg": inline_figure(figure, f"edge{edge.name}", title),
         }
 
     return {node: [panel(index) for index in edges_into(node)] for node in INTERMEDIATE_NODES}
@@ -285,42 +216,10 @@ def _from_start(values: np.ndarray) -> np.ndarray:
 def _overlay(demo: Path, summary: Mapping[str, Any], case: Case) -> dict[str, Any]:
     """Return what the page shows of one case: its fullest slice under two predictions."""
     name = case["case"]
-    image = SimpleITK.ReadImage(demo / summary["images"] / f"{name}_0000.nii.gz")
-    truth = _labels(demo / summary["labels"] / f"{name}.nii.gz")
-    index = fullest_slice(truth)
-    width, height, _ = image.GetSpacing()
-    pictures = {}
-    for method in ("reference", "iac"):
-        predicted = _labels(demo / summary["predictions"][method] / f"{name}.nii.gz")
-        grey = SimpleITK.GetArrayFromImage(image)[index]
-        pictures[method] = _slice_picture(grey, truth[index], predicted[index], height / width)
-    return {"case": case, "gain": _gain(case), "slice": index, "pictures": pictures}
-
-
-def _labels(path: Path) -> Int[np.ndarray, "slices rows columns"]:
-    return np.rint(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))).astype(np.int64)
-
-
-def _slice_picture(
-    grey: Float[np.ndarray, "rows columns"],
-    truth: Int[np.ndarray, "rows columns"],
-    predicted: Int[np.ndarray, "rows columns"],
-    aspect: float,
-) -> str:
-    """Return a slice with both contours as a data URI; `aspect` is a pixel's height by width."""
-    rows, columns = grey.shape
-    figure = Figure(figsize=(4, 4 * aspect * rows / columns))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.axis("off")
-    low, high = np.percentile(grey, [1, 99])
-    extent = (0, columns, rows, 0)
-    axes.imshow(
-        grey, "gray", vmin=low, vmax=high, interpolation="nearest", extent=extent, aspect="auto"
+    index, pictures = overlays(
+        demo / summary["images"] / f"{name}_0000.nii.gz",
+        demo / summary["labels"] / f"{name}.nii.gz",
+        {m: demo / summary["predictions"][m] / f"{name}.nii.gz" for m in ("reference", "iac")},
     )
-    for labels, colour, lw in ((truth, TRUTH, 4), (predicted, PREDICTION, 1.8)):
-        axes.add_collection(
-            LineCollection(list(outlines(labels)), colors=colour, lw=lw, capstyle="round")
-        )
-    buffer = BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, dpi=200, metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    uris = {method: data_uri(picture) for method, picture in pictures.items()}
+    return {"case": case, "gain": _gain(case), "slice": index, "pictures": uris}
