@@ -70,6 +70,74 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("fold", metavar="FOLD", type=Path, help="fold folder, or its iac folder")
     replay.set_defaults(verb=_replay)
 
+    compare = verbs.add_parser(
+        "compare",
+        help="test one nnU-Net against another on the same cases, by patient",
+        description="DIR: a model, a fold, a run's iac/reference, or predictions that "
+        "nnUNetv2_evaluate_folder has scored.",
+    )
+    compare.add_argument(
+        "-a",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        required=True,
+        help="the reference: the frozen network; once, or once for each -b",
+    )
+    compare.add_argument(
+        "-b",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        required=True,
+        help="what is compared to it; may be given more than once",
+    )
+    compare.add_argument(
+        "-o", metavar="DIR", type=Path, help="write comparison.csv, .json and .tex here"
+    )
+    compare.add_argument(
+        "--margin",
+        metavar="DICE",
+        type=float,
+        default=0.01,
+        help="loss up to which b is not inferior (default: 0.01)",
+    )
+    compare.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap")
+    compare.add_argument(
+        "--patient-pattern",
+        metavar="RE",
+        help="regular expression whose match in a case id is the patient (default: the runs' own)",
+    )
+    compare.add_argument(
+        "--surface", action="store_true", help="HD95 and NSD, too; needs the extra surface"
+    )
+    compare.add_argument("--tolerance", metavar="MM", type=float, help="of NSD (default: 1)")
+    compare.add_argument(
+        "--unrelated", action="store_true", help="a is not meant as the network that b froze"
+    )
+    compare.set_defaults(verb=_compare)
+
+    report = verbs.add_parser(
+        "report",
+        help="a page about one or many runs, finished or not",
+        description="RUN: a fold folder with a record, a model folder, or a folder of models. "
+        "Controls that lie beside a run are taken in.",
+    )
+    report.add_argument("runs", metavar="RUN", type=Path, nargs="+")
+    report.add_argument("-o", metavar="DIR", type=Path, required=True, help="where it goes")
+    report.add_argument(
+        "--paper", action="store_true", help="the paper's tables and figures as well, in DIR/paper"
+    )
+    report.add_argument(
+        "--margin",
+        metavar="DICE",
+        type=float,
+        default=0.01,
+        help="loss up to which cells are not inferior (default: 0.01)",
+    )
+    report.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap")
+    report.set_defaults(verb=_report)
+
     benchmark = verbs.add_parser(
         "benchmark",
         help="time a training step, whole searches or inference, of your plans if given",
@@ -107,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.analysis.demo_report import write_demo_report
+    from nnunet_iac.analysis.report.demo import write_demo_report
     from nnunet_iac.host.demo import run_demo
 
     summary = run_demo(arguments.o, arguments.device, lambda line: print(line, flush=True))
@@ -159,13 +227,53 @@ def _health(run: "RunFolder") -> str:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.analysis.replay import replay
+    from nnunet_iac.analysis.trajectories.replay import replay
     from nnunet_iac.runs.folder import RunFolder
 
     inside = RunFolder.of_fold(arguments.fold)
     replayed = replay(inside if inside.path.is_dir() else RunFolder(arguments.fold))
     print(replayed)
     return 0 if replayed.agrees else 1
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.analysis.scores.comparison import compare_folders, table, write_comparisons
+    from nnunet_iac.analysis.scores.surface import TOLERANCE
+
+    if arguments.tolerance is not None and not arguments.surface:
+        raise ValueError(
+            f"--tolerance {arguments.tolerance:g} is that of NSD, which --surface measures: add "
+            "--surface, or leave it out"
+        )
+    tolerance = TOLERANCE if arguments.tolerance is None else arguments.tolerance
+    made = compare_folders(
+        arguments.a,
+        arguments.b,
+        patient_pattern=arguments.patient_pattern,
+        margin=arguments.margin,
+        seed=arguments.seed,
+        tolerance=tolerance if arguments.surface else None,
+        unrelated=arguments.unrelated,
+    )
+    print(table(made))
+    if arguments.o is not None:
+        for path in write_comparisons(arguments.o, made):
+            print(f"wrote {path}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.analysis.report.document import write_report
+
+    page = write_report(
+        arguments.runs,
+        arguments.o,
+        paper=arguments.paper,
+        margin=arguments.margin,
+        seed=arguments.seed,
+    )
+    print(f"report: {page}")
+    return 0
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:

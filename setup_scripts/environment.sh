@@ -69,3 +69,18 @@ install() {
     "$VENV/bin/pip" install --disable-pip-version-check -e "$ROOT$extra" || return
     echo "$wanted" >"$stamp"
 }
+
+# browser: makes sure that there is a Chromium for the tests of the pages.
+browser() {
+    local name
+    for name in chromium chromium-browser google-chrome; do
+        if command -v "$name"; then
+            return
+        fi
+    done
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "error: Chromium must be installed; on Debian, run: sudo apt install chromium" >&2
+        return 1
+    fi
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy chromium
+}

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import nnunet_iac
-from nnunet_iac.analysis import demo_report
+from nnunet_iac.analysis.report import demo as demo_report
 from nnunet_iac.cli import main
 from nnunet_iac.host import demo, doctor
 from nnunet_iac.host.trainer_lookup import trainers_dir

@@ -1,16 +1,19 @@
 """nnU-Net's checkpoint files, checked for damage and read without running code from them."""
 
+import hashlib
 import os
 import pickle
 import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nnunet_iac.runs.atomic import replacing
 
@@ -85,6 +88,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} must be an nnU-Net checkpoint; it has no network_weights: name another file"
         )
     return checkpoint
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of tensors, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def keep_previous(latest: Path) -> None:

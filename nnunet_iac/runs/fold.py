@@ -83,3 +83,17 @@ def set_aside(fold: Path) -> Path | None:
     for path in earlier:
         shutil.move(path, aside)
     return aside
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a process holds a fold's lock; nothing is written."""
+    path = folder / LOCK
+    if not path.is_file() or not os.access(path, os.W_OK):
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False

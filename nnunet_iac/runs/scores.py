@@ -1,7 +1,9 @@
 """Dice per case from the summary.json that nnU-Net's validation and evaluation write."""
 
 import math
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,73 @@ import numpy as np
 
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.patients import patient_of
+
+BACKGROUND = "0"
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """What nnU-Net's summary says of one case.
+
+    Args:
+        prediction: the file that was scored, where it lay then.
+        truth: the file it was scored against, where it lay then.
+        dice: per foreground class or region, such as "1" or "(1, 2)"; None where it is absent
+            from both.
+        truth_voxels: per foreground class, its size in the truth.
+    """
+
+    prediction: Path
+    truth: Path
+    dice: dict[str, float | None]
+    truth_voxels: dict[str, int]
+
+
+def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, ScoredCase]:
+    """Return the cases of an nnU-Net summary.json by their ids.
+
+    Args:
+        summary: of `perform_actual_validation` or `nnUNetv2_evaluate_folder`.
+        file_ending: of the predictions; by default `.nii.gz`, or what follows the last dot.
+
+    Raises:
+        ValueError: not such a file, a case that stands in it twice, or a Dice outside [0, 1].
+    """
+    cases: dict[str, ScoredCase] = {}
+    document = read_json(summary)
+    try:
+        for row in document["metric_per_case"]:
+            prediction = Path(row["prediction_file"])
+            metrics = {k: m for k, m in row["metrics"].items() if k != BACKGROUND}
+            scored = ScoredCase(
+                prediction,
+                Path(row["reference_file"]),
+                {key: _dice(values["Dice"]) for key, values in metrics.items()},
+                {key: int(values["n_ref"]) for key, values in metrics.items()},
+            )
+            case = case_id(prediction.name, file_ending)
+            if case in cases:
+                raise ValueError(f"{case} stands in it twice")
+            cases[case] = scored
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{summary} must be nnU-Net's summary of a validation or evaluation; it is not "
+            f"({type(error).__name__}: {error}): validate again with --val, or run "
+            "nnUNetv2_evaluate_folder"
+        ) from error
+    return cases
+
+
+def case_id(file_name: str, file_ending: str | None = None) -> str:
+    """Return the case of a prediction's file name."""
+    if file_ending is None:
+        file_ending = ".nii.gz" if file_name.endswith(".nii.gz") else Path(file_name).suffix
+    return file_name.removesuffix(file_ending)
+
+
+def labels_of(class_name: str) -> tuple[int, ...]:
+    """Return the labels that a class of a summary consists of: (1,) of "1", (1, 2) of "(1, 2)"."""
+    return tuple(map(int, re.findall(r"\d+", class_name)))
 
 
 def foreground_dice(
@@ -19,18 +88,24 @@ def foreground_dice(
     Per case the mean over classes; then the mean over a patient's cases, then over patients. A
     class absent from both prediction and truth is left out; None where nothing is left.
     """
-    per_case = {}
-    for row in read_json(summary)["metric_per_case"]:
-        dice = [metrics["Dice"] for metrics in row["metrics"].values()]
-        case = Path(row["prediction_file"]).name.removesuffix(file_ending)
-        per_case[case] = _mean(dice)
+    scored = read_summary(summary, file_ending)
+    per_case = {case: mean_of_present(row.dice.values()) for case, row in scored.items()}
     per_patient: dict[str, list[float | None]] = {}
     for case, value in per_case.items():
         per_patient.setdefault(patient_of(case, patient_pattern), []).append(value)
-    mean = _mean(_mean(values) for values in per_patient.values())
+    mean = mean_of_present(mean_of_present(values) for values in per_patient.values())
     return {"mean": mean, "per_case": per_case}
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    present = [v for v in values if v is not None and not math.isnan(v)]
+def mean_of_present(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are not None; None where none is left."""
+    present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
+
+
+def _dice(value: float | None) -> float | None:
+    if value is None or math.isnan(value):
+        return None
+    if not 0 <= value <= 1:
+        raise ValueError(f"a Dice of {value}")
+    return float(value)

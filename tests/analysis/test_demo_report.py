@@ -8,15 +8,14 @@ import pytest
 import SimpleITK
 import torch
 
-from nnunet_iac.analysis.demo_report import (
-    shares,
+from nnunet_iac.analysis.report.demo import (
     shown_cases,
-    survivors,
     verdict,
     write_demo_report,
 )
-from nnunet_iac.analysis.overlays import fullest_slice, outlines
-from nnunet_iac.analysis.page import duration
+from nnunet_iac.analysis.report.overlays import fullest_slice, outlines
+from nnunet_iac.analysis.report.page import duration
+from nnunet_iac.analysis.trajectories.emergence import shares, survivors
 from nnunet_iac.runs.cell_picture import INK, OPERATION_COLOURS, operation_label
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, Trajectory, TrajectoryRow

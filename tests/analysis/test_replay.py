@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_iac.analysis.replay import SHOWN, replay
+from nnunet_iac.analysis.trajectories.replay import SHOWN, replay
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder

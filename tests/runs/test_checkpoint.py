@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS, keep_previous, read_checkpoint
+from nnunet_iac.runs.checkpoint import (
+    LATEST,
+    PREVIOUS,
+    keep_previous,
+    read_checkpoint,
+    tensors_hash,
+)
 
 
 def _checkpoint() -> dict[str, Any]:
@@ -101,6 +107,21 @@ def test_a_file_of_something_else_is_refused(path: Path, content: Any) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"absent\.pth is none"):
         read_checkpoint(tmp_path / "absent.pth")
+
+
+def test_the_hash_sees_every_bit_the_names_the_shapes_and_the_types() -> None:
+    tensors = {"a": torch.arange(6.0), "b": torch.ones(2, dtype=torch.int64)}
+    reference = tensors_hash(tensors)
+    assert tensors_hash(dict(reversed(tensors.items()))) == reference
+    changed = tensors["a"].clone()
+    changed[3] = torch.nextafter(changed[3], torch.tensor(9.0))
+    for other in (
+        {**tensors, "a": changed},
+        {**tensors, "a": tensors["a"].reshape(2, 3)},
+        {**tensors, "b": tensors["b"].int()},
+        {"c": tensors["a"], "b": tensors["b"]},
+    ):
+        assert tensors_hash(other) != reference
 
 
 @pytest.mark.parametrize("has_links", [True, False])

@@ -12,7 +12,7 @@ from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER, svg_document
 def environment() -> Environment:
     """Return the environment of the templates: everything escaped, nothing undefined."""
     templates = Environment(
-        loader=PackageLoader("nnunet_iac.analysis"),
+        loader=PackageLoader("nnunet_iac.analysis.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -35,6 +35,11 @@ def signed(number: float) -> str:
     return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
+def percent(share: float) -> str:
+    """Return a share for people, for example `12 %`; the space does not break."""
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
 def inline_figure(figure: Figure, name: str, title: str) -> Markup:
     """Return a figure as an element of the page.
 
@@ -49,9 +54,11 @@ def inline_figure(figure: Figure, name: str, title: str) -> Markup:
 def inline_svg(document: str, name: str) -> Markup:
     """Return an SVG document as an element of the page, in the page's colours.
 
-    Its identifiers get a prefix, for the page holds many such elements.
+    Its identifiers get a prefix, for the page holds many such elements; images, which matplotlib
+    names by their content, lose theirs.
     """
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", document[document.index("<svg") :], flags=re.S)
+    svg = re.sub(r' id="image[0-9a-f]+"', "", svg)
     svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     for colour, variable in ((INK, "ink"), (MUTED, "muted"), (PAPER, "paper")):

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.overlays import PREDICTION, TRUTH, data_uri, overlays
-from nnunet_iac.analysis.page import environment, inline_figure, inline_svg
+from nnunet_iac.analysis.report.overlays import PREDICTION, TRUTH, data_uri, overlays
+from nnunet_iac.analysis.report.page import environment, inline_figure, inline_svg
+from nnunet_iac.analysis.trajectories.emergence import shares, survivors
 from nnunet_iac.runs.atomic import write_text
 from nnunet_iac.runs.cell_picture import (
     INK,
@@ -21,7 +22,6 @@ from nnunet_iac.runs.cell_picture import (
     operation_label,
 )
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
@@ -67,23 +67,6 @@ def shown_cases(cases: Sequence[Case]) -> tuple[Case, ...]:
     """Return the cases to show: the largest loss, the middle, and the largest gain by the cells."""
     ranked = sorted(cases, key=_gain)
     return tuple(ranked[i] for i in sorted({0, len(ranked) // 2, len(ranked) - 1}))
-
-
-def shares(trajectory: Trajectory) -> Float[np.ndarray, "epochs edges operations"]:
-    """Return p = Theta / sum Theta of every edge; negative importance counts as none.
-
-    Where no operation has positive importance, the active ones share alike.
-    """
-    positive = np.where(trajectory.active, np.maximum(trajectory.importance, 0.0), 0.0)
-    total = positive.sum(axis=-1, keepdims=True)
-    alike = trajectory.active / trajectory.active.sum(axis=-1, keepdims=True)
-    return np.where(total > 0, positive / np.where(total > 0, total, 1.0), alike)
-
-
-def survivors(events: Sequence[PruningEvent], edge: int) -> tuple[str, ...]:
-    """Return the operations that were never pruned from an edge."""
-    pruned = {e.operation for e in events if (e.source, e.target) == EDGES[edge]}
-    return tuple(operation for operation in OPERATIONS if operation not in pruned)
 
 
 def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:

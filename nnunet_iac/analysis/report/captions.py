@@ -1,0 +1,97 @@
+"""How to read every figure and table, in two sentences each; docs/analysis.md has the same."""
+
+CAPTIONS = {
+    "explorer": (
+        "Every chip is an edge, its colours the shares of the operations in the edge's importance, "
+        "and the wire is as thick as the edge's weight. Move the epoch, and point at an edge or "
+        "reach it with the tab key to see its course."
+    ),
+    "scores": (
+        "Each line compares the cells with one opponent on the same patients: means of Dice, their "
+        "difference with its bootstrap interval, and the p of a Wilcoxon signed-rank test, alone "
+        "and adjusted after Holm. Not inferior means that the interval's lower end lies above "
+        "\N{MINUS SIGN}{margin:g}; epochs are those after the backbone's own training, cells / "
+        "opponent."
+    ),
+    "comparisons": (
+        "Each dot is the mean difference of Dice between the cells and one opponent, the line its "
+        "95 % interval over patients. Only a line wholly to the right of zero says that the cells "
+        "are better."
+    ),
+    "cases": (
+        "Each case has a hollow dot for the frozen network and a filled one for the network with "
+        "cells, blue and upwards for a gain, red and downwards for a loss. Long lines of one "
+        "colour say who profits; short lines of both say that the cells change little."
+    ),
+    "importance": (
+        "Each panel is an edge: the height of a colour is that operation's share of the edge's "
+        "importance, a cross marks where it was pruned. Colours that keep their height from early "
+        "on were decided early."
+    ),
+    "similarity": (
+        "Each field compares the cells of two epochs: the cosine of their importances, and the "
+        "share of equal entries of their one, two and three best operations per edge. Values near "
+        "one between an early epoch and the last say that the rest of the search changed little; "
+        "at the end of the warm-up all operations are still alike, and their order is arbitrary."
+    ),
+    "convergence": (
+        "The curve is the cosine between an epoch's importances and the last epoch's. Where it "
+        "reaches one, longer searching no longer turns the cell."
+    ),
+    "emergence": (
+        "Each dot is an edge's final operation (or a node's final pair of edges) at the epoch "
+        "after the warm-up in which it first was among the best three, two or one; the bar spans "
+        "the quartiles. Dots far to the left mean that the search knew its result long before it "
+        "ended."
+    ),
+    "emergence_lasting": (
+        "As above, at the epoch since which the operation stayed among the best to the end. It is "
+        "the stricter reading: being first once is not yet being chosen."
+    ),
+    "difficulty": (
+        "Each row is an edge, each dot a search, at the epoch after the warm-up in which the "
+        "edge's final operation first came first. Edges at the top take longest to decide."
+    ),
+    "pruning": (
+        "Above, the operations left in the cell after each epoch's pruning; below, the edges with "
+        "one operation left. A full search prunes nothing and is flat until it ends."
+    ),
+    "entropy": (
+        "Each line is the entropy of an edge's distribution over its operations, the thick one "
+        "their mean. It starts at ln 7 (all alike) and is zero where one operation is left."
+    ),
+    "operations": (
+        "The bars count how often each operation was chosen over all cells, the line is what equal "
+        "chances would give. Mostly identity and pooling is the known collapse of such searches."
+    ),
+    "agreement": (
+        "Each field is the share of choices (above) or of kept edges (below) that two cells have "
+        "in common. Compare it with the level of cells drawn at random, which the colour bar "
+        "names: at that level folds and seeds agree by chance only."
+    ),
+    "overlays": (
+        "The cases with the largest loss, the middle and the largest gain, each in its slice with "
+        "the most foreground. Where yellow (truth) shows without blue (prediction), or blue "
+        "without yellow, the two differ."
+    ),
+    "cost": (
+        "Times are those of the epochs, validation included; the speed-up is the time of the full "
+        "search of the same fold over that of the accelerated one. Parameters and multiply-"
+        "accumulates are those of the last network there was, for one patch of the plans."
+    ),
+    "settings_chosen": (
+        "The settings that differ from their default. Where runs differ, each value names its runs."
+    ),
+    "settings": (
+        "All settings, defaults and presets filled in. They are those of the record of each run."
+    ),
+    "provenance": (
+        "The hash covers all tensors of the frozen network, buffers included, and was taken before "
+        "and after the run. The commit is that of nnunet-iac, where it ran from a repository."
+    ),
+    "health": (
+        "What was noticed while the search ran. A dead edge has no operation with weight, a "
+        "collapse is a search that leans on operations without parameters, a plateau a training "
+        "loss that does not fall."
+    ),
+}

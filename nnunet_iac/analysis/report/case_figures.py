@@ -1,0 +1,106 @@
+"""Figures of scores: every case before and after, and every comparison with its interval."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from nnunet_iac.analysis.report.evaluation import Question
+from nnunet_iac.analysis.scores.comparison import CaseRow, Comparison
+from nnunet_iac.analysis.trajectories.figures import WIDTH
+from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
+
+GAIN, LOSS = "#0072b2", "#d55e00"
+"""Blue and vermilion differ for every kind of colour vision; markers say the same by shape."""
+
+LABELLED_CASES = 30
+"""Up to so many cases have a row with their name; more are ranked side by side without names."""
+
+
+def paired_dots(comparison: Comparison, a: str = "before", b: str = "with cells") -> Figure:
+    """Return the Dice of every case on both sides, ordered by what changed.
+
+    Args:
+        comparison: of one method with its reference.
+        a: name of the reference in the key.
+        b: name of the method.
+    """
+    rows = sorted((row for row in comparison.rows if row.difference is not None), key=_difference)
+    named = len(rows) <= LABELLED_CASES
+    figure, axes = _axes(WIDTH, 0.9 + 0.2 * len(rows) if named else 3.4)
+    for place, row in enumerate(rows):
+        assert row.a is not None
+        assert row.b is not None
+        colour = GAIN if _difference(row) > 0 else LOSS
+        line = ([row.a, row.b], [place, place]) if named else ([place, place], [row.a, row.b])
+        axes.plot(*line, color=colour, lw=1.4, zorder=1)
+        dots = ((row.a, "o", PAPER, MUTED), (row.b, "^" if colour == GAIN else "v", colour, colour))
+        for value, marker, face, edge in dots:
+            at = ([value], [place]) if named else ([place], [value])
+            axes.plot(*at, marker, ms=5 if named else 4, mfc=face, mec=edge, mew=1, zorder=2)
+    if named:
+        axes.set_yticks(range(len(rows)), [row.case for row in rows])
+        axes.set_ylim(-0.7, len(rows) - 0.3)
+        axes.set_xlabel("Dice", color=MUTED)
+    else:
+        axes.set(xlabel=f"{len(rows)} cases, from the largest loss to the largest gain", xticks=[])
+        axes.set_ylabel("Dice", color=MUTED)
+    axes.xaxis.label.set_color(MUTED)
+    _key(figure, a, b)
+    return figure
+
+
+def forest(questions: Sequence[Question]) -> Figure:
+    """Return every comparison as its mean difference with the 95 % interval, zero marked."""
+    figure, axes = _axes(WIDTH, 0.75 + 0.5 * len(questions))
+    for place, question in enumerate(questions):
+        comparison = question.comparison
+        marker, colour = {
+            "helped": ("^", GAIN),
+            "harmed": ("v", LOSS),
+        }.get(comparison.verdict, ("o", MUTED))
+        if comparison.interval is not None:
+            ends = [comparison.interval.low, comparison.interval.high]
+            axes.plot(ends, [place, place], color=colour, lw=2)
+        axes.plot([comparison.difference], [place], marker, color=colour, ms=7)
+    axes.axvline(0, color=INK, lw=0.8)
+    names = [f"{q.group.name}\nagainst {q.name}" for q in questions]
+    axes.set_yticks(range(len(questions)), names)
+    axes.set_ylim(len(questions) - 0.5, -0.5)
+    axes.set_xlabel("difference of mean Dice\nright of zero: cells better", color=MUTED)
+    return figure
+
+
+def _difference(row: CaseRow) -> float:
+    assert row.difference is not None
+    return row.difference
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot(facecolor="none")
+    axes.spines[["top", "right"]].set_visible(False)
+    for spine in ("left", "bottom"):
+        axes.spines[spine].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    return figure, axes
+
+
+def _key(figure: Figure, a: str, b: str) -> None:
+    marks = [
+        Line2D([], [], ls="", marker="o", mfc=PAPER, mec=MUTED, label=a),
+        Line2D([], [], ls="", marker="^", color=GAIN, label=f"{b}: gain"),
+        Line2D([], [], ls="", marker="v", color=LOSS, label=f"{b}: loss"),
+    ]
+    figure.legend(
+        handles=marks,
+        loc="outside upper left",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handletextpad=0.2,
+    )

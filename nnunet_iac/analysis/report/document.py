@@ -1,0 +1,240 @@
+"""The report of one or many runs: a page, and the same as Markdown, PNG, CSV and JSON."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_iac.analysis.report import explorer
+from nnunet_iac.analysis.report.captions import CAPTIONS
+from nnunet_iac.analysis.report.case_overlays import CaseOverlay, case_overlays
+from nnunet_iac.analysis.report.evaluation import Question, evaluate, groups
+from nnunet_iac.analysis.report.overlays import PREDICTION, TRUTH, data_uri
+from nnunet_iac.analysis.report.page import environment, inline_svg
+from nnunet_iac.analysis.report.paper import write_paper
+from nnunet_iac.analysis.report.parts import Section, write_csv, write_png
+from nnunet_iac.analysis.report.run import Run, controls_beside, find_runs, labels, read_run
+from nnunet_iac.analysis.report.sections import sections
+from nnunet_iac.analysis.report.summary import alarms, cost, found, verdicts
+from nnunet_iac.analysis.scores.comparison import Comparisons, write_comparisons
+from nnunet_iac.analysis.scores.statistics import MARGIN
+from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
+from nnunet_iac.runs.cell_picture import cell_svg
+
+PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "report.json"
+FIGURES, TABLES, PAPER = "figures", "tables", "paper"
+OWN = tuple(f"{name}/" for name in (FIGURES, TABLES, PAPER))
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page and its likenesses say.
+
+    Args:
+        title: names the data.
+        verdicts: what each group's cells are worth, in a sentence each.
+        alarms: what must be known before anything is believed.
+        found: the cells in a sentence.
+        cost: what they cost in a sentence.
+        sections: in the order of reading.
+        runs: retrofits and controls, with their names.
+        questions: every comparison made.
+        overlays: the cases shown as images.
+        overlays_absent: why there are none.
+    """
+
+    title: str
+    verdicts: tuple[str, ...]
+    alarms: tuple[str, ...]
+    found: str
+    cost: str
+    sections: tuple[Section, ...]
+    runs: tuple[tuple[str, Run], ...]
+    questions: tuple[Question, ...]
+    overlays: tuple[CaseOverlay, ...]
+    overlays_absent: str
+
+    @property
+    def retrofits(self) -> tuple[tuple[str, Run], ...]:
+        """The runs that have cells."""
+        return tuple((name, run) for name, run in self.runs if not run.is_control)
+
+
+def write_report(
+    paths: Iterable[Path],
+    folder: Path,
+    *,
+    paper: bool = False,
+    margin: float = MARGIN,
+    seed: int = 0,
+) -> Path:
+    """Write the report of runs into a folder and return the page.
+
+    `index.html` needs no network; `report.md`, `figures/`, `tables/` and `report.json` hold the
+    same. What an earlier report left there and this one has not is removed.
+
+    Args:
+        paths: see `find_runs`; controls that lie beside a run are taken in.
+        folder: made if absent.
+        paper: the paper's tables and figures as well, in `folder/paper`.
+        margin: of non-inferiority, in Dice.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: no run, or a damaged record.
+        FileNotFoundError: a record without the files every run begins with.
+        RuntimeError: the folder cannot be written to.
+    """
+    report = make_report(read_runs(paths), margin, seed)
+    earlier = _files_of(folder)
+    files = [
+        *_write_tables(report, folder / TABLES, margin, seed),
+        *_write_figures(report, folder / FIGURES),
+    ]
+    if paper:
+        files += write_paper([run for _, run in report.runs], report.questions, folder / PAPER)
+    names = [file.relative_to(folder).as_posix() for file in files]
+    content = {
+        "report": report,
+        "explorer": explorer.page_content(
+            [run for _, run in report.retrofits], [name for name, _ in report.retrofits]
+        ),
+        "cell": _cell(report),
+        "truth": TRUTH,
+        "prediction": PREDICTION,
+        "data_uri": data_uri,
+        "captions": CAPTIONS,
+    }
+    templates = environment()
+    write_text(folder / MARKDOWN, templates.get_template("report.md.j2").render(content))
+    write_json(folder / NUMBERS, {**_numbers(report), "files": names})
+    write_text(folder / PAGE, templates.get_template("report.html.j2").render(content))
+    for file in earlier - set(names):
+        (folder / file).unlink(missing_ok=True)
+    return folder / PAGE
+
+
+def read_runs(paths: Iterable[Path]) -> tuple[Run, ...]:
+    """Return the runs at paths, and the controls that lie beside them."""
+    folders = dict.fromkeys(path.resolve() for path in find_runs(paths))
+    runs = {folder: read_run(folder) for folder in folders}
+    for folder, run in list(runs.items()):
+        for control in controls_beside(folder) if not run.is_control else ():
+            if control not in runs and (read := read_run(control)).backbone.before == (
+                run.backbone.before
+            ):
+                runs[control] = read
+    return tuple(runs.values())
+
+
+def make_report(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Report:
+    """Return the report of runs, of which some may be unfinished or controls.
+
+    Raises:
+        ValueError: controls alone.
+    """
+    retrofits = [run for run in runs if not run.is_control]
+    if not retrofits:
+        raise ValueError(
+            "a report needs a run with cells; all runs given are controls: name a retrofit, such "
+            "as nnUNetTrainerIACLTH__PLANS__2d/fold_0"
+        )
+    named = tuple(zip(labels(runs), runs, strict=True))
+    questions = evaluate(runs, margin, seed)
+    overlays, absent = case_overlays(questions)
+    return Report(
+        title=", ".join(dict.fromkeys(f"{run.dataset}, {run.configuration}" for run in retrofits)),
+        verdicts=verdicts(groups(retrofits), questions),
+        alarms=alarms(named),
+        found=found(retrofits),
+        cost=cost(retrofits),
+        sections=sections(named, questions),
+        runs=named,
+        questions=questions,
+        overlays=overlays,
+        overlays_absent=absent,
+    )
+
+
+def _cell(report: Report) -> dict[str, Any] | None:
+    """Return the first found cell, drawn, and all of them as text."""
+    found = [(name, run, run.genotype) for name, run in report.retrofits if run.genotype]
+    if not found:
+        return None
+    name, run, genotype = found[0]
+    return {
+        "name": name,
+        "svg": inline_svg(cell_svg(genotype, run.settings.output_nodes), "found-cell"),
+        "texts": [(name, str(genotype)) for name, _, genotype in found],
+    }
+
+
+def _write_tables(report: Report, folder: Path, margin: float, seed: int) -> list[Path]:
+    tables = (table for section in report.sections for table in section.tables)
+    paths = [write_csv(table, folder) for table in tables]
+    if report.questions:
+        made = Comparisons(tuple(q.comparison for q in report.questions), margin, seed)
+        paths += write_comparisons(folder, made)
+    return paths
+
+
+def _write_figures(report: Report, folder: Path) -> list[Path]:
+    pictures = (picture for section in report.sections for picture in section.pictures)
+    paths = [write_png(picture, folder) for picture in pictures]
+    for overlay in report.overlays:
+        for side, png in overlay.pictures.items():
+            paths.append(folder / f"{overlay.name}_{side}.png")
+            with replacing(paths[-1]) as temporary:
+                temporary.write_bytes(png)
+    return paths
+
+
+def _files_of(folder: Path) -> set[str]:
+    """Return what an earlier report wrote into its folders."""
+    path = folder / NUMBERS
+    if not path.is_file():
+        return set()
+    listed = read_json(path)
+    files = listed.get("files", []) if isinstance(listed, dict) else []
+    return {f for f in files if f.startswith(OWN) and ".." not in f}
+
+
+def _numbers(report: Report) -> dict[str, Any]:
+    """Return what a program wants to know of a report."""
+    return {
+        "title": report.title,
+        "verdicts": report.verdicts,
+        "alarms": report.alarms,
+        "found": report.found,
+        "cost": report.cost,
+        "runs": [
+            {
+                "name": name,
+                **{key: run.cost.run[key] for key in ("method", "dataset", "plans", "fold")},
+                "stage": run.stage,
+                "search_epochs": run.search_epochs,
+                "search_seconds": run.search_seconds,
+                "seconds": run.seconds,
+                "genotype": run.genotype and run.genotype.to_document(),
+                "commit": run.cost.commit,
+            }
+            for name, run in report.runs
+        ],
+        "comparisons": [
+            {
+                "cells": q.group.name,
+                "against": q.name,
+                "patients": q.comparison.patients,
+                "dice": q.comparison.mean_a,
+                "cells_dice": q.comparison.mean_b,
+                "difference": q.comparison.difference,
+                "interval": q.comparison.interval
+                and [q.comparison.interval.low, q.comparison.interval.high],
+                "p": q.comparison.p,
+                "p_holm": q.comparison.p_holm,
+                "verdict": q.comparison.verdict,
+                "equal_budget": q.equal_budget,
+            }
+            for q in report.questions
+        ],
+    }

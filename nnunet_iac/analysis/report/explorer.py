@@ -1,0 +1,151 @@
+"""The supernet as a drawing that a page lets its reader move through the epochs of a search.
+
+The drawing has the layout of the found cell (`runs/cell_picture.py`): a row per node, a column per
+intermediate node, and in the column a lane for every edge that enters it. The page's script
+`explorer.js` fills it from what `search_frames` returns.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.trajectories.emergence import shares
+from nnunet_iac.runs.cell_picture import OPERATION_COLOURS, operation_label
+from nnunet_iac.search.genotype import NOT_KEPT
+from nnunet_iac.search.relaxation import edge_weights
+from nnunet_iac.search.space import EDGES, INPUT_NODES, INTERMEDIATE_NODES, OPERATIONS, edges_into
+
+LANE, GAP, START, TOP, INPUT_ROW, ROW = 50, 28, 118, 30, 46, 98
+CHIP = (36, 46)
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Where one edge is drawn: it falls from its source's row through a chip to its sum.
+
+    Args:
+        index: of the edge in `EDGES`.
+        x: of the lane.
+        source_y: height of the source's row.
+        chip_y: upper end of the chip.
+        end: where the edge meets the sum.
+    """
+
+    index: int
+    x: float
+    source_y: float
+    chip_y: float
+    end: tuple[float, float]
+
+    @property
+    def name(self) -> str:
+        """The edge for people."""
+        edge = EDGES[self.index]
+        return f"v{edge.source} to v{edge.target}"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """All places of the drawing, in pixels from the upper left."""
+
+    lanes: tuple[Lane, ...]
+    nodes: dict[int, tuple[float, float]]
+    rows: dict[int, tuple[float, float]]
+    width: float
+    height: float
+    chip: tuple[int, int] = CHIP
+
+
+def drawing() -> Drawing:
+    """Return where everything stands; the same for every search."""
+    nodes = {node: (float(START), float(TOP + INPUT_ROW * node)) for node in INPUT_NODES}
+    lanes: dict[int, Lane] = {}
+    left = float(START + 24)
+    for node in INTERMEDIATE_NODES:
+        edges = sorted(edges_into(node), key=lambda e: -EDGES[e].source)
+        y = TOP + INPUT_ROW + ROW * (node - 1.0)
+        middle = left + LANE * len(edges) / 2
+        nodes[node] = (middle, y)
+        for place, index in enumerate(edges):
+            x = left + LANE * (place + 0.5)
+            end = (middle + (x - middle) * 0.12, y - 13)
+            lanes[index] = Lane(index, x, nodes[EDGES[index].source][1], y - 78, end)
+        left += LANE * len(edges) + GAP
+    rows = {
+        node: (nodes[node][0], max(lane.x for lane in lanes.values() if _leaves(lane, node)))
+        for node in nodes
+        if any(_leaves(lane, node) for lane in lanes.values())
+    }
+    height = nodes[INTERMEDIATE_NODES[-1]][1] + 28
+    return Drawing(tuple(lanes[i] for i in range(len(EDGES))), nodes, rows, left - GAP + 8, height)
+
+
+def _leaves(lane: Lane, node: int) -> bool:
+    return EDGES[lane.index].source == node
+
+
+def search_frames(run: Run) -> dict[str, Any]:
+    """Return what the script needs of one search, small enough for many on one page.
+
+    Shares and edge weights are bytes in base64: 0 is pruned, 1 to 255 a share of up to one.
+    """
+    trajectory = run.trajectory
+    share = np.where(trajectory.active, np.maximum(np.rint(255 * shares(trajectory)), 1), 0)
+    transform = (run.settings.edge_transform, run.settings.tan_clamp)
+    psi = [edge_weights(torch.from_numpy(beta), *transform).numpy() for beta in trajectory.beta]
+    codes = run.genotype.to_codes() if run.genotype is not None else None
+    return {
+        "epochs": len(trajectory.epoch),
+        "warmup": run.settings.warmup_epochs,
+        "shares": _bytes(share),
+        "psi": _bytes(np.rint(255 * np.reshape(psi, (-1, len(EDGES))))),
+        "prunes": [
+            [EDGES.index((event.source, event.target)), event.epoch, _operation(event.operation)]
+            for event in run.events
+        ],
+        "kept": None if codes is None else [code if code != NOT_KEPT else -1 for code in codes],
+        "left": survivors_by_edge(run),
+    }
+
+
+def survivors_by_edge(run: Run) -> list[int] | None:
+    """Return the operation each edge ended with, kept or not; None where some are undecided."""
+    left = np.ones((len(EDGES), len(OPERATIONS)), bool)
+    for event in run.events:
+        left[EDGES.index((event.source, event.target)), _operation(event.operation)] = False
+    return left.argmax(axis=1).tolist() if (left.sum(axis=1) == 1).all() else None
+
+
+def page_content(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
+    """Return drawing, operations and searches for the template, of the runs that have epochs."""
+    searched = [
+        (run, name) for run, name in zip(runs, names, strict=True) if run.trajectory.epoch.size
+    ]
+    return {
+        "drawing": drawing(),
+        "operations": [
+            {"name": operation_label(o), "colour": OPERATION_COLOURS[o], "short": _short(o)}
+            for o in OPERATIONS
+        ],
+        "searches": [{"name": name, **search_frames(run)} for run, name in searched],
+    }
+
+
+def _short(operation: str) -> list[str]:
+    """Return two lines that fit a chip."""
+    words = operation_label(operation).split(" ")
+    return [words[0] if len(words) > 1 else "id", words[-1] if len(words) > 1 else ""]
+
+
+def _operation(name: str) -> int:
+    return OPERATIONS.index(name)
+
+
+def _bytes(values: Float[np.ndarray, "..."]) -> str:
+    return base64.b64encode(values.astype(np.uint8).tobytes()).decode()

@@ -1,0 +1,285 @@
+"""The paper's tables 1 to 5 and figures 2 to 7, of the runs at hand.
+
+Source: arXiv 2604.14849. A backbone is the trainer and plans that made the frozen network; where
+the paper pools over backbones or data sets, so do we, and a cell without runs stays empty.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from nnunet_iac.analysis.report.evaluation import Question, difference_text
+from nnunet_iac.analysis.report.page import environment
+from nnunet_iac.analysis.report.parts import Table, write_csv
+from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.scores.comparison import Comparison
+from nnunet_iac.analysis.scores.latex import escaped, tabular
+from nnunet_iac.analysis.scores.statistics import fisher_combination
+from nnunet_iac.analysis.trajectories.figures import (
+    convergence_figure,
+    difficulty_figure,
+    emergence_figure,
+    importance_figure,
+    similarity_figure,
+)
+from nnunet_iac.runs.atomic import replacing, write_text
+from nnunet_iac.runs.cell_picture import draw_cell, svg_document
+
+FULL, ACCELERATED = "IAC", "IAC-LTH"
+DOTS_PER_INCH = 300
+NO_AUGMENTATION = "NoDA"
+"""What the names of trainers without augmentation have in common."""
+
+COMPARED = (
+    ("Ref to IAC", FULL, "reference"),
+    ("Ref to LTH", ACCELERATED, "reference"),
+    ("IAC to LTH", ACCELERATED, "full search"),
+)
+"""The paper's three comparisons: whose cells, against which opponent."""
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """One figure of the paper, drawn of the runs at hand.
+
+    Args:
+        number: in the paper.
+        caption: what it shows.
+        draw: makes it.
+    """
+
+    number: int
+    caption: str
+    draw: Callable[[Sequence[Run]], Figure]
+
+
+FIGURES = (
+    PaperFigure(
+        3,
+        "Share of every operation in its edge's importance over the search",
+        lambda runs: importance_figure(runs[0]),
+    ),
+    PaperFigure(
+        4, "Cosine and Hamming similarity of the cells of the reported epochs", similarity_figure
+    ),
+    PaperFigure(5, "Cosine of every epoch's importances to the final ones", convergence_figure),
+    PaperFigure(
+        6, "Epochs at which final operations and final edges first emerged", emergence_figure
+    ),
+    PaperFigure(
+        7, "Epochs at which each edge's final operation first came first", difficulty_figure
+    ),
+)
+
+
+def write_paper(runs: Sequence[Run], questions: Sequence[Question], folder: Path) -> list[Path]:
+    """Write tables and figures and return the files.
+
+    Tables as CSV and LaTeX (booktabs), figures as PNG and SVG, and `paper.md` with all of them.
+    The figures are of the full searches where there are any, else of the accelerated ones, and
+    say which.
+
+    Args:
+        runs: retrofits and controls.
+        questions: every comparison made of them.
+        folder: made if absent.
+    """
+    made = tables(runs, questions)
+    paths = [write_csv(table, folder) for table in made]
+    for table in made:
+        paths.append(folder / f"{table.name}.tex")
+        write_text(paths[-1], latex_table(table))
+    searched = searches(runs)
+    of = f"{len(searched)} {searched[0].method} runs" if searched else "no searches"
+    shown = [(2, "The found cell of the first of the runs")] if _cell_of(searched) else []
+    paths += _write_cell(searched, folder)
+    for figure in FIGURES if searched else ():
+        paths += _write_figure(figure.draw(searched), folder / f"figure{figure.number}")
+        shown.append((figure.number, figure.caption))
+    page = environment().get_template("paper.md.j2")
+    paths.append(folder / "paper.md")
+    write_text(paths[-1], page.render(tables=made, figures=shown, of=of))
+    return paths
+
+
+def searches(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Return the runs whose searches the figures show: the full ones, or the accelerated."""
+    for method in (FULL, ACCELERATED):
+        found = tuple(r for r in runs if r.method == method and r.trajectory.epoch.size)
+        if found:
+            return found
+    return ()
+
+
+def tables(runs: Sequence[Run], questions: Sequence[Question]) -> tuple[Table, ...]:
+    """Return the paper's five tables; of those with nothing to say the head alone."""
+    augmented = [q for q in questions if NO_AUGMENTATION not in _trainer(q)]
+    plain = [q for q in questions if NO_AUGMENTATION in _trainer(q)]
+    return (
+        _combined(questions),
+        _compared("table2", "without augmentation", plain),
+        _compared("table3", "with augmentation", augmented),
+        _times("table4", "by backbone", runs, by_backbone=True),
+        _times("table5", "by data set and augmentation", runs, by_backbone=False),
+    )
+
+
+def latex_table(table: Table) -> str:
+    """Return a table as LaTeX; it needs the package booktabs."""
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{escaped(table.caption)}}}",
+        *tabular(table.head, table.rows),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _combined(questions: Sequence[Question]) -> Table:
+    """Return table 1: per data set and comparison, pooled over backbones by Fisher's method."""
+    rows = []
+    for dataset in dict.fromkeys(_dataset(q) for q in questions):
+        for name, method, opponent in COMPARED:
+            chosen = _chosen(questions, method, opponent, dataset)
+            if not chosen:
+                continue
+            comparisons = [q.comparison for q in chosen]
+            p_values = [c.p for c in comparisons if c.p is not None]
+            rows.append(
+                (
+                    dataset,
+                    name,
+                    str(len(chosen)),
+                    f"{sum(c.difference for c in comparisons) / len(comparisons):+.3f}",
+                    _range(comparisons),
+                    f"{fisher_combination(p_values):.4f}" if p_values else "none",
+                )
+            )
+    return Table(
+        "table1",
+        "Mean difference of Dice over backbones, and Fisher's combination of their Wilcoxon tests. "
+        "The tests share their patients, so the combination is too sure of itself.",
+        ("data set", "comparison", "backbones", "mean difference", "least to largest", "p, Fisher"),
+        tuple(rows),
+    )
+
+
+def _compared(name: str, how: str, questions: Sequence[Question]) -> Table:
+    """Return table 2 or 3: every comparison by itself."""
+    rows = []
+    for comparison, method, opponent in COMPARED:
+        for question in _chosen(questions, method, opponent):
+            c = question.comparison
+            rows.append(
+                (
+                    _dataset(question),
+                    question.group.runs[0].backbone.trainer,
+                    comparison,
+                    str(c.patients),
+                    f"{c.mean_a:.3f}",
+                    f"{c.mean_b:.3f}",
+                    difference_text(c.difference, c.interval),
+                    "none" if c.p is None else f"{c.p:.4f}",
+                    "none" if c.p_holm is None else f"{c.p_holm:.4f}",
+                )
+            )
+    return Table(
+        name,
+        f"Patient-level Dice {how}: before, after, difference with its 95 % bootstrap interval, "
+        "two-sided Wilcoxon test alone and adjusted after Holm.",
+        ("data set", "backbone", "comparison", "patients", "A", "B", "B - A", "p", "p, Holm"),
+        tuple(rows),
+    )
+
+
+def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table:
+    """Return table 4 or 5: minutes and epochs of both searches, and the speed-up."""
+
+    def key(run: Run) -> tuple[str, str]:
+        if by_backbone:
+            return run.dataset, run.backbone.trainer
+        bare = NO_AUGMENTATION in str(run.cost.run["trainer"])
+        return run.dataset, "no" if bare else "yes"
+
+    searched = [run for run in runs if run.finished and run.method in (FULL, ACCELERATED)]
+    rows = []
+    for at in dict.fromkeys(key(run) for run in searched):
+        cells: list[str] = []
+        minutes = {}
+        for method in (FULL, ACCELERATED):
+            own = [run for run in searched if key(run) == at and run.method == method]
+            if own:
+                minutes[method] = sum(run.search_seconds for run in own) / len(own) / 60
+                epochs = sum(run.search_epochs for run in own) / len(own)
+                cells += [f"{minutes[method]:.1f}", f"{epochs:.0f}"]
+            else:
+                cells += ["", ""]
+        both = len(minutes) == 2
+        rows.append((*at, *cells, f"{minutes[FULL] / minutes[ACCELERATED]:.1f}" if both else ""))
+    return Table(
+        name,
+        f"Cost of the searches {how}: mean minutes and epochs of a search, warm-up and validation "
+        "included, and how many times faster the accelerated one is.",
+        (
+            "data set",
+            "backbone" if by_backbone else "augmentation",
+            "IAC min",
+            "IAC epochs",
+            "LTH min",
+            "LTH epochs",
+            "speed-up",
+        ),
+        tuple(rows),
+    )
+
+
+def _chosen(
+    questions: Sequence[Question], method: str, opponent: str, dataset: str | None = None
+) -> list[Question]:
+    return [
+        q
+        for q in questions
+        if q.group.method == method and q.opponent == opponent
+        if dataset in (None, _dataset(q))
+    ]
+
+
+def _dataset(question: Question) -> str:
+    return question.group.runs[0].dataset
+
+
+def _trainer(question: Question) -> str:
+    return str(question.group.runs[0].cost.run["trainer"])
+
+
+def _range(comparisons: Sequence[Comparison]) -> str:
+    differences = [c.difference for c in comparisons]
+    return f"{min(differences):+.3f} to {max(differences):+.3f}"
+
+
+def _cell_of(runs: Sequence[Run]) -> Run | None:
+    return next((run for run in runs if run.genotype is not None), None)
+
+
+def _write_cell(runs: Sequence[Run], folder: Path) -> list[Path]:
+    run = _cell_of(runs)
+    if run is None or run.genotype is None:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "figure2.png", folder / "figure2.svg"]
+    for path in paths:
+        draw_cell(run.genotype, path, run.settings.output_nodes)
+    return paths
+
+
+def _write_figure(figure: Figure, stem: Path) -> list[Path]:
+    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+    with replacing(png) as temporary:
+        FigureCanvasAgg(figure).print_figure(
+            temporary, dpi=DOTS_PER_INCH, metadata={"Software": None}
+        )
+    write_text(svg, svg_document(figure, stem.name))
+    return [png, svg]

@@ -1,0 +1,218 @@
+"""A run as the analysis sees it: its record, how far it came, and what it scored."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
+from nnunet_iac.runs.fold import in_use
+from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
+from nnunet_iac.runs.records import BackboneRecord, CostRecord, Trajectory
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
+from nnunet_iac.search.pruning import PruningEvent
+from nnunet_iac.search.settings import Settings
+
+CONTROLS = ("continued",)
+"""Methods that a found cell is measured against, at equal budget."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fold's record, complete or not.
+
+    Args:
+        fold_folder: nnU-Net's `fold_X`.
+        settings: of the run.
+        cost: what it cost so far, and which run it is.
+        backbone: the frozen network's proof.
+        trajectory: all epochs of the search so far; none for a control.
+        events: all prunes so far.
+        health: what was noticed so far.
+        genotype: the found cell, once there is one.
+        scores: of nnU-Net's final validation, once there is one.
+        reference: of the frozen network on the same cases, once there are some.
+        busy: whether a process is at work on it.
+    """
+
+    fold_folder: Path
+    settings: Settings
+    cost: CostRecord
+    backbone: BackboneRecord
+    trajectory: Trajectory
+    events: tuple[PruningEvent, ...]
+    health: tuple[HealthEvent, ...]
+    genotype: Genotype | None
+    scores: CaseScores | None
+    reference: CaseScores | None
+    busy: bool
+
+    @property
+    def record(self) -> RunFolder:
+        """The run's files."""
+        return RunFolder.of_fold(self.fold_folder)
+
+    @property
+    def method(self) -> str:
+        """How it came to its cells, or which control it is."""
+        return str(self.cost.run["method"])
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it has no cells but is there to be compared with."""
+        return self.method in CONTROLS
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name."""
+        return str(self.cost.run["dataset"])
+
+    @property
+    def plans(self) -> str:
+        """The plans' identifier."""
+        return str(self.cost.run["plans"])
+
+    @property
+    def configuration(self) -> str:
+        """The plans' configuration, such as 2d."""
+        return str(self.cost.run["configuration"])
+
+    @property
+    def fold(self) -> str:
+        """The fold."""
+        return str(self.cost.run["fold"])
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs of the search so far, warm-up included."""
+        return self._epochs("warmup", "search")
+
+    @property
+    def search_seconds(self) -> float:
+        """Seconds of the search so far, warm-up and its validation included."""
+        return self._seconds("warmup", "search")
+
+    @property
+    def epochs(self) -> int:
+        """All epochs so far."""
+        return self._epochs(*self.cost.phases)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all epochs so far."""
+        return self._seconds(*self.cost.phases)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its final validation is there."""
+        return self.scores is not None
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether most operations of the found cell have no parameters."""
+        return self.genotype is not None and parameter_free_share(self.genotype) > COLLAPSE_SHARE
+
+    @property
+    def stage(self) -> str:
+        """How far it came, in words."""
+        if self.finished:
+            return "finished"
+        where = f"after epoch {self.epochs}" if self.epochs else "before its first epoch ended"
+        return f"{'in progress' if self.busy else 'interrupted'} {where}"
+
+    def _epochs(self, *phases: str) -> int:
+        return sum(self.cost.phases[p].epochs for p in phases if p in self.cost.phases)
+
+    def _seconds(self, *phases: str) -> float:
+        return sum(self.cost.phases[p].seconds for p in phases if p in self.cost.phases)
+
+
+def read_run(fold_folder: Path) -> Run:
+    """Return the run of a fold, as far as it came.
+
+    Raises:
+        FileNotFoundError: the record lacks a file that every run writes first.
+        ValueError: a damaged file.
+    """
+    record = RunFolder.of_fold(fold_folder)
+    for path in (record.settings_file, record.cost_file, record.backbone_file):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"a run's record must hold {path.name}; {path} does not exist: wait for the run's "
+                "first epoch, restore the file, or leave this run out"
+            )
+    searched = record.trajectory_file.is_file()
+    reference = record.reference_folder
+    return Run(
+        fold_folder=fold_folder,
+        settings=record.read_settings(),
+        cost=record.read_cost(),
+        backbone=record.read_backbone(),
+        trajectory=record.read_trajectory() if searched else Trajectory.of_rows([]),
+        events=record.read_events() if record.events_file.is_file() else (),
+        health=record.read_health(),
+        genotype=record.read_genotype() if record.genotype_file.is_file() else None,
+        scores=_scores(fold_folder),
+        reference=_scores(reference),
+        busy=in_use(fold_folder),
+    )
+
+
+def _scores(folder: Path) -> CaseScores | None:
+    """Return what nnU-Net's final validation wrote, or None before it."""
+    if not (folder / "validation" / "summary.json").is_file():
+        return None
+    return read_case_scores(folder)
+
+
+def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the fold folders with a record at or below paths, in order and each once.
+
+    Args:
+        paths: fold folders, their `iac` folders, model folders, or folders of several models.
+
+    Raises:
+        ValueError: a path without any record; the message names it.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        start = path.parent if path.name == FOLDER_NAME else path
+        folders = [start / FOLDER_NAME] if (start / FOLDER_NAME).is_dir() else []
+        for pattern in ("fold_*", "*/fold_*") if not folders else ():
+            folders += sorted(start.glob(f"{pattern}/{FOLDER_NAME}"))
+        folders = [folder for folder in folders if RunFolder(folder).settings_file.is_file()]
+        if not folders:
+            raise ValueError(
+                f"a report needs the record of a run; there is none in {path}: name a fold folder "
+                "of a retrofit, such as nnUNetTrainerIACLTH__PLANS__2d/fold_0, or its model folder"
+            )
+        found.update((folder.parent, None) for folder in folders)
+    return tuple(found)
+
+
+def controls_beside(fold_folder: Path) -> tuple[Path, ...]:
+    """Return the fold folders of controls of the same data set and fold, in nnU-Net's results."""
+    fold = fold_folder.name
+    beside = fold_folder.resolve().parent.parent
+    candidates = sorted(beside.glob(f"*/{fold}/{FOLDER_NAME}/cost.json"))
+    folders = [path.parent.parent for path in candidates]
+    return tuple(
+        folder
+        for folder in folders
+        if RunFolder.of_fold(folder).read_cost().run.get("method") in CONTROLS
+    )
+
+
+def labels(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return a short name for each run, with no more than tells them apart."""
+    parts = [
+        (run.dataset, run.configuration, run.method, run.plans, f"fold {run.fold}") for run in runs
+    ]
+    varying = [len({part[i] for part in parts}) > 1 or i in (2, 4) for i in range(5)]
+    names = [
+        ", ".join(p for p, shown in zip(part, varying, strict=True) if shown) for part in parts
+    ]
+    return tuple(
+        name if names.count(name) == 1 else f"{name}, run {names[:i].count(name) + 1}"
+        for i, name in enumerate(names)
+    )

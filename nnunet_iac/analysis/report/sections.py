@@ -1,0 +1,272 @@
+"""The sections of a report: scores, search, choices, cost, settings and provenance."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from nnunet_iac.analysis.report.captions import CAPTIONS
+from nnunet_iac.analysis.report.case_figures import forest, paired_dots
+from nnunet_iac.analysis.report.evaluation import Question, difference_text, groups
+from nnunet_iac.analysis.report.page import duration
+from nnunet_iac.analysis.report.parts import Picture, Section, Table
+from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.report.summary import Searches
+from nnunet_iac.analysis.trajectories.figures import (
+    agreement_figure,
+    convergence_figure,
+    difficulty_figure,
+    emergence_figure,
+    entropy_figure,
+    importance_figure,
+    operations_figure,
+    pruning_figure,
+    similarity_figure,
+)
+from nnunet_iac.search.settings import Settings
+
+
+def sections(
+    named: Sequence[tuple[str, Run]], questions: Sequence[Question]
+) -> tuple[Section, ...]:
+    """Return all sections that have something to say.
+
+    Args:
+        named: retrofits and controls, with their names.
+        questions: every comparison made.
+    """
+    retrofits = [(name, run) for name, run in named if not run.is_control]
+    searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
+    made = [
+        Section("scores", "What the cells are worth", *_scores(questions)),
+        Section("search", "What the search did", pictures=tuple(_search_pictures(searched))),
+        Section("agreement", "What was chosen", pictures=tuple(_choice_pictures(retrofits))),
+        Section("cost", "What it cost", tables=(_cost_table(named),)),
+        Section("settings", "Settings", tables=_settings_tables(retrofits)),
+        Section("provenance", "Where this comes from", *_provenance(named)),
+    ]
+    return tuple(s for s in made if s.paragraphs or s.tables or s.pictures)
+
+
+def _scores(
+    questions: Sequence[Question],
+) -> tuple[tuple[str, ...], tuple[Table, ...], tuple[Picture, ...]]:
+    if not questions:
+        return (), (), ()
+    pictures = [
+        _picture("comparisons", "Differences of Dice with intervals", partial(forest, questions))
+    ]
+    for number, question in enumerate(q for q in questions if q.opponent == "reference"):
+        pictures.append(
+            _picture(
+                "cases",
+                f"Dice of every case before and after: {question.group.name}",
+                partial(paired_dots, question.comparison, "frozen"),
+                number,
+                question.group.name,
+            )
+        )
+    remarks = dict.fromkeys(r for question in questions for r in question.comparison.remarks)
+    return tuple(remarks), (_questions_table(questions),), tuple(pictures)
+
+
+def _questions_table(questions: Sequence[Question]) -> Table:
+    head = (
+        "cells",
+        "against",
+        "verdict",
+        "difference (95 % interval)",
+        "patients",
+        "Dice",
+        "cells' Dice",
+        "p",
+        "p, Holm",
+        "effect",
+        "better / same / worse",
+        "not inferior",
+        "epochs",
+    )
+    rows = []
+    for question in questions:
+        c = question.comparison
+        other = 0 if question.opponent == "reference" else question.other_epochs
+        rows.append(
+            (
+                question.group.name,
+                question.name,
+                c.verdict,
+                difference_text(c.difference, c.interval),
+                str(c.patients),
+                f"{c.mean_a:.3f}",
+                f"{c.mean_b:.3f}",
+                _p(c.p),
+                _p(c.p_holm),
+                f"{c.effect:+.2f}".replace("-", "\N{MINUS SIGN}"),
+                f"{c.better} / {c.equal} / {c.worse}",
+                "shown" if c.non_inferiority.shown else "not shown",
+                f"{question.own_epochs:.0f} / {other:.0f}",
+            )
+        )
+    margin = questions[0].comparison.non_inferiority.margin
+    caption = CAPTIONS["scores"].format(margin=margin)
+    return Table("comparisons", caption, head, tuple(rows))
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _search_pictures(searched: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
+    """Return the figures of every group of searches, and the first search's importances."""
+    found = groups([run for _, run in searched])
+    names = {id(run): name for name, run in searched}
+    several: dict[str, tuple[str, Callable[[Searches], Figure]]] = {
+        "similarity": ("Similarity of the cell between epochs", similarity_figure),
+        "convergence": ("Similarity to the final vector over time", convergence_figure),
+        "emergence": ("When final operations emerged", emergence_figure),
+        "emergence_lasting": (
+            "When final operations came to stay",
+            partial(emergence_figure, moment="since"),
+        ),
+        "difficulty": ("When each edge's final operation came first", difficulty_figure),
+        "pruning": ("Operations left and edges decided", pruning_figure),
+        "entropy": ("Entropy of every edge", entropy_figure),
+    }
+    for number, group in enumerate(found):
+        first = names[id(group.runs[0])]
+        of = group.name if len(found) > 1 else ""
+        title = f"Importance of the operations on every edge: {first}"
+        shown = first if len(searched) > 1 else ""
+        yield _picture(
+            "importance", title, partial(importance_figure, group.runs[0]), number, shown
+        )
+        for name, (title, draw) in several.items():
+            yield _picture(name, title, partial(draw, group.runs), number, of)
+
+
+def _choice_pictures(retrofits: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
+    found = [(name, run.genotype) for name, run in retrofits if run.genotype is not None]
+    if not found:
+        return
+    names, cells = zip(*found, strict=True)
+    yield _picture(
+        "operations", "How often each operation was chosen", partial(operations_figure, cells)
+    )
+    if len(cells) > 1:
+        title = "What every two cells have in common"
+        yield _picture("agreement", title, partial(agreement_figure, cells, names))
+
+
+def _picture(
+    name: str, title: str, draw: Callable[[], Figure], number: int = 0, of: str = ""
+) -> Picture:
+    """Return a figure with its caption; `of` says whose it is, where there are several."""
+    caption = f"{of}. {CAPTIONS[name]}" if of else CAPTIONS[name]
+    return Picture(name if number == 0 else f"{name}-{number + 1}", title, caption, draw)
+
+
+def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
+    head = (
+        "run",
+        "stage",
+        "search epochs",
+        "search",
+        "speed-up",
+        "finetuning",
+        "memory",
+        "parameters",
+        "MACs",
+    )
+    rows = []
+    for name, run in named:
+        networks = run.cost.networks
+        final = networks.get("final") or networks.get("supernet") or networks.get("backbone")
+        rows.append(
+            (
+                name,
+                run.stage,
+                str(run.search_epochs) if run.search_epochs else "",
+                duration(run.search_seconds) if run.search_epochs else "",
+                _speed_up(run, [other for _, other in named]),
+                duration(run.seconds - run.search_seconds),
+                f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
+                f"{final.parameters / 1e6:.2f} M" if final else "",
+                f"{final.macs / 1e9:.2f} G" if final else "",
+            )
+        )
+    return Table("cost", CAPTIONS["cost"], head, tuple(rows))
+
+
+def _speed_up(run: Run, others: Searches) -> str:
+    """Return how much less time an accelerated search took than the full one of its fold."""
+    if run.method != "IAC-LTH" or not run.finished:
+        return ""
+    full = [
+        other.search_seconds
+        for other in others
+        if other.method == "IAC" and other.finished
+        if (other.dataset, other.configuration, other.fold)
+        == (run.dataset, run.configuration, run.fold)
+        and other.backbone.before == run.backbone.before
+    ]
+    return f"{sum(full) / len(full) / run.search_seconds:.1f}" if full else ""
+
+
+def _settings_tables(retrofits: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
+    """Return the settings that somebody chose, then all; differing ones name their runs."""
+    resolved = [(name, run.settings.resolved().to_mapping()) for name, run in retrofits]
+    default = Settings().resolved().to_mapping()
+    rows, chosen = [], []
+    for key in default:
+        by_value: dict[str, list[str]] = {}
+        for name, settings in resolved:
+            by_value.setdefault(_setting(settings[key]), []).append(name)
+        text = next(iter(by_value))
+        if len(by_value) > 1:
+            text = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+        rows.append((key, text))
+        if text != _setting(default[key]):
+            chosen.append((*rows[-1], _setting(default[key])))
+    head = ("setting", "value", "default")
+    return (
+        Table("settings_chosen", CAPTIONS["settings_chosen"], head, tuple(chosen)),
+        Table("settings", CAPTIONS["settings"], head[:2], tuple(rows), folded=True),
+    )
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_setting, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tuple[Table, ...]]:
+    rows = tuple(
+        (
+            name,
+            run.backbone.trainer,
+            run.backbone.before[:16],
+            ("yes" if run.backbone.unchanged else "not proven")
+            if not run.is_control
+            else "trained",
+            run.cost.commit[:10] if run.cost.commit else "none",
+            ", ".join(f"{package} {version}" for package, version in run.cost.versions.items()),
+        )
+        for name, run in named
+    )
+    head = ("run", "backbone", "its SHA-256", "unchanged", "commit", "versions")
+    health = [(name, str(event)) for name, run in named for event in run.health]
+    tables = [Table("provenance", CAPTIONS["provenance"], head, rows)]
+    if health:
+        tables.append(Table("health", CAPTIONS["health"], ("run", "noticed"), tuple(health)))
+    quiet = (
+        "" if health else "No search had a dead edge, a collapse, or a loss that stopped falling."
+    )
+    return ((quiet,) if quiet else ()), tuple(tables)

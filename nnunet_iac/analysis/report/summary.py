@@ -1,0 +1,109 @@
+"""The first screen of a report, in sentences: worth, doubts, cells and cost."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nnunet_iac.analysis.report.evaluation import Group, Question, groups, verdict
+from nnunet_iac.analysis.report.page import duration, percent
+from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.trajectories.agreement import mean_agreement, operation_histogram
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.health import parameter_free_share
+
+Searches = Sequence[Run]
+
+
+def verdicts(compared: Sequence[Group], questions: Sequence[Question]) -> tuple[str, ...]:
+    """Return what each group's cells are worth, in a sentence each."""
+    if len(compared) == 1:
+        return (verdict(compared[0], questions),)
+    return tuple(f"{group.name}: {verdict(group, questions)}" for group in compared)
+
+
+def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
+    """Return what makes the numbers of a run doubtful, in a sentence each."""
+    raised = []
+    for name, run in named:
+        if run.is_control:
+            continue
+        if run.finished and not run.backbone.unchanged:
+            raised.append(f"{name}: the backbone is not proven unchanged, so this is no retrofit.")
+        if run.backbone.leakage:
+            raised.append(f"{name}: {run.backbone.leakage}.")
+        if run.genotype is not None and run.collapsed:
+            share = percent(parameter_free_share(run.genotype))
+            raised.append(
+                f"{name}: the search has collapsed, {share} of the cell's operations have no "
+                "parameters."
+            )
+        if not run.finished:
+            raised.append(f"{name}: {run.stage}; it is left out of all scores.")
+    return tuple(raised)
+
+
+def found(runs: Searches) -> str:
+    """Return what cells were found, and how much they agree."""
+    cells = genotypes(runs)
+    if not cells:
+        return "No cell yet: no search has ended."
+    histogram = operation_histogram(cells)
+    families = {
+        "sep": "separable",
+        "dil": "dilated",
+        "max": "max pooling",
+        "avg": "average pooling",
+    }
+    counts: dict[str, int] = {}
+    for operation, count in histogram.counts.items():
+        family = families.get(operation[:3], "identity")
+        counts[family] = counts.get(family, 0) + count
+    parts = ", ".join(f"{count} {family}" for family, count in counts.items() if count)
+    if len(cells) == 1:
+        return f"One cell of eight operations: {parts}."
+    agreement = mean_agreement(cells)
+    shared, random = percent(agreement.mean), percent(agreement.expected)
+    return (
+        f"{len(cells)} cells of eight operations: {parts}. Two of them share {shared} of their "
+        f"choices on average; cells drawn at random share {random}."
+    )
+
+
+def cost(runs: Searches) -> str:
+    """Return the time of an average run, and what its network needs more than the backbone."""
+    searched = [run for run in runs if run.search_epochs]
+    parts = []
+    for group in groups(searched):
+        epochs = _span([run.search_epochs for run in group.runs])
+        seconds = sum(run.search_seconds for run in group.runs) / len(group.runs)
+        parts.append(f"{group.name} searched {epochs} epochs in {duration(seconds)}")
+    grown = [
+        (final.parameters / backbone.parameters - 1, final.macs / backbone.macs - 1)
+        for run in runs
+        if (final := run.cost.networks.get("final"))
+        and (backbone := run.cost.networks.get("backbone"))
+    ]
+    if grown:
+        parameters, macs = (sum(values) / len(grown) for values in zip(*grown, strict=True))
+        parts.append(
+            f"the cells add {percent(parameters)} to the parameters and {percent(macs)} to the MACs"
+        )
+    return f"{'; '.join(parts) or 'Nothing was spent yet'}. On {_hardware(runs)}."
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _hardware(runs: Searches) -> str:
+    def text(hardware: dict[str, Any]) -> str:
+        cores = hardware["cores"]
+        processor = f"{hardware['processor']}, {cores} {'core' if cores == 1 else 'cores'}"
+        return f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor
+
+    return "; ".join(dict.fromkeys(text(run.cost.hardware) for run in runs))
+
+
+def genotypes(runs: Searches) -> list[Genotype]:
+    """Return the cells found so far."""
+    return [run.genotype for run in runs if run.genotype is not None]

@@ -1,0 +1,1 @@
+"""What networks scored: reading, paired statistics, comparisons."""

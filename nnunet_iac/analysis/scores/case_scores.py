@@ -1,0 +1,286 @@
+"""The scores of an nnU-Net folder per case, and the run they belong to."""
+
+import os
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_iac.analysis.scores.surface import read_surface_scores, require_monai, require_tolerance
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.runs.scores import ScoredCase, case_id, labels_of, mean_of_present, read_summary
+from nnunet_iac.search.patients import patient_of
+from nnunet_iac.search.settings import Settings
+
+SUMMARY = "summary.json"
+VALIDATION = "validation"
+FOLD_ALL = "fold_all"
+SHOWN = 3
+"""How many names a message has of a longer list."""
+
+PerClass = dict[str, dict[str, float | None]]
+"""Per case, then per class."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One summary.json, and what lies beside it about the run it belongs to.
+
+    Args:
+        summary: the file.
+        cases: the cases in it.
+        fold: nnU-Net's folder `fold_X`, where it is a validation; else None.
+        frozen: whether the scores are those of the frozen backbone by itself.
+        record: `iac/backbone.json`, where the fold has one.
+        method: of the run, from `iac/cost.json`; None where that is not there.
+        settings: of the run; None where there are none.
+    """
+
+    summary: Path
+    cases: tuple[str, ...]
+    fold: Path | None = None
+    frozen: bool = False
+    record: BackboneRecord | None = None
+    method: str | None = None
+    settings: Settings | None = None
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """The scores of one method.
+
+    Args:
+        folder: where they were read, as it was given.
+        label: what outputs call it.
+        dice: per case, the mean over foreground classes; a class absent from prediction and truth
+            is left out, None where nothing is left.
+        per_class: Dice per case and class; None where the class is absent from both.
+        truth_voxels: per case and class, the class's size in the truth, where known.
+        hd95: per case and class, in mm, where it was asked for; a class absent from both is left
+            out, None where it is absent from one.
+        nsd: likewise, in [0, 1], and 0 where the class is absent from one.
+        sources: the summaries that were pooled, one per fold.
+        remarks: what a reader must know of them.
+    """
+
+    folder: Path
+    label: str
+    dice: dict[str, float | None]
+    per_class: PerClass
+    truth_voxels: dict[str, dict[str, int]] | None = None
+    hd95: PerClass | None = None
+    nsd: PerClass | None = None
+    sources: tuple[Source, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes scored, by their labels."""
+        names = {name for scores in self.per_class.values() for name in scores}
+        return tuple(sorted(names, key=labels_of))
+
+
+def read_case_scores(
+    folder: Path, *, label: str | None = None, tolerance: float | None = None
+) -> CaseScores:
+    """Return the scores of an nnU-Net folder.
+
+    Args:
+        folder: one with nnU-Net's summary.json; a fold's folder; a model's folder
+            `TRAINER__PLANS__CONFIG`, whose numbered folds are pooled; or a run's `iac/reference`.
+        label: what outputs call it; by default its name, with the model's for a fold.
+        tolerance: in mm; if given, HD95 and NSD are measured on the images.
+
+    Raises:
+        FileNotFoundError: no summary.json, or with a tolerance, an image that is gone.
+        ValueError: a damaged summary, cases missing from it or foreign to its split, a case in two
+            folds, or a validation of `fold_all`.
+        RuntimeError: a tolerance was given and MONAI is not installed.
+    """
+    if tolerance is not None:
+        require_tolerance(tolerance)
+        require_monai()
+    summaries, remarks = _summaries(folder)
+    pooled: dict[str, ScoredCase] = {}
+    sources, found_in = [], dict[str, Path]()
+    for summary in summaries:
+        cases = read_summary(summary)
+        source = _source(summary, cases)
+        _require_whole(source, cases)
+        for case in cases:
+            if case in found_in:
+                raise ValueError(
+                    f"a case must be in one fold's validation only; {case} is in {found_in[case]} "
+                    f"and {summary}: train the folds on one splits_final.json"
+                )
+            found_in[case] = summary
+        pooled.update(cases)
+        sources.append(source)
+    hd95, nsd = None, None
+    if tolerance is not None:
+        hd95, nsd = _surfaces(pooled, found_in, tolerance)
+    return CaseScores(
+        folder=folder,
+        label=_label(folder, sources) if label is None else label,
+        dice={case: mean_of_present(scored.dice.values()) for case, scored in pooled.items()},
+        per_class={case: scored.dice for case, scored in pooled.items()},
+        truth_voxels={case: scored.truth_voxels for case, scored in pooled.items()},
+        hd95=hd95,
+        nsd=nsd,
+        sources=tuple(sources),
+        remarks=remarks,
+    )
+
+
+def patient_means(
+    values: Mapping[str, float | None], pattern: str | None
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return each patient's mean over its cases, and the cases left out for having no value.
+
+    Args:
+        values: per case.
+        pattern: regular expression whose match in a case id is the patient; None: the whole id.
+
+    Raises:
+        ValueError: the pattern does not match a case.
+    """
+    per_patient: dict[str, list[float]] = {}
+    left_out = []
+    for case in sorted(values):
+        value = values[case]
+        if value is None:
+            left_out.append(case)
+        else:
+            per_patient.setdefault(patient_of(case, pattern), []).append(value)
+    return {p: sum(v) / len(v) for p, v in sorted(per_patient.items())}, tuple(left_out)
+
+
+def named(names: Iterable[str]) -> str:
+    """Return a sorted list for a message: the first few, and how many there are."""
+    listed = sorted(names)
+    shown = ", ".join(listed[:SHOWN])
+    return f"{shown}, … ({len(listed)})" if len(listed) > SHOWN else shown
+
+
+def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Return the summaries that a folder stands for, and what of it was left out."""
+    for summary in (folder / SUMMARY, folder / VALIDATION / SUMMARY):
+        if summary.is_file():
+            return [summary], ()
+    folds = sorted(path for path in folder.glob("fold_*") if path.is_dir())
+    numbered = [fold for fold in folds if fold.name != FOLD_ALL]
+    if not numbered:
+        raise FileNotFoundError(
+            f"{folder} must have {SUMMARY}, {VALIDATION}/{SUMMARY} or numbered folds with that; it "
+            "has none: name a model, fold or prediction folder, validate with --val, or run "
+            "nnUNetv2_evaluate_folder on predictions"
+        )
+    summaries = [fold / VALIDATION / SUMMARY for fold in numbered]
+    for summary in summaries:
+        if not summary.is_file():
+            raise FileNotFoundError(
+                f"every fold of a model must be validated; {summary} does not exist: finish that "
+                "fold, or name single folds"
+            )
+    remarks = (f"{FOLD_ALL} of {folder.name} is left out: it was validated on what it learned",)
+    return summaries, remarks if len(folds) > len(numbered) else ()
+
+
+def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> Source:
+    # Not resolved: what a link leads to has another name.
+    folder = Path(os.path.abspath(summary)).parent
+    if folder.name != VALIDATION:
+        return Source(summary, tuple(cases))
+    frozen = folder.parent.name == "reference" and folder.parent.parent.name == FOLDER_NAME
+    fold = folder.parent.parent.parent if frozen else folder.parent
+    if fold.name == FOLD_ALL:
+        raise ValueError(
+            f"a validation must be of cases held out; {summary} is {FOLD_ALL}'s, whose cases it "
+            "learned from: name a numbered fold"
+        )
+    run = RunFolder.of_fold(fold)
+    return Source(
+        summary,
+        tuple(cases),
+        fold,
+        frozen,
+        record=run.read_backbone() if run.backbone_file.is_file() else None,
+        method=run.read_cost().run.get("method") if run.cost_file.is_file() else None,
+        settings=run.read_settings() if run.settings_file.is_file() else None,
+    )
+
+
+def _require_whole(source: Source, cases: Mapping[str, ScoredCase]) -> None:
+    """Check that the summary has the cases of its split and of the predictions beside it.
+
+    Raises:
+        ValueError: it lacks some, or has others; the message names them.
+    """
+    scored = set(cases)
+    split_file = None if source.fold is None else RunFolder.of_fold(source.fold).split_file
+    if split_file is not None and split_file.is_file():
+        held_out = _held_out(split_file)
+        if missing := held_out - scored:
+            raise ValueError(
+                f"{source.summary} must have all validation cases of {split_file}; it lacks "
+                f"{named(missing)}: validate again with --val"
+            )
+        if foreign := scored - held_out:
+            raise ValueError(
+                f"{source.summary} must have the validation cases of {split_file} only; it has "
+                f"{named(foreign)}: remove their predictions and validate again with --val"
+            )
+    endings = {row.prediction.name.removeprefix(case) for case, row in cases.items()}
+    files = [path.name for path in source.summary.parent.iterdir()]
+    predicted = {case_id(name) for name in files if name.removeprefix(case_id(name)) in endings}
+    if unscored := predicted - scored:
+        raise ValueError(
+            f"{source.summary} must have every case predicted beside it; it lacks "
+            f"{named(unscored)}: validate again with --val, or run nnUNetv2_evaluate_folder"
+        )
+
+
+def _held_out(split_file: Path) -> set[str]:
+    split = read_json(split_file)
+    cases = split.get("validation") if isinstance(split, dict) else None
+    if not isinstance(cases, list):
+        raise ValueError(
+            f"{split_file} must list the cases under 'validation'; got {reprlib.repr(cases)}: "
+            "restore it"
+        )
+    return set(map(str, cases))
+
+
+def _surfaces(
+    cases: Mapping[str, ScoredCase], found_in: Mapping[str, Path], tolerance: float
+) -> tuple[PerClass, PerClass]:
+    """Return HD95 and NSD per case and class."""
+    for summary in set(found_in.values()):
+        _require_no_ignore_label(summary)
+    hd95, nsd = PerClass(), PerClass()
+    for case, row in cases.items():
+        prediction = found_in[case].parent / row.prediction.name
+        scores = read_surface_scores(prediction, row.truth, row.dice, tolerance)
+        hd95[case] = {name: score.hd95 for name, score in scores.items()}
+        nsd[case] = {name: score.nsd for name, score in scores.items()}
+    return hd95, nsd
+
+
+def _require_no_ignore_label(summary: Path) -> None:
+    described = (folder / "dataset.json" for folder in summary.parents[:5])
+    for path in described:
+        if path.is_file() and "ignore" in read_json(path).get("labels", {}):
+            raise ValueError(
+                f"surfaces must be known everywhere; {path} has an ignore label, behind which "
+                "they are not: leave --surface out"
+            )
+
+
+def _label(folder: Path, sources: Sequence[Source]) -> str:
+    own, fold = Path(os.path.abspath(folder)), sources[0].fold
+    if fold is None or own == fold.parent:
+        return own.name
+    reference = f"/{FOLDER_NAME}/reference" if sources[0].frozen else ""
+    return f"{fold.parent.name}/{fold.name}{reference}"

@@ -1,0 +1,642 @@
+"""Two nnU-Nets on the same cases: paired by patient, tested, and written as tables."""
+
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_iac.analysis.scores.case_scores import (
+    CaseScores,
+    PerClass,
+    named,
+    patient_means,
+    read_case_scores,
+)
+from nnunet_iac.analysis.scores.frozen_reference import require_frozen
+from nnunet_iac.analysis.scores.latex import escaped, tabular
+from nnunet_iac.analysis.scores.statistics import (
+    CONFIDENCE,
+    DECIMALS,
+    FEWEST_PATIENTS,
+    MARGIN,
+    RESAMPLES,
+    Interval,
+    NonInferiority,
+    bootstrap_interval,
+    fisher_combination,
+    holm,
+    non_inferiority,
+    rank_biserial,
+    require_margin,
+    wilcoxon,
+)
+from nnunet_iac.runs.atomic import write_json, write_text
+from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.search.patients import patient_of
+
+HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
+SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
+"""What both tables call their columns."""
+DECIDED = ("helped", "harmed")
+"""Verdicts that say there is a difference."""
+SMALLEST_P = 0.0001
+"""Below it tables say so; the JSON has the number."""
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """One case: Dice of either side, mean over classes, and B - A; None where there is none."""
+
+    case: str
+    patient: str
+    a: float | None
+    b: float | None
+    difference: float | None
+    classes: dict[str, float | None]
+    """All there is per class and side, by the names that the columns of the CSV have."""
+
+
+@dataclass(frozen=True)
+class SurfaceComparison:
+    """HD95 in mm or NSD in [0, 1], described and not tested: Dice is what is tested.
+
+    Args:
+        metric: `HD95 [mm]`, of which less is better, or `NSD`.
+        mean_a: over a case's classes, a patient's cases, and patients. A class counts in HD95 where
+            both sides have it, in NSD where prediction or truth has it.
+        mean_b: likewise.
+        difference: mean of B - A over patients.
+        interval: of the difference.
+        undefined_a: classes of cases that one of A's prediction and the truth lacks.
+        undefined_b: likewise.
+    """
+
+    metric: str
+    mean_a: float | None
+    mean_b: float | None
+    difference: float | None
+    interval: Interval | None
+    undefined_a: int
+    undefined_b: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A; every number is over patients, and Dice is in [0, 1].
+
+    Args:
+        labels: of A and B.
+        folders: of A and B.
+        cases: how many have a score on both sides.
+        patients: how many they belong to.
+        mean_a: mean Dice over classes, then a patient's cases, then patients.
+        mean_b: likewise.
+        difference: mean of B - A over patients.
+        interval: of the difference; None for one patient.
+        p: of the signed-rank test; None where there is none.
+        p_holm: adjusted for the comparisons made together.
+        effect: matched-pairs rank-biserial correlation; positive where B is better.
+        better: patients whose Dice B raises; `equal` and `worse` likewise.
+        non_inferiority: of B to A.
+        rows: one per case.
+        surface: HD95 and NSD, where they were asked for.
+        leakage: why a network may have seen the cases it is scored on.
+        remarks: what else a reader must know.
+    """
+
+    labels: tuple[str, str]
+    folders: tuple[str, str]
+    cases: int
+    patients: int
+    mean_a: float
+    mean_b: float
+    difference: float
+    interval: Interval | None
+    p: float | None
+    p_holm: float | None
+    effect: float
+    better: int
+    equal: int
+    worse: int
+    non_inferiority: NonInferiority
+    rows: tuple[CaseRow, ...]
+    surface: tuple[SurfaceComparison, ...] = ()
+    leakage: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """Return `helped`, `harmed`, `no difference` or `too few patients`.
+
+        The interval decides, where it lies wholly above or below 0, of at least
+        `FEWEST_PATIENTS`. `no difference` says that none was found, not that there is none.
+        Bootstrap intervals of few patients are too narrow, so p is to be read along.
+        """
+        if self.patients < FEWEST_PATIENTS or self.interval is None:
+            return "too few patients"
+        if self.interval.low > 0:
+            return "helped"
+        return "harmed" if self.interval.high < 0 else "no difference"
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Comparisons made together.
+
+    Args:
+        comparisons: in the order asked for; their p values are adjusted for each other.
+        margin: of non-inferiority, in Dice.
+        seed: of the bootstrap.
+        tolerance: of NSD in mm; None without surfaces.
+        fisher: the combined p, where there are several comparisons of different patients.
+        remarks: of all of them.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    margin: float
+    seed: int
+    tolerance: float | None = None
+    fisher: float | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def compare_folders(
+    references: Sequence[Path],
+    others: Sequence[Path],
+    *,
+    patient_pattern: str | None = None,
+    margin: float = MARGIN,
+    seed: int = 0,
+    tolerance: float | None = None,
+    unrelated: bool = False,
+) -> Comparisons:
+    """Return every B against its A.
+
+    Args:
+        references: the A, one for all or one for each B; see `read_case_scores`.
+        others: the B.
+        patient_pattern: in place of the runs' own setting.
+        margin: of non-inferiority, in Dice.
+        seed: of the bootstrap.
+        tolerance: of NSD in mm; None leaves HD95 and NSD out.
+        unrelated: A is not meant as the network that B froze; else that is required.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: see `read_case_scores`, `require_frozen` and
+            `compare_scores`.
+    """
+    require_margin(margin)
+    if patient_pattern is not None:
+        _require_pattern(patient_pattern)
+    if len(references) not in (1, len(others)):
+        raise ValueError(
+            f"-a must be given once, or once for each -b; got {len(references)} -a and "
+            f"{len(others)} -b: leave some out"
+        )
+    paths = dict.fromkeys([*references, *others])
+    scores = {path: read_case_scores(path, tolerance=tolerance) for path in paths}
+    labels = [score.label for score in scores.values()]
+    if len(set(labels)) < len(labels):
+        scores = {p: dataclasses.replace(score, label=str(p)) for p, score in scores.items()}
+    compared = []
+    shared = len(references) == 1
+    for number, other in enumerate(others):
+        a, b = scores[references[0 if shared else number]], scores[other]
+        require_paired(a, b)
+        origin = ("A is not meant as the network that B froze (--unrelated)",)
+        remarks = origin if unrelated else require_frozen(a, b)
+        comparison = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
+        compared.append(dataclasses.replace(comparison, remarks=(*remarks, *comparison.remarks)))
+    return _together(compared, margin, seed, tolerance)
+
+
+def compare_scores(
+    a: CaseScores,
+    b: CaseScores,
+    *,
+    patient_pattern: str | None = None,
+    margin: float = MARGIN,
+    seed: int = 0,
+) -> Comparison:
+    """Return B against A, one difference per patient: the mean over its cases of B - A.
+
+    Args:
+        a: the reference.
+        b: what is compared to it.
+        patient_pattern: in place of the runs' own setting; without either a case is a patient.
+        margin: of non-inferiority, in Dice.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: other cases, classes or truths on one side; settings that disagree on the
+            patients; no case with a score on both sides.
+    """
+    require_paired(a, b)
+    pattern = _own_pattern(a, b) if patient_pattern is None else patient_pattern
+    pairs = {case: (a.dice[case], b.dice[case]) for case in sorted(a.dice)}
+    both = {c: (x, y) for c, (x, y) in pairs.items() if x is not None and y is not None}
+    if not both:
+        raise ValueError(
+            f"a comparison needs a case with a Dice on both sides; {a.label} and {b.label} have "
+            "none: name folders with some foreground"
+        )
+    means_a, _ = patient_means({case: x for case, (x, _) in both.items()}, pattern)
+    means_b, _ = patient_means({case: y for case, (_, y) in both.items()}, pattern)
+    differences, _ = patient_means({case: y - x for case, (x, y) in both.items()}, pattern)
+    values = [round(difference, DECIMALS) for difference in differences.values()]
+    interval, p = bootstrap_interval(values, seed), wilcoxon(values)
+    return Comparison(
+        labels=(a.label, b.label),
+        folders=(str(a.folder), str(b.folder)),
+        cases=len(both),
+        patients=len(values),
+        mean_a=_mean(means_a),
+        mean_b=_mean(means_b),
+        difference=_mean(differences),
+        interval=interval,
+        p=p,
+        p_holm=p,
+        effect=rank_biserial(values),
+        better=sum(value > 0 for value in values),
+        equal=sum(value == 0 for value in values),
+        worse=sum(value < 0 for value in values),
+        non_inferiority=non_inferiority(values, margin, seed),
+        rows=tuple(_row(case, patient_of(case, pattern), a, b) for case in pairs),
+        surface=_surfaces(a, b, pattern, seed),
+        leakage=tuple(dict.fromkeys((*_leakage(a), *_leakage(b)))),
+        remarks=(
+            *dict.fromkeys((*a.remarks, *b.remarks)),
+            *_remarks(a, b, pattern, sorted(pairs.keys() - both.keys()), interval, len(values)),
+        ),
+    )
+
+
+def require_paired(a: CaseScores, b: CaseScores) -> None:
+    """Check that both sides have the same cases, classes and truths.
+
+    Raises:
+        ValueError: they differ; the message names what is missing where.
+    """
+    for one, other in ((a, b), (b, a)):
+        if missing := one.dice.keys() - other.dice.keys():
+            raise ValueError(
+                f"both sides must have the same cases; {other.label} lacks {named(missing)} of "
+                f"{one.label}: validate or predict the same cases with both"
+            )
+    if a.classes != b.classes:
+        raise ValueError(
+            f"both sides must have the same classes; {a.label} has {', '.join(a.classes)} and "
+            f"{b.label} {', '.join(b.classes)}: evaluate both with one dataset.json"
+        )
+    if a.truth_voxels is None or b.truth_voxels is None:
+        return
+    if other_truth := [c for c, sizes in a.truth_voxels.items() if sizes != b.truth_voxels[c]]:
+        raise ValueError(
+            f"both sides must be scored against the same truth; {a.label} and {b.label} have "
+            f"others for {named(other_truth)}: evaluate both against one folder"
+        )
+
+
+def table(made: Comparisons) -> str:
+    """Return comparisons as text for a terminal."""
+    numbered = list(enumerate(made.comparisons, start=1))
+    head = ["", "patients", "cases", *HEAD, "not inferior", "verdict"]
+    lines = _aligned([head, *([f"{n}", *_cells(c), c.verdict] for n, c in numbered)])
+    surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
+    if surfaces:
+        lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])]
+    lines.append("")
+    for number, c in numbered:
+        lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
+        lines += [f"   {note}" for note in _notes(c)]
+    return "\n".join([*lines, "", *made.remarks, *_protocol(made).values()])
+
+
+def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path]:
+    """Write comparison.csv, comparison.json and comparison.tex, and return their paths.
+
+    The CSV has a line per comparison and case; cells without a value are empty. The JSON has
+    everything, null where there is no value. The LaTeX table needs the package booktabs.
+
+    Raises:
+        RuntimeError: the folder cannot be written to.
+    """
+    paths = (folder / "comparison.csv", folder / "comparison.json", folder / "comparison.tex")
+    write_text(paths[0], _csv(made))
+    write_json(paths[1], document(made))
+    write_text(paths[2], latex(made))
+    return paths
+
+
+def document(made: Comparisons) -> dict[str, Any]:
+    """Return comparisons as plain values for JSON, with what was done in words."""
+    compared = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in made.comparisons]
+    return {**dataclasses.asdict(made), "comparisons": compared, "protocol": _protocol(made)}
+
+
+def latex(made: Comparisons) -> str:
+    """Return comparisons as a LaTeX table; its caption says what was measured and how."""
+    sizes = (
+        f"{_counted(c.patients, 'patient')} ({_counted(c.cases, 'case')})" for c in made.comparisons
+    )
+    caption = " ".join([f"B against A; n = {'; '.join(sizes)}.", *_protocol(made).values()])
+    rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
+    surfaces = [[*c.labels, *_surface_cells(s)] for c in made.comparisons for s in c.surface]
+    notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{escaped(caption)}}}",
+        *tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
+        *(tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
+        *(rf"\par {escaped(note)}" for note in dict.fromkeys(notes)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(c: Comparison) -> list[str]:
+    return [*(f"LEAKAGE: {text}" for text in c.leakage), *c.remarks]
+
+
+def _together(
+    compared: Sequence[Comparison], margin: float, seed: int, tolerance: float | None
+) -> Comparisons:
+    """Return comparisons with their p values adjusted, and combined where that is allowed."""
+    known = [c.p for c in compared if c.p is not None]
+    adjusted = iter(holm(known))
+    comparisons = tuple(
+        _with_doubt(c if c.p is None else dataclasses.replace(c, p_holm=next(adjusted)))
+        for c in compared
+    )
+    fisher, remarks = None, tuple[str, ...]()
+    if len(compared) > 1:
+        patients = [{row.patient for row in c.rows} for c in compared]
+        left_out = "Fisher's combination is left out: "
+        if len(set().union(*patients)) < sum(map(len, patients)):
+            remarks = (f"{left_out}the comparisons share patients, so they are not independent.",)
+        elif len(known) < len(compared):
+            remarks = (f"{left_out}a comparison has no p.",)
+        else:
+            fisher = fisher_combination(known)
+    return Comparisons(comparisons, margin, seed, tolerance, fisher, remarks)
+
+
+def _with_doubt(c: Comparison) -> Comparison:
+    """Return a comparison with a remark where its interval decides and its test does not."""
+    if c.verdict not in DECIDED or c.p_holm is None or c.p_holm <= 1 - CONFIDENCE:
+        return c
+    doubt = (
+        f"the interval excludes 0, but the adjusted p is {_p(c.p_holm)}: too little to rely on; "
+        "score more patients"
+    )
+    return dataclasses.replace(c, remarks=(*c.remarks, doubt))
+
+
+def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
+    """Return what the runs' settings say of the patients."""
+    patterns = {
+        source.settings.patient_pattern: scores.label
+        for scores in (a, b)
+        for source in scores.sources
+        if source.settings is not None
+    }
+    if len(patterns) > 1:
+        found = " and ".join(f"{pattern!r} in {label}" for pattern, label in patterns.items())
+        raise ValueError(
+            f"the runs must agree on patient_pattern; it is {found}: say --patient-pattern"
+        )
+    return next(iter(patterns), None)
+
+
+def _require_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"--patient-pattern must be a regular expression; {pattern!r} is none ({error}): "
+            "correct it"
+        ) from error
+
+
+def _leakage(scores: CaseScores) -> Iterable[str]:
+    for source in scores.sources:
+        where = scores.label if source.fold is None else f"{scores.label}, {source.fold.name}"
+        if source.record is not None and source.record.leakage is not None:
+            yield f"{where}: the backbone {source.record.leakage}"
+        elif source.settings is not None and source.settings.allow_leakage:
+            yield f"{where}: allow_leakage is set, though no leak was found"
+
+
+def _remarks(
+    a: CaseScores,
+    b: CaseScores,
+    pattern: str | None,
+    left_out: Sequence[str],
+    interval: Interval | None,
+    patients: int,
+) -> Iterable[str]:
+    if pattern is None:
+        yield "every case counts as a patient, for no patient_pattern says otherwise"
+    else:
+        yield f"patients are the matches of {pattern!r} in the case ids"
+    if left_out:
+        yield (
+            f"left out, for one side has no foreground in prediction and truth: {named(left_out)}"
+        )
+    lopsided = [
+        case
+        for case, scores in a.per_class.items()
+        if any((v is None) is not (b.per_class[case].get(n) is None) for n, v in scores.items())
+    ]
+    if lopsided:
+        yield (
+            "a class that the truth lacks and one side predicts has a Dice (of 0) on that side "
+            f"only, so the means are over different classes in {named(lopsided)}"
+        )
+    if interval is not None and interval.method == "percentile":
+        yield "the interval is the percentile one, for BCa is degenerate here"
+    if interval is not None and interval.method == "constant":
+        yield "every patient has the same difference, so the interval is that one value"
+    if patients < FEWEST_PATIENTS:
+        yield (
+            f"{_counted(patients, 'patient')}: below {FEWEST_PATIENTS} a two-sided signed-rank "
+            "test cannot reach 0.05, and nothing is decided"
+        )
+
+
+def _row(case: str, patient: str, a: CaseScores, b: CaseScores) -> CaseRow:
+    x, y = a.dice[case], b.dice[case]
+    metrics = {"dice": (a.per_class, b.per_class), "hd95_mm": (a.hd95, b.hd95)}
+    metrics["nsd"] = (a.nsd, b.nsd)
+    classes = {
+        f"{metric}_{side}_{name}": per_class[case].get(name)
+        for metric, sides in metrics.items()
+        for name in a.classes
+        for side, per_class in zip("ab", sides, strict=True)
+        if per_class is not None
+    }
+    return CaseRow(case, patient, x, y, None if x is None or y is None else y - x, classes)
+
+
+def _surfaces(
+    a: CaseScores, b: CaseScores, pattern: str | None, seed: int
+) -> tuple[SurfaceComparison, ...]:
+    if a.hd95 is None or b.hd95 is None or a.nsd is None or b.nsd is None:
+        return ()
+    lacking = [sum(v is None for row in s.values() for v in row.values()) for s in (a.hd95, b.hd95)]
+    return (
+        _surface(
+            "HD95 [mm]", _defined(a.hd95, b.hd95), _defined(b.hd95, a.hd95), pattern, seed, lacking
+        ),
+        _surface("NSD", a.nsd, b.nsd, pattern, seed, lacking),
+    )
+
+
+def _defined(one: PerClass, other: PerClass) -> PerClass:
+    """Return the values of one side for the classes that have a value on both."""
+    return {
+        case: {n: v for n, v in row.items() if v is not None and other[case].get(n) is not None}
+        for case, row in one.items()
+    }
+
+
+def _surface(
+    metric: str,
+    a: PerClass,
+    b: PerClass,
+    pattern: str | None,
+    seed: int,
+    lacking: Sequence[int],
+) -> SurfaceComparison:
+    x, y = ({case: mean_of_present(row.values()) for case, row in s.items()} for s in (a, b))
+    both = {c: (x[c], y[c]) for c in x if x[c] is not None and y[c] is not None}
+    means_a, _ = patient_means({case: p for case, (p, _) in both.items()}, pattern)
+    means_b, _ = patient_means({case: q for case, (_, q) in both.items()}, pattern)
+    differences = {p: round(means_b[p] - means_a[p], DECIMALS) for p in means_a}
+    return SurfaceComparison(
+        metric,
+        mean_of_present(means_a.values()),
+        mean_of_present(means_b.values()),
+        mean_of_present(differences.values()),
+        bootstrap_interval(list(differences.values()), seed),
+        *lacking,
+    )
+
+
+def _protocol(made: Comparisons) -> dict[str, str]:
+    """Return what was done, in a sentence each."""
+    number = len(made.comparisons)
+    fisher = ""
+    if made.fisher is not None:
+        combined = _p(made.fisher)
+        fisher = f" Fisher's combination (some difference, either way): p = {combined}."
+    said = {
+        "unit": "Dice is the mean over foreground classes, then over a patient's cases, then over "
+        "patients; B - A is paired by patient.",
+        "interval": f"Interval: {CONFIDENCE:.0%} bootstrap of the mean over patients (BCa, "
+        f"{RESAMPLES} resamples, seed {made.seed}).",
+        "test": "p: two-sided Wilcoxon signed-rank test over patients, zeros after Pratt.",
+        "adjustment": f"Holm: adjusted for {_counted(number, 'comparison')}.{fisher}",
+        "effect": "Effect r: matched-pairs rank-biserial correlation, positive where B is better.",
+        "non_inferiority": f"Not inferior: the interval's lower end lies above -{made.margin:g} "
+        f"Dice, of at least {FEWEST_PATIENTS} patients.",
+    }
+    if made.tolerance is not None:
+        said["surface"] = (
+            "HD95: the larger of the two directed 95th percentiles, in mm, of the classes both "
+            f"sides have; NSD: at {made.tolerance:g} mm, 0 where a side lacks the class. Neither "
+            "is tested."
+        )
+    return said
+
+
+def _csv(made: Comparisons) -> str:
+    rows: list[dict[str, Any]] = [
+        {
+            "a": c.labels[0],
+            "b": c.labels[1],
+            "case": row.case,
+            "patient": row.patient,
+            "dice_a": row.a,
+            "dice_b": row.b,
+            "dice_difference": row.difference,
+            **row.classes,
+            "leakage": "; ".join(c.leakage),
+        }
+        for c in made.comparisons
+        for row in c.rows
+    ]
+    columns = dict.fromkeys(name for row in rows for name in row if name != "leakage")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns, "leakage"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cells(c: Comparison) -> list[str]:
+    """Return a comparison's numbers, from patients to non-inferiority, as both tables have them."""
+    return [
+        str(c.patients),
+        str(c.cases),
+        _score(c.mean_a),
+        _score(c.mean_b),
+        _signed(c.difference),
+        _interval(c.interval),
+        _p(c.p),
+        _p(c.p_holm),
+        f"{c.effect:+.2f}",
+        f"{c.better}/{c.equal}/{c.worse}",
+        "shown" if c.non_inferiority.shown else "not shown",
+    ]
+
+
+def _surface_cells(s: SurfaceComparison) -> list[str]:
+    return [
+        s.metric,
+        _score(s.mean_a),
+        _score(s.mean_b),
+        _signed(s.difference),
+        _interval(s.interval),
+        f"{s.undefined_a}, {s.undefined_b}",
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "none"
+    return f"[{_signed(interval.low)}, {_signed(interval.high)}]"
+
+
+def _score(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float | None) -> str:
+    return "none" if value is None else f"{value:+.4f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)

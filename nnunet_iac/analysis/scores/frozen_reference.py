@@ -1,0 +1,157 @@
+"""Whether a reference is the very network that a retrofit froze."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from nnunet_iac.analysis.scores.case_scores import CaseScores, Source
+from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
+from nnunet_iac.runs.records import BackboneRecord
+
+CONTINUED = "continued"
+"""The method of a control, which trains the frozen network on."""
+SAME_DICE = 1e-3
+"""How far a case's Dice may differ between two validations of one network."""
+
+
+class Side(NamedTuple):
+    """One fold of a side: `A` or `B`, its scores, and where they come from."""
+
+    name: str
+    scores: CaseScores
+    source: Source
+
+
+def require_frozen(a: CaseScores, b: CaseScores) -> tuple[str, ...]:
+    """Check that A and B stand on one frozen network, and return how that is known.
+
+    Of two runs with a record the frozen networks must have the same hash. Where one side has a
+    record and the other none, the other must be the frozen network: a checkpoint of its fold has
+    the recorded hash, or where its checkpoints are gone, every case has the Dice that the frozen
+    network had by itself. Folders without any record are not checked, which is returned, too.
+
+    Raises:
+        ValueError: it is another network, or its scores are another's; it cannot be known; the
+            folds differ; or a run's backbone did not stay as it was.
+    """
+    remarks = dict[str, None]()
+    for first, second in _pairs(a, b):
+        for side in (first, second):
+            _require_unchanged(side)
+        remarks |= dict.fromkeys(_origin(first, second))
+    return tuple(remarks)
+
+
+def _pairs(a: CaseScores, b: CaseScores) -> Iterable[tuple[Side, Side]]:
+    """Return the sources that belong together: by fold, or all with the only one of a side."""
+    if min(len(a.sources), len(b.sources)) <= 1:
+        return [(Side("A", a, x), Side("B", b, y)) for x in a.sources for y in b.sources]
+    of_a, of_b = ({_place(source): source for source in side.sources} for side in (a, b))
+    if of_a.keys() != of_b.keys():
+        raise ValueError(
+            f"both sides must have the same folds; {a.label} has {', '.join(sorted(of_a))} and "
+            f"{b.label} {', '.join(sorted(of_b))}: compare single folds"
+        )
+    return [(Side("A", a, of_a[fold]), Side("B", b, of_b[fold])) for fold in sorted(of_a)]
+
+
+def _require_unchanged(side: Side) -> None:
+    record = side.source.record
+    if record is None or side.source.method == CONTINUED or record.after is None:
+        return
+    if not record.unchanged:
+        raise ValueError(
+            f"a run's backbone must stay as it was; that of {side.scores.label}, "
+            f"{_place(side.source)}, has the hash {record.before[:12]} before and "
+            f"{record.after[:12]} after: run it again"
+        )
+
+
+def _origin(a: Side, b: Side) -> tuple[str, ...]:
+    """Return how it is known that both stand on one network."""
+    trained_on = tuple(
+        f"{side.name} is a control: the frozen network, trained on"
+        for side in (a, b)
+        if side.source.method == CONTINUED and not side.source.frozen
+    )
+    if a.source.record is None and b.source.record is None:
+        return (
+            "neither A nor B has the record of a run, so nothing says that A is the network that "
+            "B froze",
+        )
+    if a.source.record is None:
+        assert b.source.record is not None
+        return (*trained_on, *_stock_origin(a, b, b.source.record))
+    if b.source.record is None:
+        return (*trained_on, *_stock_origin(b, a, a.source.record))
+    if a.source.record.before != b.source.record.before:
+        found = " and ".join(
+            f"{side.scores.label} froze {record.path} ({record.before[:12]})"
+            for side, record in ((a, a.source.record), (b, b.source.record))
+        )
+        raise ValueError(
+            f"both sides must stand on the same frozen network; {found}: compare runs of one "
+            "backbone, or say --unrelated"
+        )
+    return (*trained_on, "A and B stand on one frozen network: their records have the same hash")
+
+
+def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, ...]:
+    """Return how it is known that a network without a record is the one a run froze."""
+    said = f"{stock.name} is the network that {run.name} froze"
+    known = (record.reference or {}).get("per_case", {})
+    worst, difference = _worst(stock.scores.dice, known)
+    agrees = difference is not None and difference <= SAME_DICE
+    differs = f"the Dice of {worst} differs by {difference or 0:.4f} from the frozen network's own"
+    instead = f"take {run.source.fold}/iac/reference, or say --unrelated"
+    folder = stock.source.fold
+    found = [] if folder is None else [n for n in (FINAL, BEST) if (folder / n).is_file()]
+    for name in found:
+        assert folder is not None
+        if tensors_hash(read_checkpoint(folder / name)["network_weights"]) != record.before:
+            continue
+        proof = f"{said}: its {name} has the recorded hash"
+        if difference is None or agrees:
+            return (proof,)
+        if name == found[0]:
+            return (proof, f"{stock.name} was validated under other circumstances: {differs}")
+        raise ValueError(
+            f"a reference must have the scores of the network that was frozen; {folder} holds it "
+            f"as {name}, but {differs}: validate that checkpoint (--val --val_best), {instead}"
+        )
+    if not found and agrees:
+        return (
+            f"{said}, to judge by the Dice: it is the frozen network's own within {SAME_DICE:g} "
+            "for every case; the checkpoints are not there to compare",
+        )
+    if found:
+        why = f"none of its {' and '.join(found)} has the recorded hash {record.before[:12]}"
+    elif difference is None:
+        why = "it has no checkpoints, and the record lacks the frozen network's own Dice"
+    else:
+        why = f"it has no checkpoints, and {differs}"
+    raise ValueError(
+        f"{stock.scores.label} must be the network that {run.scores.label} froze, {record.path}; "
+        f"{why}: name that one, {instead}"
+    )
+
+
+def _worst(
+    found: Mapping[str, float | None], known: Mapping[str, float | None]
+) -> tuple[str, float | None]:
+    """Return the case whose Dice differs most from the known one, and by how much.
+
+    Where only one of both has a Dice, that counts as 1; None where nothing is known.
+    """
+    differences = {}
+    for case, expected in known.items():
+        dice = found.get(case)
+        if dice is None or expected is None:
+            differences[case] = 0.0 if dice is expected else 1.0
+        else:
+            differences[case] = abs(dice - expected)
+    worst = max(differences, key=differences.__getitem__, default="")
+    return worst, differences.get(worst)
+
+
+def _place(source: Source) -> str:
+    return source.summary.parent.name if source.fold is None else source.fold.name

@@ -1,0 +1,1 @@
+"""What searches did: similarity, emergence, agreement, their figures, and their replay."""

@@ -1,0 +1,109 @@
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunet_iac.analysis.trajectories.agreement import (
+    chance,
+    mean_agreement,
+    operation_histogram,
+    pairwise_agreement,
+)
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.space import OPERATIONS
+
+FIRST = Genotype.from_codes([0, 0, 3, 3, -1, 1, 1, -1, -1, 2, 2, -1, -1, -1])
+# Same edges into nodes 2 and 3, one same edge into node 4, none into node 5: 2 + 2 + 1 + 0 edges.
+# Of these five, 0->2 and 0->3 carry another operation: three same choices.
+SECOND = Genotype.from_codes([5, 0, 6, 3, -1, 1, -1, -1, 1, -1, -1, 2, 2, -1])
+PARTS = ("choices", "edges")
+
+
+def test_operations_are_counted_over_all_cells():
+    histogram = operation_histogram([FIRST, SECOND])
+    # FIRST: identity, max and avg pool and sep 3x3 twice each. SECOND: 5 0 6 3 1 1 2 2.
+    expected = {0: 3, 1: 4, 2: 4, 3: 3, 4: 0, 5: 1, 6: 1}
+    assert histogram.counts == {OPERATIONS[o]: count for o, count in expected.items()}
+    assert list(histogram.counts) == list(OPERATIONS)
+    assert histogram.total == 16
+    assert histogram.parameter_free_share == 11 / 16
+
+
+def test_no_cells_have_no_share_of_operations_without_parameters():
+    histogram = operation_histogram([])
+    assert histogram.total == 0
+    assert histogram.parameter_free_share is None
+
+
+def test_agreement_of_two_cells_counts_their_same_choices_and_edges():
+    np.testing.assert_array_equal(pairwise_agreement([FIRST, SECOND]), [[1, 3 / 8], [3 / 8, 1]])
+    np.testing.assert_array_equal(
+        pairwise_agreement([FIRST, SECOND], "edges"), [[1, 5 / 8], [5 / 8, 1]]
+    )
+
+
+def test_agreement_of_no_cells_is_an_empty_matrix():
+    for part in PARTS:
+        assert pairwise_agreement([], part).shape == (0, 0)
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=6))
+def test_agreement_is_symmetric_and_cells_share_no_more_choices_than_edges(seeds):
+    cells = [_random_cell(np.random.default_rng(seed)) for seed in seeds]
+    choices, edges = (pairwise_agreement(cells, part) for part in PARTS)
+    np.testing.assert_array_equal(choices, choices.T)
+    np.testing.assert_array_equal(np.diag(choices), 1)
+    assert (choices <= edges).all()
+    assert (edges >= 2 / 8).all()  # Node 2 always keeps both.
+
+
+def test_mean_agreement_leaves_out_each_cell_with_itself():
+    found = mean_agreement([FIRST, SECOND, FIRST])
+    assert found.mean == pytest.approx((3 / 8 + 1 + 3 / 8) / 3)
+    assert found.pairs == 3
+
+
+@pytest.mark.parametrize("cells", [[], [FIRST]])
+def test_agreement_of_fewer_than_two_cells_is_refused(cells):
+    with pytest.raises(ValueError, match=f"at least two cells to compare; got {len(cells)}"):
+        mean_agreement(cells)
+
+
+def test_random_cells_agree_to_the_degree_computed_by_hand():
+    # Shared edges per node, 4/n for n = 2, 3, 4, 5: 2 + 4/3 + 1 + 4/5 = 77/15; by 8: 77/120. Their
+    # variances: 0 + 4/3 1/3 1/2 + 1/2 2/3 + 4/5 3/5 3/4 = 2/9 + 1/3 + 9/25 = 206/225; by 64.
+    assert chance("edges") == (Fraction(77, 120), Fraction(206, 225) / 64)
+    # One in seven operations is the same: 11/120. Variance: 206/225 / 49 + 77/15 * 6/49; by 64.
+    variance = (Fraction(206, 225) / 49 + Fraction(77, 15) * Fraction(6, 49)) / 64
+    assert chance("choices") == (Fraction(11, 120), variance)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_simulated_random_cells_agree_as_much_as_computed(part):
+    random = np.random.default_rng(0)
+    groups, cells = 1500, 4
+    means, singles = [], []
+    for _ in range(groups):
+        drawn = [_random_cell(random) for _ in range(cells)]
+        found = mean_agreement(drawn, part)
+        means.append(found.mean)
+        singles.append(pairwise_agreement(drawn[:2], part)[0, 1])
+    expected, variance = chance(part)
+    assert found.expected == float(expected)
+    # Four standard errors of the mean; a standard deviation's relative error is 1/sqrt(2 n).
+    assert np.mean(means) == pytest.approx(found.expected, abs=4 * found.deviation / groups**0.5)
+    assert np.std(means) == pytest.approx(found.deviation, rel=4 / math.sqrt(2 * groups))
+    assert np.var(singles) == pytest.approx(float(variance), rel=8 / math.sqrt(2 * groups))
+
+
+def _random_cell(random):
+    """Return a cell drawn uniformly: two of each node's incoming edges, any operation on each."""
+    codes = []
+    for node in (2, 3, 4, 5):
+        into = np.full(node, -1)
+        into[random.choice(node, 2, replace=False)] = random.integers(0, 7, 2)
+        codes += into.tolist()
+    return Genotype.from_codes(codes)

@@ -1,0 +1,285 @@
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from filelock import FileLock
+from searched_folders import BETTER, FROZEN, SETTINGS, WORSE, write_searched_run
+
+from nnunet_iac.analysis.report.captions import CAPTIONS
+from nnunet_iac.analysis.report.document import make_report, read_runs, write_report
+from nnunet_iac.analysis.report.run import read_run
+from nnunet_iac.cli import main
+from nnunet_iac.runs.fold import LOCK, held
+from nnunet_iac.search.health import HealthEvent
+from nnunet_iac.search.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return the report of five folds of both searches and a control."""
+    results = tmp_path_factory.mktemp("results")
+    cases = {fold: {f"{case}_{fold}": d for case, d in FROZEN.items()} for fold in range(5)}
+    for fold, frozen in cases.items():
+        same = {"fold": fold, "reference": frozen, "frozen": f"hash{fold}"}
+        write_searched_run(results, **same, dice={c: d + 0.02 for c, d in frozen.items()})
+        full = Settings(**{**vars(SETTINGS), "search_epochs": 40})
+        write_searched_run(
+            results,
+            **same,
+            method="IAC",
+            settings=full,
+            dice={c: d + 0.01 for c, d in frozen.items()},
+        )
+        write_searched_run(
+            results, **same, method="continued", dice={c: d + 0.03 for c, d in frozen.items()}
+        )
+    folder = tmp_path_factory.mktemp("report")
+    write_report([results], folder, paper=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return (written / "index.html").read_text()
+
+
+def _of_one(tmp_path, **run):
+    """Return the report of one run, its figures not drawn."""
+    return make_report(read_runs([write_searched_run(tmp_path, **run)]))
+
+
+def _said(report):
+    """Return what its sections say in tables."""
+    rows = (row for section in report.sections for table in section.tables for row in table.rows)
+    return [" ".join(row) for row in rows]
+
+
+def test_first_sentence_names_every_opponent_and_the_advice(page):
+    sentences = re.findall(r'<p class="verdict">(.*?)</p>', page)
+    accelerated = next(s for s in sentences if s.startswith("IAC-LTH"))
+    assert "The cells helped: +0.020" in accelerated
+    assert "60 patients" in accelerated
+    assert "but the cells are worse than the U-Net trained on" in accelerated
+    assert accelerated.endswith("keep your backbone, and train it on if it is to improve.")
+
+
+def test_cells_without_a_control_are_not_advised(tmp_path):
+    (verdict,) = _of_one(tmp_path, dice=BETTER).verdicts
+    assert verdict.startswith("The cells helped: +0.022 (95 % interval 0.021 to 0.023)")
+    assert verdict.endswith("train a control before you decide.")
+
+
+def test_cells_that_harm_keep_the_backbone(tmp_path):
+    (verdict,) = _of_one(tmp_path, dice=WORSE).verdicts
+    assert verdict.startswith("The cells harmed: \N{MINUS SIGN}0.022")
+    assert verdict.endswith("keep your backbone.")
+
+
+def test_page_is_one_file_that_needs_no_network(page):
+    addresses = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            addresses.extend(v for k, v in attributes if k in ("src", "href", "xlink:href") and v)
+
+    Parser().feed(page)
+    assert addresses
+    assert all(re.match(r"#|data:", address) for address in addresses)
+    assert "@import" not in page
+    assert "url(http" not in page
+    assert len(page) < 5e6
+
+
+def test_identifiers_on_the_page_are_unique(page):
+    names = re.findall(r'\bid="([^"]+)"', page)
+    assert len(names) == len(set(names))
+
+
+def test_strange_text_is_escaped(page):
+    assert "a <small> processor" not in page
+    assert "a &lt;small&gt; processor" in page
+
+
+def test_every_svg_of_the_page_is_well_formed(page):
+    drawings = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(drawings) > 10
+    for drawing in drawings:
+        ElementTree.fromstring(drawing)
+
+
+def test_markdown_names_only_files_that_were_written(written):
+    text = (written / "report.md").read_text()
+    named = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(named) > 10
+    assert all((written / name).is_file() for name in named)
+
+
+def test_numbers_name_every_other_file(written):
+    listed = json.loads((written / "report.json").read_text())["files"]
+    present = {
+        path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()
+    }
+    assert set(listed) == present - {"index.html", "report.md", "report.json"}
+
+
+def test_numbers_hold_every_comparison(written):
+    numbers = json.loads((written / "report.json").read_text())
+    made = {(c["cells"], c["against"]): c for c in numbers["comparisons"]}
+    assert set(made) == {
+        ("IAC-LTH", "the frozen U-Net"),
+        ("IAC-LTH", "the U-Net trained on"),
+        ("IAC-LTH", "the full search"),
+        ("IAC", "the frozen U-Net"),
+        ("IAC", "the U-Net trained on"),
+    }
+    assert made["IAC-LTH", "the full search"]["difference"] == pytest.approx(0.01)
+    assert made["IAC", "the frozen U-Net"]["patients"] == 60
+
+
+def test_report_in_a_used_folder_removes_what_it_no_longer_has(tmp_path):
+    results, folder = tmp_path / "results", tmp_path / "report"
+    first = write_searched_run(results, fold=0)
+    write_searched_run(results, fold=1, frozen="d4", reference=FROZEN)
+    write_report([results], folder)
+    own = folder / "figures" / "mine.png"
+    own.write_bytes(b"kept")
+    assert (folder / "figures" / "agreement.png").is_file()
+    write_report([first], folder)
+    assert not (folder / "figures" / "agreement.png").exists()
+    assert own.read_bytes() == b"kept"
+
+
+def test_run_in_its_warmup_has_a_page(tmp_path):
+    fold = write_searched_run(tmp_path / "results", dice=None, epochs=2)
+    page = write_report([fold], tmp_path / "report").read_text()
+    assert "Nothing can be said yet of what these cells are worth: interrupted" in page
+    assert "No cell yet" in page
+
+
+def test_run_before_its_first_epoch_has_a_page(tmp_path):
+    fold = write_searched_run(tmp_path / "results", dice=None, epochs=2)
+    (fold / "iac" / "trajectory.npz").unlink()
+    page = write_report([fold], tmp_path / "report").read_text()
+    assert "Nothing can be said yet" in page
+
+
+def test_run_that_a_process_works_on_is_in_progress(tmp_path):
+    fold = write_searched_run(tmp_path, dice=None, epochs=2)
+    with held(FileLock(fold / LOCK)):
+        (alarm,) = make_report(read_runs([fold])).alarms
+    assert "in progress after epoch 2" in alarm
+    (alarm,) = make_report(read_runs([fold])).alarms
+    assert "interrupted after epoch 2" in alarm
+
+
+def test_collapsed_search_is_an_alarm(tmp_path):
+    (alarm,) = _of_one(tmp_path, collapsed=True).alarms
+    assert re.search(r"the search has collapsed, \d+\s% of the cell", alarm)
+
+
+def test_leakage_and_an_unproven_backbone_are_alarms(tmp_path):
+    fold = write_searched_run(tmp_path, leakage="it saw case_01 in training")
+    file = fold / "iac" / "backbone.json"
+    file.write_text(file.read_text().replace('"after": "a1b2c3"', '"after": "ffffff"'))
+    unproven, leakage = make_report(read_runs([fold])).alarms
+    assert "not proven unchanged" in unproven
+    assert "it saw case_01 in training" in leakage
+
+
+def test_what_the_watch_noticed_is_listed(tmp_path):
+    event = HealthEvent(7, "plateau", None, "the loss does not fall")
+    assert any("the loss does not fall" in row for row in _said(_of_one(tmp_path, health=(event,))))
+
+
+def test_settings_that_differ_name_their_runs(tmp_path):
+    write_searched_run(tmp_path)
+    write_searched_run(tmp_path, settings=replace(SETTINGS, seed=3), plans="nnUNetPlans_3")
+    said = _said(make_report(read_runs([tmp_path])))
+    assert "seed 3 (IAC-LTH, nnUNetPlans_3, fold 0); 0 (IAC-LTH, nnUNetPlans, fold 0) 0" in said
+
+
+def test_seeds_are_averaged_per_case_before_they_are_tested(tmp_path):
+    for seed, gain in ((0, 0.02), (1, 0.04)):
+        dice = {case: value + gain for case, value in FROZEN.items()}
+        write_searched_run(
+            tmp_path, settings=replace(SETTINGS, seed=seed), plans=f"seed{seed}", dice=dice
+        )
+    (question,) = make_report(read_runs([tmp_path])).questions
+    assert question.comparison.patients == len(FROZEN)
+    assert question.comparison.difference == pytest.approx(0.03)
+
+
+def test_control_of_another_length_is_not_called_equal(tmp_path):
+    write_searched_run(tmp_path, dice=BETTER)
+    write_searched_run(
+        tmp_path, method="continued", dice=FROZEN, settings=replace(SETTINGS, finetune_epochs=2)
+    )
+    (verdict,) = make_report(read_runs([tmp_path])).verdicts
+    assert "better than the U-Net trained on for 2 epochs instead of" in verdict
+    assert verdict.endswith("promising, but train the controls for as long before you decide.")
+
+
+def test_cells_that_beat_a_control_at_equal_budget_are_advised(tmp_path):
+    run = read_run(write_searched_run(tmp_path, dice=BETTER))
+    longer = replace(SETTINGS, finetune_epochs=run.epochs)
+    write_searched_run(tmp_path, method="continued", dice=FROZEN, settings=longer)
+    (verdict,) = make_report(read_runs([tmp_path])).verdicts
+    assert "the cells are better than the U-Net trained on for as long" in verdict
+    assert verdict.endswith("use the retrofit.")
+
+
+def test_few_patients_are_not_enough(tmp_path):
+    few = dict(list(FROZEN.items())[:5])
+    dice = {case: value + 0.02 for case, value in few.items()}
+    (verdict,) = _of_one(tmp_path, dice=dice, reference=few).verdicts
+    assert verdict.startswith("Too few patients to tell (5 patients)")
+    assert "keep your backbone until then" in verdict
+
+
+def test_controls_beside_a_run_are_taken_in(tmp_path):
+    results = tmp_path / "results"
+    fold = write_searched_run(results)
+    write_searched_run(results, method="continued", dice=FROZEN)
+    write_searched_run(results, method="continued", plans="other", dice=FROZEN, frozen="zzz")
+    runs = read_runs([fold])
+    assert [run.method for run in runs] == ["IAC-LTH", "continued"]
+
+
+def test_controls_alone_are_refused(tmp_path):
+    write_searched_run(tmp_path, method="continued")
+    with pytest.raises(ValueError, match="all runs given are controls"):
+        make_report(read_runs([tmp_path]))
+
+
+def test_folder_without_a_run_is_refused_by_name(tmp_path, capsys):
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "report")]) == 2
+    assert f"there is none in {tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_command_writes_the_papers_tables_on_demand(tmp_path, capsys):
+    fold = write_searched_run(tmp_path / "results")
+    assert main(["report", str(fold), "-o", str(tmp_path / "report"), "--paper"]) == 0
+    assert "index.html" in capsys.readouterr().out
+    assert (tmp_path / "report" / "paper" / "table1.tex").is_file()
+
+
+def test_paper_has_five_tables_and_six_figures(written):
+    paper = written / "paper"
+    for number in range(1, 6):
+        assert r"\toprule" in (paper / f"table{number}.tex").read_text()
+    for number in range(2, 8):
+        assert (paper / f"figure{number}.png").is_file()
+        ElementTree.parse(paper / f"figure{number}.svg")
+    rows = (paper / "table5.csv").read_text().splitlines()
+    # 40 epochs: 3 of 1.5 s, 37 of 2 s = 78.5 s = 1.3 min.
+    assert rows[1].startswith("Dataset004_Hippocampus,yes,1.3,40,")
+
+
+def test_every_caption_is_two_or_three_sentences():
+    for name, caption in CAPTIONS.items():
+        sentences = re.findall(r"[.](?:\s|$)", caption)
+        assert len(sentences) in (2, 3), name
