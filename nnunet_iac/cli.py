@@ -176,10 +176,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(arguments: argparse.Namespace) -> int:
     from nnunet_iac.analysis.report.demo import write_demo_report
+    from nnunet_iac.analysis.report.document import write_report
     from nnunet_iac.host.demo import run_demo
 
     summary = run_demo(arguments.o, arguments.device, lambda line: print(line, flush=True))
-    print(f"report: {write_demo_report(arguments.o, summary)}")
+    page = write_demo_report(arguments.o, summary)
+    own = write_report([arguments.o / summary["run_folder"]], page.parent / "run")
+    print(f"report: {page}\nreport of the run alone: {own}")
     return 0
 
 

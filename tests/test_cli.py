@@ -3,6 +3,7 @@ import torch
 
 import nnunet_iac
 from nnunet_iac.analysis.report import demo as demo_report
+from nnunet_iac.analysis.report import document
 from nnunet_iac.cli import main
 from nnunet_iac.host import demo, doctor
 from nnunet_iac.host.trainer_lookup import trainers_dir
@@ -180,16 +181,24 @@ def test_demo_runs_on_the_given_device_and_reports_into_its_folder(monkeypatch, 
     def run_demo(folder, device, report):
         report("[1/6] a stage")
         calls.append((folder, device))
-        return {"iac_dice": 0.8}
+        return {"run_folder": "results/fold_0/iac"}
 
     def write_demo_report(folder, summary):
         calls.append((folder, summary))
         return folder / "report" / "index.html"
 
+    def write_report(paths, folder):
+        calls.append((paths, folder))
+        return folder / "index.html"
+
     monkeypatch.setattr(demo, "run_demo", run_demo)
     monkeypatch.setattr(demo_report, "write_demo_report", write_demo_report)
+    monkeypatch.setattr(document, "write_report", write_report)
     assert main(["demo", "-o", str(tmp_path), "-device", "cpu"]) == 0
-    assert calls == [(tmp_path, "cpu"), (tmp_path, {"iac_dice": 0.8})]
+    run = tmp_path / "results" / "fold_0" / "iac"
+    assert calls[0] == (tmp_path, "cpu")
+    assert calls[1] == (tmp_path, {"run_folder": "results/fold_0/iac"})
+    assert calls[2] == ([run], tmp_path / "report" / "run")
     printed = capsys.readouterr().out
     assert "[1/6] a stage" in printed
     assert str(tmp_path / "report" / "index.html") in printed

@@ -231,6 +231,31 @@ def test_cells_that_beat_a_control_at_equal_budget_are_advised(tmp_path):
     assert verdict.endswith("use the retrofit.")
 
 
+def test_run_of_all_cases_is_left_out_of_the_scores(tmp_path):
+    fold = write_searched_run(tmp_path)
+    fold.rename(fold.with_name("fold_all"))
+    report = make_report(read_runs([tmp_path]))
+    assert report.questions == ()
+    assert "validated on the cases it learned from" in report.alarms[0]
+    assert "Nothing can be said yet" in report.verdicts[0]
+
+
+def test_folder_of_the_report_that_is_a_file_is_refused(tmp_path, capsys):
+    fold, taken = write_searched_run(tmp_path / "results"), tmp_path / "taken"
+    taken.write_text("mine")
+    assert main(["report", str(fold), "-o", str(taken)]) == 2
+    assert str(taken) in capsys.readouterr().err
+    assert taken.read_text() == "mine"
+
+
+def test_damaged_record_is_refused_by_name(tmp_path, capsys):
+    fold = write_searched_run(tmp_path / "results")
+    (fold / "iac" / "trajectory.npz").write_bytes(b"PK damaged")
+    assert main(["report", str(fold), "-o", str(tmp_path / "report")]) == 2
+    assert "trajectory.npz must hold a trajectory" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
 def test_few_patients_are_not_enough(tmp_path):
     few = dict(list(FROZEN.items())[:5])
     dice = {case: value + 0.02 for case, value in few.items()}

@@ -51,6 +51,14 @@ def test_the_demos_report_is_one_file_without_a_network(demo: Path) -> None:
     assert page.count("<svg") >= 1
 
 
+def test_the_demo_reports_its_run_with_the_control_beside_it(demo: Path) -> None:
+    numbers = json.loads((demo / "report" / "run" / "report.json").read_text())
+    assert [run["method"] for run in numbers["runs"]] == ["IAC-LTH", "continued"]
+    assert {made["against"] for made in numbers["comparisons"] if made["equal_budget"]} == {
+        "the U-Net trained on"
+    }
+
+
 def test_a_second_demo_finds_everything_done(demo: Path) -> None:
     before = (demo / "summary.json").read_text()
     assert _demo(demo).count("done before") == 6

@@ -48,6 +48,11 @@ CAPTIONS = {
         "As above, at the epoch since which the operation stayed among the best to the end. It is "
         "the stricter reading: being first once is not yet being chosen."
     ),
+    "emergence_table": (
+        "The epochs behind the figures of emergence: that of the first appearance among the best "
+        "three, two or one, and that since which it lasted. For a node they are those of its pair "
+        "of edges."
+    ),
     "difficulty": (
         "Each row is an edge, each dot a search, at the epoch after the warm-up in which the "
         "edge's final operation first came first. Edges at the top take longest to decide."

@@ -43,7 +43,7 @@ def case_overlays(questions: Sequence[Question]) -> tuple[tuple[CaseOverlay, ...
     rows = [row for row in question.comparison.rows if row.difference is not None]
     rows.sort(key=lambda row: row.difference or 0.0)
     shown = [rows[i] for i in sorted({0, len(rows) // 2, len(rows) - 1})]
-    made = [_overlay(row, question.group.finished) for row in shown]
+    made = [_overlay(row, question.group.scored) for row in shown]
     found = tuple(overlay for overlay in made if overlay is not None)
     absent = (
         ""

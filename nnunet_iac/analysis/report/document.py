@@ -19,9 +19,10 @@ from nnunet_iac.analysis.report.summary import alarms, cost, found, verdicts
 from nnunet_iac.analysis.scores.comparison import Comparisons, write_comparisons
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
-from nnunet_iac.runs.cell_picture import cell_svg
+from nnunet_iac.runs.cell_picture import cell_svg, draw_cell
 
 PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "report.json"
+CELL = "cell.png"
 FIGURES, TABLES, PAPER = "figures", "tables", "paper"
 OWN = tuple(f"{name}/" for name in (FIGURES, TABLES, PAPER))
 
@@ -181,6 +182,10 @@ def _write_tables(report: Report, folder: Path, margin: float, seed: int) -> lis
 def _write_figures(report: Report, folder: Path) -> list[Path]:
     pictures = (picture for section in report.sections for picture in section.pictures)
     paths = [write_png(picture, folder) for picture in pictures]
+    found = next((run for _, run in report.retrofits if run.genotype is not None), None)
+    if found is not None and found.genotype is not None:
+        paths.append(folder / CELL)
+        draw_cell(found.genotype, paths[-1], found.settings.output_nodes)
     for overlay in report.overlays:
         for side, png in overlay.pictures.items():
             paths.append(folder / f"{overlay.name}_{side}.png")

@@ -37,9 +37,9 @@ class Group:
         return self.runs[0].method
 
     @property
-    def finished(self) -> tuple[Run, ...]:
-        """The runs that were validated."""
-        return tuple(run for run in self.runs if run.finished)
+    def scored(self) -> tuple[Run, ...]:
+        """The runs that were validated on cases held out."""
+        return tuple(run for run in self.runs if run.scores is not None)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> tupl
     others = [group for group in groups(runs) if group.method != "IAC-LTH"]
     questions = []
     for group in groups(retrofits):
-        own = [run for run in group.finished if run.reference is not None]
+        own = [run for run in group.scored if run.reference is not None]
         references = [run.reference for run in own if run.reference is not None]
         if own:
             name = "the frozen U-Net"
@@ -217,10 +217,10 @@ def _number(value: float) -> str:
 def _against(group: Group, other: Group, margin: float, seed: int) -> list[Question]:
     """Return the comparison with another group, over the folds both have, if there are any."""
     own, theirs, scores = [], [], []
-    for run in group.finished:
+    for run in group.scored:
         matching = [
             candidate
-            for candidate in other.finished
+            for candidate in other.scored
             if _place(candidate) == _place(run) and candidate.backbone.before == run.backbone.before
         ]
         for match in matching:

@@ -204,7 +204,7 @@ def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table
         bare = NO_AUGMENTATION in str(run.cost.run["trainer"])
         return run.dataset, "no" if bare else "yes"
 
-    searched = [run for run in runs if run.finished and run.method in (FULL, ACCELERATED)]
+    searched = [run for run in runs if run.validated and run.method in (FULL, ACCELERATED)]
     rows = []
     for at in dict.fromkeys(key(run) for run in searched):
         cells: list[str] = []

@@ -4,7 +4,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
+from nnunet_iac.analysis.scores.case_scores import (
+    FOLD_ALL,
+    SUMMARY,
+    VALIDATION,
+    CaseScores,
+    read_case_scores,
+)
 from nnunet_iac.runs.fold import in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord, CostRecord, Trajectory
@@ -30,7 +36,8 @@ class Run:
         events: all prunes so far.
         health: what was noticed so far.
         genotype: the found cell, once there is one.
-        scores: of nnU-Net's final validation, once there is one.
+        validated: whether nnU-Net's final validation is there.
+        scores: of that validation; none for `fold_all`, which is validated on what it learned.
         reference: of the frozen network on the same cases, once there are some.
         busy: whether a process is at work on it.
     """
@@ -43,6 +50,7 @@ class Run:
     events: tuple[PruningEvent, ...]
     health: tuple[HealthEvent, ...]
     genotype: Genotype | None
+    validated: bool
     scores: CaseScores | None
     reference: CaseScores | None
     busy: bool
@@ -103,11 +111,6 @@ class Run:
         return self._seconds(*self.cost.phases)
 
     @property
-    def finished(self) -> bool:
-        """Whether its final validation is there."""
-        return self.scores is not None
-
-    @property
     def collapsed(self) -> bool:
         """Whether most operations of the found cell have no parameters."""
         return self.genotype is not None and parameter_free_share(self.genotype) > COLLAPSE_SHARE
@@ -115,7 +118,7 @@ class Run:
     @property
     def stage(self) -> str:
         """How far it came, in words."""
-        if self.finished:
+        if self.validated:
             return "finished"
         where = f"after epoch {self.epochs}" if self.epochs else "before its first epoch ended"
         return f"{'in progress' if self.busy else 'interrupted'} {where}"
@@ -142,7 +145,6 @@ def read_run(fold_folder: Path) -> Run:
                 "first epoch, restore the file, or leave this run out"
             )
     searched = record.trajectory_file.is_file()
-    reference = record.reference_folder
     return Run(
         fold_folder=fold_folder,
         settings=record.read_settings(),
@@ -152,15 +154,20 @@ def read_run(fold_folder: Path) -> Run:
         events=record.read_events() if record.events_file.is_file() else (),
         health=record.read_health(),
         genotype=record.read_genotype() if record.genotype_file.is_file() else None,
+        validated=_validated(fold_folder),
         scores=_scores(fold_folder),
-        reference=_scores(reference),
+        reference=_scores(record.reference_folder),
         busy=in_use(fold_folder),
     )
 
 
+def _validated(folder: Path) -> bool:
+    return (folder / VALIDATION / SUMMARY).is_file()
+
+
 def _scores(folder: Path) -> CaseScores | None:
-    """Return what nnU-Net's final validation wrote, or None before it."""
-    if not (folder / "validation" / "summary.json").is_file():
+    """Return what nnU-Net's final validation wrote of held-out cases, or None before it."""
+    if not _validated(folder) or FOLD_ALL in folder.parts:
         return None
     return read_case_scores(folder)
 

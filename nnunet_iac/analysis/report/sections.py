@@ -13,6 +13,12 @@ from nnunet_iac.analysis.report.page import duration
 from nnunet_iac.analysis.report.parts import Picture, Section, Table
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.report.summary import Searches
+from nnunet_iac.analysis.trajectories.emergence import (
+    TOPS,
+    Emergence,
+    edge_emergence,
+    node_emergence,
+)
 from nnunet_iac.analysis.trajectories.figures import (
     agreement_figure,
     convergence_figure,
@@ -24,6 +30,7 @@ from nnunet_iac.analysis.trajectories.figures import (
     pruning_figure,
     similarity_figure,
 )
+from nnunet_iac.runs.cell_picture import operation_label
 from nnunet_iac.search.settings import Settings
 
 
@@ -40,7 +47,12 @@ def sections(
     searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
     made = [
         Section("scores", "What the cells are worth", *_scores(questions)),
-        Section("search", "What the search did", pictures=tuple(_search_pictures(searched))),
+        Section(
+            "search",
+            "What the search did",
+            tables=_emergence_tables(searched),
+            pictures=tuple(_search_pictures(searched)),
+        ),
         Section("agreement", "What was chosen", pictures=tuple(_choice_pictures(retrofits))),
         Section("cost", "What it cost", tables=(_cost_table(named),)),
         Section("settings", "Settings", tables=_settings_tables(retrofits)),
@@ -147,6 +159,27 @@ def _search_pictures(searched: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
             yield _picture(name, title, partial(draw, group.runs), number, of)
 
 
+def _emergence_tables(searched: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
+    """Return when every edge's final operation emerged, and every node's pair of edges."""
+    rows = []
+    for name, run in searched:
+        for found in edge_emergence(run):
+            edge = f"v{found.edge.source} to v{found.edge.target}"
+            moments = [_moments(found.top[k]) for k in TOPS]
+            rows.append((name, edge, operation_label(found.operation), *moments))
+        for node in node_emergence(run):
+            edges = " and ".join(f"v{edge.source}" for edge in node.edges)
+            rows.append((name, f"into v{node.node}", edges, "", "", _moments(node.pair)))
+    head = ("run", "edge", "final operation, or edges", *(f"top {k}" for k in TOPS))
+    return (Table("emergence", CAPTIONS["emergence_table"], head, tuple(rows), folded=True),)
+
+
+def _moments(emergence: Emergence) -> str:
+    """Return the epoch of the first appearance and that of the lasting one."""
+    never = "never"
+    return f"{emergence.first or never} / {emergence.since or never}"
+
+
 def _choice_pictures(retrofits: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
     found = [(name, run.genotype) for name, run in retrofits if run.genotype is not None]
     if not found:
@@ -202,12 +235,12 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
 
 def _speed_up(run: Run, others: Searches) -> str:
     """Return how much less time an accelerated search took than the full one of its fold."""
-    if run.method != "IAC-LTH" or not run.finished:
+    if run.method != "IAC-LTH" or not run.validated:
         return ""
     full = [
         other.search_seconds
         for other in others
-        if other.method == "IAC" and other.finished
+        if other.method == "IAC" and other.validated
         if (other.dataset, other.configuration, other.fold)
         == (run.dataset, run.configuration, run.fold)
         and other.backbone.before == run.backbone.before

@@ -26,7 +26,7 @@ def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
     for name, run in named:
         if run.is_control:
             continue
-        if run.finished and not run.backbone.unchanged:
+        if run.validated and not run.backbone.unchanged:
             raised.append(f"{name}: the backbone is not proven unchanged, so this is no retrofit.")
         if run.backbone.leakage:
             raised.append(f"{name}: {run.backbone.leakage}.")
@@ -36,8 +36,13 @@ def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
                 f"{name}: the search has collapsed, {share} of the cell's operations have no "
                 "parameters."
             )
-        if not run.finished:
+        if not run.validated:
             raised.append(f"{name}: {run.stage}; it is left out of all scores.")
+        elif run.scores is None:
+            raised.append(
+                f"{name}: it was validated on the cases it learned from, so it is left out of all "
+                "scores."
+            )
     return tuple(raised)
 
 
