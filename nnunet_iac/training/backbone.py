@@ -1,6 +1,5 @@
 """The user's trained U-Net: where it is found, what it must fulfil, and the proof it stays."""
 
-import hashlib
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -224,16 +223,6 @@ def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> st
     if held_out and seen:
         return f"was trained on another split: {min(seen)} was not among its validation cases"
     return None
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of tensors, in order of name."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:

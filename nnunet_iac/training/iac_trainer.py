@@ -1,9 +1,7 @@
 """The diary of a retrofit: nnU-Net's hooks, translated into calls on the phases."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,17 +12,13 @@ from torch.optim import Optimizer
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.surgery import require_supported
-from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION, settings_of
-from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.patients import halves
 from nnunet_iac.search.space import EDGES, Edge
-from nnunet_iac.training.backbone import tensors_hash
-from nnunet_iac.training.continuation import require_own_record
-from nnunet_iac.training.cost import network_cost
-from nnunet_iac.training.distributed import bare, ranks, require_same_on_all_ranks, wrapped
+from nnunet_iac.training.distributed import bare, require_same_on_all_ranks, wrapped
 from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, drawn, finish
 from nnunet_iac.training.methods import Method
 from nnunet_iac.training.optimisation import (
@@ -34,9 +28,12 @@ from nnunet_iac.training.optimisation import (
     search_optimiser,
     step,
 )
-from nnunet_iac.training.phases import Phase, Phases
+from nnunet_iac.training.phases import Phases
+from nnunet_iac.training.progress import Progress, search_progress
+from nnunet_iac.training.record import Phase
 from nnunet_iac.training.reference import validate_reference
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+from nnunet_iac.training.scalars import search_scalars
 from nnunet_iac.training.siblings import require_same_structure
 
 STEPS_A_SCALER_MAY_LEAVE_OUT = 50
@@ -49,7 +46,7 @@ class IACTrainer(RetrofitTrainer):
     Deviates from nnUNetTrainer: the network is an `IACUNet` whose backbone never changes; several
     phases with their own optimisers follow one another in one run; `checkpoint_best.pth` is
     written while finetuning only; the final validation also scores the frozen backbone by itself.
-    `fold_X/iac` holds the run's record.
+    The learning rate that nnU-Net logs and draws is the weights'; that of alpha and beta is fixed.
     """
 
     method: ClassVar[Method]
@@ -63,13 +60,12 @@ class IACTrainer(RetrofitTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        # The first rank keeps the record; the others write theirs where nobody looks.
-        self._spare = TemporaryDirectory() if self.local_rank else None
-        fold_folder = self._spare.name if self._spare else self.output_folder
-        self.phases = Phases(
-            self.settings, self.method, RunFolder.of_fold(fold_folder), self.print_to_log_file
+        self.record = self.phases = Phases(
+            self.settings, self.method, self.record_folder, self.print_to_log_file
         )
         self.num_epochs = self.phases.num_epochs
+        if self.method.searches:
+            self.initial_lr, self.weight_decay = self.settings.weights_lr, 0.0
         self.architecture_optimizer: Optimizer | None = None
         self.genotype_leakage: str | None = None
         self._half: int | None = None
@@ -109,50 +105,38 @@ class IACTrainer(RetrofitTrainer):
     def start_run(self) -> None:
         """Freeze the backbone, begin the record and give the cells their first weights."""
         require_same_structure(Path(self.output_folder), self.settings)
-        split = self._split()
+        split = self.split()
         network = self.stock_network()
         backbone = self.find_backbone(network)
         genotype = self.given_genotype()
         network.load_state_dict(backbone.weights)
         self.unet.load_state_dict(backbone.weights, strict=False)
-        record = BackboneRecord(
-            path=str(backbone.path),
-            trainer=backbone.trainer,
-            fold=backbone.fold,
-            before=tensors_hash(backbone.weights),
-            leakage="; ".join(filter(None, (backbone.leakage, self.genotype_leakage))) or None,
-        )
+        record = self.backbone_record(backbone, self.genotype_leakage)
         self.clear_fold()
-        run = {**self.identity, "ranks": ranks()}
-        self.phases.start(self.unet, record, run, genotype)
-        self.phases.add_network_cost("backbone", self._cost(network.to(self.device)))
+        self.phases.start(self.unet, record, self.described_run(), genotype)
+        self.phases.add_network_cost("backbone", self.network_cost(network.to(self.device)))
         if genotype is None:
-            self.phases.add_network_cost("supernet", self._cost(self.unet))
+            self.phases.add_network_cost("supernet", self.network_cost(self.unet))
         self._rebuild_optimisers()
-        self.phases.folder.write_split(split)
+        self.record_folder.write_split(split)
 
     def continue_run(self) -> None:
         """Put the record beside the checkpoint in order."""
         require_same_structure(Path(self.output_folder), self.settings)
-        require_own_record(self.phases.folder, self.identity, self.settings)
-        self.phases.continue_record(self.unet)
-        self.phases.folder.write_split(self._split())
+        super().continue_run()
+        self.phases.continue_cells(self.unet)
 
-    def _split(self) -> dict[str, list[str]]:
-        training, validation = self.do_split()
-        split = {"training": list(training), "validation": list(validation)}
+    def split(self) -> dict[str, list[str]]:
+        """Return the cases of either side and, in a full search, of either half."""
+        split = super().split()
         if self.method.bilevel:
-            both = halves(training, self.settings.patient_pattern, self.settings.seed)
+            both = halves(split["training"], self.settings.patient_pattern, self.settings.seed)
             split.update(zip(("train_search", "val_search"), map(list, both), strict=True))
         return split
 
     def given_genotype(self) -> Genotype | None:
         """Return the genotype to finetune without a search, or None to search for one."""
         return None
-
-    def _cost(self, network: nn.Module) -> Any:
-        patch = self.configuration_manager.patch_size
-        return network_cost(network, self.num_input_channels, patch, self.device)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases; while a loader of one half is built, that half."""
@@ -202,9 +186,8 @@ class IACTrainer(RetrofitTrainer):
         return search_optimiser(unet, self.settings)
 
     def on_train_epoch_start(self) -> None:
-        """Announce the phase."""
+        """Tell the batches of a full search what they are there to update."""
         super().on_train_epoch_start()
-        self.print_to_log_file(f"Phase: {self.phases.phase.value}")
         if isinstance(self.dataloader_train, AlternatingLoader):
             self.dataloader_train.begin_epoch(alternate=self.phases.phase is Phase.SEARCH)
 
@@ -246,29 +229,50 @@ class IACTrainer(RetrofitTrainer):
         self.phases.notice(HealthEvent(self.current_epoch + 1, "non-finite", edge, what))
         return super().not_finite(what, edge)
 
-    def on_epoch_end(self) -> None:
-        """Prune, discretise or go on, before nnU-Net saves the checkpoint of this epoch."""
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """Let nnU-Net's running Dice begin again with the finetuning; "best" exists only there."""
         first_finetune = self.phases.state.first_finetune_epoch
-        self._keep_best_to_finetuning(first_finetune)
-        started = self.logger.get_value("epoch_start_timestamps", step=-1)
-        seconds = time.time() - started
-        require_same_on_all_ranks(self.unet.alpha, self.unet.beta)
-        loss = float(self.logger.get_value("train_losses", step=-1))
-        changed = self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss)
-        if changed:
-            self._rebuild_optimisers()
-        super().on_epoch_end()
-        if first_finetune is None and self.phases.phase is Phase.FINETUNE:
-            self._begin_finetuning()
-
-    def _keep_best_to_finetuning(self, first_finetune: int | None) -> None:
-        """Let nnU-Net's running Dice start with the finetuning, and "best" exist only there."""
+        average = self.logger.get_value("ema_fg_dice", step=None)
+        earlier = []
         if first_finetune is None:
             self._best_ema = np.inf
         elif self.current_epoch == first_finetune:
             self._best_ema = None
-            average = self.logger.get_value("ema_fg_dice", step=None)
-            average[-1] = self.logger.get_value("mean_fg_dice", step=-1)
+            earlier = average[:]
+            average.clear()  # Without one before it nnU-Net's average is the epoch's own Dice.
+        super().on_validation_epoch_end(val_outputs)
+        average[:0] = earlier
+
+    def on_epoch_end(self) -> None:
+        """Close the epoch as all trainers do; after the last of a search, begin the finetuning."""
+        first_finetune = self.phases.state.first_finetune_epoch
+        super().on_epoch_end()
+        if first_finetune is None and self.phases.phase is Phase.FINETUNE:
+            self._begin_finetuning()
+
+    def close_epoch(self, seconds: float) -> None:
+        """Prune, discretise or go on, before nnU-Net saves the checkpoint of this epoch."""
+        require_same_on_all_ranks(self.unet.alpha, self.unet.beta)
+        loss = float(self.logger.get_value("train_losses", step=-1))
+        if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss):
+            self._rebuild_optimisers()
+
+    def scalars(self, phase: Phase) -> dict[str, float]:
+        """Return the numbers of an epoch of the search; the finetuning has none of its own."""
+        if phase is Phase.FINETUNE:
+            return {}
+        state = self.phases.state
+        return search_scalars(state.rows[-1], state.pruning, self.settings)
+
+    def progress(self, phase: Phase) -> Progress:
+        """Return how far the run is after an epoch of a phase."""
+        if phase is Phase.FINETUNE:
+            return super().progress(phase)
+        epochs, pruning = self.current_epoch, self.phases.state.pruning
+        search = search_progress(pruning, epochs, self.settings, self.method.prunes)
+        first, last = search.ends
+        further = self.settings.finetune_epochs
+        return Progress(phase.value, epochs, (first + further, last + further), search)
 
     def _begin_finetuning(self) -> None:
         self.num_epochs = self.phases.num_epochs
@@ -295,7 +299,7 @@ class IACTrainer(RetrofitTrainer):
 
     def on_train_end(self) -> None:
         """Prove that the backbone is unchanged, then finish as nnU-Net does."""
-        final = self._cost(self.unet)
+        final = self.network_cost(self.unet)
         architecture = self.unet.alpha.numel() + self.unet.beta.numel()
         self.phases.add_network_cost(
             "final", replace(final, parameters=final.parameters - architecture)

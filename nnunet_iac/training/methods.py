@@ -25,3 +25,6 @@ class Method:
 IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, bilevel=False, ticket=True)
 IAC = Method("IAC", searches=True, prunes=False, bilevel=True, ticket=False)
 IAC_DISCRETE = Method("IAC-Discrete", searches=False, prunes=False, bilevel=False, ticket=False)
+
+CONTINUED = "continued"
+"""What records call the control, which has no cells: the backbone, simply trained on."""

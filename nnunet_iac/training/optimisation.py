@@ -14,6 +14,10 @@ MAX_GRADIENT_NORM = 12.0
 """nnU-Net's clipping of the weights' gradient; alpha and beta are never clipped."""
 
 
+SGD_WEIGHT_DECAY = 3e-5
+"""nnU-Net's, of the finetuning with `sgd`; nothing else decays but alpha and beta on request."""
+
+
 class EpochSchedule:
     """Sets an optimiser's learning rate from the epoch, as nnU-Net's schedulers are called.
 
@@ -70,7 +74,9 @@ def finetune_optimiser(
     if settings.finetune_optimizer == "adam":
         optimizer: Optimizer = Adam(parameters, rate)
     else:
-        optimizer = SGD(parameters, rate, momentum=0.99, nesterov=True, weight_decay=3e-5)
+        optimizer = SGD(
+            parameters, rate, momentum=0.99, nesterov=True, weight_decay=SGD_WEIGHT_DECAY
+        )
 
     def scheduled(epoch: int) -> float:
         if settings.finetune_schedule == "constant":

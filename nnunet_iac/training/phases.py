@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,9 @@ from torch import Tensor
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.runs.cell_picture import draw_cell
+from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import (
-    BackboneRecord,
-    CostRecord,
-    NetworkCost,
-    PhaseCost,
-    TrajectoryRow,
-)
+from nnunet_iac.runs.records import BackboneRecord, TrajectoryRow
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import (
@@ -40,36 +35,24 @@ from nnunet_iac.search.pruning import (
 )
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import Edge
-from nnunet_iac.training.backbone import tensors_hash
-from nnunet_iac.training.cost import peak_memory_bytes, provenance
 from nnunet_iac.training.methods import Method
-
-
-class Phase(str, Enum):
-    """The phase an epoch belongs to."""
-
-    WARMUP = "warmup"
-    SEARCH = "search"
-    FINETUNE = "finetune"
+from nnunet_iac.training.record import Phase, RecordState, RunRecord
 
 
 @dataclass
-class RunState:
+class RunState(RecordState):
     """All that a run must remember besides its network and optimisers."""
 
-    phase: Phase
     pruning: PruningState | None = None
     rows: list[TrajectoryRow] = field(default_factory=list)
     events: list[PruningEvent] = field(default_factory=list)
     health: HealthState = field(default_factory=HealthState)
     health_events: list[HealthEvent] = field(default_factory=list)
     first_finetune_epoch: int | None = None
-    backbone: BackboneRecord | None = None
     ticket_hash: str = ""
-    cost: CostRecord = field(default_factory=CostRecord)
 
 
-class Phases:
+class Phases(RunRecord):
     """One run's way from warm-up to finetuning.
 
     Changes the structure of the network between epochs only, and writes `fold_X/iac` after each.
@@ -81,22 +64,18 @@ class Phases:
         log: receives lines for nnU-Net's log.
     """
 
+    state: RunState
+
     def __init__(
         self, settings: Settings, method: Method, folder: RunFolder, log: Callable[[str], None]
     ) -> None:
-        self.settings = settings
-        self.method = method
-        self.folder = folder
-        self.log = log
         first = Phase.WARMUP if settings.warmup_epochs else Phase.SEARCH
-        self.state = RunState(first if method.searches else Phase.FINETUNE)
-        if not method.searches:
-            self.state.first_finetune_epoch = 0
-
-    @property
-    def phase(self) -> Phase:
-        """The phase of the epoch under way, or of the next one between epochs."""
-        return self.state.phase
+        if method.searches:
+            state = RunState(first)
+        else:
+            state = RunState(Phase.FINETUNE, first_finetune_epoch=0)
+        super().__init__(settings, folder, log, state)
+        self.method = method
 
     @property
     def num_epochs(self) -> int:
@@ -113,9 +92,7 @@ class Phases:
         genotype: Genotype | None,
     ) -> None:
         """Begin a new record and give the cells their initial weights."""
-        self.state.backbone = backbone
-        self.state.cost = replace(provenance(), run={"method": self.method.name, **run})
-        self.folder.write_settings(self.settings)
+        self.begin_record(backbone, {"method": self.method.name, **run})
         ticket = draw_ticket(network, self.settings.seed)
         self.state.ticket_hash = tensors_hash(ticket)
         self.folder.write_ticket(ticket)
@@ -125,7 +102,6 @@ class Phases:
         load_ticket(network, ticket)
         if self.phase is Phase.SEARCH:
             self.state.pruning = begin(Observation(0, network.alpha, network.beta), self.settings)
-        self.write_record()
 
     def end_epoch(self, network: IACUNet, completed: int, seconds: float, loss: float) -> bool:
         """Close an epoch; return whether cells or phase changed, so optimisers must be rebuilt.
@@ -137,7 +113,7 @@ class Phases:
             loss: its mean training loss.
         """
         before = self._structure()
-        self._account(seconds)
+        self.account(seconds)
         if self.phase is not Phase.FINETUNE:
             observation = Observation(completed, network.alpha, network.beta)
             if self.phase is Phase.WARMUP:
@@ -147,52 +123,30 @@ class Phases:
         self.write_record()
         return self._structure() != before
 
-    def continue_record(self, network: IACUNet) -> None:
-        """Write the record as it was when the checkpoint was, and say what was missing in it."""
-        readers = {
-            self.folder.settings_file: self.folder.read_settings,
+    def readers(self) -> dict[Path, Callable[[], object]]:
+        """Return the files that a checkpoint can write again, and what reads them."""
+        return {
+            **super().readers(),
             self.folder.trajectory_file: self.folder.read_trajectory,
             self.folder.events_file: self.folder.read_events,
             self.folder.health_file: self.folder.read_health,
-            self.folder.backbone_file: self.folder.read_backbone,
-            self.folder.cost_file: self.folder.read_cost,
-            self.folder.genotype_file: self.folder.read_genotype,
         }
-        for path, read in readers.items():
-            if path == self.folder.genotype_file and network.genotype is None:
-                continue
-            try:
-                read()
-            except (ValueError, FileNotFoundError) as error:
-                self.log(f"WARNING: {path.name} is written again from the checkpoint: {error}")
-        self.folder.write_settings(self.settings)
+
+    def continue_cells(self, network: IACUNet) -> None:
+        """Put the files of ticket and found cell in order, and say what was missing."""
         self._ticket(network)
         if network.genotype is not None:
+            self.warn_of_damage(self.folder.genotype_file, self.folder.read_genotype)
             self._announce(network.genotype)
         else:  # It may have been found in an epoch whose checkpoint was not written.
             for path in (self.folder.genotype_file, *self.folder.cell_files):
                 path.unlink(missing_ok=True)
-        self._note_other_circumstances()
-        self.write_record()
 
     def notice(self, event: HealthEvent) -> None:
         """Record and log something about the health of the run, before anything else happens."""
         self.state.health_events.append(event)
         self.folder.write_health(self.state.health_events)
         self.log(f"WARNING: {event}")
-
-    def _note_other_circumstances(self) -> None:
-        """Record where a run goes on with other versions, hardware or code: bits may differ."""
-        cost, now = self.state.cost, provenance()
-        before = cost.continued[-1] if cost.continued else dataclasses.asdict(cost)
-        known = {"hardware": now.hardware, "versions": now.versions, "commit": now.commit}
-        differing = [key for key, value in known.items() if before[key] != value]
-        if differing:
-            self.state.cost = replace(cost, continued=[*cost.continued, known])
-            self.log(
-                f"WARNING: {' and '.join(differing)} differ from those the run began with, so it "
-                "may not end as an unbroken run; cost.json holds both"
-            )
 
     def require_frozen(self, backbone_hash: str) -> None:
         """Check that a checkpoint holds the backbone that was frozen.
@@ -219,12 +173,6 @@ class Phases:
         self.write_record()
         self.require_frozen(backbone_hash)
 
-    def add_network_cost(self, name: str, cost: NetworkCost) -> None:
-        """Record the size and work of the backbone, the supernet or the final network."""
-        networks = {**self.state.cost.networks, name: cost}
-        self.state.cost = replace(self.state.cost, networks=networks)
-        self.folder.write_cost(self.state.cost)
-
     def set_reference(self, scores: dict[str, Any]) -> None:
         """Record what the frozen backbone scores by itself."""
         assert self.state.backbone is not None
@@ -233,14 +181,10 @@ class Phases:
 
     def write_record(self) -> None:
         """Write all files that grow with the run."""
-        assert self.state.backbone is not None
         self.folder.write_trajectory(self.state.rows)
         self.folder.write_events(self.state.events)
         self.folder.write_health(self.state.health_events)
-        self.folder.write_backbone(self.state.backbone)
-        memory = max(self.state.cost.peak_memory_bytes, peak_memory_bytes())
-        self.state.cost = replace(self.state.cost, peak_memory_bytes=memory)
-        self.folder.write_cost(self.state.cost)
+        super().write_record()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, in plain types and tensors."""
@@ -249,14 +193,13 @@ class Phases:
             {**dataclasses.asdict(event), "edge": event.edge and tuple(event.edge)}
             for event in self.state.health_events
         ]
-        state = dataclasses.asdict(self.state)
-        return {**state, "phase": self.phase.value, "health_events": health}
+        return {**super().state_dict(), "health_events": health}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        pruning, backbone = state["pruning"], state["backbone"]
+        pruning = state["pruning"]
         self.state = RunState(
-            phase=Phase(state["phase"]),
+            **self.common_state(state),
             pruning=None if pruning is None else PruningState(**pruning),
             rows=[TrajectoryRow(**row) for row in state["rows"]],
             events=[PruningEvent(**event) for event in state["events"]],
@@ -266,21 +209,13 @@ class Phases:
                 for event in state["health_events"]
             ],
             first_finetune_epoch=state["first_finetune_epoch"],
-            backbone=None if backbone is None else BackboneRecord(**backbone),
             ticket_hash=state["ticket_hash"],
-            cost=CostRecord.from_mapping(state["cost"]),
         )
         self._recall_backbone()
 
     def _structure(self) -> tuple[Phase, int]:
         pruning = self.state.pruning
         return self.phase, 0 if pruning is None else int(pruning.active.sum())
-
-    def _account(self, seconds: float) -> None:
-        phases = dict(self.state.cost.phases)
-        spent = phases.get(self.phase.value, PhaseCost())
-        phases[self.phase.value] = PhaseCost(spent.epochs + 1, spent.seconds + seconds)
-        self.state.cost = replace(self.state.cost, phases=phases)
 
     def _end_warmup_epoch(self, observation: Observation, seconds: float) -> None:
         self._append_row(observation, idle(observation, self.settings), seconds)
@@ -301,7 +236,7 @@ class Phases:
                 self.log(f"The search reached its limit of {observation.epoch} epochs undecided")
             self.state.events += decision.events
             network.prune(self.state.pruning.active)
-            self._log_events(decision.events, self.state.pruning)
+            self._log_events(decision.events)
         self._append_row(observation, decision, seconds)
         self._examine(observation, decision, loss)
         if self.state.pruning.finished or observation.epoch >= self.settings.search_epochs:
@@ -366,9 +301,10 @@ class Phases:
                 "the search may have collapsed"
             )
 
-    def _log_events(self, events: Sequence[PruningEvent], pruning: PruningState) -> None:
-        pruned = ", ".join(f"{e.source}->{e.target} {e.operation}" for e in events) or "nothing"
-        self.log(f"Pruned {pruned}; {int(pruning.active.sum())} operations left")
+    def _log_events(self, events: Sequence[PruningEvent]) -> None:
+        if events:
+            pruned = (f"{e.source}->{e.target} {e.operation}" for e in events)
+            self.log(f"Pruned {', '.join(pruned)}")
 
     def _append_row(self, observation: Observation, decision: Decision, seconds: float) -> None:
         row = TrajectoryRow(

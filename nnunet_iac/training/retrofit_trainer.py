@@ -8,7 +8,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,8 +25,17 @@ from torch import nn
 import nnunet_iac
 from nnunet_iac.host.planning import built_from_plans
 from nnunet_iac.runs.atomic import read_json, remove_leftovers, replacing
-from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
+from nnunet_iac.runs.checkpoint import (
+    BEST,
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    keep_previous,
+    read_checkpoint,
+    tensors_hash,
+)
 from nnunet_iac.runs.fold import LOCK, held, require_space, require_writable, set_aside
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import (
     SECTION,
     configuration_of,
@@ -34,6 +45,7 @@ from nnunet_iac.runs.plans import (
     require_identifier,
     require_trainable,
 )
+from nnunet_iac.runs.records import BackboneRecord, NetworkCost
 from nnunet_iac.runs.splits import require_splits
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.settings import Settings
@@ -48,14 +60,21 @@ from nnunet_iac.training.backbone import (
 from nnunet_iac.training.continuation import (
     CHECKPOINT_FORMAT,
     require_nothing_lost,
+    require_own_record,
     require_same_run,
 )
+from nnunet_iac.training.cost import network_cost
+from nnunet_iac.training.distributed import ranks
 from nnunet_iac.training.loaders import (
     SeededLoader,
     augmenter,
     choose_blur_without_timing,
     seed_generators,
 )
+from nnunet_iac.training.optimisation import SGD_WEIGHT_DECAY
+from nnunet_iac.training.progress import RECENT, Progress, progress_line
+from nnunet_iac.training.record import Phase, RunRecord
+from nnunet_iac.training.tensorboard import FOLDER_NAME, TensorBoardLogger, tensorboard_wanted
 
 STREAMS = ("train", "train_search", "val_search", "validation")
 """Streams of batches; each has random numbers of its own."""
@@ -82,13 +101,15 @@ class RetrofitTrainer(nnUNetTrainer):
     after every epoch, whole, and the one before it kept; `--c` demands the very run it continues;
     batches come in an order that depends on `seed` only; one process at a time works on a fold;
     progress.png is redrawn at most once a minute; the epochs need not be known when training
-    starts; torch.compile is off, since the structure of a search changes and methods are to be
-    compared.
+    starts; a line after every epoch tells how far the run is, and nnU-Net's additional loggers get
+    the run's own numbers, too; torch.compile is off, since the structure of a search changes and
+    methods are to be compared. `fold_X/iac` holds the run's record.
     """
 
     sibling_trainer: ClassVar[str] = "nnUNetTrainer"
     """The trainer whose checkpoint is the backbone unless the settings name another."""
 
+    record: RunRecord
     network: Any
     dataloader_train: Any
     dataloader_val: Any
@@ -126,6 +147,7 @@ class RetrofitTrainer(nnUNetTrainer):
             model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             require_writable(Path(nnUNet_results) / plans["dataset_name"] / model / f"fold_{fold}")
         self.continues = bool(plans.get("continue_training"))
+        self._tensorboard_wanted = tensorboard_wanted()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
         for key, value in fixed.items():
@@ -141,12 +163,20 @@ class RetrofitTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.val_iterations_per_epoch
         self.save_every = 1
+        self.initial_lr = settings.finetune_lr
+        self.weight_decay = SGD_WEIGHT_DECAY if settings.finetune_optimizer == "sgd" else 0.0
         self.resumed = False
         self._loaded: tuple[Path, int] | None = None
         self._lock = FileLock(Path(self.output_folder) / LOCK)
         self._plot = self.logger.plot_progress_png
         self._last_plot = 0.0
         self.logger.plot_progress_png = self._plot_now_and_then
+        self.logger.update_config({SECTION: settings.resolved().to_mapping()})
+        self._tensorboard: TensorBoardLogger | None = None
+        # The first rank keeps the record; the others write theirs where nobody looks.
+        self._spare = TemporaryDirectory() if self.local_rank else None
+        fold_folder = self._spare.name if self._spare else self.output_folder
+        self.record_folder = RunFolder.of_fold(fold_folder)
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -272,6 +302,10 @@ class RetrofitTrainer(nnUNetTrainer):
             if self.continues and self.local_rank == 0:
                 require_nothing_lost(folder)
             self.start_run()
+        if self._tensorboard_wanted and self.local_rank == 0:
+            folder = self.record_folder.path / FOLDER_NAME
+            self._tensorboard = TensorBoardLogger(folder, self.current_epoch)
+            self.logger.loggers.append(self._tensorboard)
         super().on_train_start()
 
     def _obey_deterministic(self) -> None:
@@ -284,7 +318,39 @@ class RetrofitTrainer(nnUNetTrainer):
         """Start from the backbone, in a fold that is clear."""
 
     def continue_run(self) -> None:
-        """Go on from the checkpoint that was loaded."""
+        """Go on from the checkpoint that was loaded, and put the record beside it in order."""
+        require_own_record(self.record_folder, self.identity, self.settings)
+        self.record.continue_record()
+        self.record_folder.write_split(self.split())
+
+    def split(self) -> dict[str, list[str]]:
+        """Return the cases the run learns from and those it is scored on."""
+        training, validation = self.do_split()
+        return {"training": list(training), "validation": list(validation)}
+
+    def backbone_record(self, backbone: Backbone, leakage: str | None = None) -> BackboneRecord:
+        """Return what the record tells of the backbone before training.
+
+        Args:
+            backbone: its checkpoint.
+            leakage: why the run may have seen validation cases otherwise.
+        """
+        return BackboneRecord(
+            path=str(backbone.path),
+            trainer=backbone.trainer,
+            fold=backbone.fold,
+            before=tensors_hash(backbone.weights),
+            leakage="; ".join(filter(None, (backbone.leakage, leakage))) or None,
+        )
+
+    def described_run(self) -> dict[str, Any]:
+        """Return what the record tells of which run this is."""
+        return {**self.identity, "ranks": ranks()}
+
+    def network_cost(self, network: nn.Module) -> NetworkCost:
+        """Return parameters and multiply-accumulates of a network for one patch of the plans."""
+        patch = self.configuration_manager.patch_size
+        return network_cost(network, self.num_input_channels, patch, self.device)
 
     def clear_fold(self) -> None:
         """Make room for a new run; what an earlier one left is moved aside, never overwritten."""
@@ -326,7 +392,13 @@ class RetrofitTrainer(nnUNetTrainer):
     # -- checkpoints -----------------------------------------------------------------------------
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with the run's state added, atomically; keep the previous."""
+        """Write nnU-Net's checkpoint with the run's state added, atomically; keep the previous.
+
+        The best one goes before the latest, which must know of it to continue exactly; nnU-Net
+        does it the other way round, and finds nothing better any more.
+        """
+        if Path(filename).name == LATEST:
+            self._save_best()
         if self.disable_checkpointing or self.local_rank != 0:
             super().save_checkpoint(filename)
             return
@@ -342,6 +414,13 @@ class RetrofitTrainer(nnUNetTrainer):
             temporary.write_bytes(whole.getbuffer())
             if path.name == LATEST:
                 keep_previous(path)
+
+    def _save_best(self) -> None:
+        averages = self.logger.get_value("ema_fg_dice", step=None)
+        if averages and (self._best_ema is None or averages[-1] > self._best_ema):
+            self._best_ema = averages[-1]
+            self.print_to_log_file(f"New best EMA pseudo Dice: {averages[-1]:.4f}")
+            self.save_checkpoint(str(Path(self.output_folder) / BEST))
 
     def run_state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold besides nnU-Net's own, in plain types and tensors."""
@@ -469,17 +548,44 @@ class RetrofitTrainer(nnUNetTrainer):
         super().on_epoch_start()
 
     def on_epoch_end(self) -> None:
-        """Write the best checkpoint before the latest, which must know of it to continue exactly.
-
-        nnU-Net does it the other way round, and finds nothing better any more.
-        """
-        self.logger.log("epoch_end_timestamps", time.time(), self.current_epoch)
-        average = self.logger.get_value("ema_fg_dice", step=-1)
-        if self._best_ema is None or average > self._best_ema:
-            self._best_ema = average
-            self.print_to_log_file(f"New best EMA pseudo Dice: {average:.4f}")
-            self.save_checkpoint(str(Path(self.output_folder) / BEST))
+        """Close the epoch, then end it as nnU-Net does and say how far the run is."""
+        phase = self.record.phase
+        seconds = time.time() - self.logger.get_value("epoch_start_timestamps", step=-1)
+        self.close_epoch(seconds)
+        numbers = {"phase": float(list(Phase).index(phase)), "seconds": seconds}
+        for name, number in {**numbers, **self.scalars(phase)}.items():
+            # Not nnU-Net's own logger, which knows its keys only: our record holds these.
+            for logger in self.logger.loggers:
+                logger.log(f"{SECTION}/{name}", number, self.current_epoch)
         super().on_epoch_end()
+        line = progress_line(self.progress(phase), self._pace(phase), datetime.now())
+        self.print_to_log_file(line)
+
+    def close_epoch(self, seconds: float) -> None:
+        """Record an epoch and what it took, before its checkpoint is written."""
+        self.record.account(seconds)
+        self.record.write_record()
+
+    def scalars(self, phase: Phase) -> dict[str, float]:
+        """Return the numbers of the epoch that was closed, by name, which nnU-Net does not log.
+
+        Args:
+            phase: that the epoch belonged to.
+        """
+        return {}
+
+    def progress(self, phase: Phase) -> Progress:
+        """Return how far the run is after an epoch of a phase."""
+        return Progress(phase.value, self.current_epoch, (self.num_epochs, self.num_epochs))
+
+    def _pace(self, phase: Phase) -> float:
+        """Return the mean seconds of the recent epochs of a phase that has just had one."""
+        recent = min(self.record.state.cost.phases[phase.value].epochs, RECENT)
+        starts, ends = (
+            self.logger.get_value(f"epoch_{which}_timestamps", step=None)[-recent:]
+            for which in ("start", "end")
+        )
+        return float(np.mean(np.subtract(ends, starts)))
 
     def run_training(self) -> None:
         """Train as nnU-Net does, for as many epochs as turn out to be needed."""
@@ -487,7 +593,11 @@ class RetrofitTrainer(nnUNetTrainer):
             self._require_as_loaded()
             if self.local_rank == 0:
                 remove_leftovers(Path(self.output_folder))
-            self._train()
+            try:
+                self._train()
+            finally:
+                if self._tensorboard is not None:
+                    self._tensorboard.close()
 
     def _train(self) -> None:
         self.on_train_start()

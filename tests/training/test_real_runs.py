@@ -10,10 +10,10 @@ import pytest
 import SimpleITK
 import torch
 
+from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.training.backbone import tensors_hash
 
 pytestmark = pytest.mark.slow
 

@@ -149,6 +149,19 @@ def test_best_belongs_to_finetuning_with_the_running_dice_restarted_there(
     assert log("ema_fg_dice", step=7) == log("mean_fg_dice", step=7)
 
 
+def test_the_latest_checkpoint_knows_of_the_best_one(make_trainer: Make, in_process: Any) -> None:
+    short = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 3}
+    plans = in_process.write_plans("control", **short)
+    fold = run_until(make_trainer("nnUNetTrainerContinue", plans), 1)
+    latest, best = (
+        torch.load(fold / f"checkpoint_{name}.pth", weights_only=False)
+        for name in ("latest", "best")
+    )
+    assert latest["_best_ema"] == best["_best_ema"] == best["logging"]["ema_fg_dice"][0]
+    assert latest["logging"] == best["logging"]
+    assert len(best["logging"]["epoch_end_timestamps"]) == 1
+
+
 def test_no_backbone_tensor_changes_and_none_has_a_gradient(make_trainer: Make) -> None:
     trainer = make_trainer(LTH)
     trainer.run_training()

@@ -52,7 +52,8 @@ class Question:
         name: of A for people.
         comparison: B minus A.
         own_epochs, other_epochs: mean epochs that either was trained for after the backbone.
-        iterations: whether both count an epoch as the same number of batches.
+        equal_budget: whether every A was trained for as many batches as its cells were searched
+            and finetuned.
     """
 
     group: Group
@@ -61,12 +62,7 @@ class Question:
     comparison: Comparison
     own_epochs: float
     other_epochs: float
-    iterations: bool = True
-
-    @property
-    def equal_budget(self) -> bool:
-        """Whether A was trained for as many batches as the cells were searched and finetuned."""
-        return self.iterations and self.own_epochs == self.other_epochs
+    equal_budget: bool
 
 
 def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
@@ -223,7 +219,8 @@ def _against(group: Group, other: Group, margin: float, seed: int) -> list[Quest
             for candidate in other.scored
             if _place(candidate) == _place(run) and candidate.backbone.before == run.backbone.before
         ]
-        for match in matching:
+        equal = [candidate for candidate in matching if _batches(candidate) == _batches(run)]
+        for match in equal or matching:
             assert match.scores is not None
             own.append(run)
             theirs.append(match)
@@ -245,17 +242,23 @@ def _question(
     margin: float,
     seed: int,
 ) -> Question:
-    own_scores = [run.scores for run in own if run.scores is not None]
+    own_scores = {id(run): run.scores for run in own if run.scores is not None}
+    theirs = {id(score): score for score in other_scores}
     comparison = compare_scores(
-        pooled(other_scores, name),
-        pooled(own_scores, group.name),
+        pooled(theirs.values(), name),
+        pooled(own_scores.values(), group.name),
         patient_pattern=own[0].settings.patient_pattern,
         margin=margin,
         seed=seed,
     )
-    batches = {run.settings.iterations_per_epoch for run in (*own, *others)}
     epochs = [sum(run.epochs for run in side) / len(side) for side in (own, others)]
-    return Question(group, opponent, name, comparison, epochs[0], epochs[1], len(batches) == 1)
+    equal = all(_batches(a) == _batches(b) for a, b in zip(own, others, strict=True))
+    return Question(group, opponent, name, comparison, epochs[0], epochs[1], equal)
+
+
+def _batches(run: Run) -> int:
+    """Return the batches a run has learned from since its backbone was frozen."""
+    return run.epochs * run.settings.iterations_per_epoch
 
 
 def _p(question: Question) -> float:
