@@ -85,11 +85,13 @@ def set_aside(fold: Path) -> Path | None:
     return aside
 
 
-def in_use(folder: Path) -> bool:
-    """Return whether a process holds a fold's lock; nothing is written."""
+def in_use(folder: Path) -> bool | None:
+    """Return whether a process holds a fold's lock; None where we may not ask."""
     path = folder / LOCK
-    if not path.is_file() or not os.access(path, os.W_OK):
+    if not path.is_file():
         return False
+    if not os.access(path, os.W_OK):
+        return None
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)

@@ -36,7 +36,7 @@ SETTINGS = Settings(preset="adaptive", warmup_epochs=3, search_epochs=60, finetu
 def write_searched_run(
     results: Path,
     *,
-    fold: int = 0,
+    fold: int | str = 0,
     method: str = "IAC-LTH",
     settings: Settings = SETTINGS,
     dice: Mapping[str, float] | None = BETTER,
@@ -54,7 +54,7 @@ def write_searched_run(
 
     Args:
         results: the data set's folder of models.
-        fold: number.
+        fold: number, or all.
         method: as `cost.json` names it.
         settings: of the run; their seed also seeds the walk.
         dice: of its validation; None for a run that has none.
@@ -124,10 +124,12 @@ def write_searched_run(
 
 
 def _walk(
-    settings: Settings, fold: int, method: str, epochs: int | None, collapsed: bool
+    settings: Settings, fold: int | str, method: str, epochs: int | None, collapsed: bool
 ) -> tuple[list[TrajectoryRow], list, Genotype | None]:
     """Return rows, events and genotype of a search whose parameters drift at random."""
-    generator = torch.Generator().manual_seed(1000 * settings.seed + fold)
+    generator = torch.Generator().manual_seed(
+        1000 * settings.seed + (fold if isinstance(fold, int) else 99)
+    )
     alpha = torch.zeros(len(EDGES), len(OPERATIONS), dtype=torch.float64)
     beta = torch.zeros(len(EDGES), dtype=torch.float64)
     drift = torch.randn(alpha.shape, generator=generator, dtype=torch.float64)

@@ -46,9 +46,14 @@ def page(written):
     return (written / "index.html").read_text()
 
 
+def _report(path):
+    """Return the report of the runs below a path, its figures not drawn."""
+    runs, unread = read_runs([path])
+    return make_report(runs, unread=unread)
+
+
 def _of_one(tmp_path, **run):
-    """Return the report of one run, its figures not drawn."""
-    return make_report(read_runs([write_searched_run(tmp_path, **run)]))
+    return _report(write_searched_run(tmp_path, **run))
 
 
 def _said(report):
@@ -63,7 +68,7 @@ def test_first_sentence_names_every_opponent_and_the_advice(page):
     assert "The cells helped: +0.020" in accelerated
     assert "60 patients" in accelerated
     assert "but the cells are worse than the U-Net trained on" in accelerated
-    assert accelerated.endswith("keep your backbone, and train it on if it is to improve.")
+    assert accelerated.endswith("keep your backbone, or use what is better than the cells.")
 
 
 def test_cells_without_a_control_are_not_advised(tmp_path):
@@ -169,9 +174,9 @@ def test_run_before_its_first_epoch_has_a_page(tmp_path):
 def test_run_that_a_process_works_on_is_in_progress(tmp_path):
     fold = write_searched_run(tmp_path, dice=None, epochs=2)
     with held(FileLock(fold / LOCK)):
-        (alarm,) = make_report(read_runs([fold])).alarms
+        (alarm,) = _report(fold).alarms
     assert "in progress after epoch 2" in alarm
-    (alarm,) = make_report(read_runs([fold])).alarms
+    (alarm,) = _report(fold).alarms
     assert "interrupted after epoch 2" in alarm
 
 
@@ -184,7 +189,7 @@ def test_leakage_and_an_unproven_backbone_are_alarms(tmp_path):
     fold = write_searched_run(tmp_path, leakage="it saw case_01 in training")
     file = fold / "iac" / "backbone.json"
     file.write_text(file.read_text().replace('"after": "a1b2c3"', '"after": "ffffff"'))
-    unproven, leakage = make_report(read_runs([fold])).alarms
+    unproven, leakage = _report(fold).alarms
     assert "not proven unchanged" in unproven
     assert "it saw case_01 in training" in leakage
 
@@ -197,7 +202,7 @@ def test_what_the_watch_noticed_is_listed(tmp_path):
 def test_settings_that_differ_name_their_runs(tmp_path):
     write_searched_run(tmp_path)
     write_searched_run(tmp_path, settings=replace(SETTINGS, seed=3), plans="nnUNetPlans_3")
-    said = _said(make_report(read_runs([tmp_path])))
+    said = _said(_report(tmp_path))
     assert "seed 3 (IAC-LTH, nnUNetPlans_3, fold 0); 0 (IAC-LTH, nnUNetPlans, fold 0) 0" in said
 
 
@@ -207,7 +212,7 @@ def test_seeds_are_averaged_per_case_before_they_are_tested(tmp_path):
         write_searched_run(
             tmp_path, settings=replace(SETTINGS, seed=seed), plans=f"seed{seed}", dice=dice
         )
-    (question,) = make_report(read_runs([tmp_path])).questions
+    (question,) = _report(tmp_path).evaluation.questions
     assert question.comparison.patients == len(FROZEN)
     assert question.comparison.difference == pytest.approx(0.03)
 
@@ -217,7 +222,7 @@ def test_control_of_another_length_is_not_called_equal(tmp_path):
     write_searched_run(
         tmp_path, method="continued", dice=FROZEN, settings=replace(SETTINGS, finetune_epochs=2)
     )
-    (verdict,) = make_report(read_runs([tmp_path])).verdicts
+    (verdict,) = _report(tmp_path).verdicts
     assert "better than the U-Net trained on for 2 epochs instead of" in verdict
     assert verdict.endswith("promising, but train the controls for as long before you decide.")
 
@@ -226,18 +231,16 @@ def test_cells_that_beat_a_control_at_equal_budget_are_advised(tmp_path):
     run = read_run(write_searched_run(tmp_path, dice=BETTER))
     longer = replace(SETTINGS, finetune_epochs=run.epochs)
     write_searched_run(tmp_path, method="continued", dice=FROZEN, settings=longer)
-    (verdict,) = make_report(read_runs([tmp_path])).verdicts
+    (verdict,) = _report(tmp_path).verdicts
     assert "the cells are better than the U-Net trained on for as long" in verdict
     assert verdict.endswith("use the retrofit.")
 
 
 def test_run_of_all_cases_is_left_out_of_the_scores(tmp_path):
-    fold = write_searched_run(tmp_path)
-    fold.rename(fold.with_name("fold_all"))
-    report = make_report(read_runs([tmp_path]))
-    assert report.questions == ()
+    report = _of_one(tmp_path, fold="all")
+    assert report.evaluation.questions == ()
     assert "validated on the cases it learned from" in report.alarms[0]
-    assert "Nothing can be said yet" in report.verdicts[0]
+    assert "worth: validated on the cases it learned from." in report.verdicts[0]
 
 
 def test_folder_of_the_report_that_is_a_file_is_refused(tmp_path, capsys):
@@ -256,6 +259,126 @@ def test_damaged_record_is_refused_by_name(tmp_path, capsys):
     assert not (tmp_path / "report").exists()
 
 
+def test_undecided_control_is_no_advice_for_the_cells(tmp_path):
+    few = dict(list(FROZEN.items())[:5])
+    for fold, frozen in enumerate((few, {f"other_{c}": d for c, d in FROZEN.items()})):
+        dice = {case: value + 0.02 for case, value in frozen.items()}
+        run = read_run(
+            write_searched_run(tmp_path, fold=fold, reference=frozen, dice=dice, frozen=f"h{fold}")
+        )
+        if fold == 0:
+            write_searched_run(
+                tmp_path,
+                method="continued",
+                settings=replace(SETTINGS, finetune_epochs=run.epochs),
+                reference=frozen,
+                dice={case: value + 0.05 for case, value in frozen.items()},
+                frozen="h0",
+            )
+    (verdict,) = _report(tmp_path).verdicts
+    assert "undecided against the U-Net trained on for as long" in verdict
+    assert "5 patients: keep your backbone until the controls have more patients." in verdict
+
+
+def test_leaked_cases_are_no_advice_for_the_cells(tmp_path):
+    run = read_run(write_searched_run(tmp_path, dice=BETTER, leakage="it saw case_01"))
+    longer = replace(SETTINGS, finetune_epochs=run.epochs)
+    write_searched_run(tmp_path, method="continued", dice=FROZEN, settings=longer)
+    (verdict,) = _report(tmp_path).verdicts
+    assert verdict.endswith("keep your backbone, for a network has seen cases it was scored on.")
+
+
+def test_gain_of_a_given_cell_is_not_the_searchs(tmp_path):
+    write_searched_run(tmp_path, dice=BETTER)
+    given = replace(SETTINGS, genotype="random.json", finetune_epochs=24)
+    write_searched_run(tmp_path, method="IAC-Discrete", dice=BETTER, settings=given)
+    searched = next(v for v in _report(tmp_path).verdicts if v.startswith("IAC-LTH"))
+    assert "no difference could be shown to a given cell" in searched
+    assert searched.endswith("keep your backbone, for the gain is not the search's.")
+
+
+def test_cells_given_by_different_files_are_not_averaged(tmp_path):
+    for name, dice in (("found", BETTER), ("random", WORSE)):
+        given = replace(SETTINGS, genotype=f"{name}.json")
+        write_searched_run(tmp_path, method="IAC-Discrete", plans=name, dice=dice, settings=given)
+    names = {group.name for group in _report(tmp_path).evaluation.groups}
+    assert names == {"IAC-Discrete (genotype=found.json)", "IAC-Discrete (genotype=random.json)"}
+
+
+def test_networks_of_different_backbones_are_not_averaged(tmp_path):
+    for plans, dice in (("small", BETTER), ("huge", WORSE)):
+        fold = write_searched_run(tmp_path, plans=plans, dice=dice, frozen=plans)
+        file = fold / "iac" / "backbone.json"
+        path = f"nnUNetTrainer__{plans}__2d/fold_0/checkpoint_final.pth"
+        file.write_text(file.read_text().replace("frozen.pth", path))
+    assert len(_report(tmp_path).evaluation.groups) == 2
+
+
+@pytest.mark.parametrize(
+    "spoil", ["no backbone", "another release", "other cases", "other patients"]
+)
+def test_a_control_that_does_not_fit_is_left_out_aloud(tmp_path, spoil):
+    write_searched_run(tmp_path, dice=BETTER)
+    reference, settings = FROZEN, SETTINGS
+    if spoil == "other cases":
+        reference = {**FROZEN, "case_99": 0.7}
+    if spoil == "other patients":
+        settings = replace(SETTINGS, patient_pattern=r"case_\d")
+    control = write_searched_run(
+        tmp_path, method="continued", reference=reference, dice=reference, settings=settings
+    )
+    if spoil == "no backbone":
+        (control / "iac" / "backbone.json").unlink()
+    if spoil == "another release":
+        (control / "iac" / "cost.json").write_text("{}")
+    report = _report(tmp_path / "nnUNetTrainerIACLTH__nnUNetPlans__2d")
+    assert "The cells helped" in report.verdicts[0]
+    assert any("nnUNetTrainercontinued" in a or "not compared" in a for a in report.alarms)
+
+
+def test_record_that_does_not_say_which_run_it_is_is_refused(tmp_path):
+    fold = write_searched_run(tmp_path)
+    file = fold / "iac" / "cost.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "run": {"method": "IAC-LTH"}}))
+    with pytest.raises(ValueError, match="lacks trainer, dataset, plans, configuration, fold"):
+        read_runs([fold])
+
+
+def test_page_of_somebody_else_is_not_overwritten(tmp_path):
+    fold = write_searched_run(tmp_path / "results")
+    page = tmp_path / "index.html"
+    page.write_text("mine")
+    with pytest.raises(ValueError, match=r"holds index\.html of something else"):
+        write_report([fold], tmp_path)
+    assert page.read_text() == "mine"
+
+
+def test_model_folder_may_be_a_link(tmp_path):
+    results, store = tmp_path / "results", tmp_path / "store"
+    fold = write_searched_run(results)
+    write_searched_run(results, method="continued", dice=FROZEN)
+    fold.parent.rename(store)
+    fold.parent.symlink_to(store)
+    runs, _ = read_runs([fold.parent])
+    assert [run.method for run in runs] == ["IAC-LTH", "continued"]
+
+
+def test_forty_runs_of_twenty_groups_make_a_page_of_less_than_five_megabytes(tmp_path):
+    short = replace(SETTINGS, search_epochs=25)
+    for number in range(20):
+        for fold in (0, 1):
+            write_searched_run(
+                tmp_path / "results" / f"Dataset{number:03}_Organ",
+                dataset=f"Dataset{number:03}_Organ",
+                fold=fold,
+                settings=short,
+                reference={f"case_{number}_{fold}_{c}": d for c, d in FROZEN.items()},
+                dice={f"case_{number}_{fold}_{c}": d for c, d in BETTER.items()},
+            )
+    folders = sorted((tmp_path / "results").iterdir())
+    assert write_report(folders, tmp_path / "report").stat().st_size < 5e6
+
+
 def test_few_patients_are_not_enough(tmp_path):
     few = dict(list(FROZEN.items())[:5])
     dice = {case: value + 0.02 for case, value in few.items()}
@@ -269,14 +392,15 @@ def test_controls_beside_a_run_are_taken_in(tmp_path):
     fold = write_searched_run(results)
     write_searched_run(results, method="continued", dice=FROZEN)
     write_searched_run(results, method="continued", plans="other", dice=FROZEN, frozen="zzz")
-    runs = read_runs([fold])
+    runs, unread = read_runs([fold])
+    assert not unread
     assert [run.method for run in runs] == ["IAC-LTH", "continued"]
 
 
 def test_controls_alone_are_refused(tmp_path):
     write_searched_run(tmp_path, method="continued")
     with pytest.raises(ValueError, match="all runs given are controls"):
-        make_report(read_runs([tmp_path]))
+        _report(tmp_path)
 
 
 def test_folder_without_a_run_is_refused_by_name(tmp_path, capsys):
@@ -301,7 +425,7 @@ def test_paper_has_five_tables_and_six_figures(written):
         ElementTree.parse(paper / f"figure{number}.svg")
     rows = (paper / "table5.csv").read_text().splitlines()
     # 40 epochs: 3 of 1.5 s, 37 of 2 s = 78.5 s = 1.3 min.
-    assert rows[1].startswith("Dataset004_Hippocampus,yes,1.3,40,")
+    assert rows[1].startswith("Dataset004_Hippocampus,2d,yes,1.3,40,")
 
 
 def test_every_caption_is_two_or_three_sentences():

@@ -19,9 +19,9 @@ CAPTIONS = {
         "are better."
     ),
     "cases": (
-        "Each case has a hollow dot for the frozen network and a filled one for the network with "
-        "cells, blue and upwards for a gain, red and downwards for a loss. Long lines of one "
-        "colour say who profits; short lines of both say that the cells change little."
+        "Each case has a hollow dot for the frozen network and a filled mark for the network with "
+        "cells: a blue triangle for a gain, an orange one upside down for a loss. Long lines of "
+        "one colour say who profits; short lines of both say that the cells change little."
     ),
     "importance": (
         "Each panel is an edge: the height of a colour is that operation's share of the edge's "
@@ -71,8 +71,8 @@ CAPTIONS = {
     ),
     "agreement": (
         "Each field is the share of choices (above) or of kept edges (below) that two cells have "
-        "in common. Compare it with the level of cells drawn at random, which the colour bar "
-        "names: at that level folds and seeds agree by chance only."
+        "in common. Compare it with the level of cells drawn at random, which stands above the "
+        "fields: at that level folds and seeds agree by chance only."
     ),
     "overlays": (
         "The cases with the largest loss, the middle and the largest gain, each in its slice with "

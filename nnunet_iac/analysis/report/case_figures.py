@@ -33,10 +33,10 @@ def paired_dots(comparison: Comparison, a: str = "before", b: str = "with cells"
     for place, row in enumerate(rows):
         assert row.a is not None
         assert row.b is not None
-        colour = GAIN if _difference(row) > 0 else LOSS
+        colour, mark = _gain_or_loss(_difference(row))
         line = ([row.a, row.b], [place, place]) if named else ([place, place], [row.a, row.b])
         axes.plot(*line, color=colour, lw=1.4, zorder=1)
-        dots = ((row.a, "o", PAPER, MUTED), (row.b, "^" if colour == GAIN else "v", colour, colour))
+        dots = ((row.a, "o", PAPER, MUTED), (row.b, mark, colour, colour))
         for value, marker, face, edge in dots:
             at = ([value], [place]) if named else ([place], [value])
             axes.plot(*at, marker, ms=5 if named else 4, mfc=face, mec=edge, mew=1, zorder=2)
@@ -71,6 +71,13 @@ def forest(questions: Sequence[Question]) -> Figure:
     axes.set_ylim(len(questions) - 0.5, -0.5)
     axes.set_xlabel("difference of mean Dice\nright of zero: cells better", color=MUTED)
     return figure
+
+
+def _gain_or_loss(difference: float) -> tuple[str, str]:
+    """Return colour and marker of a change."""
+    if difference == 0:
+        return MUTED, "o"
+    return (GAIN, "^") if difference > 0 else (LOSS, "v")
 
 
 def _difference(row: CaseRow) -> float:

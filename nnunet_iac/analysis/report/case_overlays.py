@@ -9,7 +9,6 @@ from nnunet_iac.analysis.report.evaluation import Question
 from nnunet_iac.analysis.report.overlays import overlays
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.case_scores import Source
-from nnunet_iac.analysis.scores.comparison import CaseRow
 from nnunet_iac.runs.scores import case_id, read_summary
 
 DOTS_PER_INCH = 110
@@ -20,14 +19,16 @@ class CaseOverlay:
     """One case under two predictions.
 
     Args:
-        name: a file name for its pictures.
-        row: its scores.
+        case: its id.
+        frozen: its Dice before, of the run whose prediction is shown.
+        cells: its Dice with the cells of that run.
         slice: which of its slices is shown.
         pictures: PNG by `frozen` and `cells`.
     """
 
-    name: str
-    row: CaseRow
+    case: str
+    frozen: float
+    cells: float
     slice: int
     pictures: dict[str, bytes]
 
@@ -43,34 +44,40 @@ def case_overlays(questions: Sequence[Question]) -> tuple[tuple[CaseOverlay, ...
     rows = [row for row in question.comparison.rows if row.difference is not None]
     rows.sort(key=lambda row: row.difference or 0.0)
     shown = [rows[i] for i in sorted({0, len(rows) // 2, len(rows) - 1})]
-    made = [_overlay(row, question.group.scored) for row in shown]
+    made: list[CaseOverlay | None] = []
+    reasons: dict[str, None] = {}
+    for row in shown:
+        try:
+            made.append(_overlay(row.case, question.group.scored))
+        except (RuntimeError, LookupError, ValueError) as error:
+            reasons[f"An image could not be drawn: {error}"] = None
     found = tuple(overlay for overlay in made if overlay is not None)
-    absent = (
-        ""
-        if found
-        else (
-            "The images were not found: set nnUNet_raw to the folder they are in, and keep "
-            "nnU-Net's validation folders."
-        )
-    )
-    return found, absent
+    if len(found) < len(made):
+        reasons[
+            "Images were not found: set nnUNet_raw to the folder they are in, and keep nnU-Net's "
+            "validation folders."
+        ] = None
+    return found, " ".join(reasons)
 
 
-def _overlay(row: CaseRow, runs: Sequence[Run]) -> CaseOverlay | None:
+def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
+    """Return a case of the first run whose files are all there."""
     for run in runs:
-        if run.scores is None or run.reference is None or row.case not in run.scores.dice:
+        if run.scores is None or run.reference is None:
             continue
+        before, after = run.reference.dice.get(case), run.scores.dice.get(case)
         sides = {"frozen": run.reference.sources, "cells": run.scores.sources}
-        files = {side: _files(row.case, sources) for side, sources in sides.items()}
+        files = {side: _files(case, sources) for side, sources in sides.items()}
         predictions = {side: found[0] for side, found in files.items() if found is not None}
-        truth = next((found[1] for found in files.values() if found is not None), None)
-        if truth is None or len(predictions) < len(sides):
-            return None
-        image, truth = _image(run.dataset, row.case, truth), _truth(run.dataset, truth)
+        recorded = next((found[1] for found in files.values() if found is not None), None)
+        if before is None or after is None or recorded is None or len(predictions) < len(sides):
+            continue
+        truth = _truth(run.dataset, recorded)
+        image = None if truth is None else _image(run.dataset, case, truth)
         if image is None or truth is None:
-            return None
+            continue
         index, pictures = overlays(image, truth, predictions, DOTS_PER_INCH)
-        return CaseOverlay(row.case, row, index, pictures)
+        return CaseOverlay(case, before, after, index, pictures)
     return None
 
 

@@ -1,5 +1,6 @@
 """The report of one or many runs: a page, and the same as Markdown, PNG, CSV and JSON."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from nnunet_iac.analysis.report import explorer
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.case_overlays import CaseOverlay, case_overlays
-from nnunet_iac.analysis.report.evaluation import Question, evaluate, groups
+from nnunet_iac.analysis.report.evaluation import Evaluation, evaluate
 from nnunet_iac.analysis.report.overlays import PREDICTION, TRUTH, data_uri
 from nnunet_iac.analysis.report.page import environment, inline_svg
 from nnunet_iac.analysis.report.paper import write_paper
@@ -39,7 +40,7 @@ class Report:
         cost: what they cost in a sentence.
         sections: in the order of reading.
         runs: retrofits and controls, with their names.
-        questions: every comparison made.
+        evaluation: every comparison made.
         overlays: the cases shown as images.
         overlays_absent: why there are none.
     """
@@ -51,7 +52,7 @@ class Report:
     cost: str
     sections: tuple[Section, ...]
     runs: tuple[tuple[str, Run], ...]
-    questions: tuple[Question, ...]
+    evaluation: Evaluation
     overlays: tuple[CaseOverlay, ...]
     overlays_absent: str
 
@@ -86,14 +87,17 @@ def write_report(
         FileNotFoundError: a record without the files every run begins with.
         RuntimeError: the folder cannot be written to.
     """
-    report = make_report(read_runs(paths), margin, seed)
     earlier = _files_of(folder)
+    runs, unread = read_runs(paths)
+    report = make_report(runs, margin, seed, unread)
     files = [
         *_write_tables(report, folder / TABLES, margin, seed),
         *_write_figures(report, folder / FIGURES),
     ]
     if paper:
-        files += write_paper([run for _, run in report.runs], report.questions, folder / PAPER)
+        files += write_paper(
+            [run for _, run in report.runs], report.evaluation.questions, folder / PAPER
+        )
     names = [file.relative_to(folder).as_posix() for file in files]
     content = {
         "report": report,
@@ -115,21 +119,31 @@ def write_report(
     return folder / PAGE
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[Run, ...]:
-    """Return the runs at paths, and the controls that lie beside them."""
-    folders = dict.fromkeys(path.resolve() for path in find_runs(paths))
-    runs = {folder: read_run(folder) for folder in folders}
-    for folder, run in list(runs.items()):
-        for control in controls_beside(folder) if not run.is_control else ():
-            if control not in runs and (read := read_run(control)).backbone.before == (
-                run.backbone.before
-            ):
-                runs[control] = read
-    return tuple(runs.values())
+def read_runs(paths: Iterable[Path]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+    """Return the runs at paths and the controls beside them, and which of these were not read."""
+    # Not resolved: what a link leads to has other neighbours.
+    absolute = (Path(os.path.abspath(path)) for path in find_runs(paths))
+    runs = {folder.resolve(): read_run(folder) for folder in absolute}
+    unread: dict[str, None] = {}
+    for run in list(runs.values()):
+        if not run.is_control:
+            controls, reasons = controls_beside(run)
+            unread.update(dict.fromkeys(reasons))
+            for control in controls:
+                runs.setdefault(control.fold_folder.resolve(), control)
+    return tuple(runs.values()), tuple(unread)
 
 
-def make_report(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Report:
+def make_report(
+    runs: Sequence[Run], margin: float = MARGIN, seed: int = 0, unread: Sequence[str] = ()
+) -> Report:
     """Return the report of runs, of which some may be unfinished or controls.
+
+    Args:
+        runs: retrofits and controls.
+        margin: of non-inferiority, in Dice.
+        seed: of the bootstrap.
+        unread: what could not be read, in sentences for the reader.
 
     Raises:
         ValueError: controls alone.
@@ -141,17 +155,17 @@ def make_report(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> R
             "as nnUNetTrainerIACLTH__PLANS__2d/fold_0"
         )
     named = tuple(zip(labels(runs), runs, strict=True))
-    questions = evaluate(runs, margin, seed)
-    overlays, absent = case_overlays(questions)
+    evaluation = evaluate(runs, margin, seed)
+    overlays, absent = case_overlays(evaluation.questions)
     return Report(
         title=", ".join(dict.fromkeys(f"{run.dataset}, {run.configuration}" for run in retrofits)),
-        verdicts=verdicts(groups(retrofits), questions),
-        alarms=alarms(named),
+        verdicts=verdicts(evaluation),
+        alarms=(*alarms(named), *evaluation.left_out, *unread),
         found=found(retrofits),
-        cost=cost(retrofits),
-        sections=sections(named, questions),
+        cost=cost(evaluation.retrofits, retrofits),
+        sections=sections(named, evaluation),
         runs=named,
-        questions=questions,
+        evaluation=evaluation,
         overlays=overlays,
         overlays_absent=absent,
     )
@@ -173,8 +187,8 @@ def _cell(report: Report) -> dict[str, Any] | None:
 def _write_tables(report: Report, folder: Path, margin: float, seed: int) -> list[Path]:
     tables = (table for section in report.sections for table in section.tables)
     paths = [write_csv(table, folder) for table in tables]
-    if report.questions:
-        made = Comparisons(tuple(q.comparison for q in report.questions), margin, seed)
+    if report.evaluation.questions:
+        made = Comparisons(tuple(q.comparison for q in report.evaluation.questions), margin, seed)
         paths += write_comparisons(folder, made)
     return paths
 
@@ -188,20 +202,30 @@ def _write_figures(report: Report, folder: Path) -> list[Path]:
         draw_cell(found.genotype, paths[-1], found.settings.output_nodes)
     for overlay in report.overlays:
         for side, png in overlay.pictures.items():
-            paths.append(folder / f"{overlay.name}_{side}.png")
+            paths.append(folder / f"{overlay.case}_{side}.png")
             with replacing(paths[-1]) as temporary:
                 temporary.write_bytes(png)
     return paths
 
 
 def _files_of(folder: Path) -> set[str]:
-    """Return what an earlier report wrote into its folders."""
+    """Return what an earlier report wrote into its folders.
+
+    Raises:
+        ValueError: the folder holds a page that is not ours.
+    """
     path = folder / NUMBERS
-    if not path.is_file():
+    listed = read_json(path) if path.is_file() else None
+    files = listed.get("files") if isinstance(listed, dict) else None
+    if not isinstance(files, list):
+        foreign = [n for n in (PAGE, MARKDOWN, NUMBERS) if (folder / n).exists()]
+        if foreign:
+            raise ValueError(
+                f"a report must go into a folder of its own; {folder} holds {foreign[0]} of "
+                "something else: name another folder with -o"
+            )
         return set()
-    listed = read_json(path)
-    files = listed.get("files", []) if isinstance(listed, dict) else []
-    return {f for f in files if f.startswith(OWN) and ".." not in f}
+    return {f for f in files if isinstance(f, str) and f.startswith(OWN) and ".." not in f}
 
 
 def _numbers(report: Report) -> dict[str, Any]:
@@ -240,6 +264,6 @@ def _numbers(report: Report) -> dict[str, Any]:
                 "verdict": q.comparison.verdict,
                 "equal_budget": q.equal_budget,
             }
-            for q in report.questions
+            for q in report.evaluation.questions
         ],
     }

@@ -1,22 +1,28 @@
-"""What the cells are worth: against the frozen network, against controls, and in one sentence."""
+"""What cells are compared with: the frozen network, controls, and the full search."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.case_scores import CaseScores
-from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
-from nnunet_iac.analysis.scores.statistics import MARGIN, Interval, holm
+from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores, with_doubt
+from nnunet_iac.analysis.scores.statistics import MARGIN, holm
 from nnunet_iac.runs.scores import mean_of_present
 
+Key = tuple[tuple[str, str, str, str], tuple[tuple[str, str], ...]]
 Opponent = Literal["reference", "control", "full search"]
 
-NOT_STRUCTURAL = ("seed", "genotype", "recompute_cells", "deterministic")
+NOT_STRUCTURAL = ("seed", "recompute_cells", "deterministic")
 """Settings in which repetitions of one method may differ."""
 
-CONTROL_NAMES = {"continued": "the U-Net trained on"}
-"""What pages call the controls."""
+OPPONENTS = {
+    "continued": "the U-Net trained on",
+    "IAC-Discrete": "a given cell",
+    "IAC": "the full search",
+}
+"""What pages call the methods that cells are compared with."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,17 @@ class Group:
     """The folds and seeds of one method on one data set.
 
     Args:
-        name: short, and different from the other groups'.
-        runs: of the same method, configuration and settings but for the seed.
+        mark: what tells it from other groups of its method; empty where there are none.
+        runs: of the same method, place, backbone and settings but for the seed.
     """
 
-    name: str
+    mark: str
     runs: tuple[Run, ...]
+
+    @property
+    def name(self) -> str:
+        """Short, and different from the other groups'."""
+        return f"{self.method}{self.mark}"
 
     @property
     def method(self) -> str:
@@ -66,46 +77,88 @@ class Question:
 
 
 def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
-    """Return the runs by data set, configuration, backbone's trainer, method and settings."""
-    by_key: dict[tuple[str, ...], list[Run]] = {}
+    """Return the runs by data set, configuration, backbone, method and settings."""
+    by_key: dict[Key, list[Run]] = {}
     for run in runs:
         by_key.setdefault(_key(run), []).append(run)
-    names = _names(list(by_key))
-    return tuple(Group(name, tuple(own)) for name, own in zip(names, by_key.values(), strict=True))
+    marks = _marks(list(by_key))
+    return tuple(Group(mark, tuple(own)) for mark, own in zip(marks, by_key.values(), strict=True))
 
 
-def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> tuple[Question, ...]:
-    """Return every comparison that the finished runs allow, their p values adjusted together.
+@dataclass(frozen=True)
+class Evaluation:
+    """All comparisons that runs allow.
 
-    The cells against the frozen network's own validation, against every control that started from
-    the same frozen tensors on the same fold, and the accelerated search against the full one.
-    Cases validated by several runs (seeds) are averaged first, then the patients' cases.
+    Args:
+        groups: of all runs, controls included.
+        questions: their p values adjusted together.
+        left_out: why a comparison could not be made, in a sentence each.
+    """
+
+    groups: tuple[Group, ...]
+    questions: tuple[Question, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def retrofits(self) -> tuple[Group, ...]:
+        """The groups whose runs have cells."""
+        return tuple(group for group in self.groups if not group.runs[0].is_control)
+
+
+def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Evaluation:
+    """Return every comparison that the validated runs allow.
+
+    The cells against the frozen network's own validation; searched cells against every control
+    that started from the same frozen tensors on the same fold (the network trained on, or a given
+    cell); and the accelerated search against the full one. Cases that several runs validated
+    (seeds) are averaged first, then a patient's cases.
 
     Args:
         runs: retrofits and controls.
         margin: of non-inferiority, in Dice.
         seed: of the bootstrap.
     """
-    retrofits = [run for run in runs if not run.is_control]
-    others = [group for group in groups(runs) if group.method != "IAC-LTH"]
-    questions = []
-    for group in groups(retrofits):
-        own = [run for run in group.scored if run.reference is not None]
-        references = [run.reference for run in own if run.reference is not None]
-        if own:
-            name = "the frozen U-Net"
-            questions.append(
-                _question(group, "reference", name, own, references, own, margin, seed)
-            )
-        for other in others:
-            if other.runs[0].is_control or (group.method == "IAC-LTH" and other.method == "IAC"):
-                questions += _against(group, other, margin, seed)
+    compared = groups(runs)
+    questions, left_out = [], []
+    for group in compared:
+        for opponent, other in _opponents(group, compared):
+            pairs = _pairs(group, other)
+            if not pairs:
+                continue
+            try:
+                questions.append(_question(group, opponent, other, pairs, margin, seed))
+            except ValueError as error:
+                against = "the frozen U-Net" if other is None else other.name
+                left_out.append(f"{group.name} is not compared with {against}: {error}.")
     known = [i for i, question in enumerate(questions) if question.comparison.p is not None]
     adjusted = dict(zip(known, holm([_p(questions[i]) for i in known]), strict=True))
-    return tuple(
-        replace(q, comparison=replace(q.comparison, p_holm=adjusted.get(i)))
-        for i, q in enumerate(questions)
+    return Evaluation(
+        compared,
+        tuple(
+            replace(q, comparison=with_doubt(replace(q.comparison, p_holm=adjusted.get(i))))
+            for i, q in enumerate(questions)
+        ),
+        tuple(left_out),
     )
+
+
+def speed_up(run: Run, others: Sequence[Run]) -> float | None:
+    """Return how many times longer the full search took than an accelerated one.
+
+    The mean over full searches of the same frozen tensors, fold, batches per epoch and hardware;
+    None where there is none, or where `run` is no accelerated search that ended.
+    """
+    if run.method != "IAC-LTH" or run.genotype is None:
+        return None
+    full = [
+        other.search_seconds
+        for other in others
+        if other.method == "IAC" and other.genotype is not None
+        if _same_start(run, other)
+        and other.settings.iterations_per_epoch == run.settings.iterations_per_epoch
+        and other.cost.hardware == run.cost.hardware
+    ]
+    return sum(full) / len(full) / run.search_seconds if full else None
 
 
 def pooled(scores: Iterable[CaseScores], label: str) -> CaseScores:
@@ -136,123 +189,55 @@ def pooled(scores: Iterable[CaseScores], label: str) -> CaseScores:
     )
 
 
-def verdict(group: Group, questions: Sequence[Question]) -> str:
-    """Return in one sentence whether the cells of a group helped, and what to do about it."""
-    own = [question for question in questions if question.group == group]
-    reference = next((q for q in own if q.opponent == "reference"), None)
-    if reference is None:
-        stages = ", ".join(dict.fromkeys(run.stage for run in group.runs))
-        return f"Nothing can be said yet of what these cells are worth: {stages}."
-    found, size = reference.comparison.verdict, _size(reference.comparison)
-    patients = f"{reference.comparison.patients} patients"
-    sentence = {
-        "helped": f"The cells helped: {size} in mean Dice over the frozen U-Net, {patients}",
-        "harmed": f"The cells harmed: {size} in mean Dice against the frozen U-Net, {patients}",
-        "no difference": "The cells made no difference that could be shown: "
-        f"{size} in mean Dice against the frozen U-Net, {patients}",
-        "too few patients": f"Too few patients to tell ({patients}): "
-        f"{size} in mean Dice against the frozen U-Net",
-    }[found]
-    controls = [question for question in own if question.opponent == "control"]
-    clauses = [_clause(question) for question in controls]
-    clauses = clauses or ["no control at equal budget was at hand"]
-    return f"{sentence}; {'; '.join(clauses)}: {advice(reference, controls)}."
+def _opponents(group: Group, compared: Sequence[Group]) -> Iterator[tuple[Opponent, Group | None]]:
+    """Return what a group is compared with; None is the frozen network."""
+    if group.runs[0].is_control:
+        return
+    yield "reference", None
+    for other in compared:
+        if other.runs[0].is_control or (other.method == "IAC-Discrete" != group.method):
+            yield "control", other
+        elif group.method == "IAC-LTH" and other.method == "IAC":
+            yield "full search", other
 
 
-def advice(reference: Question, controls: Sequence[Question]) -> str:
-    """Return what to do, from the comparisons with the frozen network and the controls.
+def _pairs(group: Group, other: Group | None) -> list[tuple[Run, Run]]:
+    """Return the runs of both that may be compared; a run with itself means its frozen network.
 
-    The cells are advised only where they helped and beat every control at equal budget.
+    Where some of the other side have the same budget as a run, only those are taken.
     """
-    against = [question.comparison.verdict for question in controls]
-    if reference.comparison.verdict == "too few patients":
-        return "validate on more patients before you decide, and keep your backbone until then"
-    if "harmed" in against:
-        return "keep your backbone, and train it on if it is to improve"
-    if reference.comparison.verdict != "helped" or "no difference" in against:
-        return "keep your backbone"
-    if not controls:
-        return "this may be the gain of any further training, so train a control before you decide"
-    if not all(question.equal_budget for question in controls):
-        return "promising, but train the controls for as long before you decide"
-    return "use the retrofit"
-
-
-def difference_text(difference: float, interval: Interval | None) -> str:
-    """Return a difference of Dice with its interval, for example `+0.012 (0.008 to 0.016)`."""
-    ends = "" if interval is None else f" ({_number(interval.low)} to {_number(interval.high)})"
-    return f"{'+' if difference >= 0 else ''}{_number(difference)}{ends}"
-
-
-def _clause(question: Question) -> str:
-    """Return what one control says of the cells."""
-    comparison = question.comparison
-    for_as_long = (
-        "for as long"
-        if question.equal_budget
-        else (f"for {question.other_epochs:.0f} epochs instead of {question.own_epochs:.0f}")
-    )
-    words = {
-        "helped": "the cells are better than",
-        "harmed": "but the cells are worse than",
-        "no difference": "but no difference could be shown to",
-        "too few patients": "undecided against",
-    }[comparison.verdict]
-    return f"{words} {question.name} {for_as_long}, {_size(comparison)}"
-
-
-def _size(comparison: Comparison) -> str:
-    text = difference_text(comparison.difference, comparison.interval)
-    return text.replace(" (", " (95 % interval ", 1)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _against(group: Group, other: Group, margin: float, seed: int) -> list[Question]:
-    """Return the comparison with another group, over the folds both have, if there are any."""
-    own, theirs, scores = [], [], []
+    if other is None:
+        return [(run, run) for run in group.scored if run.reference is not None]
+    pairs = []
     for run in group.scored:
-        matching = [
-            candidate
-            for candidate in other.scored
-            if _place(candidate) == _place(run) and candidate.backbone.before == run.backbone.before
-        ]
+        matching = [candidate for candidate in other.scored if _same_start(run, candidate)]
         equal = [candidate for candidate in matching if _batches(candidate) == _batches(run)]
-        for match in equal or matching:
-            assert match.scores is not None
-            own.append(run)
-            theirs.append(match)
-            scores.append(match.scores)
-    if not own:
-        return []
-    opponent: Opponent = "control" if other.runs[0].is_control else "full search"
-    name = CONTROL_NAMES.get(other.method, "the full search")
-    return [_question(group, opponent, name, own, scores, theirs, margin, seed)]
+        pairs += [(run, candidate) for candidate in equal or matching]
+    return pairs
 
 
 def _question(
     group: Group,
     opponent: Opponent,
-    name: str,
-    own: Sequence[Run],
-    other_scores: Sequence[CaseScores],
-    others: Sequence[Run],
+    other: Group | None,
+    pairs: Sequence[tuple[Run, Run]],
     margin: float,
     seed: int,
 ) -> Question:
-    own_scores = {id(run): run.scores for run in own if run.scores is not None}
-    theirs = {id(score): score for score in other_scores}
+    name = "the frozen U-Net" if other is None else f"{OPPONENTS[other.method]}{other.mark}"
+    # By identity: a run may stand in several pairs.
+    own = {id(run): run.scores for run, _ in pairs if run.scores is not None}
+    found = [run.reference if other is None else run.scores for _, run in pairs]
+    theirs = {id(scores): scores for scores in found if scores is not None}
     comparison = compare_scores(
         pooled(theirs.values(), name),
-        pooled(own_scores.values(), group.name),
-        patient_pattern=own[0].settings.patient_pattern,
+        pooled(own.values(), group.name),
+        patient_pattern=group.runs[0].settings.patient_pattern,
         margin=margin,
         seed=seed,
     )
-    epochs = [sum(run.epochs for run in side) / len(side) for side in (own, others)]
-    equal = all(_batches(a) == _batches(b) for a, b in zip(own, others, strict=True))
+    epochs = [sum(pair[side].epochs for pair in pairs) / len(pairs) for side in (0, 1)]
+    equal = all(_batches(a) == _batches(b) for a, b in pairs)
     return Question(group, opponent, name, comparison, epochs[0], epochs[1], equal)
 
 
@@ -266,24 +251,38 @@ def _p(question: Question) -> float:
     return question.comparison.p
 
 
-def _place(run: Run) -> tuple[str, str, str]:
-    return run.dataset, run.configuration, run.fold
+def _same_start(a: Run, b: Run) -> bool:
+    """Return whether two runs began with the same frozen tensors on the same fold."""
+    places = {(run.dataset, run.configuration, run.fold, run.backbone.before) for run in (a, b)}
+    return len(places) == 1
 
 
-def _key(run: Run) -> tuple[str, ...]:
+def _key(run: Run) -> Key:
+    """Return what the runs of a group have in common: place, backbone, method and settings."""
     settings = run.settings.resolved().to_mapping()
-    structural = {k: v for k, v in settings.items() if k not in NOT_STRUCTURAL}
+    varying = {*NOT_STRUCTURAL, "patient_pattern"}
     if run.is_control:  # One length per fold is one control: it is as long as the fold's run was.
-        structural = {k: v for k, v in structural.items() if k != "finetune_epochs"}
-    trainer = run.backbone.trainer
-    return run.dataset, run.configuration, run.method, trainer, str(sorted(structural.items()))
+        varying |= {"finetune_epochs", "backbone_plans"}
+    structural = {k: str(v) for k, v in settings.items() if k not in varying}
+    backbone = Path(run.backbone.path).parent.parent.name
+    return (run.dataset, run.configuration, run.method, backbone), tuple(structural.items())
 
 
-def _names(keys: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return a name for each key: the method, and what else of it differs between the keys."""
-    varying = [i for i in (0, 1, 3) if len({key[i] for key in keys}) > 1]
-    names = [", ".join([key[2], *(key[i] for i in varying)]) for key in keys]
-    return [
-        name if names.count(name) == 1 else f"{name}, settings {names[:i].count(name) + 1}"
-        for i, name in enumerate(names)
-    ]
+def _marks(keys: Sequence[Key]) -> list[str]:
+    """Return what tells groups of one method apart, in brackets; nothing where it is alone."""
+    marks = []
+    for (dataset, configuration, method, backbone), settings in keys:
+        rivals = [key for key in keys if key[0][2] == method]
+        places = {place for place, _ in rivals}
+        parts = [
+            part
+            for i, part in enumerate((dataset, configuration, method, backbone))
+            if i != 2 and len({place[i] for place in places}) > 1
+        ]
+        known: dict[str, set[str]] = {}
+        for _, others in rivals:
+            for name, value in others:
+                known.setdefault(name, set()).add(value)
+        parts += [f"{name}={value}" for name, value in settings if len(known[name]) > 1]
+        marks.append(f" ({', '.join(parts)})" if parts else "")
+    return marks

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.trajectories.emergence import shares
+from nnunet_iac.analysis.trajectories.emergence import remaining, shares
 from nnunet_iac.runs.cell_picture import OPERATION_COLOURS, operation_label
 from nnunet_iac.search.genotype import NOT_KEPT
 from nnunet_iac.search.relaxation import edge_weights
@@ -93,10 +93,12 @@ def _leaves(lane: Lane, node: int) -> bool:
 def search_frames(run: Run) -> dict[str, Any]:
     """Return what the script needs of one search, small enough for many on one page.
 
-    Shares and edge weights are bytes in base64: 0 is pruned, 1 to 255 a share of up to one.
+    Every epoch is shown after its prune, as the log counts operations. Shares and edge weights
+    are bytes in base64: 0 is pruned, 1 to 255 a share of up to one.
     """
     trajectory = run.trajectory
-    share = np.where(trajectory.active, np.maximum(np.rint(255 * shares(trajectory)), 1), 0)
+    left = remaining(trajectory, run.events)
+    share = np.where(left, np.maximum(np.rint(255 * shares(trajectory)), 1), 0)
     transform = (run.settings.edge_transform, run.settings.tan_clamp)
     psi = [edge_weights(torch.from_numpy(beta), *transform).numpy() for beta in trajectory.beta]
     codes = run.genotype.to_codes() if run.genotype is not None else None

@@ -11,10 +11,11 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.report.evaluation import Question, difference_text
+from nnunet_iac.analysis.report.evaluation import Question, speed_up
 from nnunet_iac.analysis.report.page import environment
 from nnunet_iac.analysis.report.parts import Table, write_csv
 from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.report.verdict import difference_text
 from nnunet_iac.analysis.scores.comparison import Comparison
 from nnunet_iac.analysis.scores.latex import escaped, tabular
 from nnunet_iac.analysis.scores.statistics import fisher_combination
@@ -106,9 +107,9 @@ def write_paper(runs: Sequence[Run], questions: Sequence[Question], folder: Path
 
 
 def searches(runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Return the runs whose searches the figures show: the full ones, or the accelerated."""
+    """Return the ended searches that the figures show: the full ones, or the accelerated."""
     for method in (FULL, ACCELERATED):
-        found = tuple(r for r in runs if r.method == method and r.trajectory.epoch.size)
+        found = tuple(r for r in runs if r.method == method and r.genotype is not None)
         if found:
             return found
     return ()
@@ -141,16 +142,16 @@ def latex_table(table: Table) -> str:
 def _combined(questions: Sequence[Question]) -> Table:
     """Return table 1: per data set and comparison, pooled over backbones by Fisher's method."""
     rows = []
-    for dataset in dict.fromkeys(_dataset(q) for q in questions):
+    for place in dict.fromkeys(_place(q) for q in questions):
         for name, method, opponent in COMPARED:
-            chosen = _chosen(questions, method, opponent, dataset)
+            chosen = _chosen(questions, method, opponent, place)
             if not chosen:
                 continue
             comparisons = [q.comparison for q in chosen]
             p_values = [c.p for c in comparisons if c.p is not None]
             rows.append(
                 (
-                    dataset,
+                    *place,
                     name,
                     str(len(chosen)),
                     f"{sum(c.difference for c in comparisons) / len(comparisons):+.3f}",
@@ -162,7 +163,15 @@ def _combined(questions: Sequence[Question]) -> Table:
         "table1",
         "Mean difference of Dice over backbones, and Fisher's combination of their Wilcoxon tests. "
         "The tests share their patients, so the combination is too sure of itself.",
-        ("data set", "comparison", "backbones", "mean difference", "least to largest", "p, Fisher"),
+        (
+            "data set",
+            "configuration",
+            "comparison",
+            "backbones",
+            "mean difference",
+            "least to largest",
+            "p, Fisher",
+        ),
         tuple(rows),
     )
 
@@ -175,7 +184,7 @@ def _compared(name: str, how: str, questions: Sequence[Question]) -> Table:
             c = question.comparison
             rows.append(
                 (
-                    _dataset(question),
+                    *_place(question),
                     question.group.runs[0].backbone.trainer,
                     comparison,
                     str(c.patients),
@@ -190,7 +199,18 @@ def _compared(name: str, how: str, questions: Sequence[Question]) -> Table:
         name,
         f"Patient-level Dice {how}: before, after, difference with its 95 % bootstrap interval, "
         "two-sided Wilcoxon test alone and adjusted after Holm.",
-        ("data set", "backbone", "comparison", "patients", "A", "B", "B - A", "p", "p, Holm"),
+        (
+            "data set",
+            "configuration",
+            "backbone",
+            "comparison",
+            "patients",
+            "A",
+            "B",
+            "B - A",
+            "p",
+            "p, Holm",
+        ),
         tuple(rows),
     )
 
@@ -198,33 +218,32 @@ def _compared(name: str, how: str, questions: Sequence[Question]) -> Table:
 def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table:
     """Return table 4 or 5: minutes and epochs of both searches, and the speed-up."""
 
-    def key(run: Run) -> tuple[str, str]:
-        if by_backbone:
-            return run.dataset, run.backbone.trainer
+    def key(run: Run) -> tuple[str, str, str]:
         bare = NO_AUGMENTATION in str(run.cost.run["trainer"])
-        return run.dataset, "no" if bare else "yes"
+        distinguished = run.backbone.trainer if by_backbone else "no" if bare else "yes"
+        return run.dataset, run.configuration, distinguished
 
-    searched = [run for run in runs if run.validated and run.method in (FULL, ACCELERATED)]
+    searched = [run for run in runs if run.genotype and run.method in (FULL, ACCELERATED)]
     rows = []
     for at in dict.fromkeys(key(run) for run in searched):
         cells: list[str] = []
-        minutes = {}
         for method in (FULL, ACCELERATED):
             own = [run for run in searched if key(run) == at and run.method == method]
             if own:
-                minutes[method] = sum(run.search_seconds for run in own) / len(own) / 60
+                minutes = sum(run.search_seconds for run in own) / len(own) / 60
                 epochs = sum(run.search_epochs for run in own) / len(own)
-                cells += [f"{minutes[method]:.1f}", f"{epochs:.0f}"]
+                cells += [f"{minutes:.1f}", f"{epochs:.0f}"]
             else:
                 cells += ["", ""]
-        both = len(minutes) == 2
-        rows.append((*at, *cells, f"{minutes[FULL] / minutes[ACCELERATED]:.1f}" if both else ""))
+        factors = [f for run in searched if key(run) == at and (f := speed_up(run, searched))]
+        rows.append((*at, *cells, f"{sum(factors) / len(factors):.1f}" if factors else ""))
     return Table(
         name,
         f"Cost of the searches {how}: mean minutes and epochs of a search, warm-up and validation "
-        "included, and how many times faster the accelerated one is.",
+        "included, and how many times faster the accelerated one is than the full one of its fold.",
         (
             "data set",
+            "configuration",
             "backbone" if by_backbone else "augmentation",
             "IAC min",
             "IAC epochs",
@@ -237,18 +256,19 @@ def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table
 
 
 def _chosen(
-    questions: Sequence[Question], method: str, opponent: str, dataset: str | None = None
+    questions: Sequence[Question], method: str, opponent: str, place: tuple[str, str] | None = None
 ) -> list[Question]:
     return [
         q
         for q in questions
         if q.group.method == method and q.opponent == opponent
-        if dataset in (None, _dataset(q))
+        if place in (None, _place(q))
     ]
 
 
-def _dataset(question: Question) -> str:
-    return question.group.runs[0].dataset
+def _place(question: Question) -> tuple[str, str]:
+    run = question.group.runs[0]
+    return run.dataset, run.configuration
 
 
 def _trainer(question: Question) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_iac.analysis.scores.case_scores import (
-    FOLD_ALL,
     SUMMARY,
     VALIDATION,
     CaseScores,
@@ -18,6 +17,9 @@ from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.settings import Settings
+
+IDENTITY = ("method", "trainer", "dataset", "plans", "configuration", "fold")
+"""What `cost.json` must say of a run."""
 
 CONTROLS = ("continued",)
 """Methods that a found cell is measured against, at equal budget."""
@@ -39,7 +41,7 @@ class Run:
         validated: whether nnU-Net's final validation is there.
         scores: of that validation; none for `fold_all`, which is validated on what it learned.
         reference: of the frozen network on the same cases, once there are some.
-        busy: whether a process is at work on it.
+        busy: whether a process is at work on it; None where that cannot be known.
     """
 
     fold_folder: Path
@@ -53,7 +55,7 @@ class Run:
     validated: bool
     scores: CaseScores | None
     reference: CaseScores | None
-    busy: bool
+    busy: bool | None
 
     @property
     def record(self) -> RunFolder:
@@ -121,7 +123,8 @@ class Run:
         if self.validated:
             return "finished"
         where = f"after epoch {self.epochs}" if self.epochs else "before its first epoch ended"
-        return f"{'in progress' if self.busy else 'interrupted'} {where}"
+        state = {True: "in progress", False: "interrupted", None: "unfinished"}[self.busy]
+        return f"{state} {where}"
 
     def _epochs(self, *phases: str) -> int:
         return sum(self.cost.phases[p].epochs for p in phases if p in self.cost.phases)
@@ -145,18 +148,24 @@ def read_run(fold_folder: Path) -> Run:
                 "first epoch, restore the file, or leave this run out"
             )
     searched = record.trajectory_file.is_file()
+    cost = record.read_cost()
+    if missing := [key for key in IDENTITY if key not in cost.run]:
+        raise ValueError(
+            f"{record.cost_file} must say which run it is; under 'run' it lacks "
+            f"{', '.join(missing)}: restore it, or read it with the release that wrote it"
+        )
     return Run(
         fold_folder=fold_folder,
         settings=record.read_settings(),
-        cost=record.read_cost(),
+        cost=cost,
         backbone=record.read_backbone(),
         trajectory=record.read_trajectory() if searched else Trajectory.of_rows([]),
         events=record.read_events() if record.events_file.is_file() else (),
         health=record.read_health(),
         genotype=record.read_genotype() if record.genotype_file.is_file() else None,
         validated=_validated(fold_folder),
-        scores=_scores(fold_folder),
-        reference=_scores(record.reference_folder),
+        scores=None if cost.run["fold"] == "all" else _scores(fold_folder),
+        reference=None if cost.run["fold"] == "all" else _scores(record.reference_folder),
         busy=in_use(fold_folder),
     )
 
@@ -167,9 +176,7 @@ def _validated(folder: Path) -> bool:
 
 def _scores(folder: Path) -> CaseScores | None:
     """Return what nnU-Net's final validation wrote of held-out cases, or None before it."""
-    if not _validated(folder) or FOLD_ALL in folder.parts:
-        return None
-    return read_case_scores(folder)
+    return read_case_scores(folder) if _validated(folder) else None
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -197,17 +204,30 @@ def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def controls_beside(fold_folder: Path) -> tuple[Path, ...]:
-    """Return the fold folders of controls of the same data set and fold, in nnU-Net's results."""
-    fold = fold_folder.name
-    beside = fold_folder.resolve().parent.parent
-    candidates = sorted(beside.glob(f"*/{fold}/{FOLDER_NAME}/cost.json"))
-    folders = [path.parent.parent for path in candidates]
-    return tuple(
-        folder
-        for folder in folders
-        if RunFolder.of_fold(folder).read_cost().run.get("method") in CONTROLS
-    )
+def controls_beside(run: Run) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+    """Return the controls beside a run that began with its frozen tensors, on its fold.
+
+    Looked for in nnU-Net's results of the data set.
+
+    Returns:
+        The controls, and why one could not be read, in a sentence each.
+    """
+    beside = run.fold_folder.parent.parent
+    found, unread = [], []
+    for path in sorted(
+        beside.glob(f"nnUNetTrainer*/{run.fold_folder.name}/{FOLDER_NAME}/cost.json")
+    ):
+        folder = path.parent.parent
+        try:
+            if RunFolder.of_fold(folder).read_cost().run.get("method") not in CONTROLS:
+                continue
+            control = read_run(folder)
+        except (ValueError, OSError) as error:
+            unread.append(f"{folder.parent.name}/{folder.name} beside it was not read: {error}.")
+            continue
+        if control.backbone.before == run.backbone.before:
+            found.append(control)
+    return tuple(found), tuple(unread)
 
 
 def labels(runs: Sequence[Run]) -> tuple[str, ...]:

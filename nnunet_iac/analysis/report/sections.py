@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.case_figures import forest, paired_dots
-from nnunet_iac.analysis.report.evaluation import Question, difference_text, groups
+from nnunet_iac.analysis.report.evaluation import Evaluation, Group, Question, speed_up
 from nnunet_iac.analysis.report.page import duration
 from nnunet_iac.analysis.report.parts import Picture, Section, Table
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.report.summary import Searches
+from nnunet_iac.analysis.report.verdict import difference_text
 from nnunet_iac.analysis.trajectories.emergence import (
     TOPS,
     Emergence,
@@ -33,32 +34,33 @@ from nnunet_iac.analysis.trajectories.figures import (
 from nnunet_iac.runs.cell_picture import operation_label
 from nnunet_iac.search.settings import Settings
 
+MANY_GROUPS = 6
+"""Groups from which on the figures of searches are drawn by method."""
 
-def sections(
-    named: Sequence[tuple[str, Run]], questions: Sequence[Question]
-) -> tuple[Section, ...]:
+
+def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[Section, ...]:
     """Return all sections that have something to say.
 
     Args:
         named: retrofits and controls, with their names.
-        questions: every comparison made.
+        evaluation: of these runs.
     """
     retrofits = [(name, run) for name, run in named if not run.is_control]
     searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
     made = [
-        Section("scores", "What the cells are worth", *_scores(questions)),
+        Section("scores", "What the cells are worth", *_scores(evaluation.questions)),
         Section(
             "search",
             "What the search did",
-            tables=_emergence_tables(searched),
-            pictures=tuple(_search_pictures(searched)),
+            tables=_emergence_tables(retrofits),
+            pictures=tuple(_search_pictures(searched, evaluation.retrofits)),
         ),
         Section("agreement", "What was chosen", pictures=tuple(_choice_pictures(retrofits))),
         Section("cost", "What it cost", tables=(_cost_table(named),)),
-        Section("settings", "Settings", tables=_settings_tables(retrofits)),
+        Section("settings", "Settings", tables=_settings_tables(named)),
         Section("provenance", "Where this comes from", *_provenance(named)),
     ]
-    return tuple(s for s in made if s.paragraphs or s.tables or s.pictures)
+    return tuple(s for s in made if s.paragraphs or s.pictures or any(t.rows for t in s.tables))
 
 
 def _scores(
@@ -131,10 +133,20 @@ def _p(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _search_pictures(searched: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
-    """Return the figures of every group of searches, and the first search's importances."""
-    found = groups([run for _, run in searched])
+def _search_pictures(
+    searched: Sequence[tuple[str, Run]], compared: Sequence[Group]
+) -> Iterable[Picture]:
+    """Return the figures of every group of searches, and the first search's importances.
+
+    Above `MANY_GROUPS` those of a method are drawn together, or the page would grow too large.
+    """
     names = {id(run): name for name, run in searched}
+    found: dict[str, list[Run]] = {}
+    many = len(compared) > MANY_GROUPS
+    for group in compared:
+        runs = [run for run in group.runs if id(run) in names]
+        found.setdefault(group.method if many else group.name, []).extend(runs)
+    found = {name: runs for name, runs in found.items() if runs}
     several: dict[str, tuple[str, Callable[[Searches], Figure]]] = {
         "similarity": ("Similarity of the cell between epochs", similarity_figure),
         "convergence": ("Similarity to the final vector over time", convergence_figure),
@@ -147,22 +159,22 @@ def _search_pictures(searched: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
         "pruning": ("Operations left and edges decided", pruning_figure),
         "entropy": ("Entropy of every edge", entropy_figure),
     }
-    for number, group in enumerate(found):
-        first = names[id(group.runs[0])]
-        of = group.name if len(found) > 1 else ""
+    for number, (whose, runs) in enumerate(found.items()):
+        first = names[id(runs[0])]
+        of = whose if len(found) > 1 else ""
         title = f"Importance of the operations on every edge: {first}"
         shown = first if len(searched) > 1 else ""
-        yield _picture(
-            "importance", title, partial(importance_figure, group.runs[0]), number, shown
-        )
+        yield _picture("importance", title, partial(importance_figure, runs[0]), number, shown)
         for name, (title, draw) in several.items():
-            yield _picture(name, title, partial(draw, group.runs), number, of)
+            yield _picture(name, title, partial(draw, runs), number, of)
 
 
-def _emergence_tables(searched: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
-    """Return when every edge's final operation emerged, and every node's pair of edges."""
+def _emergence_tables(retrofits: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
+    """Return when the final operations and pairs of edges of ended searches emerged."""
     rows = []
-    for name, run in searched:
+    for name, run in retrofits:
+        if run.genotype is None or not run.trajectory.epoch.size:
+            continue
         for found in edge_emergence(run):
             edge = f"v{found.edge.source} to v{found.edge.target}"
             moments = [_moments(found.top[k]) for k in TOPS]
@@ -216,6 +228,7 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
     rows = []
     for name, run in named:
         networks = run.cost.networks
+        faster = speed_up(run, [other for _, other in named])
         final = networks.get("final") or networks.get("supernet") or networks.get("backbone")
         rows.append(
             (
@@ -223,7 +236,7 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
                 run.stage,
                 str(run.search_epochs) if run.search_epochs else "",
                 duration(run.search_seconds) if run.search_epochs else "",
-                _speed_up(run, [other for _, other in named]),
+                f"{faster:.1f}" if faster else "",
                 duration(run.seconds - run.search_seconds),
                 f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
                 f"{final.parameters / 1e6:.2f} M" if final else "",
@@ -231,21 +244,6 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
             )
         )
     return Table("cost", CAPTIONS["cost"], head, tuple(rows))
-
-
-def _speed_up(run: Run, others: Searches) -> str:
-    """Return how much less time an accelerated search took than the full one of its fold."""
-    if run.method != "IAC-LTH" or not run.validated:
-        return ""
-    full = [
-        other.search_seconds
-        for other in others
-        if other.method == "IAC" and other.validated
-        if (other.dataset, other.configuration, other.fold)
-        == (run.dataset, run.configuration, run.fold)
-        and other.backbone.before == run.backbone.before
-    ]
-    return f"{sum(full) / len(full) / run.search_seconds:.1f}" if full else ""
 
 
 def _settings_tables(retrofits: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
@@ -299,7 +297,9 @@ def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tupl
     tables = [Table("provenance", CAPTIONS["provenance"], head, rows)]
     if health:
         tables.append(Table("health", CAPTIONS["health"], ("run", "noticed"), tuple(health)))
-    quiet = (
-        "" if health else "No search had a dead edge, a collapse, or a loss that stopped falling."
-    )
-    return ((quiet,) if quiet else ()), tuple(tables)
+    searched = [run for _, run in named if run.trajectory.epoch.size]
+    watched = searched and all(run.record.health_file.is_file() for run in searched)
+    if watched and not health and not any(run.collapsed for run in searched):
+        quiet = "No search had a dead edge, a collapse, or a loss that stopped falling."
+        return (quiet,), tuple(tables)
+    return (), tuple(tables)

@@ -3,30 +3,36 @@
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_iac.analysis.report.evaluation import Group, Question, groups, verdict
+from nnunet_iac.analysis.report.evaluation import Evaluation, Group
 from nnunet_iac.analysis.report.page import duration, percent
 from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.report.verdict import verdict
 from nnunet_iac.analysis.trajectories.agreement import mean_agreement, operation_histogram
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import parameter_free_share
 
 Searches = Sequence[Run]
 
+GRAVE = ("collapse", "non-finite")
+"""Kinds of health events that the first screen must name."""
 
-def verdicts(compared: Sequence[Group], questions: Sequence[Question]) -> tuple[str, ...]:
+
+def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
     """Return what each group's cells are worth, in a sentence each."""
+    compared = evaluation.retrofits
+    sentences = [verdict(group, evaluation.questions) for group in compared]
     if len(compared) == 1:
-        return (verdict(compared[0], questions),)
-    return tuple(f"{group.name}: {verdict(group, questions)}" for group in compared)
+        return tuple(sentences)
+    return tuple(
+        f"{group.name}: {sentence}" for group, sentence in zip(compared, sentences, strict=True)
+    )
 
 
 def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
     """Return what makes the numbers of a run doubtful, in a sentence each."""
     raised = []
     for name, run in named:
-        if run.is_control:
-            continue
-        if run.validated and not run.backbone.unchanged:
+        if run.validated and not run.is_control and not run.backbone.unchanged:
             raised.append(f"{name}: the backbone is not proven unchanged, so this is no retrofit.")
         if run.backbone.leakage:
             raised.append(f"{name}: {run.backbone.leakage}.")
@@ -36,6 +42,9 @@ def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
                 f"{name}: the search has collapsed, {share} of the cell's operations have no "
                 "parameters."
             )
+        grave = [event for event in run.health if event.kind in GRAVE]
+        if grave and not run.collapsed:
+            raised.append(f"{name}: {grave[-1]}.")
         if not run.validated:
             raised.append(f"{name}: {run.stage}; it is left out of all scores.")
         elif run.scores is None:
@@ -73,14 +82,15 @@ def found(runs: Searches) -> str:
     )
 
 
-def cost(runs: Searches) -> str:
-    """Return the time of an average run, and what its network needs more than the backbone."""
-    searched = [run for run in runs if run.search_epochs]
+def cost(searched: Sequence[Group], runs: Searches) -> str:
+    """Return the time of an average search that ended, and what the cells add to the network."""
     parts = []
-    for group in groups(searched):
-        epochs = _span([run.search_epochs for run in group.runs])
-        seconds = sum(run.search_seconds for run in group.runs) / len(group.runs)
-        parts.append(f"{group.name} searched {epochs} epochs in {duration(seconds)}")
+    for group in searched:
+        ended = [run for run in group.runs if run.search_epochs and run.genotype is not None]
+        if ended:
+            epochs = _span([run.search_epochs for run in ended])
+            seconds = sum(run.search_seconds for run in ended) / len(ended)
+            parts.append(f"{group.name} searched {epochs} epochs in {duration(seconds)}")
     grown = [
         (final.parameters / backbone.parameters - 1, final.macs / backbone.macs - 1)
         for run in runs
@@ -92,7 +102,7 @@ def cost(runs: Searches) -> str:
         parts.append(
             f"the cells add {percent(parameters)} to the parameters and {percent(macs)} to the MACs"
         )
-    return f"{'; '.join(parts) or 'Nothing was spent yet'}. On {_hardware(runs)}."
+    return f"{'; '.join(parts) or 'No search has ended yet'}. On {_hardware(runs)}."
 
 
 def _span(values: Sequence[int]) -> str:
@@ -102,6 +112,8 @@ def _span(values: Sequence[int]) -> str:
 
 def _hardware(runs: Searches) -> str:
     def text(hardware: dict[str, Any]) -> str:
+        if not hardware:
+            return "unknown hardware"
         cores = hardware["cores"]
         processor = f"{hardware['processor']}, {cores} {'core' if cores == 1 else 'cores'}"
         return f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor

@@ -369,7 +369,7 @@ def _together(
     known = [c.p for c in compared if c.p is not None]
     adjusted = iter(holm(known))
     comparisons = tuple(
-        _with_doubt(c if c.p is None else dataclasses.replace(c, p_holm=next(adjusted)))
+        with_doubt(c if c.p is None else dataclasses.replace(c, p_holm=next(adjusted)))
         for c in compared
     )
     fisher, remarks = None, tuple[str, ...]()
@@ -385,7 +385,7 @@ def _together(
     return Comparisons(comparisons, margin, seed, tolerance, fisher, remarks)
 
 
-def _with_doubt(c: Comparison) -> Comparison:
+def with_doubt(c: Comparison) -> Comparison:
     """Return a comparison with a remark where its interval decides and its test does not."""
     if c.verdict not in DECIDED or c.p_holm is None or c.p_holm <= 1 - CONFIDENCE:
         return c

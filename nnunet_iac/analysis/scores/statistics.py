@@ -15,6 +15,8 @@ MARGIN = 0.01
 """Loss of Dice up to which a method counts as not inferior, where nothing else is stated."""
 FEWEST_PATIENTS = 6
 """Below it nothing is decided: n differences of one sign have p = 2 / 2**n, 0.0625 for five."""
+LARGEST_BATCH = 10**7
+"""Values that are resampled at once: 80 MB."""
 DECIMALS = 12
 """Differences that agree up to here are equal: what lies behind is rounding, not Dice."""
 
@@ -85,6 +87,7 @@ def bootstrap_interval(
                 confidence_level=confidence,
                 n_resamples=resamples,
                 method=method,
+                batch=max(1, LARGEST_BATCH // sample.size),
                 rng=np.random.default_rng(seed),
             ).confidence_interval
         if np.isfinite([ends.low, ends.high]).all():
