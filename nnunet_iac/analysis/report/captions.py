@@ -81,8 +81,9 @@ CAPTIONS = {
     ),
     "cost": (
         "Times are those of the epochs, validation included; the speed-up is the time of the full "
-        "search of the same fold over that of the accelerated one. Parameters and multiply-"
-        "accumulates are those of the last network there was, for one patch of the plans."
+        "search of the same fold over that of the accelerated one. Further training is the "
+        "finetuning, or what a control was trained on; parameters and multiply-accumulates are "
+        "those of the last network there was, for one patch of the plans."
     ),
     "settings_chosen": (
         "The settings that differ from their default. Where runs differ, each value names its runs."

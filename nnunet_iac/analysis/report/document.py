@@ -131,7 +131,8 @@ def read_runs(paths: Iterable[Path]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
             unread.update(dict.fromkeys(reasons))
             for control in controls:
                 runs.setdefault(control.fold_folder.resolve(), control)
-    return tuple(runs.values()), tuple(unread)
+    ordered = sorted(runs.values(), key=lambda run: run.is_control)  # Controls last.
+    return tuple(ordered), tuple(unread)
 
 
 def make_report(

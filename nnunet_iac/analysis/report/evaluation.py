@@ -164,6 +164,8 @@ def speed_up(run: Run, others: Sequence[Run]) -> float | None:
 def pooled(scores: Iterable[CaseScores], label: str) -> CaseScores:
     """Return the scores of several runs as one; a case that several have is their mean.
 
+    Its folder is no folder but the label, for there are several.
+
     Raises:
         ValueError: no scores.
     """
@@ -178,7 +180,7 @@ def pooled(scores: Iterable[CaseScores], label: str) -> CaseScores:
             for name, score in part.per_class[case].items():
                 per_class.setdefault(case, {}).setdefault(name, []).append(score)
     return CaseScores(
-        folder=parts[0].folder,
+        folder=Path(label),
         label=label,
         dice={case: mean_of_present(values) for case, values in dice.items()},
         per_class={

@@ -231,14 +231,15 @@ def controls_beside(run: Run) -> tuple[tuple[Run, ...], tuple[str, ...]]:
 
 
 def labels(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return a short name for each run, with no more than tells them apart."""
+    """Return a short name for each run, with no more than tells it from others of its method."""
     parts = [
         (run.dataset, run.configuration, run.method, run.plans, f"fold {run.fold}") for run in runs
     ]
-    varying = [len({part[i] for part in parts}) > 1 or i in (2, 4) for i in range(5)]
-    names = [
-        ", ".join(p for p, shown in zip(part, varying, strict=True) if shown) for part in parts
-    ]
+    names = []
+    for part in parts:
+        rivals = [other for other in parts if other[2] == part[2]]
+        shown = [i in (2, 4) or len({rival[i] for rival in rivals}) > 1 for i in range(5)]
+        names.append(", ".join(p for p, wanted in zip(part, shown, strict=True) if wanted))
     return tuple(
         name if names.count(name) == 1 else f"{name}, run {names[:i].count(name) + 1}"
         for i, name in enumerate(names)

@@ -220,7 +220,7 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
         "search epochs",
         "search",
         "speed-up",
-        "finetuning",
+        "further training",
         "memory",
         "parameters",
         "MACs",
@@ -246,18 +246,18 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
     return Table("cost", CAPTIONS["cost"], head, tuple(rows))
 
 
-def _settings_tables(retrofits: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
+def _settings_tables(named: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
     """Return the settings that somebody chose, then all; differing ones name their runs."""
-    resolved = [(name, run.settings.resolved().to_mapping()) for name, run in retrofits]
+    resolved = {name: run.settings.resolved().to_mapping() for name, run in named}
     default = Settings().resolved().to_mapping()
     rows, chosen = [], []
     for key in default:
         by_value: dict[str, list[str]] = {}
-        for name, settings in resolved:
+        for name, settings in resolved.items():
             by_value.setdefault(_setting(settings[key]), []).append(name)
         text = next(iter(by_value))
         if len(by_value) > 1:
-            text = "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+            text = "; ".join(f"{v} ({_runs(names, named)})" for v, names in by_value.items())
         rows.append((key, text))
         if text != _setting(default[key]):
             chosen.append((*rows[-1], _setting(default[key])))
@@ -266,6 +266,18 @@ def _settings_tables(retrofits: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
         Table("settings_chosen", CAPTIONS["settings_chosen"], head, tuple(chosen)),
         Table("settings", CAPTIONS["settings"], head[:2], tuple(rows), folded=True),
     )
+
+
+def _runs(names: Sequence[str], named: Sequence[tuple[str, Run]]) -> str:
+    """Return runs by their method where all of it are meant, else by name."""
+    by_method: dict[str, list[str]] = {}
+    for name, run in named:
+        by_method.setdefault(run.method, []).append(name)
+    said: list[str] = []
+    for method, own in by_method.items():
+        meant = [name for name in own if name in names]
+        said += [method] if meant == own else meant
+    return ", ".join(said)
 
 
 def _setting(value: Any) -> str:
@@ -288,18 +300,24 @@ def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tupl
             if not run.is_control
             else "trained",
             run.cost.commit[:10] if run.cost.commit else "none",
-            ", ".join(f"{package} {version}" for package, version in run.cost.versions.items()),
         )
         for name, run in named
     )
-    head = ("run", "backbone", "its SHA-256", "unchanged", "commit", "versions")
+    head = ("run", "backbone", "its SHA-256", "unchanged", "commit")
     health = [(name, str(event)) for name, run in named for event in run.health]
     tables = [Table("provenance", CAPTIONS["provenance"], head, rows)]
     if health:
         tables.append(Table("health", CAPTIONS["health"], ("run", "noticed"), tuple(health)))
+    versions: dict[str, list[str]] = {}
+    for name, run in named:
+        text = ", ".join(f"{package} {version}" for package, version in run.cost.versions.items())
+        versions.setdefault(text, []).append(name)
+    said = [
+        f"Versions: {text}" if len(versions) == 1 else f"{_runs(names, named)}: {text}"
+        for text, names in versions.items()
+    ]
     searched = [run for _, run in named if run.trajectory.epoch.size]
     watched = searched and all(run.record.health_file.is_file() for run in searched)
     if watched and not health and not any(run.collapsed for run in searched):
-        quiet = "No search had a dead edge, a collapse, or a loss that stopped falling."
-        return (quiet,), tuple(tables)
-    return (), tuple(tables)
+        said.append("No search had a dead edge, a collapse, or a loss that stopped falling.")
+    return tuple(said), tuple(tables)

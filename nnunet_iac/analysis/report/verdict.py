@@ -76,10 +76,11 @@ def _why_unscored(run: Run) -> str:
 def _clause(question: Question, reference: Question) -> str:
     """Return what one control says of the cells."""
     comparison = question.comparison
+    but = "but " if reference.comparison.verdict == "helped" else ""
     words = {
         "helped": "the cells are better than",
-        "harmed": "but the cells are worse than",
-        "no difference": "but no difference could be shown to",
+        "harmed": f"{but}the cells are worse than",
+        "no difference": f"{but}no difference could be shown to",
         "too few patients": "undecided against",
     }[comparison.verdict]
     epochs = f"{question.other_epochs:.0f} epochs instead of {question.own_epochs:.0f}"
