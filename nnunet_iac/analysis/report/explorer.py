@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.trajectories.emergence import remaining, shares
+from nnunet_iac.analysis.trajectories.emergence import final_operations, remaining, shares
 from nnunet_iac.runs.cell_picture import OPERATION_COLOURS, operation_label
-from nnunet_iac.search.genotype import NOT_KEPT
 from nnunet_iac.search.relaxation import edge_weights
 from nnunet_iac.search.space import EDGES, INPUT_NODES, INTERMEDIATE_NODES, OPERATIONS, edges_into
 
@@ -101,7 +100,6 @@ def search_frames(run: Run) -> dict[str, Any]:
     share = np.where(left, np.maximum(np.rint(255 * shares(trajectory)), 1), 0)
     transform = (run.settings.edge_transform, run.settings.tan_clamp)
     psi = [edge_weights(torch.from_numpy(beta), *transform).numpy() for beta in trajectory.beta]
-    codes = run.genotype.to_codes() if run.genotype is not None else None
     return {
         "epochs": len(trajectory.epoch),
         "warmup": run.settings.warmup_epochs,
@@ -111,17 +109,9 @@ def search_frames(run: Run) -> dict[str, Any]:
             [EDGES.index((event.source, event.target)), event.epoch, _operation(event.operation)]
             for event in run.events
         ],
-        "kept": None if codes is None else [code if code != NOT_KEPT else -1 for code in codes],
-        "left": survivors_by_edge(run),
+        "kept": run.genotype.to_codes() if run.genotype is not None else None,
+        "final": final_operations(run).tolist() if run.genotype is not None else None,
     }
-
-
-def survivors_by_edge(run: Run) -> list[int] | None:
-    """Return the operation each edge ended with, kept or not; None where some are undecided."""
-    left = np.ones((len(EDGES), len(OPERATIONS)), bool)
-    for event in run.events:
-        left[EDGES.index((event.source, event.target)), _operation(event.operation)] = False
-    return left.argmax(axis=1).tolist() if (left.sum(axis=1) == 1).all() else None
 
 
 def page_content(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:

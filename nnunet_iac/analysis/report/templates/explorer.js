@@ -11,8 +11,7 @@
   /** Shares of one edge: after an epoch of the search, or once the cell was found. */
   const sharesAt = (edge, epoch) => {
     if (epoch > search.epochs) {
-      const kept = search.left ? search.left[edge] : search.kept[edge];
-      return operations.map((_, o) => (o === kept ? 255 : 0));
+      return operations.map((_, o) => (o === search.final[edge] ? 255 : 0));
     }
     const from = ((epoch - 1) * EDGES + edge) * OPERATIONS;
     return search.shares.subarray(from, from + OPERATIONS);
