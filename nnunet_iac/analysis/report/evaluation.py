@@ -238,9 +238,13 @@ def _question(
         margin=margin,
         seed=seed,
     )
-    epochs = [sum(pair[side].epochs for pair in pairs) / len(pairs) for side in (0, 1)]
+    own_epochs, other_epochs = (
+        sum(run.epochs for run in side) / len(pairs) for side in zip(*pairs, strict=True)
+    )
+    if other is None:  # The frozen network is not trained any further.
+        return Question(group, opponent, name, comparison, own_epochs, 0.0, equal_budget=False)
     equal = all(_batches(a) == _batches(b) for a, b in pairs)
-    return Question(group, opponent, name, comparison, epochs[0], epochs[1], equal)
+    return Question(group, opponent, name, comparison, own_epochs, other_epochs, equal)
 
 
 def _batches(run: Run) -> int:

@@ -104,7 +104,6 @@ def _questions_table(questions: Sequence[Question]) -> Table:
     rows = []
     for question in questions:
         c = question.comparison
-        other = 0 if question.opponent == "reference" else question.other_epochs
         rows.append(
             (
                 question.group.name,
@@ -119,7 +118,7 @@ def _questions_table(questions: Sequence[Question]) -> Table:
                 f"{c.effect:+.2f}".replace("-", "\N{MINUS SIGN}"),
                 f"{c.better} / {c.equal} / {c.worse}",
                 "shown" if c.non_inferiority.shown else "not shown",
-                f"{question.own_epochs:.0f} / {other:.0f}",
+                f"{question.own_epochs:.0f} / {question.other_epochs:.0f}",
             )
         )
     margin = questions[0].comparison.non_inferiority.margin
