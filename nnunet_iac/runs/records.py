@@ -86,7 +86,8 @@ class BackboneRecord:
         trainer: name of the trainer that wrote it.
         fold: its fold.
         before: SHA-256 over all backbone tensors, buffers included, read from the file.
-        after: the same over the final network; None until then.
+        after: the same over the final network; None until then, and always for a control, which
+            trains the backbone.
         leakage: why the checkpoint may have seen this fold's validation cases, or None.
         reference: Dice of the very checkpoint on the fold's validation cases: `mean` (over
             foreground classes, then cases) and `per_case`; None until validated.
