@@ -1,7 +1,10 @@
 """The retrofit trainers, for nnU-Net's look-up; export nnUNet_extTrainer=<this folder>."""
 
+from nnunet_iac.training.backbone_trainers import (
+    nnUNetTrainerAdam_8epochs,
+    nnUNetTrainerAdamNoDeepSupervision_200epochs,
+)
 from nnunet_iac.training.continue_trainer import nnUNetTrainerContinue
-from nnunet_iac.training.short_backbone import nnUNetTrainerAdam_8epochs
 from nnunet_iac.training.trainers import (
     nnUNetTrainerIAC,
     nnUNetTrainerIACDiscrete,
@@ -9,6 +12,7 @@ from nnunet_iac.training.trainers import (
 )
 
 __all__ = [
+    "nnUNetTrainerAdamNoDeepSupervision_200epochs",
     "nnUNetTrainerAdam_8epochs",
     "nnUNetTrainerContinue",
     "nnUNetTrainerIAC",

@@ -1,6 +1,9 @@
 """Augmentation toggles and short variants of the retrofit trainers, for nnU-Net's look-up."""
 
 from nnunet_iac.training.variants import (
+    nnUNetTrainerContinueDA5,
+    nnUNetTrainerContinueNoDA,
+    nnUNetTrainerContinueNoMirroring,
     nnUNetTrainerIAC_1warmup6search2finetune,
     nnUNetTrainerIAC_3warmup12search15finetune,
     nnUNetTrainerIACDA5,
@@ -20,6 +23,9 @@ from nnunet_iac.training.variants import (
 )
 
 __all__ = [
+    "nnUNetTrainerContinueDA5",
+    "nnUNetTrainerContinueNoDA",
+    "nnUNetTrainerContinueNoMirroring",
     "nnUNetTrainerIACDA5",
     "nnUNetTrainerIACDiscreteDA5",
     "nnUNetTrainerIACDiscreteNoDA",

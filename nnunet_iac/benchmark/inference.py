@@ -1,6 +1,5 @@
 """Inference with cells against the reference network."""
 
-import random
 import statistics
 from typing import Any
 
@@ -9,8 +8,8 @@ import torch
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
+from nnunet_iac.search.controls import random_genotype
+from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.training.cost import network_cost
 
 
@@ -34,18 +33,6 @@ def inference_benchmark(
         "worst": {"genotype": str(genotypes[worst]), **rows[worst]},
         "given": None if genotype is None else _against(workload, reference, genotype, repeats),
     }
-
-
-def random_genotype(seed: int) -> Genotype:
-    """Return a cell whose edges and operations are drawn uniformly."""
-    generator = random.Random(seed)
-    return Genotype(
-        tuple(
-            Choice(Edge(source, node), generator.choice(OPERATIONS))
-            for node in INTERMEDIATE_NODES
-            for source in sorted(generator.sample(range(node), EDGES_PER_NODE))
-        )
-    )
 
 
 def _against(

@@ -1,23 +1,61 @@
-"""New plans with an `iac` section, beside the preprocessed data set's own."""
+"""New plans with an `iac` section or another network, beside the preprocessed data set's own."""
 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+from nnunet_iac.host.architectures import (
+    PAPER_SETTINGS,
+    with_encoder,
+    with_protocol,
+    with_skip,
+)
 from nnunet_iac.runs import plans
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.settings import parse_assignment
 
-PATHS = ("genotype", "backbone_checkpoint")
-"""Settings that are paths; a relative one means the folder the plans are made in."""
+
+@dataclass(frozen=True)
+class Network:
+    """What the new plans' network is to have; None leaves it as the source plans describe it.
+
+    Args:
+        encoder: one of `architectures.ENCODER_NAMES`.
+        skip: one of `architectures.SKIP_NAMES`, trained from scratch.
+        protocol: `paper`, its patch, batch size and backbone training.
+    """
+
+    encoder: str | None = None
+    skip: str | None = None
+    protocol: str | None = None
+
+    def changed(self, configuration: dict[str, Any]) -> dict[str, Any]:
+        """Return the keys of a configuration that differ, with what they are to be."""
+        changes: dict[str, Any] = {}
+        for choice, change in (
+            (self.encoder, with_encoder),
+            (self.skip, with_skip),
+            (self.protocol, with_protocol),
+        ):
+            if choice is not None:
+                changes |= change({**configuration, **changes}, choice)
+        return changes
 
 
 def write_plans(
-    dataset: str, configuration: str, source: str, name: str, assignments: Sequence[str]
+    dataset: str,
+    configuration: str,
+    source: str,
+    name: str,
+    assignments: Sequence[str],
+    network: Network = Network(),
 ) -> tuple[Path, bool]:
     """Write the plans `name`; return their file, and whether that changed anything.
 
@@ -27,18 +65,21 @@ def write_plans(
         source: identifier of the plans to start from, and from their settings if they have any.
         name: the new identifier.
         assignments: settings as `key=value`; a later one wins.
+        network: what is to differ in it.
 
     Raises:
-        ValueError: a bad identifier, configuration or setting, an unknown data set, or `name`
-            exists with other content.
+        ValueError: a bad identifier, configuration, setting or network, an unknown data set, or
+            `name` exists with other content.
         FileNotFoundError: no such source plans; the message has the command that makes them.
         RuntimeError: nnUNet_preprocessed is not set.
     """
     values = dict(parse_assignment(assignment) for assignment in assignments)
-    for key in PATHS:
-        if values.get(key) is not None:
-            # Unlike Path.expanduser, os.path's leaves an unknown user as it is.
-            values[key] = str(Path(os.path.expanduser(values[key])).absolute())
+    if values.get("backbone_checkpoint") is not None:
+        values["backbone_checkpoint"] = _absolute(values["backbone_checkpoint"])
+    if values.get("genotype") is not None:
+        cell = CellSource.of(values["genotype"])
+        if cell.path is not None:
+            values["genotype"] = cell.moved(_absolute(cell.path))
     plans.require_identifier(name)
     folder = preprocessed_folder(dataset)
     source_file = folder / f"{source}.json"
@@ -48,7 +89,8 @@ def write_plans(
             f"  {_preprocess_command(dataset, configuration, source)}"
         )
     original = read_json(source_file)
-    known = plans.configuration_of(original, configuration).get(plans.SECTION, {})
+    described = plans.configuration_of(original, configuration)
+    known = described.get(plans.SECTION, {})
     names = {"plans_name": source, "dataset_name": folder.name}
     found = {"dataset_name": folder.name, **original}
     for key, wanted in names.items():
@@ -57,9 +99,42 @@ def write_plans(
                 f"{key} in {source_file} must be {wanted!r}, as file and folder are called; got "
                 f"{found.get(key)!r}: correct it, for nnU-Net names its folders after it"
             )
+    if network.protocol is not None:
+        known = {**known, **PAPER_SETTINGS}
     new = plans.derived(original, name, configuration, {**known, **values})
+    new["configurations"][configuration] |= network.changed(described)
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
+
+
+def next_commands(plans_file: Path, configuration: str, pretrained: Path | None) -> list[str]:
+    """Return what to do with new plans, in lines: what was changed, and how to train.
+
+    Args:
+        plans_file: the new plans.
+        configuration: that was changed in them.
+        pretrained: a checkpoint to start the backbone from.
+    """
+    new = read_json(plans_file)
+    described = plans.configuration_of(new, configuration)
+    source = read_json(plans_file.with_name(f"{new['source_plans']}.json"))
+    before = plans.configuration_of(source, configuration)
+    settings = plans.settings_of(described)
+    number = plans.dataset_number(plans_file.parent.name)
+    train = f"nnUNetv2_train {number} {configuration} FOLD -p {new['plans_name']}"
+    retrofit = "IACDiscrete" if settings.genotype or settings.skip != "cell" else "IACLTH"
+    lines = []
+    for key in ("patch_size", "batch_size"):
+        if described[key] != before[key]:
+            lines.append(f"{key}: {described[key]}, was {before[key]}")
+    if described["architecture"] == before["architecture"] and settings.backbone_trainer is None:
+        return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit}"]
+    trainer = f" -tr {settings.backbone_trainer}" if settings.backbone_trainer else ""
+    start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
+    lines.append(f"next: {train}{trainer}{start}")
+    if "skip" not in described["architecture"]["arch_kwargs"]:
+        lines.append(f"then: {train} -tr nnUNetTrainer{retrofit}")
+    return lines
 
 
 def preprocessed_folder(dataset: str) -> Path:
@@ -110,6 +185,12 @@ def built_from_plans() -> Iterator[None]:
             f"it is not ({type(error).__name__}: {error}): make the plans again with "
             "nnUNetv2_plan_experiment"
         ) from error
+
+
+def _absolute(path: str) -> str:
+    """Return a path that does not depend on the folder the plans are made in."""
+    # Unlike Path.expanduser, os.path's leaves an unknown user as it is.
+    return str(Path(os.path.expanduser(path)).absolute())
 
 
 def _preprocess_command(dataset: str, configuration: str, source: str) -> str:

@@ -152,12 +152,15 @@ def full_width_cell(shape: CellShape, layers: Layers) -> Cell:
 
 
 class ZeroGated(nn.Module):
-    """skip + gate x cell(skip, up), with the scalar gate starting at zero (ReZero).
+    """skip + gate x module(skip, up), with the scalar gate starting at zero (ReZero).
 
     At the start it is the identity skip to the bit.
+
+    Args:
+        cell: a cell, or whatever else is put into a skip connection.
     """
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: nn.Module) -> None:
         super().__init__()
         self.cell = cell
         self.gate = nn.Parameter(torch.zeros(()))

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import Norm
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,22 @@ class Layers:
     norm_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of_encoder(cls, encoder: Any, settings: Settings) -> "Layers":
+    def of_encoder(cls, encoder: Any, norm: Norm = "plans") -> "Layers":
         """Return the layers that match an encoder of dynamic_network_architectures.
 
         Raises:
-            ValueError: the settings take the norm from the plans, whose network has none or
-                another than instance or batch norm.
+            ValueError: `norm` is the plans', whose network has none or another than instance or
+                batch norm.
         """
         dimension = 3 if encoder.conv_op is nn.Conv3d else 2
-        if settings.norm == "batch":
+        if norm == "batch":
             return cls(dimension, getattr(nn, f"BatchNorm{dimension}d"))
         norm_op = encoder.norm_op
         if norm_op is None or not issubclass(norm_op, (_BatchNorm, _InstanceNorm)):
             raise ValueError(
-                "a cell needs instance or batch norm and the plans' network has norm_op = "
-                f"{getattr(norm_op, '__name__', None)}; set norm=batch"
+                "what is put into skips needs instance or batch norm; the plans' network has "
+                f"norm_op = {getattr(norm_op, '__name__', None)}: use plans with one of them, or, "
+                "for a retrofit, set norm=batch"
             )
         return cls(dimension, encoder.norm_op, dict(encoder.norm_op_kwargs or {}))
 

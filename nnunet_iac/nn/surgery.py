@@ -1,15 +1,17 @@
 """U-Net surgery: a stock U-Net whose skip connections run through implanted modules."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from dynamic_network_architectures.building_blocks.plain_conv_encoder import PlainConvEncoder
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from jaxtyping import Float
 from torch import Tensor, nn
 
-SUPPORTED = (PlainConvUNet,)
+from nnunet_iac.nn.timm_unet import TimmUNet
+
+SUPPORTED = (PlainConvUNet, ResidualEncoderUNet, TimmUNet)
 
 
 class ImplantedUNet(nn.Module):
@@ -24,7 +26,7 @@ class ImplantedUNet(nn.Module):
             stages, whose deep supervision nnU-Net cannot weight.
     """
 
-    encoder: PlainConvEncoder
+    encoder: Any
     decoder: UNetDecoder
 
     def __init__(self, unet: nn.Module, implants: Iterable[nn.Module]) -> None:
@@ -38,7 +40,7 @@ class ImplantedUNet(nn.Module):
         """Return logits; with deep supervision a list, the highest resolution first."""
         mixing = self.mixing()
         decoder = self.decoder
-        skips = self.encoder(x)
+        skips = self.rewired(self.encoder(x))
         below = skips[-1]
         outputs = []
         for level, (upsample, stage, head) in enumerate(
@@ -50,6 +52,10 @@ class ImplantedUNet(nn.Module):
             if decoder.deep_supervision or level == len(decoder.stages) - 1:
                 outputs.append(head(below))
         return outputs[::-1] if decoder.deep_supervision else outputs[0]
+
+    def rewired(self, skips: list[Tensor]) -> list[Tensor]:
+        """Return the encoder's tensors as the decoder gets them, the highest resolution first."""
+        return skips
 
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
         """Return what the implant of a level gives."""
@@ -69,7 +75,7 @@ def backbone_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in state.items() if key.startswith(("encoder.", "decoder."))}
 
 
-def skip_channels(unet: PlainConvUNet) -> list[int]:
+def skip_channels(unet: Any) -> list[int]:
     """Return the channels of every skip connection, the lowest resolution first."""
     return list(unet.encoder.output_channels[-2::-1])
 
@@ -79,8 +85,9 @@ def require_supported(unet: nn.Module) -> None:
     if not isinstance(unet, SUPPORTED):
         names = ", ".join(supported.__name__ for supported in SUPPORTED)
         raise ValueError(
-            f"the network must be a {names}; the plans describe a {type(unet).__name__}: plan "
-            "with nnU-Net's default planner (nnUNetv2_plan_experiment -pl ExperimentPlanner)"
+            f"the network must be one of {names}; the plans describe a {type(unet).__name__}: "
+            "use the plans it was made from, or plan with one of nnU-Net's planners "
+            "(nnUNetv2_plan_experiment -pl ExperimentPlanner or nnUNetPlannerResEncM)"
         )
     stages = len(unet.encoder.output_channels)
     if stages < 3:

@@ -20,6 +20,7 @@ from nnunet_iac.runs.records import (
     Trajectory,
     TrajectoryRow,
 )
+from nnunet_iac.search.budget import Budgeted, CellCosts
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent
@@ -50,6 +51,11 @@ class RunFolder:
     def genotype_file(self) -> Path:
         """The found cell."""
         return self.path / "genotype.json"
+
+    @property
+    def budget_file(self) -> Path:
+        """What cells cost, and what the budget gave up; only where a budget is set."""
+        return self.path / "budget.json"
 
     @property
     def trajectory_file(self) -> Path:
@@ -125,6 +131,16 @@ class RunFolder:
     def read_genotype(self) -> Genotype:
         """Return the found cell."""
         return read_genotype_file(self.genotype_file)
+
+    def write_budget(self, costs: CellCosts, outcome: Budgeted) -> None:
+        """Write what cells cost and what the budget left of the cell the search wanted."""
+        document = {
+            **costs.to_document(),
+            "outcome": str(outcome),
+            "wanted": outcome.wanted.to_document(),
+            "kept_importance": outcome.kept_importance,
+        }
+        write_json(self.budget_file, document)
 
     def write_trajectory(self, rows: Sequence[TrajectoryRow]) -> None:
         """Write all rows so far."""

@@ -91,6 +91,8 @@ class BackboneRecord:
         leakage: why the checkpoint may have seen this fold's validation cases, or None.
         reference: Dice of the very checkpoint on the fold's validation cases: `mean` (over
             foreground classes, then cases) and `per_case`; None until validated.
+        encoder_before, encoder_after: the same hash over the encoder alone, of a control that
+            trains the decoder on; None otherwise.
     """
 
     path: str
@@ -100,6 +102,8 @@ class BackboneRecord:
     after: str | None = None
     leakage: str | None = None
     reference: dict[str, Any] | None = None
+    encoder_before: str | None = None
+    encoder_after: str | None = None
 
     @property
     def unchanged(self) -> bool:

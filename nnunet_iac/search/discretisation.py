@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nnunet_iac.search.budget import CellCosts, within_budget
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.pruning import best_operations, last_largest
 from nnunet_iac.search.relaxation import edge_weights
@@ -24,6 +25,7 @@ def discretise(
     beta: Float[Tensor, " edges"],
     active: Bool[Tensor, "edges operations"],
     settings: Settings,
+    costs: CellCosts | None = None,
 ) -> Genotype:
     """Return the genotype: per edge the best active operation, per node its two heaviest edges.
 
@@ -31,6 +33,17 @@ def discretise(
     Where more than `max_identity` of the eight then carry the identity, those of least Psi take
     another operation instead, of equal ones the later edge first. That is our decision against
     the collapse to identities; the paper has no such cap.
+
+    Args:
+        alpha: of the search's end.
+        beta: of the search's end.
+        active: the operations that are left.
+        settings: of the run.
+        costs: what decides whether that genotype is within the settings' budget; if not, the
+            genotype is `within_budget`'s. Without costs it is what the search wants.
+
+    Raises:
+        ValueError: no cell is within the budget.
     """
     operations = best_operations(alpha, beta, active, settings).tolist()
     transform = (settings.edge_transform, settings.tan_clamp)
@@ -45,7 +58,10 @@ def discretise(
         identities = (e for e in kept if operations[e] == IDENTITY)
         for e in sorted(identities, key=lambda e: (-capped[e], e))[settings.max_identity :]:
             operations[e] = others[e]
-    return Genotype(tuple(Choice(EDGES[e], OPERATIONS[operations[e]]) for e in kept))
+    wanted = Genotype(tuple(Choice(EDGES[e], OPERATIONS[operations[e]]) for e in kept))
+    if costs is None:
+        return wanted
+    return within_budget(wanted, alpha, beta, active, settings, costs).genotype
 
 
 def _best_but_identity(

@@ -12,8 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from nnunet_iac.search.controls import CellSource
+
 Preset = Literal["literal", "paper", "adaptive"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
+Norm = Literal["plans", "batch"]
+SkipModule = Literal["cell", "attention", "nested", "residual-attention"]
+Implant = Literal["cell", "convolution", "attention", "nested", "residual-attention"]
 
 PRUNES_PER_EDGE = 6
 """Operations an edge loses until one of seven is left."""
@@ -25,6 +30,7 @@ STRUCTURAL = (
     "output_nodes",
     "norm",
     "residual",
+    "implant",
     "edge_transform",
     "tan_clamp",
 )
@@ -111,7 +117,10 @@ class Settings:
     partial_channels: Annotated[int, _at_least(1)] = 4
     output_nodes: Annotated[int, _NODE_COUNT] = 4
     max_identity: Annotated[int | None, _at_least(0)] = None
-    norm: Literal["plans", "batch"] = "plans"
+    max_parameter_ratio: Annotated[float | None, _above(0)] = None
+    max_mac_ratio: Annotated[float | None, _above(0)] = None
+    skip: SkipModule = "cell"
+    norm: Norm = "plans"
     residual: Literal["none", "zero"] = "none"
     recompute_cells: bool = False
     weights_lr: Annotated[float, _above(0)] = 0.01
@@ -123,6 +132,8 @@ class Settings:
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
     finetune_lr: Annotated[float, _above(0)] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
+    trained_on: Literal["network", "decoder"] = "network"
+    deep_supervision: bool = True
     seed: Annotated[int, _SEED] = 0
     deterministic: bool = True
     patient_pattern: Annotated[str | None, _PATTERN] = None
@@ -147,6 +158,13 @@ class Settings:
                 "weights_lr_min must not exceed weights_lr; got "
                 f"weights_lr_min={self.weights_lr_min}, weights_lr={self.weights_lr}"
             )
+        if self.genotype is not None and self.skip != "cell":
+            raise ValueError(
+                "genotype chooses a cell, so skip must be cell with it; got "
+                f"genotype={self.genotype}, skip={self.skip}"
+            )
+        if self.genotype is not None:
+            CellSource.of(self.genotype)
         if self.warmup_epochs >= self.search_epochs:
             raise ValueError(
                 "search_epochs counts the warm-up and must exceed warmup_epochs; got "
@@ -163,6 +181,13 @@ class Settings:
             kappa=preset.kappa if self.kappa is None else self.kappa,
             reset=preset.reset if self.reset_theta is None else self.reset_theta,
         )
+
+    @property
+    def implant(self) -> Implant:
+        """What is put into the skip connections."""
+        if self.genotype is not None and CellSource.of(self.genotype).kind == "convolution":
+            return "convolution"
+        return self.skip
 
     def _preset_stability(self) -> Stability:
         if self.preset == "literal":

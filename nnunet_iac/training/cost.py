@@ -11,30 +11,21 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import nnunet_iac
+from nnunet_iac.nn.cell_cost import multiply_accumulates
 from nnunet_iac.runs.records import CostRecord, NetworkCost
 
 PACKAGES = ("nnunetv2", "dynamic-network-architectures", "batchgeneratorsv2", "torch", "numpy")
 
 
-@torch.no_grad()
 def network_cost(
     network: nn.Module, input_channels: int, patch_size: Sequence[int], device: torch.device
 ) -> NetworkCost:
-    """Return parameters and multiply-accumulates of one patch, deep supervision as it is set.
-
-    torch counts two floating-point operations per multiply-accumulate of a convolution or matrix
-    product; norms, pooling and activations are not counted.
-    """
-    was_training = network.training
-    network.eval()
-    with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, input_channels, *patch_size, device=device))
-    network.train(was_training)
+    """Return parameters and multiply-accumulates of one patch, deep supervision as it is set."""
+    patch = torch.zeros(1, input_channels, *patch_size, device=device)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return NetworkCost(parameters, counter.get_total_flops() // 2)
+    return NetworkCost(parameters, multiply_accumulates(network, patch))
 
 
 def peak_memory_bytes() -> int:

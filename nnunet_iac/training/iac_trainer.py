@@ -10,13 +10,17 @@ from nnunetv2.utilities.helpers import dummy_context
 from torch import nn
 from torch.optim import Optimizer
 
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.cell_cost import cell_costs
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.skip_module_unet import retrofitted
 from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION, settings_of
+from nnunet_iac.search.budget import CellCosts, require_possible
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.patients import halves
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training.distributed import bare, require_same_on_all_ranks, wrapped
 from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, drawn, finish
@@ -43,9 +47,10 @@ STEPS_A_SCALER_MAY_LEAVE_OUT = 50
 class IACTrainer(RetrofitTrainer):
     """Searches and finetunes cells in the skip connections of a frozen backbone.
 
-    Deviates from nnUNetTrainer: the network is an `IACUNet` whose backbone never changes; several
-    phases with their own optimisers follow one another in one run; `checkpoint_best.pth` is
-    written while finetuning only; the final validation also scores the frozen backbone by itself.
+    Deviates from nnUNetTrainer: the network is a `RetrofittedUNet` whose backbone never changes;
+    several phases with their own optimisers follow one another in one run; `checkpoint_best.pth`
+    is written while finetuning only; the final validation also scores the frozen backbone by
+    itself.
     The learning rate that nnU-Net logs and draws is the weights'; that of alpha and beta is fixed.
     """
 
@@ -61,7 +66,7 @@ class IACTrainer(RetrofitTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.record = self.phases = Phases(
-            self.settings, self.method, self.record_folder, self.print_to_log_file
+            self.settings, self.method_of(self.settings), self.record_folder, self.print_to_log_file
         )
         self.num_epochs = self.phases.num_epochs
         if self.method.searches:
@@ -71,10 +76,25 @@ class IACTrainer(RetrofitTrainer):
         self._half: int | None = None
         self._left_out = 0
 
+    @classmethod
+    def method_of(cls, settings: Settings) -> Method:
+        """Return what records call a run with these settings."""
+        return cls.method
+
+    @classmethod
+    def check_settings(cls, settings: Settings) -> None:
+        """Raise a ValueError if the settings put anything but a cell into the skips of a search."""
+        if cls.method.searches and settings.implant != "cell":
+            raise ValueError(
+                f"a search needs cells in the skip connections; the settings ask for "
+                f"{settings.implant}: use nnUNetTrainerIACDiscrete, which does not search, or "
+                "leave out skip and genotype"
+            )
+
     @property
-    def unet(self) -> IACUNet:
+    def unet(self) -> Any:
         """The retrofitted network without its wrapper for several devices."""
-        network: IACUNet = bare(self.network)
+        network: RetrofittedUNet = bare(self.network)
         return network
 
     @staticmethod
@@ -85,7 +105,9 @@ class IACTrainer(RetrofitTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Return the network of the plans with search cells; its weights know the rest.
+        """Return the network of the plans with search cells or what the settings put for them.
+
+        The weights know the rest.
 
         Raises:
             ValueError: a network the surgery does not support.
@@ -98,7 +120,7 @@ class IACTrainer(RetrofitTrainer):
             enable_deep_supervision,
         )
         require_supported(unet)
-        return IACUNet(unet, settings_of(configuration_manager.configuration))
+        return retrofitted(unet, settings_of(configuration_manager.configuration))
 
     # -- before the first epoch ------------------------------------------------------------------
 
@@ -108,6 +130,7 @@ class IACTrainer(RetrofitTrainer):
         split = self.split()
         network = self.stock_network()
         backbone = self.find_backbone(network)
+        self.phases.costs = self._cell_costs()
         genotype = self.given_genotype()
         network.load_state_dict(backbone.weights)
         self.unet.load_state_dict(backbone.weights, strict=False)
@@ -115,7 +138,7 @@ class IACTrainer(RetrofitTrainer):
         self.clear_fold()
         self.phases.start(self.unet, record, self.described_run(), genotype)
         self.phases.add_network_cost("backbone", self.network_cost(network.to(self.device)))
-        if genotype is None:
+        if self.method.searches:
             self.phases.add_network_cost("supernet", self.network_cost(self.unet))
         self._rebuild_optimisers()
         self.record_folder.write_split(split)
@@ -123,8 +146,19 @@ class IACTrainer(RetrofitTrainer):
     def continue_run(self) -> None:
         """Put the record beside the checkpoint in order."""
         require_same_structure(Path(self.output_folder), self.settings)
+        self.phases.costs = self._cell_costs()
         super().continue_run()
         self.phases.continue_cells(self.unet)
+
+    def _cell_costs(self) -> CellCosts | None:
+        """Return what cells cost where the settings limit that, after checking that some fit."""
+        settings = self.settings
+        if settings.max_parameter_ratio is None and settings.max_mac_ratio is None:
+            return None
+        patch = self.configuration_manager.patch_size
+        costs = cell_costs(self.unet, settings, self.num_input_channels, patch)
+        require_possible(costs, settings)
+        return costs
 
     def split(self) -> dict[str, list[str]]:
         """Return the cases of either side and, in a full search, of either half."""
@@ -174,8 +208,8 @@ class IACTrainer(RetrofitTrainer):
         phase = self.phases.phase
         searching = phase is Phase.SEARCH
         unet = self.unet
-        unet.alpha.requires_grad_(searching)
-        unet.beta.requires_grad_(searching)
+        for parameter in unet.architecture_parameters():
+            parameter.requires_grad_(searching)
         self.architecture_optimizer = None
         if phase is Phase.FINETUNE:
             first = self.phases.state.first_finetune_epoch
@@ -252,7 +286,7 @@ class IACTrainer(RetrofitTrainer):
 
     def close_epoch(self, seconds: float) -> None:
         """Prune, discretise or go on, before nnU-Net saves the checkpoint of this epoch."""
-        require_same_on_all_ranks(self.unet.alpha, self.unet.beta)
+        require_same_on_all_ranks(*self.unet.architecture_parameters())
         loss = float(self.logger.get_value("train_losses", step=-1))
         if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss):
             self._rebuild_optimisers()
@@ -300,7 +334,7 @@ class IACTrainer(RetrofitTrainer):
     def on_train_end(self) -> None:
         """Prove that the backbone is unchanged, then finish as nnU-Net does."""
         final = self.network_cost(self.unet)
-        architecture = self.unet.alpha.numel() + self.unet.beta.numel()
+        architecture = sum(p.numel() for p in self.unet.architecture_parameters())
         self.phases.add_network_cost(
             "final", replace(final, parameters=final.parameters - architecture)
         )

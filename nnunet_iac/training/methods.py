@@ -1,6 +1,9 @@
 """What distinguishes the searches, in one row each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from nnunet_iac.search.controls import CellSource
+from nnunet_iac.search.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -26,5 +29,25 @@ IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, bilevel=False, ticket=Tr
 IAC = Method("IAC", searches=True, prunes=False, bilevel=True, ticket=False)
 IAC_DISCRETE = Method("IAC-Discrete", searches=False, prunes=False, bilevel=False, ticket=False)
 
-CONTINUED = "continued"
-"""What records call the control, which has no cells: the backbone, simply trained on."""
+CONTINUED = {"network": "continued", "decoder": "continued decoder"}
+"""What records call the control that trains the backbone on, by what of it is trained."""
+
+_GIVEN = {
+    "path": IAC_DISCRETE.name,
+    "random": "random cell",
+    "identity": "identity cell",
+    "convolution": "convolution",
+}
+_MODULES = {
+    "attention": "attention gates",
+    "nested": "nested skips",
+    "residual-attention": "residual attention",
+}
+
+
+def finetuning_only(settings: Settings) -> Method:
+    """Return the method of a run that does not search, called after what it implants."""
+    if settings.skip != "cell":
+        return replace(IAC_DISCRETE, name=_MODULES[settings.skip])
+    assert settings.genotype is not None
+    return replace(IAC_DISCRETE, name=_GIVEN[CellSource.of(settings.genotype).kind])

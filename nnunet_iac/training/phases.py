@@ -10,11 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.runs.cell_picture import draw_cell
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, TrajectoryRow
+from nnunet_iac.search.budget import CellCosts, within_budget
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import (
@@ -76,6 +78,8 @@ class Phases(RunRecord):
             state = RunState(Phase.FINETUNE, first_finetune_epoch=0)
         super().__init__(settings, folder, log, state)
         self.method = method
+        self.costs: CellCosts | None = None
+        """What cells cost, where the settings limit that."""
 
     @property
     def num_epochs(self) -> int:
@@ -86,7 +90,7 @@ class Phases(RunRecord):
 
     def start(
         self,
-        network: IACUNet,
+        network: Any,
         backbone: BackboneRecord,
         run: dict[str, Any],
         genotype: Genotype | None,
@@ -103,7 +107,7 @@ class Phases(RunRecord):
         if self.phase is Phase.SEARCH:
             self.state.pruning = begin(Observation(0, network.alpha, network.beta), self.settings)
 
-    def end_epoch(self, network: IACUNet, completed: int, seconds: float, loss: float) -> bool:
+    def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> bool:
         """Close an epoch; return whether cells or phase changed, so optimisers must be rebuilt.
 
         Args:
@@ -132,14 +136,15 @@ class Phases(RunRecord):
             self.folder.health_file: self.folder.read_health,
         }
 
-    def continue_cells(self, network: IACUNet) -> None:
+    def continue_cells(self, network: RetrofittedUNet) -> None:
         """Put the files of ticket and found cell in order, and say what was missing."""
         self._ticket(network)
         if network.genotype is not None:
             self.warn_of_damage(self.folder.genotype_file, self.folder.read_genotype)
             self._announce(network.genotype)
         else:  # It may have been found in an epoch whose checkpoint was not written.
-            for path in (self.folder.genotype_file, *self.folder.cell_files):
+            own = (self.folder.genotype_file, self.folder.budget_file, *self.folder.cell_files)
+            for path in own:
                 path.unlink(missing_ok=True)
 
     def notice(self, event: HealthEvent) -> None:
@@ -254,6 +259,11 @@ class Phases(RunRecord):
         assert self.state.pruning is not None
         alpha, beta, active = observation.alpha, observation.beta, self.state.pruning.active
         genotype = discretise(alpha, beta, active, self.settings)
+        if self.costs is not None:
+            outcome = within_budget(genotype, alpha, beta, active, self.settings, self.costs)
+            self.folder.write_budget(self.costs, outcome)
+            self.log(str(outcome))
+            genotype = outcome.genotype
         network.discretise(genotype)
         if self.method.ticket:
             ticket = self._ticket(network)
@@ -266,7 +276,7 @@ class Phases(RunRecord):
         self.state.first_finetune_epoch = observation.epoch
         self._announce(genotype)
 
-    def _ticket(self, network: IACUNet) -> dict[str, Tensor]:
+    def _ticket(self, network: RetrofittedUNet) -> dict[str, Tensor]:
         """Return the ticket of the record; one that is damaged or gone is drawn again.
 
         Raises:

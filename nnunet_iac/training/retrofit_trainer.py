@@ -150,6 +150,7 @@ class RetrofitTrainer(nnUNetTrainer):
         self._tensorboard_wanted = tensorboard_wanted()
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
+        self.enable_deep_supervision = settings.deep_supervision
         for key, value in fixed.items():
             if values[key] != value:
                 self.print_to_log_file(

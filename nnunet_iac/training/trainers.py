@@ -2,10 +2,12 @@
 
 from nnunet_iac.runs.folder import path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
+from nnunet_iac.search.budget import is_within, require_within
+from nnunet_iac.search.controls import CellSource, identity_genotype, random_genotypes
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.iac_trainer import IACTrainer
-from nnunet_iac.training.methods import IAC, IAC_DISCRETE, IAC_LTH
+from nnunet_iac.training.methods import IAC, IAC_DISCRETE, IAC_LTH, Method, finetuning_only
 
 
 class nnUNetTrainerIACLTH(IACTrainer):
@@ -19,6 +21,7 @@ class nnUNetTrainerIACLTH(IACTrainer):
     @classmethod
     def check_settings(cls, settings: Settings) -> None:
         """Raise a ValueError if the search is too short to prune six operations."""
+        super().check_settings(settings)
         settings.require_prunable()
 
 
@@ -34,6 +37,7 @@ class nnUNetTrainerIAC(IACTrainer):
     @classmethod
     def check_settings(cls, settings: Settings) -> None:
         """Raise a ValueError if an epoch has no batch for the architecture."""
+        super().check_settings(settings)
         if settings.iterations_per_epoch < 2:
             raise ValueError(
                 "the full search needs iterations_per_epoch >= 2, one batch for the weights and "
@@ -42,7 +46,7 @@ class nnUNetTrainerIAC(IACTrainer):
 
 
 class nnUNetTrainerIACDiscrete(IACTrainer):
-    """Finetuning only, of the genotype that the settings name.
+    """Finetuning only: of a genotype, or of another skip module or control, as the settings say.
 
     Deviates from nnUNetTrainer as `IACTrainer` says; there is no search.
     """
@@ -50,23 +54,56 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
     method = IAC_DISCRETE
 
     @classmethod
+    def method_of(cls, settings: Settings) -> Method:
+        """Return what records call a run with these settings: after what it implants."""
+        return finetuning_only(settings)
+
+    @classmethod
     def check_settings(cls, settings: Settings) -> None:
-        """Raise a ValueError if the settings name no genotype."""
-        if settings.genotype is None:
+        """Raise a ValueError if the settings name nothing to put into the skip connections."""
+        if settings.genotype is None and settings.skip == "cell":
             raise ValueError(
                 "nnUNetTrainerIACDiscrete needs the setting genotype, a JSON file or another "
-                "run's fold folder; make plans that name it with nnunet-iac plan … --set "
-                "genotype=PATH"
+                "run's fold folder, or random:SEED, identity or conv, or the setting skip; make "
+                "plans that name it with nnunet-iac plan … --set genotype=PATH"
             )
 
-    def given_genotype(self) -> Genotype:
-        """Return the genotype of the settings.
+    def start_run(self) -> None:
+        """Give a convolution its width, then begin as all retrofits do."""
+        source = self._source
+        if source is not None and source.kind == "convolution" and source.path is not None:
+            self.unet.match(self._genotype_at(source.path))
+        super().start_run()
+
+    def given_genotype(self) -> Genotype | None:
+        """Return the genotype of the settings; None where they ask for another module.
+
+        Under a budget a random cell is the first drawn that is within it.
 
         Raises:
-            ValueError: no valid genotype, or one that was searched on another fold, whose
-                training cases are this fold's validation cases.
+            ValueError: no valid genotype, one beyond the budget, or one that was searched on
+                another fold, whose training cases are this fold's validation cases.
         """
-        path = path_for_fold(str(self.settings.genotype), self.fold)
+        source = self._source
+        if source is None or source.kind == "convolution":
+            return None
+        costs = self.phases.costs
+        if source.kind == "random":
+            drawn = random_genotypes(source.seed)
+            return next(g for g in drawn if costs is None or is_within(g, costs, self.settings))
+        given = source.kind == "identity"
+        genotype = identity_genotype() if given else self._genotype_at(str(source.path))
+        if costs is not None:
+            require_within(genotype, costs, self.settings)
+        return genotype
+
+    @property
+    def _source(self) -> CellSource | None:
+        genotype = self.settings.genotype
+        return None if genotype is None else CellSource.of(genotype)
+
+    def _genotype_at(self, place: str) -> Genotype:
+        path = path_for_fold(place, self.fold)
         genotype = find_genotype(path)
         record = record_beside(path)
         source = {} if record is None else record.read_cost().run

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
     nnUNetTrainerNoMirroring,
 )
 
+from nnunet_iac.training.continue_trainer import nnUNetTrainerContinue
 from nnunet_iac.training.trainers import (
     nnUNetTrainerIAC,
     nnUNetTrainerIACDiscrete,
@@ -73,6 +74,24 @@ class nnUNetTrainerIACNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIAC):
 
 class nnUNetTrainerIACDiscreteNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIACDiscrete):
     """Finetuning of a given genotype without mirroring, in training and in prediction."""
+
+    sibling_trainer = "nnUNetTrainerNoMirroring"
+
+
+class nnUNetTrainerContinueNoDA(nnUNetTrainerNoDA, nnUNetTrainerContinue):
+    """The backbone trained on without data augmentation."""
+
+    sibling_trainer = "nnUNetTrainerNoDA"
+
+
+class nnUNetTrainerContinueDA5(nnUNetTrainerDA5, nnUNetTrainerContinue):
+    """The backbone trained on with nnU-Net's strong augmentation DA5."""
+
+    sibling_trainer = "nnUNetTrainerDA5"
+
+
+class nnUNetTrainerContinueNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerContinue):
+    """The backbone trained on without mirroring, in training and in prediction."""
 
     sibling_trainer = "nnUNetTrainerNoMirroring"
 

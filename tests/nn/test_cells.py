@@ -350,13 +350,13 @@ def test_the_zero_gate_starts_as_the_identity_and_opens_to_the_cell(dimension):
 @dimensions
 def test_layers_take_dimension_and_norm_from_the_encoder(tiny_unet, dimension):
     encoder = tiny_unet(dimension).encoder
-    layers = Layers.of_encoder(encoder, Settings())
+    layers = Layers.of_encoder(encoder)
     norm = layers.norm(4, affine=False)
     assert layers.dimension == dimension
     assert type(norm) is getattr(nn, f"InstanceNorm{dimension}d")
     assert (norm.num_features, norm.eps, norm.affine) == (4, 1e-5, False)
     assert layers.norm(4, affine=True).affine
-    batch = Layers.of_encoder(encoder, Settings(norm="batch")).norm(4, affine=False)
+    batch = Layers.of_encoder(encoder, "batch").norm(4, affine=False)
     assert type(batch) is getattr(nn, f"BatchNorm{dimension}d")
 
 
@@ -366,6 +366,6 @@ def test_an_encoder_without_a_usable_norm_is_refused_unless_the_settings_bring_o
 ):
     encoder = tiny_unet().encoder
     encoder.norm_op = norm_op
-    with pytest.raises(ValueError, match=f"norm_op = {named}; set norm=batch"):
-        Layers.of_encoder(encoder, Settings())
-    assert Layers.of_encoder(encoder, Settings(norm="batch")).norm_op is nn.BatchNorm2d
+    with pytest.raises(ValueError, match=f"norm_op = {named}: use plans"):
+        Layers.of_encoder(encoder)
+    assert Layers.of_encoder(encoder, "batch").norm_op is nn.BatchNorm2d

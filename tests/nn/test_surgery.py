@@ -1,6 +1,6 @@
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualUNet
 from torch import nn
 
 from nnunet_iac.nn.surgery import ImplantedUNet, backbone_part, require_supported, skip_channels
@@ -75,12 +75,10 @@ def test_a_stock_state_dict_loads_into_the_implanted_net(tiny_unet):
 
 
 def test_an_unsupported_network_is_refused_by_name(tiny_unet):
-    residual = ResidualEncoderUNet(
+    residual = ResidualUNet(
         1, 3, (4, 8, 8), nn.Conv2d, 3, (1, 2, 2), 1, 2, 1, nonlin=nn.ReLU, norm_op=nn.BatchNorm2d
     )
-    with pytest.raises(
-        ValueError, match=r"must be a PlainConvUNet; .* a ResidualEncoderUNet: plan"
-    ):
+    with pytest.raises(ValueError, match=r"must be one of PlainConvUNet, .* a ResidualUNet: use"):
         ImplantedUNet(residual, [])
 
 

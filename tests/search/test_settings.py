@@ -26,6 +26,9 @@ DEFAULTS = {
     "partial_channels": 4,
     "output_nodes": 4,
     "max_identity": None,
+    "max_parameter_ratio": None,
+    "max_mac_ratio": None,
+    "skip": "cell",
     "norm": "plans",
     "residual": "none",
     "recompute_cells": False,
@@ -38,6 +41,8 @@ DEFAULTS = {
     "finetune_optimizer": "adam",
     "finetune_lr": 1e-3,
     "finetune_schedule": "poly",
+    "trained_on": "network",
+    "deep_supervision": True,
     "seed": 0,
     "deterministic": True,
     "patient_pattern": None,
@@ -68,6 +73,9 @@ OTHERS = {
     "partial_channels": 1,
     "output_nodes": 1,
     "max_identity": 0,
+    "max_parameter_ratio": 0.05,
+    "max_mac_ratio": 0.1,
+    "skip": "nested",
     "norm": "batch",
     "residual": "zero",
     "recompute_cells": True,
@@ -80,6 +88,8 @@ OTHERS = {
     "finetune_optimizer": "sgd",
     "finetune_lr": 1e-5,
     "finetune_schedule": "constant",
+    "trained_on": "decoder",
+    "deep_supervision": False,
     "seed": 7,
     "deterministic": False,
     "patient_pattern": r"^p\d+",
@@ -110,6 +120,9 @@ IMPOSSIBLE = {
     "partial_channels": [0, -4, 4.0],
     "output_nodes": [0, 5, "4"],
     "max_identity": [-1, 1.0, "2", True],
+    "max_parameter_ratio": [0, -0.1, "5%", math.nan],
+    "max_mac_ratio": [0, -0.1, "5%", math.inf],
+    "skip": ["gate", None],
     "norm": ["instance", None],
     "residual": ["rezero", False],
     "recompute_cells": [1, "yes", None],
@@ -122,13 +135,15 @@ IMPOSSIBLE = {
     "finetune_optimizer": ["adamw", None],
     "finetune_lr": [0, math.nan],
     "finetune_schedule": ["cosine", None],
+    "trained_on": ["encoder", None],
+    "deep_supervision": [0, "off", None],
     "deterministic": [1, "yes", None],
     "seed": [-1, 0.0, None, "0"],
     "patient_pattern": ["(", 3, ""],
     "backbone_trainer": [3, ""],
     "backbone_plans": [3, ""],
     "backbone_checkpoint": [3, ""],
-    "genotype": [3, ""],
+    "genotype": [3, "", "random:x", "conv:"],
     "allow_leakage": [0, "false", None],
 }
 
@@ -256,7 +271,7 @@ def test_a_search_too_short_for_six_prunes_is_refused_with_the_length_it_needs(v
 
 
 def test_structural_settings_exist():
-    assert set(STRUCTURAL) <= set(KEYS)
+    assert set(STRUCTURAL) - {"implant"} <= set(KEYS)  # Derived from skip and genotype.
 
 
 @pytest.mark.parametrize(

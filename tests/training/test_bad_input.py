@@ -204,10 +204,10 @@ def _two_stages(content: dict[str, Any]) -> None:
     keywords["n_conv_per_stage_decoder"] = keywords["n_conv_per_stage_decoder"][:1]
 
 
-def _residual_encoder(content: dict[str, Any]) -> None:
+def _residual_decoder(content: dict[str, Any]) -> None:
     architecture = content["configurations"]["2d"]["architecture"]
     module = "dynamic_network_architectures.architectures.unet"
-    architecture["network_class_name"] = f"{module}.ResidualEncoderUNet"
+    architecture["network_class_name"] = f"{module}.ResidualUNet"
     keywords = architecture["arch_kwargs"]
     keywords["n_blocks_per_stage"] = keywords.pop("n_conv_per_stage")
 
@@ -638,20 +638,20 @@ TRAINED_PLANS = [
     ),
     trained("a network of two stages", "at least 3 stages", plans(_two_stages), plans="bad"),
     trained(
-        "a network with a residual encoder",
-        "must be a PlainConvUNet; the plans describe a ResidualEncoderUNet: plan with",
-        plans(_residual_encoder),
+        "a network with a residual decoder",
+        "must be one of PlainConvUNet, .* describe a ResidualUNet: use the plans",
+        plans(_residual_decoder),
         plans="bad",
     ),
     trained(
         "a network without a norm",
-        "needs instance or batch norm and .* norm_op = None; set norm=batch",
+        "needs instance or batch norm and .* norm_op = None: use plans",
         network(norm_op=None, norm_op_kwargs={}),
         plans="bad",
     ),
     trained(
         "a network with another norm",
-        "needs instance or batch norm and .* norm_op = LocalResponseNorm; set norm=batch",
+        "needs instance or batch norm and .* norm_op = LocalResponseNorm: use plans",
         network(norm_op="torch.nn.LocalResponseNorm", norm_op_kwargs={}),
         plans="bad",
     ),
@@ -1144,9 +1144,9 @@ BENCHMARKS = [
             network(n_stages=5),
         ),
         (
-            "with a residual encoder",
-            "the plans describe a ResidualEncoderUNet",
-            plans(_residual_encoder),
+            "with a residual decoder",
+            "the plans describe a ResidualUNet",
+            plans(_residual_decoder),
         ),
         (
             "with settings that are null",

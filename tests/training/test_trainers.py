@@ -364,7 +364,7 @@ def test_missing_preprocessed_data_is_an_error_with_the_command_that_makes_it(
     ("change", "message"),
     [
         ({"n_stages": 2}, "at least 3 stages"),
-        ({"class": "ResidualEncoderUNet"}, "describe a ResidualEncoderUNet"),
+        ({"class": "ResidualUNet"}, "describe a ResidualUNet"),
     ],
 )
 def test_networks_the_surgery_does_not_know_are_refused(
@@ -381,7 +381,7 @@ def test_networks_the_surgery_does_not_know_are_refused(
         keywords["n_conv_per_stage_decoder"] = keywords["n_conv_per_stage_decoder"][:1]
     else:
         architecture["network_class_name"] = (
-            "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+            "dynamic_network_architectures.architectures.unet.ResidualUNet"
         )
         keywords["n_blocks_per_stage"] = keywords.pop("n_conv_per_stage")
     write_json(in_process.preprocessed / "strange.json", plans)

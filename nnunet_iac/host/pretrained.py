@@ -1,0 +1,65 @@
+"""ImageNet weights for a U-Net with a timm encoder, as nnU-Net's -pretrained_weights takes them."""
+
+import io
+from pathlib import Path
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_iac.nn.pretrained_encoder import load_encoder_weights, read_encoder_weights
+from nnunet_iac.nn.timm_encoder import TimmEncoder
+from nnunet_iac.runs.atomic import read_json, replacing
+from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
+
+SEED = 0
+"""Of the tensors that the file of weights does not hold: stem and decoder."""
+
+
+def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Path:
+    """Write a checkpoint to start a training of plans from, beside them; return its file.
+
+    It holds the whole network: encoder weights from a local file, the rest as nnU-Net draws it.
+
+    Args:
+        plans_file: plans of a network with a timm encoder.
+        configuration: of these plans.
+        weights: ImageNet weights of that encoder as timm has them, .safetensors or .pth.
+
+    Raises:
+        FileNotFoundError: no such file of weights.
+        ValueError: a network without timm encoder, weights that do not fit, or another file in
+            the way.
+    """
+    manager = PlansManager(str(plans_file))
+    described = manager.get_configuration(configuration)
+    dataset = read_json(plans_file.parent / "dataset.json")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network = nnUNetTrainer.build_network_architecture(
+            manager,
+            described,
+            determine_num_input_channels(manager, described, dataset),
+            manager.get_label_manager(dataset).num_segmentation_heads,
+        )
+    if not isinstance(network.encoder, TimmEncoder):
+        raise ValueError(
+            "encoder weights are for a timm encoder; the plans describe a "
+            f"{type(network).__name__}: choose one with --encoder"
+        )
+    load_encoder_weights(network, read_encoder_weights(weights))
+    state = network.state_dict()
+    path = plans_file.with_name(f"{plans_file.stem}_pretrained.pth")
+    if path.exists():
+        if tensors_hash(read_checkpoint(path)["network_weights"]) == tensors_hash(state):
+            return path
+        raise ValueError(
+            f"{path} exists with other content and is not overwritten; choose another identifier "
+            "or remove the file"
+        )
+    whole = io.BytesIO()
+    torch.save({"network_weights": state}, whole)
+    with replacing(path) as temporary:
+        temporary.write_bytes(whole.getbuffer())
+    return path

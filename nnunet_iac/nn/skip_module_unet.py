@@ -1,0 +1,135 @@
+"""The frozen U-Net with another skip module than the cell, for comparison."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_iac.nn.cell import CellShape
+from nnunet_iac.nn.cell_parameters import cell_parameters, mean_parameters
+from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.nested_skips import NestedSkips
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.skip_modules import build_skip_module
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.settings import Settings
+
+
+class SkipModuleUNet(RetrofittedUNet):
+    """A frozen U-Net with attention gates, residual attention or convolutions in its skips.
+
+    A convolution has as many parameters as the cell of its level has on average over all cells,
+    until `match` is given another one; the widths travel in the weights' shapes.
+    """
+
+    def __init__(self, unet: nn.Module, settings: Settings) -> None:
+        super().__init__(unet, settings)
+        self._widths: list[tuple[int, int]] = []
+        if settings.implant == "convolution":
+            self.match(None)
+        else:
+            self.implant(self._drawn())
+        self.train()
+
+    def match(self, genotype: Genotype | None) -> None:
+        """Give the convolutions as many parameters as a cell has; None means the average cell."""
+        wanted = [CellShape.of_level(c, self.settings) for c in self.skip_channels]
+        counts = [
+            mean_parameters(shape, self.layers)
+            if genotype is None
+            else cell_parameters(shape, self.layers, genotype)
+            for shape in wanted
+        ]
+        self._set_widths(
+            [
+                equal_widths(channels, count, self.layers)
+                for channels, count in zip(self.skip_channels, counts, strict=True)
+            ]
+        )
+
+    def new_implants(self) -> nn.ModuleList:
+        """Return fresh implants."""
+        return nn.ModuleList(self.gated(module) for module in self._drawn())
+
+    def _drawn(self) -> list[nn.Module]:
+        if self.settings.implant == "convolution":
+            return [
+                ConvolutionBlock(channels, widths, self.layers)
+                for channels, widths in zip(self.skip_channels, self._widths, strict=True)
+            ]
+        return [
+            build_skip_module(self.settings.implant, channels, self.layers)
+            for channels in self.skip_channels
+        ]
+
+    def _set_widths(self, widths: list[tuple[int, int]]) -> None:
+        self._widths = widths
+        self.implant(self._drawn())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        if self.settings.implant == "convolution" and any(
+            key.startswith(f"{prefix}implants.") for key in state_dict
+        ):
+            inner = ".cell." if self.settings.residual == "zero" else "."
+            widths = [
+                ConvolutionBlock.widths_of(state_dict, f"{prefix}implants.{level}{inner}")
+                for level in range(len(self.implants))
+            ]
+            if widths != self._widths:
+                self._set_widths(widths)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class NestedUNet(RetrofittedUNet):
+    """A frozen U-Net whose decoder gets the last dense node of every level in place of the skip.
+
+    U-Net++ (Zhou et al. 2018) concatenates all nodes of a level; a frozen decoder has room for one
+    tensor, and the last node has seen the others. The lowest skip has no dense node and stays.
+    """
+
+    def __init__(self, unet: nn.Module, settings: Settings) -> None:
+        super().__init__(unet, settings)
+        like = next(self.decoder.parameters())
+        self.implants = self.new_implants().to(like.device, like.dtype)
+        self.train()
+
+    def new_implants(self) -> nn.ModuleList:
+        """Return fresh dense nodes, one module for all levels."""
+        return nn.ModuleList([LastNodes(self.encoder, self.settings.residual == "zero")])
+
+    def rewired(self, skips: list[Tensor]) -> list[Tensor]:
+        """Return the last nodes in place of the skips."""
+        return self.implants[0](skips)
+
+    def implanted(self, level: int, *inputs: Tensor) -> Tensor:
+        """Return the skip, which is a dense node already."""
+        return inputs[0]
+
+
+class LastNodes(nn.Module):
+    """The last dense node of every level, or skip + gate x node with gates that start at zero."""
+
+    def __init__(self, encoder: Any, gated: bool) -> None:
+        super().__init__()
+        self.nested = NestedSkips(encoder)
+        levels = len(encoder.output_channels) - 1
+        self.gates = nn.ParameterList(
+            nn.Parameter(torch.zeros(())) for _ in range(levels - 1 if gated else 0)
+        )
+
+    def forward(self, skips: list[Tensor]) -> list[Tensor]:
+        """Return as many tensors as came, of the same shapes; lowest skip and bottleneck as is."""
+        last = [nodes[-1] for nodes in self.nested(skips)]
+        for level, gate in enumerate(self.gates):
+            last[level] = skips[level] + gate * last[level]
+        return [*last, skips[-1]]
+
+
+def retrofitted(unet: nn.Module, settings: Settings) -> RetrofittedUNet:
+    """Return the retrofit of a stock network that the settings ask for."""
+    if settings.implant == "cell":
+        return IACUNet(unet, settings)
+    if settings.implant == "nested":
+        return NestedUNet(unet, settings)
+    return SkipModuleUNet(unet, settings)

@@ -1,0 +1,381 @@
+"""The budget of the discrete cell: what it may cost, and the best genotype within that."""
+
+import decimal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import combinations, product
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nnunet_iac.search.genotype import Choice, Genotype
+from nnunet_iac.search.relaxation import edge_weights, operation_weights
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import (
+    EDGES,
+    EDGES_PER_NODE,
+    INTERMEDIATE_NODES,
+    OPERATIONS,
+    Edge,
+    edges_into,
+)
+
+FREE = "max_pool_3x3"
+"""The operation with neither weights nor products, so that a cell of it alone is the cheapest."""
+
+QUANTITIES = {"max_parameter_ratio": "parameters", "max_mac_ratio": "macs"}
+"""What each setting limits, as a field of `Cost`."""
+
+NAMES = {"parameters": "parameters", "macs": "MACs"}
+
+RESOLUTION = 10**12
+"""Importances are compared as integers in units of one over this.
+
+Their sums are exact then, whatever the order, so that equal ones are equal.
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, and multiply-accumulates for one patch."""
+
+    parameters: int
+    macs: int
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.parameters + other.parameters, self.macs + other.macs)
+
+
+@dataclass(frozen=True)
+class CellCosts:
+    """What a discrete cell is made of costs, summed over all skip levels.
+
+    Args:
+        backbone: the frozen network, which the limits are relative to.
+        fixed: what every cell has: projections, output convolution, gate.
+        operations: one edge with an operation; all edges are equally wide, so it may be any.
+
+    Raises:
+        ValueError: an operation is missing or unknown, the backbone costs nothing, or `FREE` costs
+            something.
+    """
+
+    backbone: Cost
+    fixed: Cost
+    operations: dict[str, Cost]
+
+    def __post_init__(self) -> None:
+        if set(self.operations) != set(OPERATIONS):
+            raise ValueError(
+                f"costs must be given of exactly the operations {', '.join(OPERATIONS)}; got "
+                f"{', '.join(self.operations)}"
+            )
+        if not (self.backbone.parameters > 0 and self.backbone.macs > 0):
+            raise ValueError(f"a backbone must have parameters and MACs; got {self.backbone}")
+        if self.operations[FREE] != Cost(0, 0):
+            raise ValueError(f"{FREE} must cost nothing; got {self.operations[FREE]}")
+
+    def of(self, genotype: Genotype) -> Cost:
+        """Return what the cells of all levels add to the backbone with a genotype."""
+        edges = (self.operations[choice.operation] for choice in genotype.choices)
+        return sum(edges, self.fixed)
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the costs as their JSON document."""
+        return asdict(self)
+
+    @classmethod
+    def from_document(cls, document: Any) -> "CellCosts":
+        """Return the costs of a JSON document written by `to_document`; more entries are ignored.
+
+        Raises:
+            ValueError: an entry is missing or no count, or as the class raises.
+        """
+        parts = ("backbone", "fixed", "operations")
+        if not isinstance(document, Mapping) or not all(part in document for part in parts):
+            raise ValueError(
+                f"costs of cells must be a JSON object with {', '.join(parts)}; got {document!r}"
+            )
+        operations = document["operations"]
+        if not isinstance(operations, Mapping):
+            raise ValueError(f"costs of operations must be a JSON object; got {operations!r}")
+        return cls(
+            _cost(document["backbone"]),
+            _cost(document["fixed"]),
+            {name: _cost(operations[name]) for name in operations},
+        )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of the budget: cells may add at most `ratio` of the backbone's `quantity`."""
+
+    setting: str
+    ratio: float
+    backbone: Cost
+
+    def share(self, cost: Cost) -> float:
+        """Return a cost as a share of the backbone."""
+        quantity = QUANTITIES[self.setting]
+        return getattr(cost, quantity) / getattr(self.backbone, quantity)
+
+    def allows(self, cost: Cost) -> bool:
+        """Return whether cells may cost so much."""
+        return self.share(cost) <= self.ratio
+
+    def __str__(self) -> str:
+        """The limit as the settings write it."""
+        return f"{self.setting}={self.ratio}"
+
+    @property
+    def unit(self) -> str:
+        """What its share is a share of."""
+        return f"the backbone's {NAMES[QUANTITIES[self.setting]]}"
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """The genotype a budget leaves, and what it gave up.
+
+    Args:
+        genotype: the best within the budget.
+        wanted: what the search would take without one.
+        cost: of the genotype's cells, all levels together.
+        wanted_cost: of the wanted one's.
+        kept_importance: sum of Theta over the genotype's edges, as a share of the wanted one's, in
+            [0, 1]; 1 also where rearranging undecided edges makes it more.
+        limits: of the budget; none where it is unlimited.
+    """
+
+    genotype: Genotype
+    wanted: Genotype
+    cost: Cost
+    wanted_cost: Cost
+    kept_importance: float
+    limits: tuple[Limit, ...]
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the genotype is another one than the search wanted."""
+        return self.genotype != self.wanted
+
+    def __str__(self) -> str:
+        """What the cells add to the backbone and what was given up for it, as one line."""
+        if not self.limits:
+            return "no budget was set for the cells"
+        shares = " and ".join(f"{_percent(x.share(self.cost))} of {x.unit}" for x in self.limits)
+        if not self.gave_up:
+            return f"{', '.join(map(str, self.limits))}: the cells add {shares}"
+        exceeded = [limit for limit in self.limits if not limit.allows(self.wanted_cost)]
+        would = " and ".join(
+            f"{_percent(limit.share(self.wanted_cost))} of {limit.unit}" for limit in exceeded
+        )
+        return (
+            f"{', '.join(map(str, exceeded))}: the cells would add {would}; "
+            f"{', '.join(self._changes())}; they add {shares} and keep "
+            f"{_percent(self.kept_importance)} of the importance"
+        )
+
+    def _changes(self) -> list[str]:
+        """Return what was given up: of every node first the operations, then the edges."""
+        before, after = self.wanted.operations, self.genotype.operations
+        changes = []
+        for node in INTERMEDIATE_NODES:
+            edges = [EDGES[index] for index in edges_into(node)]
+            changes += [
+                f"{before[edge]} on {_arrow(edge)} became {after[edge]}"
+                for edge in edges
+                if edge in before and edge in after and before[edge] != after[edge]
+            ]
+            left = [edge for edge in edges if edge in before and edge not in after]
+            came = [edge for edge in edges if edge in after and edge not in before]
+            changes += [
+                f"edge {_arrow(old)} with {before[old]} gave way to {_arrow(new)} with {after[new]}"
+                for old, new in zip(left, came, strict=True)
+            ]
+        return changes
+
+
+def limits(costs: CellCosts, settings: Settings) -> tuple[Limit, ...]:
+    """Return the limits that are set."""
+    ratios = {setting: getattr(settings, setting) for setting in QUANTITIES}
+    return tuple(
+        Limit(setting, ratio, costs.backbone)
+        for setting, ratio in ratios.items()
+        if ratio is not None
+    )
+
+
+def require_possible(costs: CellCosts, settings: Settings) -> None:
+    """Check that some cell is within the budget; a search may only begin if so.
+
+    Raises:
+        ValueError: even a cell whose edges cost nothing exceeds a limit.
+    """
+    for limit in limits(costs, settings):
+        if not limit.allows(costs.fixed):
+            least = _rounded_up(limit.share(costs.fixed))
+            raise ValueError(
+                f"the budget must leave room for the cheapest cells, which add {least} of "
+                f"{limit.unit} by their projections and output alone; got {limit}: set "
+                f"{limit.setting} to {least} or more, or channel_ratio or min_channels to less"
+            )
+
+
+def is_within(genotype: Genotype, costs: CellCosts, settings: Settings) -> bool:
+    """Return whether the cells of a genotype are within every limit that is set."""
+    return all(limit.allows(costs.of(genotype)) for limit in limits(costs, settings))
+
+
+def require_within(genotype: Genotype, costs: CellCosts, settings: Settings) -> None:
+    """Check that a genotype that was given, not searched, is within the budget.
+
+    Raises:
+        ValueError: its cells exceed a limit.
+    """
+    for limit in limits(costs, settings):
+        if not limit.allows(costs.of(genotype)):
+            share = _rounded_up(limit.share(costs.of(genotype)))
+            raise ValueError(
+                f"the cells of the given genotype must be within {limit}; they add {share} of "
+                f"{limit.unit}: set {limit.setting} to {share} or more, or channel_ratio or "
+                "min_channels to less, or give a cheaper genotype"
+            )
+
+
+def within_budget(
+    wanted: Genotype,
+    alpha: Float[Tensor, "edges operations"],
+    beta: Float[Tensor, " edges"],
+    active: Bool[Tensor, "edges operations"],
+    settings: Settings,
+    costs: CellCosts,
+) -> Budgeted:
+    """Return the wanted genotype if it is within the budget, else the most important one that is.
+
+    Among all genotypes within the limits and with at most `max_identity` identities that is the
+    one with the largest sum of Theta = phi Psi over its edges, where a pruned operation has none;
+    of equal ones, that with the largest sum of softmax(alpha) Psi over all operations. It decides
+    after a pruning search, which leaves one operation per edge, pruned alphas being what they were
+    when pruned. Further ties keep the first edges and the last operations, as `discretise` does.
+    phi Psi is taken in the raw modes too, whose own importance may be negative. The optimum is
+    exact. The budget is our decision; the paper has none.
+
+    Raises:
+        ValueError: as `require_possible`.
+    """
+    require_possible(costs, settings)
+    weights = edge_weights(beta, settings.edge_transform, settings.tan_clamp)[:, None]
+    among_active, among_all = (
+        (operation_weights(alpha, mask) * weights * RESOLUTION).round().long().tolist()
+        for mask in (active, torch.ones_like(active))
+    )
+    genotype = wanted
+    if not is_within(wanted, costs, settings):
+        genotype = _most_important(among_active, among_all, settings, costs)
+    total, wanted_total = (
+        sum(
+            among_active[EDGES.index(choice.edge)][OPERATIONS.index(choice.operation)]
+            for choice in cell.choices
+        )
+        for cell in (genotype, wanted)
+    )
+    kept = min(1.0, total / wanted_total) if wanted_total else 1.0
+    return Budgeted(
+        genotype=genotype,
+        wanted=wanted,
+        cost=costs.of(genotype),
+        wanted_cost=costs.of(wanted),
+        kept_importance=kept,
+        limits=limits(costs, settings),
+    )
+
+
+Spent = tuple[int, int, int]
+"""Parameters, MACs and identities of the edges so far."""
+
+Merit = tuple[int, int, tuple[tuple[int, int], ...]]
+"""What orders them: both sums of importance, then (-edge, operation) of every choice."""
+
+
+def _most_important(
+    among_active: list[list[int]],
+    among_all: list[list[int]],
+    settings: Settings,
+    costs: CellCosts,
+) -> Genotype:
+    """Return the optimum by dynamic programming over the nodes.
+
+    Two beginnings of a cell that spent the same have the same continuations, and every part of the
+    merit adds up; so of each such set the best one is enough.
+    """
+    bounds = limits(costs, settings)
+    most = len(EDGES) if settings.max_identity is None else settings.max_identity
+
+    def is_within(spent: Spent) -> bool:
+        cost = costs.fixed + Cost(*spent[:2])
+        return spent[2] <= most and all(limit.allows(cost) for limit in bounds)
+
+    best: dict[Spent, Merit] = {(0, 0, 0): (0, 0, ())}
+    for node in INTERMEDIATE_NODES:
+        options = _options(node, among_active, among_all, costs)
+        longer: dict[Spent, Merit] = {}
+        for (parameters, macs, identities), (first, second, choices) in best.items():
+            for (p, m, i), (a, b, added) in options.items():
+                spent = (parameters + p, macs + m, identities + i)
+                merit = (first + a, second + b, choices + added)
+                if spent not in longer or merit > longer[spent]:
+                    longer[spent] = merit
+        best = {spent: merit for spent, merit in longer.items() if is_within(spent)}
+    _, _, choices = max(best.values())
+    return Genotype(tuple(Choice(EDGES[-e], OPERATIONS[o]) for e, o in choices))
+
+
+def _options(
+    node: int, among_active: list[list[int]], among_all: list[list[int]], costs: CellCosts
+) -> dict[Spent, Merit]:
+    """Return the best two edges into a node for everything one may spend on them."""
+    prices = [(costs.operations[name], name == "identity") for name in OPERATIONS]
+    options: dict[Spent, Merit] = {}
+    for edges in combinations(edges_into(node), EDGES_PER_NODE):
+        for operations in product(range(len(OPERATIONS)), repeat=EDGES_PER_NODE):
+            choices = tuple(zip(edges, operations, strict=True))
+            spent = (
+                sum(prices[o][0].parameters for o in operations),
+                sum(prices[o][0].macs for o in operations),
+                sum(prices[o][1] for o in operations),
+            )
+            merit = (
+                sum(among_active[e][o] for e, o in choices),
+                sum(among_all[e][o] for e, o in choices),
+                tuple((-e, o) for e, o in choices),
+            )
+            if spent not in options or merit > options[spent]:
+                options[spent] = merit
+    return options
+
+
+def _cost(entry: Any) -> Cost:
+    try:
+        counts = [entry[quantity] for quantity in NAMES]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f'a cost must have "parameters" and "macs"; got {entry!r}') from error
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError(f"a cost must be made of integers >= 0; got {entry!r}")
+    return Cost(*counts)
+
+
+def _arrow(edge: Edge) -> str:
+    return f"{edge.source}->{edge.target}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _rounded_up(share: float) -> str:
+    """Return three digits of a share, no less than it, so that the setting may take them."""
+    context = decimal.Context(prec=3, rounding=decimal.ROUND_UP)
+    return f"{context.create_decimal(repr(share)):f}"

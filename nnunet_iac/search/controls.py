@@ -1,0 +1,115 @@
+"""What a searched cell must be compared with: cells that no search found, and other modules."""
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from nnunet_iac.search.genotype import Choice, Genotype
+from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
+
+CONTROLS = {
+    "continued": "the U-Net trained on",
+    "continued decoder": "the decoder trained on",
+    "random cell": "a random cell",
+    "identity cell": "an all-identity cell",
+    "convolution": "a convolution of equal parameters",
+}
+"""The controls at equal budget: what records call each, and what pages call it."""
+
+SKIP_METHODS = {
+    "attention gates": "attention gates",
+    "nested skips": "nested skips (U-Net++)",
+    "residual attention": "residual attention",
+}
+"""The other skip modules, as retrofits: what records call each, and what pages call it."""
+
+Kind = Literal["path", "random", "identity", "convolution"]
+
+_RANDOM = re.compile(r"random:(\d{1,18})")
+_CONVOLUTION = "conv"
+
+
+@dataclass(frozen=True)
+class CellSource:
+    """Where a run that does not search has its cells from.
+
+    Args:
+        kind: a file, a draw, the identity everywhere, or no cell but a convolution.
+        path: of the file; of a convolution, the cell whose number of parameters it is to have, or
+            None for that of the average random cell.
+        seed: of the draw.
+    """
+
+    kind: Kind
+    path: str | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, genotype: str) -> "CellSource":
+        """Return what the setting `genotype` means.
+
+        Raises:
+            ValueError: `random` without a valid seed, or `conv:` without a path.
+        """
+        if genotype == "identity":
+            return cls("identity")
+        if genotype == _CONVOLUTION:
+            return cls("convolution")
+        if genotype.startswith(f"{_CONVOLUTION}:"):
+            path = genotype.removeprefix(f"{_CONVOLUTION}:")
+            if not path:
+                raise ValueError(
+                    "setting 'genotype' must be conv:PATH of a cell, or plain conv; got "
+                    f"{genotype!r}"
+                )
+            return cls("convolution", path)
+        if genotype == "random" or genotype.startswith("random:"):
+            drawn = _RANDOM.fullmatch(genotype)
+            if drawn is None:
+                raise ValueError(
+                    f"setting 'genotype' must be random:SEED with an integer >= 0; got {genotype!r}"
+                )
+            return cls("random", seed=int(drawn[1]))
+        return cls("path", genotype)
+
+    def moved(self, path: str) -> str:
+        """Return the setting with another path in it."""
+        return f"{_CONVOLUTION}:{path}" if self.kind == "convolution" else path
+
+
+def random_genotypes(seed: int) -> Iterator[Genotype]:
+    """Yield cells drawn uniformly from all valid ones, endlessly.
+
+    Every intermediate node gets two of its possible edges and each of them one of the seven
+    operations, all equally likely (the baseline of Li and Talwalkar 2019).
+    """
+    generator = random.Random(seed)
+    while True:
+        yield Genotype(
+            tuple(
+                Choice(Edge(source, node), generator.choice(OPERATIONS))
+                for node in INTERMEDIATE_NODES
+                for source in sorted(generator.sample(range(node), EDGES_PER_NODE))
+            )
+        )
+
+
+def random_genotype(seed: int) -> Genotype:
+    """Return the first of `random_genotypes`."""
+    return next(random_genotypes(seed))
+
+
+def identity_genotype() -> Genotype:
+    """Return the cell whose nodes all add up the skip and the upsampled tensor.
+
+    It is not the identity skip: its projections, norms and output convolution learn.
+    """
+    return Genotype(
+        tuple(
+            Choice(Edge(source, node), "identity")
+            for node in INTERMEDIATE_NODES
+            for source in range(EDGES_PER_NODE)
+        )
+    )

@@ -1,0 +1,65 @@
+"""Ordinary trainings of stage I: a small one for trying things out, and the paper's protocol."""
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.optim import Adam, Optimizer
+
+
+class AdamTrainer(nnUNetTrainer):
+    """An ordinary nnU-Net trained by Adam at 1e-3, as the paper trains its backbones."""
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = 1e-3
+
+    def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
+        """Return Adam with nnU-Net's polynomial decay."""
+        optimizer = Adam(self.network.parameters(), self.initial_lr)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+
+class nnUNetTrainerAdam_8epochs(AdamTrainer):
+    """An ordinary nnU-Net trained for 8 epochs of 100 iterations.
+
+    Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 8
+        self.num_iterations_per_epoch = 100
+        self.num_val_iterations_per_epoch = 5
+
+
+class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
+    """The paper's stage I: 200 epochs of Adam at 1e-3 without deep supervision.
+
+    Deviates from nnUNetTrainer in these three things.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = 200
+        self.enable_deep_supervision = False

@@ -1,0 +1,196 @@
+"""The networks with other skip modules as nnU-Net builds, trains and loads them."""
+
+import copy
+
+import pytest
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from torch import nn
+
+from nnunet_iac.nn.skip_modules import SKIP_MODULES
+from nnunet_iac.nn.skip_unet import SkipUNet
+
+CLASS_NAME = "nnunet_iac.nn.skip_unet.SkipUNet"
+UNETS = "dynamic_network_architectures.architectures.unet"
+TIMM_UNET = "nnunet_iac.nn.timm_unet.TimmUNet"
+REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+SPATIAL = (16, 8, 24)
+"""Of the image; four stages halve it three times."""
+
+dimensions = pytest.mark.parametrize("dimension", [2, 3])
+skips = pytest.mark.parametrize("skip", SKIP_MODULES)
+unets = pytest.mark.parametrize("unet", ["PlainConvUNet", "ResidualEncoderUNet"])
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def operators(dimension):
+    """Return the operators as plans name them."""
+    return {
+        "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
+        "conv_bias": False,
+        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+
+
+def arch_kwargs(skip, unet="PlainConvUNet", dimension=2):
+    blocks = "n_conv_per_stage" if unet == "PlainConvUNet" else "n_blocks_per_stage"
+    return {
+        "skip": skip,
+        "unet": f"{UNETS}.{unet}",
+        "n_stages": 4,
+        "features_per_stage": [4, 6, 8, 8],
+        "kernel_sizes": [[3] * dimension] * 4,
+        "strides": [[1] * dimension] + [[2] * dimension] * 3,
+        blocks: [1, 1, 1, 1],
+        "n_conv_per_stage_decoder": [1, 1, 1],
+        **operators(dimension),
+    }
+
+
+def planned(kwargs, input_channels=1, deep_supervision=False):
+    """Return the network as nnU-Net builds it from plans."""
+    return get_network_from_plans(
+        CLASS_NAME,
+        copy.deepcopy(kwargs),
+        REQUIRES_IMPORT,
+        input_channels,
+        output_channels=3,
+        deep_supervision=deep_supervision,
+    )
+
+
+def image(dimension, channels=1):
+    return torch.randn(2, channels, *SPATIAL[:dimension], dtype=torch.float64)
+
+
+def randomised(net):
+    """Return the network in float64 with every parameter drawn anew, for some start at zero."""
+    for parameter in net.double().parameters():
+        nn.init.normal_(parameter, std=0.5)
+    return net
+
+
+@skips
+@unets
+@dimensions
+@pytest.mark.parametrize("deep_supervision", [False, True], ids=["one output", "all outputs"])
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_a_planned_network_has_nnunets_outputs_and_gradients_everywhere(
+    skip, unet, dimension, deep_supervision, channels
+):
+    net = planned(arch_kwargs(skip, unet, dimension), channels, deep_supervision)
+    outputs = randomised(net)(image(dimension, channels))
+    if not deep_supervision:
+        outputs = [outputs]
+    sizes = [tuple(size // scale for size in SPATIAL[:dimension]) for scale in (1, 2, 4)]
+    expected = [(2, 3, *size) for size in sizes[: len(outputs)]]
+    assert len(outputs) == (3 if deep_supervision else 1)
+    assert [tuple(output.shape) for output in outputs] == expected
+    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
+    unused = () if deep_supervision else ("decoder.seg_layers.0.", "decoder.seg_layers.1.")
+    for key, parameter in net.named_parameters():
+        if not key.startswith(unused):
+            assert parameter.grad is not None, key
+            assert parameter.grad.abs().max() > 0, key
+
+
+@skips
+@unets
+@dimensions
+def test_a_state_dict_loads_strictly_into_another_network(skip, unet, dimension):
+    net, other = (randomised(planned(arch_kwargs(skip, unet, dimension))).eval() for _ in range(2))
+    x = image(dimension)
+    assert not torch.equal(other(x), net(x))
+    other.load_state_dict(net.state_dict(), strict=True)
+    assert torch.equal(other(x), net(x))
+    assert {key.split(".")[0] for key in net.state_dict()} == {"encoder", "decoder", "implants"}
+
+
+@skips
+def test_deep_supervision_is_switched_through_the_decoder(skip):
+    net = randomised(planned(arch_kwargs(skip), deep_supervision=True)).eval()
+    x = image(2)
+    outputs = net(x)
+    net.decoder.deep_supervision = False
+    assert torch.equal(net(x), outputs[0])
+
+
+@skips
+@unets
+def test_all_weights_start_as_nnunet_draws_them(skip, unet):
+    net = SkipUNet(
+        *(1, 3, skip, f"{UNETS}.{unet}", False),
+        **{
+            **{k: v for k, v in arch_kwargs(skip, unet).items() if k not in ("skip", "unet")},
+            "conv_op": nn.Conv2d,
+            "conv_bias": True,
+            "norm_op": nn.InstanceNorm2d,
+            "nonlin": nn.LeakyReLU,
+        },
+    )
+    convolutions = [m for m in net.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+    before = [convolution.weight.clone() for convolution in convolutions]
+    net.apply(net.initialize)
+    for convolution, weight in zip(convolutions, before, strict=True):
+        assert not torch.equal(convolution.weight, weight)
+        assert convolution.bias is None or not convolution.bias.any()
+    if unet == "ResidualEncoderUNet":
+        assert not net.encoder.stages[0].blocks[0].conv2.norm.weight.any()
+
+
+def test_nested_skips_widen_the_decoder_and_other_modules_leave_it(tiny_unet):
+    def inputs(skip):
+        stages = planned(arch_kwargs(skip)).decoder.stages
+        return [stage.convs[0].conv.in_channels for stage in stages]
+
+    # Levels of 8, 6 and 4 channels: [up, skip], or [up, all nodes] of 1, 2 and 3 nodes.
+    assert inputs("attention") == inputs("residual-attention") == [16, 12, 8]
+    assert inputs("nested") == [16, 18, 16]
+
+
+@skips
+def test_a_published_encoder_keeps_its_own_initial_weights(skip):
+    kwargs = {
+        "skip": skip,
+        "unet": TIMM_UNET,
+        "encoder": "mobilenetv3_large",
+        "strides": [[1, 1]] + [[2, 2]] * 5,
+        "stem_channels": 8,
+        **operators(2),
+        "conv_bias": True,
+    }
+    net = get_network_from_plans(CLASS_NAME, kwargs, REQUIRES_IMPORT, 2, 3, allow_init=False)
+    trunk = copy.deepcopy(net.encoder.trunk.state_dict())
+    net.apply(net.initialize)
+    after = net.encoder.trunk.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in trunk.items())
+    for part in (net.decoder.stages, net.decoder.transpconvs, net.implants):
+        convolutions = [m for m in part.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+        biases = [m.bias for m in convolutions if m.bias is not None]
+        assert convolutions
+        assert not any(bias.any() for bias in biases)
+    net.decoder.deep_supervision = True
+    outputs = net(torch.randn(1, 2, 64, 64))
+    assert [output.shape[-1] for output in outputs] == [64, 32, 16, 8, 4]
+
+
+def test_an_unknown_skip_module_is_refused():
+    with pytest.raises(ValueError, match="got 'dense'"):
+        planned(arch_kwargs("dense"))
+
+
+@pytest.mark.parametrize("name", ["no.such.UNet", f"{UNETS}.ResidualUNet", "torch.nn.Linear"])
+def test_a_name_of_no_supported_unet_is_refused(name):
+    with pytest.raises(ValueError, match=rf"PlainConvUNet.*; got '{name}': take the"):
+        planned({**arch_kwargs("attention"), "unet": name})

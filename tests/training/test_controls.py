@@ -1,0 +1,180 @@
+"""Controls and other skip modules as retrofits: what is implanted, recorded, resumed, predicted."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from interruption import run_until
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_iac.nn.skip_module_unet import NestedUNet, SkipModuleUNet
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.runs.checkpoint import tensors_hash
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.search.controls import identity_genotype, random_genotype
+
+DISCRETE = "nnUNetTrainerIACDiscrete"
+SHORT = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 2}
+
+Make = Callable[..., Any]
+
+WAYS: dict[str, dict[str, Any]] = {
+    "random cell": {"genotype": "random:5"},
+    "identity cell": {"genotype": "identity"},
+    "convolution": {"genotype": "conv"},
+    "attention gates": {"skip": "attention"},
+    "nested skips": {"skip": "nested"},
+    "residual attention": {"skip": "residual-attention"},
+}
+each_way = pytest.mark.parametrize("method", WAYS)
+
+
+def finished(make_trainer: Make, in_process: Any, **settings: Any) -> Any:
+    trainer = make_trainer(DISCRETE, in_process.write_plans("control", **SHORT, **settings))
+    trainer.run_training()
+    return trainer
+
+
+@each_way
+def test_a_control_is_recorded_as_such_and_its_backbone_stays(
+    make_trainer: Make, in_process: Any, method: str
+) -> None:
+    trainer = finished(make_trainer, in_process, **WAYS[method])
+    record = RunFolder.of_fold(trainer.output_folder)
+    cost = record.read_cost()
+    assert cost.run["method"] == method
+    assert {name: phase.epochs for name, phase in cost.phases.items()} == {"finetune": 2}
+    assert set(cost.networks) == {"backbone", "final"}
+    assert cost.networks["final"].parameters > cost.networks["backbone"].parameters
+    assert record.read_backbone().unchanged
+    ticket = record.read_ticket()
+    learned = dict(trainer.unet.named_parameters())
+    assert set(ticket) >= {name for name in learned if name.startswith("implants.")}
+    changed = [name for name, start in ticket.items() if name in learned]
+    assert any(not torch.equal(ticket[name], learned[name]) for name in changed)
+
+
+def test_a_random_cell_is_that_of_its_seed(make_trainer: Make, in_process: Any) -> None:
+    trainer = finished(make_trainer, in_process, genotype="random:5")
+    assert RunFolder.of_fold(trainer.output_folder).read_genotype() == random_genotype(5)
+    assert trainer.unet.genotype == random_genotype(5)
+
+
+def test_an_identity_cell_has_identities_only(make_trainer: Make, in_process: Any) -> None:
+    trainer = finished(make_trainer, in_process, genotype="identity")
+    assert RunFolder.of_fold(trainer.output_folder).read_genotype() == identity_genotype()
+
+
+def test_a_convolution_leaves_no_genotype(make_trainer: Make, in_process: Any) -> None:
+    trainer = finished(make_trainer, in_process, genotype="conv")
+    assert not RunFolder.of_fold(trainer.output_folder).genotype_file.exists()
+
+
+@pytest.mark.parametrize("residual", ["none", "zero"])
+def test_a_convolution_has_the_parameters_of_the_cell_it_is_compared_with(
+    make_trainer: Make, in_process: Any, residual: str
+) -> None:
+    of_cell = finished(make_trainer, in_process, genotype="random:5", residual=residual)
+    cells = sum(p.numel() for p in of_cell.unet.implants.parameters())
+    source = Path(of_cell.output_folder).rename(in_process.path / "fold_{fold}")
+    shutil.rmtree(source / "iac" / "reference", ignore_errors=True)
+    source.rename(in_process.path / "fold_0")
+    trainer = make_trainer(
+        DISCRETE,
+        in_process.write_plans(
+            "same", **SHORT, residual=residual, genotype=f"conv:{in_process.path}/fold_{{fold}}"
+        ),
+    )
+    trainer.run_training()
+    own = sum(p.numel() for p in trainer.unet.implants.parameters())
+    assert own == pytest.approx(cells, rel=0.01)
+    average = make_trainer(DISCRETE, in_process.write_plans("average", genotype="conv"))
+    average.initialize()
+    assert own != sum(p.numel() for p in average.unet.implants.parameters())
+
+
+@each_way
+def test_a_zero_gate_makes_every_module_begin_as_the_reference(
+    make_trainer: Make, in_process: Any, method: str
+) -> None:
+    trainer = make_trainer(
+        DISCRETE, in_process.write_plans("control", residual="zero", **WAYS[method])
+    )
+    trainer.on_train_start()
+    stock = trainer.stock_network()
+    stock.load_state_dict(trainer.unet.backbone_state())
+    image = torch.randn(2, 1, 56, 40)
+    with torch.no_grad():
+        for own, reference in zip(trainer.unet.eval()(image), stock.eval()(image), strict=True):
+            assert torch.equal(own, reference)
+
+
+@pytest.mark.parametrize("method", ["random cell", "convolution", "nested skips"])
+def test_a_control_that_was_broken_off_ends_as_an_unbroken_one(
+    make_trainer: Make, in_process: Any, method: str
+) -> None:
+    settings = {**WAYS[method]}
+    if method == "convolution":  # Its widths are not those of the average cell.
+        path = in_process.path / "cell.json"
+        write_json(path, identity_genotype().to_document())
+        settings = {"genotype": f"conv:{path}"}
+    whole = finished(make_trainer, in_process, **settings)
+    expected = tensors_hash(whole.unet.state_dict())
+    shutil.rmtree(whole.output_folder)
+    broken = make_trainer(DISCRETE, "control")
+    run_until(broken, 1)
+    resumed = make_trainer(DISCRETE, "control", resume=True)
+    resumed.run_training()
+    assert tensors_hash(resumed.unet.state_dict()) == expected
+
+
+@each_way
+def test_stock_prediction_loads_a_control_without_knowing_where_its_cell_came_from(
+    make_trainer: Make, in_process: Any, method: str
+) -> None:
+    settings = dict(WAYS[method])
+    if method == "convolution":
+        path = in_process.path / "cell.json"
+        write_json(path, identity_genotype().to_document())
+        settings = {"genotype": f"conv:{path}"}
+    trainer = finished(make_trainer, in_process, **settings)
+    if method == "convolution":
+        path.unlink()
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(
+        str(Path(trainer.output_folder).parent), (0,), "checkpoint_final.pth"
+    )
+    image = torch.randn(1, 3, 50, 36)
+    logits = predictor.predict_logits_from_preprocessed_data(image)
+    assert logits.shape == (3, 3, 50, 36)
+    assert np.isfinite(logits.float().numpy()).all()
+
+
+def test_a_search_refuses_another_module_than_the_cell(make_trainer: Make, in_process: Any) -> None:
+    for settings in ({"skip": "attention"}, {"genotype": "conv"}):
+        plans = in_process.write_plans("other", **settings)
+        for trainer in ("nnUNetTrainerIACLTH", "nnUNetTrainerIAC"):
+            with pytest.raises(ValueError, match="use nnUNetTrainerIACDiscrete"):
+                make_trainer(trainer, plans)
+
+
+def test_the_classes_of_the_modules_are_told_by_the_settings(
+    make_trainer: Make, in_process: Any
+) -> None:
+    for method, kind in (("attention gates", SkipModuleUNet), ("nested skips", NestedUNet)):
+        trainer = make_trainer(DISCRETE, in_process.write_plans("control", **WAYS[method]))
+        trainer.initialize()
+        assert type(trainer.unet) is kind
+
+
+def test_the_folds_of_a_model_share_what_is_implanted(make_trainer: Make, in_process: Any) -> None:
+    finished(make_trainer, in_process, genotype="conv")
+    other = make_trainer(
+        DISCRETE, in_process.write_plans("control", **SHORT, genotype="random:1"), fold=1
+    )
+    with pytest.raises(ValueError, match="implant is 'cell' here and 'convolution' in fold_0"):
+        other.start_run()

@@ -1,0 +1,133 @@
+"""Every trainer on other networks than nnU-Net's plain U-Net, through the plans of a user."""
+
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args
+
+from nnunet_iac.host.architectures import ENCODER_NAMES, SKIP_NAMES
+from nnunet_iac.host.planning import Network, write_plans
+from nnunet_iac.nn.surgery import skip_channels
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.folder import RunFolder
+
+Make = Callable[..., Any]
+
+SHORT = ("iterations_per_epoch=2", "val_iterations_per_epoch=1", "finetune_epochs=1")
+TRAINERS = {
+    "nnUNetTrainerIACLTH": ("warmup_epochs=1", "search_epochs=7", "stable_checks=1"),
+    "nnUNetTrainerIAC": ("warmup_epochs=1", "search_epochs=2"),
+    "nnUNetTrainerIACDiscrete": ("genotype=random:0",),
+    "nnUNetTrainerContinue": ("trained_on=decoder",),
+}
+RESIDUAL = "residual-encoder"
+
+
+def with_residual_encoder(in_process: Any) -> None:
+    """Write the plans `res` of a small network as nnU-Net's residual-encoder presets make them."""
+    plans = read_json(in_process.preprocessed / "small.json")
+    plans["plans_name"] = "res"
+    architecture = plans["configurations"]["2d"]["architecture"]
+    architecture["network_class_name"] = (
+        "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    )
+    kwargs = architecture["arch_kwargs"]
+    kwargs["n_blocks_per_stage"] = [1, 2, 2, 2]
+    kwargs["n_conv_per_stage_decoder"] = [1, 1, 1]
+    del kwargs["n_conv_per_stage"]
+    write_json(in_process.preprocessed / "res.json", plans)
+
+
+def planned_anew(in_process: Any, *settings: str, source: str = "small", **choice: str) -> None:
+    """Write the plans `other`, which an earlier test may have left behind."""
+    (in_process.preprocessed / "other.json").unlink(missing_ok=True)
+    write_plans("4", "2d", source, "other", settings, Network(**choice))
+
+
+def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str) -> Any:
+    """Return the trainer after a short run on a backbone with initial weights."""
+    if encoder == RESIDUAL:
+        with_residual_encoder(in_process)
+        planned_anew(in_process, *SHORT, *TRAINERS[trainer], source="res")
+    else:
+        planned_anew(in_process, *SHORT, *TRAINERS[trainer], encoder=encoder)
+    plans = read_json(in_process.preprocessed / "other.json")
+    plans["configurations"]["2d"]["batch_size"] = 2
+    write_json(in_process.preprocessed / "other.json", plans)
+    stock = get_trainer_from_args(
+        "4", "2d", 0, "nnUNetTrainer", "other", device=torch.device("cpu")
+    )
+    stock.initialize()
+    stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
+    run = make_trainer(trainer, "other")
+    run.run_training()
+    return run
+
+
+@pytest.mark.parametrize("encoder", [RESIDUAL, *ENCODER_NAMES[1:]])
+def test_the_accelerated_search_runs_on_every_encoder(
+    make_trainer: Make, in_process: Any, encoder: str
+) -> None:
+    run = trained(make_trainer, in_process, encoder, "nnUNetTrainerIACLTH")
+    record = RunFolder.of_fold(run.output_folder)
+    assert record.read_backbone().unchanged
+    assert record.read_genotype() == run.unet.genotype
+    assert len(run.unet.implants) == len(skip_channels(run.unet))
+
+
+@pytest.mark.parametrize("trainer", list(TRAINERS)[1:])
+@pytest.mark.parametrize("encoder", [RESIDUAL, "mobilenetv3_large"])
+def test_every_other_trainer_runs_on_other_encoders(
+    make_trainer: Make, in_process: Any, encoder: str, trainer: str
+) -> None:
+    run = trained(make_trainer, in_process, encoder, trainer)
+    backbone = RunFolder.of_fold(run.output_folder).read_backbone()
+    if trainer == "nnUNetTrainerContinue":
+        assert backbone.encoder_after == backbone.encoder_before is not None
+    else:
+        assert backbone.unchanged
+
+
+@pytest.mark.parametrize(
+    ("encoder", "skip"), [*product(["plain"], SKIP_NAMES), ("mobilenetv3_large", "nested")]
+)
+def test_stock_training_of_a_skip_module_runs_from_its_plans_alone(
+    make_trainer: Make, in_process: Any, encoder: str, skip: str
+) -> None:
+    planned_anew(in_process, encoder=encoder, skip=skip)
+    stock = get_trainer_from_args(
+        "4", "2d", 0, "nnUNetTrainer", "other", device=torch.device("cpu")
+    )
+    stock.num_epochs = stock.num_iterations_per_epoch = stock.num_val_iterations_per_epoch = 1
+    stock.run_training()
+    stock.perform_actual_validation()
+    assert (Path(stock.output_folder) / "validation" / "summary.json").is_file()
+
+
+def test_the_retrofit_trainers_refuse_a_network_with_skip_modules_of_its_own(
+    make_trainer: Make, in_process: Any
+) -> None:
+    planned_anew(in_process, skip="attention")
+    with pytest.raises(ValueError, match="the plans describe a SkipUNet"):
+        make_trainer("nnUNetTrainerIACLTH", "other").initialize()
+
+
+def test_without_deep_supervision_there_is_one_output_to_learn_from(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans(
+        "single",
+        deep_supervision=False,
+        genotype="identity",
+        iterations_per_epoch=1,
+        val_iterations_per_epoch=1,
+        finetune_epochs=1,
+    )
+    trainer = make_trainer("nnUNetTrainerIACDiscrete", plans)
+    trainer.run_training()
+    assert trainer.unet.decoder.deep_supervision is False
+    assert torch.is_tensor(trainer.unet(torch.zeros(1, 1, 56, 40)))
