@@ -29,6 +29,8 @@ BACKBONE = "nnUNetTrainerAdam_8epochs"
 FEATURES = (8, 16, 32, 64, 64, 64)
 """Channels per stage of the narrow networks, as many of them as the plans have stages."""
 BATCH_SIZE = 8
+PATCH_SIDE = 64
+"""The longest side of a patch; images that are larger are predicted in windows."""
 
 SEARCH_EPOCHS, FINETUNE_EPOCHS = 9, 15
 LITERAL_WARMUP = 3
@@ -163,6 +165,7 @@ def plan(workspace: Workspace, raw: Path) -> None:
     plans["plans_name"] = PLANS
     configuration = plans["configurations"][CONFIGURATION]
     configuration["batch_size"] = BATCH_SIZE
+    configuration["patch_size"] = [min(side, PATCH_SIDE) for side in configuration["patch_size"]]
     kwargs = configuration["architecture"]["arch_kwargs"]
     kwargs["features_per_stage"] = list(FEATURES[: kwargs["n_stages"]])
     write_json(path, plans)

@@ -121,19 +121,20 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     before = plans.configuration_of(source, configuration)
     settings = plans.settings_of(described)
     number = plans.dataset_number(plans_file.parent.name)
-    train = f"nnUNetv2_train {number} {configuration} FOLD -p {new['plans_name']}"
+    train = f"nnUNetv2_train {number} {configuration} FOLD"
+    under = f"-p {new['plans_name']}"
     retrofit = "IACDiscrete" if settings.genotype or settings.skip != "cell" else "IACLTH"
     lines = []
     for key in ("patch_size", "batch_size"):
-        if described[key] != before[key]:
+        if described.get(key) != before.get(key):
             lines.append(f"{key}: {described[key]}, was {before[key]}")
-    if described["architecture"] == before["architecture"] and settings.backbone_trainer is None:
-        return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit}"]
+    if not lines and described.get("architecture") == before.get("architecture"):
+        return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
     trainer = f" -tr {settings.backbone_trainer}" if settings.backbone_trainer else ""
     start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
-    lines.append(f"next: {train}{trainer}{start}")
+    lines.append(f"next: {train}{trainer} {under}{start}")
     if "skip" not in described["architecture"]["arch_kwargs"]:
-        lines.append(f"then: {train} -tr nnUNetTrainer{retrofit}")
+        lines.append(f"then: {train} -tr nnUNetTrainer{retrofit} {under}")
     return lines
 
 

@@ -136,12 +136,14 @@ class Phases(RunRecord):
             self.folder.health_file: self.folder.read_health,
         }
 
-    def continue_cells(self, network: RetrofittedUNet) -> None:
+    def continue_cells(self, network: Any) -> None:
         """Put the files of ticket and found cell in order, and say what was missing."""
         self._ticket(network)
         if network.genotype is not None:
             self.warn_of_damage(self.folder.genotype_file, self.folder.read_genotype)
             self._announce(network.genotype)
+            if self.method.searches and self.costs is not None:
+                self._found(Observation(0, network.alpha, network.beta))
         else:  # It may have been found in an epoch whose checkpoint was not written.
             own = (self.folder.genotype_file, self.folder.budget_file, *self.folder.cell_files)
             for path in own:
@@ -256,14 +258,7 @@ class Phases(RunRecord):
             self.notice(event)
 
     def _finish_search(self, network: IACUNet, observation: Observation) -> None:
-        assert self.state.pruning is not None
-        alpha, beta, active = observation.alpha, observation.beta, self.state.pruning.active
-        genotype = discretise(alpha, beta, active, self.settings)
-        if self.costs is not None:
-            outcome = within_budget(genotype, alpha, beta, active, self.settings, self.costs)
-            self.folder.write_budget(self.costs, outcome)
-            self.log(str(outcome))
-            genotype = outcome.genotype
+        genotype = self._found(observation)
         network.discretise(genotype)
         if self.method.ticket:
             ticket = self._ticket(network)
@@ -275,6 +270,18 @@ class Phases(RunRecord):
         self.state.phase = Phase.FINETUNE
         self.state.first_finetune_epoch = observation.epoch
         self._announce(genotype)
+
+    def _found(self, observation: Observation) -> Genotype:
+        """Return the cell that the search found, within the budget if there is one."""
+        assert self.state.pruning is not None
+        alpha, beta, active = observation.alpha, observation.beta, self.state.pruning.active
+        wanted = discretise(alpha, beta, active, self.settings)
+        if self.costs is None:
+            return wanted
+        outcome = within_budget(wanted, alpha, beta, active, self.settings, self.costs)
+        self.folder.write_budget(self.costs, outcome)
+        self.log(str(outcome))
+        return outcome.genotype
 
     def _ticket(self, network: RetrofittedUNet) -> dict[str, Tensor]:
         """Return the ticket of the record; one that is damaged or gone is drawn again.

@@ -7,18 +7,27 @@ import pytest
 import torch
 
 from nnunet_iac.analysis.trajectories.replay import SHOWN, replay
+from nnunet_iac.nn.cell_cost import cell_costs
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, TrajectoryRow
+from nnunet_iac.search.budget import CellCosts, Cost, within_budget
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.pruning import Observation, begin, close_epoch, idle
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.search.space import OPERATIONS
+from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
 from nnunet_iac.training.methods import IAC, IAC_LTH
 from nnunet_iac.training.phases import Phase, Phases
 
 LITERAL = Settings(preset="literal", warmup_epochs=2, search_epochs=12)
+COSTS = CellCosts(
+    Cost(1000, 1000),
+    Cost(10, 10),
+    {name: Cost(abs(index - 1), (index - 1) ** 2) for index, name in enumerate(OPERATIONS)},
+)
+FRUGAL = dataclasses.replace(LITERAL, max_parameter_ratio=0.02, max_mac_ratio=0.03)
+"""A budget of 10 parameters and 20 MACs for eight operations of 0 to 5 and 0 to 25."""
 
 
 def record(folder, settings=LITERAL, prunes=True, seed=0, scale=0.1, epochs=None):
@@ -48,6 +57,25 @@ def record(folder, settings=LITERAL, prunes=True, seed=0, scale=0.1, epochs=None
     run.write_settings(settings)
     run.write_trajectory(rows)
     run.write_events(events)
+    return run
+
+
+def record_budgeted(folder, settings=FRUGAL):
+    """Write the record of a search along a random path under a budget; return its folder."""
+    run = record(folder, settings)
+    trajectory = run.read_trajectory()
+    alpha, beta, active = (
+        torch.from_numpy(getattr(trajectory, name)[-1]).clone()
+        for name in ("alpha", "beta", "active")
+    )
+    for event in run.read_events():
+        if event.epoch == trajectory.epoch[-1]:
+            edge = EDGES.index(Edge(event.source, event.target))
+            active[edge, OPERATIONS.index(event.operation)] = False
+    outcome = within_budget(run.read_genotype(), alpha, beta, active, settings, COSTS)
+    assert outcome.gave_up
+    run.write_genotype(outcome.genotype)
+    run.write_budget(COSTS, outcome)
     return run
 
 
@@ -147,6 +175,56 @@ def test_what_the_trainers_phases_record_replays_exactly(tmp_path, tiny_unet, me
     assert replayed.genotype_compared
     assert replayed.epochs == 9
     assert replayed.prunes == (14 * 6 if method.prunes else 0)
+
+
+def test_a_search_under_a_budget_replays_exactly(tmp_path):
+    replayed = replay(record_budgeted(tmp_path))
+    assert replayed.disagreements == ()
+    assert replayed.genotype_compared
+
+
+@pytest.mark.parametrize("method", [IAC_LTH, IAC])
+def test_what_the_trainers_phases_record_under_a_budget_replays_exactly(
+    tmp_path, tiny_unet, method
+):
+    network = IACUNet(tiny_unet(2), LITERAL)
+    costs = cell_costs(network, LITERAL, 2, (16, 8))
+    least = costs.fixed.macs / costs.backbone.macs
+    settings = dataclasses.replace(LITERAL, finetune_epochs=1, max_mac_ratio=1.1 * least)
+    phases = Phases(settings, method, RunFolder.of_fold(tmp_path), lambda line: None)
+    phases.costs = costs
+    phases.start(network, BackboneRecord("a.pth", "nnUNetTrainer", 0, "hash"), {}, None)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(1, 14):
+        if phases.phase is Phase.SEARCH:
+            with torch.no_grad():
+                network.alpha += torch.randn(14, 7, generator=generator)
+                network.beta += torch.randn(14, generator=generator)
+        phases.end_epoch(network, epoch, seconds=1.0, loss=0.5)
+    assert costs.of(network.genotype).macs <= 1.1 * costs.fixed.macs
+    replayed = replay(phases.folder)
+    assert replayed.disagreements == ()
+    assert replayed.genotype_compared
+    write_json(phases.folder.settings_file, settings.resolved().to_mapping() | {"max_mac_ratio": 9})
+    assert not replay(phases.folder).agrees
+
+
+def test_a_search_under_way_under_a_budget_needs_no_costs_yet(tmp_path):
+    assert replay(record(tmp_path, FRUGAL, epochs=4)).agrees
+
+
+def test_costs_that_a_budget_needs_and_that_are_missing_are_an_error_naming_the_file(tmp_path):
+    run = record_budgeted(tmp_path)
+    run.budget_file.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{run.budget_file} does not exist: restore"):
+        replay(run)
+
+
+def test_damaged_costs_are_an_error_naming_the_file_and_what_is_wrong(tmp_path):
+    run = record_budgeted(tmp_path)
+    write_json(run.budget_file, {**read_json(run.budget_file), "fixed": 7})
+    with pytest.raises(ValueError, match=rf"{run.budget_file} must hold .*; got 7; restore it"):
+        replay(run)
 
 
 def test_a_run_without_a_search_says_so(tmp_path, random_genotype):

@@ -77,6 +77,45 @@ def test_the_control_proves_what_it_started_from_and_claims_nothing_about_its_en
     assert backbone.leakage is None
 
 
+def test_a_decoder_trained_on_leaves_its_encoder_bit_identical_and_proves_it(
+    make_trainer: Make, in_process: Any
+) -> None:
+    short = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 2}
+    plans = in_process.write_plans("decoder", trained_on="decoder", **short)
+    trainer = make_trainer(CONTROL, plans)
+    trainer.run_training()
+    record = RunFolder.of_fold(trainer.output_folder)
+    backbone = record.read_backbone()
+    assert record.read_cost().run["method"] == "continued decoder"
+    assert backbone.encoder_before == backbone.encoder_after is not None
+    start = torch.load(_backbone(in_process), weights_only=False)["network_weights"]
+    for name, tensor in trainer.network.state_dict().items():
+        if name.startswith("encoder."):
+            assert torch.equal(tensor, start[name]), name
+    assert not torch.equal(
+        trainer.network.state_dict()["decoder.seg_layers.2.weight"],
+        start["decoder.seg_layers.2.weight"],
+    )
+    run_until(make_trainer(CONTROL, plans), 1)
+    resumed = make_trainer(CONTROL, plans, resume=True)
+    resumed.run_training()
+    assert tensors_hash(resumed.network.state_dict()) == tensors_hash(trainer.network.state_dict())
+    assert RunFolder.of_fold(resumed.output_folder).read_backbone().encoder_after is not None
+
+
+def test_an_encoder_that_was_to_stay_and_did_not_is_an_error(
+    make_trainer: Make, in_process: Any
+) -> None:
+    short = {"iterations_per_epoch": 1, "val_iterations_per_epoch": 1, "finetune_epochs": 1}
+    trainer = make_trainer(CONTROL, in_process.write_plans("moved", trained_on="decoder", **short))
+    trainer.on_train_start()
+    with torch.no_grad():
+        next(trainer.network.encoder.parameters()).add_(1)
+    found = tensors_hash(trainer.network.encoder.state_dict())
+    with pytest.raises(RuntimeError, match=f"and is {found}: start anew"):
+        trainer.on_train_end()
+
+
 def test_the_control_records_a_backbone_that_saw_its_validation_cases(
     make_trainer: Make, in_process: Any
 ) -> None:

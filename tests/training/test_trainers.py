@@ -15,6 +15,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES
 from nnunet_iac.training import trainers, variants
+from nnunet_iac.training.continue_trainer import nnUNetTrainerContinue
 from nnunet_iac.training.iac_trainer import IACTrainer
 from nnunet_iac.training.loaders import finish
 from nnunet_iac.training.phases import Phase
@@ -441,12 +442,13 @@ def test_a_weight_made_non_finite_by_the_last_step_of_an_epoch_is_never_saved(
         trainer.run_training()
 
 
+@pytest.mark.parametrize("name", ["IACLTH", "Continue"])
 @pytest.mark.parametrize("toggle", ["NoDA", "DA5", "NoMirroring"])
 def test_every_augmentation_toggle_trains_and_predicts_with_its_own_mirroring(
-    make_trainer: Make, in_process: Any, toggle: str
+    make_trainer: Make, in_process: Any, toggle: str, name: str
 ) -> None:
     plans = in_process.write_plans("toggled", backbone_trainer="nnUNetTrainer")
-    trainer = make_trainer(f"nnUNetTrainerIACLTH{toggle}", plans)
+    trainer = make_trainer(f"nnUNetTrainer{name}{toggle}", plans)
     trainer.on_train_start()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
@@ -490,7 +492,8 @@ ALL = [
     value
     for module in (trainers, variants)
     for value in vars(module).values()
-    if isinstance(value, type) and issubclass(value, IACTrainer) and value is not IACTrainer
+    if isinstance(value, type) and issubclass(value, (IACTrainer, nnUNetTrainerContinue))
+    if value is not IACTrainer
 ]
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
+from nnunet_iac.search.budget import QUANTITIES, CellCosts
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import (
@@ -67,10 +69,12 @@ def replay(folder: RunFolder) -> Replay:
 
     Of the trajectory only the epochs, alpha and beta are taken, and whether the search prunes: its
     threshold is a number then. All else must equal the record bit for bit: the other columns,
-    `events.jsonl`, and `genotype.json` where it exists.
+    `events.jsonl`, and `genotype.json` where it exists. Under a budget the genotype depends on
+    what cells cost, which `budget.json` says.
 
     Raises:
-        FileNotFoundError: one of the first three files is missing.
+        FileNotFoundError: settings, trajectory or events are missing, or the costs of a search
+            that ended under a budget.
         ValueError: a damaged file, or a gap in the epochs.
     """
     for path in (folder.settings_file, folder.trajectory_file, folder.events_file):
@@ -81,7 +85,7 @@ def replay(folder: RunFolder) -> Replay:
             )
     settings, trajectory = folder.read_settings(), folder.read_trajectory()
     _require_every_epoch(folder, trajectory)
-    decisions, genotype = _recomputed(trajectory, settings)
+    decisions, genotype = _recomputed(trajectory, settings, folder)
     events = [event for decision in decisions for event in decision.events]
     recorded = folder.read_genotype() if folder.genotype_file.is_file() else None
     disagreements = [
@@ -103,7 +107,7 @@ def _require_every_epoch(folder: RunFolder, trajectory: Trajectory) -> None:
 
 
 def _recomputed(
-    trajectory: Trajectory, settings: Settings
+    trajectory: Trajectory, settings: Settings, folder: RunFolder
 ) -> tuple[list[Decision], Genotype | None]:
     """Return the decision of every epoch up to the search's end, and what it found if it ended."""
     prunes = not np.isnan(trajectory.threshold[settings.warmup_epochs :]).all()
@@ -122,8 +126,25 @@ def _recomputed(
             state, decision = close_epoch(state, seen, settings)
         decisions.append(decision)
         if state.finished or epoch >= settings.search_epochs:
-            return decisions, discretise(seen.alpha, seen.beta, state.active, settings)
+            costs = _costs(folder, settings)
+            return decisions, discretise(seen.alpha, seen.beta, state.active, settings, costs)
     return decisions, None
+
+
+def _costs(folder: RunFolder, settings: Settings) -> CellCosts | None:
+    """Return what cells cost in the run, or None where no budget asks for it."""
+    if all(getattr(settings, name) is None for name in QUANTITIES):
+        return None
+    path = folder.budget_file
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the replay of a search under a budget needs what its cells cost; {path} does not "
+            "exist: restore the file"
+        )
+    try:
+        return CellCosts.from_document(read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path} must hold what cells cost: {error}; restore it") from error
 
 
 def _differing_values(trajectory: Trajectory, decisions: list[Decision]) -> Iterator[str]:
