@@ -57,6 +57,25 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="settings; may be given more than once",
     )
+    plan.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="plain, vgg16, resnet50, mobilenetv3_large, efficientnetv2_s or efficientnetv2_m",
+    )
+    plan.add_argument(
+        "--encoder-weights",
+        metavar="FILE",
+        type=Path,
+        help="ImageNet weights of the encoder as timm has them; nothing is ever downloaded",
+    )
+    plan.add_argument(
+        "--skip",
+        metavar="NAME",
+        help="attention, nested or residual-attention, trained from scratch",
+    )
+    plan.add_argument(
+        "--protocol", metavar="NAME", help="paper: patch, batch size and training of its backbones"
+    )
     plan.set_defaults(verb=_plan)
 
     show = verbs.add_parser("show", help="print and draw a found cell")
@@ -74,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         help="test one nnU-Net against another on the same cases, by patient",
         description="DIR: a model, a fold, a run's iac/reference, or predictions that "
-        "nnUNetv2_evaluate_folder has scored.",
+        "nnUNetv2_evaluate_folder has scored. A model stands for all its folds.",
     )
     compare.add_argument(
         "-a",
@@ -91,6 +110,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         help="what is compared to it; may be given more than once",
+    )
+    compare.add_argument(
+        "--control",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="what each -b must beat, such as a random cell; may be given more than once",
     )
     compare.add_argument(
         "-o", metavar="DIR", type=Path, help="write comparison.csv, .json and .tex here"
@@ -187,16 +214,32 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.host.planning import write_plans
+    from nnunet_iac.host.planning import Network, next_commands, write_plans
 
+    network = Network(arguments.encoder, arguments.skip, arguments.protocol)
+    if arguments.encoder_weights is not None and network.encoder is None:
+        raise ValueError(
+            f"--encoder-weights {arguments.encoder_weights} are for an encoder: add --encoder, or "
+            "leave them out"
+        )
     path, changed = write_plans(
-        arguments.d, arguments.c, arguments.p, arguments.o, arguments.assignments
+        arguments.d, arguments.c, arguments.p, arguments.o, arguments.assignments, network
     )
+    pretrained = None
+    if arguments.encoder_weights is not None:
+        from nnunet_iac.host.pretrained import write_pretrained
+
+        try:
+            pretrained = write_pretrained(path, arguments.c, arguments.encoder_weights)
+        except BaseException:
+            if changed:
+                path.unlink()
+            raise
     print(f"{'wrote' if changed else 'unchanged:'} {path}")
-    print(
-        f"next: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr nnUNetTrainerIACLTH "
-        f"-p {arguments.o}"
-    )
+    if pretrained is not None:
+        print(f"weights: {pretrained}")
+    for line in next_commands(path, arguments.c, pretrained):
+        print(line)
     return 0
 
 
@@ -240,7 +283,8 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.analysis.scores.comparison import compare_folders, table, write_comparisons
+    from nnunet_iac.analysis.scores.comparison import compare_folders
+    from nnunet_iac.analysis.scores.comparison_tables import table, write_comparisons
     from nnunet_iac.analysis.scores.surface import TOLERANCE
 
     if arguments.tolerance is not None and not arguments.surface:
@@ -252,6 +296,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     made = compare_folders(
         arguments.a,
         arguments.b,
+        arguments.control,
         patient_pattern=arguments.patient_pattern,
         margin=arguments.margin,
         seed=arguments.seed,

@@ -1,6 +1,6 @@
 """Train everything that a searched cell must be compared with, on one data set.
 
-    python docs/comparison/runs.py RAW WORKSPACE
+    python docs/comparison/runs.py RAW WORKSPACE [PATIENT_PATTERN]
 
 RAW is a data set in nnU-Net's raw layout; a `splits_final.json` in it is used. One backbone is
 trained on fold 0 and frozen; every method then gets the same number of batches, three times with
@@ -8,6 +8,7 @@ another seed. Networks and lengths are for a CPU: two or three hours per data se
 Interrupted, it goes on where it was.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -28,9 +29,10 @@ BACKBONE = "nnUNetTrainerAdam_8epochs"
 
 FEATURES = (8, 16, 32, 64, 64, 64)
 """Channels per stage of the narrow networks, as many of them as the plans have stages."""
-BATCH_SIZE = 8
-PATCH_SIDE = 64
-"""The longest side of a patch; images that are larger are predicted in windows."""
+SLICE = 56 * 40
+"""Pixels of the Hippocampus plan's patch, of which a batch has eight."""
+SLICES = 8
+SMALLEST_BATCH = 2
 
 SEARCH_EPOCHS, FINETUNE_EPOCHS = 9, 15
 LITERAL_WARMUP = 3
@@ -50,6 +52,15 @@ SEARCHED = {
     "search_epochs": SEARCH_EPOCHS,
     "finetune_epochs": FINETUNE_EPOCHS,
 }
+
+
+TRAIN_ON_ONE_THREAD = """
+import multiprocessing
+multiprocessing.cpu_count = lambda: 1  # nnU-Net gives torch as many threads.
+from nnunetv2.run.run_training import run_training_entry
+run_training_entry()
+"""
+"""nnUNetv2_train on one core, so that both data sets can be run side by side."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +83,10 @@ WAYS = {
     "residual": Way(DISCRETE, {"skip": "residual-attention"}),
     "continued": Way(CONTINUE, {"finetune_lr": 1e-3}),
     "decoder": Way(CONTINUE, {"finetune_lr": 1e-3, "trained_on": "decoder"}),
+    "continued_fast": Way(CONTINUE, {}),
+    "decoder_fast": Way(CONTINUE, {"trained_on": "decoder"}),
 }
-"""The backbone itself goes on at its own learning rate; a larger one would not be fair to it."""
+"""The backbone goes on at the learning rate of its own training, and at that of the cells."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +95,7 @@ class Workspace:
 
     path: Path
     dataset: str
+    patient_pattern: str | None
 
     @property
     def preprocessed(self) -> Path:
@@ -110,11 +124,13 @@ class Workspace:
             "nnUNet_def_n_proc": "1",
             "OMP_NUM_THREADS": "1",
         }
-        program = Path(sys.executable).parent / command[0]
+        program = [str(Path(sys.executable).parent / command[0])]
+        if command[0] == "nnUNetv2_train":
+            program = [sys.executable, "-c", TRAIN_ON_ONE_THREAD]
         print(*command, flush=True)
         with (self.path / f"{self.dataset}.log").open("a") as log:
             subprocess.run(
-                [program, *command[1:]],
+                [*program, *command[1:]],
                 env={**os.environ, **folders, **own, **environment},
                 stdout=log,
                 stderr=log,
@@ -136,7 +152,8 @@ class Workspace:
 def main() -> None:
     """Plan and train."""
     raw = Path(sys.argv[1]).resolve()
-    workspace = Workspace(Path(sys.argv[2]).resolve(), raw.name)
+    pattern = sys.argv[3] if len(sys.argv) > 3 else None
+    workspace = Workspace(Path(sys.argv[2]).resolve(), raw.name, pattern)
     plan(workspace, raw)
     workspace.train(BACKBONE, PLANS)
     for seed in SEEDS:
@@ -164,8 +181,8 @@ def plan(workspace: Workspace, raw: Path) -> None:
     plans = read_json(workspace.preprocessed / "nnUNetPlans.json")
     plans["plans_name"] = PLANS
     configuration = plans["configurations"][CONFIGURATION]
-    configuration["batch_size"] = BATCH_SIZE
-    configuration["patch_size"] = [min(side, PATCH_SIDE) for side in configuration["patch_size"]]
+    pixels = math.prod(configuration["patch_size"])
+    configuration["batch_size"] = max(SMALLEST_BATCH, SLICES * SLICE // pixels)
     kwargs = configuration["architecture"]["arch_kwargs"]
     kwargs["features_per_stage"] = list(FEATURES[: kwargs["n_stages"]])
     write_json(path, plans)
@@ -175,6 +192,8 @@ def plans_of(workspace: Workspace, name: str, seed: int) -> str:
     """Return the plans of a method and seed, written if they are not there."""
     cells = workspace.model(WAYS["lth"].trainer, f"lth_{seed}") / "fold_{fold}"
     settings = {**COMMON, **WAYS[name].settings, "seed": seed}
+    if workspace.patient_pattern is not None:
+        settings["patient_pattern"] = workspace.patient_pattern
     if "genotype" in settings:
         given = settings["genotype"].replace("{seed}", str(seed))
         settings["genotype"] = given.replace("{cells}", str(cells))

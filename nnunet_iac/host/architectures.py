@@ -101,13 +101,15 @@ def with_protocol(configuration: Mapping[str, Any], protocol: str) -> dict[str, 
         raise ValueError(f"the protocol must be {PAPER}; got {protocol!r}")
     strides = architecture_of(configuration)["arch_kwargs"]["strides"]
     reduced = [math.prod(stage[axis] for stage in strides) for axis in range(len(strides[0]))]
-    if len(reduced) != 2 or any(
-        side % by for side, by in zip(PAPER_PATCH_SIZE, reduced, strict=True)
+    if (
+        len(reduced) != len(PAPER_PATCH_SIZE)
+        or any(side % by for side, by in zip(PAPER_PATCH_SIZE, reduced, strict=True))
+        or tuple(reduced) == PAPER_PATCH_SIZE
     ):
         raise ValueError(
             "the paper's protocol has patches of 128x128, which the network must be able to "
-            f"halve; the plans' strides reduce by {'x'.join(map(str, reduced))}: use a 2d "
-            "configuration, or --encoder"
+            "halve and must leave more than one pixel of; the plans' strides reduce by "
+            f"{'x'.join(map(str, reduced))}: use a 2d configuration, or --encoder"
         )
     return {"patch_size": list(PAPER_PATCH_SIZE), "batch_size": PAPER_BATCH_SIZE}
 

@@ -128,12 +128,14 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     for key in ("patch_size", "batch_size"):
         if described.get(key) != before.get(key):
             lines.append(f"{key}: {described[key]}, was {before[key]}")
-    if not lines and described.get("architecture") == before.get("architecture"):
+    of_its_own = "skip" in described.get("architecture", {}).get("arch_kwargs", {})
+    same = described.get("architecture") == before.get("architecture")
+    if not lines and same and not of_its_own:
         return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
     trainer = f" -tr {settings.backbone_trainer}" if settings.backbone_trainer else ""
     start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
     lines.append(f"next: {train}{trainer} {under}{start}")
-    if "skip" not in described["architecture"]["arch_kwargs"]:
+    if not of_its_own:
         lines.append(f"then: {train} -tr nnUNetTrainer{retrofit} {under}")
     return lines
 

@@ -8,6 +8,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_iac.host.planning import built_from_plans
 from nnunet_iac.nn.pretrained_encoder import load_encoder_weights, read_encoder_weights
 from nnunet_iac.nn.timm_encoder import TimmEncoder
 from nnunet_iac.runs.atomic import read_json, replacing
@@ -35,7 +36,7 @@ def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Pat
     manager = PlansManager(str(plans_file))
     described = manager.get_configuration(configuration)
     dataset = read_json(plans_file.parent / "dataset.json")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), built_from_plans():
         torch.manual_seed(SEED)
         network = nnUNetTrainer.build_network_architecture(
             manager,

@@ -1,7 +1,7 @@
 """What is timed: a network, a batch of random images, and nnU-Net's loss."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nnunet_iac.host.planning import built_from_plans, preprocessed_folder
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.timm_encoder import STEM_CHANNELS, known_encoder
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.plans import (
     architecture_of,
@@ -134,7 +135,7 @@ class Workload:
         return cls(
             batch_size=described.get("batch_size", 0),
             patch_size=_tuple(described.get("patch_size")),
-            features=_tuple(architecture["arch_kwargs"].get("features_per_stage")),
+            features=_tuple(_features(architecture["arch_kwargs"])),
             input_channels=len(channels),
             classes=len(labels),
             settings=settings_of(described),
@@ -240,6 +241,14 @@ class Workload:
             features=self.features if features is None else tuple(features),
             settings=settings or self.settings,
         )
+
+
+def _features(arch_kwargs: Mapping[str, Any]) -> Any:
+    """Return the channels per stage, which plans of a timm encoder leave to it."""
+    if "encoder" in arch_kwargs:
+        stem = arch_kwargs.get("stem_channels") or STEM_CHANNELS
+        return known_encoder(arch_kwargs["encoder"]).output_channels(stem)
+    return arch_kwargs.get("features_per_stage")
 
 
 def _tuple(value: Any) -> Any:

@@ -18,32 +18,20 @@ class Layers:
 
     Args:
         dimension: 2 or 3.
-        norm_op: an instance or batch norm.
+        norm_op: an instance or batch norm; another one, or None, until a norm is asked for.
         norm_kwargs: its keywords; `affine` is decided per layer.
     """
 
     dimension: int
-    norm_op: type[nn.Module]
+    norm_op: type[nn.Module] | None
     norm_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of_encoder(cls, encoder: Any, norm: Norm = "plans") -> "Layers":
-        """Return the layers that match an encoder of dynamic_network_architectures.
-
-        Raises:
-            ValueError: `norm` is the plans', whose network has none or another than instance or
-                batch norm.
-        """
+        """Return the layers that match an encoder of dynamic_network_architectures."""
         dimension = 3 if encoder.conv_op is nn.Conv3d else 2
         if norm == "batch":
             return cls(dimension, getattr(nn, f"BatchNorm{dimension}d"))
-        norm_op = encoder.norm_op
-        if norm_op is None or not issubclass(norm_op, (_BatchNorm, _InstanceNorm)):
-            raise ValueError(
-                "what is put into skips needs instance or batch norm; the plans' network has "
-                f"norm_op = {getattr(norm_op, '__name__', None)}: use plans with one of them, or, "
-                "for a retrofit, set norm=batch"
-            )
         return cls(dimension, encoder.norm_op, dict(encoder.norm_op_kwargs or {}))
 
     def conv(self, inputs: int, outputs: int, kernel: int = 1, **keywords: Any) -> nn.Module:
@@ -61,7 +49,18 @@ class Layers:
         return AveragePool(self.dimension)
 
     def norm(self, channels: int, affine: bool) -> nn.Module:
-        """Return the norm; where not `affine`, as while searching, it has no state at all."""
+        """Return the norm; where not `affine`, as while searching, it has no state at all.
+
+        Raises:
+            ValueError: it is the plans', whose network has none or another than instance or batch
+                norm.
+        """
+        if self.norm_op is None or not issubclass(self.norm_op, (_BatchNorm, _InstanceNorm)):
+            raise ValueError(
+                "what is put into skips needs instance or batch norm; the plans' network has "
+                f"norm_op = {getattr(self.norm_op, '__name__', None)}: use plans with one of "
+                "them, or, for a retrofit, set norm=batch"
+            )
         stateless = {} if affine else {"track_running_stats": False}
         return self.norm_op(channels, **{**self.norm_kwargs, "affine": affine, **stateless})
 
@@ -74,7 +73,7 @@ class Layers:
     @property
     def over_batch(self) -> bool:
         """Whether the norms' statistics are those of the whole batch, not of each image."""
-        return issubclass(self.norm_op, _BatchNorm)
+        return self.norm_op is not None and issubclass(self.norm_op, _BatchNorm)
 
 
 class AveragePool(nn.Module):

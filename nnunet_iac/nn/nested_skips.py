@@ -8,6 +8,9 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+Norm = tuple[type[nn.Module] | None, dict[str, Any]]
+"""A norm's class and its keywords."""
+
 
 class NestedSkips(nn.Module):
     """The dense nodes between encoder and decoder, X^{i,j} = H([X^{i,0}, ..., X^{i,j-1}, up]).
@@ -24,10 +27,17 @@ class NestedSkips(nn.Module):
     Args:
         encoder: an encoder of dynamic_network_architectures; it is read, not kept.
         n_conv_per_stage: convolutions per node.
+        norm: another norm than the encoder's, and its keywords.
     """
 
-    def __init__(self, encoder: Any, n_conv_per_stage: int = 2) -> None:
+    def __init__(
+        self,
+        encoder: Any,
+        n_conv_per_stage: int = 2,
+        norm: Norm | None = None,
+    ) -> None:
         super().__init__()
+        norm_op, norm_kwargs = norm or (encoder.norm_op, encoder.norm_op_kwargs)
         transposed = get_matching_convtransp(encoder.conv_op)
         levels = len(encoder.output_channels) - 1
         self.ups = nn.ModuleDict()
@@ -47,8 +57,8 @@ class NestedSkips(nn.Module):
                     encoder.kernel_sizes[level],
                     1,
                     encoder.conv_bias,
-                    encoder.norm_op,
-                    encoder.norm_op_kwargs,
+                    norm_op,
+                    norm_kwargs,
                     encoder.dropout_op,
                     encoder.dropout_op_kwargs,
                     encoder.nonlin,

@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import CellShape
 from nnunet_iac.nn.cell_parameters import cell_parameters, mean_parameters
 from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
 from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.nested_skips import NestedSkips
+from nnunet_iac.nn.nested_skips import NestedSkips, Norm
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.skip_modules import build_skip_module
 from nnunet_iac.search.genotype import Genotype
@@ -96,10 +97,16 @@ class NestedUNet(RetrofittedUNet):
 
     def new_implants(self) -> nn.ModuleList:
         """Return fresh dense nodes, one module for all levels."""
-        return nn.ModuleList([LastNodes(self.encoder, self.settings.residual == "zero")])
+        norm: Norm | None = None
+        if self.settings.norm == "batch":
+            norm = self.layers.norm_op, self.layers.norm_kwargs
+        nested = NestedSkips(self.encoder, norm=norm)
+        return nn.ModuleList([LastNodes(nested, self.settings.residual == "zero")])
 
     def rewired(self, skips: list[Tensor]) -> list[Tensor]:
         """Return the last nodes in place of the skips."""
+        if self.settings.recompute_cells and torch.is_grad_enabled():
+            return checkpoint(self.implants[0], skips, use_reentrant=False)
         return self.implants[0](skips)
 
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
@@ -110,13 +117,11 @@ class NestedUNet(RetrofittedUNet):
 class LastNodes(nn.Module):
     """The last dense node of every level, or skip + gate x node with gates that start at zero."""
 
-    def __init__(self, encoder: Any, gated: bool) -> None:
+    def __init__(self, nested: NestedSkips, gated: bool) -> None:
         super().__init__()
-        self.nested = NestedSkips(encoder)
-        levels = len(encoder.output_channels) - 1
-        self.gates = nn.ParameterList(
-            nn.Parameter(torch.zeros(())) for _ in range(levels - 1 if gated else 0)
-        )
+        self.nested = nested
+        levels = len({name.partition("_")[0] for name in nested.nodes}) if gated else 0
+        self.gates = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in range(levels))
 
     def forward(self, skips: list[Tensor]) -> list[Tensor]:
         """Return as many tensors as came, of the same shapes; lowest skip and bottleneck as is."""

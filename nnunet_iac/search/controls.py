@@ -25,7 +25,20 @@ SKIP_METHODS = {
 }
 """The other skip modules, as retrofits: what records call each, and what pages call it."""
 
+OF_SKIP = dict(zip(("attention", "nested", "residual-attention"), SKIP_METHODS, strict=True))
+"""What records call a retrofit, by the setting `skip`."""
+
 Kind = Literal["path", "random", "identity", "convolution"]
+
+OF_KIND: dict[Kind, str] = {
+    "random": "random cell",
+    "identity": "identity cell",
+    "convolution": "convolution",
+}
+"""What records call a control, by what the setting `genotype` means."""
+
+OF_TRAINED_PART = {"network": "continued", "decoder": "continued decoder"}
+"""What records call the control that trains the backbone on, by the setting `trained_on`."""
 
 _RANDOM = re.compile(r"random:(\d{1,18})")
 _CONVOLUTION = "conv"

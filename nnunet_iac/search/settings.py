@@ -165,6 +165,12 @@ class Settings:
             )
         if self.genotype is not None:
             CellSource.of(self.genotype)
+        limits = (self.max_parameter_ratio, self.max_mac_ratio)
+        if self.implant != "cell" and limits != (None, None):
+            raise ValueError(
+                "max_parameter_ratio and max_mac_ratio limit cells, and these settings implant "
+                f"none but {self.implant}; got {limits[0]} and {limits[1]}: leave them out"
+            )
         if self.warmup_epochs >= self.search_epochs:
             raise ValueError(
                 "search_epochs counts the warm-up and must exceed warmup_epochs; got "

@@ -5,6 +5,8 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Adam, Optimizer
 
+from nnunet_iac.training.distributed import rest_unused_heads
+
 
 class AdamTrainer(nnUNetTrainer):
     """An ordinary nnU-Net trained by Adam at 1e-3, as the paper trains its backbones."""
@@ -49,7 +51,8 @@ class nnUNetTrainerAdam_8epochs(AdamTrainer):
 class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
     """The paper's stage I: 200 epochs of Adam at 1e-3 without deep supervision.
 
-    Deviates from nnUNetTrainer in these three things.
+    Deviates from nnUNetTrainer in these three things. The rate decays as nnU-Net's does, of which
+    the paper says nothing, and an epoch has nnU-Net's 250 iterations.
     """
 
     def __init__(
@@ -63,3 +66,8 @@ class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = 200
         self.enable_deep_supervision = False
+
+    def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
+        """Return Adam with nnU-Net's polynomial decay; heads that are never run do not learn."""
+        rest_unused_heads(self.network)
+        return super().configure_optimizers()

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION
-from nnunet_iac.training.distributed import bare
-from nnunet_iac.training.methods import CONTINUED
+from nnunet_iac.search.controls import OF_TRAINED_PART
+from nnunet_iac.training.distributed import bare, rest_unused_heads
 from nnunet_iac.training.optimisation import EpochSchedule, finetune_optimiser
 from nnunet_iac.training.record import Phase, RecordState, RunRecord
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
@@ -35,6 +35,8 @@ class nnUNetTrainerContinue(RetrofitTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.settings.finetune_epochs
+        self.warn_of_ignored("skip", "cell")
+        self.warn_of_ignored("genotype", None)
         state = RecordState(Phase.CONTINUED)
         self.record = RunRecord(self.settings, self.record_folder, self.print_to_log_file, state)
 
@@ -43,6 +45,8 @@ class nnUNetTrainerContinue(RetrofitTrainer):
         network = bare(self.network)
         if self._encoder_is_frozen:
             network.encoder.requires_grad_(False)
+        if not self.enable_deep_supervision:
+            rest_unused_heads(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         return finetune_optimiser(trained, self.settings, first_epoch=0)
 
@@ -65,7 +69,7 @@ class nnUNetTrainerContinue(RetrofitTrainer):
         backbone = self.find_backbone(network)
         self.clear_fold()
         network.load_state_dict(backbone.weights)
-        run = {"method": CONTINUED[self.settings.trained_on], **self.described_run()}
+        run = {"method": OF_TRAINED_PART[self.settings.trained_on], **self.described_run()}
         record = self.backbone_record(backbone)
         if self._encoder_is_frozen:
             record = replace(record, encoder_before=self._encoder_hash())

@@ -32,6 +32,15 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(network, device_ids=[device.index])
 
 
+def rest_unused_heads(network: Any) -> None:
+    """Let only the head of the full resolution learn, for without deep supervision no other is run.
+
+    The wrapper would wait for their gradients in every step.
+    """
+    for head in network.decoder.seg_layers[:-1]:
+        head.requires_grad_(False)
+
+
 def ranks() -> int:
     """Return how many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1

@@ -69,6 +69,7 @@ class IACTrainer(RetrofitTrainer):
             self.settings, self.method_of(self.settings), self.record_folder, self.print_to_log_file
         )
         self.num_epochs = self.phases.num_epochs
+        self.warn_of_ignored("trained_on", "network")
         if self.method.searches:
             self.initial_lr, self.weight_decay = self.settings.weights_lr, 0.0
         self.architecture_optimizer: Optimizer | None = None
@@ -83,12 +84,13 @@ class IACTrainer(RetrofitTrainer):
 
     @classmethod
     def check_settings(cls, settings: Settings) -> None:
-        """Raise a ValueError if the settings put anything but a cell into the skips of a search."""
-        if cls.method.searches and settings.implant != "cell":
+        """Raise a ValueError if the settings say what a search is there to find."""
+        given = {"genotype": settings.genotype, "skip": settings.skip}
+        if cls.method.searches and given != {"genotype": None, "skip": "cell"}:
             raise ValueError(
-                f"a search needs cells in the skip connections; the settings ask for "
-                f"{settings.implant}: use nnUNetTrainerIACDiscrete, which does not search, or "
-                "leave out skip and genotype"
+                "a search finds its cells by itself; the settings have "
+                f"genotype={settings.genotype}, skip={settings.skip}: use "
+                "nnUNetTrainerIACDiscrete, which does not search, or leave them out"
             )
 
     @property

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from nnunet_iac.search.controls import CellSource
+from nnunet_iac.search.controls import OF_KIND, OF_SKIP, CellSource
 from nnunet_iac.search.settings import Settings
 
 
@@ -29,25 +29,11 @@ IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, bilevel=False, ticket=Tr
 IAC = Method("IAC", searches=True, prunes=False, bilevel=True, ticket=False)
 IAC_DISCRETE = Method("IAC-Discrete", searches=False, prunes=False, bilevel=False, ticket=False)
 
-CONTINUED = {"network": "continued", "decoder": "continued decoder"}
-"""What records call the control that trains the backbone on, by what of it is trained."""
-
-_GIVEN = {
-    "path": IAC_DISCRETE.name,
-    "random": "random cell",
-    "identity": "identity cell",
-    "convolution": "convolution",
-}
-_MODULES = {
-    "attention": "attention gates",
-    "nested": "nested skips",
-    "residual-attention": "residual attention",
-}
-
 
 def finetuning_only(settings: Settings) -> Method:
     """Return the method of a run that does not search, called after what it implants."""
     if settings.skip != "cell":
-        return replace(IAC_DISCRETE, name=_MODULES[settings.skip])
+        return replace(IAC_DISCRETE, name=OF_SKIP[settings.skip])
     assert settings.genotype is not None
-    return replace(IAC_DISCRETE, name=_GIVEN[CellSource.of(settings.genotype).kind])
+    kind = CellSource.of(settings.genotype).kind
+    return replace(IAC_DISCRETE, name=OF_KIND.get(kind, IAC_DISCRETE.name))

@@ -90,6 +90,9 @@ CURE = (
 )
 """Of numbers that are not finite."""
 
+LEARNED_WITH = ("architecture", "patch_size", "batch_size")
+"""Keys of a configuration that plans share with those whose backbone is taken by itself."""
+
 PLOT_INTERVAL_SECONDS = 60.0
 """nnU-Net redraws progress.png every epoch, which takes longer than a short epoch."""
 
@@ -202,6 +205,14 @@ class RetrofitTrainer(nnUNetTrainer):
     @classmethod
     def check_settings(cls, settings: Settings) -> None:
         """Raise a ValueError if this trainer cannot run with valid settings."""
+
+    def warn_of_ignored(self, setting: str, default: object) -> None:
+        """Log if a setting has a value that this trainer has no use for."""
+        value = getattr(self.settings, setting)
+        if value != default:
+            self.print_to_log_file(
+                f"WARNING: {setting}={value} is ignored; {type(self).__name__} has no use for it"
+            )
 
     def initialize(self) -> None:
         """Build the network after checking that there is data to train it on."""
@@ -635,11 +646,11 @@ class RetrofitTrainer(nnUNetTrainer):
             self._last_plot = time.monotonic()
 
     def _plans_lineage(self) -> list[str]:
-        """Return the identifiers of plans with this network: the run's own, then its sources'."""
+        """Return the identifiers of plans that train this network alike: the own, then sources."""
         folder = Path(nnUNet_preprocessed) / self.plans_manager.dataset_name
         configuration = self.configuration_name
         plans = self.plans_manager.plans
-        architecture = configuration_of(plans, configuration)["architecture"]
+        own = configuration_of(plans, configuration)
         lineage = [plans["plans_name"]]
         while (source := plans.get("source_plans")) not in (None, *lineage):
             path = folder / f"{source}.json"
@@ -648,7 +659,8 @@ class RetrofitTrainer(nnUNetTrainer):
             plans = read_json(path)
             if configuration not in plans["configurations"]:
                 break
-            if configuration_of(plans, configuration).get("architecture") != architecture:
+            theirs = configuration_of(plans, configuration)
+            if any(theirs.get(key) != own.get(key) for key in LEARNED_WITH):
                 break
             lineage.append(source)
         return lineage

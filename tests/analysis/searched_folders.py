@@ -1,7 +1,9 @@
 """Folders of whole runs, searched over parameters that walk at random instead of training."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from scored_folders import write_summary
@@ -15,6 +17,12 @@ from nnunet_iac.runs.records import (
     TrajectoryRow,
 )
 from nnunet_iac.runs.scores import foreground_dice
+from nnunet_iac.search.controls import (
+    SKIP_METHODS,
+    CellSource,
+    identity_genotype,
+    random_genotype,
+)
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
@@ -30,6 +38,19 @@ BETTER = {
 WORSE = {
     case: dice - 0.02 - 0.001 * (number % 5) for number, (case, dice) in enumerate(FROZEN.items())
 }
+TRAINERS = {
+    "continued": "nnUNetTrainerContinue",
+    "continued decoder": "nnUNetTrainerContinue",
+    **dict.fromkeys(("random cell", "identity cell", "convolution"), "nnUNetTrainerIACDiscrete"),
+    **dict.fromkeys(SKIP_METHODS, "nnUNetTrainerIACDiscrete"),
+}
+"""Of the controls and the other skip modules."""
+MODULES = {
+    "attention gates": "attention",
+    "nested skips": "nested",
+    "residual attention": "residual-attention",
+}
+"""The setting `skip` of the other skip modules."""
 SETTINGS = Settings(preset="adaptive", warmup_epochs=3, search_epochs=60, finetune_epochs=5)
 
 
@@ -55,7 +76,7 @@ def write_searched_run(
     Args:
         results: the data set's folder of models.
         fold: number, or all.
-        method: as `cost.json` names it.
+        method: as `cost.json` names it; of a random cell, the settings name the draw.
         settings: of the run; their seed also seeds the walk.
         dice: of its validation; None for a run that has none.
         reference: of the frozen network, if there is a validation.
@@ -66,11 +87,11 @@ def write_searched_run(
         health: what was noticed.
         leakage: of the backbone.
     """
-    trainer = trainer or f"nnUNetTrainer{method.replace('-', '')}"
+    trainer = trainer or TRAINERS.get(method, f"nnUNetTrainer{method.replace('-', '')}")
     folder = results / f"{trainer}__{plans}__2d" / f"fold_{fold}"
     run = RunFolder.of_fold(folder)
-    searching = method.startswith("IAC")
-    rows, genotype = ([], None)
+    searching, freezing = method.startswith("IAC"), not method.startswith("continued")
+    rows, genotype = ([], _given(method, settings))
     if searching:
         rows, events, genotype = _walk(settings, fold, method, epochs, collapsed)
         run.write_trajectory(rows)
@@ -87,7 +108,8 @@ def write_searched_run(
     if len(rows) > warmup:
         phases["search"] = PhaseCost(len(rows) - warmup, 2.0 * (len(rows) - warmup))
     if finished:
-        phases["finetune"] = PhaseCost(settings.finetune_epochs, 7.5)
+        last = "finetune" if freezing else "continued"
+        phases[last] = PhaseCost(settings.finetune_epochs, 7.5)
     networks = {
         "backbone": NetworkCost(1_000_000, 10**9),
         "final": NetworkCost(1_040_000, 12 * 10**8),
@@ -111,16 +133,50 @@ def write_searched_run(
         )
     )
     known = None
-    if finished and searching:
+    if finished and freezing:
         summary = write_summary(run.reference_folder / "validation", reference) / "summary.json"
         known = foreground_dice(summary, ".nii.gz")
-    after = frozen if finished and searching else None
+    after = frozen if finished and freezing else None
     run.write_backbone(
         BackboneRecord("frozen.pth", "nnUNetTrainer", fold, frozen, after, leakage, known)
     )
     if finished:
         write_summary(folder / "validation", dice)
     return folder
+
+
+def write_control(results: Path, method: str, epochs: int, **run: Any) -> Path:
+    """Write the fold of a control that was trained for so many epochs, and return it.
+
+    Args:
+        results: the data set's folder of models.
+        method: a control, `random cell SEED`, or another skip module.
+        epochs: after the backbone's own training.
+        run: see `write_searched_run`.
+    """
+    draw = method.removeprefix("random cell ")
+    name = "random cell" if draw != method else method
+    genotypes = {
+        "random cell": f"random:{draw}",
+        "identity cell": "identity",
+        "convolution": "conv",
+    }
+    settings = replace(
+        SETTINGS,
+        finetune_epochs=epochs,
+        genotype=genotypes.get(name),
+        skip=MODULES.get(name, "cell"),
+        trained_on="decoder" if name == "continued decoder" else "network",
+    )
+    plans = f"nnUNetPlans_{method.replace(' ', '_')}"
+    return write_searched_run(results, method=name, **{"settings": settings, "plans": plans, **run})
+
+
+def _given(method: str, settings: Settings) -> Genotype | None:
+    """Return the cell of a control that has one."""
+    if method == "random cell":
+        return random_genotype(CellSource.of(settings.genotype).seed)
+    return identity_genotype() if method == "identity cell" else None
 
 
 def _walk(

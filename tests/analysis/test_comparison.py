@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,9 @@ from nnunet_iac.analysis.scores.comparison import (
     Comparisons,
     compare_folders,
     compare_scores,
+    standing,
+)
+from nnunet_iac.analysis.scores.comparison_tables import (
     document,
     latex,
     table,
@@ -314,6 +318,150 @@ def test_an_interval_that_decides_against_its_test_is_doubted(tmp_path):
     assert "the interval excludes 0, but the adjusted p is 0.0625" in found.remarks[-1]
 
 
+# -- controls ------------------------------------------------------------------------------------
+
+GAINS = {"IAC-LTH": 0.03, "IAC": 0.01, "random cell": 0.02, "continued": -0.01}
+"""Two methods and two controls: how far their Dice is above the reference's 0.7 in every case."""
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Models of two folds with three patients each: the reference, then as in `GAINS`."""
+    for fold in range(2):
+        cases = [f"case_{fold}{i}" for i in range(3)]
+        stock = tmp_path / "nnUNetTrainer__P__2d" / f"fold_{fold}"
+        write_stock_fold(stock, dict.fromkeys(cases, 0.7), final=1.0)
+        for method, gain in GAINS.items():
+            folder = tmp_path / f"{method.replace(' ', '_')}__P__2d" / f"fold_{fold}"
+            write_run_fold(folder, dict.fromkeys(cases, 0.7 + gain), method=method)
+    return [stock.parent, *(tmp_path / f"{m.replace(' ', '_')}__P__2d" for m in GAINS)]
+
+
+def test_every_method_is_compared_with_the_reference_and_every_control(models):
+    reference, accelerated, full, random, continued = models
+    made = compare_folders([reference], [accelerated, full], [random, continued])
+    names = {**made.names, "nnUNetTrainer__P__2d": "reference"}
+    found = {
+        tuple(names[label] for label in c.labels): round(c.difference, 9) for c in made.comparisons
+    }
+    assert found == {
+        ("reference", "IAC-LTH"): 0.03,
+        ("random cell", "IAC-LTH"): 0.01,  # 0.03 - 0.02.
+        ("continued", "IAC-LTH"): 0.04,  # 0.03 + 0.01.
+        ("reference", "IAC"): 0.01,
+        ("random cell", "IAC"): -0.01,
+        ("continued", "IAC"): 0.02,
+        ("reference", "random cell"): 0.02,
+        ("reference", "continued"): -0.01,
+    }
+    # Six patients of both folds who all change alike: p = 2 / 64, eight times that after Holm.
+    assert {c.patients for c in made.comparisons} == {6}
+    assert {c.p_holm for c in made.comparisons} == {8 * 2 / 64}
+    assert made.controls == ("random_cell__P__2d", "continued__P__2d")
+
+
+def test_the_table_ends_with_every_difference_to_reference_and_controls(models):
+    made = compare_folders(models[:1], models[1:3], models[3:])
+    head, *rows = (re.split(r"\s{2,}", line) for line in table(made).splitlines()[-5:])
+    assert head == ["Dice minus that of", "reference", "random cell", "continued"]
+    size = "{0:+.4f} [{0:+.4f}, {0:+.4f}]".format
+    assert rows == [
+        ["IAC-LTH", size(0.03), size(0.01), size(0.04)],
+        ["IAC", size(0.01), size(-0.01), size(0.02)],
+        ["random cell", size(0.02)],
+        ["continued", size(-0.01)],
+    ]
+    assert rows[0][1] == "+0.0300 [+0.0300, +0.0300]"
+
+
+def test_the_first_line_names_the_methods_that_do_not_beat_a_random_cell(models):
+    said = "A random cell did better than IAC: B - A = -0.0100 [-0.0100, -0.0100]."
+    made = compare_folders(models[:1], models[1:3], models[3:])
+    assert made.headline == said
+    assert table(made).splitlines()[:2] == [said, ""]
+    assert document(made)["headline"] == said
+    assert r"\caption{A random cell did better than IAC: B - A = $-$0.0100" in latex(made)
+    assert compare_folders(models[:1], models[1:2], models[3:]).headline == ""
+    assert compare_folders(models[:1], models[1:3], models[4:]).headline == ""
+
+
+def test_one_random_cell_among_several_is_named_by_its_folder(models):
+    made = compare_folders(models[:1], models[2:3], [models[3], _copy(models[3], "again__P__2d")])
+    assert made.headline == (
+        "A random cell (random_cell__P__2d) did better than IAC: "
+        "B - A = -0.0100 [-0.0100, -0.0100]. "
+        "A random cell (again__P__2d) did better than IAC: B - A = -0.0100 [-0.0100, -0.0100]."
+    )
+
+
+def _copy(model, name):
+    return shutil.copytree(model, model.parent / name)
+
+
+def test_few_patients_say_how_far_they_tell_of_a_random_cell(models):
+    one_fold = [model / "fold_0" for model in models]
+    made = compare_folders(one_fold[:1], one_fold[2:3], one_fold[3:4])
+    assert made.headline.startswith(
+        "A random cell did better than IAC, as far as 3 patients can tell: B - A = -0.0100"
+    )
+
+
+def test_csv_and_latex_carry_the_controls(models, tmp_path):
+    made = compare_folders(models[:1], models[1:3], models[3:])
+    path, _, _ = write_comparisons(tmp_path / "out", made)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert len(rows) == 8 * 6
+    assert {(row["a_is"], row["b_is"]) for row in rows} == {
+        ("reference", "method"),
+        ("control", "method"),
+        ("reference", "control"),
+    }
+    text = latex(made)
+    assert text.count(r"\begin{tabular}") == 2
+    assert r"\begin{tabular}{lrrr}" in text
+    assert "random cell & +0.0200 {[}+0.0200, +0.0200{]} &  &  " in text
+
+
+def test_two_references_with_a_control_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"--control needs one -a, .* got 2 -a"):
+        compare_folders([tmp_path] * 2, [tmp_path] * 2, [tmp_path / "c"])
+
+
+def test_a_control_that_is_a_method_as_well_is_refused(models):
+    with pytest.raises(ValueError, match=r"IAC__P__2d is given twice: name it once"):
+        compare_folders(models[:1], models[1:3], [models[2]])
+    with pytest.raises(ValueError, match=r"random_cell__P__2d is given twice"):
+        compare_folders(models[:1], models[1:3], [models[3], models[3]])
+
+
+def test_a_control_with_other_cases_is_refused(models):
+    write_run_fold(models[3] / "fold_1", {"case_10": 0.7}, method="random cell")
+    with pytest.raises(ValueError, match="random_cell__P__2d lacks case_11, case_12 of IAC-LTH"):
+        compare_folders(models[:1], models[1:2], models[3:])
+
+
+def test_a_control_of_another_frozen_network_is_refused(models):
+    cases = dict.fromkeys([f"case_1{i}" for i in range(3)], 0.7)
+    write_run_fold(models[3] / "fold_1", cases, method="random cell", frozen=2.0)
+    with pytest.raises(ValueError, match="both sides must stand on the same frozen network"):
+        compare_folders(models[:1], models[1:2], models[3:])
+
+
+@given(st.lists(st.floats(-0.3, 0.3), min_size=2, max_size=8))
+def test_a_side_is_beaten_exactly_where_the_interval_lies_above_zero(differences):
+    a = {f"case_{i}": 0.5 for i in range(len(differences))}
+    b = {f"case_{i}": 0.5 + d for i, d in enumerate(differences)}
+    found = _compared(a, b)
+    assert (standing(found) == "") == (found.interval.low > 0)
+    assert (standing(found) == "better than") == (found.interval.high < 0)
+
+
+def test_the_sign_decides_of_one_patient_who_has_no_interval():
+    assert standing(_compared({"a": 0.5}, {"a": 0.6})) == ""
+    assert standing(_compared({"a": 0.5}, {"a": 0.5})) == "as well as"
+    assert standing(_compared({"a": 0.5}, {"a": 0.4})) == "better than"
+
+
 # -- surfaces ------------------------------------------------------------------------------------
 
 
@@ -511,6 +659,16 @@ def test_compare_prints_the_table_and_writes_all_three_files(folders, tmp_path, 
 
 def test_the_commands_margin_is_the_statistics_own():
     assert cli._parser().parse_args(["compare", "-a", "x", "-b", "y"]).margin == MARGIN
+
+
+def test_compare_takes_methods_and_controls_in_one_command(models, capsys):
+    reference, *others = map(str, models)
+    methods = [word for model in others[:2] for word in ("-b", model)]
+    controls = [word for model in others[2:] for word in ("--control", model)]
+    assert main(["compare", "-a", reference, *methods, *controls]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("A random cell did better than IAC: ")
+    assert "adjusted for 8 comparisons." in printed
 
 
 def test_compare_writes_nothing_where_it_is_not_asked_to(folders, tmp_path, capsys):

@@ -5,9 +5,10 @@ import math
 import pytest
 from scored_folders import write_run_fold, write_stock_fold, write_summary
 
-from nnunet_iac.analysis.scores import frozen_reference
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
-from nnunet_iac.analysis.scores.frozen_reference import require_frozen
+from nnunet_iac.analysis.scores.comparison import RANDOM_CELL
+from nnunet_iac.analysis.scores.frozen_reference import TRAINED_ON, require_frozen
+from nnunet_iac.search.controls import CONTROLS
 from nnunet_iac.training import methods
 
 STOCK, RUN = "nnUNetTrainer__nnUNetPlans__2d", "nnUNetTrainerIACLTH__nnUNetPlans__2d"
@@ -24,8 +25,9 @@ def run(tmp_path):
     return write_run_fold(tmp_path / RUN / "fold_0", AFTER, frozen=1.0, reference=BEFORE)
 
 
-def test_the_name_of_the_control_is_the_trainings():
-    assert frozen_reference.CONTINUED == methods.CONTINUED
+def test_controls_with_a_rule_of_their_own_have_the_names_that_records_have():
+    assert {RANDOM_CELL, *TRAINED_ON} <= CONTROLS.keys()
+    assert set(methods.CONTINUED.values()) == TRAINED_ON.keys()
 
 
 @pytest.mark.parametrize(
@@ -109,16 +111,18 @@ def test_runs_of_one_frozen_network_are_compared_and_of_two_refused(tmp_path, ru
         _checked(run, other)
 
 
-def test_a_control_may_have_changed_what_it_started_from(tmp_path, run):
-    control = write_run_fold(
-        tmp_path / "control" / "fold_0", AFTER, method="continued", after="changed"
-    )
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("continued", "trained on"), ("continued decoder", "its decoder trained on")],
+)
+def test_a_control_may_have_changed_what_it_started_from(tmp_path, run, method, what):
+    control = write_run_fold(tmp_path / "control" / "fold_0", AFTER, method=method, after="changed")
     assert _checked(control, run) == (
-        "A is a control: the frozen network, trained on",
+        f"A is a control: the frozen network, {what}",
         "A and B stand on one frozen network: their records have the same hash",
     )
     stock = write_stock_fold(tmp_path / STOCK / "fold_0", BEFORE, final=1.0)
-    assert _checked(stock, control)[0] == "B is a control: the frozen network, trained on"
+    assert _checked(stock, control)[0] == f"B is a control: the frozen network, {what}"
 
 
 def test_a_retrofit_whose_backbone_changed_is_refused(tmp_path, run):

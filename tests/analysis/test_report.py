@@ -6,7 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 from filelock import FileLock
-from searched_folders import BETTER, FROZEN, SETTINGS, WORSE, write_searched_run
+from searched_folders import (
+    BETTER,
+    FROZEN,
+    SETTINGS,
+    WORSE,
+    write_control,
+    write_searched_run,
+)
 
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.document import make_report, read_runs, write_report
@@ -140,6 +147,10 @@ def test_numbers_hold_every_comparison(written):
         ("IAC", "the frozen U-Net"),
         ("IAC", "the U-Net trained on"),
     }
+    (control,) = numbers["controls"]
+    assert (control["control"], control["against"]) == ("continued", "the frozen U-Net")
+    # Each of its 60 cases is 0.03 above the frozen network's.
+    assert (control["patients"], control["difference"]) == (60, pytest.approx(0.03))
     assert made["IAC-LTH", "the full search"]["difference"] == pytest.approx(0.01)
     assert made["IAC", "the frozen U-Net"]["patients"] == 60
 
@@ -333,7 +344,7 @@ def test_a_control_that_does_not_fit_is_left_out_aloud(tmp_path, spoil):
         (control / "iac" / "cost.json").write_text("{}")
     report = _report(tmp_path / "nnUNetTrainerIACLTH__nnUNetPlans__2d")
     assert "The cells helped" in report.verdicts[0]
-    assert any("nnUNetTrainercontinued" in a or "not compared" in a for a in report.alarms)
+    assert any("nnUNetTrainerContinue" in a or "not compared" in a for a in report.alarms)
 
 
 def test_record_that_does_not_say_which_run_it_is_is_refused(tmp_path):
@@ -395,6 +406,234 @@ def test_controls_beside_a_run_are_taken_in(tmp_path):
     runs, unread = read_runs([fold])
     assert not unread
     assert [run.method for run in runs] == ["IAC-LTH", "continued"]
+
+
+def _above(gain):
+    """Return the Dice of a network that is as much better than the frozen one in every case."""
+    return {case: dice + gain for case, dice in FROZEN.items()}
+
+
+@pytest.fixture
+def searched(tmp_path):
+    """A search 0.025 above its frozen network, and as many epochs as it took."""
+    fold = write_searched_run(tmp_path, dice=_above(0.025))
+    return fold, read_run(fold).epochs
+
+
+def test_all_random_cells_are_one_control_and_every_other_one_of_its_own(tmp_path, searched):
+    fold, epochs = searched
+    gains = {
+        "random cell 1": 0.01,
+        "random cell 2": 0.03,
+        "identity cell": 0.0,
+        "convolution": 0.005,
+        "continued": 0.015,
+        "continued decoder": -0.005,
+        "attention gates": 0.02,
+        "nested skips": 0.021,
+        "residual attention": 0.022,
+    }
+    for method, gain in gains.items():
+        write_control(tmp_path, method, epochs, dice=_above(gain))
+    evaluation = _report(fold).evaluation
+    found = {q.name: round(q.comparison.difference, 9) for q in evaluation.questions}
+    assert list(found.items()) == [
+        *{
+            "the frozen U-Net": 0.025,
+            "the U-Net trained on": 0.01,
+            "the decoder trained on": 0.03,
+            "a random cell (2 draws)": 0.005,  # 0.025 - (0.01 + 0.03) / 2.
+            "an all-identity cell": 0.025,
+            "a convolution of equal parameters": 0.02,
+            "attention gates": 0.005,
+            "nested skips (U-Net++)": 0.004,
+            "residual attention": 0.003,
+        }.items()
+    ]
+    assert all(q.equal_budget for q in evaluation.questions if q.opponent == "control")
+    own = {q.group.name: round(q.comparison.difference, 9) for q in evaluation.control_questions}
+    assert own == {
+        "random cell": 0.02,
+        **{method: gain for method, gain in gains.items() if "random" not in method},
+    }
+
+
+def test_every_comparison_is_adjusted_for_those_of_the_controls_as_well(tmp_path, searched):
+    fold, epochs = searched
+    write_control(tmp_path, "identity cell", epochs, dice=_above(0.001))
+    write_control(tmp_path, "random cell 1", epochs, dice=_above(0.002))
+    evaluation = _report(fold).evaluation
+    made = [*evaluation.questions, *evaluation.control_questions]
+    # Three of the cells, two of controls: all 12 patients gain by the same, p = 2 / 2**12 each.
+    assert [q.comparison.p for q in made] == [pytest.approx(2 / 2**12)] * 5
+    assert [q.comparison.p_holm for q in made] == [pytest.approx(5 * 2 / 2**12)] * 5
+
+
+def test_controls_say_by_themselves_what_they_gain_over_the_frozen_network(tmp_path, searched):
+    fold, epochs = searched
+    write_control(tmp_path, "continued", epochs, dice=_above(-0.02))
+    report = _report(fold)
+    # The continued network has no validation of the frozen one; the search beside it has.
+    row = next(row for row in _said(report) if row.startswith("the U-Net trained on"))
+    assert "\N{MINUS SIGN}0.020" in row
+    assert f"0 / 0 / 12 {epochs}" in row
+    assert not any("trained on: " in sentence for sentence in report.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (0.025, "A random cell did as well as these cells. The cells helped: +0.025"),
+        (0.03, "A random cell did better than these cells. The cells helped: +0.025"),
+        (0.02, "The cells helped: +0.025"),
+    ],
+)
+def test_first_words_are_those_of_a_random_cell_that_is_not_beaten(tmp_path, searched, gain, said):
+    fold, epochs = searched
+    write_control(tmp_path, "random cell 1", epochs, dice=_above(gain))
+    (verdict,) = _report(fold).verdicts
+    assert verdict.startswith(said)
+    advice = {
+        0.025: "keep your backbone, for the gain is not the search's.",
+        0.03: "keep your backbone, or use what is better than the cells.",
+        0.02: "use the retrofit.",
+    }
+    assert verdict.endswith(advice[gain])
+    assert "a random cell trained for as long, " in verdict
+
+
+def test_page_of_several_methods_begins_with_those_that_a_random_cell_equals(tmp_path, searched):
+    fold, epochs = searched
+    full = replace(SETTINGS, search_epochs=epochs - SETTINGS.finetune_epochs)
+    other = write_searched_run(tmp_path, method="IAC", settings=full, dice=_above(0.03))
+    control = write_control(tmp_path, "random cell 3", epochs, dice=_above(0.025))
+    runs, unread = read_runs([fold, other, control])
+    first, *others = make_report(runs, unread=unread).verdicts
+    assert first == "A random cell did as well as the cells of IAC-LTH."
+    assert [sentence.split(":")[0] for sentence in others] == ["IAC-LTH", "IAC"]
+    write_control(tmp_path, "random cell 3", epochs, dice=_above(0.03))
+    first, *_ = _report(tmp_path).verdicts
+    assert first == (
+        "A random cell did better than the cells of IAC-LTH. "
+        "A random cell did as well as the cells of IAC."
+    )
+    write_control(tmp_path, "random cell 3", epochs, dice=_above(0.035))
+    first, *_ = _report(tmp_path).verdicts
+    assert first == "A random cell did better than the cells of IAC-LTH and IAC."
+
+
+def test_controls_of_one_outcome_share_a_clause(tmp_path, searched):
+    fold, epochs = searched
+    for method, gain in {"attention gates": 0.015, "continued": 0.02, "convolution": 0.025}.items():
+        write_control(tmp_path, method, epochs, dice=_above(gain))
+    write_control(tmp_path, "identity cell", 2, dice=_above(0.03))
+    write_control(tmp_path, "nested skips", epochs, dice=_above(0.031))
+    (verdict,) = _report(fold).verdicts
+    # 0.025 - 0.02, 0.025 - 0.015; 0.025 - 0.03, 0.025 - 0.031.
+    assert (
+        "; the cells are better than the U-Net trained on (+0.005) and attention gates (+0.010), "
+        "all trained for as long; but no difference could be shown to a convolution of equal "
+        "parameters trained for as long, +0.000 (95 % interval 0.000 to 0.000); "
+        "the cells are worse than an all-identity cell (\N{MINUS SIGN}0.005, "
+        f"for 2 epochs instead of {epochs}) and nested skips (U-Net++; \N{MINUS SIGN}0.006, "
+        "for as long): keep"
+    ) in verdict
+
+
+def test_settings_of_many_controls_name_them_by_fold(tmp_path):
+    for fold in (0, 1):
+        same = {"fold": fold, "frozen": f"h{fold}"}
+        same["reference"] = same["dice"] = {f"{case}_{fold}": d for case, d in FROZEN.items()}
+        write_searched_run(tmp_path, **same)
+        for method in ("continued", "identity cell"):
+            write_control(tmp_path, method, 20 + fold, **same)
+    assert (
+        "finetune_epochs 5 (IAC-LTH); 20 (fold 0 of continued, identity cell); "
+        "21 (fold 1 of continued, identity cell) 200"
+    ) in _said(_report(tmp_path))
+
+
+def test_remarks_that_are_not_of_all_comparisons_say_of_which(tmp_path):
+    # One of six loses: p = 4 / 64, twice that after Holm, while the interval lies above 0.
+    few = dict(list(FROZEN.items())[:6])
+    gains = (-0.0001, 0.02, 0.03, 0.04, 0.05, 0.06)
+    dice = {case: few[case] + gain for case, gain in zip(few, gains, strict=True)}
+    fold = write_searched_run(tmp_path, dice=dice, reference=few)
+    one_loses = {case: few[case] for case in few} | {"case_05": few["case_05"] - 0.1}
+    write_control(tmp_path, "continued", 9, dice=one_loses, reference=few)
+    section = next(s for s in _report(fold).sections if s.key == "scores")
+    assert section.paragraphs[0].startswith("every case counts as a patient")
+    assert section.paragraphs[1].startswith(
+        "IAC-LTH against the frozen U-Net; IAC-LTH against the U-Net trained on: the interval "
+        "excludes 0, but the adjusted p is 0.1875"
+    )
+
+
+def test_few_patients_say_how_far_a_random_cell_is_judged(tmp_path):
+    few = dict(list(FROZEN.items())[:4])
+    fold = write_searched_run(tmp_path, dice=few, reference=few)
+    write_control(tmp_path, "random cell 1", read_run(fold).epochs, dice=few, reference=few)
+    (verdict,) = _report(fold).verdicts
+    assert verdict.startswith(
+        "A random cell did as well as these cells, as far as 4 patients can tell. Too few patients"
+    )
+
+
+def test_cells_of_controls_are_not_counted_as_found_or_collapsed(tmp_path, searched):
+    fold, epochs = searched
+    write_control(tmp_path, "identity cell", epochs, dice=FROZEN)
+    write_control(tmp_path, "random cell 1", epochs, dice=FROZEN)
+    report = _report(fold)
+    assert report.found.startswith("One cell of eight operations")
+    assert report.alarms == ()
+    assert [name for name, run in report.runs if run.genotype] == [
+        "IAC-LTH, fold 0",
+        "random cell, fold 0",
+        "identity cell, fold 0",
+    ]
+
+
+def test_provenance_says_what_each_control_left_as_it_was(tmp_path, searched):
+    fold, epochs = searched
+    for method in ("attention gates", "continued", "continued decoder"):
+        control = write_control(tmp_path, method, epochs, dice=FROZEN)
+    file = control / "iac" / "backbone.json"
+    encoder = {"encoder_before": "e1", "encoder_after": "e1"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **encoder}))
+    section = next(s for s in _report(fold).sections if s.key == "provenance")
+    assert {row[0]: row[3] for row in section.tables[0].rows} == {
+        "IAC-LTH, fold 0": "yes",
+        "attention gates, fold 0": "yes",
+        "continued, fold 0": "trained",
+        "continued decoder, fold 0": "encoder only",
+    }
+
+
+def test_given_cells_whose_backbone_changed_are_an_alarm_though_a_control(tmp_path, searched):
+    fold, epochs = searched
+    control = write_control(tmp_path, "random cell 1", epochs, dice=FROZEN)
+    file = control / "iac" / "backbone.json"
+    file.write_text(file.read_text().replace('"after": "a1b2c3"', '"after": "ffffff"'))
+    (alarm,) = _report(fold).alarms
+    assert alarm.startswith("random cell, fold 0: the backbone is not proven unchanged")
+
+
+def test_page_has_a_table_of_the_controls_and_no_figure_of_their_cases(tmp_path):
+    results = tmp_path / "results"
+    fold = write_searched_run(results)
+    for method in ("identity cell", "random cell 1", "residual attention"):
+        write_control(results, method, 20, dice=BETTER)
+    page = write_report([fold], tmp_path / "report", paper=True).read_text()
+    first = page[page.index("</h1>") :]
+    assert first[: first.index(".")].endswith("A random cell did as well as these cells")
+    rows = (tmp_path / "report" / "tables" / "controls.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [
+        "a random cell",
+        "an all-identity cell",
+        "residual attention",
+    ]
+    assert "/comparison.csv" in (tmp_path / "report" / "report.json").read_text()
+    assert "figure-cases-2" not in page
 
 
 def test_controls_alone_are_refused(tmp_path):

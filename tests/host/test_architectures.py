@@ -148,6 +148,15 @@ def test_the_paper_s_protocol_is_refused_for_three_dimensions(planned):
         write_plans("4", "3d_fullres", "nnUNetPlans", "Mine", [], Network(protocol="paper"))
 
 
+def test_the_paper_s_protocol_is_refused_where_it_leaves_one_pixel(planned):
+    plans = json.loads((planned / "nnUNetPlans.json").read_text())
+    kwargs = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    kwargs["strides"] = [[1, 1]] + [[2, 2]] * 7
+    (planned / "nnUNetPlans.json").write_text(json.dumps(plans))
+    with pytest.raises(ValueError, match=r"more than one pixel of; .* reduce by 128x128: use"):
+        write_plans("4", "2d", "nnUNetPlans", "Mine", [], Network(protocol="paper"))
+
+
 def test_plain_is_refused_where_plans_have_another_network(planned):
     write_plans("4", "2d", "nnUNetPlans", "Deep", [], Network("vgg16"))
     with pytest.raises(ValueError, match=r"describe a .*TimmUNet: start from nnUNetPlans"):
@@ -186,6 +195,12 @@ def test_plan_names_no_retrofit_after_a_skip_module_trained_from_scratch(planned
     assert capsys.readouterr().out.splitlines()[1:] == ["next: nnUNetv2_train 4 2d FOLD -p Mine"]
 
 
+def test_plan_names_no_retrofit_of_plans_that_have_a_skip_module_already(planned, capsys):
+    write_plans("4", "2d", "nnUNetPlans", "Gates", [], Network(skip="attention"))
+    assert main([*PLAN, "-p", "Gates", "--set", "seed=1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["next: nnUNetv2_train 4 2d FOLD -p Mine"]
+
+
 def test_plan_names_the_trainer_that_finetunes_a_control(planned, capsys):
     assert main([*PLAN, "--set", "genotype=random:3"]) == 0
     assert capsys.readouterr().out.endswith("-tr nnUNetTrainerIACDiscrete -p Mine\n")
@@ -209,10 +224,18 @@ def test_encoder_weights_become_a_checkpoint_that_training_starts_from(planned, 
     path = planned / "Mine_pretrained.pth"
     assert f"-p Mine -pretrained_weights {path}\n" in capsys.readouterr().out
     weights = torch.load(path, weights_only=True)["network_weights"]
-    key = "blocks.3.0.conv_pw.weight"
-    assert torch.equal(
-        weights[f"encoder.trunk.{key.replace('blocks.', 'blocks.')}"], published[key]
-    )
+    trunk = {
+        key.removeprefix("encoder.trunk."): tensor
+        for key, tensor in weights.items()
+        if key.startswith("encoder.trunk.")
+    }
+    # Everything before the classifier; a stem of four channels takes the three colours' place,
+    # red, green, blue, red, times 3/4, so that equal channels give what they gave.
+    first = "conv_stem.weight"
+    classifier = ("conv_head.", "classifier.")
+    assert trunk.keys() == {key for key in published if not key.startswith(classifier)}
+    assert [k for k in trunk if k != first and not torch.equal(trunk[k], published[k])] == []
+    torch.testing.assert_close(trunk[first], published[first][:, [0, 1, 2, 0]] * 0.75)
     network = built(planned)
     network.load_state_dict(weights)
     before = path.stat().st_mtime_ns

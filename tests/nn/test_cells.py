@@ -367,5 +367,5 @@ def test_an_encoder_without_a_usable_norm_is_refused_unless_the_settings_bring_o
     encoder = tiny_unet().encoder
     encoder.norm_op = norm_op
     with pytest.raises(ValueError, match=f"norm_op = {named}: use plans"):
-        Layers.of_encoder(encoder)
+        Layers.of_encoder(encoder).norm(4, affine=True)
     assert Layers.of_encoder(encoder, "batch").norm_op is nn.BatchNorm2d

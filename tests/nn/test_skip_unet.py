@@ -1,14 +1,20 @@
-"""The networks with other skip modules as nnU-Net builds, trains and loads them."""
+"""The networks with other skip modules, from scratch and as retrofits, as nnU-Net uses them."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunet_iac.nn.skip_module_unet import retrofitted
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import SkipUNet
+from nnunet_iac.nn.timm_encoder import ENCODERS, encoder_strides
+from nnunet_iac.search.settings import Settings
 
 CLASS_NAME = "nnunet_iac.nn.skip_unet.SkipUNet"
 UNETS = "dynamic_network_architectures.architectures.unet"
@@ -20,6 +26,15 @@ SPATIAL = (16, 8, 24)
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
 skips = pytest.mark.parametrize("skip", SKIP_MODULES)
 unets = pytest.mark.parametrize("unet", ["PlainConvUNet", "ResidualEncoderUNet"])
+backbones = pytest.mark.parametrize("backbone", ["PlainConvUNet", "ResidualEncoderUNet", *ENCODERS])
+supervisions = pytest.mark.parametrize(
+    "deep_supervision", [False, True], ids=["one output", "all outputs"]
+)
+ways = pytest.mark.parametrize(
+    "way",
+    [*({"skip": skip} for skip in SKIP_MODULES), {"genotype": "conv"}],
+    ids=[*SKIP_MODULES, "conv"],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,16 +73,73 @@ def arch_kwargs(skip, unet="PlainConvUNet", dimension=2):
     }
 
 
-def planned(kwargs, input_channels=1, deep_supervision=False):
+def planned(kwargs, input_channels=1, deep_supervision=False, class_name=CLASS_NAME):
     """Return the network as nnU-Net builds it from plans."""
     return get_network_from_plans(
-        CLASS_NAME,
+        class_name,
         copy.deepcopy(kwargs),
         REQUIRES_IMPORT,
         input_channels,
         output_channels=3,
         deep_supervision=deep_supervision,
     )
+
+
+def kwargs_of(skip, backbone):
+    """Return the arch_kwargs of a 2-D network with a skip module around any backbone."""
+    if backbone not in ENCODERS:
+        return arch_kwargs(skip, backbone)
+    stem = {"stem_channels": 8} if ENCODERS[backbone].has_stem else {}
+    return {
+        "skip": skip,
+        "unet": TIMM_UNET,
+        "encoder": backbone,
+        "strides": encoder_strides(backbone),
+        "n_conv_per_stage_decoder": 1,
+        **stem,
+        **operators(2),
+        "conv_bias": True,
+    }
+
+
+def retrofit(way, backbone, channels=1, deep_supervision=False):
+    """Return a stock network with something else than the cell in its skips."""
+    kwargs = kwargs_of("attention", backbone)
+    unet = kwargs.pop("unet")
+    del kwargs["skip"]
+    stock = planned(kwargs, channels, deep_supervision, class_name=unet)
+    return retrofitted(stock, Settings(**way))
+
+
+def assert_nnunets_outputs(net, backbone, channels, deep_supervision):
+    """Check, on shapes alone, that outputs are as large as nnU-Net's targets for the strides."""
+    with torch.inference_mode():
+        outputs = net(torch.empty(2, channels, 64, 96, device="meta"))
+    # The scales of nnUNetTrainer._get_deep_supervision_scales: inverse cumulative strides.
+    scales = (1 / np.cumprod(kwargs_of("attention", backbone)["strides"], axis=0))[:-1]
+    sizes = [(2, 3, *map(int, scale * (64, 96))) for scale in scales]
+    assert isinstance(outputs, list) == deep_supervision
+    tensors = outputs if deep_supervision else [outputs]
+    assert [tuple(t.shape) for t in tensors] == (sizes if deep_supervision else sizes[:1])
+
+
+def with_open_norms(net):
+    """Return the network without norms that start at zero, as timm's ResNet has in its blocks."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    return net
+
+
+def backpropagated(net):
+    """Draw a gradient for every output of the network on a batch of two images."""
+    outputs = net(torch.randn(2, 1, 64, 64))
+    sum((output * torch.randn_like(output)).sum() for output in outputs).backward()
+
+
+def without_gradient(parameters):
+    """Return the names of parameters that got none, or zeros only."""
+    return [name for name, p in parameters if p.grad is None or not p.grad.any()]
 
 
 def image(dimension, channels=1):
@@ -84,7 +156,7 @@ def randomised(net):
 @skips
 @unets
 @dimensions
-@pytest.mark.parametrize("deep_supervision", [False, True], ids=["one output", "all outputs"])
+@supervisions
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_a_planned_network_has_nnunets_outputs_and_gradients_everywhere(
     skip, unet, dimension, deep_supervision, channels
@@ -115,6 +187,107 @@ def test_a_state_dict_loads_strictly_into_another_network(skip, unet, dimension)
     other.load_state_dict(net.state_dict(), strict=True)
     assert torch.equal(other(x), net(x))
     assert {key.split(".")[0] for key in net.state_dict()} == {"encoder", "decoder", "implants"}
+
+
+@skips
+@backbones
+@supervisions
+@pytest.mark.parametrize("channels", [1, 3])
+def test_on_every_backbone_outputs_are_as_large_as_nnunets_targets(
+    skip, backbone, deep_supervision, channels
+):
+    with torch.device("meta"):
+        net = planned(kwargs_of(skip, backbone), channels, deep_supervision)
+    assert_nnunets_outputs(net, backbone, channels, deep_supervision)
+
+
+# Plain and residual-encoder U-Nets have tests of their own above.
+each_module_and_each_encoder = pytest.mark.parametrize(
+    ("skip", "encoder"),
+    [
+        *((skip, "mobilenetv3_large") for skip in SKIP_MODULES),
+        ("residual-attention", "vgg16"),
+        ("attention", "resnet50"),
+        ("nested", "efficientnetv2_s"),
+        ("attention", "efficientnetv2_m"),
+    ],
+)
+
+
+@each_module_and_each_encoder
+def test_behind_a_published_encoder_a_gradient_reaches_every_parameter(skip, encoder):
+    net = with_open_norms(planned(kwargs_of(skip, encoder), deep_supervision=True)).train()
+    backpropagated(net)
+    assert without_gradient(net.named_parameters()) == []
+
+
+@each_module_and_each_encoder
+def test_a_state_dict_behind_a_published_encoder_loads_strictly(skip, encoder):
+    kwargs = kwargs_of(skip, encoder)
+    net = planned(kwargs).eval()
+    with torch.device("meta"):
+        other = planned(kwargs)
+    other = other.to_empty(device="cpu").eval()
+    other.load_state_dict(net.state_dict(), strict=True)
+    x = torch.randn(2, 1, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(other(x), net(x))
+
+
+@ways
+@backbones
+@supervisions
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_retrofit_of_every_backbone_has_outputs_as_large_as_nnunets_targets(
+    way, backbone, deep_supervision, channels
+):
+    with torch.device("meta"):
+        net = retrofit(way, backbone, channels, deep_supervision)
+    assert_nnunets_outputs(net, backbone, channels, deep_supervision)
+
+
+@ways
+@pytest.mark.parametrize("backbone", ["ResidualEncoderUNet", "mobilenetv3_large"])
+def test_a_retrofit_has_gradients_everywhere_but_in_its_frozen_backbone(way, backbone):
+    net = retrofit(way, backbone, deep_supervision=True).train()
+    backpropagated(net)
+    frozen = dict(net.named_parameters()).keys() - {
+        f"implants.{name}" for name, _ in net.implants.named_parameters()
+    }
+    assert frozen
+    assert {name for name, p in net.named_parameters() if p.grad is None} == frozen
+    assert without_gradient(net.implants.named_parameters()) == []
+
+
+@skips
+def test_the_stock_predictor_covers_an_image_larger_than_the_patch(skip, monkeypatch):
+    monkeypatch.setenv("nnUNet_compile", "f")
+    architecture = {
+        "network_class_name": CLASS_NAME,
+        "arch_kwargs": arch_kwargs(skip),
+        "_kw_requires_import": REQUIRES_IMPORT,
+    }
+    configuration = {"patch_size": [32, 32], "architecture": architecture}
+    plans = PlansManager({"plans_name": "p", "configurations": {"2d": configuration}})
+    labels = {"background": 0, "a": 1, "b": 2}
+    data = {"labels": labels, "channel_names": {"0": "x"}, "file_ending": ".nii.gz"}
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu")
+    )
+    trained = planned(arch_kwargs(skip)).eval()
+    predictor.manual_initialization(
+        *(planned(arch_kwargs(skip)), plans, plans.get_configuration("2d")),
+        *([trained.state_dict()], data, "nnUNetTrainer", None),
+    )
+    x = torch.randn(1, 40, 48)
+    logits = predictor.predict_logits_from_preprocessed_data(x[:, None]).float()
+    assert logits.shape == (3, 1, 40, 48)
+    assert logits.isfinite().all()
+    # Windows start at rows 0 and 8 and columns 0 and 16: only the first holds what is compared.
+    # The predictor sums in half precision, whose relative error is 2^-11 per rounding.
+    with torch.inference_mode():
+        window = trained(x[None, :, :32, :32])[0]
+    torch.testing.assert_close(logits[:, 0, 4:8, 4:16], window[:, 4:8, 4:16], rtol=0.01, atol=0.01)
 
 
 @skips
@@ -161,15 +334,7 @@ def test_nested_skips_widen_the_decoder_and_other_modules_leave_it(tiny_unet):
 
 @skips
 def test_a_published_encoder_keeps_its_own_initial_weights(skip):
-    kwargs = {
-        "skip": skip,
-        "unet": TIMM_UNET,
-        "encoder": "mobilenetv3_large",
-        "strides": [[1, 1]] + [[2, 2]] * 5,
-        "stem_channels": 8,
-        **operators(2),
-        "conv_bias": True,
-    }
+    kwargs = kwargs_of(skip, "mobilenetv3_large")
     net = get_network_from_plans(CLASS_NAME, kwargs, REQUIRES_IMPORT, 2, 3, allow_init=False)
     trunk = copy.deepcopy(net.encoder.trunk.state_dict())
     net.apply(net.initialize)

@@ -312,3 +312,9 @@ def test_an_assignment_is_read_as_the_type_of_its_setting(assignment, expected):
 def test_an_assignment_that_cannot_be_read_is_refused(assignment, message):
     with pytest.raises(ValueError, match=message):
         parse_assignment(assignment)
+
+
+@pytest.mark.parametrize("values", [{"skip": "nested"}, {"genotype": "conv"}])
+def test_a_budget_for_cells_is_refused_where_there_are_none(values):
+    with pytest.raises(ValueError, match=r"implant none but .*; got 0.1 and None: leave"):
+        Settings(**values, max_parameter_ratio=0.1)

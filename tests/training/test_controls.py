@@ -154,12 +154,59 @@ def test_stock_prediction_loads_a_control_without_knowing_where_its_cell_came_fr
     assert np.isfinite(logits.float().numpy()).all()
 
 
-def test_a_search_refuses_another_module_than_the_cell(make_trainer: Make, in_process: Any) -> None:
-    for settings in ({"skip": "attention"}, {"genotype": "conv"}):
-        plans = in_process.write_plans("other", **settings)
-        for trainer in ("nnUNetTrainerIACLTH", "nnUNetTrainerIAC"):
-            with pytest.raises(ValueError, match="use nnUNetTrainerIACDiscrete"):
-                make_trainer(trainer, plans)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"skip": "attention"},
+        {"genotype": "conv"},
+        {"genotype": "random:1"},
+        {"genotype": "identity"},
+        {"genotype": "cell.json"},
+    ],
+)
+@pytest.mark.parametrize("trainer", ["nnUNetTrainerIACLTH", "nnUNetTrainerIAC"])
+def test_a_search_refuses_settings_that_say_what_it_is_to_find(
+    make_trainer: Make, in_process: Any, trainer: str, settings: dict[str, str]
+) -> None:
+    plans = in_process.write_plans("other", **settings)
+    with pytest.raises(ValueError, match="use nnUNetTrainerIACDiscrete"):
+        make_trainer(trainer, plans)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "ignored"),
+    [
+        (DISCRETE, {"genotype": "identity", "trained_on": "decoder"}, "trained_on=decoder"),
+        ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
+        ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
+    ],
+)
+def test_a_setting_that_a_trainer_has_no_use_for_is_a_warning(
+    make_trainer: Make, in_process: Any, trainer: str, settings: dict[str, str], ignored: str
+) -> None:
+    made = make_trainer(trainer, in_process.write_plans("other", **settings))
+    assert f"WARNING: {ignored} is ignored; {trainer} " in Path(made.log_file).read_text()
+
+
+def test_nested_skips_take_the_norm_and_the_recomputation_of_the_settings(
+    make_trainer: Make, in_process: Any
+) -> None:
+    images, losses = torch.randn(2, 1, 56, 40), []
+    for recompute in (False, True):
+        plans = in_process.write_plans(
+            "nested", skip="nested", norm="batch", recompute_cells=recompute
+        )
+        trainer = make_trainer(DISCRETE, plans)
+        trainer.on_train_start()
+        kinds = {type(module).__name__ for module in trainer.unet.implants.modules()}
+        assert "BatchNorm2d" in kinds
+        assert "InstanceNorm2d" not in kinds
+        loss = trainer.unet.train()(images)[0].square().mean()
+        loss.backward()
+        gradients = [p.grad.norm() for p in trainer.unet.weights() if p.grad is not None]
+        losses.append((loss.detach(), torch.stack(gradients)))
+    assert torch.equal(losses[0][0], losses[1][0])
+    torch.testing.assert_close(losses[0][1], losses[1][1])
 
 
 def test_the_classes_of_the_modules_are_told_by_the_settings(

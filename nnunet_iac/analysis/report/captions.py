@@ -13,6 +13,11 @@ CAPTIONS = {
         "\N{MINUS SIGN}{margin:g}; epochs are those after the backbone's own training, cells / "
         "opponent."
     ),
+    "controls": (
+        "Each line compares a control with the frozen network, as the table of comparisons does "
+        "the cells; its p values are adjusted together with those. What a control gains by itself "
+        "is no gain of the search."
+    ),
     "comparisons": (
         "Each dot is the mean difference of Dice between the cells and one opponent, the line its "
         "95 % interval over patients. Only a line wholly to the right of zero says that the cells "

@@ -1,6 +1,7 @@
 """Figures of scores: every case before and after, and every comparison with its interval."""
 
 from collections.abc import Sequence
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +15,9 @@ from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 
 GAIN, LOSS = "#0072b2", "#d55e00"
 """Blue and vermilion differ for every kind of colour vision; markers say the same by shape."""
+
+NAME_WIDTH = 31
+"""Characters up to which the name of an opponent stands on one line."""
 
 LABELLED_CASES = 30
 """Up to so many cases have a row with their name; more are ranked side by side without names."""
@@ -54,7 +58,7 @@ def paired_dots(comparison: Comparison, a: str = "before", b: str = "with cells"
 
 def forest(questions: Sequence[Question]) -> Figure:
     """Return every comparison as its mean difference with the 95 % interval, zero marked."""
-    figure, axes = _axes(WIDTH, 0.75 + 0.5 * len(questions))
+    figure, axes = _axes(WIDTH, 0.75 + 0.52 * len(questions))
     for place, question in enumerate(questions):
         comparison = question.comparison
         marker, colour = {
@@ -66,8 +70,9 @@ def forest(questions: Sequence[Question]) -> Figure:
             axes.plot(ends, [place, place], color=colour, lw=2)
         axes.plot([comparison.difference], [place], marker, color=colour, ms=7)
     axes.axvline(0, color=INK, lw=0.8)
-    names = [f"{q.group.name}\nagainst {q.name}" for q in questions]
+    names = [f"{q.group.name}\n{fill(f'against {q.name}', NAME_WIDTH)}" for q in questions]
     axes.set_yticks(range(len(questions)), names)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_ylim(len(questions) - 0.5, -0.5)
     axes.set_xlabel("difference of mean Dice\nright of zero: cells better", color=MUTED)
     return figure

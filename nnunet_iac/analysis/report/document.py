@@ -9,15 +9,16 @@ from typing import Any
 from nnunet_iac.analysis.report import explorer
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.case_overlays import CaseOverlay, case_overlays
-from nnunet_iac.analysis.report.evaluation import Evaluation, evaluate
+from nnunet_iac.analysis.report.evaluation import Evaluation, Question, evaluate
 from nnunet_iac.analysis.report.overlays import PREDICTION, TRUTH, data_uri
 from nnunet_iac.analysis.report.page import environment, inline_svg
 from nnunet_iac.analysis.report.paper import write_paper
 from nnunet_iac.analysis.report.parts import Section, write_csv, write_png
-from nnunet_iac.analysis.report.run import Run, controls_beside, find_runs, labels, read_run
+from nnunet_iac.analysis.report.run import RIVALS, Run, controls_beside, find_runs, labels, read_run
 from nnunet_iac.analysis.report.sections import sections
 from nnunet_iac.analysis.report.summary import alarms, cost, found, verdicts
-from nnunet_iac.analysis.scores.comparison import Comparisons, write_comparisons
+from nnunet_iac.analysis.scores.comparison import Comparisons
+from nnunet_iac.analysis.scores.comparison_tables import write_comparisons
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
 from nnunet_iac.runs.cell_picture import cell_svg, draw_cell
@@ -58,7 +59,7 @@ class Report:
 
     @property
     def retrofits(self) -> tuple[tuple[str, Run], ...]:
-        """The runs that have cells."""
+        """The runs whose cells are to be judged."""
         return tuple((name, run) for name, run in self.runs if not run.is_control)
 
 
@@ -131,7 +132,8 @@ def read_runs(paths: Iterable[Path]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
             unread.update(dict.fromkeys(reasons))
             for control in controls:
                 runs.setdefault(control.fold_folder.resolve(), control)
-    ordered = sorted(runs.values(), key=lambda run: run.is_control)  # Controls last.
+    places = {method: place for place, method in enumerate(RIVALS, start=1)}
+    ordered = sorted(runs.values(), key=lambda run: places.get(run.method, 0))  # Controls last.
     return tuple(ordered), tuple(unread)
 
 
@@ -152,8 +154,8 @@ def make_report(
     retrofits = [run for run in runs if not run.is_control]
     if not retrofits:
         raise ValueError(
-            "a report needs a run with cells; all runs given are controls: name a retrofit, such "
-            "as nnUNetTrainerIACLTH__PLANS__2d/fold_0"
+            "a report needs a run whose cells are to be judged; all runs given are controls: name "
+            "a search, such as nnUNetTrainerIACLTH__PLANS__2d/fold_0"
         )
     named = tuple(zip(labels(runs), runs, strict=True))
     evaluation = evaluate(runs, margin, seed)
@@ -188,8 +190,9 @@ def _cell(report: Report) -> dict[str, Any] | None:
 def _write_tables(report: Report, folder: Path, margin: float, seed: int) -> list[Path]:
     tables = (table for section in report.sections for table in section.tables)
     paths = [write_csv(table, folder) for table in tables]
-    if report.evaluation.questions:
-        made = Comparisons(tuple(q.comparison for q in report.evaluation.questions), margin, seed)
+    questions = (*report.evaluation.questions, *report.evaluation.control_questions)
+    if questions:
+        made = Comparisons(tuple(q.comparison for q in questions), margin, seed)
         paths += write_comparisons(folder, made)
     return paths
 
@@ -251,20 +254,27 @@ def _numbers(report: Report) -> dict[str, Any]:
             for name, run in report.runs
         ],
         "comparisons": [
-            {
-                "cells": q.group.name,
-                "against": q.name,
-                "patients": q.comparison.patients,
-                "dice": q.comparison.mean_a,
-                "cells_dice": q.comparison.mean_b,
-                "difference": q.comparison.difference,
-                "interval": q.comparison.interval
-                and [q.comparison.interval.low, q.comparison.interval.high],
-                "p": q.comparison.p,
-                "p_holm": q.comparison.p_holm,
-                "verdict": q.comparison.verdict,
-                "equal_budget": q.equal_budget,
-            }
+            {"cells": q.group.name, "against": q.name, **_compared(q, "cells")}
             for q in report.evaluation.questions
         ],
+        "controls": [
+            {"control": q.group.name, "against": q.name, **_compared(q, "control")}
+            for q in report.evaluation.control_questions
+        ],
+    }
+
+
+def _compared(question: Question, side: str) -> dict[str, Any]:
+    """Return the numbers of a comparison; `side` is what B is called."""
+    c = question.comparison
+    return {
+        "patients": c.patients,
+        "dice": c.mean_a,
+        f"{side}_dice": c.mean_b,
+        "difference": c.difference,
+        "interval": c.interval and [c.interval.low, c.interval.high],
+        "p": c.p,
+        "p_holm": c.p_holm,
+        "verdict": c.verdict,
+        "equal_budget": question.equal_budget,
     }

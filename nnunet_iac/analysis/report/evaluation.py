@@ -5,9 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.report.run import RIVALS, Run
 from nnunet_iac.analysis.scores.case_scores import CaseScores
-from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores, with_doubt
+from nnunet_iac.analysis.scores.comparison import (
+    RANDOM_CELL,
+    Comparison,
+    compare_scores,
+    with_doubt,
+)
 from nnunet_iac.analysis.scores.statistics import MARGIN, holm
 from nnunet_iac.runs.scores import mean_of_present
 
@@ -17,11 +22,11 @@ Opponent = Literal["reference", "control", "full search"]
 NOT_STRUCTURAL = ("seed", "recompute_cells", "deterministic")
 """Settings in which repetitions of one method may differ."""
 
-OPPONENTS = {
-    "continued": "the U-Net trained on",
-    "IAC-Discrete": "a given cell",
-    "IAC": "the full search",
-}
+FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip", "trained_on")
+"""Settings in which the runs of one control may differ: the method says which it is, each length of
+a fold's run needs plans of its own, and all random cells are one control."""
+
+OPPONENTS = {**RIVALS, "IAC-Discrete": "a given cell", "IAC": "the full search"}
 """What pages call the methods that cells are compared with."""
 
 
@@ -44,8 +49,13 @@ class Group:
 
     @property
     def method(self) -> str:
-        """How its cells were found."""
+        """How its cells were found, or which control it is."""
         return self.runs[0].method
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is there for cells to be compared with."""
+        return self.runs[0].is_control
 
     @property
     def scored(self) -> tuple[Run, ...]:
@@ -58,8 +68,9 @@ class Question:
     """A group compared with one opponent on the same cases.
 
     Args:
-        group: whose cells are B of the comparison.
+        group: B of the comparison.
         opponent: what A is.
+        other: A; None for the frozen network.
         name: of A for people.
         comparison: B minus A.
         own_epochs, other_epochs: mean epochs that either was trained for after the backbone.
@@ -69,6 +80,7 @@ class Question:
 
     group: Group
     opponent: Opponent
+    other: Group | None
     name: str
     comparison: Comparison
     own_epochs: float
@@ -91,27 +103,31 @@ class Evaluation:
 
     Args:
         groups: of all runs, controls included.
-        questions: their p values adjusted together.
+        questions: of cells.
+        control_questions: of controls, each against the frozen network; all p values are adjusted
+            together.
         left_out: why a comparison could not be made, in a sentence each.
     """
 
     groups: tuple[Group, ...]
     questions: tuple[Question, ...]
+    control_questions: tuple[Question, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property
     def retrofits(self) -> tuple[Group, ...]:
-        """The groups whose runs have cells."""
-        return tuple(group for group in self.groups if not group.runs[0].is_control)
+        """The groups whose cells are to be judged."""
+        return tuple(group for group in self.groups if not group.is_control)
 
 
 def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Evaluation:
     """Return every comparison that the validated runs allow.
 
     The cells against the frozen network's own validation; searched cells against every control
-    that started from the same frozen tensors on the same fold (the network trained on, or a given
-    cell); and the accelerated search against the full one. Cases that several runs validated
-    (seeds) are averaged first, then a patient's cases.
+    that started from the same frozen tensors on the same fold (the network trained on, cells that
+    no search found, other skip modules); the accelerated search against the full one; and every
+    control against the frozen network. Cases that several runs validated (seeds, random cells) are
+    averaged first, then a patient's cases.
 
     Args:
         runs: retrofits and controls.
@@ -122,7 +138,7 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Eval
     questions, left_out = [], []
     for group in compared:
         for opponent, other in _opponents(group, compared):
-            pairs = _pairs(group, other)
+            pairs = _pairs(group, other, runs)
             if not pairs:
                 continue
             try:
@@ -132,12 +148,14 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Eval
                 left_out.append(f"{group.name} is not compared with {against}: {error}.")
     known = [i for i, question in enumerate(questions) if question.comparison.p is not None]
     adjusted = dict(zip(known, holm([_p(questions[i]) for i in known]), strict=True))
+    questions = [
+        replace(q, comparison=with_doubt(replace(q.comparison, p_holm=adjusted.get(i))))
+        for i, q in enumerate(questions)
+    ]
     return Evaluation(
         compared,
-        tuple(
-            replace(q, comparison=with_doubt(replace(q.comparison, p_holm=adjusted.get(i))))
-            for i, q in enumerate(questions)
-        ),
+        tuple(q for q in questions if not q.group.is_control),
+        tuple(q for q in questions if q.group.is_control),
         tuple(left_out),
     )
 
@@ -191,31 +209,43 @@ def pooled(scores: Iterable[CaseScores], label: str) -> CaseScores:
     )
 
 
+def opponent_name(group: Group, runs: Iterable[Run]) -> str:
+    """Return what pages call these runs of a group, and how many cells were drawn at random."""
+    draws = len({run.settings.genotype for run in runs})
+    several = f" ({draws} draws)" if group.method == RANDOM_CELL and draws > 1 else ""
+    return f"{OPPONENTS[group.method]}{group.mark}{several}"
+
+
 def _opponents(group: Group, compared: Sequence[Group]) -> Iterator[tuple[Opponent, Group | None]]:
     """Return what a group is compared with; None is the frozen network."""
-    if group.runs[0].is_control:
-        return
     yield "reference", None
-    for other in compared:
-        if other.runs[0].is_control or (other.method == "IAC-Discrete" != group.method):
+    for other in () if group.is_control else compared:
+        if other.is_control or (other.method == "IAC-Discrete" != group.method):
             yield "control", other
         elif group.method == "IAC-LTH" and other.method == "IAC":
             yield "full search", other
 
 
-def _pairs(group: Group, other: Group | None) -> list[tuple[Run, Run]]:
-    """Return the runs of both that may be compared; a run with itself means its frozen network.
+def _pairs(group: Group, other: Group | None, runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Return the runs of both that may be compared; of a frozen network the run that validated it.
 
-    Where some of the other side have the same budget as a run, only those are taken.
+    A control may have that from another of the runs. Where some of the other side have the same
+    budget as a run, only those are taken.
     """
     if other is None:
-        return [(run, run) for run in group.scored if run.reference is not None]
+        return [(run, keeper) for run in group.scored if (keeper := _keeper(run, runs))]
     pairs = []
     for run in group.scored:
         matching = [candidate for candidate in other.scored if _same_start(run, candidate)]
         equal = [candidate for candidate in matching if _batches(candidate) == _batches(run)]
         pairs += [(run, candidate) for candidate in equal or matching]
     return pairs
+
+
+def _keeper(run: Run, runs: Sequence[Run]) -> Run | None:
+    """Return the run that validated the frozen network: itself, or for a control one beside it."""
+    beside = [other for other in runs if _same_start(run, other)] if run.is_control else []
+    return next((other for other in (run, *beside) if other.reference is not None), None)
 
 
 def _question(
@@ -226,7 +256,7 @@ def _question(
     margin: float,
     seed: int,
 ) -> Question:
-    name = "the frozen U-Net" if other is None else f"{OPPONENTS[other.method]}{other.mark}"
+    name = "the frozen U-Net" if other is None else opponent_name(other, [run for _, run in pairs])
     # By identity: a run may stand in several pairs.
     own = {id(run): run.scores for run, _ in pairs if run.scores is not None}
     found = [run.reference if other is None else run.scores for _, run in pairs]
@@ -242,9 +272,9 @@ def _question(
         sum(run.epochs for run in side) / len(pairs) for side in zip(*pairs, strict=True)
     )
     if other is None:  # The frozen network is not trained any further.
-        return Question(group, opponent, name, comparison, own_epochs, 0.0, equal_budget=False)
+        return Question(group, opponent, other, name, comparison, own_epochs, 0.0, False)
     equal = all(_batches(a) == _batches(b) for a, b in pairs)
-    return Question(group, opponent, name, comparison, own_epochs, other_epochs, equal)
+    return Question(group, opponent, other, name, comparison, own_epochs, other_epochs, equal)
 
 
 def _batches(run: Run) -> int:
@@ -267,8 +297,8 @@ def _key(run: Run) -> Key:
     """Return what the runs of a group have in common: place, backbone, method and settings."""
     settings = run.settings.resolved().to_mapping()
     varying = {*NOT_STRUCTURAL, "patient_pattern"}
-    if run.is_control:  # One length per fold is one control: it is as long as the fold's run was.
-        varying |= {"finetune_epochs", "backbone_plans"}
+    if run.is_control:
+        varying |= {*FREE_IN_CONTROLS}
     structural = {k: str(v) for k, v in settings.items() if k not in varying}
     backbone = Path(run.backbone.path).parent.parent.name
     return (run.dataset, run.configuration, run.method, backbone), tuple(structural.items())

@@ -10,9 +10,11 @@ from nnunet_iac.analysis.scores.case_scores import (
     CaseScores,
     read_case_scores,
 )
+from nnunet_iac.analysis.scores.frozen_reference import TRAINED_ON
 from nnunet_iac.runs.fold import in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord, CostRecord, Trajectory
+from nnunet_iac.search.controls import CONTROLS, SKIP_METHODS
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
 from nnunet_iac.search.pruning import PruningEvent
@@ -21,8 +23,8 @@ from nnunet_iac.search.settings import Settings
 IDENTITY = ("method", "trainer", "dataset", "plans", "configuration", "fold")
 """What `cost.json` must say of a run."""
 
-CONTROLS = ("continued",)
-"""Methods that a found cell is measured against, at equal budget."""
+RIVALS = {**CONTROLS, **SKIP_METHODS}
+"""Methods that a found cell is measured against, at equal budget, and what pages call them."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ class Run:
         settings: of the run.
         cost: what it cost so far, and which run it is.
         backbone: the frozen network's proof.
-        trajectory: all epochs of the search so far; none for a control.
+        trajectory: all epochs of the search so far; none where nothing is searched.
         events: all prunes so far.
         health: what was noticed so far.
-        genotype: the found cell, once there is one.
+        genotype: the found or given cell, once there is one.
         validated: whether nnU-Net's final validation is there.
         scores: of that validation; none for `fold_all`, which is validated on what it learned.
         reference: of the frozen network on the same cases, once there are some.
@@ -69,8 +71,13 @@ class Run:
 
     @property
     def is_control(self) -> bool:
-        """Whether it has no cells but is there to be compared with."""
-        return self.method in CONTROLS
+        """Whether it is there for cells to be compared with, though it may have some itself."""
+        return self.method in RIVALS
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether it trains what others freeze."""
+        return self.method in TRAINED_ON
 
     @property
     def dataset(self) -> str:
@@ -114,8 +121,10 @@ class Run:
 
     @property
     def collapsed(self) -> bool:
-        """Whether most operations of the found cell have no parameters."""
-        return self.genotype is not None and parameter_free_share(self.genotype) > COLLAPSE_SHARE
+        """Whether most operations of the found cell have no parameters; never of a control's."""
+        if self.genotype is None or self.is_control:
+            return False
+        return parameter_free_share(self.genotype) > COLLAPSE_SHARE
 
     @property
     def stage(self) -> str:
@@ -219,7 +228,7 @@ def controls_beside(run: Run) -> tuple[tuple[Run, ...], tuple[str, ...]]:
     ):
         folder = path.parent.parent
         try:
-            if RunFolder.of_fold(folder).read_cost().run.get("method") not in CONTROLS:
+            if RunFolder.of_fold(folder).read_cost().run.get("method") not in RIVALS:
                 continue
             control = read_run(folder)
         except (ValueError, OSError) as error:

@@ -8,7 +8,13 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.case_figures import forest, paired_dots
-from nnunet_iac.analysis.report.evaluation import Evaluation, Group, Question, speed_up
+from nnunet_iac.analysis.report.evaluation import (
+    Evaluation,
+    Group,
+    Question,
+    opponent_name,
+    speed_up,
+)
 from nnunet_iac.analysis.report.page import duration
 from nnunet_iac.analysis.report.parts import Picture, Section, Table
 from nnunet_iac.analysis.report.run import Run
@@ -48,7 +54,7 @@ def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[
     retrofits = [(name, run) for name, run in named if not run.is_control]
     searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
     made = [
-        Section("scores", "What the cells are worth", *_scores(evaluation.questions)),
+        Section("scores", "What the cells are worth", *_scores(evaluation)),
         Section(
             "search",
             "What the search did",
@@ -64,8 +70,9 @@ def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[
 
 
 def _scores(
-    questions: Sequence[Question],
+    evaluation: Evaluation,
 ) -> tuple[tuple[str, ...], tuple[Table, ...], tuple[Picture, ...]]:
+    questions = evaluation.questions
     if not questions:
         return (), (), ()
     pictures = [
@@ -81,8 +88,21 @@ def _scores(
                 question.group.name,
             )
         )
-    remarks = dict.fromkeys(r for question in questions for r in question.comparison.remarks)
-    return tuple(remarks), (_questions_table(questions),), tuple(pictures)
+    made = (*questions, *evaluation.control_questions)
+    tables = (_questions_table(questions), _controls_table(evaluation.control_questions))
+    return _remarks(made), tables, tuple(pictures)
+
+
+def _remarks(questions: Sequence[Question]) -> tuple[str, ...]:
+    """Return what a reader must know of comparisons; what is not true of all says of which."""
+    found: dict[str, list[str]] = {}
+    for question in questions:
+        for remark in question.comparison.remarks:
+            found.setdefault(remark, []).append(f"{question.group.name} against {question.name}")
+    return tuple(
+        remark if len(whose) == len(questions) else f"{'; '.join(whose)}: {remark}"
+        for remark, whose in found.items()
+    )
 
 
 def _questions_table(questions: Sequence[Question]) -> Table:
@@ -124,6 +144,38 @@ def _questions_table(questions: Sequence[Question]) -> Table:
     margin = questions[0].comparison.non_inferiority.margin
     caption = CAPTIONS["scores"].format(margin=margin)
     return Table("comparisons", caption, head, tuple(rows))
+
+
+def _controls_table(questions: Sequence[Question]) -> Table:
+    """Return what every control gained over the frozen network."""
+    head = (
+        "control",
+        "difference (95 % interval)",
+        "patients",
+        "Dice",
+        "control's Dice",
+        "p",
+        "p, Holm",
+        "better / same / worse",
+        "epochs",
+    )
+    rows = []
+    for question in questions:
+        c = question.comparison
+        rows.append(
+            (
+                opponent_name(question.group, question.group.scored),
+                difference_text(c.difference, c.interval),
+                str(c.patients),
+                f"{c.mean_a:.3f}",
+                f"{c.mean_b:.3f}",
+                _p(c.p),
+                _p(c.p_holm),
+                f"{c.better} / {c.equal} / {c.worse}",
+                f"{question.own_epochs:.0f}",
+            )
+        )
+    return Table("controls", CAPTIONS["controls"], head, tuple(rows))
 
 
 def _p(value: float | None) -> str:
@@ -268,14 +320,21 @@ def _settings_tables(named: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
 
 
 def _runs(names: Sequence[str], named: Sequence[tuple[str, Run]]) -> str:
-    """Return runs by their method where all of it are meant, else by name."""
+    """Return runs by their method where all of it are meant, else by name, one fold at a time."""
     by_method: dict[str, list[str]] = {}
     for name, run in named:
         by_method.setdefault(run.method, []).append(name)
     said: list[str] = []
+    single: dict[str, list[str]] = {}
     for method, own in by_method.items():
         meant = [name for name in own if name in names]
-        said += [method] if meant == own else meant
+        said += [method] if meant == own else []
+        for name in meant if meant != own else ():
+            whose, _, fold = name.rpartition(", ")
+            single.setdefault(fold, []).append(whose)
+    for fold, several in single.items():
+        one = len(several) == 1
+        said.append(f"{several[0]}, {fold}" if one else f"{fold} of {', '.join(several)}")
     return ", ".join(said)
 
 
@@ -289,15 +348,22 @@ def _setting(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def _unchanged(run: Run) -> str:
+    """Return what is known of the tensors that a run was to leave as they were."""
+    proof = run.backbone
+    if not run.trains_backbone:
+        return "yes" if proof.unchanged else "not proven"
+    kept_encoder = proof.encoder_before is not None and proof.encoder_before == proof.encoder_after
+    return "encoder only" if kept_encoder else "trained"
+
+
 def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tuple[Table, ...]]:
     rows = tuple(
         (
             name,
             run.backbone.trainer,
             run.backbone.before[:16],
-            ("yes" if run.backbone.unchanged else "not proven")
-            if not run.is_control
-            else "trained",
+            _unchanged(run),
             run.cost.commit[:10] if run.cost.commit else "none",
         )
         for name, run in named

@@ -6,7 +6,7 @@ from typing import Any
 from nnunet_iac.analysis.report.evaluation import Evaluation, Group
 from nnunet_iac.analysis.report.page import duration, percent
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.report.verdict import verdict
+from nnunet_iac.analysis.report.verdict import random_standings, verdict
 from nnunet_iac.analysis.trajectories.agreement import mean_agreement, operation_histogram
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import parameter_free_share
@@ -18,21 +18,24 @@ GRAVE = ("collapse", "non-finite")
 
 
 def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
-    """Return what each group's cells are worth, in a sentence each."""
+    """Return what each group's cells are worth, in a paragraph each.
+
+    Where a random cell did as well as some, the first paragraph says so.
+    """
     compared = evaluation.retrofits
+    standings = random_standings(evaluation.questions, named=len(compared) > 1)
     sentences = [verdict(group, evaluation.questions) for group in compared]
     if len(compared) == 1:
-        return tuple(sentences)
-    return tuple(
-        f"{group.name}: {sentence}" for group, sentence in zip(compared, sentences, strict=True)
-    )
+        return (" ".join((*standings, *sentences)),)
+    named = (f"{group.name}: {said}" for group, said in zip(compared, sentences, strict=True))
+    return (*([" ".join(standings)] if standings else ()), *named)
 
 
 def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
     """Return what makes the numbers of a run doubtful, in a sentence each."""
     raised = []
     for name, run in named:
-        if run.validated and not run.is_control and not run.backbone.unchanged:
+        if run.validated and not (run.trains_backbone or run.backbone.unchanged):
             raised.append(f"{name}: the backbone is not proven unchanged, so this is no retrofit.")
         if run.backbone.leakage:
             raised.append(f"{name}: {run.backbone.leakage}.")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from nnunet_iac.analysis.report.evaluation import Group, Question
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.scores.comparison import Comparison
+from nnunet_iac.analysis.scores.comparison import RANDOM_CELL, Comparison, so_far, standing
 from nnunet_iac.analysis.scores.statistics import CONFIDENCE, Interval
 
 
@@ -26,8 +26,7 @@ def verdict(group: Group, questions: Sequence[Question]) -> str:
         f"{size} in mean Dice against the frozen U-Net",
     }[reference.comparison.verdict]
     controls = [question for question in own if question.opponent == "control"]
-    clauses = [_clause(question, reference) for question in controls]
-    clauses = clauses or ["no control at equal budget was at hand"]
+    clauses = _clauses(controls, reference) or ["no control at equal budget was at hand"]
     return f"{sentence}; {'; '.join(clauses)}: {advice(reference, controls)}."
 
 
@@ -59,6 +58,28 @@ def advice(reference: Question, controls: Sequence[Question]) -> str:
     return "use the retrofit"
 
 
+def random_standings(questions: Sequence[Question], named: bool) -> tuple[str, ...]:
+    """Return which cells did no better than a random one, in a sentence each.
+
+    A gain that a random cell also has is not the search's gain (method.md, section 7).
+
+    Args:
+        questions: of all groups.
+        named: whether to say whose cells.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for question in questions:
+        how = standing(question.comparison)
+        if how and question.other is not None and question.other.method == RANDOM_CELL:
+            key = question.name, how, so_far(question.comparison)
+            found.setdefault(key, []).append(question.group.name)
+    return tuple(
+        f"{rival[0].upper()}{rival[1:]} did {how} "
+        f"{f'the cells of {_enumerated(groups)}' if named else 'these cells'}{doubt}."
+        for (rival, how, doubt), groups in found.items()
+    )
+
+
 def difference_text(difference: float, interval: Interval | None) -> str:
     """Return a difference of Dice with its interval, for example `+0.012 (0.008 to 0.016)`."""
     ends = "" if interval is None else f" ({_number(interval.low)} to {_number(interval.high)})"
@@ -73,21 +94,71 @@ def _why_unscored(run: Run) -> str:
     return "the frozen network's own validation is missing, which --val writes"
 
 
-def _clause(question: Question, reference: Question) -> str:
-    """Return what one control says of the cells."""
-    comparison = question.comparison
-    but = "but " if reference.comparison.verdict == "helped" else ""
+def _clauses(controls: Sequence[Question], reference: Question) -> list[str]:
+    """Return what the controls say of the cells, a clause for those with the same outcome."""
     words = {
         "helped": "the cells are better than",
-        "harmed": f"{but}the cells are worse than",
-        "no difference": f"{but}no difference could be shown to",
         "too few patients": "undecided against",
-    }[comparison.verdict]
-    epochs = f"{question.other_epochs:.0f} epochs instead of {question.own_epochs:.0f}"
-    how_long = "for as long" if question.equal_budget else f"for {epochs}"
-    fewer = comparison.patients < reference.comparison.patients
-    patients = f", {comparison.patients} patients" if fewer else ""
-    return f"{words} {question.name} {how_long}, {_size(comparison)}{patients}"
+        "no difference": "no difference could be shown to",
+        "harmed": "the cells are worse than",
+    }
+    clauses = []
+    but = "but " if reference.comparison.verdict == "helped" else ""
+    for outcome, said in words.items():
+        found = [q for q in controls if q.comparison.verdict == outcome]
+        adverse = outcome in ("no difference", "harmed")
+        if len(found) == 1:
+            clauses.append(f"{but if adverse else ''}{said} {_alone(found[0], reference)}")
+        elif found:
+            clauses.append(f"{but if adverse else ''}{said} {_listed(found, reference)}")
+        if adverse and found:
+            but = ""
+    return clauses
+
+
+def _alone(question: Question, reference: Question) -> str:
+    """Return one control, for how long it was trained, and the difference to it."""
+    itself_trained = question.other is not None and question.other.runs[0].trains_backbone
+    trained = "" if itself_trained else "trained "
+    patients = _fewer_patients(question, reference)
+    return f"{question.name} {trained}{_how_long(question)}, {_size(question.comparison)}{patients}"
+
+
+def _listed(questions: Sequence[Question], reference: Question) -> str:
+    """Return several controls with the differences to them; their intervals are in the table."""
+    lengths = {_how_long(question) for question in questions}
+    names = [
+        _bracketed(
+            question.name,
+            difference_text(question.comparison.difference, None)
+            + (f", {_how_long(question)}" if len(lengths) > 1 else "")
+            + _fewer_patients(question, reference),
+        )
+        for question in questions
+    ]
+    together = f", all trained {lengths.pop()}" if len(lengths) == 1 else ""
+    return f"{_enumerated(names)}{together}"
+
+
+def _how_long(question: Question) -> str:
+    """Return for how long a control was trained, beside the cells."""
+    if question.equal_budget:
+        return "for as long"
+    return f"for {question.other_epochs:.0f} epochs instead of {question.own_epochs:.0f}"
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _bracketed(name: str, text: str) -> str:
+    """Return a name and a text in brackets, in the name's own where it ends with some."""
+    return f"{name.removesuffix(')')}; {text})" if name.endswith(")") else f"{name} ({text})"
+
+
+def _fewer_patients(question: Question, reference: Question) -> str:
+    fewer = question.comparison.patients < reference.comparison.patients
+    return f", {question.comparison.patients} patients" if fewer else ""
 
 
 def _survives(comparison: Comparison) -> bool:

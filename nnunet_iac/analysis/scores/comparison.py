@@ -1,13 +1,11 @@
-"""Two nnU-Nets on the same cases: paired by patient, tested, and written as tables."""
+"""Two nnU-Nets on the same cases: paired by patient, and tested."""
 
-import csv
 import dataclasses
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from nnunet_iac.analysis.scores.case_scores import (
     CaseScores,
@@ -17,13 +15,12 @@ from nnunet_iac.analysis.scores.case_scores import (
     read_case_scores,
 )
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
-from nnunet_iac.analysis.scores.latex import escaped, tabular
+from nnunet_iac.analysis.scores.number_text import counted, interval_text, p_text, signed_text
 from nnunet_iac.analysis.scores.statistics import (
     CONFIDENCE,
     DECIMALS,
     FEWEST_PATIENTS,
     MARGIN,
-    RESAMPLES,
     Interval,
     NonInferiority,
     bootstrap_interval,
@@ -34,17 +31,13 @@ from nnunet_iac.analysis.scores.statistics import (
     require_margin,
     wilcoxon,
 )
-from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.scores import mean_of_present
 from nnunet_iac.search.patients import patient_of
 
-HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
-SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
-"""What both tables call their columns."""
+RANDOM_CELL = "random cell"
+"""What records call the control that says whether it was the search that helped."""
 DECIDED = ("helped", "harmed")
 """Verdicts that say there is a difference."""
-SMALLEST_P = 0.0001
-"""Below it tables say so; the JSON has the number."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +147,9 @@ class Comparisons:
         tolerance: of NSD in mm; None without surfaces.
         fisher: the combined p, where there are several comparisons of different patients.
         remarks: of all of them.
+        controls: labels of what each B of the others must beat.
+        names: short ones of all labels, where there are controls.
+        headline: what must be read before any number; empty where there is nothing.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -162,11 +158,15 @@ class Comparisons:
     tolerance: float | None = None
     fisher: float | None = None
     remarks: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+    headline: str = ""
 
 
 def compare_folders(
     references: Sequence[Path],
     others: Sequence[Path],
+    controls: Sequence[Path] = (),
     *,
     patient_pattern: str | None = None,
     margin: float = MARGIN,
@@ -174,11 +174,12 @@ def compare_folders(
     tolerance: float | None = None,
     unrelated: bool = False,
 ) -> Comparisons:
-    """Return every B against its A.
+    """Return every B against its A and against every control, and the controls against A.
 
     Args:
         references: the A, one for all or one for each B; see `read_case_scores`.
         others: the B.
+        controls: what each B must beat: method.md, section 7.
         patient_pattern: in place of the runs' own setting.
         margin: of non-inferiority, in Dice.
         seed: of the bootstrap.
@@ -197,21 +198,58 @@ def compare_folders(
             f"-a must be given once, or once for each -b; got {len(references)} -a and "
             f"{len(others)} -b: leave some out"
         )
-    paths = dict.fromkeys([*references, *others])
+    _require_apart(references, others, controls)
+    paths = dict.fromkeys([*references, *others, *controls])
     scores = {path: read_case_scores(path, tolerance=tolerance) for path in paths}
     labels = [score.label for score in scores.values()]
     if len(set(labels)) < len(labels):
         scores = {p: dataclasses.replace(score, label=str(p)) for p, score in scores.items()}
-    compared = []
     shared = len(references) == 1
-    for number, other in enumerate(others):
-        a, b = scores[references[0 if shared else number]], scores[other]
+    pairs = [
+        (rival, other)
+        for number, other in enumerate(others)
+        for rival in (references[0 if shared else number], *controls)
+    ]
+    compared = []
+    for rival, other in (*pairs, *((references[0], control) for control in controls)):
+        a, b = scores[rival], scores[other]
         require_paired(a, b)
         origin = ("A is not meant as the network that B froze (--unrelated)",)
         remarks = origin if unrelated else require_frozen(a, b)
         comparison = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
         compared.append(dataclasses.replace(comparison, remarks=(*remarks, *comparison.remarks)))
-    return _together(compared, margin, seed, tolerance)
+    made = _together(compared, margin, seed, tolerance)
+    if not controls:
+        return made
+    names = _names([scores[path] for path in paths if path not in references])
+    names[scores[references[0]].label] = "reference"
+    random = {scores[c].label for c in controls if _method(scores[c]) == RANDOM_CELL}
+    return dataclasses.replace(
+        made,
+        controls=tuple(scores[control].label for control in controls),
+        names=names,
+        headline=_headline([c for c in made.comparisons if c.labels[0] in random], names),
+    )
+
+
+def standing(c: Comparison) -> Literal["better than", "as well as", ""]:
+    """Return how A did beside B; nothing where the interval of B - A lies wholly above 0.
+
+    One patient has no interval, so the sign decides.
+    """
+    low, high = (
+        (c.difference, c.difference) if c.interval is None else (c.interval.low, c.interval.high)
+    )
+    if low > 0:
+        return ""
+    return "better than" if high < 0 else "as well as"
+
+
+def so_far(c: Comparison) -> str:
+    """Return how far few patients can tell; nothing for `FEWEST_PATIENTS` and more."""
+    if c.patients >= FEWEST_PATIENTS:
+        return ""
+    return f", as far as {counted(c.patients, 'patient')} can tell"
 
 
 def compare_scores(
@@ -301,65 +339,51 @@ def require_paired(a: CaseScores, b: CaseScores) -> None:
         )
 
 
-def table(made: Comparisons) -> str:
-    """Return comparisons as text for a terminal."""
-    numbered = list(enumerate(made.comparisons, start=1))
-    head = ["", "patients", "cases", *HEAD, "not inferior", "verdict"]
-    lines = _aligned([head, *([f"{n}", *_cells(c), c.verdict] for n, c in numbered)])
-    surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
-    if surfaces:
-        lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])]
-    lines.append("")
-    for number, c in numbered:
-        lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
-        lines += [f"   {note}" for note in _notes(c)]
-    return "\n".join([*lines, "", *made.remarks, *_protocol(made).values()])
+def _require_apart(
+    references: Sequence[Path], others: Sequence[Path], controls: Sequence[Path]
+) -> None:
+    if controls and len(references) > 1:
+        raise ValueError(
+            f"--control needs one -a, which all are measured by; got {len(references)} -a: leave "
+            "--control out, or compare one -a at a time"
+        )
+    given = [path.resolve() for path in (*references, *others)]
+    for control in controls:
+        if control.resolve() in given:
+            raise ValueError(
+                f"a --control must be something else than -a, -b and other controls; {control} is "
+                "given twice: name it once"
+            )
+        given.append(control.resolve())
 
 
-def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path]:
-    """Write comparison.csv, comparison.json and comparison.tex, and return their paths.
-
-    The CSV has a line per comparison and case; cells without a value are empty. The JSON has
-    everything, null where there is no value. The LaTeX table needs the package booktabs.
-
-    Raises:
-        RuntimeError: the folder cannot be written to.
-    """
-    paths = (folder / "comparison.csv", folder / "comparison.json", folder / "comparison.tex")
-    write_text(paths[0], _csv(made))
-    write_json(paths[1], document(made))
-    write_text(paths[2], latex(made))
-    return paths
+def _method(scores: CaseScores) -> str | None:
+    """Return the method that all records of a side name; None for a frozen network."""
+    methods = {None if source.frozen else source.method for source in scores.sources}
+    return methods.pop() if len(methods) == 1 else None
 
 
-def document(made: Comparisons) -> dict[str, Any]:
-    """Return comparisons as plain values for JSON, with what was done in words."""
-    compared = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in made.comparisons]
-    return {**dataclasses.asdict(made), "comparisons": compared, "protocol": _protocol(made)}
+def _names(sides: Sequence[CaseScores]) -> dict[str, str]:
+    """Return what tables call each side: its method, with its label where others have that, too."""
+    methods = [_method(side) for side in sides]
+    return {
+        side.label: side.label
+        if method is None
+        else method
+        if methods.count(method) == 1
+        else f"{method} ({side.label})"
+        for side, method in zip(sides, methods, strict=True)
+    }
 
 
-def latex(made: Comparisons) -> str:
-    """Return comparisons as a LaTeX table; its caption says what was measured and how."""
-    sizes = (
-        f"{_counted(c.patients, 'patient')} ({_counted(c.cases, 'case')})" for c in made.comparisons
+def _headline(against_random: Sequence[Comparison], names: Mapping[str, str]) -> str:
+    """Return which B did no better than a random cell, in a sentence each."""
+    return " ".join(
+        f"A {names[c.labels[0]]} did {how} {names[c.labels[1]]}{so_far(c)}: B - A = "
+        f"{signed_text(c.difference)} {interval_text(c.interval)}."
+        for c in against_random
+        if (how := standing(c))
     )
-    caption = " ".join([f"B against A; n = {'; '.join(sizes)}.", *_protocol(made).values()])
-    rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
-    surfaces = [[*c.labels, *_surface_cells(s)] for c in made.comparisons for s in c.surface]
-    notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{escaped(caption)}}}",
-        *tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
-        *(tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
-        *(rf"\par {escaped(note)}" for note in dict.fromkeys(notes)),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _notes(c: Comparison) -> list[str]:
-    return [*(f"LEAKAGE: {text}" for text in c.leakage), *c.remarks]
 
 
 def _together(
@@ -390,8 +414,8 @@ def with_doubt(c: Comparison) -> Comparison:
     if c.verdict not in DECIDED or c.p_holm is None or c.p_holm <= 1 - CONFIDENCE:
         return c
     doubt = (
-        f"the interval excludes 0, but the adjusted p is {_p(c.p_holm)}: too little to rely on; "
-        "score more patients"
+        f"the interval excludes 0, but the adjusted p is {p_text(c.p_holm)}: too little to rely "
+        "on; score more patients"
     )
     return dataclasses.replace(c, remarks=(*c.remarks, doubt))
 
@@ -463,7 +487,7 @@ def _remarks(
         yield "every patient has the same difference, so the interval is that one value"
     if patients < FEWEST_PATIENTS:
         yield (
-            f"{_counted(patients, 'patient')}: below {FEWEST_PATIENTS} a two-sided signed-rank "
+            f"{counted(patients, 'patient')}: below {FEWEST_PATIENTS} a two-sided signed-rank "
             "test cannot reach 0.05, and nothing is decided"
         )
 
@@ -525,117 +549,6 @@ def _surface(
         bootstrap_interval(list(differences.values()), seed),
         *lacking,
     )
-
-
-def _protocol(made: Comparisons) -> dict[str, str]:
-    """Return what was done, in a sentence each."""
-    number = len(made.comparisons)
-    fisher = ""
-    if made.fisher is not None:
-        combined = _p(made.fisher)
-        fisher = f" Fisher's combination (some difference, either way): p = {combined}."
-    said = {
-        "unit": "Dice is the mean over foreground classes, then over a patient's cases, then over "
-        "patients; B - A is paired by patient.",
-        "interval": f"Interval: {CONFIDENCE:.0%} bootstrap of the mean over patients (BCa, "
-        f"{RESAMPLES} resamples, seed {made.seed}).",
-        "test": "p: two-sided Wilcoxon signed-rank test over patients, zeros after Pratt.",
-        "adjustment": f"Holm: adjusted for {_counted(number, 'comparison')}.{fisher}",
-        "effect": "Effect r: matched-pairs rank-biserial correlation, positive where B is better.",
-        "non_inferiority": f"Not inferior: the interval's lower end lies above -{made.margin:g} "
-        f"Dice, of at least {FEWEST_PATIENTS} patients.",
-    }
-    if made.tolerance is not None:
-        said["surface"] = (
-            "HD95: the larger of the two directed 95th percentiles, in mm, of the classes both "
-            f"sides have; NSD: at {made.tolerance:g} mm, 0 where a side lacks the class. Neither "
-            "is tested."
-        )
-    return said
-
-
-def _csv(made: Comparisons) -> str:
-    rows: list[dict[str, Any]] = [
-        {
-            "a": c.labels[0],
-            "b": c.labels[1],
-            "case": row.case,
-            "patient": row.patient,
-            "dice_a": row.a,
-            "dice_b": row.b,
-            "dice_difference": row.difference,
-            **row.classes,
-            "leakage": "; ".join(c.leakage),
-        }
-        for c in made.comparisons
-        for row in c.rows
-    ]
-    columns = dict.fromkeys(name for row in rows for name in row if name != "leakage")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, "leakage"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _cells(c: Comparison) -> list[str]:
-    """Return a comparison's numbers, from patients to non-inferiority, as both tables have them."""
-    return [
-        str(c.patients),
-        str(c.cases),
-        _score(c.mean_a),
-        _score(c.mean_b),
-        _signed(c.difference),
-        _interval(c.interval),
-        _p(c.p),
-        _p(c.p_holm),
-        f"{c.effect:+.2f}",
-        f"{c.better}/{c.equal}/{c.worse}",
-        "shown" if c.non_inferiority.shown else "not shown",
-    ]
-
-
-def _surface_cells(s: SurfaceComparison) -> list[str]:
-    return [
-        s.metric,
-        _score(s.mean_a),
-        _score(s.mean_b),
-        _signed(s.difference),
-        _interval(s.interval),
-        f"{s.undefined_a}, {s.undefined_b}",
-    ]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-
-
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return "none"
-    return f"[{_signed(interval.low)}, {_signed(interval.high)}]"
-
-
-def _score(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
-
-
-def _signed(value: float | None) -> str:
-    return "none" if value is None else f"{value:+.4f}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.4f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _mean(values: Mapping[str, float]) -> float:

@@ -7,8 +7,11 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores, Source
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
 
-CONTINUED = "continued"
-"""The method of a control, which trains the frozen network on."""
+TRAINED_ON = {
+    "continued": "the frozen network, trained on",
+    "continued decoder": "the frozen network, its decoder trained on",
+}
+"""Methods of controls that train what others freeze, and what they are."""
 SAME_DICE = 1e-3
 """How far a case's Dice may differ between two validations of one network."""
 
@@ -56,7 +59,7 @@ def _pairs(a: CaseScores, b: CaseScores) -> Iterable[tuple[Side, Side]]:
 
 def _require_unchanged(side: Side) -> None:
     record = side.source.record
-    if record is None or side.source.method == CONTINUED or record.after is None:
+    if record is None or side.source.method in TRAINED_ON or record.after is None:
         return
     if not record.unchanged:
         raise ValueError(
@@ -69,9 +72,9 @@ def _require_unchanged(side: Side) -> None:
 def _origin(a: Side, b: Side) -> tuple[str, ...]:
     """Return how it is known that both stand on one network."""
     trained_on = tuple(
-        f"{side.name} is a control: the frozen network, trained on"
+        f"{side.name} is a control: {TRAINED_ON[side.source.method]}"
         for side in (a, b)
-        if side.source.method == CONTINUED and not side.source.frozen
+        if side.source.method in TRAINED_ON and not side.source.frozen
     )
     if a.source.record is None and b.source.record is None:
         return (

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 
-def tabular(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return a LaTeX tabular whose first two columns are labels."""
+def tabular(head: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 2) -> list[str]:
+    """Return a LaTeX tabular whose first `labels` columns are flush left."""
     return [
-        rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
+        rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(head) - labels)}}}",
         r"\toprule",
         " & ".join(map(escaped, head)) + r" \\",
         r"\midrule",

@@ -1,0 +1,205 @@
+"""Comparisons as text, CSV, JSON and LaTeX."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunet_iac.analysis.scores.comparison import Comparison, Comparisons, SurfaceComparison
+from nnunet_iac.analysis.scores.latex import escaped, tabular
+from nnunet_iac.analysis.scores.number_text import (
+    counted,
+    interval_text,
+    p_text,
+    score_text,
+    signed_text,
+)
+from nnunet_iac.analysis.scores.statistics import CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
+from nnunet_iac.runs.atomic import write_json, write_text
+
+HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
+SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
+"""What both tables call their columns."""
+
+
+def table(made: Comparisons) -> str:
+    """Return comparisons as text for a terminal."""
+    numbered = list(enumerate(made.comparisons, start=1))
+    head = ["", "patients", "cases", *HEAD, "not inferior", "verdict"]
+    lines = _aligned([head, *([f"{n}", *_cells(c), c.verdict] for n, c in numbered)])
+    surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
+    if surfaces:
+        lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])]
+    lines.append("")
+    for number, c in numbered:
+        lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
+        lines += [f"   {note}" for note in _notes(c)]
+    lines += ["", *made.remarks, *_protocol(made).values()]
+    if made.controls:
+        lines += ["", *_aligned(_overview(made), labels=1)]
+    return "\n".join([*([made.headline, ""] if made.headline else ()), *lines])
+
+
+def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path]:
+    """Write comparison.csv, comparison.json and comparison.tex, and return their paths.
+
+    The CSV has a line per comparison and case; cells without a value are empty. The JSON has
+    everything, null where there is no value. The LaTeX table needs the package booktabs.
+
+    Raises:
+        RuntimeError: the folder cannot be written to.
+    """
+    paths = (folder / "comparison.csv", folder / "comparison.json", folder / "comparison.tex")
+    write_text(paths[0], _csv(made))
+    write_json(paths[1], document(made))
+    write_text(paths[2], latex(made))
+    return paths
+
+
+def document(made: Comparisons) -> dict[str, Any]:
+    """Return comparisons as plain values for JSON, with what was done in words."""
+    compared = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in made.comparisons]
+    return {**dataclasses.asdict(made), "comparisons": compared, "protocol": _protocol(made)}
+
+
+def latex(made: Comparisons) -> str:
+    """Return comparisons as a LaTeX table; its caption says what was measured and how."""
+    sizes = (
+        f"{counted(c.patients, 'patient')} ({counted(c.cases, 'case')})" for c in made.comparisons
+    )
+    said = [f"B against A; n = {'; '.join(sizes)}.", *_protocol(made).values()]
+    caption = " ".join([made.headline, *said] if made.headline else said)
+    rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
+    surfaces = [[*c.labels, *_surface_cells(s)] for c in made.comparisons for s in c.surface]
+    overview = _overview(made)
+    notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{escaped(caption)}}}",
+        *tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
+        *(tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
+        *(tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
+        *(rf"\par {escaped(note)}" for note in dict.fromkeys(notes)),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(c: Comparison) -> list[str]:
+    return [*(f"LEAKAGE: {text}" for text in c.leakage), *c.remarks]
+
+
+def _overview(made: Comparisons) -> list[list[str]]:
+    """Return a head, and a row per method with its differences to the reference and controls."""
+    names = {label: made.names.get(label, label) for c in made.comparisons for label in c.labels}
+    columns, rows = (dict.fromkeys(c.labels[side] for c in made.comparisons) for side in (0, 1))
+    found = {
+        c.labels: f"{signed_text(c.difference)} {interval_text(c.interval)}"
+        for c in made.comparisons
+    }
+    return [
+        ["Dice minus that of", *(names[a] for a in columns)],
+        *([names[b], *(found.get((a, b), "") for a in columns)] for b in rows),
+    ]
+
+
+def _protocol(made: Comparisons) -> dict[str, str]:
+    """Return what was done, in a sentence each."""
+    number = len(made.comparisons)
+    fisher = ""
+    if made.fisher is not None:
+        combined = p_text(made.fisher)
+        fisher = f" Fisher's combination (some difference, either way): p = {combined}."
+    said = {
+        "unit": "Dice is the mean over foreground classes, then over a patient's cases, then over "
+        "patients; B - A is paired by patient.",
+        "interval": f"Interval: {CONFIDENCE:.0%} bootstrap of the mean over patients (BCa, "
+        f"{RESAMPLES} resamples, seed {made.seed}).",
+        "test": "p: two-sided Wilcoxon signed-rank test over patients, zeros after Pratt.",
+        "adjustment": f"Holm: adjusted for {counted(number, 'comparison')}.{fisher}",
+        "effect": "Effect r: matched-pairs rank-biserial correlation, positive where B is better.",
+        "non_inferiority": f"Not inferior: the interval's lower end lies above -{made.margin:g} "
+        f"Dice, of at least {FEWEST_PATIENTS} patients.",
+    }
+    if made.tolerance is not None:
+        said["surface"] = (
+            "HD95: the larger of the two directed 95th percentiles, in mm, of the classes both "
+            f"sides have; NSD: at {made.tolerance:g} mm, 0 where a side lacks the class. Neither "
+            "is tested."
+        )
+    return said
+
+
+def _csv(made: Comparisons) -> str:
+    rows: list[dict[str, Any]] = [
+        {
+            "a": c.labels[0],
+            "b": c.labels[1],
+            **_roles(c, made),
+            "case": row.case,
+            "patient": row.patient,
+            "dice_a": row.a,
+            "dice_b": row.b,
+            "dice_difference": row.difference,
+            **row.classes,
+            "leakage": "; ".join(c.leakage),
+        }
+        for c in made.comparisons
+        for row in c.rows
+    ]
+    columns = dict.fromkeys(name for row in rows for name in row if name != "leakage")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns, "leakage"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _roles(c: Comparison, made: Comparisons) -> dict[str, str]:
+    """Return of both sides whether they are controls, where there are any."""
+    if not made.controls:
+        return {}
+    a, b = ("control" if label in made.controls else "" for label in c.labels)
+    return {"a_is": a or "reference", "b_is": b or "method"}
+
+
+def _cells(c: Comparison) -> list[str]:
+    """Return a comparison's numbers, from patients to non-inferiority, as both tables have them."""
+    return [
+        str(c.patients),
+        str(c.cases),
+        score_text(c.mean_a),
+        score_text(c.mean_b),
+        signed_text(c.difference),
+        interval_text(c.interval),
+        p_text(c.p),
+        p_text(c.p_holm),
+        f"{c.effect:+.2f}",
+        f"{c.better}/{c.equal}/{c.worse}",
+        "shown" if c.non_inferiority.shown else "not shown",
+    ]
+
+
+def _surface_cells(s: SurfaceComparison) -> list[str]:
+    return [
+        s.metric,
+        score_text(s.mean_a),
+        score_text(s.mean_b),
+        signed_text(s.difference),
+        interval_text(s.interval),
+        f"{s.undefined_a}, {s.undefined_b}",
+    ]
+
+
+def _aligned(rows: Sequence[Sequence[str]], labels: int = 0) -> list[str]:
+    """Return rows as lines; the first `labels` columns are flush left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < labels else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
