@@ -27,9 +27,6 @@ dimensions = pytest.mark.parametrize("dimension", [2, 3])
 skips = pytest.mark.parametrize("skip", SKIP_MODULES)
 unets = pytest.mark.parametrize("unet", ["PlainConvUNet", "ResidualEncoderUNet"])
 backbones = pytest.mark.parametrize("backbone", ["PlainConvUNet", "ResidualEncoderUNet", *ENCODERS])
-supervisions = pytest.mark.parametrize(
-    "deep_supervision", [False, True], ids=["one output", "all outputs"]
-)
 ways = pytest.mark.parametrize(
     "way",
     [*({"skip": skip} for skip in SKIP_MODULES), {"genotype": "conv"}],
@@ -102,25 +99,25 @@ def kwargs_of(skip, backbone):
     }
 
 
-def retrofit(way, backbone, channels=1, deep_supervision=False):
+def retrofit(way, backbone, channels=1):
     """Return a stock network with something else than the cell in its skips."""
     kwargs = kwargs_of("attention", backbone)
     unet = kwargs.pop("unet")
     del kwargs["skip"]
-    stock = planned(kwargs, channels, deep_supervision, class_name=unet)
-    return retrofitted(stock, Settings(**way))
+    return retrofitted(planned(kwargs, channels, class_name=unet), Settings(**way))
 
 
-def assert_nnunets_outputs(net, backbone, channels, deep_supervision):
+def assert_nnunets_outputs(net, backbone, channels):
     """Check, on shapes alone, that outputs are as large as nnU-Net's targets for the strides."""
-    with torch.inference_mode():
-        outputs = net(torch.empty(2, channels, 64, 96, device="meta"))
     # The scales of nnUNetTrainer._get_deep_supervision_scales: inverse cumulative strides.
     scales = (1 / np.cumprod(kwargs_of("attention", backbone)["strides"], axis=0))[:-1]
     sizes = [(2, 3, *map(int, scale * (64, 96))) for scale in scales]
-    assert isinstance(outputs, list) == deep_supervision
-    tensors = outputs if deep_supervision else [outputs]
-    assert [tuple(t.shape) for t in tensors] == (sizes if deep_supervision else sizes[:1])
+    image = torch.empty(2, channels, 64, 96, device="meta")
+    with torch.inference_mode():
+        net.decoder.deep_supervision = True  # As nnU-Net switches it.
+        assert [tuple(output.shape) for output in net(image)] == sizes
+        net.decoder.deep_supervision = False
+        assert net(image).shape == sizes[0]
 
 
 def with_open_norms(net):
@@ -156,7 +153,7 @@ def randomised(net):
 @skips
 @unets
 @dimensions
-@supervisions
+@pytest.mark.parametrize("deep_supervision", [False, True], ids=["one output", "all outputs"])
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_a_planned_network_has_nnunets_outputs_and_gradients_everywhere(
     skip, unet, dimension, deep_supervision, channels
@@ -191,14 +188,11 @@ def test_a_state_dict_loads_strictly_into_another_network(skip, unet, dimension)
 
 @skips
 @backbones
-@supervisions
 @pytest.mark.parametrize("channels", [1, 3])
-def test_on_every_backbone_outputs_are_as_large_as_nnunets_targets(
-    skip, backbone, deep_supervision, channels
-):
+def test_on_every_backbone_outputs_are_as_large_as_nnunets_targets(skip, backbone, channels):
     with torch.device("meta"):
-        net = planned(kwargs_of(skip, backbone), channels, deep_supervision)
-    assert_nnunets_outputs(net, backbone, channels, deep_supervision)
+        net = planned(kwargs_of(skip, backbone), channels)
+    assert_nnunets_outputs(net, backbone, channels)
 
 
 # Plain and residual-encoder U-Nets have tests of their own above.
@@ -236,20 +230,17 @@ def test_a_state_dict_behind_a_published_encoder_loads_strictly(skip, encoder):
 
 @ways
 @backbones
-@supervisions
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_retrofit_of_every_backbone_has_outputs_as_large_as_nnunets_targets(
-    way, backbone, deep_supervision, channels
-):
+def test_a_retrofit_of_every_backbone_has_outputs_as_large_as_nnunets_targets(way, backbone):
     with torch.device("meta"):
-        net = retrofit(way, backbone, channels, deep_supervision)
-    assert_nnunets_outputs(net, backbone, channels, deep_supervision)
+        net = retrofit(way, backbone, channels=3)
+    assert_nnunets_outputs(net, backbone, channels=3)
 
 
 @ways
 @pytest.mark.parametrize("backbone", ["ResidualEncoderUNet", "mobilenetv3_large"])
 def test_a_retrofit_has_gradients_everywhere_but_in_its_frozen_backbone(way, backbone):
-    net = retrofit(way, backbone, deep_supervision=True).train()
+    net = retrofit(way, backbone).train()
+    net.decoder.deep_supervision = True
     backpropagated(net)
     frozen = dict(net.named_parameters()).keys() - {
         f"implants.{name}" for name, _ in net.implants.named_parameters()

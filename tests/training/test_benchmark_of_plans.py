@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.host.planning import Network, write_plans
+from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.atomic import read_json
 
 
@@ -21,6 +23,18 @@ def test_a_step_of_given_plans_is_timed_and_a_run_estimated(planned: Any, tmp_pa
     assert measured["estimate"]["fits"] is True
     assert measured["estimate"]["lth_search_h"] < measured["estimate"]["iac_search_h"]
     assert "estimate.lth_search_h" in printed
+
+
+def test_plans_with_a_timm_encoder_are_a_workload(planned: Any, monkeypatch: Any) -> None:
+    for name, value in planned.environment.items():
+        monkeypatch.setenv(name, value)
+    (planned.preprocessed / "mobile.json").unlink(missing_ok=True)
+    write_plans("4", "2d", "small", "mobile", [], Network("mobilenetv3_large"))
+    workload = Workload.of_plans("4", "2d", "mobile", "cpu").resized(2, None, None, None)
+    assert workload.features == (4, 16, 24, 40, 112, 960)
+    images, targets = workload.batch()
+    assert images.shape == (2, 1, 64, 64)
+    assert len(targets) == 5
 
 
 def test_plans_and_configurations_that_do_not_exist_are_named(planned: Any) -> None:

@@ -139,6 +139,18 @@ def test_ranks_that_differ_are_noticed(tmp_path: Path) -> None:
     _on_two_ranks(tmp_path, differ)
 
 
+def test_without_deep_supervision_no_rank_waits_for_a_head_that_is_not_run(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans("single", deep_supervision=False, finetune_epochs=1)
+    for name in ("nnUNetTrainerContinue", "nnUNetTrainerAdamNoDeepSupervision_200epochs"):
+        trainer = make_trainer(name, plans)
+        trainer.initialize()
+        trainer.network(torch.zeros(2, 1, 56, 40)).sum().backward()
+        waiting = [n for n, p in trainer.network.named_parameters() if p.requires_grad]
+        assert all(trainer.network.get_parameter(n).grad is not None for n in waiting)
+
+
 def test_one_process_needs_no_group() -> None:
     network = nn.Linear(1, 1)
     assert bare(network) is network

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_iac.host.architectures import ENCODER_NAMES, SKIP_NAMES
 from nnunet_iac.host.planning import Network, write_plans
@@ -17,13 +18,11 @@ from nnunet_iac.runs.folder import RunFolder
 
 Make = Callable[..., Any]
 
-SHORT = ("iterations_per_epoch=2", "val_iterations_per_epoch=1", "finetune_epochs=1")
-TRAINERS = {
-    "nnUNetTrainerIACLTH": ("warmup_epochs=1", "search_epochs=7", "stable_checks=1"),
-    "nnUNetTrainerIAC": ("warmup_epochs=1", "search_epochs=2"),
-    "nnUNetTrainerIACDiscrete": ("genotype=random:0",),
-    "nnUNetTrainerContinue": ("trained_on=decoder",),
-}
+SHORT = ("iterations_per_epoch=1", "val_iterations_per_epoch=1", "finetune_epochs=1")
+ACCELERATED = ("warmup_epochs=1", "search_epochs=7", "stable_checks=1")
+FULL = ("warmup_epochs=1", "search_epochs=2", "iterations_per_epoch=2")
+"""As few epochs and iterations as either search can have."""
+
 RESIDUAL = "residual-encoder"
 
 
@@ -48,13 +47,13 @@ def planned_anew(in_process: Any, *settings: str, source: str = "small", **choic
     write_plans("4", "2d", source, "other", settings, Network(**choice))
 
 
-def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str) -> Any:
+def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str, *settings: str) -> Any:
     """Return the trainer after a short run on a backbone with initial weights."""
     if encoder == RESIDUAL:
         with_residual_encoder(in_process)
-        planned_anew(in_process, *SHORT, *TRAINERS[trainer], source="res")
+        planned_anew(in_process, *SHORT, *settings, source="res")
     else:
-        planned_anew(in_process, *SHORT, *TRAINERS[trainer], encoder=encoder)
+        planned_anew(in_process, *SHORT, *settings, encoder=encoder)
     plans = read_json(in_process.preprocessed / "other.json")
     plans["configurations"]["2d"]["batch_size"] = 2
     write_json(in_process.preprocessed / "other.json", plans)
@@ -72,38 +71,72 @@ def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str) -> 
 def test_the_accelerated_search_runs_on_every_encoder(
     make_trainer: Make, in_process: Any, encoder: str
 ) -> None:
-    run = trained(make_trainer, in_process, encoder, "nnUNetTrainerIACLTH")
+    run = trained(make_trainer, in_process, encoder, "nnUNetTrainerIACLTH", *ACCELERATED)
     record = RunFolder.of_fold(run.output_folder)
     assert record.read_backbone().unchanged
     assert record.read_genotype() == run.unet.genotype
     assert len(run.unet.implants) == len(skip_channels(run.unet))
 
 
-@pytest.mark.parametrize("trainer", list(TRAINERS)[1:])
 @pytest.mark.parametrize("encoder", [RESIDUAL, "mobilenetv3_large"])
-def test_every_other_trainer_runs_on_other_encoders(
-    make_trainer: Make, in_process: Any, encoder: str, trainer: str
+def test_the_full_search_runs_on_other_encoders(
+    make_trainer: Make, in_process: Any, encoder: str
 ) -> None:
-    run = trained(make_trainer, in_process, encoder, trainer)
+    run = trained(make_trainer, in_process, encoder, "nnUNetTrainerIAC", *FULL)
+    record = RunFolder.of_fold(run.output_folder)
+    assert record.read_backbone().unchanged
+    assert record.read_genotype() == run.unet.genotype
+
+
+@pytest.mark.parametrize("encoder", [RESIDUAL, "mobilenetv3_large"])
+def test_a_decoder_is_trained_on_behind_other_encoders(
+    make_trainer: Make, in_process: Any, encoder: str
+) -> None:
+    run = trained(make_trainer, in_process, encoder, "nnUNetTrainerContinue", "trained_on=decoder")
     backbone = RunFolder.of_fold(run.output_folder).read_backbone()
-    if trainer == "nnUNetTrainerContinue":
-        assert backbone.encoder_after == backbone.encoder_before is not None
-    else:
-        assert backbone.unchanged
+    assert backbone.encoder_after == backbone.encoder_before is not None
+
+
+@pytest.mark.parametrize(
+    ("encoder", "implant", "method"),
+    [
+        (RESIDUAL, "genotype=random:0", "random cell"),
+        (RESIDUAL, "genotype=conv", "convolution"),
+        (RESIDUAL, "skip=attention", "attention gates"),
+        (RESIDUAL, "skip=nested", "nested skips"),
+        ("mobilenetv3_large", "genotype=random:0", "random cell"),
+        ("mobilenetv3_large", "skip=nested", "nested skips"),
+    ],
+)
+def test_what_is_implanted_without_a_search_learns_on_other_encoders(
+    make_trainer: Make, in_process: Any, encoder: str, implant: str, method: str
+) -> None:
+    run = trained(make_trainer, in_process, encoder, "nnUNetTrainerIACDiscrete", implant)
+    record = RunFolder.of_fold(run.output_folder)
+    assert record.read_backbone().unchanged
+    assert record.read_cost().run["method"] == method
+    ticket = record.read_ticket()
+    learned = {name: p for name, p in run.unet.named_parameters() if p.requires_grad}
+    assert learned
+    assert all(name.startswith("implants.") for name in learned)
+    assert [name for name, p in learned.items() if torch.equal(p, ticket[name])] == []
 
 
 @pytest.mark.parametrize(
     ("encoder", "skip"), [*product(["plain"], SKIP_NAMES), ("mobilenetv3_large", "nested")]
 )
 def test_stock_training_of_a_skip_module_runs_from_its_plans_alone(
-    make_trainer: Make, in_process: Any, encoder: str, skip: str
+    make_trainer: Make, in_process: Any, monkeypatch: Any, encoder: str, skip: str
 ) -> None:
+    # The number that nnU-Net took from the environment when it was imported, of new interpreters.
+    monkeypatch.setattr(nnUNetTrainer, "default_num_processes", 1)
     planned_anew(in_process, encoder=encoder, skip=skip)
     stock = get_trainer_from_args(
         "4", "2d", 0, "nnUNetTrainer", "other", device=torch.device("cpu")
     )
     stock.num_epochs = stock.num_iterations_per_epoch = stock.num_val_iterations_per_epoch = 1
     stock.run_training()
+    stock.inference_allowed_mirroring_axes = None  # Which would predict every slice four times.
     stock.perform_actual_validation()
     assert (Path(stock.output_folder) / "validation" / "summary.json").is_file()
 

@@ -529,3 +529,18 @@ def test_the_main_job_begins_on_plain_plans_with_all_defaults(
     assert trainer.train_step(next(trainer.dataloader_train))["loss"] > -10
     assert trainer.num_epochs == 400
     assert trainer.num_iterations_per_epoch == 250
+
+
+@pytest.mark.parametrize("key", ["patch_size", "batch_size"])
+def test_a_backbone_trained_otherwise_under_the_source_plans_is_not_taken_by_itself(
+    make_trainer: Make, in_process: Any, key: str
+) -> None:
+    plans = read_json(in_process.preprocessed / "small.json")
+    plans.update(plans_name="larger", source_plans="small")
+    configuration = plans["configurations"]["2d"]
+    doubled = {"patch_size": [112, 80], "batch_size": 2 * configuration["batch_size"]}
+    configuration[key] = doubled[key]
+    write_json(in_process.preprocessed / "larger.json", plans)
+    trainer = make_trainer(LTH, "larger")
+    with pytest.raises(FileNotFoundError, match="nnUNetv2_train 4 2d 0 -p larger"):
+        trainer.on_train_start()
