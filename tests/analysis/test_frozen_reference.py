@@ -9,7 +9,6 @@ from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.scores.comparison import RANDOM_CELL
 from nnunet_iac.analysis.scores.frozen_reference import TRAINED_ON, require_frozen
 from nnunet_iac.search.controls import CONTROLS
-from nnunet_iac.training import methods
 
 STOCK, RUN = "nnUNetTrainer__nnUNetPlans__2d", "nnUNetTrainerIACLTH__nnUNetPlans__2d"
 BEFORE, AFTER = {"a": 0.5, "b": 0.6}, {"a": 0.7, "b": 0.8}
@@ -27,7 +26,6 @@ def run(tmp_path):
 
 def test_controls_with_a_rule_of_their_own_have_the_names_that_records_have():
     assert {RANDOM_CELL, *TRAINED_ON} <= CONTROLS.keys()
-    assert set(methods.CONTINUED.values()) == TRAINED_ON.keys()
 
 
 @pytest.mark.parametrize(
