@@ -1,7 +1,7 @@
 """Write docs/comparison.md from the result files in this folder."""
 
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -65,7 +65,7 @@ def rows(measured: dict[str, Any]) -> list[dict[str, Any]]:
                 "name": NAMES[name],
                 "parameters": share(runs, measured, "parameters"),
                 "macs": share(runs, measured, "macs"),
-                "seconds": fmean(run["seconds"] for run in runs),
+                "seconds": median(run["seconds"] for run in runs),
                 "dice": against.mean_b,
                 "spread": stdev(per_seed),
                 "against": against,

@@ -63,6 +63,8 @@ def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str, *se
     stock.initialize()
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
     run = make_trainer(trainer, "other")
+    # Where a checkpoint has hundreds of megabytes, writing one per epoch takes most of the time.
+    run.disable_checkpointing = encoder not in (RESIDUAL, "mobilenetv3_large")
     run.run_training()
     return run
 
