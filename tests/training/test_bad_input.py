@@ -645,13 +645,13 @@ TRAINED_PLANS = [
     ),
     trained(
         "a network without a norm",
-        "needs instance or batch norm and .* norm_op = None: use plans",
+        "needs instance or batch norm; .* norm_op = None: use plans",
         network(norm_op=None, norm_op_kwargs={}),
         plans="bad",
     ),
     trained(
         "a network with another norm",
-        "needs instance or batch norm and .* norm_op = LocalResponseNorm: use plans",
+        "needs instance or batch norm; .* norm_op = LocalResponseNorm: use plans",
         network(norm_op="torch.nn.LocalResponseNorm", norm_op_kwargs={}),
         plans="bad",
     ),
