@@ -508,7 +508,8 @@ def test_every_trainer_is_exported_and_its_variants_compose(trainer: type[IACTra
         if toggle in trainer.__name__:
             assert trainer.sibling_trainer == f"nnUNetTrainer{toggle}"
     if trainer.overrides:
-        settings = Settings(**{"genotype": "given.json", **trainer.overrides})
+        given = {} if trainer.method.searches else {"genotype": "given.json"}
+        settings = Settings(**{**given, **trainer.overrides})
         trainer.check_settings(settings)
         for word, key in (("warmup", "warmup_epochs"), ("finetune", "finetune_epochs")):
             if word in trainer.__name__:
