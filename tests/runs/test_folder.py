@@ -54,6 +54,7 @@ def test_the_record_lies_in_the_fold_under_the_names_that_reports_rely_on(folder
     }
     assert names == {
         "settings.json",
+        "budget.json",
         "genotype.json",
         "trajectory.npz",
         "events.jsonl",
