@@ -82,15 +82,37 @@ def write_plans(
             values["genotype"] = cell.moved(_absolute(cell.path))
     plans.require_identifier(name)
     folder = preprocessed_folder(dataset)
+    original = source_plans(folder, configuration, source)
+    described = plans.configuration_of(original, configuration)
+    known = described.get(plans.SECTION, {})
+    if network.protocol is not None:
+        known = {**known, **PAPER_SETTINGS}
+    new = plans.derived(original, name, configuration, {**known, **values})
+    new["configurations"][configuration] |= network.changed(described)
+    new_file = folder / f"{name}.json"
+    return new_file, plans.write_new(new_file, new)
+
+
+def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any]:
+    """Return the plans that others are to be derived from.
+
+    Args:
+        folder: of the preprocessed data set.
+        configuration: one they must have.
+        source: their identifier.
+
+    Raises:
+        ValueError: no such configuration, or names in the plans that are not file's and folder's.
+        FileNotFoundError: no such plans; the message has the command that makes them.
+    """
     source_file = folder / f"{source}.json"
     if not source_file.is_file():
         raise FileNotFoundError(
             f"the source plans must exist; {source_file} does not: make them with\n"
-            f"  {_preprocess_command(dataset, configuration, source)}"
+            f"  {_preprocess_command(folder.name, configuration, source)}"
         )
-    original = read_json(source_file)
-    described = plans.configuration_of(original, configuration)
-    known = described.get(plans.SECTION, {})
+    original: dict[str, Any] = read_json(source_file)
+    plans.configuration_of(original, configuration)
     names = {"plans_name": source, "dataset_name": folder.name}
     found = {"dataset_name": folder.name, **original}
     for key, wanted in names.items():
@@ -99,12 +121,7 @@ def write_plans(
                 f"{key} in {source_file} must be {wanted!r}, as file and folder are called; got "
                 f"{found.get(key)!r}: correct it, for nnU-Net names its folders after it"
             )
-    if network.protocol is not None:
-        known = {**known, **PAPER_SETTINGS}
-    new = plans.derived(original, name, configuration, {**known, **values})
-    new["configurations"][configuration] |= network.changed(described)
-    new_file = folder / f"{name}.json"
-    return new_file, plans.write_new(new_file, new)
+    return original
 
 
 def next_commands(plans_file: Path, configuration: str, pretrained: Path | None) -> list[str]:

@@ -1,0 +1,125 @@
+"""The widths among which one is chosen: a U-Net's channels per stage under a cap.
+
+XTinyU-Net (arXiv 2605.09639), candidates. Everything but the channels stays: stages, strides,
+patch, batch size and `data_identifier`, so that all candidates share their preprocessed data.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+FEWEST = 5
+"""With fewer candidates there is no curve to speak of."""
+
+FEATURES = "features_per_stage"
+_WIDTHS = ("stem_channels", "bottleneck_channels")
+"""Further widths that residual encoders may be given."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A width: the cap, and the channels per stage under it."""
+
+    cap: int
+    features: tuple[int, ...]
+
+
+def caps_of(features: Sequence[int]) -> tuple[int, ...]:
+    """Return the published caps: the largest number of channels, halved in integers down to 1.
+
+    320 gives 320, 160, 80, 40, 20, 10, 5, 2, 1.
+    """
+    return tuple(max(features) >> halvings for halvings in range(max(features).bit_length()))
+
+
+def candidates(
+    architecture: Mapping[str, Any], caps: Sequence[int] | None = None
+) -> tuple[Candidate, ...]:
+    """Return the candidates of a network in plans, the widest first.
+
+    Args:
+        architecture: as in plans.
+        caps: others than `caps_of`, in any order; one given twice counts once.
+
+    Raises:
+        ValueError: a network without a width, widths that shrink, a cap below one or above the
+            widest stage, or fewer than five candidates.
+    """
+    features = features_of(architecture)
+    chosen = sorted(set(caps_of(features) if caps is None else caps), reverse=True)
+    for cap in chosen:
+        require_cap(features, cap)
+    if len(chosen) < FEWEST:
+        raise ValueError(
+            f"a width is chosen among at least {FEWEST} candidates; got the "
+            f"{len(chosen)} caps {', '.join(map(str, chosen))}: give more with --caps, or take one "
+            "with --cap"
+        )
+    return tuple(Candidate(cap, capped_features(features, cap)) for cap in chosen)
+
+
+def capped_features(features: Sequence[int], cap: int) -> tuple[int, ...]:
+    """Return min(cap, F_i) for the channels F_i of every stage."""
+    return tuple(min(cap, width) for width in features)
+
+
+def capped(architecture: Mapping[str, Any], cap: int) -> dict[str, Any]:
+    """Return a full copy of a network in plans with no stage wider than `cap`.
+
+    It must be full, for nnU-Net's configurations inherit whole sections only.
+
+    Raises:
+        ValueError: a network without a width, widths that shrink, or an impossible cap.
+    """
+    features = features_of(architecture)
+    require_cap(features, cap)
+    result = copy.deepcopy(dict(architecture))
+    kwargs = result["arch_kwargs"]
+    kwargs[FEATURES] = list(capped_features(features, cap))
+    for key in _WIDTHS:
+        if isinstance(given := kwargs.get(key), list):
+            kwargs[key] = list(capped_features(given, cap))
+        elif given is not None:
+            kwargs[key] = min(cap, given)
+    return result
+
+
+def features_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the channels per stage of a network in plans.
+
+    Raises:
+        ValueError: the network has none, as those with a published encoder, or they shrink.
+    """
+    found = architecture["arch_kwargs"].get(FEATURES)
+    if found is None:
+        encoder = architecture["arch_kwargs"].get("encoder", "another one")
+        raise ValueError(
+            f"a width is chosen for networks with {FEATURES} in their plans, such as nnU-Net's "
+            f"PlainConvUNet and ResidualEncoderUNet; the plans describe a "
+            f"{architecture['network_class_name']} (encoder {encoder}), whose width is fixed: "
+            "start from plans of nnU-Net's own planners"
+        )
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(width, int) and width >= 1 for width in found)
+        or found != sorted(found)
+    ):
+        raise ValueError(
+            f"{FEATURES} must be whole numbers from 1 that never shrink from stage to stage, for "
+            f"a cap to order the candidates; the plans have {found}: correct them"
+        )
+    return tuple(found)
+
+
+def require_cap(features: Sequence[int], cap: int) -> None:
+    """Check that a cap makes a network of its own.
+
+    Raises:
+        ValueError: it is below one, or above the widest stage.
+    """
+    if not 1 <= cap <= max(features):
+        raise ValueError(
+            f"a cap must be between 1 and the widest stage, {max(features)} channels; got {cap}"
+        )

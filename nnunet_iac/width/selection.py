@@ -1,0 +1,334 @@
+"""The rules that pick a width from sensitivities: scores in, a decision with its reasons out.
+
+XTinyU-Net (arXiv 2605.09639), selection. Candidates are ordered from wide to narrow, and a score is
+S(cap) > 0, the sensitivity of a network at initialisation; only its relative course matters.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+Rule = Literal["curve", "slope", "dispersion"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+FEWEST: Mapping[Rule, int] = {"curve": 5, "slope": 6, "dispersion": 5}
+"""Candidates that a rule needs to have at least one to pick."""
+
+FEWEST_SEEDS: Mapping[Rule, int] = {"curve": 1, "slope": 1, "dispersion": 16}
+TAU = 0.25
+"""Largest spread of ln S over seeds that `dispersion` calls steady."""
+
+AGREED = 0.8
+"""Share of the seeds that must pick the same width; below it the user is told."""
+
+_FLAT = 1e-9
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule picked, and why.
+
+    Args:
+        rule: its name.
+        pick: the cap.
+        runner_up: the cap it would have picked next; None where there was but one to pick.
+        range: the largest and the smallest cap that it could have picked.
+        reasons: sentences.
+        warnings: sentences; not empty where the pick lies on the boundary of the range.
+    """
+
+    rule: Rule
+    pick: int
+    runner_up: int | None
+    range: tuple[int, int]
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What a rule picks from many seeds.
+
+    Args:
+        decision: on all seeds together; its warnings include those of disagreement.
+        picks: one per seed; of `dispersion`, with this seed left out.
+        modal: the most frequent of them, the widest of several.
+        agreement: share of the seeds whose pick is the modal one.
+        runner_up: the most frequent pick but the decision's; where there is none, the decision's
+            own runner-up.
+    """
+
+    decision: Decision
+    picks: tuple[int, ...]
+    modal: int
+    agreement: float
+    runner_up: int | None
+
+
+def curve(
+    caps: Sequence[int],
+    scores: Float[np.ndarray, " caps"],
+    within: tuple[int, int] | None = None,
+) -> Decision:
+    """Return the newer published rule's decision: the wide end of the sharpest hinge.
+
+    With S scaled to [0, 1] and d_j = |S_{j+1} - S_j| from wide to narrow, a hinge k has the score
+    mean(d_{k-1} ... d_{n-2}) - mean(d_0 ... d_{k-1}). The pick is candidate k - 1 of the first
+    best hinge.
+
+    Args:
+        caps: from wide to narrow.
+        scores: S of each.
+        within: the largest and the smallest cap that may be picked. The published range, k from 2
+            to n - 3, leaves out the widest and the three narrowest; the narrowest never can be.
+
+    Raises:
+        ValueError: fewer than five candidates, caps that are not ordered, scores that are not
+            positive and finite or do not differ, or nothing in `within`.
+    """
+    changes = np.abs(np.diff(_normalised("curve", caps, scores)))
+    sides = {
+        caps[k - 1]: (float(changes[k - 1 :].mean()), float(changes[:k].mean()))
+        for k in range(1, len(caps))
+    }
+
+    def reason(cap: int) -> str:
+        narrow, wide = sides[cap]
+        return (
+            f"from cap {cap} down S changes by {narrow:.3f} of its range from one candidate to the "
+            f"next, above it by {wide:.3f}"
+        )
+
+    hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
+    return _decision("curve", hinges, within or (caps[1], caps[-4]), reason)
+
+
+def slope(
+    caps: Sequence[int],
+    scores: Float[np.ndarray, " caps"],
+    parameters: Sequence[int],
+    within: tuple[int, int] | None = None,
+) -> Decision:
+    """Return the decision of the rule of the paper's first version, on parameters.
+
+    From narrow to wide, y_i = |S_i - S_{i-1}| are n - 1 points over log10(parameters), r_0 ...
+    r_{n-4} the absolute differences of the slopes between them; point k has the score
+    mean(r_0 ... r_{k-2}) - mean(r_{k-1} ... r_{n-4}), and the first best one is picked.
+
+    Args:
+        caps: from wide to narrow.
+        scores: S of each.
+        parameters: of each network.
+        within: the largest and the smallest cap that may be picked. The published range, k from 2
+            to n - 4, leaves out the two widest and the three narrowest; k = n - 3 is possible.
+
+    Raises:
+        ValueError: as `curve`, fewer than six candidates, or parameters that do not fall with
+            the caps.
+    """
+    rising = _normalised("slope", caps, scores)[::-1]
+    if len(parameters) != len(caps) or any(narrow >= wide for wide, narrow in pairwise(parameters)):
+        raise ValueError(
+            "the rule slope needs numbers of parameters that fall with the caps "
+            f"{', '.join(map(str, caps))}; got {', '.join(map(str, parameters))}"
+        )
+    sizes = np.log10(np.array(parameters[::-1], dtype=float))
+    bends = np.abs(np.diff(np.diff(np.abs(np.diff(rising))) / np.diff(sizes[1:])))
+    points = tuple(caps)[-2::-1]
+    sides = {
+        points[k]: (float(bends[: k - 1].mean()), float(bends[k - 1 :].mean()))
+        for k in range(2, len(caps) - 2)
+    }
+
+    def reason(cap: int) -> str:
+        narrow, wide = sides[cap]
+        return (
+            f"up to cap {cap} the slope of |S_i - S_i-1| over log10(parameters) bends by "
+            f"{narrow:.3f} from point to point, beyond it by {wide:.3f}"
+        )
+
+    hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
+    return _decision("slope", hinges, within or (points[len(caps) - 4], points[2]), reason)
+
+
+def dispersion(
+    caps: Sequence[int], scores: Float[np.ndarray, "seeds caps"], tau: float = TAU
+) -> Decision:
+    """Return the smallest cap at which the random draw of the weights hardly matters.
+
+    Ours, not published, and experimental. The spread is the standard deviation of ln S over seeds
+    (n - 1 in the denominator); it is made monotone from wide to narrow by its running maximum. The
+    pick is the smallest cap whose spread is at most `tau`, the runner-up the next wider one.
+
+    Args:
+        caps: from wide to narrow.
+        scores: S of every seed and cap; sixteen seeds or more.
+        tau: in units of ln S.
+
+    Raises:
+        ValueError: as `curve`, fewer than sixteen seeds, a `tau` that is not positive, or a spread
+            that is larger for every candidate.
+    """
+    if len(scores) < FEWEST_SEEDS["dispersion"]:
+        raise ValueError(
+            f"the rule dispersion needs at least {FEWEST_SEEDS['dispersion']} seeds; got "
+            f"{len(scores)}: use --seeds {FEWEST_SEEDS['dispersion']}"
+        )
+    return _steadiest(caps, scores, tau)
+
+
+def consensus(
+    rule: Rule,
+    caps: Sequence[int],
+    parameters: Sequence[int],
+    scores: Float[np.ndarray, "seeds caps"],
+) -> Consensus:
+    """Return a rule's decision on all seeds together, and how far the single seeds agree.
+
+    `curve` and `slope` decide on the geometric mean of S over the seeds, since S varies by
+    factors. One seed is the published procedure.
+
+    Args:
+        rule: one of `RULES`.
+        caps: from wide to narrow.
+        parameters: of each network.
+        scores: S of every seed and cap.
+
+    Raises:
+        ValueError: an unknown rule, no seeds, or as the rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"the rule must be one of {', '.join(RULES)}; got {rule!r}")
+    if len(scores) == 0:
+        raise ValueError("a width is chosen with at least one seed; got 0")
+    if rule == "dispersion":
+        decision = dispersion(caps, scores)
+        left_out = (np.delete(scores, seed, axis=0) for seed in range(len(scores)))
+        picks = tuple(_steadiest(caps, rest, TAU).pick for rest in left_out)
+    else:
+        decide = curve if rule == "curve" else partial(slope, parameters=parameters)
+        picks = tuple(decide(caps, seed).pick for seed in scores)
+        decision = decide(caps, np.exp(np.log(scores).mean(axis=0)))
+    votes = Counter(sorted(picks, reverse=True)).most_common()
+    modal, most = votes[0]
+    others = [cap for cap, _ in votes if cap != decision.pick]
+    agreement = most / len(picks)
+    return Consensus(
+        replace(decision, warnings=(*decision.warnings, *_doubts(decision, votes, len(picks)))),
+        picks,
+        modal,
+        agreement,
+        others[0] if others else decision.runner_up,
+    )
+
+
+def _doubts(decision: Decision, votes: Sequence[tuple[int, int]], seeds: int) -> list[str]:
+    if seeds == 1:
+        return ["one seed cannot tell how far the pick is chance: use --seeds 8 or more"]
+    modal, most = votes[0]
+    counted = ", ".join(f"{cap} ({count})" for cap, count in votes)
+    if modal != decision.pick:
+        return [f"all seeds together pick {decision.pick}, most single ones {modal}: {counted}"]
+    if most < AGREED * seeds:
+        return [f"only {most} of {seeds} seeds pick {modal}: {counted}; more seeds may settle it"]
+    return []
+
+
+def _normalised(
+    rule: Rule, caps: Sequence[int], scores: Float[np.ndarray, " caps"]
+) -> Float[np.ndarray, " caps"]:
+    """Return a curve scaled to [0, 1]."""
+    _require_scores(rule, caps, scores[None])
+    low, high = scores.min(), scores.max()
+    if high - low <= _FLAT * high:
+        raise ValueError(
+            f"the sensitivities must differ between widths; all {len(caps)} are {high:.6g}: the "
+            "trainer's network may ignore the widths of the plans"
+        )
+    return (scores - low) / (high - low)
+
+
+def _require_scores(
+    rule: Rule, caps: Sequence[int], scores: Float[np.ndarray, "seeds caps"]
+) -> None:
+    if len(caps) < FEWEST[rule] or scores.shape[1:] != (len(caps),):
+        raise ValueError(
+            f"the rule {rule} needs at least {FEWEST[rule]} candidates, each with its score; got "
+            f"{len(caps)} caps and scores of the shape {scores.shape}: give more with --caps"
+        )
+    if any(narrow >= wide for wide, narrow in pairwise(caps)):
+        raise ValueError(
+            f"caps must be ordered from wide to narrow; got {', '.join(map(str, caps))}"
+        )
+    for cap, column in zip(caps, scores.T, strict=True):
+        if not np.isfinite(column).all() or column.min() <= 0:
+            wrong = column[~(np.isfinite(column) & (column > 0))][0]
+            raise ValueError(
+                f"sensitivities must be finite and above zero; at cap {cap} one is {wrong}: check "
+                "the preprocessed images for NaN, and the network's initial weights"
+            )
+
+
+def _steadiest(
+    caps: Sequence[int], scores: Float[np.ndarray, "seeds caps"], tau: float
+) -> Decision:
+    _require_scores("dispersion", caps, scores)
+    if not tau > 0:
+        raise ValueError(f"tau must be above zero; got {tau}")
+    spread = np.log(scores).std(axis=0, ddof=1)
+    highest = np.maximum.accumulate(spread)
+    if highest[0] > tau:
+        raise ValueError(
+            f"the spread of ln S over seeds must be at most tau = {tau:g} for the widest candidate "
+            f"at least; at cap {caps[0]} it is {highest[0]:.3f}: use the rule curve"
+        )
+    at = int(np.count_nonzero(highest <= tau)) - 1
+    reasons = [f"at cap {caps[at]} ln S spreads by {highest[at]:.3f} over seeds, tau is {tau:g}"]
+    if at + 1 < len(caps):
+        reasons.append(f"at cap {caps[at + 1]} it spreads by {highest[at + 1]:.3f}")
+    ends = caps[0], caps[-1]
+    pick, runner_up = caps[at], caps[at - 1] if at else caps[1]
+    return Decision(
+        "dispersion", pick, runner_up, ends, tuple(reasons), _boundary("dispersion", pick, ends)
+    )
+
+
+def _decision(
+    rule: Rule,
+    hinges: Mapping[int, float],
+    within: tuple[int, int],
+    reason: Callable[[int], str],
+) -> Decision:
+    """Return the first best of the hinges, which stand in the rule's own order."""
+    largest, smallest = within
+    allowed = {cap: value for cap, value in hinges.items() if smallest <= cap <= largest}
+    if not allowed:
+        raise ValueError(
+            f"the rule {rule} can pick {', '.join(map(str, sorted(hinges)))}; none is within "
+            f"{largest} to {smallest}"
+        )
+    order = sorted(allowed, key=lambda cap: -allowed[cap])
+    pick, runner_up = order[0], order[1] if len(order) > 1 else None
+    reasons = [reason(pick)]
+    if runner_up is not None:
+        behind = allowed[pick] - allowed[runner_up]
+        reasons.append(f"the hinge at cap {runner_up} is {behind:.3f} weaker")
+    ends = max(allowed), min(allowed)
+    return Decision(rule, pick, runner_up, ends, tuple(reasons), _boundary(rule, pick, ends))
+
+
+def _boundary(rule: Rule, pick: int, ends: tuple[int, int]) -> tuple[str, ...]:
+    if pick not in ends:
+        return ()
+    end = "smallest" if pick == ends[1] else "largest"
+    return (
+        f"the pick {pick} is the {end} cap that the rule {rule} can choose among these candidates "
+        f"({ends[0]} to {ends[1]}): what lies beyond was not in question, so compare with the "
+        "runner-up before you rely on it",
+    )

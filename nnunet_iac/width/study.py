@@ -1,0 +1,181 @@
+"""A width chosen with many seeds on common images, in one result."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from nnunet_iac.search.budget import Cost
+from nnunet_iac.width.candidates import Candidate, candidates
+from nnunet_iac.width.crops import Fold, central_crops, spread_cases
+from nnunet_iac.width.selection import FEWEST_SEEDS, Consensus, Rule, consensus
+from nnunet_iac.width.sensitivity import Score, prepared, sensitivities
+from nnunet_iac.width.source import Source
+
+IMAGES = 16
+SEEDS = 8
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was measured, and what is picked from it.
+
+    Args:
+        candidates: the widest first.
+        costs: of each.
+        fold: whose training cases were used.
+        cases: their names, one image each.
+        seeds: of the initial weights.
+        score: which sensitivity.
+        scores: S, the mean over the images, of every seed and candidate.
+        consensus: the rule's decision and the seeds' votes.
+    """
+
+    candidates: tuple[Candidate, ...]
+    costs: tuple[Cost, ...]
+    fold: Fold
+    cases: tuple[str, ...]
+    seeds: tuple[int, ...]
+    score: Score
+    scores: Float[np.ndarray, "seeds caps"]
+    consensus: Consensus
+
+    @property
+    def pick(self) -> int:
+        """The cap."""
+        return self.consensus.decision.pick
+
+    @property
+    def mean(self) -> Float[np.ndarray, " caps"]:
+        """Mean of ln S over the seeds."""
+        return np.log(self.scores).mean(axis=0)
+
+    @property
+    def spread(self) -> Float[np.ndarray, " caps"]:
+        """Standard deviation of ln S over the seeds; NaN for one seed."""
+        if len(self.seeds) == 1:
+            return np.full(len(self.candidates), math.nan)
+        return np.log(self.scores).std(axis=0, ddof=1)
+
+    def document(self) -> dict[str, Any]:
+        """Return how the pick came about in plain types, for provenance."""
+        found, decision = self.consensus, self.consensus.decision
+        spread = [None if math.isnan(value) else round(float(value), 4) for value in self.spread]
+        return {
+            "rule": decision.rule,
+            "score": self.score,
+            "fold": self.fold,
+            "cases": list(self.cases),
+            "seeds": list(self.seeds),
+            "caps": [candidate.cap for candidate in self.candidates],
+            "ln_sensitivity": {
+                "mean": [round(float(value), 4) for value in self.mean],
+                "spread": spread,
+            },
+            "picks": list(found.picks),
+            "modal": found.modal,
+            "agreement": found.agreement,
+            "runner_up": found.runner_up,
+            "range": list(decision.range),
+            "reasons": list(decision.reasons),
+            "warnings": list(decision.warnings),
+        }
+
+    def lines(self) -> list[str]:
+        """Return the table of the candidates, the votes, the reasons and the warnings as text."""
+        found, decision = self.consensus, self.consensus.decision
+        lines = cost_lines(self.candidates, self.costs, self.pick, (self.mean, self.spread))
+        second = "" if found.runner_up is None else f", runner-up {found.runner_up}"
+        return [
+            *lines,
+            f"picks of the {len(self.seeds)} seeds: {', '.join(map(str, found.picks))}",
+            f"modal pick: {found.modal}, agreement {found.agreement:.0%}{second}",
+            f"pick: {decision.pick} (rule {decision.rule}, all seeds together, of "
+            f"{decision.range[0]} to {decision.range[1]})",
+            *(f"  {reason}" for reason in decision.reasons),
+            *(f"warning: {warning}" for warning in decision.warnings),
+        ]
+
+
+def choose_width(
+    source: Source,
+    rule: Rule = "curve",
+    *,
+    fold: Fold = 0,
+    images: int = IMAGES,
+    seeds: Sequence[int] | None = None,
+    score: Score = "sum",
+    caps: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
+    report: Callable[[str], None] = lambda line: None,
+) -> Study:
+    """Return the width that a rule picks for a network, with everything it rests on.
+
+    Every seed draws every candidate's initial weights; all are measured on the same crops.
+
+    Args:
+        source: plans and trainer.
+        rule: one of `selection.RULES`.
+        fold: whose training cases the images come from.
+        images: how many.
+        seeds: of the initial weights; None is 0 to 7, and 0 to 15 for `dispersion`.
+        score: one of `sensitivity.SCORES`.
+        caps: instead of the published halves.
+        device: where the networks run.
+        report: receives a line per seed.
+
+    Raises:
+        ValueError: as `candidates`, `Source.costs`, `spread_cases`, `central_crops` and
+            `consensus`.
+        FileNotFoundError: the data are not preprocessed.
+    """
+    chosen = candidates(source.architecture, caps)
+    seeds = default_seeds(rule) if seeds is None else tuple(seeds)
+    if len(seeds) < FEWEST_SEEDS[rule]:
+        raise ValueError(
+            f"the rule {rule} needs at least {FEWEST_SEEDS[rule]} seeds; got {len(seeds)}: use "
+            f"--seeds {FEWEST_SEEDS[rule]}"
+        )
+    cases = spread_cases(source, fold, images)
+    costs = source.costs(chosen)
+    crops = [crop.to(device) for crop in central_crops(source, cases)]
+    scores = np.empty((len(seeds), len(chosen)))
+    for row, seed in enumerate(seeds):
+        for column, candidate in enumerate(chosen):
+            network = prepared(source.network(candidate.cap, seed), device)
+            scores[row, column] = np.mean(sensitivities(network, crops, score))
+        report(f"seed {row + 1} of {len(seeds)}")
+    caps_in_order = [candidate.cap for candidate in chosen]
+    parameters = [cost.parameters for cost in costs]
+    found = consensus(rule, caps_in_order, parameters, scores)
+    return Study(chosen, costs, fold, cases, seeds, score, scores, found)
+
+
+def default_seeds(rule: Rule) -> tuple[int, ...]:
+    """Return the seeds that a rule is given by default."""
+    return tuple(range(max(SEEDS, FEWEST_SEEDS[rule])))
+
+
+def cost_lines(
+    candidates: Sequence[Candidate],
+    costs: Sequence[Cost],
+    pick: int,
+    logarithms: tuple[Float[np.ndarray, " caps"], Float[np.ndarray, " caps"]] | None = None,
+) -> list[str]:
+    """Return a table of candidates and costs, with mean and spread of ln S where given.
+
+    MACs are multiply-accumulates of one patch, FLOPs twice as many.
+    """
+    head = f"{'cap':>6}{'parameters':>14}{'MACs':>18}{'FLOPs':>18}"
+    lines = [head if logarithms is None else f"{head}{'ln S':>10}{'spread':>9}"]
+    for row, (candidate, cost) in enumerate(zip(candidates, costs, strict=True)):
+        line = f"{candidate.cap:>6}{cost.parameters:>14,}{cost.macs:>18,}{2 * cost.macs:>18,}"
+        if logarithms is not None:
+            mean, spread = (values[row] for values in logarithms)
+            line += f"{mean:>10.3f}" + (f"{'-':>9}" if math.isnan(spread) else f"{spread:>9.3f}")
+        lines.append(f"{line}  <- pick" if candidate.cap == pick else line)
+    return lines
