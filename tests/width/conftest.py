@@ -1,0 +1,128 @@
+"""A preprocessed data set as small as can be: five cases of noise, plans of three stages."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.width.source import Source
+
+DATASET = "Dataset004_Hippocampus"
+CASES = [f"case_{number}" for number in range(6)]
+SHAPE = (2, 8, 20, 14)
+"""Channels and voxels of every case: larger than the patch in one axis, smaller in another."""
+
+NETWORKS = "dynamic_network_architectures.architectures.unet."
+REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
+
+
+def architecture(
+    dimension: int, residual: bool = False, features: tuple[int, ...] = (8, 16, 32)
+) -> dict[str, Any]:
+    stages = len(features)
+    convolutions = "n_blocks_per_stage" if residual else "n_conv_per_stage"
+    return {
+        "network_class_name": NETWORKS + ("ResidualEncoderUNet" if residual else "PlainConvUNet"),
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(features),
+            "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
+            "kernel_sizes": [[3] * dimension] * stages,
+            "strides": [[1] * dimension] + [[2] * dimension] * (stages - 1),
+            convolutions: [2] * stages,
+            "n_conv_per_stage_decoder": [2] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": REQUIRES_IMPORT,
+    }
+
+
+def plans() -> dict[str, Any]:
+    return {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "configurations": {
+            "2d": {
+                "data_identifier": "nnUNetPlans_2d",
+                "batch_size": 4,
+                "patch_size": [16, 16],
+                "architecture": architecture(2),
+            },
+            "3d_fullres": {
+                "data_identifier": "nnUNetPlans_2d",
+                "batch_size": 2,
+                "patch_size": [8, 16, 16],
+                "architecture": architecture(3),
+            },
+            "residual": {"inherits_from": "2d", "architecture": architecture(2, residual=True)},
+            "stage_two": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the preprocessed cases: channel 0 is noise, channel 1 counts the slices."""
+    folder = tmp_path_factory.mktemp("cases")
+    for number, case in enumerate(CASES):
+        data = np.random.default_rng(number).standard_normal(SHAPE).astype(np.float32)
+        data[1] = np.arange(SHAPE[1])[:, None, None]
+        labels = np.zeros((1, *SHAPE[1:]), dtype=np.int8)
+        chunks = {"chunks": SHAPE, "blocks": SHAPE, "chunks_seg": labels.shape}
+        nnUNetDatasetBlosc2.save_case(
+            data, labels, {}, str(folder / case), blocks_seg=labels.shape, **chunks
+        )
+    return folder
+
+
+@pytest.fixture
+def preprocessed(tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data set's folder, with nnU-Net's variables pointing to it."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    folder = tmp_path / "nnUNet_preprocessed" / DATASET
+    folder.mkdir()
+    (folder / "nnUNetPlans_2d").symlink_to(cases)
+    write_json(folder / "nnUNetPlans.json", plans())
+    write_json(
+        folder / "dataset.json",
+        {"channel_names": {"0": "MRI", "1": "slice"}, "labels": {"background": 0, "organ": 1}},
+    )
+    write_json(
+        folder / "splits_final.json",
+        [{"train": CASES[:4], "val": CASES[4:]}, {"train": CASES[2:], "val": CASES[:2]}],
+    )
+    return folder
+
+
+@pytest.fixture
+def source(preprocessed: Path) -> Callable[..., Source]:
+    """Return a builder of sources: a configuration, a trainer, and what the plans differ in."""
+
+    def build(
+        configuration: str = "2d", trainer: Any = None, **changes: Any
+    ) -> Source:
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+        content = copy.deepcopy(plans())
+        content["configurations"][configuration].update(changes)
+        data = {
+            "channel_names": {"0": "MRI", "1": "slice"},
+            "labels": {"background": 0, "organ": 1},
+        }
+        return Source(preprocessed, content, configuration, data, trainer or nnUNetTrainer)
+
+    return build
