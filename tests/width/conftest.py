@@ -112,9 +112,7 @@ def preprocessed(tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch) -
 def source(preprocessed: Path) -> Callable[..., Source]:
     """Return a builder of sources: a configuration, a trainer, and what the plans differ in."""
 
-    def build(
-        configuration: str = "2d", trainer: Any = None, **changes: Any
-    ) -> Source:
+    def build(configuration: str = "2d", trainer: Any = None, **changes: Any) -> Source:
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
         content = copy.deepcopy(plans())

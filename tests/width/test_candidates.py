@@ -86,7 +86,7 @@ def test_bottlenecks_are_capped_stage_by_stage():
 
 @pytest.mark.parametrize("features", [[8, 16, 8], [0, 8], [8, 8.5], 32, []])
 def test_widths_that_are_not_monotone_whole_numbers_are_refused(features):
-    with pytest.raises(ValueError, match="features_per_stage must be .* the plans have") as caught:
+    with pytest.raises(ValueError, match=r"features_per_stage must be .* the plans have") as caught:
         candidates(_network(features))
     assert str(features) in str(caught.value)
 

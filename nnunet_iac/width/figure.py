@@ -1,0 +1,78 @@
+"""The figure of a choice: sensitivity over width with its spread, and what the seeds picked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from nnunet_iac.runs.atomic import replacing
+from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
+from nnunet_iac.width.study import Study
+
+WIDTH = 4.6
+"""Inches: few, so that the text stays legible where the page is narrow."""
+
+LINES, BAND, PICK = "#56b4e9", "#0072b2", "#d55e00"
+"""Single seeds, their spread, and the pick (Okabe and Ito)."""
+
+_SIZE = 9
+_DOTS_PER_INCH = 200
+_TITLE: dict[str, Any] = {"loc": "left", "color": MUTED, "size": _SIZE}
+_LEGEND: dict[str, Any] = {"frameon": False, "fontsize": _SIZE, "labelcolor": INK}
+
+
+def width_figure(study: Study) -> Figure:
+    """Return S over the caps on logarithmic axes, and the number of seeds that picked each cap.
+
+    A thin line is a seed; the thick one is their geometric mean, and the band one standard
+    deviation of ln S to either side. Grey are the caps that the rule could not pick.
+    """
+    figure = Figure(figsize=(WIDTH, 4.2), dpi=_DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
+    caps = [candidate.cap for candidate in study.candidates]
+    places = np.arange(len(caps))[::-1]
+    decision = study.consensus.decision
+    for axes in (above, below):
+        _style(axes)
+        for place, cap in zip(places, caps, strict=True):
+            if not decision.range[1] <= cap <= decision.range[0]:
+                axes.axvspan(place - 0.5, place + 0.5, color=MUTED, alpha=0.12, lw=0)
+    above.axvline(places[caps.index(study.pick)], color=PICK, lw=1.2, label="pick")
+    lines = [np.column_stack((places, seed)) for seed in study.scores]
+    above.add_collection(LineCollection(lines, colors=LINES, lw=0.8, alpha=0.8, label="seeds"))
+    if len(study.seeds) > 1:
+        band = [np.exp(study.mean + sign * study.spread) for sign in (-1, 1)]
+        above.fill_between(places, *band, color=BAND, alpha=0.25, lw=0, label="spread")
+    above.plot(places, np.exp(study.mean), color=INK, lw=2, label="mean")
+    above.set(yscale="log", xlim=(-0.5, len(caps) - 0.5))
+    above.set_title("sensitivity S at initialisation", **_TITLE)
+    counts = [study.consensus.picks.count(cap) for cap in caps]
+    colours = [PICK if cap == study.pick else LINES for cap in caps]
+    below.bar(places, counts, width=0.6, color=colours, zorder=2)
+    for place, count in zip(places, counts, strict=True):
+        if count:
+            below.text(place, count, str(count), color=INK, size=_SIZE, ha="center", va="bottom")
+    below.set(ylim=(0, 1.35 * max(counts)), yticks=())
+    below.set_title("seeds that picked it", **_TITLE)
+    below.set_xticks(places, map(str, caps))
+    below.set_xlabel("cap on the channels per stage", color=MUTED, size=_SIZE)
+    handles, labels = above.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), **_LEGEND)
+    return figure
+
+
+def draw_width(study: Study, path: Path) -> None:
+    """Draw `width_figure` into a PNG file, replaced atomically."""
+    with replacing(path) as temporary:
+        width_figure(study).savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _style(axes: Axes) -> None:
+    axes.set_facecolor("none")
+    axes.tick_params(colors=MUTED, labelsize=_SIZE, which="both")
+    axes.spines["bottom"].set_color(MUTED)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
