@@ -78,6 +78,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.set_defaults(verb=_plan)
 
+    xtiny = verbs.add_parser(
+        "xtiny",
+        help="choose a U-Net's width before training and write plans for it",
+        description="Scores narrower copies of the planned network at initialisation, on crops of "
+        "the fold's training cases (XTinyU-Net), and writes plans for the width that is picked.",
+    )
+    xtiny.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
+    xtiny.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
+    xtiny.add_argument(
+        "-p", metavar="PLANS", default="nnUNetPlans", help="plans to start from; they stay"
+    )
+    xtiny.add_argument(
+        "-tr", metavar="TRAINER", default="nnUNetTrainer", help="whose network is scored"
+    )
+    xtiny.add_argument("-f", metavar="FOLD", type=_fold, default=0, help="default: 0")
+    xtiny.add_argument("-K", metavar="N", type=int, default=16, help="images (default: 16)")
+    xtiny.add_argument(
+        "--seeds", metavar="N", type=int, help="initialisations (default: 8; dispersion: 16)"
+    )
+    xtiny.add_argument(
+        "--rule",
+        choices=("curve", "slope", "dispersion"),
+        default="curve",
+        help="default: curve; dispersion is experimental",
+    )
+    caps = xtiny.add_mutually_exclusive_group()
+    caps.add_argument(
+        "--caps", metavar="N,N,...", type=_numbers, help="candidates (default: halves down to 1)"
+    )
+    caps.add_argument("--cap", metavar="N", type=int, help="take this width, without scoring")
+    xtiny.add_argument("--score", choices=("sum", "frobenius"), default="sum", help="default: sum")
+    xtiny.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    xtiny.add_argument(
+        "-o", metavar="NEW_ID", help="identifier of the new plans (default: PLANS_xtiny<cap>)"
+    )
+    xtiny.add_argument("--dry-run", action="store_true", help="write nothing")
+    xtiny.set_defaults(verb=_xtiny)
+
     show = verbs.add_parser("show", help="print and draw a found cell")
     show.add_argument("path", metavar="PATH", type=Path, help="genotype, fold or checkpoint")
     show.add_argument("-o", metavar="FILE", type=Path, help="draw it as .svg or .png")
@@ -240,6 +278,60 @@ def _plan(arguments: argparse.Namespace) -> int:
         print(f"weights: {pretrained}")
     for line in next_commands(path, arguments.c, pretrained):
         print(line)
+    return 0
+
+
+def _numbers(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(
+            f"caps must be whole numbers, such as 64,32,16,8,4; got {text}"
+        )
+    return [int(word) for word in words]
+
+
+def _fold(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def _xtiny(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.host.planning import next_commands
+    from nnunet_iac.width.candidates import candidate
+    from nnunet_iac.width.figure import draw_width
+    from nnunet_iac.width.planning import require_name, write_width
+    from nnunet_iac.width.source import Source
+    from nnunet_iac.width.study import choose_width, cost_lines
+
+    source = Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr)
+    if arguments.o is not None:
+        require_name(source, arguments.o)
+    study = None
+    if arguments.cap is None:
+        study = choose_width(
+            source,
+            arguments.rule,
+            fold=arguments.f,
+            images=arguments.K,
+            seeds=None if arguments.seeds is None else range(arguments.seeds),
+            score=arguments.score,
+            caps=arguments.caps,
+            device=arguments.device,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        print(*study.lines(), sep="\n")
+    else:
+        named = candidate(source.architecture, arguments.cap)
+        print(*cost_lines([named], [source.cost(named.cap)], named.cap), sep="\n")
+    if arguments.dry_run:
+        return 0
+    cap = arguments.cap if study is None else study.pick
+    chosen = None if study is None else study.document()
+    path, written = write_width(source, cap, arguments.o, chosen)
+    print(f"{'wrote' if written else 'unchanged:'} {path}")
+    if study is not None:
+        draw_width(study, path.with_suffix(".png"))
+        print(f"drawn: {path.with_suffix('.png')}")
+    print(*next_commands(path, arguments.c, None), sep="\n")
     return 0
 
 

@@ -46,17 +46,29 @@ def candidates(
         ValueError: a network without a width, widths that shrink, a cap below one or above the
             widest stage, or fewer than five candidates.
     """
-    features = features_of(architecture)
-    chosen = sorted(set(caps_of(features) if caps is None else caps), reverse=True)
-    for cap in chosen:
-        require_cap(features, cap)
+    wanted = caps_of(features_of(architecture)) if caps is None else caps
+    chosen = [candidate(architecture, cap) for cap in sorted(set(wanted), reverse=True)]
     if len(chosen) < FEWEST:
         raise ValueError(
             f"a width is chosen among at least {FEWEST} candidates; got the "
-            f"{len(chosen)} caps {', '.join(map(str, chosen))}: give more with --caps, or take one "
-            "with --cap"
+            f"{len(chosen)} caps {', '.join(str(each.cap) for each in chosen)}: give more with "
+            "--caps, or take one with --cap"
         )
-    return tuple(Candidate(cap, capped_features(features, cap)) for cap in chosen)
+    return tuple(chosen)
+
+
+def candidate(architecture: Mapping[str, Any], cap: int) -> Candidate:
+    """Return one candidate of a network in plans.
+
+    Raises:
+        ValueError: as `candidates`, but for their number.
+    """
+    features = features_of(architecture)
+    if not 1 <= cap <= max(features):
+        raise ValueError(
+            f"a cap must be between 1 and the widest stage, {max(features)} channels; got {cap}"
+        )
+    return Candidate(cap, capped_features(features, cap))
 
 
 def capped_features(features: Sequence[int], cap: int) -> tuple[int, ...]:
@@ -72,11 +84,9 @@ def capped(architecture: Mapping[str, Any], cap: int) -> dict[str, Any]:
     Raises:
         ValueError: a network without a width, widths that shrink, or an impossible cap.
     """
-    features = features_of(architecture)
-    require_cap(features, cap)
     result = copy.deepcopy(dict(architecture))
     kwargs = result["arch_kwargs"]
-    kwargs[FEATURES] = list(capped_features(features, cap))
+    kwargs[FEATURES] = list(candidate(architecture, cap).features)
     for key in _WIDTHS:
         if isinstance(given := kwargs.get(key), list):
             kwargs[key] = list(capped_features(given, cap))
@@ -111,15 +121,3 @@ def features_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
             f"a cap to order the candidates; the plans have {found}: correct them"
         )
     return tuple(found)
-
-
-def require_cap(features: Sequence[int], cap: int) -> None:
-    """Check that a cap makes a network of its own.
-
-    Raises:
-        ValueError: it is below one, or above the widest stage.
-    """
-    if not 1 <= cap <= max(features):
-        raise ValueError(
-            f"a cap must be between 1 and the widest stage, {max(features)} channels; got {cap}"
-        )

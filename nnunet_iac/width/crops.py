@@ -58,6 +58,8 @@ def training_cases(source: Source, fold: Fold) -> list[str]:
     cases = sorted(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
     if fold == "all":
         return cases
+    if not str(fold).isdecimal():
+        raise ValueError(f"the fold must be a number from 0, or all; got {fold!r}")
     number = int(fold)
     path = source.folder / "splits_final.json"
     require_splits(path, number, cases)

@@ -13,6 +13,7 @@ from nnunet_iac.runs.plans import (
     configuration_of,
     configurations_of,
     derived,
+    require_identifier,
     write_new,
 )
 from nnunet_iac.width.candidates import FEATURES, capped
@@ -71,17 +72,22 @@ def write_width(
             **{package: version(package) for package in PACKAGES},
         },
     }
+    require_name(source, name)
     path = source.folder / f"{name}.json"
-    if path.exists():
-        _require_same_base(path, source)
-        if _without_provenance(read_json(path)) == _without_provenance(new):
-            return path, False
+    if path.exists() and _without_provenance(read_json(path)) == _without_provenance(new):
+        return path, False
     return path, write_new(path, new)
 
 
-def _require_same_base(path: Path, source: Source) -> None:
-    """Check that existing plans come from the configuration that new ones would come from."""
-    existing = read_json(path)
+def require_name(source: Source, name: str) -> None:
+    """Check, before anything is measured, that a name can be that of new plans.
+
+    Raises:
+        ValueError: a bad identifier, or plans of that name from another base configuration.
+    """
+    require_identifier(name)
+    path = source.folder / f"{name}.json"
+    existing = read_json(path) if path.exists() else {"configurations": {}}
     if source.configuration not in configurations_of(existing):
         return
     known = configuration_of(existing, source.configuration).get(PROVENANCE)

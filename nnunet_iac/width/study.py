@@ -132,6 +132,7 @@ def choose_width(
         ValueError: as `candidates`, `Source.costs`, `spread_cases`, `central_crops` and
             `consensus`.
         FileNotFoundError: the data are not preprocessed.
+        RuntimeError: no such device.
     """
     chosen = candidates(source.architecture, caps)
     seeds = default_seeds(rule) if seeds is None else tuple(seeds)
@@ -139,6 +140,11 @@ def choose_width(
         raise ValueError(
             f"the rule {rule} needs at least {FEWEST_SEEDS[rule]} seeds; got {len(seeds)}: use "
             f"--seeds {FEWEST_SEEDS[rule]}"
+        )
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"-device {device} must have a GPU that torch can use; there is none: use -device cpu, "
+            "or install torch for your GPU"
         )
     cases = spread_cases(source, fold, images)
     costs = source.costs(chosen)

@@ -106,3 +106,9 @@ def test_the_figure_shows_every_seed_and_what_it_picked(source, tmp_path):
     }
     draw_width(study, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_gpu_that_is_not_there_is_refused(source, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="-device cuda must have a GPU"):
+        choose_width(source(), device="cuda")

@@ -1,0 +1,125 @@
+import json
+
+import pytest
+
+from nnunet_iac.cli import main
+from nnunet_iac.width.planning import PROVENANCE
+
+WORDS = ["xtiny", "-d", "4", "-c", "2d"]
+QUICK = [*WORDS, "-K", "1", "--seeds", "2"]
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_pick_becomes_plans_and_a_figure_beside_the_source(preprocessed, capsys):
+    assert main(QUICK) == 0
+    printed = capsys.readouterr()
+    assert "warning: " in printed.out
+    assert printed.err == "seed 1 of 2\nseed 2 of 2\n"
+    (path,) = preprocessed.glob("nnUNetPlans_xtiny*.json")
+    provenance = json.loads(path.read_text())["configurations"]["2d"][PROVENANCE]
+    assert f"wrote {path}\ndrawn: {path.with_suffix('.png')}\n" in printed.out
+    assert path.with_suffix(".png").is_file()
+    assert path.stem == f"nnUNetPlans_xtiny{provenance['cap']}"
+    assert f"pick: {provenance['cap']} (rule curve" in printed.out
+    chosen = provenance["chosen"]
+    assert (chosen["seeds"], chosen["fold"], chosen["cases"]) == ([0, 1], 0, ["case_0"])
+    assert f"next: nnUNetv2_train 4 2d FOLD -p {path.stem}" in printed.out
+    assert f"then: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p {path.stem}" in printed.out
+    before = path.read_bytes()
+    assert main(QUICK) == 0
+    assert f"unchanged: {path}" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
+def test_a_dry_run_prints_the_same_and_writes_nothing(preprocessed, capsys):
+    before = _names(preprocessed)
+    assert main([*QUICK, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "pick: " in printed
+    assert "wrote" not in printed
+    assert _names(preprocessed) == before
+
+
+def test_a_named_cap_is_written_without_scoring_even_without_data(preprocessed, capsys):
+    (preprocessed / "nnUNetPlans_2d").unlink()
+    assert main([*WORDS, "--cap", "4", "-o", "Narrow"]) == 0
+    printed = capsys.readouterr().out
+    assert "ln S" not in printed
+    content = json.loads((preprocessed / "Narrow.json").read_text())
+    configuration = content["configurations"]["2d"]
+    assert configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [4, 4, 4]
+    assert configuration[PROVENANCE]["chosen"] is None
+    assert not (preprocessed / "Narrow.png").exists()
+
+
+@pytest.mark.parametrize("options", ["--score frobenius", "--caps 32,24,12,6,3", "-f 1"])
+def test_options_reach_the_study(preprocessed, options, capsys):
+    assert main([*QUICK, *options.split()]) == 0
+    (path,) = preprocessed.glob("nnUNetPlans_xtiny*.json")
+    chosen = json.loads(path.read_text())["configurations"]["2d"][PROVENANCE]["chosen"]
+    found = {
+        "--score": chosen["score"],
+        "--caps": ",".join(map(str, chosen["caps"])),
+        "-f": str(chosen["fold"]),
+    }
+    name, value = options.split()
+    assert found[name] == value
+
+
+def test_dispersion_scores_sixteen_seeds(preprocessed, capsys):
+    main([*WORDS, "-K", "1", "--rule", "dispersion", "--dry-run"])
+    assert capsys.readouterr().err.startswith("seed 1 of 16\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("-K 5", "4 training cases of fold 0, one from each; got 5"),
+        ("--caps 8,4,2,1", "got the 4 caps 8, 4, 2, 1"),
+        ("--caps 64,8,4,2,1", "32 channels; got 64"),
+        ("--cap 64", "32 channels; got 64"),
+        ("--seeds 0", "at least 1 seeds; got 0"),
+        ("--rule slope --caps 16,8,4,2,1", "at least 6 candidates, each with its score; got 5"),
+        ("-f one", "from 0, or all; got 'one'"),
+        ("-o My__Plans", "'My__Plans'"),
+        ("-c 3d", "got '3d'"),
+        ("-c stage_two", "also takes the labels of 3d_lowres"),
+        ("-p Absent", "-overwrite_plans_name Absent"),
+        ("-tr nnUNetTrainerAbsent", "nnUNetTrainerAbsent"),
+    ],
+)
+def test_bad_input_is_one_message_and_nothing_written(preprocessed, capsys, options, message):
+    before = _names(preprocessed)
+    assert main([*QUICK, *options.split()]) == 2
+    printed = capsys.readouterr().err
+    assert "error: " in printed
+    assert message in printed
+    assert _names(preprocessed) == before
+
+
+def test_data_that_are_not_preprocessed_are_an_error_with_the_command(preprocessed, capsys):
+    (preprocessed / "nnUNetPlans_2d").unlink()
+    assert main(QUICK) == 2
+    assert "nnUNetv2_preprocess -d 4 -c 2d" in capsys.readouterr().err
+
+
+def test_plans_from_another_base_are_refused_before_anything_is_measured(preprocessed, capsys):
+    assert main([*WORDS, "--cap", "4", "-o", "Narrow"]) == 0
+    path = preprocessed / "nnUNetPlans.json"
+    content = json.loads(path.read_text())
+    content["configurations"]["2d"]["batch_size"] = 9
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main([*QUICK, "-o", "Narrow"]) == 2
+    printed = capsys.readouterr()
+    assert "Narrow.json exists and was made from another base configuration" in printed.err
+    assert "seed 1" not in printed.err
+
+
+def test_caps_that_are_no_numbers_are_refused(preprocessed, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*QUICK, "--caps", "8,b"])
+    assert "such as 64,32,16,8,4; got 8,b" in capsys.readouterr().err
