@@ -34,11 +34,11 @@ def width_figure(study: Study) -> Figure:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
     caps = [candidate.cap for candidate in study.candidates]
     places = np.arange(len(caps))[::-1]
-    decision = study.consensus.decision
+    largest, smallest = study.consensus.together.range
     for axes in (above, below):
         _style(axes)
         for place, cap in zip(places, caps, strict=True):
-            if not decision.range[1] <= cap <= decision.range[0]:
+            if not smallest <= cap <= largest:
                 axes.axvspan(place - 0.5, place + 0.5, color=MUTED, alpha=0.12, lw=0)
     above.axvline(places[caps.index(study.pick)], color=PICK, lw=1.2, label="pick")
     lines = [np.column_stack((places, seed)) for seed in study.scores]

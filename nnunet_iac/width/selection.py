@@ -6,7 +6,7 @@ S(cap) > 0, the sensitivity of a network at initialisation; only its relative co
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
@@ -23,9 +23,6 @@ FEWEST: Mapping[Rule, int] = {"curve": 5, "slope": 6, "dispersion": 5}
 FEWEST_SEEDS: Mapping[Rule, int] = {"curve": 1, "slope": 1, "dispersion": 16}
 TAU = 0.25
 """Largest spread of ln S over seeds that `dispersion` calls steady."""
-
-AGREED = 0.8
-"""Share of the seeds that must pick the same width; below it the user is told."""
 
 _FLAT = 1e-9
 
@@ -56,19 +53,24 @@ class Consensus:
     """What a rule picks from many seeds.
 
     Args:
-        decision: on all seeds together; its warnings include those of disagreement.
+        pick: the cap: of `curve` and `slope` the modal pick, of `dispersion` that of all seeds.
         picks: one per seed; of `dispersion`, with this seed left out.
         modal: the most frequent of them, the widest of several.
         agreement: share of the seeds whose pick is the modal one.
-        runner_up: the most frequent pick but the decision's; where there is none, the decision's
-            own runner-up.
+        runner_up: the most frequent pick but `pick`; where there is none, what `together` says.
+        together: the decision on all seeds together.
+        reasons: sentences.
+        warnings: sentences on a pick at the boundary, and on disagreement.
     """
 
-    decision: Decision
+    pick: int
     picks: tuple[int, ...]
     modal: int
     agreement: float
     runner_up: int | None
+    together: Decision
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def curve(
@@ -189,10 +191,12 @@ def consensus(
     parameters: Sequence[int],
     scores: Float[np.ndarray, "seeds caps"],
 ) -> Consensus:
-    """Return a rule's decision on all seeds together, and how far the single seeds agree.
+    """Return what a rule picks from many seeds, and how far they agree.
 
-    `curve` and `slope` decide on the geometric mean of S over the seeds, since S varies by
-    factors. One seed is the published procedure.
+    With `curve` and `slope` every seed has a vote. The geometric mean of S over the seeds, for S
+    varies by factors, gives a second opinion only: where the curve is flat, its bends are the
+    noise that is left, and its pick repeats less than the vote (docs/width.md). One seed is the
+    published procedure.
 
     Args:
         rule: one of `RULES`.
@@ -208,36 +212,36 @@ def consensus(
     if len(scores) == 0:
         raise ValueError("a width is chosen with at least one seed; got 0")
     if rule == "dispersion":
-        decision = dispersion(caps, scores)
+        together = dispersion(caps, scores)
         left_out = (np.delete(scores, seed, axis=0) for seed in range(len(scores)))
         picks = tuple(_steadiest(caps, rest, TAU).pick for rest in left_out)
     else:
         decide = curve if rule == "curve" else partial(slope, parameters=parameters)
         picks = tuple(decide(caps, seed).pick for seed in scores)
-        decision = decide(caps, np.exp(np.log(scores).mean(axis=0)))
+        together = decide(caps, np.exp(np.log(scores).mean(axis=0)))
     votes = Counter(sorted(picks, reverse=True)).most_common()
     modal, most = votes[0]
-    others = [cap for cap, _ in votes if cap != decision.pick]
-    agreement = most / len(picks)
+    pick = together.pick if rule == "dispersion" else modal
+    others = [cap for cap in (*dict(votes), together.pick, together.runner_up) if cap != pick]
+    counted = ", ".join(f"{cap} ({count})" for cap, count in votes)
+    voters = "single seeds" if rule != "dispersion" else "all seeds but one"
+    warnings = list(_boundary(rule, pick, together.range))
+    if len(scores) == 1:
+        warnings.append("one seed cannot tell how far the pick is chance: use --seeds 8 or more")
+    elif most <= len(scores) / 2:
+        warnings.append(f"no width has most of the {voters}: {counted}; use more seeds")
+    if modal != together.pick:
+        warnings.append(f"{voters} pick {modal}, all together {together.pick}: compare both")
     return Consensus(
-        replace(decision, warnings=(*decision.warnings, *_doubts(decision, votes, len(picks)))),
+        pick,
         picks,
         modal,
-        agreement,
-        others[0] if others else decision.runner_up,
+        most / len(scores),
+        others[0] if others else None,
+        together,
+        (f"{voters} pick {counted}", *together.reasons),
+        tuple(warnings),
     )
-
-
-def _doubts(decision: Decision, votes: Sequence[tuple[int, int]], seeds: int) -> list[str]:
-    if seeds == 1:
-        return ["one seed cannot tell how far the pick is chance: use --seeds 8 or more"]
-    modal, most = votes[0]
-    counted = ", ".join(f"{cap} ({count})" for cap, count in votes)
-    if modal != decision.pick:
-        return [f"all seeds together pick {decision.pick}, most single ones {modal}: {counted}"]
-    if most < AGREED * seeds:
-        return [f"only {most} of {seeds} seeds pick {modal}: {counted}; more seeds may settle it"]
-    return []
 
 
 def _normalised(

@@ -32,7 +32,7 @@ class Study:
         seeds: of the initial weights.
         score: which sensitivity.
         scores: S, the mean over the images, of every seed and candidate.
-        consensus: the rule's decision and the seeds' votes.
+        consensus: the seeds' votes and the pick.
     """
 
     candidates: tuple[Candidate, ...]
@@ -47,7 +47,7 @@ class Study:
     @property
     def pick(self) -> int:
         """The cap."""
-        return self.consensus.decision.pick
+        return self.consensus.pick
 
     @property
     def mean(self) -> Float[np.ndarray, " caps"]:
@@ -63,10 +63,10 @@ class Study:
 
     def document(self) -> dict[str, Any]:
         """Return how the pick came about in plain types, for provenance."""
-        found, decision = self.consensus, self.consensus.decision
+        found = self.consensus
         spread = [None if math.isnan(value) else round(float(value), 4) for value in self.spread]
         return {
-            "rule": decision.rule,
+            "rule": found.together.rule,
             "score": self.score,
             "fold": self.fold,
             "cases": list(self.cases),
@@ -80,24 +80,26 @@ class Study:
             "modal": found.modal,
             "agreement": found.agreement,
             "runner_up": found.runner_up,
-            "range": list(decision.range),
-            "reasons": list(decision.reasons),
-            "warnings": list(decision.warnings),
+            "together": found.together.pick,
+            "range": list(found.together.range),
+            "reasons": list(found.reasons),
+            "warnings": list(found.warnings),
         }
 
     def lines(self) -> list[str]:
         """Return the table of the candidates, the votes, the reasons and the warnings as text."""
-        found, decision = self.consensus, self.consensus.decision
+        found = self.consensus
         lines = cost_lines(self.candidates, self.costs, self.pick, (self.mean, self.spread))
         second = "" if found.runner_up is None else f", runner-up {found.runner_up}"
         return [
             *lines,
             f"picks of the {len(self.seeds)} seeds: {', '.join(map(str, found.picks))}",
             f"modal pick: {found.modal}, agreement {found.agreement:.0%}{second}",
-            f"pick: {decision.pick} (rule {decision.rule}, all seeds together, of "
-            f"{decision.range[0]} to {decision.range[1]})",
-            *(f"  {reason}" for reason in decision.reasons),
-            *(f"warning: {warning}" for warning in decision.warnings),
+            f"all seeds together: {found.together.pick}",
+            f"pick: {self.pick} (rule {found.together.rule}, out of {found.together.range[0]} to "
+            f"{found.together.range[1]})",
+            *(f"  {reason}" for reason in found.reasons),
+            *(f"warning: {warning}" for warning in found.warnings),
         ]
 
 

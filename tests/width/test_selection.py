@@ -127,48 +127,51 @@ def test_a_pick_and_its_runner_up_lie_in_the_range_and_differ(scores):
         assert decision.pick != decision.runner_up
 
 
-def test_all_seeds_together_decide_on_the_geometric_mean():
-    # The geometric mean of EARLY and STEEP**2 / EARLY is STEEP, their arithmetic mean is not.
-    seeds = np.stack([EARLY, STEEP**2 / EARLY])
+def test_the_pick_is_the_most_frequent_of_the_single_seeds():
+    found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, STEEP, STEEP, LESS_STEEP]))
+    assert found.picks == (8, 8, 8, 16)
+    assert (found.pick, found.modal, found.agreement, found.runner_up) == (8, 8, 0.75, 16)
+    assert "single seeds pick 8 (3), 16 (1)" in found.reasons
+
+
+def test_all_seeds_together_are_their_geometric_mean_and_a_second_opinion():
+    # EARLY, EARLY and STEEP**3 / EARLY**2 have the geometric mean STEEP, but vote otherwise.
+    seeds = np.stack([EARLY, EARLY, STEEP**3 / EARLY**2])
     found = consensus("curve", CAPS, ISIC_PARAMETERS, seeds)
-    assert found.decision.pick == 8
-    assert found.picks == (256, curve(CAPS, seeds[1]).pick)
+    assert found.together.pick == 8
+    assert found.pick == found.modal == 256
+    assert "single seeds pick 256, all together 8: compare both" in found.warnings
     assert curve(CAPS, seeds.mean(axis=0)).pick != 8
 
 
-def test_agreement_is_the_share_of_the_seeds_with_the_modal_pick():
-    found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, STEEP, STEEP, LESS_STEEP]))
-    assert found.picks == (8, 8, 8, 16)
-    assert (found.modal, found.agreement, found.runner_up) == (8, 0.75, 16)
-    assert any("8 (3), 16 (1)" in warning for warning in found.decision.warnings)
-
-
-def test_of_equally_frequent_picks_the_widest_is_modal():
+def test_of_equally_frequent_picks_the_widest_is_modal_and_the_tie_a_warning():
     found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, EARLY]))
-    assert (found.modal, found.agreement) == (256, 0.5)
+    assert (found.pick, found.agreement, found.runner_up) == (256, 0.5, 8)
+    assert any("no width has most of" in w and "256 (1), 8 (1)" in w for w in found.warnings)
 
 
-def test_seeds_that_agree_leave_the_rules_own_runner_up_and_no_doubt():
+def test_seeds_that_agree_leave_the_rules_own_runner_up_and_the_boundarys_warning():
     found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, 2 * STEEP]))
     assert (found.modal, found.agreement) == (8, 1.0)
     assert found.runner_up == curve(CAPS, STEEP).runner_up
-    assert len(found.decision.warnings) == 1  # the boundary's
+    assert found.warnings == curve(CAPS, STEEP).warnings
 
 
 def test_one_seed_is_the_published_procedure_and_a_warning():
     found = consensus("slope", CAPS, PARAMETERS["ACDC"], _scores(PUBLISHED["ACDC"][0])[None])
-    assert (found.decision.pick, found.picks) == (16, (16,))
-    assert "--seeds 8" in found.decision.warnings[-1]
+    assert (found.pick, found.picks, found.together.pick) == (16, (16,), 16)
+    assert "--seeds 8" in found.warnings[-1]
 
 
-def test_dispersion_leaves_every_seed_out_once():
+def test_dispersion_decides_on_all_seeds_and_leaves_each_out_once():
     # Without its one wild seed the narrow caps are steady.
     scores = np.ones((17, 5)) * np.exp(0.01 * np.arange(17)[:, None])
     scores[3, 2:] *= 20
     found = consensus("dispersion", (16, 8, 4, 2, 1), (5, 4, 3, 2, 1), scores)
-    assert found.decision.pick == 8
+    assert (found.pick, found.runner_up) == (8, 1)
     assert found.picks == tuple(1 if seed == 3 else 8 for seed in range(17))
     assert found.agreement == pytest.approx(16 / 17)
+    assert "all seeds but one pick 8 (16), 1 (1)" in found.reasons
 
 
 NEEDED = {"curve": 5, "slope": 6, "dispersion": 5}
