@@ -1,0 +1,48 @@
+"""The numbers of docs/width.md are those of its result files."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def page():
+    path = ROOT / "docs" / "width" / "page.py"
+    specification = importlib.util.spec_from_file_location("width_page", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_width_page_is_what_its_result_files_say(page):
+    assert (ROOT / "docs" / "width.md").read_text() == page.page()
+
+
+def test_every_repetition_has_seeds_of_its_own(page):
+    # Of three seeds one votes 16, the others 8; all of them fall at the narrow end only.
+    eight = [100, 101, 102, 103, 104, 105, 106, 96, 60, 10.0]
+    sixteen = [100, 101, 102, 103, 104, 105, 106, 40, 20, 10.0]
+    measured = {
+        "caps": [512 >> k for k in range(10)],
+        "parameters": [10**k for k in range(10, 0, -1)],
+        "scores": [eight, eight, sixteen] * 8,
+    }
+    assert page.picks(measured, "curve", 1, False) == [8, 8, 16] * 8
+    assert page.picks(measured, "curve", 8, False) == [8] * 3
+    assert page.picks(measured, "dispersion", 16, False) == [8]
+
+
+def test_a_refusal_is_counted_and_not_hidden(page):
+    measured = {"caps": [5, 4, 3, 2, 1], "parameters": [5, 4, 3, 2, 1], "scores": [[1.0] * 5] * 8}
+    assert page.picks(measured, "curve", 8, False) == [None]
+
+
+def test_dice_is_the_mean_over_cases_within_its_interval(page):
+    dice = {f"case_{k}": k / 10 for k in range(10)}
+    (row,) = page.accuracy({"rows": [{"cap": 8, "dice": {**dice, "absent": None}}]})
+    assert row["mean"] == pytest.approx(0.45)
+    assert row["low"] < 0.45 < row["high"]
+    assert row["cases"] == 10
