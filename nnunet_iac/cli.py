@@ -116,6 +116,44 @@ def _parser() -> argparse.ArgumentParser:
     xtiny.add_argument("--dry-run", action="store_true", help="write nothing")
     xtiny.set_defaults(verb=_xtiny)
 
+    pareto = verbs.add_parser(
+        "pareto",
+        help="train methods at several widths and draw Dice against cost",
+        description="Trains, one after the other, the reference and the methods on top of it at "
+        "every width, and draws Dice against parameters and MACs. Run again, it goes on.",
+    )
+    pareto.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
+    pareto.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
+    pareto.add_argument(
+        "-p", metavar="PLANS", default="nnUNetPlans", help="plans to start from; they stay"
+    )
+    pareto.add_argument(
+        "--caps", metavar="N,N,...", type=_numbers, required=True, help="the widths"
+    )
+    pareto.add_argument(
+        "--methods",
+        metavar="NAME,...",
+        default="reference,iac-lth,random",
+        help="of reference, iac-lth, iac, random (default: reference,iac-lth,random)",
+    )
+    pareto.add_argument("-f", metavar="N,N,...", type=_numbers, default=[0], help="default: 0")
+    pareto.add_argument("-tr", metavar="TRAINER", default="nnUNetTrainer", help="of the reference")
+    pareto.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="settings of the other methods",
+    )
+    pareto.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    pareto.add_argument(
+        "-o", metavar="DIR", type=Path, default=Path("pareto"), help="default: pareto"
+    )
+    pareto.add_argument("--dry-run", action="store_true", help="print the trainings and stop")
+    pareto.set_defaults(verb=_pareto)
+
     show = verbs.add_parser("show", help="print and draw a found cell")
     show.add_argument("path", metavar="PATH", type=Path, help="genotype, fold or checkpoint")
     show.add_argument("-o", metavar="FILE", type=Path, help="draw it as .svg or .png")
@@ -285,7 +323,7 @@ def _numbers(text: str) -> list[int]:
     words = text.split(",")
     if not all(word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(
-            f"caps must be whole numbers, such as 64,32,16,8,4; got {text}"
+            f"must be whole numbers with commas, such as 64,32,16,8,4; got {text}"
         )
     return [int(word) for word in words]
 
@@ -332,6 +370,33 @@ def _xtiny(arguments: argparse.Namespace) -> int:
         draw_width(study, path.with_suffix(".png"))
         print(f"drawn: {path.with_suffix('.png')}")
     print(*next_commands(path, arguments.c, None), sep="\n")
+    return 0
+
+
+def _pareto(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.search.settings import parse_assignment
+    from nnunet_iac.width.source import Source
+    from nnunet_iac.workflow.pareto import Pareto, table, train, write_points
+    from nnunet_iac.workflow.pareto_figure import draw_pareto
+
+    study = Pareto(
+        Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr),
+        tuple(arguments.caps),
+        tuple(arguments.methods.split(",")),
+        tuple(arguments.f),
+        dict(parse_assignment(assignment) for assignment in arguments.assignments),
+    )
+    if arguments.dry_run:
+        for run in study.runs():
+            done = "  # done" if study.finished(run) else ""
+            print(f"{' '.join(study.command(run, arguments.device))}{done}")
+        return 0
+    train(study, arguments.device, lambda line: print(line, flush=True))
+    points = study.points()
+    print(table(points))
+    write_points(study, points, arguments.o / "pareto.json")
+    draw_pareto(points, arguments.o / "pareto.png")
+    print(f"wrote {arguments.o / 'pareto.json'}\ndrawn: {arguments.o / 'pareto.png'}")
     return 0
 
 

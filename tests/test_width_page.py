@@ -38,11 +38,3 @@ def test_every_repetition_has_seeds_of_its_own(page):
 def test_a_refusal_is_counted_and_not_hidden(page):
     measured = {"caps": [5, 4, 3, 2, 1], "parameters": [5, 4, 3, 2, 1], "scores": [[1.0] * 5] * 8}
     assert page.picks(measured, "curve", 8, False) == [None]
-
-
-def test_dice_is_the_mean_over_cases_within_its_interval(page):
-    dice = {f"case_{k}": k / 10 for k in range(10)}
-    (row,) = page.accuracy({"rows": [{"cap": 8, "dice": {**dice, "absent": None}}]})
-    assert row["mean"] == pytest.approx(0.45)
-    assert row["low"] < 0.45 < row["high"]
-    assert row["cases"] == 10

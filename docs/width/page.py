@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.width.selection import Rule, consensus
@@ -76,19 +74,6 @@ def spread(measured: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(keys, column, strict=True)) for column in columns]
 
 
-def accuracy(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the mean Dice of every cap with its interval over the cases."""
-    rows = []
-    for row in measured["rows"]:
-        values = [value for value in row["dice"].values() if value is not None]
-        interval = bootstrap_interval(values)
-        ends = (None, None) if interval is None else (interval.low, interval.high)
-        rows.append(
-            {**row, "mean": fmean(values), "low": ends[0], "high": ends[1], "cases": len(values)}
-        )
-    return rows
-
-
 def page() -> str:
     """Return the page."""
     environment = Environment(
@@ -102,7 +87,7 @@ def page() -> str:
     return environment.get_template("page.md.jinja").render(
         benchmark=results("benchmark.json"),
         scores=[{**each, "spread": spread(each), "stability": stability(each)} for each in scores],
-        dice=[{**each, "accuracy": accuracy(each)} for each in dice],
+        dice=dice,
     )
 
 
@@ -140,11 +125,11 @@ def dice_figure(dice: Sequence[dict[str, Any]]) -> Figure:
         figsize=(4.6, 0.3 + 2.2 * len(dice)), dpi=200, facecolor=PAPER, layout="constrained"
     )
     for axes, measured in zip(figure.subplots(len(dice), 1, squeeze=False).flat, dice, strict=True):
-        rows = accuracy(measured)[::-1]
+        rows = measured["points"][::-1]
         for x, row in enumerate(rows):
             if row["low"] is not None:
                 axes.plot([x, x], [row["low"], row["high"]], color=BLUE, lw=1.4)
-        axes.plot([row["mean"] for row in rows], "o-", color=INK, lw=1, ms=4)
+        axes.plot([row["dice"] for row in rows], "o-", color=INK, lw=1, ms=4)
         _style(axes, f"{measured['dataset']}: Dice")
         axes.set_xticks(range(len(rows)), [str(row["cap"]) for row in rows])
         axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -67,7 +68,9 @@ def width_figure(study: Study) -> Figure:
 def draw_width(study: Study, path: Path) -> None:
     """Draw `width_figure` into a PNG file, replaced atomically."""
     with replacing(path) as temporary:
-        width_figure(study).savefig(temporary, format="png", metadata={"Software": None})
+        FigureCanvasAgg(width_figure(study)).print_figure(
+            temporary, format="png", metadata={"Software": None}
+        )
 
 
 def _style(axes: Axes) -> None:

@@ -52,6 +52,7 @@ def plans() -> dict[str, Any]:
     return {
         "dataset_name": DATASET,
         "plans_name": "nnUNetPlans",
+        "label_manager": "LabelManager",
         "configurations": {
             "2d": {
                 "data_identifier": "nnUNetPlans_2d",

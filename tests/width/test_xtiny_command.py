@@ -122,4 +122,4 @@ def test_plans_from_another_base_are_refused_before_anything_is_measured(preproc
 def test_caps_that_are_no_numbers_are_refused(preprocessed, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*QUICK, "--caps", "8,b"])
-    assert "such as 64,32,16,8,4; got 8,b" in capsys.readouterr().err
+    assert "with commas, such as 64,32,16,8,4; got 8,b" in capsys.readouterr().err
