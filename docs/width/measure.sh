@@ -9,7 +9,7 @@ nnUNet_extTrainer=$(nnunet-iac trainers-dir)
 export nnUNet_extTrainer
 python docs/width/benchmark.py "$results/benchmark.json"
 python docs/width/scores.py 4 "$results/scores_hippocampus.json" 320 8
-python docs/width/scores.py 27 "$results/scores_acdc.json" 320 8
+python docs/width/scores.py 27 "$results/scores_acdc.json" 160 8
 python docs/width/dice.py 4 "$results/dice_hippocampus.json" --folds 0,1 -device "$device"
 if [ "$device" = cuda ]; then
     python docs/width/dice.py 27 "$results/dice_acdc.json" --folds 0 -device cuda
