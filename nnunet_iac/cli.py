@@ -108,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
         "--caps", metavar="N,N,...", type=_numbers, help="candidates (default: halves down to 1)"
     )
     caps.add_argument("--cap", metavar="N", type=int, help="take this width, without scoring")
+    xtiny.add_argument(
+        "--within",
+        metavar="LARGEST,SMALLEST",
+        type=_range,
+        help="caps between which the rule may pick (default: the published range)",
+    )
     xtiny.add_argument("--score", choices=("sum", "frobenius"), default="sum", help="default: sum")
     xtiny.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     xtiny.add_argument(
@@ -133,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     pareto.add_argument(
         "--methods",
         metavar="NAME,...",
-        default="reference,iac-lth,random",
-        help="of reference, iac-lth, iac, random (default: reference,iac-lth,random)",
+        default="reference,continued,iac-lth,random",
+        help="of reference, continued, iac-lth, iac, random (default: all but iac)",
     )
     pareto.add_argument("-f", metavar="N,N,...", type=_numbers, default=[0], help="default: 0")
     pareto.add_argument("-tr", metavar="TRAINER", default="nnUNetTrainer", help="of the reference")
@@ -328,18 +334,32 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def _range(text: str) -> tuple[int, int]:
+    numbers = _numbers(text)
+    if len(numbers) != 2:
+        raise argparse.ArgumentTypeError(
+            f"must be the largest and the smallest cap, such as 64,4; got {text}"
+        )
+    return numbers[0], numbers[1]
+
+
 def _fold(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
 def _xtiny(arguments: argparse.Namespace) -> int:
     from nnunet_iac.host.planning import next_commands
-    from nnunet_iac.width.candidates import candidate
+    from nnunet_iac.width.candidates import with_widest
     from nnunet_iac.width.figure import draw_width
-    from nnunet_iac.width.planning import require_name, write_width
+    from nnunet_iac.width.planning import figure_file, require_name, write_width
     from nnunet_iac.width.source import Source
     from nnunet_iac.width.study import choose_width, cost_lines
 
+    if arguments.cap is not None and arguments.within is not None:
+        raise ValueError(
+            f"--within limits what a rule may pick; --cap {arguments.cap} takes a width without "
+            "one: leave one of them out"
+        )
     source = Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr)
     if arguments.o is not None:
         require_name(source, arguments.o)
@@ -353,13 +373,14 @@ def _xtiny(arguments: argparse.Namespace) -> int:
             seeds=None if arguments.seeds is None else range(arguments.seeds),
             score=arguments.score,
             caps=arguments.caps,
+            within=arguments.within,
             device=arguments.device,
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )
         print(*study.lines(), sep="\n")
     else:
-        named = candidate(source.architecture, arguments.cap)
-        print(*cost_lines([named], [source.cost(named.cap)], named.cap), sep="\n")
+        named = with_widest(source.architecture, arguments.cap)
+        print(*cost_lines(named, source.costs(named), arguments.cap), sep="\n")
     if arguments.dry_run:
         return 0
     cap = arguments.cap if study is None else study.pick
@@ -367,8 +388,12 @@ def _xtiny(arguments: argparse.Namespace) -> int:
     path, written = write_width(source, cap, arguments.o, chosen)
     print(f"{'wrote' if written else 'unchanged:'} {path}")
     if study is not None:
-        draw_width(study, path.with_suffix(".png"))
-        print(f"drawn: {path.with_suffix('.png')}")
+        figure = figure_file(path, arguments.c)
+        if not written:
+            print("the record of the earlier choice stays; -o NEW_ID would record this one")
+        if written or not figure.exists():
+            draw_width(study, figure)
+            print(f"drawn: {figure}")
     print(*next_commands(path, arguments.c, None), sep="\n")
     return 0
 
@@ -391,12 +416,18 @@ def _pareto(arguments: argparse.Namespace) -> int:
             done = "  # done" if study.finished(run) else ""
             print(f"{' '.join(study.command(run, arguments.device))}{done}")
         return 0
-    train(study, arguments.device, lambda line: print(line, flush=True))
+    failures = train(study, arguments.device, lambda line: print(line, flush=True))
     points = study.points()
-    print(table(points))
-    write_points(study, points, arguments.o / "pareto.json")
-    draw_pareto(points, arguments.o / "pareto.png")
-    print(f"wrote {arguments.o / 'pareto.json'}\ndrawn: {arguments.o / 'pareto.png'}")
+    if points:
+        print(table(points))
+        write_points(study, points, arguments.device, arguments.o / "pareto.json")
+        draw_pareto(points, arguments.o / "pareto.png")
+        print(f"wrote {arguments.o / 'pareto.json'}\ndrawn: {arguments.o / 'pareto.png'}")
+    if failures:
+        raise RuntimeError(
+            f"all trainings must succeed; {len(failures)} failed, and what starts from them is "
+            "missing: mend what they say above and run the same command again"
+        )
     return 0
 
 

@@ -1,6 +1,7 @@
 """Train every width of a data set equally long, for docs/width.md.
 
     python docs/width/dice.py DATASET OUT.json [--folds 0,1,2,3,4] [--caps N,N,...] [-device cpu]
+        [--patient-pattern RE]
 
 DATASET is the id or name of a data set that nnU-Net has preprocessed for its 2d configuration.
 Interrupted, it goes on where it was.
@@ -8,6 +9,7 @@ Interrupted, it goes on where it was.
 
 import argparse
 import datetime
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--caps")
     parser.add_argument("-device", default="cpu")
+    parser.add_argument("--patient-pattern")
     given = parser.parse_args()
     folder = preprocessed_folder(given.dataset)
     plans = read_json(folder / "nnUNetPlans.json")
@@ -41,8 +44,10 @@ def main() -> None:
     source = Source.of_plans(given.dataset, "2d", PLANS, TRAINER)
     caps = given.caps.split(",") if given.caps else caps_of(features_of(source.architecture))
     folds = tuple(int(fold) for fold in given.folds.split(","))
-    study = Pareto(source, tuple(int(cap) for cap in caps), (REFERENCE,), folds)
-    train(study, given.device, lambda line: print(line, flush=True))
+    settings = {"patient_pattern": given.patient_pattern}
+    study = Pareto(source, tuple(int(cap) for cap in caps), (REFERENCE,), folds, settings)
+    if failures := train(study, given.device, lambda line: print(line, flush=True)):
+        sys.exit(f"{len(failures)} trainings failed")
     measured = provenance()
     write_json(
         given.out,

@@ -12,6 +12,6 @@ python docs/width/scores.py 4 "$results/scores_hippocampus.json" 320 8
 python docs/width/scores.py 27 "$results/scores_acdc.json" 160 8
 python docs/width/dice.py 4 "$results/dice_hippocampus.json" --folds 0,1 -device "$device"
 if [ "$device" = cuda ]; then
-    python docs/width/dice.py 27 "$results/dice_acdc.json" --folds 0 -device cuda
+    python docs/width/dice.py 27 "$results/dice_acdc.json" --folds 0 -device cuda --patient-pattern 'patient\d+'
 fi
 python docs/width/page.py

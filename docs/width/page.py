@@ -120,7 +120,7 @@ def stability_figure(scores: Sequence[dict[str, Any]]) -> Figure:
 
 
 def dice_figure(dice: Sequence[dict[str, Any]]) -> Figure:
-    """Return a panel per data set: mean Dice over the caps, with intervals over the cases."""
+    """Return a panel per data set: mean Dice over the caps, with intervals over patients."""
     figure = Figure(
         figsize=(4.6, 0.3 + 2.2 * len(dice)), dpi=200, facecolor=PAPER, layout="constrained"
     )

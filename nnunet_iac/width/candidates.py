@@ -71,6 +71,16 @@ def candidate(architecture: Mapping[str, Any], cap: int) -> Candidate:
     return Candidate(cap, capped_features(features, cap))
 
 
+def with_widest(architecture: Mapping[str, Any], cap: int) -> tuple[Candidate, ...]:
+    """Return the widest candidate and that of a cap; one where they are the same.
+
+    Raises:
+        ValueError: as `candidate`.
+    """
+    widest = max(features_of(architecture))
+    return tuple(candidate(architecture, each) for each in sorted({widest, cap}, reverse=True))
+
+
 def capped_features(features: Sequence[int], cap: int) -> tuple[int, ...]:
     """Return min(cap, F_i) for the channels F_i of every stage."""
     return tuple(min(cap, width) for width in features)

@@ -28,6 +28,8 @@ _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": _SIZE, "labelcolor": IN
 def width_figure(study: Study) -> Figure:
     """Return S over the caps on logarithmic axes, and the number of seeds that picked each cap.
 
+    Of `dispersion`, with this seed left out; the title counts where there was nothing to pick.
+
     A thin line is a seed; the thick one is their geometric mean, and the band one standard
     deviation of ln S to either side. Grey are the caps that the rule could not pick.
     """
@@ -56,8 +58,14 @@ def width_figure(study: Study) -> Figure:
     for place, count in zip(places, counts, strict=True):
         if count:
             below.text(place, count, str(count), color=INK, size=_SIZE, ha="center", va="bottom")
-    below.set(ylim=(0, 1.35 * max(counts)), yticks=())
-    below.set_title("seeds that picked it", **_TITLE)
+    below.set(ylim=(0, 1.35 * max(1, *counts)), yticks=())
+    none = study.consensus.picks.count(None)
+    title = (
+        f"picks with one seed left out{f' (none: {none})' if none else ''}"
+        if study.consensus.together.rule == "dispersion"
+        else "seeds that picked it"
+    )
+    below.set_title(title, **_TITLE)
     below.set_xticks(places, map(str, caps))
     below.set_xlabel("cap on the channels per stage", color=MUTED, size=_SIZE)
     handles, labels = above.get_legend_handles_labels()

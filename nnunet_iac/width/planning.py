@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import nnunet_iac
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.plans import (
     SECTION,
+    architecture_of,
     configuration_of,
     configurations_of,
     derived,
     require_identifier,
-    write_new,
 )
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.width.candidates import FEATURES, capped
 from nnunet_iac.width.source import Source
 
@@ -30,14 +31,21 @@ def plans_name(source: Source, cap: int) -> str:
     return f"{source.plans['plans_name']}_xtiny{cap}"
 
 
+def figure_file(path: Path, configuration: str) -> Path:
+    """Return where the figure of a choice goes: beside its plans, one per configuration."""
+    return path.with_name(f"{path.stem}_{configuration}.png")
+
+
 def write_width(
     source: Source, cap: int, name: str | None = None, chosen: Mapping[str, Any] | None = None
 ) -> tuple[Path, bool]:
     """Write plans whose network has no stage wider than a cap.
 
-    They differ from the source in their name, the widths, and `PROVENANCE`: the cap, the hash of
-    the configuration they were made from, versions, and how the cap was chosen. The preprocessed
-    data are shared. If they are there already, whatever the provenance, they stay as they are.
+    They differ from the source in their name, the widths, the setting `backbone_trainer` where the
+    trainer is another than nnUNetTrainer, and `PROVENANCE`: the cap, the hash of the configuration
+    they were made from, versions, and how the cap was chosen. The preprocessed data are shared. If
+    they are there already, whatever the provenance, they stay as they are; if they are there with
+    widths of the source's other configurations only, this one's is added.
 
     Args:
         source: the plans to start from.
@@ -53,30 +61,46 @@ def write_width(
             other content, such as from another base configuration; nothing is overwritten.
     """
     name = plans_name(source, cap) if name is None else name
-    settings = source.described.get(SECTION)
-    new = derived(source.plans, name, source.configuration, settings or {})
+    require_name(source, name)
+    path = source.folder / f"{name}.json"
+    existing = read_json(path) if path.exists() else None
+    known = {} if existing is None else _widths(existing)
+    others = {each: width for each, width in known.items() if each != source.configuration}
+    trainer = source.trainer.__name__
+    new = _narrowed(source, name, {**others, source.configuration: (cap, trainer)})
+    if existing is not None:
+        if _without_provenance(existing) == _without_provenance(new):
+            return path, False
+        before = _without_provenance(new)
+        original = configurations_of(source.plans)[source.configuration]
+        before["configurations"][source.configuration] = original
+        same = _without_provenance(existing) == _without_provenance(before)
+        if source.configuration in known or not others or not same:
+            there = "not what was made from these plans"
+            if source.configuration in known:
+                there = "cap {}, trainer {}".format(*known[source.configuration])
+            raise ValueError(
+                f"{path} exists with other content ({source.configuration} there: {there}; now: "
+                f"cap {cap}, trainer {trainer}) and is not overwritten: choose another identifier, "
+                "in xtiny with -o, or remove the file"
+            )
+        for each in others:
+            new["configurations"][each][PROVENANCE] = existing["configurations"][each][PROVENANCE]
     configuration = new["configurations"][source.configuration]
-    if settings is None:
-        del configuration[SECTION]
-    architecture = capped(source.architecture, cap)
-    configuration["architecture"] = architecture
     configuration[PROVENANCE] = {
         "cap": cap,
-        "features_per_stage": architecture["arch_kwargs"][FEATURES],
+        "features_per_stage": configuration["architecture"]["arch_kwargs"][FEATURES],
         "base_plans": source.plans["plans_name"],
         "base_sha256": source.digest(),
-        "trainer": source.trainer.__name__,
+        "trainer": trainer,
         "chosen": None if chosen is None else dict(chosen),
         "versions": {
             "nnunet-iac": nnunet_iac.__version__,
             **{package: version(package) for package in PACKAGES},
         },
     }
-    require_name(source, name)
-    path = source.folder / f"{name}.json"
-    if path.exists() and _without_provenance(read_json(path)) == _without_provenance(new):
-        return path, False
-    return path, write_new(path, new)
+    write_json(path, new)
+    return path, True
 
 
 def require_name(source: Source, name: str) -> None:
@@ -88,9 +112,8 @@ def require_name(source: Source, name: str) -> None:
     require_identifier(name)
     path = source.folder / f"{name}.json"
     existing = read_json(path) if path.exists() else {"configurations": {}}
-    if source.configuration not in configurations_of(existing):
-        return
-    known = configuration_of(existing, source.configuration).get(PROVENANCE)
+    # Its own record: a configuration that inherits would have that of another.
+    known = configurations_of(existing).get(source.configuration, {}).get(PROVENANCE)
     if isinstance(known, dict) and known.get("base_sha256") != source.digest():
         raise ValueError(
             f"{path} exists and was made from another base configuration (of "
@@ -99,6 +122,35 @@ def require_name(source: Source, name: str) -> None:
             f"{source.plans['plans_name']} now (hash {source.digest()}); it is not "
             "overwritten: choose another identifier with -o, or remove the file"
         )
+
+
+def _widths(plans: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    """Return the cap and the trainer of every configuration that has our record of both."""
+    found = {}
+    for name, configuration in configurations_of(plans).items():
+        known = configuration.get(PROVENANCE)
+        if isinstance(known, dict) and {"cap", "trainer"} <= known.keys():
+            found[name] = (known["cap"], known["trainer"])
+    return found
+
+
+def _narrowed(source: Source, name: str, widths: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
+    """Return the source's plans under a new name, with caps and trainers for configurations."""
+    result = derived(source.plans, name, source.configuration, {})
+    for each, (cap, trainer) in widths.items():
+        described = configuration_of(source.plans, each)
+        settings = dict(described.get(SECTION, {}))
+        if trainer != "nnUNetTrainer":
+            settings["backbone_trainer"] = trainer
+        Settings.from_mapping(settings)
+        configuration = result["configurations"][each]
+        configuration["architecture"] = capped(architecture_of(described), cap)
+        # Empty ones keep away those of a configuration that this one inherits from.
+        if settings or SECTION in described or "inherits_from" in configuration:
+            configuration[SECTION] = settings
+        else:
+            configuration.pop(SECTION, None)
+    return result
 
 
 def _without_provenance(plans: Mapping[str, Any]) -> dict[str, Any]:

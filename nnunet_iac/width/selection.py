@@ -20,9 +20,26 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 FEWEST: Mapping[Rule, int] = {"curve": 5, "slope": 6, "dispersion": 5}
 """Candidates that a rule needs to have at least one to pick."""
 
+POSSIBLE: Mapping[Rule, slice] = {
+    "curve": slice(None, -1),
+    "slope": slice(1, -3),
+    "dispersion": slice(None),
+}
+"""Candidates, the widest first, that a rule can pick."""
+
+PUBLISHED: Mapping[Rule, slice] = {**POSSIBLE, "curve": slice(1, -3), "slope": slice(2, -3)}
+"""Those of them that it is published to pick from."""
+
 FEWEST_SEEDS: Mapping[Rule, int] = {"curve": 1, "slope": 1, "dispersion": 16}
 TAU = 0.25
 """Largest spread of ln S over seeds that `dispersion` calls steady."""
+
+AGREEMENT = 0.8
+"""With a smaller share of the seeds behind the pick, more seeds are advised."""
+
+ALONE = "single seeds pick"
+LEFT_OUT = "with one seed left out, the picks are"
+TOGETHER = "all seeds together"
 
 _FLAT = 1e-9
 
@@ -37,7 +54,8 @@ class Decision:
         runner_up: the cap it would have picked next; None where there was but one to pick.
         range: the largest and the smallest cap that it could have picked.
         reasons: sentences.
-        warnings: sentences; not empty where the pick lies on the boundary of the range.
+        warnings: sentences; not empty where the pick lies on the boundary of the range, or alone
+            in it.
     """
 
     rule: Rule
@@ -54,23 +72,53 @@ class Consensus:
 
     Args:
         pick: the cap: of `curve` and `slope` the modal pick, of `dispersion` that of all seeds.
-        picks: one per seed; of `dispersion`, with this seed left out.
-        modal: the most frequent of them, the widest of several.
+        picks: one per seed; of `dispersion`, with this seed left out, and None where the others
+            leave nothing to pick.
+        modal: the most frequent cap among them, the widest of several; that of `together` where
+            there is none.
         agreement: share of the seeds whose pick is the modal one.
-        runner_up: the most frequent pick but `pick`; where there is none, what `together` says.
+        runner_up: the most frequent cap but `pick`; where there is none, what `together` says.
         together: the decision on all seeds together.
-        reasons: sentences.
-        warnings: sentences on a pick at the boundary, and on disagreement.
+        reasons: sentences on the picks, then those of `together`.
+        warnings: sentences on a pick at the boundary, and on disagreement: fewer than `AGREEMENT`
+            of the seeds share the pick, or all together pick otherwise.
     """
 
     pick: int
-    picks: tuple[int, ...]
+    picks: tuple[int | None, ...]
     modal: int
     agreement: float
     runner_up: int | None
     together: Decision
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
+
+
+def choices(
+    rule: Rule, caps: Sequence[int], within: tuple[int, int] | None = None
+) -> tuple[int, ...]:
+    """Return the caps that a rule may pick, the widest first.
+
+    Args:
+        rule: one of `RULES`.
+        caps: of at least `FEWEST` candidates, from wide to narrow.
+        within: the largest and the smallest; None is the published range.
+
+    Raises:
+        ValueError: the rule can pick nothing in `within`.
+    """
+    if within is None:
+        return tuple(caps[PUBLISHED[rule]])
+    largest, smallest = within
+    possible = caps[POSSIBLE[rule]]
+    allowed = tuple(cap for cap in possible if smallest <= cap <= largest)
+    if not allowed:
+        raise ValueError(
+            f"the rule {rule} must have a cap to pick, from the largest to the smallest that "
+            f"--within names; of its {', '.join(map(str, possible))} none is within {largest} to "
+            f"{smallest}: widen it"
+        )
+    return allowed
 
 
 def curve(
@@ -108,7 +156,7 @@ def curve(
         )
 
     hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
-    return _decision("curve", hinges, within or (caps[1], caps[-4]), reason)
+    return _decision("curve", hinges, choices("curve", caps, within), reason)
 
 
 def slope(
@@ -156,11 +204,14 @@ def slope(
         )
 
     hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
-    return _decision("slope", hinges, within or (points[len(caps) - 4], points[2]), reason)
+    return _decision("slope", hinges, choices("slope", caps, within), reason)
 
 
 def dispersion(
-    caps: Sequence[int], scores: Float[np.ndarray, "seeds caps"], tau: float = TAU
+    caps: Sequence[int],
+    scores: Float[np.ndarray, "seeds caps"],
+    tau: float = TAU,
+    within: tuple[int, int] | None = None,
 ) -> Decision:
     """Return the smallest cap at which the random draw of the weights hardly matters.
 
@@ -172,17 +223,27 @@ def dispersion(
         caps: from wide to narrow.
         scores: S of every seed and cap; sixteen seeds or more.
         tau: in units of ln S.
+        within: the largest and the smallest cap that may be picked; None is all.
 
     Raises:
         ValueError: as `curve`, fewer than sixteen seeds, a `tau` that is not positive, or a spread
-            that is larger for every candidate.
+            that is larger for every candidate in `within`.
     """
     if len(scores) < FEWEST_SEEDS["dispersion"]:
         raise ValueError(
             f"the rule dispersion needs at least {FEWEST_SEEDS['dispersion']} seeds; got "
             f"{len(scores)}: use --seeds {FEWEST_SEEDS['dispersion']}"
         )
-    return _steadiest(caps, scores, tau)
+    decision = _steadiest(caps, scores, tau, within)
+    if decision is None:
+        widest = choices("dispersion", caps, within)[0]
+        spread = _monotone_spread(scores)[list(caps).index(widest)]
+        larger = "" if widest == caps[0] else ", or a larger cap to begin --within"
+        raise ValueError(
+            f"the spread of ln S over seeds must be at most tau = {tau:g} for the widest candidate "
+            f"that may be picked; at cap {widest} it is {spread:.3f}: use the rule curve{larger}"
+        )
+    return decision
 
 
 def consensus(
@@ -190,6 +251,7 @@ def consensus(
     caps: Sequence[int],
     parameters: Sequence[int],
     scores: Float[np.ndarray, "seeds caps"],
+    within: tuple[int, int] | None = None,
 ) -> Consensus:
     """Return what a rule picks from many seeds, and how far they agree.
 
@@ -203,6 +265,7 @@ def consensus(
         caps: from wide to narrow.
         parameters: of each network.
         scores: S of every seed and cap.
+        within: the largest and the smallest cap that may be picked; None is the rule's own range.
 
     Raises:
         ValueError: an unknown rule, no seeds, or as the rule.
@@ -211,35 +274,43 @@ def consensus(
         raise ValueError(f"the rule must be one of {', '.join(RULES)}; got {rule!r}")
     if len(scores) == 0:
         raise ValueError("a width is chosen with at least one seed; got 0")
+    picks: tuple[int | None, ...]
     if rule == "dispersion":
-        together = dispersion(caps, scores)
+        together = dispersion(caps, scores, within=within)
         left_out = (np.delete(scores, seed, axis=0) for seed in range(len(scores)))
-        picks = tuple(_steadiest(caps, rest, TAU).pick for rest in left_out)
+        steadiest = [_steadiest(caps, rest, TAU, within) for rest in left_out]
+        picks = tuple(None if decision is None else decision.pick for decision in steadiest)
     else:
         decide = curve if rule == "curve" else partial(slope, parameters=parameters)
-        picks = tuple(decide(caps, seed).pick for seed in scores)
-        together = decide(caps, np.exp(np.log(scores).mean(axis=0)))
-    votes = Counter(sorted(picks, reverse=True)).most_common()
-    modal, most = votes[0]
+        picks = tuple(decide(caps, seed, within=within).pick for seed in scores)
+        together = decide(caps, np.exp(np.log(scores).mean(axis=0)), within=within)
+    votes = Counter(sorted(picks, key=lambda cap: cap or 0, reverse=True))
+    ranked = [cap for cap, _ in votes.most_common() if cap is not None]
+    modal = ranked[0] if ranked else together.pick
     pick = together.pick if rule == "dispersion" else modal
-    others = [cap for cap in (*dict(votes), together.pick, together.runner_up) if cap != pick]
-    counted = ", ".join(f"{cap} ({count})" for cap, count in votes)
-    voters = "single seeds" if rule != "dispersion" else "all seeds but one"
+    others = [
+        cap for cap in (*ranked, together.pick, together.runner_up) if cap not in (pick, None)
+    ]
+    said = ALONE if rule != "dispersion" else LEFT_OUT
+    counted = ", ".join(f"{cap or 'none'} ({count})" for cap, count in votes.most_common())
     warnings = list(_boundary(rule, pick, together.range))
     if len(scores) == 1:
         warnings.append("one seed cannot tell how far the pick is chance: use --seeds 8 or more")
-    elif most <= len(scores) / 2:
-        warnings.append(f"no width has most of the {voters}: {counted}; use more seeds")
+    elif votes[pick] < AGREEMENT * len(scores):
+        warnings.append(
+            f"fewer than {AGREEMENT:.0%} of the {len(scores)} seeds share the pick {pick}: {said} "
+            f"{counted}; use more --seeds"
+        )
     if modal != together.pick:
-        warnings.append(f"{voters} pick {modal}, all together {together.pick}: compare both")
+        warnings.append(f"{said} mostly {modal}, {TOGETHER} {together.pick}: compare both")
     return Consensus(
         pick,
         picks,
         modal,
-        most / len(scores),
+        votes[modal] / len(scores),
         others[0] if others else None,
         together,
-        (f"{voters} pick {counted}", *together.reasons),
+        (f"{said} {counted}", *(f"{TOGETHER}: {reason}" for reason in together.reasons)),
         tuple(warnings),
     )
 
@@ -279,57 +350,64 @@ def _require_scores(
             )
 
 
+def _monotone_spread(scores: Float[np.ndarray, "seeds caps"]) -> Float[np.ndarray, " caps"]:
+    """Return the running maximum of the spread of ln S over seeds, from wide to narrow."""
+    return np.maximum.accumulate(np.log(scores).std(axis=0, ddof=1))
+
+
 def _steadiest(
-    caps: Sequence[int], scores: Float[np.ndarray, "seeds caps"], tau: float
-) -> Decision:
+    caps: Sequence[int],
+    scores: Float[np.ndarray, "seeds caps"],
+    tau: float,
+    within: tuple[int, int] | None,
+) -> Decision | None:
+    """Return `dispersion`'s decision; None where the spread is too large for every candidate."""
     _require_scores("dispersion", caps, scores)
     if not tau > 0:
         raise ValueError(f"tau must be above zero; got {tau}")
-    spread = np.log(scores).std(axis=0, ddof=1)
-    highest = np.maximum.accumulate(spread)
-    if highest[0] > tau:
-        raise ValueError(
-            f"the spread of ln S over seeds must be at most tau = {tau:g} for the widest candidate "
-            f"at least; at cap {caps[0]} it is {highest[0]:.3f}: use the rule curve"
-        )
-    at = int(np.count_nonzero(highest <= tau)) - 1
-    reasons = [f"at cap {caps[at]} ln S spreads by {highest[at]:.3f} over seeds, tau is {tau:g}"]
-    if at + 1 < len(caps):
-        reasons.append(f"at cap {caps[at + 1]} it spreads by {highest[at + 1]:.3f}")
-    ends = caps[0], caps[-1]
-    pick, runner_up = caps[at], caps[at - 1] if at else caps[1]
+    allowed = choices("dispersion", caps, within)
+    highest = dict(zip(caps, _monotone_spread(scores), strict=True))
+    steady = sum(bool(highest[cap] <= tau) for cap in allowed)
+    if not steady:
+        return None
+    pick = allowed[steady - 1]
+    reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {tau:g}"]
+    if steady < len(allowed):
+        narrower = allowed[steady]
+        reasons.append(f"at cap {narrower} it spreads by {highest[narrower]:.3f}")
+    others = (*allowed[: steady - 1][::-1], *allowed[steady:])
+    ends = allowed[0], allowed[-1]
     return Decision(
-        "dispersion", pick, runner_up, ends, tuple(reasons), _boundary("dispersion", pick, ends)
+        *("dispersion", pick, others[0] if others else None, ends),
+        *(tuple(reasons), _boundary("dispersion", pick, ends)),
     )
 
 
 def _decision(
     rule: Rule,
     hinges: Mapping[int, float],
-    within: tuple[int, int],
+    allowed: Sequence[int],
     reason: Callable[[int], str],
 ) -> Decision:
-    """Return the first best of the hinges, which stand in the rule's own order."""
-    largest, smallest = within
-    allowed = {cap: value for cap, value in hinges.items() if smallest <= cap <= largest}
-    if not allowed:
-        raise ValueError(
-            f"the rule {rule} can pick {', '.join(map(str, sorted(hinges)))}; none is within "
-            f"{largest} to {smallest}"
-        )
-    order = sorted(allowed, key=lambda cap: -allowed[cap])
+    """Return the first best of the allowed hinges; the hinges stand in the rule's own order."""
+    order = sorted((cap for cap in hinges if cap in allowed), key=lambda cap: -hinges[cap])
     pick, runner_up = order[0], order[1] if len(order) > 1 else None
     reasons = [reason(pick)]
     if runner_up is not None:
-        behind = allowed[pick] - allowed[runner_up]
+        behind = hinges[pick] - hinges[runner_up]
         reasons.append(f"the hinge at cap {runner_up} is {behind:.3f} weaker")
-    ends = max(allowed), min(allowed)
+    ends = allowed[0], allowed[-1]
     return Decision(rule, pick, runner_up, ends, tuple(reasons), _boundary(rule, pick, ends))
 
 
 def _boundary(rule: Rule, pick: int, ends: tuple[int, int]) -> tuple[str, ...]:
     if pick not in ends:
         return ()
+    if ends[0] == ends[1]:
+        return (
+            f"{pick} is the only cap that the rule {rule} can pick among these candidates: there "
+            "was no choice; give more with --caps, or a wider range with --within",
+        )
     end = "smallest" if pick == ends[1] else "largest"
     return (
         f"the pick {pick} is the {end} cap that the rule {rule} can choose among these candidates "

@@ -55,7 +55,7 @@ def sensitivities(
         score: one of `SCORES`.
 
     Raises:
-        ValueError: an unknown score.
+        ValueError: an unknown score, or batch norms on a single voxel.
     """
     if score not in SCORES:
         raise ValueError(f"the score must be one of {', '.join(SCORES)}; got {score!r}")
@@ -69,7 +69,16 @@ def sensitivities(
 
 def _sensitivity(network: nn.Module, image: Tensor, score: Score, seed: int) -> float:
     image = image.clone().requires_grad_()
-    logits = network(image)
+    try:
+        logits = network(image)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "norms that take the statistics of the image need more than one voxel per channel at "
+            f"the bottleneck; of a patch of {' x '.join(map(str, image.shape[2:]))} it has one "
+            f"({error}): choose the width with a trainer without batch norms, or take it with --cap"
+        ) from error
     if not isinstance(logits, Tensor):
         logits = logits[0]
     if score == "sum":

@@ -38,7 +38,7 @@ class Source:
 
     Raises:
         ValueError: the configuration says not what is trained, or is the second stage of a
-            cascade.
+            cascade; or dataset.json has no labels or no channels.
     """
 
     folder: Path
@@ -49,6 +49,14 @@ class Source:
 
     def __post_init__(self) -> None:
         require_trainable(self.described)
+        known = self.dataset if isinstance(self.dataset, dict) else {}
+        channels = known.get("channel_names", known.get("modality"))
+        if not (isinstance(channels, dict) and isinstance(known.get("labels"), dict)):
+            raise ValueError(
+                f"{self.folder / 'dataset.json'} must have objects channel_names and labels, for "
+                f"they say what the network takes and gives; it has {', '.join(known) or 'none'}: "
+                "restore it"
+            )
         if self.described.get("previous_stage") is not None:
             raise ValueError(
                 f"a width is chosen on images alone; {self.configuration} also takes the labels "

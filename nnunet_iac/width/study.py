@@ -12,7 +12,16 @@ from jaxtyping import Float
 from nnunet_iac.search.budget import Cost
 from nnunet_iac.width.candidates import Candidate, candidates
 from nnunet_iac.width.crops import Fold, central_crops, spread_cases
-from nnunet_iac.width.selection import FEWEST_SEEDS, Consensus, Rule, consensus
+from nnunet_iac.width.selection import (
+    FEWEST,
+    FEWEST_SEEDS,
+    TAU,
+    TOGETHER,
+    Consensus,
+    Rule,
+    choices,
+    consensus,
+)
 from nnunet_iac.width.sensitivity import Score, prepared, sensitivities
 from nnunet_iac.width.source import Source
 
@@ -31,6 +40,7 @@ class Study:
         cases: their names, one image each.
         seeds: of the initial weights.
         score: which sensitivity.
+        device: where it was measured.
         scores: S, the mean over the images, of every seed and candidate.
         consensus: the seeds' votes and the pick.
     """
@@ -41,6 +51,7 @@ class Study:
     cases: tuple[str, ...]
     seeds: tuple[int, ...]
     score: Score
+    device: str
     scores: Float[np.ndarray, "seeds caps"]
     consensus: Consensus
 
@@ -67,7 +78,9 @@ class Study:
         spread = [None if math.isnan(value) else round(float(value), 4) for value in self.spread]
         return {
             "rule": found.together.rule,
+            "tau": TAU if found.together.rule == "dispersion" else None,
             "score": self.score,
+            "device": self.device,
             "fold": self.fold,
             "cases": list(self.cases),
             "seeds": list(self.seeds),
@@ -90,12 +103,18 @@ class Study:
         """Return the table of the candidates, the votes, the reasons and the warnings as text."""
         found = self.consensus
         lines = cost_lines(self.candidates, self.costs, self.pick, (self.mean, self.spread))
+        count = len(self.seeds)
+        voters = (
+            f"picks with each of the {count} seeds left out"
+            if found.together.rule == "dispersion"
+            else f"picks of the {count} seeds"
+        )
         second = "" if found.runner_up is None else f", runner-up {found.runner_up}"
         return [
             *lines,
-            f"picks of the {len(self.seeds)} seeds: {', '.join(map(str, found.picks))}",
+            f"{voters}: {', '.join(str(cap or 'none') for cap in found.picks)}",
             f"modal pick: {found.modal}, agreement {found.agreement:.0%}{second}",
-            f"all seeds together: {found.together.pick}",
+            f"{TOGETHER}: {found.together.pick}",
             f"pick: {self.pick} (rule {found.together.rule}, out of {found.together.range[0]} to "
             f"{found.together.range[1]})",
             *(f"  {reason}" for reason in found.reasons),
@@ -112,6 +131,7 @@ def choose_width(
     seeds: Sequence[int] | None = None,
     score: Score = "sum",
     caps: Sequence[int] | None = None,
+    within: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[str], None] = lambda line: None,
 ) -> Study:
@@ -127,16 +147,24 @@ def choose_width(
         seeds: of the initial weights; None is 0 to 7, and 0 to 15 for `dispersion`.
         score: one of `sensitivity.SCORES`.
         caps: instead of the published halves.
+        within: the largest and the smallest cap that may be picked; None is the rule's own range.
         device: where the networks run.
         report: receives a line per seed.
 
     Raises:
-        ValueError: as `candidates`, `Source.costs`, `spread_cases`, `central_crops` and
-            `consensus`.
+        ValueError: as `candidates`, `choices`, `Source.costs`, `spread_cases`, `central_crops`,
+            `sensitivities` and `consensus`.
         FileNotFoundError: the data are not preprocessed.
         RuntimeError: no such device.
     """
     chosen = candidates(source.architecture, caps)
+    if len(chosen) < FEWEST[rule]:
+        raise ValueError(
+            f"the rule {rule} needs at least {FEWEST[rule]} candidates; got the {len(chosen)} caps "
+            f"{', '.join(str(each.cap) for each in chosen)}: give more with --caps"
+        )
+    caps_in_order = [candidate.cap for candidate in chosen]
+    choices(rule, caps_in_order, within)
     seeds = default_seeds(rule) if seeds is None else tuple(seeds)
     if len(seeds) < FEWEST_SEEDS[rule]:
         raise ValueError(
@@ -157,10 +185,9 @@ def choose_width(
             network = prepared(source.network(candidate.cap, seed), device)
             scores[row, column] = np.mean(sensitivities(network, crops, score))
         report(f"seed {row + 1} of {len(seeds)}")
-    caps_in_order = [candidate.cap for candidate in chosen]
     parameters = [cost.parameters for cost in costs]
-    found = consensus(rule, caps_in_order, parameters, scores)
-    return Study(chosen, costs, fold, cases, seeds, score, scores, found)
+    found = consensus(rule, caps_in_order, parameters, scores, within)
+    return Study(chosen, costs, fold, cases, seeds, score, str(device), scores, found)
 
 
 def default_seeds(rule: Rule) -> tuple[int, ...]:

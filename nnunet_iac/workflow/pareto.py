@@ -5,25 +5,36 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import SECTION, dataset_number, derived, write_new
+from nnunet_iac.runs.plans import (
+    SECTION,
+    configuration_of,
+    dataset_number,
+    derived,
+    require_file_ending,
+    write_new,
+)
 from nnunet_iac.runs.scores import foreground_dice
 from nnunet_iac.search.budget import Cost
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.width.candidates import candidate
+from nnunet_iac.training.cost import provenance
+from nnunet_iac.width.candidates import candidate, features_of
 from nnunet_iac.width.crops import training_cases
-from nnunet_iac.width.planning import plans_name, write_width
+from nnunet_iac.width.planning import PROVENANCE, plans_name, write_width
 from nnunet_iac.width.source import Source
 
 REFERENCE = "reference"
 RETROFITS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "continued": ("nnUNetTrainerContinue", {}),
     "iac-lth": ("nnUNetTrainerIACLTH", {}),
     "iac": ("nnUNetTrainerIAC", {}),
     "random": ("nnUNetTrainerIACDiscrete", {"genotype": "random:0"}),
@@ -35,6 +46,12 @@ _ON_CPU = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "2"}
 """Where the user has set nothing else: workers would take the cores from the training."""
 
 METHODS = (REFERENCE, *RETROFITS)
+SEARCHED = ("iac-lth", "iac")
+DEFAULT_METHODS = (REFERENCE, "continued", "iac-lth", "random")
+"""What is trained on top of a reference has longer to learn; `continued` is its equal in that."""
+
+OURS_TO_SET = ("backbone_trainer", "backbone_plans", "backbone_checkpoint", "genotype", "skip")
+"""Settings of the source plans that would lead a method to another backbone or other cells."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +82,12 @@ class Point:
         method: one of `METHODS`.
         parameters: of the network with its cells; over folds with different cells, their mean.
         macs: multiply-accumulates of one patch without deep supervision; likewise.
-        dice: mean foreground Dice over the validation cases of all folds.
-        low: lower end of its 95 % bootstrap interval; None for a single case.
+        dice: mean foreground Dice over a patient's validation cases, then over patients.
+        low: lower end of its 95 % bootstrap interval over patients; None for a single one.
         high: upper end.
-        cases: how many.
+        patients: in all folds.
+        cases: theirs.
+        epochs: on top of the reference, search included; over folds, their mean.
     """
 
     cap: int
@@ -78,7 +97,9 @@ class Point:
     dice: float
     low: float | None
     high: float | None
+    patients: int
     cases: int
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -93,14 +114,15 @@ class Pareto:
         settings: of the retrofits, as in plans.
 
     Raises:
-        ValueError: an unknown method, no or an impossible cap, no fold, a bad setting, or too few
-            cases for a fold.
+        ValueError: an unknown method, no or an impossible cap, no fold, something named twice, a
+            bad setting, too few cases for a fold, or a trainer that ignores the widths of plans.
         FileNotFoundError: the data are not preprocessed.
+        RuntimeError: nnUNet_results is not set.
     """
 
     source: Source
     caps: tuple[int, ...]
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     folds: tuple[int, ...] = (0,)
     settings: Mapping[str, Any] | None = None
 
@@ -115,17 +137,43 @@ class Pareto:
                 "a comparison needs at least one cap and one fold; got "
                 f"{len(self.caps)} caps and {len(self.folds)} folds"
             )
-        for cap in self.caps:
-            candidate(self.source.architecture, cap)
+        for named in (self.caps, self.folds, self.methods):
+            if len(set(named)) < len(named):
+                raise ValueError(
+                    "caps, folds and methods must each be named once; got "
+                    f"{', '.join(map(str, named))}"
+                )
+        widest = max(features_of(self.source.architecture))
+        caps = sorted({widest, *self.caps}, reverse=True)
+        self.source.costs([candidate(self.source.architecture, cap) for cap in caps])
         for fold in self.folds:
             training_cases(self.source, fold)
+        for key in OURS_TO_SET:
+            if key in (self.settings or {}):
+                raise ValueError(f"{key} is what the methods differ in: leave it out of --set")
         Settings.from_mapping(self._settings)
+        require_file_ending(self.source.dataset.get("file_ending"))
+        for run in self.runs():
+            self.folder(run)
 
     @property
     def _settings(self) -> dict[str, Any]:
-        own = {**self.source.described.get(SECTION, {}), **(self.settings or {})}
-        trainer = self.source.trainer.__name__
-        return own if trainer == "nnUNetTrainer" else {**own, "backbone_trainer": trainer}
+        known = self.source.described.get(SECTION, {})
+        own = {key: value for key, value in known.items() if key not in OURS_TO_SET}
+        trainer = {"backbone_trainer": self.source.trainer.__name__}
+        return {**own, **(self.settings or {}), **trainer}
+
+    def settings_of(self, method: str) -> dict[str, Any]:
+        """Return the settings of a retrofit.
+
+        What does not search is finetuned as long as a search and its finetuning may take together.
+        """
+        _, own = RETROFITS[method]
+        values = {**self._settings, **own}
+        settings = Settings.from_mapping(values)
+        if method in SEARCHED:
+            return values
+        return {**values, "finetune_epochs": settings.search_epochs + settings.finetune_epochs}
 
     def runs(self) -> list[Run]:
         """Return all trainings, every reference before what starts from it."""
@@ -144,15 +192,32 @@ class Pareto:
         """Write the plans of all trainings; those that are there already stay.
 
         Raises:
-            ValueError: plans of such a name with other content.
+            ValueError: plans of such a name with other content, or a training under that name that
+                was made with other plans.
         """
         for run in self.runs():
             path, _ = write_width(self.source, run.cap)
             if run.method != REFERENCE:
-                _, own = RETROFITS[run.method]
-                values = {**self._settings, **own}
+                values = self.settings_of(run.method)
                 new = derived(read_json(path), run.plans, self.source.configuration, values)
                 write_new(path.with_name(f"{run.plans}.json"), new)
+            self._require_same_plans(run)
+
+    def _require_same_plans(self, run: Run) -> None:
+        """Check that what has been trained under a name was trained with these plans."""
+        model = self.folder(run).parent
+        if not (model / "plans.json").is_file():
+            return
+        wanted, found = (
+            configuration_of(read_json(path), self.source.configuration)
+            for path in (self.source.folder / f"{run.plans}.json", model / "plans.json")
+        )
+        unused = dict.fromkeys((PROVENANCE, SECTION) if run.method == REFERENCE else (PROVENANCE,))
+        if wanted | unused != found | unused:
+            raise ValueError(
+                f"{model} must have been trained with the plans {run.plans} as they are now, and "
+                "was trained with others: move it elsewhere, or take other settings"
+            )
 
     def folder(self, run: Run) -> Path:
         """Return the fold folder of a training.
@@ -184,47 +249,54 @@ class Pareto:
 
     def points(self) -> list[Point]:
         """Return what the finished trainings cost and score, by cap and method."""
-        ending = self.source.dataset["file_ending"]
         found = []
         for cap in self.caps:
             width = self.source.cost(cap)
             for method in self.methods:
                 runs = [r for r in self.runs() if (r.cap, r.method) == (cap, method)]
-                dice: dict[str, float | None] = {}
-                costs = []
-                for run in filter(self.finished, runs):
-                    summary = self.folder(run) / "validation" / "summary.json"
-                    dice |= foreground_dice(summary, ending)["per_case"]
-                    costs.append(width + self._cells(run))
-                values = [value for value in dice.values() if value is not None]
-                if not values:
-                    continue
-                interval = bootstrap_interval(values) if len(values) > 1 else None
-                found.append(
-                    Point(
-                        cap,
-                        method,
-                        fmean(cost.parameters for cost in costs),
-                        fmean(cost.macs for cost in costs),
-                        fmean(values),
-                        None if interval is None else interval.low,
-                        None if interval is None else interval.high,
-                        len(values),
-                    )
-                )
-        return found
+                if all(map(self.finished, runs)):
+                    found.append(self._point(runs, width))
+        return [point for point in found if point is not None]
 
-    def _cells(self, run: Run) -> Cost:
-        """Return what a training's cells cost, from its record."""
+    def _point(self, runs: Sequence[Run], width: Cost) -> Point | None:
+        """Return the point of a method's folds; None where no case has a Dice."""
+        ending = self.source.dataset["file_ending"]
+        dice: dict[str, float | None] = {}
+        for run in runs:
+            summary = self.folder(run) / "validation" / "summary.json"
+            dice |= foreground_dice(summary, ending)["per_case"]
+        means, left_out = patient_means(dice, self._settings.get("patient_pattern"))
+        if not means:
+            return None
+        records = [self._record(run) for run in runs]
+        interval = bootstrap_interval(list(means.values())) if len(means) > 1 else None
+        return Point(
+            runs[0].cap,
+            runs[0].method,
+            fmean((width + cells).parameters for cells, _ in records),
+            fmean((width + cells).macs for cells, _ in records),
+            fmean(means.values()),
+            None if interval is None else interval.low,
+            None if interval is None else interval.high,
+            len(means),
+            len(dice) - len(left_out),
+            fmean(epochs for _, epochs in records),
+        )
+
+    def _record(self, run: Run) -> tuple[Cost, int]:
+        """Return what a training added to its reference, and in how many epochs."""
         if run.method == REFERENCE:
-            return Cost(0, 0)
-        networks = RunFolder.of_fold(self.folder(run)).read_cost().networks
-        final, backbone = networks["final"], networks["backbone"]
-        return Cost(final.parameters - backbone.parameters, final.macs - backbone.macs)
+            return Cost(0, 0), 0
+        cost = RunFolder.of_fold(self.folder(run)).read_cost()
+        final, backbone = cost.networks["final"], cost.networks["backbone"]
+        added = Cost(final.parameters - backbone.parameters, final.macs - backbone.macs)
+        return added, sum(phase.epochs for phase in cost.phases.values())
 
 
-def train(study: Pareto, device: str, report: Callable[[str], None]) -> None:
-    """Train what is not finished, one after the other.
+def train(study: Pareto, device: str, report: Callable[[str], None]) -> list[str]:
+    """Train what is not finished, one after the other; return why trainings failed.
+
+    What starts from a reference that failed is left out, everything else goes on.
 
     Args:
         study: its plans are written first.
@@ -233,16 +305,26 @@ def train(study: Pareto, device: str, report: Callable[[str], None]) -> None:
 
     Raises:
         ValueError: as `Pareto.write_plans`.
-        RuntimeError: a training failed; the message has the end of its output.
     """
     study.write_plans()
     runs = study.runs()
+    failures = []
+    without = set()
     for number, run in enumerate(runs, start=1):
         command = study.command(run, device)
-        done = study.finished(run)
-        report(f"[{number}/{len(runs)}] {'done before' if done else ' '.join(command)}")
-        if not done:
+        done, lacks = study.finished(run), (run.cap, run.fold) in without
+        what = "done before" if done else "left out" if lacks else " ".join(command)
+        report(f"[{number}/{len(runs)}] {what}")
+        if done or lacks:
+            continue
+        try:
             _run(command, study.folder(run) / "output.log", device)
+        except RuntimeError as error:
+            report(f"error: {error}")
+            failures.append(str(error))
+            if run.method == REFERENCE:
+                without.add((run.cap, run.fold))
+    return failures
 
 
 def _run(command: Sequence[str], log: Path, device: str) -> None:
@@ -266,8 +348,9 @@ def _run(command: Sequence[str], log: Path, device: str) -> None:
         )
 
 
-def write_points(study: Pareto, points: Sequence[Point], path: Path) -> None:
+def write_points(study: Pareto, points: Sequence[Point], device: str, path: Path) -> None:
     """Write the points as JSON, with what they were measured on."""
+    measured = provenance()
     document = {
         "dataset": study.source.folder.name,
         "configuration": study.source.configuration,
@@ -275,6 +358,11 @@ def write_points(study: Pareto, points: Sequence[Point], path: Path) -> None:
         "trainer": study.source.trainer.__name__,
         "folds": list(study.folds),
         "settings": study._settings,
+        "device": device,
+        "date": date.today().isoformat(),
+        "commit": measured.commit,
+        "hardware": measured.hardware,
+        "versions": measured.versions,
         "points": [asdict(point) for point in points],
     }
     write_json(path, document)
@@ -283,12 +371,13 @@ def write_points(study: Pareto, points: Sequence[Point], path: Path) -> None:
 def table(points: Sequence[Point]) -> str:
     """Return the points as text."""
     lines = [
-        f"{'cap':>6}  {'method':<10}{'parameters':>14}{'MACs':>18}{'Dice':>8}  {'95 %':<16}{'n':>4}"
+        f"{'cap':>6}  {'method':<10}{'parameters':>14}{'MACs':>18}{'epochs':>8}{'Dice':>8}  "
+        f"{'95 %':<16}{'patients':>8}"
     ]
     for point in points:
         interval = "-" if point.low is None else f"{point.low:.3f} to {point.high:.3f}"
         lines.append(
             f"{point.cap:>6}  {point.method:<10}{point.parameters:>14,.0f}{point.macs:>18,.0f}"
-            f"{point.dice:>8.3f}  {interval:<16}{point.cases:>4}"
+            f"{point.epochs:>8.0f}{point.dice:>8.3f}  {interval:<16}{point.patients:>8}"
         )
     return "\n".join(lines)

@@ -13,8 +13,8 @@ from nnunet_iac.workflow.pareto import METHODS, Point
 WIDTH = 4.6
 """Inches: few, so that the text stays legible where the page is narrow."""
 
-COLOURS = dict(zip(METHODS, (INK, "#d55e00", "#0072b2", "#009e73"), strict=True))
-MARKERS = dict(zip(METHODS, "osD^", strict=True))
+COLOURS = dict(zip(METHODS, (INK, MUTED, "#d55e00", "#0072b2", "#009e73"), strict=True))
+MARKERS = dict(zip(METHODS, "ovsD^", strict=True))
 """Okabe and Ito's colours, and shapes besides."""
 
 _SIZE = 9
@@ -23,22 +23,21 @@ _SIZE = 9
 def pareto_figure(points: Sequence[Point]) -> Figure:
     """Return Dice against parameters and MACs, a line per method over its widths.
 
-    Bars are the 95 % bootstrap intervals over the cases; the numbers are the references' caps.
+    Bars are the 95 % bootstrap intervals over patients; the numbers are caps.
 
     Raises:
         ValueError: no points.
     """
     if not points:
         raise ValueError("a figure of widths needs a finished training; got none: train one first")
+    shown = [method for method in METHODS if any(p.method == method for p in points)]
     figure = Figure(figsize=(WIDTH, 5.2), dpi=200, facecolor=PAPER, layout="constrained")
     panels = figure.subplots(2, 1, sharey=True)
     for axes, (name, label) in zip(
         panels, {"parameters": "parameters", "macs": "MACs of one patch"}.items(), strict=True
     ):
-        for method in METHODS:
+        for method in shown:
             own = sorted((p for p in points if p.method == method), key=lambda p: p.cap)
-            if not own:
-                continue
             costs = [getattr(point, name) for point in own]
             for cost, point in zip(costs, own, strict=True):
                 if point.low is not None:
@@ -49,7 +48,7 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
                         lw=1,
                         alpha=0.6,
                     )
-                if method == METHODS[0]:
+                if method == shown[0]:
                     axes.annotate(
                         str(point.cap), (cost, point.dice), (4, -9), textcoords="offset points",
                         color=MUTED, size=8,
@@ -65,7 +64,7 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
         axes.set_xlabel(label, color=MUTED, size=_SIZE)
-        axes.set_title("mean Dice over cases", loc="left", color=MUTED, size=_SIZE)
+        axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=_SIZE)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=len(labels), frameon=False,

@@ -17,6 +17,13 @@ CASES = [f"case_{number}" for number in range(6)]
 SHAPE = (2, 8, 20, 14)
 """Channels and voxels of every case: larger than the patch in one axis, smaller in another."""
 
+DESCRIPTION = {
+    "channel_names": {"0": "MRI", "1": "slice"},
+    "labels": {"background": 0, "organ": 1},
+    "file_ending": ".nii.gz",
+}
+"""What dataset.json says."""
+
 NETWORKS = "dynamic_network_architectures.architectures.unet."
 REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 
@@ -100,7 +107,7 @@ def preprocessed(tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch) -
     write_json(folder / "nnUNetPlans.json", plans())
     write_json(
         folder / "dataset.json",
-        {"channel_names": {"0": "MRI", "1": "slice"}, "labels": {"background": 0, "organ": 1}},
+        DESCRIPTION,
     )
     write_json(
         folder / "splits_final.json",
@@ -118,10 +125,6 @@ def source(preprocessed: Path) -> Callable[..., Source]:
 
         content = copy.deepcopy(plans())
         content["configurations"][configuration].update(changes)
-        data = {
-            "channel_names": {"0": "MRI", "1": "slice"},
-            "labels": {"background": 0, "organ": 1},
-        }
-        return Source(preprocessed, content, configuration, data, trainer or nnUNetTrainer)
+        return Source(preprocessed, content, configuration, DESCRIPTION, trainer or nnUNetTrainer)
 
     return build

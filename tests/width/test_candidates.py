@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nnunet_iac.width.candidates import candidates, capped, capped_features, caps_of
+from nnunet_iac.width.candidates import (
+    candidates,
+    capped,
+    capped_features,
+    caps_of,
+    with_widest,
+)
 
 FULL = (32, 64, 128, 256, 512, 512, 512)
 
@@ -105,6 +111,11 @@ def test_an_encoder_without_a_width_is_refused_by_name():
 def test_a_cap_that_makes_no_network_of_its_own_is_refused(cap):
     with pytest.raises(ValueError, match=f"widest stage, 16 channels; got {cap}"):
         candidates(_network([8, 16]), [16, 8, 4, 2, cap])
+
+
+def test_a_named_cap_is_compared_with_the_widest():
+    assert [each.cap for each in with_widest(_network([8, 16]), 4)] == [16, 4]
+    assert [each.cap for each in with_widest(_network([8, 16]), 16)] == [16]
 
 
 def test_fewer_than_five_candidates_are_refused_with_their_caps():

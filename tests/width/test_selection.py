@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nnunet_iac.width.selection import RULES, consensus, curve, dispersion, slope
+from nnunet_iac.width.selection import RULES, choices, consensus, curve, dispersion, slope
 
 CAPS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 
@@ -140,14 +140,36 @@ def test_all_seeds_together_are_their_geometric_mean_and_a_second_opinion():
     found = consensus("curve", CAPS, ISIC_PARAMETERS, seeds)
     assert found.together.pick == 8
     assert found.pick == found.modal == 256
-    assert "single seeds pick 256, all together 8: compare both" in found.warnings
+    assert "single seeds pick mostly 256, all seeds together 8: compare both" in found.warnings
     assert curve(CAPS, seeds.mean(axis=0)).pick != 8
 
 
 def test_of_equally_frequent_picks_the_widest_is_modal_and_the_tie_a_warning():
     found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, EARLY]))
     assert (found.pick, found.agreement, found.runner_up) == (256, 0.5, 8)
-    assert any("no width has most of" in w and "256 (1), 8 (1)" in w for w in found.warnings)
+    assert any("of the 2 seeds share the pick 256" in warning for warning in found.warnings)
+    assert any(
+        "single seeds pick 256 (1), 8 (1); use more" in warning for warning in found.warnings
+    )
+
+
+@pytest.mark.parametrize(("eights", "warned"), [(3, True), (4, False)])
+def test_fewer_than_four_fifths_of_the_seeds_behind_the_pick_are_a_warning(eights, warned):
+    seeds = np.stack([STEEP] * eights + [LESS_STEEP])
+    warnings = consensus("curve", CAPS, ISIC_PARAMETERS, seeds).warnings
+    wanted = (
+        f"fewer than 80% of the {eights + 1} seeds share the pick 8: single seeds pick 8 "
+        f"({eights}), 16 (1); use more --seeds"
+    )
+    assert (wanted in warnings) is warned
+
+
+def test_the_reasons_of_all_seeds_together_say_so():
+    found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, STEEP]))
+    assert found.reasons[0] == "single seeds pick 8 (2)"
+    assert found.reasons[1:] == tuple(
+        f"all seeds together: {reason}" for reason in found.together.reasons
+    )
 
 
 def test_seeds_that_agree_leave_the_rules_own_runner_up_and_the_boundarys_warning():
@@ -171,7 +193,77 @@ def test_dispersion_decides_on_all_seeds_and_leaves_each_out_once():
     assert (found.pick, found.runner_up) == (8, 1)
     assert found.picks == tuple(1 if seed == 3 else 8 for seed in range(17))
     assert found.agreement == pytest.approx(16 / 17)
-    assert "all seeds but one pick 8 (16), 1 (1)" in found.reasons
+    assert found.reasons[0] == "with one seed left out, the picks are 8 (16), 1 (1)"
+
+
+def test_dispersion_survives_a_seed_without_which_nothing_is_steady():
+    # ln S of cap 16 is +-a sixteen times and once 0: its standard deviation is a = .249, below tau
+    # = .25. Without the 0 it is a sqrt(16/15) = .257; without one of the others a sqrt(239/240).
+    signs = np.array([1, -1] * 8 + [0])[:, None]
+    scores = np.exp(signs * np.array([0.249, 0.5, 0.5, 0.5, 0.5]))
+    found = consensus("dispersion", (16, 8, 4, 2, 1), (5, 4, 3, 2, 1), scores)
+    assert found.picks == (16,) * 16 + (None,)
+    assert (found.pick, found.modal, found.runner_up) == (16, 16, 8)
+    assert found.agreement == pytest.approx(16 / 17)
+    assert found.reasons[0] == "with one seed left out, the picks are 16 (16), none (1)"
+
+
+def test_dispersion_counts_subsets_without_a_pick_as_disagreement():
+    # Sixteen seeds at 0 but two at +-a: the standard deviation is a sqrt(2/15), and without a 0
+    # a sqrt(2/14); a = .67 puts tau = .25 between them.
+    scores = np.exp(np.array([0.67, -0.67] + [0.0] * 14)[:, None] * np.ones(5))
+    found = consensus("dispersion", (16, 8, 4, 2, 1), (5, 4, 3, 2, 1), scores)
+    assert found.picks == (1, 1) + (None,) * 14
+    assert (found.pick, found.agreement) == (1, 2 / 16)
+    assert any("share the pick 1: with one seed left out" in w for w in found.warnings)
+    assert any("the picks are none (14), 1 (2); use more" in w for w in found.warnings)
+
+
+def test_dispersion_picks_within_a_range():
+    spreads = np.array([0.1, 0.1, 0.1, 0.1, 0.5])
+    scores = np.exp(np.where(np.arange(16) % 2, 1, -1)[:, None] * spreads)
+    caps = (16, 8, 4, 2, 1)
+    assert dispersion(caps, scores).pick == 2
+    found = consensus("dispersion", caps, (5, 4, 3, 2, 1), scores, within=(8, 4))
+    assert (found.pick, found.runner_up, found.together.range) == (4, 8, (8, 4))
+    assert set(found.picks) == {4}
+    with pytest.raises(ValueError, match=r"at cap 1 it is 0\.516: .* a larger cap to begin"):
+        dispersion(caps, scores, within=(1, 1))
+
+
+def test_the_picks_of_single_seeds_and_of_all_are_within_the_range():
+    seeds = np.stack([STEEP, EARLY])
+    found = consensus("curve", CAPS, ISIC_PARAMETERS, seeds, within=(128, 2))
+    assert found.together.range == (128, 2)
+    assert found.picks == tuple(curve(CAPS, seed, within=(128, 2)).pick for seed in seeds)
+    # STEEP falls by 10, 36 and 50 of 96 at the end: at cap 2 by .521 against (96 + 6) / 96 / 9 =
+    # .118 above, at cap 4 by .448 against .068. Of these two differences the first is larger.
+    assert found.picks == (2, 128)
+    found = consensus("slope", CAPS, ISIC_PARAMETERS, seeds, within=(256, 64))
+    assert found.together.range == (256, 64)
+
+
+@pytest.mark.parametrize(
+    ("rule", "published", "possible"),
+    [
+        ("curve", (256, 128, 64, 32, 16, 8), (512, 256, 128, 64, 32, 16, 8, 4, 2)),
+        ("slope", (128, 64, 32, 16, 8), (256, 128, 64, 32, 16, 8)),
+        ("dispersion", CAPS, CAPS),
+    ],
+)
+def test_the_choices_of_a_rule_are_published_or_within_a_range(rule, published, possible):
+    assert choices(rule, CAPS) == published
+    assert choices(rule, CAPS, (600, 1)) == possible
+
+
+@pytest.mark.parametrize(("rule", "fewest"), [("curve", 5), ("slope", 6)])
+def test_a_single_cap_to_pick_is_a_warning_that_there_was_no_choice(rule, fewest):
+    caps = CAPS[-fewest:]
+    scores = np.array([9, 8, 7, 5, 3, 1.0])[-fewest:]
+    found = consensus(rule, caps, PARAMETERS["ISIC"][-fewest:], np.stack([scores, scores]))
+    (warning,) = found.warnings
+    assert f"8 is the only cap that the rule {rule} can pick" in warning
+    assert "there was no choice" in warning
 
 
 NEEDED = {"curve": 5, "slope": 6, "dispersion": 5}
@@ -212,7 +304,7 @@ def test_parameters_that_do_not_fall_are_refused():
 
 
 def test_a_range_with_nothing_in_it_is_refused():
-    with pytest.raises(ValueError, match="none is within 3 to 3"):
+    with pytest.raises(ValueError, match=r"of its 512, 256, .* none is within 3 to 3"):
         curve(CAPS, STEEP, within=(3, 3))
 
 

@@ -111,6 +111,26 @@ def test_blocks_that_start_at_zero_take_part(source):
     assert all((block.conv2.norm.weight == 1).all() for block in blocks)
 
 
+def test_bottlenecks_that_start_at_zero_take_part(source):
+    given = source("residual")
+    kwargs = given.architecture["arch_kwargs"]
+    kwargs["block"] = "dynamic_network_architectures.building_blocks.residual.BottleneckD"
+    kwargs["bottleneck_channels"] = [4, 4, 4]
+    given.architecture["_kw_requires_import"] += ["block"]
+    network = given.network(8, 0)
+    blocks = [m for m in network.modules() if type(m).__name__ == "BottleneckD"]
+    assert blocks
+    assert all(not block.conv3.norm.weight.any() for block in blocks)
+    prepared(network, "cpu")
+    assert all((block.conv3.norm.weight == 1).all() for block in blocks)
+
+
+def test_batch_norms_on_a_single_voxel_are_refused_with_the_patch():
+    network = prepared(nn.Sequential(nn.Conv2d(1, 2, 4, 4), nn.BatchNorm2d(2)), "cpu")
+    with pytest.raises(ValueError, match="a patch of 4 x 4 it has one"):
+        sensitivities(network, [_image(1, 1, 4, 4)])
+
+
 def test_an_unknown_score_is_refused():
     with pytest.raises(ValueError, match="one of sum, frobenius; got 'max'"):
         sensitivities(_pointwise([[1.0]]), [], "max")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -79,6 +81,16 @@ def test_a_network_that_cannot_be_built_is_the_plans_fault(source):
     given.architecture["arch_kwargs"]["strides"] = [1]
     with pytest.raises(ValueError, match=r"it is not \(AssertionError"):
         given.network(4, 0)
+
+
+@pytest.mark.parametrize("missing", ["labels", "channel_names"])
+def test_a_data_set_without_labels_or_channels_is_refused(source, missing):
+    given = source()
+    known = {key: value for key, value in given.dataset.items() if key != missing}
+    with pytest.raises(
+        ValueError, match=rf"dataset\.json must have .*; it has {next(iter(known))}"
+    ):
+        dataclasses.replace(given, dataset=known)
 
 
 def test_plans_are_found_by_the_names_of_nnunets_commands(preprocessed):

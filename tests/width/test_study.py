@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -85,6 +86,7 @@ def test_the_document_is_json_with_the_seeds_and_the_cases(source):
     assert document["seeds"] == [0]
     assert document["caps"] == [32, 16, 8, 4, 3]
     assert document["ln_sensitivity"]["spread"] == [None] * 5
+    assert (document["device"], document["tau"]) == ("cpu", None)
 
 
 def test_dispersion_has_sixteen_seeds_by_default():
@@ -106,6 +108,52 @@ def test_the_figure_shows_every_seed_and_what_it_picked(source, tmp_path):
     }
     draw_width(study, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def undecided(source):
+    """A study by `dispersion` of which two of sixteen subsets have a pick."""
+    study = choose_width(source(), images=1, seeds=(0,))
+    scores = np.exp(np.array([0.67, -0.67] + [0.0] * 14)[:, None] * np.ones(6))
+    parameters = [cost.parameters for cost in study.costs]
+    found = consensus("dispersion", CAPS, parameters, scores)
+    return dataclasses.replace(study, seeds=tuple(range(16)), scores=scores, consensus=found)
+
+
+def test_picks_of_dispersion_are_named_as_those_with_a_seed_left_out(undecided):
+    nones = ", ".join(["none"] * 14)
+    assert f"picks with each of the 16 seeds left out: 1, 1, {nones}" in undecided.lines()
+    _, below = width_figure(undecided).axes
+    assert below.get_title("left") == "picks with one seed left out (none: 14)"
+    assert [text.get_text() for text in below.texts] == ["2"]
+    document = undecided.document()
+    assert document["picks"] == [1, 1] + [None] * 14
+    assert document["tau"] == 0.25
+
+
+def test_a_figure_without_any_pick_left_can_be_drawn(undecided, tmp_path):
+    found = dataclasses.replace(undecided.consensus, picks=(None,) * 16)
+    draw_width(dataclasses.replace(undecided, consensus=found), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").is_file()
+
+
+def test_a_range_limits_the_pick(source):
+    found = choose_width(source(), images=1, seeds=(0, 1), within=(4, 2)).consensus
+    assert found.together.range == (4, 2)
+    assert set(found.picks) <= {4, 2}
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("slope", {"caps": CAPS[:5]}, "at least 6 candidates; got the 5 caps 32, 16, 8, 4, 2"),
+        ("curve", {"within": (1, 1)}, "none is within 1 to 1"),
+        ("dispersion", {"within": (7, 5)}, "none is within 7 to 5"),
+    ],
+)
+def test_nothing_to_pick_is_refused_before_anything_is_measured(source, rule, options, message):
+    with pytest.raises(ValueError, match=message):
+        choose_width(source(data_identifier="absent"), rule, **options)
 
 
 def test_a_gpu_that_is_not_there_is_refused(source, monkeypatch):

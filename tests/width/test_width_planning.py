@@ -2,8 +2,12 @@ import json
 import warnings
 
 import pytest
+from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import (
+    nnUNetTrainerBN,
+)
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_iac.runs.plans import configuration_of
 from nnunet_iac.width.planning import PROVENANCE, plans_name, write_width
 
 
@@ -55,6 +59,79 @@ def test_a_configuration_that_inherits_gets_its_whole_network(source):
 def test_settings_of_the_source_stay(source):
     path, _ = write_width(source(iac={"seed": 3}), 8)
     assert _read(path)["configurations"]["2d"]["iac"] == {"seed": 3}
+
+
+def test_another_trainer_is_where_the_retrofit_finds_its_backbone(source):
+    given = source(trainer=nnUNetTrainerBN, iac={"seed": 3})
+    path, _ = write_width(given, 8)
+    section = _read(path)["configurations"]["2d"]["iac"]
+    assert section == {"seed": 3, "backbone_trainer": "nnUNetTrainerBN"}
+    assert write_width(given, 8) == (path, False)
+
+
+def test_plans_for_another_trainer_are_not_overwritten(source):
+    path, _ = write_width(source(), 8)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"cap 8, trainer nnUNetTrainer; now: cap 8, trainer .*BN"):
+        write_width(source(trainer=nnUNetTrainerBN), 8)
+    assert path.read_bytes() == before
+
+
+def test_settings_that_are_impossible_are_refused(source):
+    with pytest.raises(ValueError, match="theta"):
+        write_width(source(iac={"theta": -1}), 8)
+
+
+def test_plans_of_one_cap_serve_several_configurations(source):
+    flat, deep = source(), source("3d_fullres")
+    path, _ = write_width(flat, 8, chosen={"rule": "curve"})
+    first = _read(path)["configurations"]["2d"]
+    assert write_width(deep, 8) == (path, True)
+    content = _read(path)
+    assert content["configurations"]["2d"] == first
+    added = content["configurations"]["3d_fullres"]
+    assert added["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 8, 8]
+    assert added[PROVENANCE]["base_sha256"] == deep.digest()
+    assert write_width(flat, 8) == write_width(deep, 8) == (path, False)
+    assert _read(path) == content
+
+
+@pytest.mark.parametrize("order", [("2d", "residual"), ("residual", "2d")])
+def test_a_configuration_and_one_that_inherits_from_it_keep_their_own_settings(source, order):
+    trainers = {"2d": nnUNetTrainerBN, "residual": None}
+    for name in order:
+        path, written = write_width(source(name, trainers[name]), 8)
+        assert written
+    found = _read(path)
+    assert configuration_of(found, "2d")["iac"] == {"backbone_trainer": "nnUNetTrainerBN"}
+    assert configuration_of(found, "residual")["iac"] == {}
+    for name in order:
+        assert write_width(source(name, trainers[name]), 8) == (path, False)
+
+
+@pytest.mark.parametrize("change", ["by hand", "other source"])
+def test_a_configuration_is_not_added_to_other_plans(source, change):
+    path, _ = write_width(source(), 8)
+    deep = source("3d_fullres")
+    if change == "by hand":
+        content = _read(path)
+        content["configurations"]["2d"]["batch_size"] = 7
+        path.write_text(json.dumps(content))
+    else:
+        deep.plans["configurations"]["2d"]["batch_size"] = 7
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"other content .3d_fullres there: not what was made"):
+        write_width(deep, 8)
+    assert path.read_bytes() == before
+
+
+def test_the_widest_cap_of_a_configuration_is_its_change_too(source):
+    path, _ = write_width(source(), 32, "Mine")
+    write_width(source("3d_fullres"), 8, "Mine")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"2d there: cap 32, trainer nnUNetTrainer; now: cap 8"):
+        write_width(source(), 8, "Mine")
+    assert path.read_bytes() == before
 
 
 def test_the_identifier_follows_that_of_the_source(source):
