@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.width.selection import Rule, consensus
+from nnunet_iac.workflow.pareto import Point
+from nnunet_iac.workflow.pareto_figure import draw_pareto
 
 HERE = Path(__file__).parent
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -27,6 +29,7 @@ METHODS: dict[str, tuple[Rule, int, bool]] = {
     "dispersion, 16 seeds (experimental)": ("dispersion", 16, False),
 }
 """Rule, seeds of one repetition, and whether all seeds together decide."""
+DEFAULT = next(number for number, name in enumerate(METHODS) if "(default)" in name)
 
 
 def results(pattern: str) -> list[dict[str, Any]]:
@@ -88,7 +91,22 @@ def page() -> str:
         benchmark=results("benchmark.json"),
         scores=[{**each, "spread": spread(each), "stability": stability(each)} for each in scores],
         dice=dice,
+        picked=[cost_of_the_pick(each, measured) for measured in dice for each in scores],
+        pareto=results("pareto_*.json"),
     )
+
+
+def cost_of_the_pick(scored: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the Dice of the default rule's usual pick and of the best width; None if unknown."""
+    if scored["dataset"] != trained["dataset"]:
+        return None
+    pick = stability(scored)[DEFAULT]["cap"]
+    best = max(trained["points"], key=lambda point: point["dice"])
+    return {
+        "dataset": trained["dataset"],
+        "pick": next(point for point in trained["points"] if point["cap"] == pick),
+        "best": best,
+    }
 
 
 def stability_figure(scores: Sequence[dict[str, Any]]) -> Figure:
@@ -131,6 +149,7 @@ def dice_figure(dice: Sequence[dict[str, Any]]) -> Figure:
                 axes.plot([x, x], [row["low"], row["high"]], color=BLUE, lw=1.4)
         axes.plot([row["dice"] for row in rows], "o-", color=INK, lw=1, ms=4)
         _style(axes, f"{measured['dataset']}: Dice")
+        axes.set_xlabel("cap", color=MUTED, size=9)
         axes.set_xticks(range(len(rows)), [str(row["cap"]) for row in rows])
         axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
     return figure
@@ -155,6 +174,9 @@ def main() -> None:
     for name, drawn in (("scores", stability_figure), ("dice", dice_figure)):
         if found := results(f"{name}_*.json"):
             draw(drawn(found), HERE / f"{name}.png")
+    for measured in results("pareto_*.json"):
+        points = [Point(**point) for point in measured["points"]]
+        draw_pareto(points, HERE / f"pareto_{measured['dataset']}.png")
     with replacing(HERE.parent / "width.md") as temporary:
         temporary.write_text(page())
 
