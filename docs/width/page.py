@@ -93,7 +93,19 @@ def page() -> str:
         dice=dice,
         picked=[cost_of_the_pick(each, measured) for measured in dice for each in scores],
         pareto=results("pareto_*.json"),
+        searched=[searched_cells(each) for each in results("pareto_*.json")],
     )
+
+
+def searched_cells(measured: dict[str, Any]) -> dict[str, Any]:
+    """Return at how many widths a searched cell scored more than what it is compared with."""
+    dice = {(point["cap"], point["method"]): point["dice"] for point in measured["points"]}
+    caps = sorted({cap for cap, _ in dice})
+    above = {
+        rival: sum(dice[cap, "iac-lth"] > dice[cap, rival] for cap in caps)
+        for rival in ("random", "continued")
+    }
+    return {"dataset": measured["dataset"], "caps": caps, "above": above}
 
 
 def cost_of_the_pick(scored: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any] | None:

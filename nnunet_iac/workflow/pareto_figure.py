@@ -50,8 +50,8 @@ def pareto_figure(points: Sequence[Point]) -> Figure:
                     )
                 if method == shown[0]:
                     axes.annotate(
-                        str(point.cap), (cost, point.dice), (4, -9), textcoords="offset points",
-                        color=MUTED, size=8,
+                        str(point.cap), (cost, point.dice), (-5, 3), textcoords="offset points",
+                        color=MUTED, size=8, ha="right",
                     )  # fmt: skip
             axes.plot(
                 costs, [point.dice for point in own], color=COLOURS[method], lw=1.4, ms=4.5,
