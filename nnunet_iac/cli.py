@@ -401,8 +401,9 @@ def _xtiny(arguments: argparse.Namespace) -> int:
 def _pareto(arguments: argparse.Namespace) -> int:
     from nnunet_iac.search.settings import parse_assignment
     from nnunet_iac.width.source import Source
-    from nnunet_iac.workflow.pareto import Pareto, table, train, write_points
+    from nnunet_iac.workflow.pareto import Pareto, train
     from nnunet_iac.workflow.pareto_figure import draw_pareto
+    from nnunet_iac.workflow.pareto_points import points, table, write_points
 
     study = Pareto(
         Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr),
@@ -417,11 +418,10 @@ def _pareto(arguments: argparse.Namespace) -> int:
             print(f"{' '.join(study.command(run, arguments.device))}{done}")
         return 0
     failures = train(study, arguments.device, lambda line: print(line, flush=True))
-    points = study.points()
-    if points:
-        print(table(points))
-        write_points(study, points, arguments.device, arguments.o / "pareto.json")
-        draw_pareto(points, arguments.o / "pareto.png")
+    if found := points(study):
+        print(table(found))
+        write_points(study, found, arguments.device, arguments.o / "pareto.json")
+        draw_pareto(found, arguments.o / "pareto.png")
         print(f"wrote {arguments.o / 'pareto.json'}\ndrawn: {arguments.o / 'pareto.png'}")
     if failures:
         raise RuntimeError(

@@ -41,7 +41,7 @@ def test_without_a_verb_the_usage_lists_them_all(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     usage = capsys.readouterr().out
-    for verb in ("demo", "plan", "xtiny", "show", "replay", "doctor", "trainers-dir"):
+    for verb in ("demo", "plan", "xtiny", "pareto", "show", "replay", "doctor", "trainers-dir"):
         assert f"\n    {verb}" in usage
 
 

@@ -35,7 +35,7 @@ def test_no_module_of_these_packages_loads_nnunet(package):
         ("from nnunet_iac.cli import main; main(['trainers-dir'])", {"nnunetv2", "torch"}),
         ("import nnunet_iac.runs.genotype_source", {"nnunetv2", "matplotlib"}),
         ("import nnunet_iac.host.doctor", {"nnunetv2", "torch"}),
-        ("import nnunet_iac.width.selection", {"nnunetv2", "torch", "matplotlib"}),
+        ("import nnunet_iac.width.consensus", {"nnunetv2", "torch", "matplotlib"}),
     ],
 )
 def test_the_command_loads_no_more_than_a_verb_needs(statement, absent):

@@ -20,6 +20,7 @@ from nnunet_iac.training.cost import provenance
 from nnunet_iac.width.candidates import caps_of, features_of
 from nnunet_iac.width.source import Source
 from nnunet_iac.workflow.pareto import REFERENCE, Pareto, train
+from nnunet_iac.workflow.pareto_points import points
 
 TRAINER = "nnUNetTrainerAdam_8epochs"
 PLANS = "width"
@@ -61,7 +62,7 @@ def main() -> None:
             "trainer": TRAINER,
             "batch_size": BATCH_SIZE,
             "folds": folds,
-            "points": [asdict(point) for point in study.points()],
+            "points": [asdict(point) for point in points(study)],
         },
     )
 

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
-from nnunet_iac.width.selection import Rule, consensus
-from nnunet_iac.workflow.pareto import Point
+from nnunet_iac.width.consensus import consensus
+from nnunet_iac.width.selection import Rule
 from nnunet_iac.workflow.pareto_figure import draw_pareto
+from nnunet_iac.workflow.pareto_points import Point
 
 HERE = Path(__file__).parent
 BLUE, ORANGE = "#0072b2", "#d55e00"

@@ -4,10 +4,8 @@ XTinyU-Net (arXiv 2605.09639), selection. Candidates are ordered from wide to na
 S(cap) > 0, the sensitivity of a network at initialisation; only its relative course matters.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -34,13 +32,6 @@ FEWEST_SEEDS: Mapping[Rule, int] = {"curve": 1, "slope": 1, "dispersion": 16}
 TAU = 0.25
 """Largest spread of ln S over seeds that `dispersion` calls steady."""
 
-AGREEMENT = 0.8
-"""With a smaller share of the seeds behind the pick, more seeds are advised."""
-
-ALONE = "single seeds pick"
-LEFT_OUT = "with one seed left out, the picks are"
-TOGETHER = "all seeds together"
-
 _FLAT = 1e-9
 
 
@@ -66,32 +57,14 @@ class Decision:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Consensus:
-    """What a rule picks from many seeds.
+def require_rule(rule: str) -> None:
+    """Check the name of a rule.
 
-    Args:
-        pick: the cap: of `curve` and `slope` the modal pick, of `dispersion` that of all seeds.
-        picks: one per seed; of `dispersion`, with this seed left out, and None where the others
-            leave nothing to pick.
-        modal: the most frequent cap among them, the widest of several; that of `together` where
-            there is none.
-        agreement: share of the seeds whose pick is the modal one.
-        runner_up: the most frequent cap but `pick`; where there is none, what `together` says.
-        together: the decision on all seeds together.
-        reasons: sentences on the picks, then those of `together`.
-        warnings: sentences on a pick at the boundary, and on disagreement: fewer than `AGREEMENT`
-            of the seeds share the pick, or all together pick otherwise.
+    Raises:
+        ValueError: there is none of that name.
     """
-
-    pick: int
-    picks: tuple[int | None, ...]
-    modal: int
-    agreement: float
-    runner_up: int | None
-    together: Decision
-    reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
+    if rule not in RULES:
+        raise ValueError(f"the rule must be one of {', '.join(RULES)}; got {rule!r}")
 
 
 def choices(
@@ -234,7 +207,7 @@ def dispersion(
             f"the rule dispersion needs at least {FEWEST_SEEDS['dispersion']} seeds; got "
             f"{len(scores)}: use --seeds {FEWEST_SEEDS['dispersion']}"
         )
-    decision = _steadiest(caps, scores, tau, within)
+    decision = steadiest(caps, scores, tau, within)
     if decision is None:
         widest = choices("dispersion", caps, within)[0]
         spread = _monotone_spread(scores)[list(caps).index(widest)]
@@ -246,72 +219,64 @@ def dispersion(
     return decision
 
 
-def consensus(
-    rule: Rule,
+def steadiest(
     caps: Sequence[int],
-    parameters: Sequence[int],
     scores: Float[np.ndarray, "seeds caps"],
-    within: tuple[int, int] | None = None,
-) -> Consensus:
-    """Return what a rule picks from many seeds, and how far they agree.
-
-    With `curve` and `slope` every seed has a vote. The geometric mean of S over the seeds, for S
-    varies by factors, gives a second opinion only: where the curve is flat, its bends are the
-    noise that is left, and its pick repeats less than the vote (docs/width.md). One seed is the
-    published procedure.
+    tau: float,
+    within: tuple[int, int] | None,
+) -> Decision | None:
+    """Return `dispersion`'s decision of any number of seeds; None where no candidate is steady.
 
     Args:
-        rule: one of `RULES`.
         caps: from wide to narrow.
-        parameters: of each network.
-        scores: S of every seed and cap.
-        within: the largest and the smallest cap that may be picked; None is the rule's own range.
+        scores: S of every seed and cap; two seeds or more.
+        tau: in units of ln S.
+        within: as of `dispersion`.
 
     Raises:
-        ValueError: an unknown rule, no seeds, or as the rule.
+        ValueError: as `dispersion`, but for the number of seeds and too large a spread.
     """
-    if rule not in RULES:
-        raise ValueError(f"the rule must be one of {', '.join(RULES)}; got {rule!r}")
-    if len(scores) == 0:
-        raise ValueError("a width is chosen with at least one seed; got 0")
-    picks: tuple[int | None, ...]
-    if rule == "dispersion":
-        together = dispersion(caps, scores, within=within)
-        left_out = (np.delete(scores, seed, axis=0) for seed in range(len(scores)))
-        steadiest = [_steadiest(caps, rest, TAU, within) for rest in left_out]
-        picks = tuple(None if decision is None else decision.pick for decision in steadiest)
-    else:
-        decide = curve if rule == "curve" else partial(slope, parameters=parameters)
-        picks = tuple(decide(caps, seed, within=within).pick for seed in scores)
-        together = decide(caps, np.exp(np.log(scores).mean(axis=0)), within=within)
-    votes = Counter(sorted(picks, key=lambda cap: cap or 0, reverse=True))
-    ranked = [cap for cap, _ in votes.most_common() if cap is not None]
-    modal = ranked[0] if ranked else together.pick
-    pick = together.pick if rule == "dispersion" else modal
-    others = [
-        cap for cap in (*ranked, together.pick, together.runner_up) if cap not in (pick, None)
-    ]
-    said = ALONE if rule != "dispersion" else LEFT_OUT
-    counted = ", ".join(f"{cap or 'none'} ({count})" for cap, count in votes.most_common())
-    warnings = list(_boundary(rule, pick, together.range))
-    if len(scores) == 1:
-        warnings.append("one seed cannot tell how far the pick is chance: use --seeds 8 or more")
-    elif votes[pick] < AGREEMENT * len(scores):
-        warnings.append(
-            f"fewer than {AGREEMENT:.0%} of the {len(scores)} seeds share the pick {pick}: {said} "
-            f"{counted}; use more --seeds"
+    _require_scores("dispersion", caps, scores)
+    if not tau > 0:
+        raise ValueError(f"tau must be above zero; got {tau}")
+    allowed = choices("dispersion", caps, within)
+    highest = dict(zip(caps, _monotone_spread(scores), strict=True))
+    steady = sum(bool(highest[cap] <= tau) for cap in allowed)
+    if not steady:
+        return None
+    pick = allowed[steady - 1]
+    reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {tau:g}"]
+    if steady < len(allowed):
+        narrower = allowed[steady]
+        reasons.append(f"at cap {narrower} it spreads by {highest[narrower]:.3f}")
+    others = (*allowed[: steady - 1][::-1], *allowed[steady:])
+    ends = allowed[0], allowed[-1]
+    return Decision(
+        *("dispersion", pick, others[0] if others else None, ends),
+        *(tuple(reasons), boundary_warnings("dispersion", pick, ends)),
+    )
+
+
+def boundary_warnings(rule: Rule, pick: int, ends: tuple[int, int]) -> tuple[str, ...]:
+    """Return what to know of a pick at an end of its rule's range, or alone in it.
+
+    Args:
+        rule: its name.
+        pick: the cap.
+        ends: the largest and the smallest cap that the rule can pick.
+    """
+    if pick not in ends:
+        return ()
+    if ends[0] == ends[1]:
+        return (
+            f"{pick} is the only cap that the rule {rule} can pick among these candidates: there "
+            "was no choice; give more with --caps, or a wider range with --within",
         )
-    if modal != together.pick:
-        warnings.append(f"{said} mostly {modal}, {TOGETHER} {together.pick}: compare both")
-    return Consensus(
-        pick,
-        picks,
-        modal,
-        votes[modal] / len(scores),
-        others[0] if others else None,
-        together,
-        (f"{said} {counted}", *(f"{TOGETHER}: {reason}" for reason in together.reasons)),
-        tuple(warnings),
+    end = "smallest" if pick == ends[1] else "largest"
+    return (
+        f"the pick {pick} is the {end} cap that the rule {rule} can choose among these candidates "
+        f"({ends[0]} to {ends[1]}): what lies beyond was not in question, so compare with the "
+        "runner-up before you rely on it",
     )
 
 
@@ -355,34 +320,6 @@ def _monotone_spread(scores: Float[np.ndarray, "seeds caps"]) -> Float[np.ndarra
     return np.maximum.accumulate(np.log(scores).std(axis=0, ddof=1))
 
 
-def _steadiest(
-    caps: Sequence[int],
-    scores: Float[np.ndarray, "seeds caps"],
-    tau: float,
-    within: tuple[int, int] | None,
-) -> Decision | None:
-    """Return `dispersion`'s decision; None where the spread is too large for every candidate."""
-    _require_scores("dispersion", caps, scores)
-    if not tau > 0:
-        raise ValueError(f"tau must be above zero; got {tau}")
-    allowed = choices("dispersion", caps, within)
-    highest = dict(zip(caps, _monotone_spread(scores), strict=True))
-    steady = sum(bool(highest[cap] <= tau) for cap in allowed)
-    if not steady:
-        return None
-    pick = allowed[steady - 1]
-    reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {tau:g}"]
-    if steady < len(allowed):
-        narrower = allowed[steady]
-        reasons.append(f"at cap {narrower} it spreads by {highest[narrower]:.3f}")
-    others = (*allowed[: steady - 1][::-1], *allowed[steady:])
-    ends = allowed[0], allowed[-1]
-    return Decision(
-        *("dispersion", pick, others[0] if others else None, ends),
-        *(tuple(reasons), _boundary("dispersion", pick, ends)),
-    )
-
-
 def _decision(
     rule: Rule,
     hinges: Mapping[int, float],
@@ -397,20 +334,6 @@ def _decision(
         behind = hinges[pick] - hinges[runner_up]
         reasons.append(f"the hinge at cap {runner_up} is {behind:.3f} weaker")
     ends = allowed[0], allowed[-1]
-    return Decision(rule, pick, runner_up, ends, tuple(reasons), _boundary(rule, pick, ends))
-
-
-def _boundary(rule: Rule, pick: int, ends: tuple[int, int]) -> tuple[str, ...]:
-    if pick not in ends:
-        return ()
-    if ends[0] == ends[1]:
-        return (
-            f"{pick} is the only cap that the rule {rule} can pick among these candidates: there "
-            "was no choice; give more with --caps, or a wider range with --within",
-        )
-    end = "smallest" if pick == ends[1] else "largest"
-    return (
-        f"the pick {pick} is the {end} cap that the rule {rule} can choose among these candidates "
-        f"({ends[0]} to {ends[1]}): what lies beyond was not in question, so compare with the "
-        "runner-up before you rely on it",
+    return Decision(
+        rule, pick, runner_up, ends, tuple(reasons), boundary_warnings(rule, pick, ends)
     )

@@ -11,16 +11,15 @@ from jaxtyping import Float
 
 from nnunet_iac.search.budget import Cost
 from nnunet_iac.width.candidates import Candidate, candidates
+from nnunet_iac.width.consensus import TOGETHER, Consensus, consensus
 from nnunet_iac.width.crops import Fold, central_crops, spread_cases
 from nnunet_iac.width.selection import (
     FEWEST,
     FEWEST_SEEDS,
     TAU,
-    TOGETHER,
-    Consensus,
     Rule,
     choices,
-    consensus,
+    require_rule,
 )
 from nnunet_iac.width.sensitivity import Score, prepared, sensitivities
 from nnunet_iac.width.source import Source
@@ -152,11 +151,12 @@ def choose_width(
         report: receives a line per seed.
 
     Raises:
-        ValueError: as `candidates`, `choices`, `Source.costs`, `spread_cases`, `central_crops`,
-            `sensitivities` and `consensus`.
+        ValueError: as `require_rule`, `candidates`, `choices`, `Source.costs`, `spread_cases`,
+            `central_crops`, `sensitivities` and `consensus`.
         FileNotFoundError: the data are not preprocessed.
         RuntimeError: no such device.
     """
+    require_rule(rule)
     chosen = candidates(source.architecture, caps)
     if len(chosen) < FEWEST[rule]:
         raise ValueError(

@@ -4,17 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from nnunet_iac.analysis.scores.case_scores import patient_means
-from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.host.trainer_lookup import trainers_dir
-from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.plans import (
     SECTION,
     configuration_of,
@@ -23,10 +18,7 @@ from nnunet_iac.runs.plans import (
     require_file_ending,
     write_new,
 )
-from nnunet_iac.runs.scores import foreground_dice
-from nnunet_iac.search.budget import Cost
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.cost import provenance
 from nnunet_iac.width.candidates import candidate, features_of
 from nnunet_iac.width.crops import training_cases
 from nnunet_iac.width.planning import PROVENANCE, plans_name, write_width
@@ -71,35 +63,6 @@ class Run:
     fold: int
     trainer: str
     plans: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """What a method at a width costs and scores.
-
-    Args:
-        cap: on the channels per stage.
-        method: one of `METHODS`.
-        parameters: of the network with its cells; over folds with different cells, their mean.
-        macs: multiply-accumulates of one patch without deep supervision; likewise.
-        dice: mean foreground Dice over a patient's validation cases, then over patients.
-        low: lower end of its 95 % bootstrap interval over patients; None for a single one.
-        high: upper end.
-        patients: in all folds.
-        cases: theirs.
-        epochs: on top of the reference, search included; over folds, their mean.
-    """
-
-    cap: int
-    method: str
-    parameters: float
-    macs: float
-    dice: float
-    low: float | None
-    high: float | None
-    patients: int
-    cases: int
-    epochs: float
 
 
 @dataclass(frozen=True)
@@ -151,13 +114,14 @@ class Pareto:
         for key in OURS_TO_SET:
             if key in (self.settings or {}):
                 raise ValueError(f"{key} is what the methods differ in: leave it out of --set")
-        Settings.from_mapping(self._settings)
+        Settings.from_mapping(self.common_settings)
         require_file_ending(self.source.dataset.get("file_ending"))
         for run in self.runs():
             self.folder(run)
 
     @property
-    def _settings(self) -> dict[str, Any]:
+    def common_settings(self) -> dict[str, Any]:
+        """The settings of all retrofits, before each adds its own."""
         known = self.source.described.get(SECTION, {})
         own = {key: value for key, value in known.items() if key not in OURS_TO_SET}
         trainer = {"backbone_trainer": self.source.trainer.__name__}
@@ -169,7 +133,7 @@ class Pareto:
         What does not search is finetuned as long as a search and its finetuning may take together.
         """
         _, own = RETROFITS[method]
-        values = {**self._settings, **own}
+        values = {**self.common_settings, **own}
         settings = Settings.from_mapping(values)
         if method in SEARCHED:
             return values
@@ -234,9 +198,13 @@ class Pareto:
         model = f"{run.trainer}__{run.plans}__{self.source.configuration}"
         return Path(results) / self.source.folder.name / model / f"fold_{run.fold}"
 
+    def summary(self, run: Run) -> Path:
+        """Return the file with the scores of a training's validation, which ends it."""
+        return self.folder(run) / "validation" / "summary.json"
+
     def finished(self, run: Run) -> bool:
         """Return whether a training has been validated."""
-        return (self.folder(run) / "validation" / "summary.json").is_file()
+        return self.summary(run).is_file()
 
     def command(self, run: Run, device: str) -> list[str]:
         """Return nnU-Net's command of a training; one that was interrupted goes on."""
@@ -246,51 +214,6 @@ class Pareto:
             *("nnUNetv2_train", number, self.source.configuration, str(run.fold)),
             *("-tr", run.trainer, "-p", run.plans, "-device", device, *(["--c"] if begun else [])),
         ]
-
-    def points(self) -> list[Point]:
-        """Return what the finished trainings cost and score, by cap and method."""
-        found = []
-        for cap in self.caps:
-            width = self.source.cost(cap)
-            for method in self.methods:
-                runs = [r for r in self.runs() if (r.cap, r.method) == (cap, method)]
-                if all(map(self.finished, runs)):
-                    found.append(self._point(runs, width))
-        return [point for point in found if point is not None]
-
-    def _point(self, runs: Sequence[Run], width: Cost) -> Point | None:
-        """Return the point of a method's folds; None where no case has a Dice."""
-        ending = self.source.dataset["file_ending"]
-        dice: dict[str, float | None] = {}
-        for run in runs:
-            summary = self.folder(run) / "validation" / "summary.json"
-            dice |= foreground_dice(summary, ending)["per_case"]
-        means, left_out = patient_means(dice, self._settings.get("patient_pattern"))
-        if not means:
-            return None
-        records = [self._record(run) for run in runs]
-        interval = bootstrap_interval(list(means.values())) if len(means) > 1 else None
-        return Point(
-            runs[0].cap,
-            runs[0].method,
-            fmean((width + cells).parameters for cells, _ in records),
-            fmean((width + cells).macs for cells, _ in records),
-            fmean(means.values()),
-            None if interval is None else interval.low,
-            None if interval is None else interval.high,
-            len(means),
-            len(dice) - len(left_out),
-            fmean(epochs for _, epochs in records),
-        )
-
-    def _record(self, run: Run) -> tuple[Cost, int]:
-        """Return what a training added to its reference, and in how many epochs."""
-        if run.method == REFERENCE:
-            return Cost(0, 0), 0
-        cost = RunFolder.of_fold(self.folder(run)).read_cost()
-        final, backbone = cost.networks["final"], cost.networks["backbone"]
-        added = Cost(final.parameters - backbone.parameters, final.macs - backbone.macs)
-        return added, sum(phase.epochs for phase in cost.phases.values())
 
 
 def train(study: Pareto, device: str, report: Callable[[str], None]) -> list[str]:
@@ -346,38 +269,3 @@ def _run(command: Sequence[str], log: Path, device: str) -> None:
             f"{' '.join(command)} must succeed and exited with {done.returncode}; {log} ends "
             f"with\n{tail}\nrun the same command again to go on"
         )
-
-
-def write_points(study: Pareto, points: Sequence[Point], device: str, path: Path) -> None:
-    """Write the points as JSON, with what they were measured on."""
-    measured = provenance()
-    document = {
-        "dataset": study.source.folder.name,
-        "configuration": study.source.configuration,
-        "plans": study.source.plans["plans_name"],
-        "trainer": study.source.trainer.__name__,
-        "folds": list(study.folds),
-        "settings": study._settings,
-        "device": device,
-        "date": date.today().isoformat(),
-        "commit": measured.commit,
-        "hardware": measured.hardware,
-        "versions": measured.versions,
-        "points": [asdict(point) for point in points],
-    }
-    write_json(path, document)
-
-
-def table(points: Sequence[Point]) -> str:
-    """Return the points as text."""
-    lines = [
-        f"{'cap':>6}  {'method':<10}{'parameters':>14}{'MACs':>18}{'epochs':>8}{'Dice':>8}  "
-        f"{'95 %':<16}{'patients':>8}"
-    ]
-    for point in points:
-        interval = "-" if point.low is None else f"{point.low:.3f} to {point.high:.3f}"
-        lines.append(
-            f"{point.cap:>6}  {point.method:<10}{point.parameters:>14,.0f}{point.macs:>18,.0f}"
-            f"{point.epochs:>8.0f}{point.dice:>8.3f}  {interval:<16}{point.patients:>8}"
-        )
-    return "\n".join(lines)

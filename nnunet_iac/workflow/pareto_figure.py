@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
-from nnunet_iac.workflow.pareto import METHODS, Point
+from nnunet_iac.workflow.pareto import METHODS
+from nnunet_iac.workflow.pareto_points import Point
 
 WIDTH = 4.6
 """Inches: few, so that the text stays legible where the page is narrow."""

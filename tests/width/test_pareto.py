@@ -8,8 +8,9 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import settings_of
 from nnunet_iac.runs.records import CostRecord, NetworkCost, PhaseCost
 from nnunet_iac.workflow import pareto
-from nnunet_iac.workflow.pareto import Pareto, Point, table, train
+from nnunet_iac.workflow.pareto import Pareto, train
 from nnunet_iac.workflow.pareto_figure import draw_pareto, pareto_figure
+from nnunet_iac.workflow.pareto_points import Point, points, table
 
 DICE = {"reference": 0.5, "continued": 0.55, "iac-lth": 0.7, "random": 0.6}
 WORDS = ["pareto", "-d", "4", "-c", "2d", "--caps", "8,4"]
@@ -112,31 +113,31 @@ def test_what_was_interrupted_goes_on(study):
 
 def test_a_point_has_the_cost_of_width_and_cells_and_the_mean_over_cases(study, trained):
     train(study, "cpu", lambda line: None)
-    points = {(point.cap, point.method): point for point in study.points()}
-    assert len(points) == 6
+    found = {(point.cap, point.method): point for point in points(study)}
+    assert len(found) == 6
     width = study.source.cost(8)
-    reference, found = points[8, "reference"], points[8, "iac-lth"]
+    reference, searched = found[8, "reference"], found[8, "iac-lth"]
     assert (reference.parameters, reference.macs) == (width.parameters, width.macs)
     # The cells cost 130 - 100 parameters and 1700 - 1000 products.
-    assert (found.parameters, found.macs) == (width.parameters + 30, width.macs + 700)
+    assert (searched.parameters, searched.macs) == (width.parameters + 30, width.macs + 700)
     # Cases 0.70 0.71 0.72 0.73.
-    assert found.dice == pytest.approx(0.715)
-    assert found.low < 0.715 < found.high
-    assert (found.patients, found.cases) == (4, 4)
+    assert searched.dice == pytest.approx(0.715)
+    assert searched.low < 0.715 < searched.high
+    assert (searched.patients, searched.cases) == (4, 4)
     # Three epochs of search and two of finetuning.
-    assert (reference.epochs, found.epochs) == (0, 5)
+    assert (reference.epochs, searched.epochs) == (0, 5)
 
 
 def test_the_interval_is_over_patients(source, trained):
     one = Pareto(source(), (8,), ("reference",), settings={"patient_pattern": "case"})
     train(one, "cpu", lambda line: None)
-    (point,) = one.points()
+    (point,) = points(one)
     assert (point.patients, point.cases, point.low) == (1, 4, None)
     assert point.dice == pytest.approx(0.515)
 
 
 def test_unfinished_trainings_have_no_point(study, trained):
-    assert study.points() == []
+    assert points(study) == []
 
 
 def test_the_command_trains_tabulates_and_draws(preprocessed, trained, tmp_path, capsys):

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nnunet_iac.width.selection import RULES, choices, consensus, curve, dispersion, slope
+from nnunet_iac.width.consensus import consensus
+from nnunet_iac.width.selection import RULES, choices, curve, dispersion, slope
 
 CAPS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 

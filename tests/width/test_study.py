@@ -9,9 +9,9 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
     nnUNetTrainerBN,
 )
 
+from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.crops import central_crops
 from nnunet_iac.width.figure import draw_width, width_figure
-from nnunet_iac.width.selection import consensus
 from nnunet_iac.width.sensitivity import prepared, sensitivities
 from nnunet_iac.width.study import choose_width, default_seeds
 
@@ -160,3 +160,8 @@ def test_a_gpu_that_is_not_there_is_refused(source, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="-device cuda must have a GPU"):
         choose_width(source(), device="cuda")
+
+
+def test_an_unknown_rule_is_refused_before_anything_is_measured(source):
+    with pytest.raises(ValueError, match="one of curve, slope, dispersion; got 'hinge'"):
+        choose_width(source(), "hinge")
