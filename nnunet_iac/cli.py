@@ -35,28 +35,13 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = verbs.add_parser("demo", help="the whole method on a small real data set, in minutes")
     demo.add_argument("-o", metavar="DIR", type=Path, default=Path("demo"), help="default: demo")
-    demo.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    _add_device(demo)
     demo.set_defaults(verb=_demo)
 
     plan = verbs.add_parser("plan", help="write a new plans identifier that carries settings")
-    plan.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
-    plan.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
-    plan.add_argument(
-        "-p",
-        metavar="PLANS",
-        default="nnUNetPlans",
-        help="plans to start from; they stay as they are (default: nnUNetPlans)",
-    )
+    _add_source(plan)
     plan.add_argument("-o", metavar="NEW_ID", required=True, help="identifier of the new plans")
-    plan.add_argument(
-        "--set",
-        dest="assignments",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="settings; may be given more than once",
-    )
+    _add_settings(plan, "settings; may be given more than once")
     plan.add_argument(
         "--encoder",
         metavar="NAME",
@@ -84,11 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Scores narrower copies of the planned network at initialisation, on crops of "
         "the fold's training cases (XTinyU-Net), and writes plans for the width that is picked.",
     )
-    xtiny.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
-    xtiny.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
-    xtiny.add_argument(
-        "-p", metavar="PLANS", default="nnUNetPlans", help="plans to start from; they stay"
-    )
+    _add_source(xtiny)
     xtiny.add_argument(
         "-tr", metavar="TRAINER", default="nnUNetTrainer", help="whose network is scored"
     )
@@ -115,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         help="caps between which the rule may pick (default: the published range)",
     )
     xtiny.add_argument("--score", choices=("sum", "frobenius"), default="sum", help="default: sum")
-    xtiny.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    _add_device(xtiny)
     xtiny.add_argument(
         "-o", metavar="NEW_ID", help="identifier of the new plans (default: PLANS_xtiny<cap>)"
     )
@@ -128,11 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Trains, one after the other, the reference and the methods on top of it at "
         "every width, and draws Dice against parameters and MACs. Run again, it goes on.",
     )
-    pareto.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
-    pareto.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
-    pareto.add_argument(
-        "-p", metavar="PLANS", default="nnUNetPlans", help="plans to start from; they stay"
-    )
+    _add_source(pareto)
     pareto.add_argument(
         "--caps", metavar="N,N,...", type=_numbers, required=True, help="the widths"
     )
@@ -144,16 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     pareto.add_argument("-f", metavar="N,N,...", type=_numbers, default=[0], help="default: 0")
     pareto.add_argument("-tr", metavar="TRAINER", default="nnUNetTrainer", help="of the reference")
-    pareto.add_argument(
-        "--set",
-        dest="assignments",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="settings of the other methods",
-    )
-    pareto.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    _add_settings(pareto, "settings of the other methods")
+    _add_device(pareto)
     pareto.add_argument(
         "-o", metavar="DIR", type=Path, default=Path("pareto"), help="default: pareto"
     )
@@ -258,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument(
         "-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans"
     )
-    benchmark.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    _add_device(benchmark)
     benchmark.add_argument("--json", metavar="FILE", type=Path, help="write the result here, too")
     benchmark.add_argument("--batch-size", metavar="N", type=int)
     benchmark.add_argument("--patch-size", metavar="N", type=int, nargs="+")
@@ -281,6 +250,34 @@ def _parser() -> argparse.ArgumentParser:
     folder = verbs.add_parser("trainers-dir", help="print the folder for nnUNet_extTrainer")
     folder.set_defaults(verb=_trainers_dir)
     return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    """Add what names the plans that a verb starts from."""
+    parser.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
+    parser.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
+    parser.add_argument(
+        "-p",
+        metavar="PLANS",
+        default="nnUNetPlans",
+        help="plans to start from; they stay as they are (default: nnUNetPlans)",
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, meaning: str) -> None:
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help=meaning,
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
 
 
 def _demo(arguments: argparse.Namespace) -> int:
