@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import ZeroGated
+from nnunet_iac.nn.decoder_norms import tune_norms
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
 from nnunet_iac.search.genotype import Genotype
@@ -35,6 +36,8 @@ class RetrofittedUNet(ImplantedUNet):
         self.skip_channels = skip_channels(unet)
         self.encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)
+        tuned = settings.decoder_norms == "tuned"
+        self.tuned_norms = tune_norms(self.decoder) if tuned else nn.ModuleList()
 
     @abstractmethod
     def new_implants(self) -> nn.ModuleList:
@@ -60,6 +63,10 @@ class RetrofittedUNet(ImplantedUNet):
     def weights(self) -> list[nn.Parameter]:
         """Return omega, the trainable parameters of the implants."""
         return list(self.implants.parameters())
+
+    def norm_weights(self) -> list[nn.Parameter]:
+        """Return what is tuned of the decoder's norms, in the finetuning only."""
+        return list(self.tuned_norms.parameters())
 
     def implant(self, modules: Iterable[nn.Module]) -> None:
         """Put modules into the skip connections, the lowest resolution first."""

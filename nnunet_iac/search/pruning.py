@@ -104,8 +104,8 @@ def advance(
     """Return the state after one epoch's check of every edge, and the decision taken.
 
     Per edge with more than one operation (paper, Algorithm 1): d = JS(p_prev || p), p_prev
-    restricted to the survivors and renormalised. d < theta is one more stable check, and enough
-    of them in a row prune the operation of least importance; otherwise theta <- kappa theta and
+    restricted to the survivors and renormalised. d < theta is one more stable check (on a
+    schedule, which does not ask, every epoch is), and enough of them in a row prune the operation of least importance; otherwise theta <- kappa theta and
     the count restarts. All edges decide from the same snapshot. Ties go to the operation that
     stands first in `OPERATIONS`.
 
@@ -124,7 +124,7 @@ def advance(
             f"the divergence of edge {edge.source}->{edge.target} must be a number; after epoch "
             f"{observation.epoch} it is {divergence[undefined][0].item()}"
         )
-    stable = undecided & (divergence < state.threshold)
+    stable = undecided & ((divergence < state.threshold) | (test.test == "schedule"))
     unstable = undecided & ~stable
     checks = torch.where(stable, state.stable_checks + 1, 0)
     prune = stable & (checks >= test.checks)

@@ -17,6 +17,7 @@ from nnunet_iac.search.controls import CellSource
 Preset = Literal["literal", "paper", "adaptive"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
 Norm = Literal["plans", "batch"]
+StabilityTest = Literal["js", "schedule"]
 SkipModule = Literal["cell", "attention", "nested", "residual-attention"]
 Implant = Literal["cell", "convolution", "attention", "nested", "residual-attention"]
 
@@ -30,6 +31,7 @@ STRUCTURAL = (
     "output_nodes",
     "norm",
     "residual",
+    "decoder_norms",
     "implant",
     "edge_transform",
     "tan_clamp",
@@ -42,9 +44,10 @@ class Stability:
     """The stability test in force: `checks` consecutive stable checks before a prune.
 
     `kappa` multiplies the threshold `theta` whenever an edge is unstable; `reset` puts it back at
-    every prune.
+    every prune. `test` says what makes a check stable; a `schedule` has no threshold.
     """
 
+    test: StabilityTest
     checks: int
     theta: float
     kappa: float
@@ -105,6 +108,7 @@ class Settings:
     finetune_epochs: Annotated[int, _at_least(0)] = 200
     iterations_per_epoch: Annotated[int, _at_least(1)] = 250
     val_iterations_per_epoch: Annotated[int, _at_least(1)] = 50
+    stability_test: StabilityTest = "js"
     stable_checks: Annotated[int | None, _at_least(1)] = None
     theta: Annotated[float | None, _above(0)] = None
     kappa: Annotated[float | None, _above(1)] = None
@@ -122,6 +126,7 @@ class Settings:
     skip: SkipModule = "cell"
     norm: Norm = "plans"
     residual: Literal["none", "zero"] = "none"
+    decoder_norms: Literal["frozen", "tuned"] = "frozen"
     recompute_cells: bool = False
     weights_lr: Annotated[float, _above(0)] = 0.01
     weights_lr_min: Annotated[float, _at_least(0)] = 1e-4
@@ -182,6 +187,7 @@ class Settings:
         """The stability test: the preset's values, each replaced by its setting where given."""
         preset = self._preset_stability()
         return Stability(
+            test=self.stability_test,
             checks=preset.checks if self.stable_checks is None else self.stable_checks,
             theta=preset.theta if self.theta is None else self.theta,
             kappa=preset.kappa if self.kappa is None else self.kappa,
@@ -197,12 +203,12 @@ class Settings:
 
     def _preset_stability(self) -> Stability:
         if self.preset == "literal":
-            return Stability(checks=1, theta=1.0, kappa=2.0, reset=False)
+            return Stability("js", checks=1, theta=1.0, kappa=2.0, reset=False)
         if self.preset == "paper":
-            return Stability(checks=6, theta=1.0, kappa=2.0, reset=False)
+            return Stability("js", checks=6, theta=1.0, kappa=2.0, reset=False)
         # Logits move by up to lr per step, and JS grows with the square of a small move.
         drift = self.architecture_lr * self.iterations_per_epoch
-        return Stability(checks=1, theta=3e-4 * drift**2, kappa=2.0, reset=True)
+        return Stability("js", checks=1, theta=3e-4 * drift**2, kappa=2.0, reset=True)
 
     def require_prunable(self) -> None:
         """Check that a pruning search can finish.

@@ -206,17 +206,23 @@ class IACTrainer(RetrofitTrainer):
     # -- one epoch -------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> tuple[Optimizer, EpochSchedule]:
-        """Return optimiser and schedule of the phase; alpha and beta learn in the search only."""
+        """Return optimiser and schedule of the phase.
+
+        alpha and beta learn in the search only, tuned norms in the finetuning only.
+        """
         phase = self.phases.phase
         searching = phase is Phase.SEARCH
         unet = self.unet
         for parameter in unet.architecture_parameters():
             parameter.requires_grad_(searching)
+        for parameter in unet.norm_weights():
+            parameter.requires_grad_(phase is Phase.FINETUNE)
         self.architecture_optimizer = None
         if phase is Phase.FINETUNE:
             first = self.phases.state.first_finetune_epoch
             assert first is not None
-            return finetune_optimiser(unet.weights(), self.settings, first)
+            learning = [*unet.weights(), *unet.norm_weights()]
+            return finetune_optimiser(learning, self.settings, first)
         if searching:
             self.architecture_optimizer = architecture_optimiser(unet, self.settings)
         return search_optimiser(unet, self.settings)

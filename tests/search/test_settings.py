@@ -14,6 +14,7 @@ DEFAULTS = {
     "finetune_epochs": 200,
     "iterations_per_epoch": 250,
     "val_iterations_per_epoch": 50,
+    "stability_test": "js",
     "stable_checks": None,
     "theta": None,
     "kappa": None,
@@ -31,6 +32,7 @@ DEFAULTS = {
     "skip": "cell",
     "norm": "plans",
     "residual": "none",
+    "decoder_norms": "frozen",
     "recompute_cells": False,
     "weights_lr": 0.01,
     "weights_lr_min": 1e-4,
@@ -61,6 +63,7 @@ OTHERS = {
     "finetune_epochs": 0,
     "iterations_per_epoch": 1,
     "val_iterations_per_epoch": 1,
+    "stability_test": "schedule",
     "stable_checks": 1,
     "theta": 1e-5,
     "kappa": 1.5,
@@ -78,6 +81,7 @@ OTHERS = {
     "skip": "nested",
     "norm": "batch",
     "residual": "zero",
+    "decoder_norms": "tuned",
     "recompute_cells": True,
     "weights_lr": 0.1,
     "weights_lr_min": 0.0,
@@ -125,6 +129,8 @@ IMPOSSIBLE = {
     "skip": ["gate", None],
     "norm": ["instance", None],
     "residual": ["rezero", False],
+    "stability_test": ["none", True],
+    "decoder_norms": ["thawed", True],
     "recompute_cells": [1, "yes", None],
     "weights_lr": [0, -0.1, math.nan, None],
     "weights_lr_min": [-1e-4, "0"],
@@ -212,10 +218,10 @@ def test_settings_cannot_be_changed():
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
-        ("literal", Stability(checks=1, theta=1.0, kappa=2.0, reset=False)),
-        ("paper", Stability(checks=6, theta=1.0, kappa=2.0, reset=False)),
+        ("literal", Stability("js", checks=1, theta=1.0, kappa=2.0, reset=False)),
+        ("paper", Stability("js", checks=6, theta=1.0, kappa=2.0, reset=False)),
         # 3e-4 (1e-3 x 250)^2 = 3e-4 / 16
-        ("adaptive", Stability(checks=1, theta=1.875e-5, kappa=2.0, reset=True)),
+        ("adaptive", Stability("js", checks=1, theta=1.875e-5, kappa=2.0, reset=True)),
     ],
 )
 def test_a_preset_decides_the_stability_test(preset, expected):
@@ -232,7 +238,7 @@ def test_adaptive_theta_follows_the_reach_of_alpha_in_an_epoch(lr, iterations):
 @pytest.mark.parametrize("preset", ["literal", "paper", "adaptive"])
 def test_a_setting_goes_before_its_preset(preset):
     settings = Settings(preset=preset, stable_checks=3, theta=0.2, kappa=4, reset_theta=False)
-    assert settings.stability == Stability(checks=3, theta=0.2, kappa=4.0, reset=False)
+    assert settings.stability == Stability("js", checks=3, theta=0.2, kappa=4.0, reset=False)
     assert (
         Settings(preset=preset, kappa=9).stability.theta == Settings(preset=preset).stability.theta
     )

@@ -1,0 +1,22 @@
+"""nnUNetv2_train with as many threads on the CPU as it is told, instead of one per core.
+
+    python -m nnunet_iac.host.nnunet_train THREADS ARGUMENTS...
+
+nnU-Net gives torch a thread per core of the machine, so trainings side by side would fight for them.
+"""
+
+import multiprocessing
+import sys
+
+
+def main() -> None:
+    """Train."""
+    threads = int(sys.argv.pop(1))
+    multiprocessing.cpu_count = lambda: threads  # type: ignore[method-assign]
+    from nnunetv2.run.run_training import run_training_entry
+
+    run_training_entry()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The plans and folders of a study's runs."""
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_iac.host.planning import Network as Planned
+from nnunet_iac.host.planning import preprocessed_folder, source_plans
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.plans import (
+    SECTION,
+    architecture_of,
+    configuration_of,
+    derived,
+    write_new,
+)
+from nnunet_iac.width.candidates import FEATURES, capped, features_of
+from nnunet_iac.workflow.study_file import REFERENCE, DataSet, Network, Run, Study
+
+
+def plans_name(study: Study, run: Run) -> str:
+    """Return the identifier of a run's plans; the network's own is shared by all studies."""
+    network = study.backbones[run.backbone]
+    if run.method == REFERENCE:
+        return network.plans if network.is_planned else run.backbone
+    own = (study.name, run.configuration, run.backbone, run.method, run.augmentation, run.seed)
+    return "_".join(map(str, own)).replace("_default_", "_")
+
+
+def fold_folder(study: Study, run: Run) -> Path:
+    """Return nnU-Net's folder of a run.
+
+    Raises:
+        RuntimeError: nnUNet_results is not set.
+    """
+    model = f"{study.trainer_of(run)}__{plans_name(study, run)}__{run.configuration}"
+    dataset = preprocessed_folder(run.dataset.dataset).name
+    return results_folder() / dataset / model / f"fold_{run.fold}"
+
+
+def results_folder() -> Path:
+    """Return nnU-Net's folder of results.
+
+    Raises:
+        RuntimeError: nnUNet_results is not set.
+    """
+    results = os.environ.get("nnUNet_results")
+    if not results:
+        raise RuntimeError(
+            "the environment variable nnUNet_results must name nnU-Net's folder of results and is "
+            "not set; run `export nnUNet_results=/path/to/it`"
+        )
+    return Path(results)
+
+
+def write_study_plans(study: Study, dataset: DataSet) -> list[Path]:
+    """Write the plans of all networks and runs on a data set; those that are there stay.
+
+    Raises:
+        FileNotFoundError: plans to start from are not there.
+        ValueError: plans of such a name with other content, or an impossible network.
+    """
+    folder = preprocessed_folder(dataset.dataset)
+    written = []
+    for name, network in study.backbones.items():
+        if not network.is_planned:
+            path = folder / f"{name}.json"
+            write_new(path, network_plans(folder, dataset, name, network))
+            written.append(path)
+    for run in study.runs.values():
+        if run.dataset == dataset and run.method != REFERENCE:
+            path = folder / f"{plans_name(study, run)}.json"
+            write_new(path, run_plans(study, run, folder))
+            written.append(path)
+    return written
+
+
+def network_plans(folder: Path, dataset: DataSet, name: str, network: Network) -> dict[str, Any]:
+    """Return the plans of a backbone that differs from the plans it starts from."""
+    plans = copy.deepcopy(source_plans(folder, dataset.configurations[0], network.plans))
+    if name == network.plans:
+        raise ValueError(f"backbone {name!r} must have another name than its plans: rename it")
+    plans.update(plans_name=name, source_plans=network.plans)
+    for configuration in dataset.configurations:
+        described = configuration_of(plans, configuration)
+        plans["configurations"][configuration] |= _changes(described, network)
+    return plans
+
+
+def run_plans(study: Study, run: Run, folder: Path) -> dict[str, Any]:
+    """Return the plans of a run: those of its backbone with the settings of the method."""
+    backbone = plans_name(study, run.reference)
+    source = study.source_of(run)
+    cells = "" if source is None else str(fold_folder(study, source).with_name("fold_{fold}"))
+    assert run.seed is not None
+    values = study.values_of(run.method, run.seed, cells)
+    values |= {"backbone_trainer": study.trainer_of(run.reference), "backbone_plans": backbone}
+    if run.dataset.patients is not None:
+        values["patient_pattern"] = run.dataset.patients
+    plans = source_plans(folder, run.configuration, backbone)
+    return derived(plans, plans_name(study, run), run.configuration, values)
+
+
+def require_own_results(study: Study, run: Run) -> None:
+    """Check that what was trained under a run's name was trained with its plans.
+
+    Raises:
+        ValueError: with others.
+    """
+    model = fold_folder(study, run).parent
+    wanted = preprocessed_folder(run.dataset.dataset) / f"{plans_name(study, run)}.json"
+    if not (model / "plans.json").is_file() or not wanted.is_file():
+        return
+    ours, theirs = (
+        configuration_of(read_json(path), run.configuration)
+        for path in (wanted, model / "plans.json")
+    )
+    unused = dict.fromkeys([SECTION]) if run.method == REFERENCE else {}
+    if ours | unused != theirs | unused:
+        raise ValueError(
+            f"{model} must have been trained with the plans {wanted.stem} as they are now, and was "
+            "trained with others: move it elsewhere, or give the study another name"
+        )
+
+
+def _changes(described: Mapping[str, Any], network: Network) -> dict[str, Any]:
+    """Return the keys of a configuration that a backbone has of its own."""
+    changes = Planned(network.encoder, network.skip).changed(dict(described))
+    architecture = architecture_of({**described, **changes})
+    if network.cap is not None:
+        changes["architecture"] = architecture = capped(architecture, network.cap)
+    if network.features_per_stage is not None:
+        stages = len(features_of(architecture))
+        if len(network.features_per_stage) < stages:
+            raise ValueError(
+                f"features_per_stage must have a number for each of the {stages} stages of the "
+                f"plans; got {list(network.features_per_stage)}"
+            )
+        changes["architecture"] = copy.deepcopy(dict(architecture))
+        own = changes["architecture"]["arch_kwargs"]
+        own[FEATURES] = list(network.features_per_stage[:stages])
+    if network.batch_size is not None:
+        changes["batch_size"] = network.batch_size
+    return changes
