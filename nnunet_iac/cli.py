@@ -1,6 +1,7 @@
 """The command nnunet-iac. Every verb imports what it needs, so that the light ones start fast."""
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +129,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     pareto.add_argument("--dry-run", action="store_true", help="print the trainings and stop")
     pareto.set_defaults(verb=_pareto)
+
+    study = verbs.add_parser(
+        "study",
+        help="train data sets x folds x seeds x backbones x methods, and compare them",
+        description="Runs what FILE describes through Snakemake. Run again, it goes on; words "
+        "after --snakemake are Snakemake's own, such as --profile DIR.",
+    )
+    study.add_argument("file", metavar="FILE", type=Path, help="what to train, in YAML")
+    study.add_argument("-o", metavar="DIR", type=Path, help="default: nnUNet_results/studies/NAME")
+    study.add_argument("--cores", metavar="N", type=int, help="for all jobs (default: all)")
+    study.add_argument("--gpus", metavar="N", type=int, help="one for each training (default: all)")
+    study.add_argument(
+        "--dry-run", action="store_true", help="print the trainings and their hours, and stop"
+    )
+    study.add_argument("--snakemake", metavar="WORD", nargs=argparse.REMAINDER, default=[])
+    study.set_defaults(verb=_study)
 
     show = verbs.add_parser("show", help="print and draw a found cell")
     show.add_argument("path", metavar="PATH", type=Path, help="genotype, fold or checkpoint")
@@ -426,6 +443,40 @@ def _pareto(arguments: argparse.Namespace) -> int:
             "missing: mend what they say above and run the same command again"
         )
     return 0
+
+
+def _study(arguments: argparse.Namespace) -> int:
+    _require_extra("study", "snakemake", "yaml", "jsonschema")
+    from nnunet_iac.workflow.engine import plan_lines, run_study
+    from nnunet_iac.workflow.study_checks import require_ready
+    from nnunet_iac.workflow.study_file import read_study
+
+    if arguments.dry_run:
+        from nnunet_iac.workflow.estimate import hours_of
+
+        study = read_study(arguments.file)
+        require_ready(study)
+        print(*plan_lines(study, hours_of(study)), sep="\n")
+        return 0
+    page = run_study(
+        arguments.file, arguments.o, arguments.cores, arguments.gpus, arguments.snakemake
+    )
+    print(f"report: {page}")
+    return 0
+
+
+def _require_extra(extra: str, *modules: str) -> None:
+    """Check that an extra is installed.
+
+    Raises:
+        RuntimeError: a module of it is missing.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(
+            f"this needs the extra {extra}; {', '.join(missing)} is not installed: run "
+            f"`pip install 'nnunet-iac[{extra}]'`"
+        )
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -2,9 +2,9 @@
 
     python docs/results/splits.py RAW
 
-RAW is a data set in nnU-Net's raw layout. Fold 0 is the first of its own `splits_final.json`, or of
-nnU-Net's five-fold split. Fold 1 divides the training cases of fold 0 once more, by patient, so that
-what is chosen there has never seen the cases that methods are compared on.
+RAW is a data set in nnU-Net's raw layout. Fold 0 is the first of its own `splits_final.json`, or
+of nnU-Net's five-fold split. Fold 1 divides the training cases of fold 0 once more, by patient, so
+that what is chosen there has never seen the cases that methods are compared on.
 """
 
 import random

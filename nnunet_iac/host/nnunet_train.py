@@ -2,7 +2,7 @@
 
     python -m nnunet_iac.host.nnunet_train THREADS ARGUMENTS...
 
-nnU-Net gives torch a thread per core of the machine, so trainings side by side would fight for them.
+nnU-Net gives torch a thread per core of the machine, for which trainings side by side would fight.
 """
 
 import multiprocessing
@@ -12,7 +12,7 @@ import sys
 def main() -> None:
     """Train."""
     threads = int(sys.argv.pop(1))
-    multiprocessing.cpu_count = lambda: threads  # type: ignore[method-assign]
+    multiprocessing.cpu_count = lambda: threads
     from nnunetv2.run.run_training import run_training_entry
 
     run_training_entry()

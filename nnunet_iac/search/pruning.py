@@ -104,10 +104,10 @@ def advance(
     """Return the state after one epoch's check of every edge, and the decision taken.
 
     Per edge with more than one operation (paper, Algorithm 1): d = JS(p_prev || p), p_prev
-    restricted to the survivors and renormalised. d < theta is one more stable check (on a
-    schedule, which does not ask, every epoch is), and enough of them in a row prune the operation of least importance; otherwise theta <- kappa theta and
-    the count restarts. All edges decide from the same snapshot. Ties go to the operation that
-    stands first in `OPERATIONS`.
+    restricted to the survivors and renormalised. d < theta is one more stable check; on a schedule,
+    which does not ask, every epoch is one. Enough of them in a row prune the operation of least
+    importance; otherwise theta <- kappa theta and the count restarts. All edges decide from the
+    same snapshot. Ties go to the operation that stands first in `OPERATIONS`.
 
     Raises:
         RuntimeError: an undefined distribution outside `raw-strict`, where it counts as unstable.

@@ -61,7 +61,8 @@ def search_ends(
     An edge with n operations and s stable checks behind it is decided after at least
     (n - 1) checks - s more epochs (Algorithm 1), and after exactly as many where no check can
     fail: the divergence is at most ln 2, so it cannot with theta above that, unless `raw-strict`
-    takes an undefined one for unstable. On a schedule none can. At the limit `search_epochs` every search ends.
+    takes an undefined one for unstable. On a schedule none can. At the limit `search_epochs` every
+    search ends.
 
     Args:
         state: after the last prune; None in the warm-up.

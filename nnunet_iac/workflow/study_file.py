@@ -1,4 +1,4 @@
-"""A study as its file describes it: data sets, backbones, methods and seeds, and the runs of all."""
+"""A study as its file describes it, and the runs that it consists of."""
 
 import re
 from collections.abc import Mapping
@@ -38,7 +38,13 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Trainer of every method on top of the reference, and the settings that make it that method."""
 
 SEARCHES = (LTH, FULL)
-OURS_TO_SET = ("backbone_trainer", "backbone_plans", "backbone_checkpoint", "patient_pattern", "seed")
+OURS_TO_SET = (
+    "backbone_trainer",
+    "backbone_plans",
+    "backbone_checkpoint",
+    "patient_pattern",
+    "seed",
+)
 """Settings that a study decides by other keys of its file."""
 
 
@@ -244,25 +250,46 @@ class Study:
 
 
 def read_study(path: Path) -> Study:
-    """Return the study that a YAML file describes.
+    """Return the study that a YAML file describes, or the copy of one in a study's folder.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no YAML, an unknown key, or a value that cannot be; the message names the place.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"a study file must be named; {path} does not exist")
+    document = read_document(path)
+    if isinstance(document, dict) and document.keys() == {"python", "study"}:
+        document = document["study"]
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a YAML file: {error}") from error
-    try:
-        return _study(document, path.parent)
+        return study_of(document, path.parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _study(document: Any, folder: Path) -> Study:
+def read_document(path: Path) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no YAML.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"a study file must be named; {path} does not exist")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} must be a YAML file: {error}") from error
+
+
+def study_of(document: Any, folder: Path | None = None) -> Study:
+    """Return the study that a file's content describes.
+
+    Args:
+        document: as the file has it.
+        folder: from which its paths are reckoned; None leaves them as they are.
+
+    Raises:
+        ValueError: see `read_study`.
+    """
     _require_schema(document)
     methods = {name: _method(name, given or {}) for name, given in document["methods"].items()}
     _require_cells(methods)
@@ -291,10 +318,11 @@ def _require_schema(document: Any) -> None:
         raise ValueError(f"{place}: {error.message}")
 
 
-def _dataset(given: Mapping[str, Any], folder: Path) -> DataSet:
+def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
     values = _tuples({**given, "dataset": str(given["dataset"])})
     if "splits" in values:
-        values["splits"] = (folder / values["splits"]).resolve()
+        path = Path(values["splits"])
+        values["splits"] = path if folder is None else (folder / path).resolve()
     if "patients" in values:
         try:
             re.compile(values["patients"])
@@ -326,8 +354,8 @@ def _require_cells(methods: Mapping[str, Method]) -> None:
         source = methods.get(method.cells_of)
         if source is None or not source.searches:
             raise ValueError(
-                f"method {name!r} takes the cells of {method.cells_of!r}, which must be a method of "
-                "the study that searches: add it, or name another with cells_of"
+                f"method {name!r} takes the cells of {method.cells_of!r}, which must be a method "
+                "of the study that searches: add it, or name another with cells_of"
             )
 
 

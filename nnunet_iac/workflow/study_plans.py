@@ -1,11 +1,11 @@
 """The plans and folders of a study's runs."""
 
 import copy
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.host.folders import results_folder
 from nnunet_iac.host.planning import Network as Planned
 from nnunet_iac.host.planning import preprocessed_folder, source_plans
 from nnunet_iac.runs.atomic import read_json
@@ -38,21 +38,6 @@ def fold_folder(study: Study, run: Run) -> Path:
     model = f"{study.trainer_of(run)}__{plans_name(study, run)}__{run.configuration}"
     dataset = preprocessed_folder(run.dataset.dataset).name
     return results_folder() / dataset / model / f"fold_{run.fold}"
-
-
-def results_folder() -> Path:
-    """Return nnU-Net's folder of results.
-
-    Raises:
-        RuntimeError: nnUNet_results is not set.
-    """
-    results = os.environ.get("nnUNet_results")
-    if not results:
-        raise RuntimeError(
-            "the environment variable nnUNet_results must name nnU-Net's folder of results and is "
-            "not set; run `export nnUNet_results=/path/to/it`"
-        )
-    return Path(results)
 
 
 def write_study_plans(study: Study, dataset: DataSet) -> list[Path]:

@@ -1,0 +1,255 @@
+"""Methods on one backbone side by side: cost, Dice and paired differences, over folds and seeds."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from nnunet_iac.analysis.scores.case_scores import CaseScores
+from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
+from nnunet_iac.analysis.scores.number_text import interval_text, p_text, signed_text
+from nnunet_iac.analysis.scores.statistics import MARGIN, holm
+from nnunet_iac.runs.scores import mean_of_present
+
+REFERENCE = "reference"
+WHERE = ("dataset", "configuration", "backbone", "augmentation")
+"""What the runs of one table share."""
+NONE = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Args:
+        method: its name in the study.
+        runs: how many trainings.
+        epochs: on top of the reference, search included; mean over runs.
+        search_epochs: of these; mean over runs.
+        minutes: of all epochs; median over runs.
+        search_minutes: of the search; median over runs.
+        parameters: what it adds to the reference, as a share of it; mean over runs.
+        macs: likewise.
+        dice: mean over classes, a patient's cases, seeds, then patients.
+        spread: standard deviation over seeds; None of one.
+        against: the method minus a rival, by the rival's name.
+    """
+
+    method: str
+    runs: int
+    epochs: float
+    search_epochs: float
+    minutes: float
+    search_minutes: float
+    parameters: float
+    macs: float
+    dice: float
+    spread: float | None
+    against: Mapping[str, Comparison]
+
+
+@dataclass(frozen=True)
+class MethodTable:
+    """All methods on one backbone.
+
+    Args:
+        place: data set, configuration, backbone and augmentation.
+        patients: how many are scored.
+        cases: theirs.
+        reference: mean Dice of the frozen network.
+        rows: one per method, in the study's order.
+        rivals: what methods are compared to: the reference, and controls.
+        scores: of the test cases, or of the validation.
+    """
+
+    place: Mapping[str, str]
+    patients: int
+    cases: int
+    reference: float
+    rows: tuple[Row, ...]
+    rivals: tuple[str, ...]
+    scores: str
+
+    def row(self, method: str) -> Row:
+        """Return the row of a method."""
+        return next(row for row in self.rows if row.method == method)
+
+
+def method_tables(
+    document: Mapping[str, Any],
+    rivals: Sequence[str] = ("continued", "random"),
+    margin: float = MARGIN,
+) -> list[MethodTable]:
+    """Return a table per backbone and augmentation of a study's result file.
+
+    Args:
+        document: as `workflow.study_results.document`.
+        rivals: methods that the others are compared to, besides the reference; those the study
+            does not have are left out.
+        margin: of non-inferiority, in Dice.
+    """
+    runs = [run for run in document["runs"] if run["method"] != REFERENCE]
+    frozen = {run["run"]: run for run in document["runs"] if run["method"] == REFERENCE}
+    places = dict.fromkeys(tuple(run[key] for key in WHERE) for run in runs)
+    tables = []
+    for place in places:
+        own = [run for run in runs if tuple(run[key] for key in WHERE) == place]
+        methods = [m for m in document["methods"] if any(run["method"] == m for run in own)]
+        known = [name for name in rivals if name in methods]
+        described = dict(zip(WHERE, place, strict=True))
+        tables.append(_table(described, own, methods, known, margin, "frozen_dice", "dice"))
+        if all("test_dice" in run for run in own):
+            beside = [run for run in frozen.values() if _on(run, own) and "test_dice" in run]
+            tested = [{**run, "frozen_dice": _of(beside, run)} for run in own]
+            if all(run["frozen_dice"] for run in tested):
+                tables.append(
+                    _table(described, tested, methods, known, margin, "frozen_dice", "test_dice")
+                )
+    return tables
+
+
+def _on(reference: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> bool:
+    keys = ("dataset", "configuration", "backbone")
+    return all(reference[key] == runs[0][key] for key in keys)
+
+
+def _of(references: Iterable[Mapping[str, Any]], run: Mapping[str, Any]) -> Any:
+    return next((r["test_dice"] for r in references if r["fold"] == run["fold"]), None)
+
+
+def _table(
+    place: Mapping[str, str],
+    runs: Sequence[Mapping[str, Any]],
+    methods: Sequence[str],
+    rivals: Sequence[str],
+    margin: float,
+    frozen_key: str,
+    key: str,
+) -> MethodTable:
+    of = {method: [run for run in runs if run["method"] == method] for method in methods}
+    scored = {method: pooled([run[key] for run in group], method) for method, group in of.items()}
+    scored[REFERENCE] = pooled([run[frozen_key] for run in runs], REFERENCE)
+    pattern = runs[0]["patient_pattern"] or ".*"
+    sides = (REFERENCE, *rivals)
+    compared = {
+        (rival, method): compare_scores(
+            scored[rival], scored[method], patient_pattern=pattern, margin=margin
+        )
+        for method in methods
+        for rival in sides
+        if rival != method
+    }
+    adjusted = _adjusted(compared)
+    same = compare_scores(scored[REFERENCE], scored[REFERENCE], patient_pattern=pattern)
+    rows = []
+    for method, group in of.items():
+        against = {rival: adjusted[rival, method] for rival in sides if rival != method}
+        per_seed = [
+            compare_scores(scored[REFERENCE], pooled(dice, method), patient_pattern=pattern).mean_b
+            for dice in _by_seed(group, key)
+        ]
+        rows.append(
+            Row(
+                method=method,
+                runs=len(group),
+                epochs=fmean(run["epochs"] for run in group),
+                search_epochs=fmean(run["search_epochs"] for run in group),
+                minutes=median(run["seconds"] for run in group) / 60,
+                search_minutes=median(run["search_seconds"] for run in group) / 60,
+                parameters=_added(group, "parameters"),
+                macs=_added(group, "macs"),
+                dice=against[REFERENCE].mean_b,
+                spread=stdev(per_seed) if len(per_seed) > 1 else None,
+                against=against,
+            )
+        )
+    return MethodTable(
+        place=place,
+        patients=same.patients,
+        cases=same.cases,
+        reference=same.mean_a,
+        rows=tuple(rows),
+        rivals=sides,
+        scores="test cases" if key == "test_dice" else "validation cases",
+    )
+
+
+def pooled(dice: Iterable[Mapping[str, float | None]], label: str) -> CaseScores:
+    """Return Dice per case as comparisons take it; a case that several have is their mean."""
+    found: dict[str, list[float | None]] = {}
+    for part in dice:
+        for case, value in part.items():
+            found.setdefault(case, []).append(value)
+    means = {case: mean_of_present(values) for case, values in found.items()}
+    return CaseScores(Path(label), label, means, {case: {"mean": d} for case, d in means.items()})
+
+
+def _by_seed(runs: Sequence[Mapping[str, Any]], key: str) -> list[list[Mapping[str, float | None]]]:
+    seeds = dict.fromkeys(run["seed"] for run in runs)
+    return [[run[key] for run in runs if run["seed"] == seed] for seed in seeds]
+
+
+def _added(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    return fmean(run[key]["final"] / run[key]["backbone"] for run in runs) - 1
+
+
+def _adjusted(compared: Mapping[tuple[str, str], Comparison]) -> dict[tuple[str, str], Comparison]:
+    """Return comparisons with p values adjusted for each other; A - B and B - A count once."""
+    pairs = {frozenset(names): c.p for names, c in compared.items() if c.p is not None}
+    found = dict(zip(pairs, holm(list(pairs.values())), strict=True))
+    return {
+        names: dataclasses.replace(c, p_holm=found.get(frozenset(names)))
+        for names, c in compared.items()
+    }
+
+
+def difference_text(comparison: Comparison | None) -> str:
+    """Return difference and interval as text; a dash for none."""
+    if comparison is None:
+        return NONE
+    return f"{signed_text(comparison.difference)} {interval_text(comparison.interval)}"
+
+
+def cells(table: MethodTable) -> list[list[str]]:
+    """Return head and rows of a table as text."""
+    head = ["method", "runs", "epochs", "of them search", "minutes", "parameters", "MACs"]
+    head += ["Dice", "± seeds"]
+    for rival in table.rivals:
+        head += [f"minus {rival} [95 %]", "p (Holm)"]
+    found = [head]
+    for row in table.rows:
+        line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]
+        line += [f"{row.minutes:.1f}", f"{row.parameters:+.1%}", f"{row.macs:+.1%}"]
+        line += [f"{row.dice:.4f}", NONE if row.spread is None else f"{row.spread:.4f}"]
+        for rival in table.rivals:
+            against = row.against.get(rival)
+            line += [difference_text(against), NONE if against is None else p_text(against.p_holm)]
+        found.append(line)
+    return found
+
+
+def markdown(table: MethodTable) -> str:
+    """Return a table in Markdown."""
+    head, *rows = cells(table)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def verdict(table: MethodTable, searched: str, rival: str, name: str) -> str:
+    """Return in words what a method did beside another.
+
+    Args:
+        table: with both.
+        searched: the method.
+        rival: what it is compared to.
+        name: of the rival, with its article.
+    """
+    made = table.row(searched).against[rival]
+    text = difference_text(made)
+    if made.verdict == "helped":
+        return f"more than {name} ({text})"
+    if made.verdict == "harmed":
+        return f"less than {name} ({text})"
+    return f"no more than {name}, as far as {made.patients} patients can tell ({text})"

@@ -1,0 +1,51 @@
+"""nnU-Net's folders of raw data and results, and the environment of its commands."""
+
+import os
+import sys
+from pathlib import Path
+
+from nnunet_iac.host.trainer_lookup import trainers_dir
+
+RAW, RESULTS, TRAINERS = "nnUNet_raw", "nnUNet_results", "nnUNet_extTrainer"
+_CONTENT = {RAW: "raw data", RESULTS: "results"}
+
+
+def raw_folder(dataset: str) -> Path:
+    """Return the folder of a raw data set.
+
+    Raises:
+        RuntimeError: nnUNet_raw is not set.
+        FileNotFoundError: no such data set.
+    """
+    folder = _folder(RAW) / dataset
+    if not (folder / "dataset.json").is_file():
+        raise FileNotFoundError(f"the data set must be there; {folder}/dataset.json does not exist")
+    return folder
+
+
+def results_folder() -> Path:
+    """Return the folder of results.
+
+    Raises:
+        RuntimeError: nnUNet_results is not set.
+    """
+    return _folder(RESULTS)
+
+
+def command_environment() -> dict[str, str]:
+    """Return what nnU-Net's commands need to be found, and to find the retrofit trainers."""
+    scripts = str(Path(sys.executable).parent)
+    return {
+        "PATH": scripts + os.pathsep + os.environ.get("PATH", ""),
+        TRAINERS: os.pathsep.join(filter(None, (str(trainers_dir()), os.environ.get(TRAINERS)))),
+    }
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        raise RuntimeError(
+            f"the environment variable {variable} must name nnU-Net's folder of "
+            f"{_CONTENT[variable]} and is not set; run `export {variable}=/path/to/it`"
+        )
+    return Path(value)

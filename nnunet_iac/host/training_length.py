@@ -1,0 +1,54 @@
+"""How long trainers of nnU-Net train, without training.
+
+    python -m nnunet_iac.host.training_length PLANS_FILE CONFIGURATION TRAINER
+
+prints epochs and iterations per epoch. A trainer makes its folders when it is made, so this runs in
+a process of its own, whose results go to a folder that is removed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from nnunet_iac.host.folders import RESULTS, command_environment
+
+
+def training_length(plans: Path, configuration: str, trainer: str) -> tuple[int, int]:
+    """Return a trainer's epochs and iterations per epoch.
+
+    Raises:
+        RuntimeError: it cannot be made.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, str(plans), configuration, trainer],
+            env={**os.environ, **command_environment(), RESULTS: folder},
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()[-1:]
+        raise RuntimeError(f"{trainer} cannot be made: {''.join(said)}")
+    epochs, iterations = json.loads(done.stdout.splitlines()[-1])
+    return epochs, iterations
+
+
+def main() -> None:
+    """Print the length."""
+    import torch
+
+    from nnunet_iac.host.trainer_lookup import find_trainer
+
+    plans, configuration, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    described = json.loads((plans.with_name("dataset.json")).read_text())
+    trainer = find_trainer(name)(
+        json.loads(plans.read_text()), configuration, 0, described, torch.device("cpu")
+    )
+    print(json.dumps([trainer.num_epochs, trainer.num_iterations_per_epoch]))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The hours that a study's trainings will take, from one timed step per network."""
+
+from functools import cache
+
+from nnunet_iac.benchmark.step import estimate, finetune_step, fused_step, plain_step
+from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.training_length import training_length
+from nnunet_iac.host.workload import Workload
+from nnunet_iac.search.space import OPERATIONS
+from nnunet_iac.workflow.study_file import CONTINUE, FULL, LTH, REFERENCE, Run, Study
+from nnunet_iac.workflow.study_plans import fold_folder, plans_name
+
+REPEATS = 3
+
+
+def hours_of(study: Study) -> dict[str, float | str]:
+    """Return the hours of training steps of every run, or why they are not known.
+
+    Runs that are finished take none. Loading, augmentation and validation come on top.
+    """
+
+    @cache
+    def seconds(dataset: str, configuration: str, plans: str) -> dict[str, float] | str:
+        try:
+            return _step_seconds(dataset, configuration, plans, study.device)
+        except (ValueError, RuntimeError, OSError) as error:
+            return str(error).splitlines()[0]
+
+    @cache
+    def length(dataset: str, configuration: str, plans: str, trainer: str) -> tuple[int, int] | str:
+        path = preprocessed_folder(dataset) / f"{plans}.json"
+        try:
+            return training_length(path, configuration, trainer)
+        except (RuntimeError, OSError) as error:
+            return str(error)
+
+    def hours(run: Run) -> float | str:
+        if (fold_folder(study, run) / "validation" / "summary.json").is_file():
+            return 0.0
+        plans = plans_name(study, run.reference)
+        where = (run.dataset.dataset, run.configuration, plans)
+        if not (preprocessed_folder(where[0]) / f"{plans}.json").is_file():
+            return "its data are not planned yet"
+        step = seconds(*where)
+        if isinstance(step, str):
+            return step
+        if run.method == REFERENCE:
+            known = length(*where, study.trainer_of(run))
+            return known if isinstance(known, str) else known[0] * known[1] * step["plain"] / 3600
+        return _retrofit_hours(study, run, step)
+
+    return {name: hours(run) for name, run in study.runs.items()}
+
+
+def _retrofit_hours(study: Study, run: Run, step: dict[str, float]) -> float:
+    assert run.seed is not None
+    settings = study.settings_of(run.method, run.seed, cells="cells")
+    trainer = study.methods[run.method].trainer
+    known = estimate(settings, step)
+    if trainer == CONTINUE:
+        return settings.finetune_epochs * settings.iterations_per_epoch * step["plain"] / 3600
+    search = {LTH: known["lth_search_h"], FULL: known["iac_search_h"]}.get(trainer, 0.0)
+    return search + known["finetune_h"]
+
+
+def _step_seconds(dataset: str, configuration: str, plans: str, device: str) -> dict[str, float]:
+    workload = Workload.of_plans(dataset, configuration, plans, device)
+    steps = {
+        "plain": plain_step(workload),
+        "fused": fused_step(workload, len(OPERATIONS)),
+        "fused_1": fused_step(workload, 1),
+        "finetune": finetune_step(workload),
+    }
+    return interleaved(steps, REPEATS, device)

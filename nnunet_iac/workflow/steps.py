@@ -1,0 +1,221 @@
+"""The steps of a study's runs, one process each; Snakemake calls them.
+
+    python -m nnunet_iac.workflow.steps STEP --study FILE [--dataset D] [--run NAME] --to FILE
+
+Every step ends by writing FILE; what it makes besides lies in nnU-Net's folders and is found there
+again by a step that is repeated.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nnunet_iac.analysis.scores.case_scores import read_case_scores
+from nnunet_iac.host.folders import command_environment, raw_folder, results_folder
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.plans import configuration_of, dataset_number
+from nnunet_iac.workflow.study_checks import wanted_splits
+from nnunet_iac.workflow.study_file import DataSet, Run, Study, read_study
+from nnunet_iac.workflow.study_plans import (
+    fold_folder,
+    plans_name,
+    require_own_results,
+    write_study_plans,
+)
+from nnunet_iac.workflow.study_report import write_study_report
+from nnunet_iac.workflow.study_results import document, told
+
+GPUS = "NNUNET_IAC_GPUS"
+"""How many GPUs of this machine a study's trainings share; set where nothing else assigns them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a step; return the exit status."""
+    parser = argparse.ArgumentParser(prog="nnunet_iac.workflow.steps")
+    parser.add_argument("step", choices=("prepare", "train", "predict", "report"))
+    parser.add_argument("--study", type=Path, required=True)
+    parser.add_argument("--dataset")
+    parser.add_argument("--run")
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("results", type=Path, nargs="*")
+    given = parser.parse_args(argv)
+    try:
+        study = read_study(given.study)
+        if given.step == "prepare":
+            named = next(d for d in study.datasets if d.dataset == given.dataset)
+            write_json(given.to, {"plans": prepare(study, named)})
+        elif given.step == "train":
+            write_json(given.to, train(study, study.runs[given.run]))
+        elif given.step == "predict":
+            write_json(given.to, predict(study, study.runs[given.run]))
+        else:
+            report(study, given.results, given.to)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def prepare(study: Study, dataset: DataSet) -> list[str]:
+    """Plan and preprocess what is missing, put the splits in place and write all plans.
+
+    Returns the identifiers of the plans.
+    """
+    folder = preprocessed_folder(dataset.dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "study.lock"):
+        for plans in dict.fromkeys(network.plans for network in study.backbones.values()):
+            _preprocess(folder, plans, dataset)
+        splits = wanted_splits(study, dataset)
+        if splits is not None and not (folder / "splits_final.json").is_file():
+            write_json(folder / "splits_final.json", splits)
+        return [path.stem for path in write_study_plans(study, dataset)]
+
+
+def _preprocess(folder: Path, plans: str, dataset: DataSet) -> None:
+    number = str(dataset_number(folder.name))
+    if not (folder / f"{plans}.json").is_file():
+        if plans != "nnUNetPlans":
+            raise FileNotFoundError(
+                f"the plans {plans} must exist; {folder / plans}.json does not: make them with "
+                "nnUNetv2_plan_experiment or nnunet-iac plan"
+            )
+        # Planning divides by the number of augmentation workers, so it needs one.
+        _command(["nnUNetv2_plan_and_preprocess", "-d", number, "--no_pp"], nnUNet_n_proc_DA="1")
+    described = read_json(folder / f"{plans}.json")
+    for name in dataset.configurations:
+        data = folder / configuration_of(described, name)["data_identifier"]
+        if not _all_preprocessed(data, raw_folder(folder.name)):
+            _command(["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", name])
+
+
+def _all_preprocessed(data: Path, raw: Path) -> bool:
+    there = {path.stem for path in data.glob("*.pkl")}
+    labels = [path.name for path in (raw / "labelsTr").glob("*")]
+    return bool(there) and all(any(label.startswith(f"{c}.") for c in there) for label in labels)
+
+
+def train(study: Study, run: Run) -> dict[str, Any]:
+    """Train and validate a run, unless that is done, and return what it scored and cost.
+
+    A training that was interrupted goes on.
+    """
+    require_own_results(study, run)
+    folder = fold_folder(study, run)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "study.lock"):
+        if not (folder / "validation" / "summary.json").is_file():
+            begun = any(folder.glob("checkpoint_*.pth"))
+            number = str(dataset_number(folder.parent.parent.name))
+            program = ["nnUNetv2_train"]
+            if study.device == "cpu":
+                module = "nnunet_iac.host.nnunet_train"
+                program = [sys.executable, "-m", module, str(study.threads)]
+            with _a_gpu(study) as own:
+                _command(
+                    [
+                        *(*program, number, run.configuration, str(run.fold)),
+                        *("-tr", study.trainer_of(run), "-p", plans_name(study, run)),
+                        *("-device", study.device, *(["--c"] if begun else [])),
+                    ],
+                    **_processors(study),
+                    **own,
+                )
+    return {**told(study, run), "date": date.today().isoformat()}
+
+
+def predict(study: Study, run: Run) -> dict[str, Any]:
+    """Predict the test cases with a run, unless that is done, and return Dice per case."""
+    model = fold_folder(study, run).parent
+    raw = raw_folder(model.parent.name)
+    output = results_folder() / "studies" / study.name / "predictions" / run.name
+    if not (output / "summary.json").is_file():
+        shutil.rmtree(output, ignore_errors=True)
+        number = str(dataset_number(model.parent.name))
+        with _a_gpu(study) as own:
+            _command(
+                [
+                    *("nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(output)),
+                    *("-d", number, "-c", run.configuration, "-tr", study.trainer_of(run)),
+                    *("-p", plans_name(study, run), "-f", str(run.fold)),
+                    *("-npp", "1", "-nps", "1", "-device", study.device),
+                ],
+                **_processors(study),
+                **own,
+            )
+        described = ["-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json")]
+        truth = str(raw / "labelsTs")
+        _command(["nnUNetv2_evaluate_folder", truth, str(output), *described, "-np", "1"])
+    return {"run": run.name, "test_dice": read_case_scores(output).dice}
+
+
+def report(study: Study, results: Sequence[Path], to: Path) -> None:
+    """Gather what all runs told, and write results.json, tables and page beside each other."""
+    gathered: dict[str, dict[str, Any]] = {}
+    for path in results:
+        said = read_json(path)
+        gathered.setdefault(said["run"], {}).update(said)
+    runs = [gathered[name] for name in study.runs if name in gathered]
+    write_study_report(document(study, runs), to)
+
+
+def _processors(study: Study) -> dict[str, str]:
+    """Return what keeps a run to its share of the processors; nnU-Net's variables win."""
+    if study.device != "cpu":
+        return {}
+    own = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": f"{study.threads}"}
+    return {key: os.environ.get(key, value) for key, value in own.items()}
+
+
+def _command(words: Sequence[str], **environment: str) -> None:
+    print("$", *words, flush=True)
+    own = {**os.environ, **command_environment(), **environment}
+    done = subprocess.run(words, env=own)
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"{words[0]} must succeed and exited with {done.returncode}; its output above says why"
+        )
+
+
+@contextmanager
+def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
+    """Yield the environment of a process that has a GPU of its own, where we are to choose one.
+
+    Raises:
+        RuntimeError: more trainings at once than GPUs.
+    """
+    count = int(os.environ.get(GPUS, "0"))
+    if study.device == "cpu" or count < 2:
+        yield {}
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    for device in visible:
+        lock = FileLock(Path(gettempdir()) / f"nnunet-iac-gpu-{device}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        try:
+            yield {"CUDA_VISIBLE_DEVICES": device}
+        finally:
+            lock.release()
+        return
+    raise RuntimeError(
+        f"a training must have a GPU of its own; all of {', '.join(visible)} are taken: give "
+        "--gpus the number that is free"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

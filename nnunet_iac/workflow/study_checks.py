@@ -1,0 +1,134 @@
+"""What can be wrong with a study, found before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sklearn.model_selection import KFold
+
+from nnunet_iac.host.folders import raw_folder
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trainers_dir
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.splits import require_splits
+from nnunet_iac.search.patients import patient_of, shared_patients
+from nnunet_iac.workflow.study_file import DataSet, Study
+from nnunet_iac.workflow.study_plans import plans_name, require_own_results, run_plans
+
+SPLITS = "splits_final.json"
+FOLDS, SHUFFLE = 5, 12345
+"""nnU-Net's own number of folds, and the seed it shuffles with."""
+
+Splits = list[dict[str, list[str]]]
+
+
+def require_ready(study: Study) -> None:
+    """Check data sets, splits, trainers, plans and what earlier trainings left.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: names what must hold and what was found.
+    """
+    for dataset in study.datasets:
+        folder = preprocessed_folder(dataset.dataset)
+        raw = raw_folder(folder.name)
+        if dataset.predict and not (raw / "imagesTs").is_dir():
+            raise FileNotFoundError(f"to predict test cases {raw / 'imagesTs'} must exist")
+        if dataset.predict and not (raw / "labelsTs").is_dir():
+            raise FileNotFoundError(f"to score test cases {raw / 'labelsTs'} must exist")
+        wanted_splits(study, dataset)
+    for trainer in dict.fromkeys(study.trainer_of(run) for run in study.runs.values()):
+        if trainer not in exported_trainers(trainers_dir()):
+            find_trainer(trainer)
+    for run in study.runs.values():
+        folder = preprocessed_folder(run.dataset.dataset)
+        if run.seed is not None and (folder / f"{plans_name(study, run)}.json").is_file():
+            wanted = run_plans(study, run, folder)
+            if read_json(folder / f"{wanted['plans_name']}.json") != wanted:
+                raise ValueError(
+                    f"{folder / wanted['plans_name']}.json was written for other settings: give "
+                    "the study another name, or remove its plans and results"
+                )
+        require_own_results(study, run)
+
+
+def wanted_splits(study: Study, dataset: DataSet) -> Splits | None:
+    """Return the splits that a study asks for, or None where nnU-Net's own will do.
+
+    Raises:
+        ValueError: no such fold, a case there is not, a patient on both sides of a fold, or a
+            splits_final.json that says otherwise and is not overwritten.
+    """
+    folder = preprocessed_folder(dataset.dataset)
+    cases = training_cases(raw_folder(folder.name))
+    for case in cases:
+        patient_of(case, dataset.patients)
+    present: Splits | None = None
+    if (folder / SPLITS).is_file():
+        present = read_json(folder / SPLITS)
+    if dataset.splits is not None:
+        wanted = _given(dataset.splits, dataset.folds, cases)
+        if present is not None and present != wanted:
+            raise ValueError(
+                f"{folder / SPLITS} must be the splits that the study names, {dataset.splits}, and "
+                "is another: move it away (models trained with it keep their own cases)"
+            )
+    elif present is not None:
+        for fold in dataset.folds:
+            require_splits(folder / SPLITS, fold, cases)
+        wanted = present
+    elif dataset.patients is not None:
+        wanted = grouped(cases, dataset.patients)
+    else:
+        return None
+    _require_folds(wanted, dataset)
+    return wanted
+
+
+def training_cases(raw: Path) -> list[str]:
+    """Return the ids of a raw data set's training cases."""
+    ending = read_json(raw / "dataset.json")["file_ending"]
+    labels = (raw / "labelsTr").glob(f"*{ending}")
+    return sorted(path.name.removesuffix(ending) for path in labels)
+
+
+def grouped(cases: Sequence[str], pattern: str) -> Splits:
+    """Return nnU-Net's five folds, drawn over patients instead of cases.
+
+    Raises:
+        ValueError: fewer patients than folds.
+    """
+    patients = sorted({patient_of(case, pattern) for case in cases})
+    if len(patients) < FOLDS:
+        raise ValueError(f"{FOLDS} folds need as many patients; there are {len(patients)}")
+    found = []
+    for _, held in KFold(FOLDS, shuffle=True, random_state=SHUFFLE).split(patients):
+        out = {patients[i] for i in held}
+        sides: dict[str, list[str]] = {"train": [], "val": []}
+        for case in cases:
+            sides["val" if patient_of(case, pattern) in out else "train"].append(case)
+        found.append(sides)
+    return found
+
+
+def _given(path: Path, folds: Sequence[int], cases: Sequence[str]) -> Splits:
+    if not path.is_file():
+        raise FileNotFoundError(f"splits must name a file; {path} does not exist")
+    for fold in folds:
+        require_splits(path, fold, cases)
+    given: Splits = read_json(path)
+    return given
+
+
+def _require_folds(splits: Splits, dataset: DataSet) -> None:
+    for fold in dataset.folds:
+        if fold >= len(splits):
+            raise ValueError(
+                f"the folds of {dataset.dataset} must be among the {len(splits)} of its splits; "
+                f"got {fold}"
+            )
+        shared = shared_patients(splits[fold]["train"], splits[fold]["val"], dataset.patients)
+        if shared:
+            raise ValueError(
+                f"a patient must not be on both sides of a split; fold {fold} of "
+                f"{dataset.dataset} has {', '.join(shared[:3])} on both: name splits that group by "
+                "patient, or none and `patients`"
+            )

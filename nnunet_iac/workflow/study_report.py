@@ -1,0 +1,50 @@
+"""A study's result file, its tables and its page."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_iac.analysis.report.page import environment
+from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables, verdict
+from nnunet_iac.runs.atomic import write_json, write_text
+
+
+def write_study_report(document: Mapping[str, Any], page: Path) -> None:
+    """Write `page`, and results.json and tables.csv beside it.
+
+    Args:
+        document: as `study_results.document`.
+        page: an HTML file.
+    """
+    tables = method_tables(document)
+    write_json(page.with_name("results.json"), document)
+    write_text(page.with_name("tables.csv"), _csv(tables))
+    shown = [(table, cells(table), _first_words(table)) for table in tables]
+    template = environment().get_template("study.html.j2")
+    text = template.render(study=document["study"], runs=len(document["runs"]), tables=shown)
+    write_text(page, text)
+
+
+def _first_words(table: MethodTable) -> list[str]:
+    """Return what must be read before the numbers."""
+    methods = {row.method for row in table.rows}
+    rivals = {"random": "a random cell", "continued": "the reference trained on"}
+    return [
+        f"{searched} gave {verdict(table, searched, rival, name)}."
+        for searched in ("iac-lth", "iac")
+        for rival, name in rivals.items()
+        if {searched, rival} <= methods
+    ]
+
+
+def _csv(tables: list[MethodTable]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for table in tables:
+        head, *rows = cells(table)
+        place = dict(table.place)
+        writer.writerow([*place, "scores", *head])
+        writer.writerows([*place.values(), table.scores, *row] for row in rows)
+    return text.getvalue()

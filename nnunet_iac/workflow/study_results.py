@@ -1,0 +1,72 @@
+"""What the runs of a study scored and cost, as plain values for JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnunet_iac.analysis.report.run import Run as Record
+from nnunet_iac.analysis.report.run import read_run
+from nnunet_iac.analysis.scores.case_scores import read_case_scores
+from nnunet_iac.workflow.study_file import REFERENCE, Run, Study
+from nnunet_iac.workflow.study_plans import fold_folder, plans_name
+
+
+def told(study: Study, run: Run) -> dict[str, Any]:
+    """Return what a finished run scored and cost.
+
+    Raises:
+        FileNotFoundError, ValueError: its record or scores are not there, or damaged.
+        RuntimeError: its backbone did not stay as it was.
+    """
+    folder = fold_folder(study, run)
+    said = {
+        "run": run.name,
+        "dataset": folder.parent.parent.name,
+        "configuration": run.configuration,
+        "fold": run.fold,
+        "backbone": run.backbone,
+        "method": run.method,
+        "augmentation": run.augmentation,
+        "seed": run.seed,
+        "trainer": study.trainer_of(run),
+        "plans": plans_name(study, run),
+        "patient_pattern": run.dataset.patients,
+        "dice": read_case_scores(folder).dice,
+    }
+    return said if run.method == REFERENCE else {**said, **_record(read_run(folder))}
+
+
+def _record(run: Record) -> dict[str, Any]:
+    if run.backbone.after is not None and not run.backbone.unchanged:
+        raise RuntimeError(
+            f"a run's backbone must stay as it was; that of {run.fold_folder} did not: run it again"
+        )
+    final, backbone = run.cost.networks["final"], run.cost.networks["backbone"]
+    return {
+        "settings": run.settings.resolved().to_mapping(),
+        "epochs": run.epochs,
+        "search_epochs": run.search_epochs,
+        "seconds": run.seconds,
+        "search_seconds": run.search_seconds,
+        "epoch_seconds": [round(float(s), 3) for s in run.trajectory.seconds],
+        "parameters": {"backbone": backbone.parameters, "final": final.parameters},
+        "macs": {"backbone": backbone.macs, "final": final.macs},
+        "backbone_hash": run.backbone.before,
+        "backbone_unchanged": run.backbone.unchanged,
+        "leakage": run.backbone.leakage,
+        "genotype": None if run.genotype is None else run.genotype.to_document(),
+        "events": [f"{e.epoch} {e.source}->{e.target} {e.operation}" for e in run.events],
+        "frozen_dice": None if run.reference is None else run.reference.dice,
+        "hardware": run.cost.hardware,
+        "versions": run.cost.versions,
+        "commit": run.cost.commit,
+    }
+
+
+def document(study: Study, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the result file of a study."""
+    return {
+        "study": study.name,
+        "device": study.device,
+        "methods": list(study.methods),
+        "runs": list(runs),
+    }
