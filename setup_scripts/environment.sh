@@ -84,3 +84,17 @@ browser() {
     fi
     apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy chromium
 }
+
+# scheduler: makes sure that there is a SLURM for the test of studies on one; without, it is skipped.
+scheduler() {
+    local PATH="$PATH:/usr/sbin"
+    if command -v slurmctld && command -v slurmd && command -v munged; then
+        return
+    fi
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "no SLURM: its test will be skipped; on Debian, run: sudo apt install slurm-wlm munge"
+        return
+    fi
+    apt-get update -q &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends slurm-wlm munge
+}

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Installs the package with its developer tools into .venv, and Chromium if there is none, and runs every check that CI runs.
+# Installs the package with its developer tools into .venv, and Chromium and SLURM if there are none, and runs every check that CI runs.
 # Arguments go to pytest, for example: -m "not slow".
-STEPS=8
+STEPS=9
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$ROOT"
 
 step "Create the environment" create_venv
 step "Install nnunet-iac and its developer tools" install dev
 step "Find a browser for the tests of pages" browser
+step "Find a SLURM for the test of studies on one" scheduler
 step "Check the format" "$VENV/bin/ruff" format --check
 step "Lint" "$VENV/bin/ruff" check
 step "Check the types" "$VENV/bin/mypy"

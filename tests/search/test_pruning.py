@@ -94,6 +94,33 @@ def test_a_theta_of_one_prunes_every_so_many_checks_along_any_path(seed, scale, 
     assert len(decisions) == 6 * checks
 
 
+@given(seeds, scales, st.sampled_from(["softmax", "raw"]))
+@few
+def test_the_paper_preset_is_a_schedule_of_the_same_interval(seed, scale, mode):
+    js = Settings(preset="paper", importance=mode)
+    schedule = Settings(
+        preset="adaptive", stability_test="schedule", stable_checks=6, importance=mode
+    )
+    path = random_path(seed, scale, 37)
+    events = [
+        [
+            (e.epoch, e.source, e.target, e.operation, e.rule)
+            for decision in search(path, settings)[1]
+            for e in decision.events
+        ]
+        for settings in (js, schedule)
+    ]
+    assert len(events[0]) == 14 * 6
+    assert events[0] == events[1]
+
+
+def test_a_schedule_never_asks_for_stability():
+    noisy = random_path(0, 50.0, 7)
+    settings = Settings(preset="adaptive", stability_test="schedule")
+    _, decisions = search(noisy, settings)
+    assert WARMUP + len(decisions) == 21
+
+
 @given(seeds, scales)
 @few
 def test_the_sign_of_beta_changes_no_prune_of_the_softmax_importance(seed, scale):

@@ -1,0 +1,118 @@
+"""Tables of methods from a study's result file."""
+
+from typing import Any
+
+import pytest
+
+from nnunet_iac.analysis.scores.method_table import markdown, method_tables, verdict
+from nnunet_iac.analysis.scores.statistics import holm
+
+CASES = [f"patient{n:02d}_{frame}" for n in range(8) for frame in ("ed", "es")]
+FROZEN = dict.fromkeys(CASES, 0.7)
+
+
+def run(method: str, seed: int, gain: float, **own: Any) -> dict[str, Any]:
+    return {
+        "run": f"{method}{seed}",
+        "dataset": "Dataset900_Frames",
+        "configuration": "2d",
+        "backbone": "narrow",
+        "augmentation": "NoDA",
+        "fold": 0,
+        "method": method,
+        "seed": seed,
+        "patient_pattern": r"patient\d+",
+        "dice": {case: 0.7 + gain + 0.001 * n for n, case in enumerate(CASES)},
+        "frozen_dice": FROZEN,
+        "epochs": 20 + seed,
+        "search_epochs": 9 if method == "iac-lth" else 0,
+        "seconds": 60.0,
+        "search_seconds": 30.0,
+        "parameters": {"backbone": 1000, "final": 1100},
+        "macs": {"backbone": 10, "final": 20},
+        **own,
+    }
+
+
+def document(*runs: dict[str, Any]) -> dict[str, Any]:
+    return {"study": "s", "methods": ["iac-lth", "random", "continued"], "runs": list(runs)}
+
+
+def made(searched: float, random: float) -> Any:
+    runs = [run("iac-lth", s, searched + 0.01 * s) for s in (0, 1)]
+    (table,) = method_tables(document(*runs, *(run("random", s, random) for s in (0, 1))))
+    return table
+
+
+def test_numbers_are_means_over_cases_seeds_and_patients() -> None:
+    table = made(0.1, 0.05)
+    assert (table.patients, table.cases, table.rivals) == (8, 16, ("reference", "random"))
+    assert table.reference == pytest.approx(0.7)
+    row = table.row("iac-lth")
+    assert (row.runs, row.epochs, row.search_epochs) == (2, 20.5, 9)
+    assert (row.minutes, row.search_minutes) == (1.0, 0.5)
+    assert row.dice == pytest.approx(0.7 + 0.105 + 0.0075)
+    assert row.spread == pytest.approx(0.01 / 2**0.5)
+    assert row.parameters == pytest.approx(0.1)
+    assert row.macs == pytest.approx(1.0)
+    assert row.against["reference"].difference == pytest.approx(row.dice - 0.7)
+    assert row.against["random"].difference == pytest.approx(0.055)
+
+
+def test_p_values_are_adjusted_over_the_table_each_pair_counting_once() -> None:
+    table = made(0.1, 0.05)
+    raw = [
+        table.row("iac-lth").against["reference"].p,
+        table.row("iac-lth").against["random"].p,
+        table.row("random").against["reference"].p,
+    ]
+    found = [
+        table.row("iac-lth").against["reference"].p_holm,
+        table.row("iac-lth").against["random"].p_holm,
+        table.row("random").against["reference"].p_holm,
+    ]
+    assert found == pytest.approx(list(holm(raw)))
+
+
+def test_folds_are_pooled_and_backbones_kept_apart() -> None:
+    second = {case.replace("patient", "other"): 0.7 for case in CASES}
+    folds = [
+        run("random", 0, 0.1),
+        run("random", 0, 0.1, fold=1, dice=second, frozen_dice=second),
+    ]
+    for one in folds:
+        one["patient_pattern"] = r"[a-z]+\d+"
+    (table,) = method_tables(document(*folds))
+    assert (table.patients, table.cases) == (16, 32)
+    wide = run("random", 0, 0.1, backbone="wide")
+    assert len(method_tables(document(folds[0], wide))) == 2
+
+
+def test_test_cases_have_a_table_of_their_own_against_the_references_own_prediction() -> None:
+    tested = {"test_a": 0.9, "test_b": 0.8}
+    reference = run("reference", 0, 0.0, test_dice={"test_a": 0.6, "test_b": 0.6})
+    own = run("random", 0, 0.1, test_dice=tested, patient_pattern=None)
+    validation, test = method_tables(document(reference, own))
+    assert (validation.scores, test.scores) == ("validation cases", "test cases")
+    assert (test.cases, test.reference) == (2, pytest.approx(0.6))
+    assert test.row("random").against["reference"].difference == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("searched", "word"), [(0.2, "more than"), (0.0, "less than"), (0.045, "no more than")]
+)
+def test_the_verdict_is_what_the_interval_says(searched: float, word: str) -> None:
+    table = made(searched, 0.05)
+    if word == "no more than":
+        runs = [run("iac-lth", 0, 0.05), run("random", 0, 0.05)]
+        for n, case in enumerate(CASES):
+            runs[0]["dice"][case] += 0.01 * (-1) ** (n // 2)
+        (table,) = method_tables(document(*runs))
+    assert verdict(table, "iac-lth", "random", "a random cell").startswith(word)
+
+
+def test_the_markdown_has_a_line_per_method() -> None:
+    lines = markdown(made(0.1, 0.05)).splitlines()
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| iac-lth | 2 | 20 | 9 | 1.0 | +10.0% | +100.0% | 0.8125 |")

@@ -1,0 +1,210 @@
+"""Whole studies through the command, on the embedded data: killed, failing, and on a SLURM."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+SHORT = {
+    "preset": "literal",
+    "warmup_epochs": 1,
+    "search_epochs": 7,
+    "finetune_epochs": 2,
+    "iterations_per_epoch": 4,
+    "val_iterations_per_epoch": 1,
+}
+MEASURED = ("minutes",)
+"""Columns that differ from run to run."""
+SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
+SYSTEM = os.pathsep.join(["/usr/sbin", "/sbin", "/usr/local/sbin"])
+PROFILE = Path(__file__).parents[2] / "docs" / "study" / "slurm"
+
+
+def study_file(folder: Path, name: str, methods: dict[str, Any], **dataset: Any) -> Path:
+    path = folder / f"{name}.yaml"
+    document = {
+        "name": name,
+        "datasets": [{"dataset": 4, **dataset}],
+        "backbones": {"small": {"plans": "small", "trainer": "nnUNetTrainer_1epoch"}},
+        "settings": SHORT,
+        "methods": methods,
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def results(workspace: Any, name: str) -> Path:
+    return workspace.path / "results" / "studies" / name
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "tables.csv").open() as file:
+        return [
+            {key: value for key, value in row.items() if key not in MEASURED}
+            for row in csv.DictReader(file)
+        ]
+
+
+def start(workspace: Any, *words: object, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("nnunet-iac")), *map(str, words)],
+        env={**os.environ, **workspace.environment, **environment},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
+    workspace: Any, tmp_path: Path
+) -> None:
+    methods: dict[str, Any] = {"iac-lth": None, "random": None}
+    whole = study_file(tmp_path, "whole", methods)
+    planned = workspace.run("nnunet-iac", "study", whole, "--dry-run")
+    assert planned.count("nnUNetTrainerIAC") == 2
+    assert "trainings, one after the other" in planned
+    assert not results(workspace, "whole").exists()
+    workspace.run("nnunet-iac", "study", whole, "--cores", 1)
+
+    broken = study_file(tmp_path, "broken", methods)
+    process = start(workspace, "study", broken, "--cores", 1)
+    model = workspace.model("nnUNetTrainerIACLTH", "broken_2d_small_iac-lth_0")
+    deadline = time.monotonic() + 300
+    while not (model / "fold_0" / "iac" / "events.jsonl").is_file() or not any(
+        model.glob("fold_0/checkpoint_latest.pth")
+    ):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (results(workspace, "broken") / "report.html").exists()
+    workspace.run("nnunet-iac", "study", broken, "--cores", 1)
+
+    log = results(workspace, "broken") / "logs" / "train_4_2d_0_small_iac-lth_default_0.log"
+    assert " --c" in log.read_text()
+    assert table(results(workspace, "broken")) == table(results(workspace, "whole"))
+    told = [
+        [
+            {key: run.get(key) for key in ("method", "dice", "genotype", "events", "epochs")}
+            for run in json.loads((results(workspace, name) / "results.json").read_text())["runs"]
+        ]
+        for name in ("whole", "broken")
+    ]
+    assert told[0] == told[1]
+    again = workspace.run("nnunet-iac", "study", broken, "--cores", 1)
+    assert "Nothing to be done" in again
+
+
+def test_a_job_that_fails_names_its_log_and_leaves_the_rest_running(
+    workspace: Any, tmp_path: Path
+) -> None:
+    lost = {"as": "random", "settings": {"genotype": str(tmp_path / "nowhere.json")}}
+    path = study_file(tmp_path, "failing", {"lost": lost, "identity": None})
+    done = workspace.command("nnunet-iac", "study", path, "--cores", 1)
+    own = results(workspace, "failing")
+    assert done.returncode == 2
+    log = "logs/train_4_2d_0_small_lost_default_0.log"
+    assert log in done.stderr
+    assert "nowhere.json does not exist" in (own / log).read_text()
+    assert "all jobs of the study must succeed" in done.stderr
+    assert (own / "runs" / "4_2d_0_small_identity_default_0.json").is_file()
+    assert not (own / "report.html").exists()
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a SLURM with one node: this machine."""
+    path = os.pathsep.join([os.environ["PATH"], SYSTEM])
+    missing = [name for name in SLURM if shutil.which(name, path=path) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs root and a SLURM; missing: {', '.join(missing) or 'root'}")
+    host = subprocess.run(["hostname", "-s"], capture_output=True, text=True).stdout.strip()
+    key, socket = tmp_path / "munge.key", tmp_path / "munge.socket"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    tmp_path.chmod(0o755)
+    for name in ("state", "spool"):
+        (tmp_path / name).mkdir()
+    configuration = tmp_path / "slurm.conf"
+    configuration.write_text(
+        f"""ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort=16817
+SlurmdPort=16818
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={socket}
+CredType=cred/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+ReturnToService=2
+StateSaveLocation={tmp_path}/state
+SlurmdSpoolDir={tmp_path}/spool
+SlurmctldPidFile={tmp_path}/slurmctld.pid
+SlurmdPidFile={tmp_path}/slurmd.pid
+SlurmctldLogFile={tmp_path}/slurmctld.log
+SlurmdLogFile={tmp_path}/slurmd.log
+NodeName={host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory=2000 State=UNKNOWN
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+    )
+    environment = {"SLURM_CONF": str(configuration), "PATH": path}
+    own = {**os.environ, **environment}
+    files = [f"--{name}={tmp_path}/munge.{name.split('-')[0]}" for name in ("pid-file", "log-file")]
+    munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={socket}"]
+    daemons = [
+        subprocess.Popen(command, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command in (
+            [*munged, *files, f"--seed-file={tmp_path}/munge.seed"],
+            ["slurmctld", "-D"],
+            ["slurmd", "-D", "-N", host],
+        )
+    ]
+    try:
+        deadline = time.monotonic() + 60
+        state = ""
+        while "idle" not in state:
+            assert time.monotonic() < deadline, f"the node is {state!r}"
+            time.sleep(0.5)
+            seen = ["sinfo", "-h", "-o", "%t"]
+            state = subprocess.run(seen, env=own, capture_output=True, text=True).stdout
+        yield environment
+    finally:
+        subprocess.run(["scancel", "--user=root"], env=own, capture_output=True)
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait()
+
+
+def test_a_study_runs_on_a_slurm_through_its_profile(
+    workspace: Any, tmp_path: Path, slurm: dict[str, str]
+) -> None:
+    path = study_file(tmp_path, "cluster", {"identity": None})
+    folder = tmp_path / "study"
+    done = workspace.command(
+        *("nnunet-iac", "study", path, "-o", folder, "--snakemake", "--profile", PROFILE),
+        *("--default-resources", "mem_mb=1000", "runtime=30", "slurm_account=none"),
+        *("--latency-wait", 5, "--slurm-init-seconds-before-status-checks", 2),
+        **slurm,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert [row["method"] for row in table(folder)] == ["identity"]
+    assert "SLURM jobid" in done.stderr

@@ -1,0 +1,132 @@
+"""Studies that must not begin."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.workflow import study_checks
+from nnunet_iac.workflow.study_checks import grouped, require_ready, wanted_splits
+from nnunet_iac.workflow.study_file import study_of
+
+DATASET = "Dataset900_Frames"
+CASES = [f"patient{number:02d}_{frame}" for number in range(10) for frame in ("ed", "es")]
+PATIENTS = r"patient\d+"
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A raw data set of ten patients with two frames each; only names matter here."""
+    folder = tmp_path / "raw" / DATASET
+    (folder / "labelsTr").mkdir(parents=True)
+    for case in CASES:
+        (folder / "labelsTr" / f"{case}.nii.gz").touch()
+    write_json(folder / "dataset.json", {"file_ending": ".nii.gz"})
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
+    preprocessed = tmp_path / "preprocessed" / DATASET
+    preprocessed.mkdir(parents=True)
+    for module in ("study_checks", "study_plans"):
+        monkeypatch.setattr(
+            f"nnunet_iac.workflow.{module}.preprocessed_folder", lambda name: preprocessed
+        )
+    return folder
+
+
+def study(**dataset: Any) -> Any:
+    return study_of(
+        {
+            "name": "s",
+            "datasets": [{"dataset": DATASET, **dataset}],
+            "backbones": {"short": {"trainer": "nnUNetTrainerAdam_8epochs"}},
+            "methods": {"random": None},
+        }
+    )
+
+
+def given(path: Path, train: list[str], val: list[str]) -> str:
+    write_json(path, [{"train": train, "val": val}])
+    return str(path)
+
+
+def test_grouped_folds_keep_every_patient_on_one_side_and_hold_each_out_once() -> None:
+    folds = grouped(CASES, PATIENTS)
+    assert sorted(case for fold in folds for case in fold["val"]) == CASES
+    for fold in folds:
+        assert sorted(fold["train"] + fold["val"]) == CASES
+        assert not {c[:9] for c in fold["train"]} & {c[:9] for c in fold["val"]}
+
+
+def test_a_ready_study_passes_and_gets_folds_by_patient(raw: Path) -> None:
+    made = study(patients=PATIENTS, folds=[4])
+    require_ready(made)
+    assert wanted_splits(made, made.datasets[0]) == grouped(CASES, PATIENTS)
+    plain = study()
+    assert wanted_splits(plain, plain.datasets[0]) is None
+
+
+def test_two_frames_of_a_patient_on_both_sides_are_an_error(raw: Path, tmp_path: Path) -> None:
+    splits = given(tmp_path / "bad.json", CASES[:5], CASES[5:])
+    with pytest.raises(ValueError, match=r"on both sides .* patient02"):
+        require_ready(study(splits=splits, patients=PATIENTS))
+    require_ready(study(splits=splits))  # Without the pattern every case is a patient.
+
+
+def test_the_splits_that_are_there_must_keep_patients_apart_too(raw: Path, tmp_path: Path) -> None:
+    given(tmp_path / "preprocessed" / DATASET / "splits_final.json", CASES[:5], CASES[5:])
+    with pytest.raises(ValueError, match="on both sides"):
+        require_ready(study(patients=PATIENTS))
+
+
+def test_other_splits_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
+    given(tmp_path / "preprocessed" / DATASET / "splits_final.json", CASES[:4], CASES[4:])
+    splits = given(tmp_path / "mine.json", CASES[4:], CASES[:4])
+    with pytest.raises(ValueError, match="must be the splits that the study names"):
+        require_ready(study(splits=splits))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({"folds": [5], "patients": PATIENTS}, "must be among the 5"),
+        ({"patients": "case"}, "does not match"),
+        ({"splits": "nowhere.json"}, "nowhere.json does not exist"),
+        ({"predict": True}, "imagesTs must exist"),
+    ],
+)
+def test_what_a_data_set_lacks_is_named(raw: Path, dataset: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        require_ready(study(**dataset))
+
+
+def test_cases_that_are_not_there_are_named(raw: Path, tmp_path: Path) -> None:
+    splits = given(tmp_path / "mine.json", [*CASES[4:], "ghost"], CASES[:4])
+    with pytest.raises(ValueError, match="ghost"):
+        require_ready(study(splits=splits))
+
+
+def test_a_data_set_or_a_variable_that_is_not_there_is_named(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (raw / "dataset.json").unlink()
+    with pytest.raises(FileNotFoundError, match="the data set must be there"):
+        require_ready(study())
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(RuntimeError, match="nnUNet_raw must name"):
+        require_ready(study())
+
+
+def test_an_unknown_trainer_is_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> type:
+        raise RuntimeError(f"no trainer {name}")
+
+    monkeypatch.setattr(study_checks, "find_trainer", unknown)
+    document = {
+        "name": "s",
+        "datasets": [{"dataset": DATASET}],
+        "backbones": {"b": {"trainer": "nnUNetTrainerFast"}},
+        "methods": {"random": None},
+    }
+    with pytest.raises(RuntimeError, match="nnUNetTrainerFast"):
+        require_ready(study_of(document))

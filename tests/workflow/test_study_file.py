@@ -1,0 +1,117 @@
+"""What a study file may say, and the runs that it means."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nnunet_iac.workflow.study_file import METHODS, Study, read_study, study_of
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "datasets": [{"dataset": 4, "folds": [0, 1]}],
+    "methods": {"iac-lth": None, "random": None},
+}
+
+
+def study(**changes: Any) -> Study:
+    return study_of({**SMALL, **changes})
+
+
+def test_every_backbone_comes_before_what_starts_from_it() -> None:
+    runs = list(
+        study(
+            backbones={"wide": None, "narrow": {"cap": 8}},
+            seeds=[0, 3],
+            augmentations=["default", "NoDA"],
+        ).runs.values()
+    )
+    assert len(runs) == 2 * 2 * (1 + 2 * 2 * 2)
+    seen = set()
+    for run in runs:
+        if run.method == "reference":
+            seen.add(run)
+        assert run.reference in seen
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_a_run_has_the_trainer_of_its_method_and_augmentation() -> None:
+    made = study(augmentations=["NoDA"], backbones={"own": {"trainer": "nnUNetTrainer_1epoch"}})
+    assert [made.trainer_of(run) for run in made.runs.values()][:3] == [
+        "nnUNetTrainer_1epoch",
+        "nnUNetTrainerIACLTHNoDA",
+        "nnUNetTrainerIACDiscreteNoDA",
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_valid_settings_and_its_seed(method: str) -> None:
+    made = study(methods={"iac-lth": None, method: None})
+    assert made.settings_of(method, 7, "cells").seed == 7
+
+
+def test_what_does_not_search_is_finetuned_as_long_as_searches_may_take_together() -> None:
+    made = study(settings={"search_epochs": 60, "finetune_epochs": 15})
+    assert made.settings_of("random", 0, "").finetune_epochs == 75
+    assert made.settings_of("iac-lth", 0, "").finetune_epochs == 15
+    own = study(methods={"random": {"settings": {"finetune_epochs": 3}}})
+    assert own.settings_of("random", 0, "").finetune_epochs == 3
+
+
+def test_a_random_cell_is_drawn_by_the_runs_own_seed() -> None:
+    assert study().settings_of("random", 5, "").genotype == "random:5"
+
+
+def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -> None:
+    made = study(methods={"mine": {"as": "iac"}, "convolution": {"cells_of": "mine"}}, seeds=[0, 1])
+    for run in made.runs.values():
+        source = made.source_of(run)
+        assert (source is None) == (run.method != "convolution")
+        if source is not None:
+            assert (source.method, source.seed, source.fold) == ("mine", run.seed, run.fold)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "a_b"}, "name: 'a_b' does not match"),
+        ({"datasets": []}, "datasets: "),
+        ({"dataset": [4]}, "'dataset' was unexpected"),
+        ({"seeds": [0, 0]}, "non-unique"),
+        ({"seeds": [-1]}, "seeds.0"),
+        ({"augmentations": ["strong"]}, "'strong' is not one of"),
+        ({"methods": {"best": None}}, "method 'best' must be"),
+        ({"methods": {"convolution": None}}, "takes the cells of 'iac-lth'"),
+        ({"methods": {"random": {"settings": {"sede": 1}}}}, "method 'random': unknown setting"),
+        ({"settings": {"seed": 1}}, "seed must not be among the settings"),
+        ({"settings": {"search_epochs": 16}}, "method 'iac-lth': a search must have at least"),
+        ({"datasets": [{"dataset": 4, "patients": "("}]}, "patients must be a regular expression"),
+        ({"datasets": [{"dataset": 4}, {"dataset": 4}]}, "listed once"),
+        ({"backbones": {"b": {"batch_size": 1}}}, "backbones.b.batch_size"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_with_its_place(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    with pytest.raises(ValueError, match=r"study\.yaml: ") as raised:
+        read_study(path)
+    assert message in str(raised.value)
+
+
+def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        read_study(path)
+    path.write_text("name: [")
+    with pytest.raises(ValueError, match="must be a YAML file"):
+        read_study(path)
+
+
+def test_splits_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    datasets = [{"dataset": 4, "splits": "mine.json"}]
+    path.write_text(yaml.safe_dump({**SMALL, "datasets": datasets}))
+    assert read_study(path).datasets[0].splits == tmp_path / "mine.json"
