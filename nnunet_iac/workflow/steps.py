@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset")
     parser.add_argument("--run")
     parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("results", type=Path, nargs="*")
+    parser.add_argument("--results", type=Path, nargs="*", default=())
     given = parser.parse_args(argv)
     try:
         study = read_study(given.study)

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint, tensors_hash
+
 pytestmark = pytest.mark.slow
 
 SHORT = {
@@ -25,6 +27,7 @@ SHORT = {
     "iterations_per_epoch": 4,
     "val_iterations_per_epoch": 1,
 }
+NAMES = ("whole", "broken")
 MEASURED = ("minutes",)
 """Columns that differ from run to run."""
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -102,9 +105,12 @@ def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
             {key: run.get(key) for key in ("method", "dice", "genotype", "events", "epochs")}
             for run in json.loads((results(workspace, name) / "results.json").read_text())["runs"]
         ]
-        for name in ("whole", "broken")
+        for name in NAMES
     ]
     assert told[0] == told[1]
+    models = [workspace.model("nnUNetTrainerIACLTH", f"{n}_2d_small_iac-lth_0") for n in NAMES]
+    weights = [read_checkpoint(m / "fold_0" / FINAL)["network_weights"] for m in models]
+    assert tensors_hash(weights[0]) == tensors_hash(weights[1])
     again = workspace.run("nnunet-iac", "study", broken, "--cores", 1)
     assert "Nothing to be done" in again
 
