@@ -12,6 +12,9 @@ import nnunet_iac
 if TYPE_CHECKING:
     from nnunet_iac.runs.folder import RunFolder
 
+STUDY_MODULES = ("snakemake", "yaml", "jsonschema")
+"""What the extra `study` brings."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit status.
@@ -107,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     pareto = verbs.add_parser(
         "pareto",
         help="train methods at several widths and draw Dice against cost",
-        description="Trains, one after the other, the reference and the methods on top of it at "
-        "every width, and draws Dice against parameters and MACs. Run again, it goes on.",
+        description="Trains the reference and the methods on top of it at every width, as a study, "
+        "and draws Dice against parameters and MACs. Run again, it goes on.",
     )
     _add_source(pareto)
     pareto.add_argument(
@@ -413,40 +416,39 @@ def _xtiny(arguments: argparse.Namespace) -> int:
 
 
 def _pareto(arguments: argparse.Namespace) -> int:
+    _require_extra("study", *STUDY_MODULES)
+    from nnunet_iac.runs.atomic import read_json
     from nnunet_iac.search.settings import parse_assignment
     from nnunet_iac.width.source import Source
-    from nnunet_iac.workflow.pareto import Pareto, train
+    from nnunet_iac.workflow.engine import plan_lines, run_study
+    from nnunet_iac.workflow.estimate import hours_of
+    from nnunet_iac.workflow.pareto import Pareto, study_name
     from nnunet_iac.workflow.pareto_figure import draw_pareto
     from nnunet_iac.workflow.pareto_points import points, table, write_points
 
-    study = Pareto(
+    pareto = Pareto(
         Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr),
         tuple(arguments.caps),
         tuple(arguments.methods.split(",")),
         tuple(arguments.f),
         dict(parse_assignment(assignment) for assignment in arguments.assignments),
+        study_name(arguments.o),
+        arguments.device,
     )
     if arguments.dry_run:
-        for run in study.runs():
-            done = "  # done" if study.finished(run) else ""
-            print(f"{' '.join(study.command(run, arguments.device))}{done}")
+        print(*plan_lines(pareto.study(), hours_of(pareto.study())), sep="\n")
         return 0
-    failures = train(study, arguments.device, lambda line: print(line, flush=True))
-    if found := points(study):
-        print(table(found))
-        write_points(study, found, arguments.device, arguments.o / "pareto.json")
-        draw_pareto(found, arguments.o / "pareto.png")
-        print(f"wrote {arguments.o / 'pareto.json'}\ndrawn: {arguments.o / 'pareto.png'}")
-    if failures:
-        raise RuntimeError(
-            f"all trainings must succeed; {len(failures)} failed, and what starts from them is "
-            "missing: mend what they say above and run the same command again"
-        )
+    page = run_study(pareto.write_study(arguments.o), arguments.o, None, None, [])
+    found = points(pareto, read_json(page.with_name("results.json"))["runs"])
+    print(table(found))
+    write_points(pareto, found, arguments.o / "pareto.json")
+    draw_pareto(found, arguments.o / "pareto.png")
+    print(f"wrote {arguments.o / 'pareto.json'}\ndrawn: {arguments.o / 'pareto.png'}")
     return 0
 
 
 def _study(arguments: argparse.Namespace) -> int:
-    _require_extra("study", "snakemake", "yaml", "jsonschema")
+    _require_extra("study", *STUDY_MODULES)
     from nnunet_iac.workflow.engine import plan_lines, run_study
     from nnunet_iac.workflow.study_checks import require_ready
     from nnunet_iac.workflow.study_file import read_study

@@ -9,7 +9,6 @@ Interrupted, it goes on where it was.
 
 import argparse
 import datetime
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,8 +18,10 @@ from nnunet_iac.runs.plans import write_new
 from nnunet_iac.training.cost import provenance
 from nnunet_iac.width.candidates import caps_of, features_of
 from nnunet_iac.width.source import Source
-from nnunet_iac.workflow.pareto import REFERENCE, Pareto, train
+from nnunet_iac.workflow.engine import run_study
+from nnunet_iac.workflow.pareto import Pareto, study_name
 from nnunet_iac.workflow.pareto_points import points
+from nnunet_iac.workflow.study_file import REFERENCE
 
 TRAINER = "nnUNetTrainerAdam_8epochs"
 PLANS = "width"
@@ -45,10 +46,12 @@ def main() -> None:
     source = Source.of_plans(given.dataset, "2d", PLANS, TRAINER)
     caps = given.caps.split(",") if given.caps else caps_of(features_of(source.architecture))
     folds = tuple(int(fold) for fold in given.folds.split(","))
-    settings = {"patient_pattern": given.patient_pattern}
-    study = Pareto(source, tuple(int(cap) for cap in caps), (REFERENCE,), folds, settings)
-    if failures := train(study, given.device, lambda line: print(line, flush=True)):
-        sys.exit(f"{len(failures)} trainings failed")
+    settings = {"patient_pattern": given.patient_pattern} if given.patient_pattern else {}
+    folder = given.out.with_suffix("")
+    widths = tuple(int(cap) for cap in caps)
+    pareto = Pareto(source, widths, (REFERENCE,), folds, settings, study_name(folder), given.device)
+    page = run_study(pareto.write_study(folder), folder, None, None, [])
+    runs = read_json(page.with_name("results.json"))["runs"]
     measured = provenance()
     write_json(
         given.out,
@@ -62,7 +65,7 @@ def main() -> None:
             "trainer": TRAINER,
             "batch_size": BATCH_SIZE,
             "folds": folds,
-            "points": [asdict(point) for point in points(study)],
+            "points": [asdict(point) for point in points(pareto, runs)],
         },
     )
 

@@ -1,68 +1,27 @@
-"""Width and searched skips together: Dice against cost, of several methods at several widths."""
+"""Width and searched skips together: a study of several methods at several widths."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.host.trainer_lookup import trainers_dir
-from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import (
-    SECTION,
-    configuration_of,
-    dataset_number,
-    derived,
-    require_file_ending,
-    write_new,
-)
-from nnunet_iac.search.settings import Settings
+import yaml
+
+from nnunet_iac.runs.atomic import write_text
+from nnunet_iac.runs.plans import SECTION, require_file_ending
 from nnunet_iac.width.candidates import candidate, features_of
 from nnunet_iac.width.crops import training_cases
-from nnunet_iac.width.planning import PROVENANCE, plans_name, write_width
+from nnunet_iac.width.planning import plans_name, write_width
 from nnunet_iac.width.source import Source
+from nnunet_iac.workflow.study_file import REFERENCE, Study, study_of
 
-REFERENCE = "reference"
-RETROFITS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "continued": ("nnUNetTrainerContinue", {}),
-    "iac-lth": ("nnUNetTrainerIACLTH", {}),
-    "iac": ("nnUNetTrainerIAC", {}),
-    "random": ("nnUNetTrainerIACDiscrete", {"genotype": "random:0"}),
-}
-"""Trainer of every method on top of the reference, and the settings that make it that method."""
-
-_RESULTS, _TRAINERS = "nnUNet_results", "nnUNet_extTrainer"
-_ON_CPU = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "2"}
-"""Where the user has set nothing else: workers would take the cores from the training."""
-
-METHODS = (REFERENCE, *RETROFITS)
-SEARCHED = ("iac-lth", "iac")
+METHODS = (REFERENCE, "continued", "iac-lth", "iac", "random")
 DEFAULT_METHODS = (REFERENCE, "continued", "iac-lth", "random")
 """What is trained on top of a reference has longer to learn; `continued` is its equal in that."""
 
 OURS_TO_SET = ("backbone_trainer", "backbone_plans", "backbone_checkpoint", "genotype", "skip")
 """Settings of the source plans that would lead a method to another backbone or other cells."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: a method at a width, of a fold.
-
-    Args:
-        cap: on the channels per stage.
-        method: one of `METHODS`.
-        fold: number.
-        trainer: its trainer.
-        plans: identifier of its plans.
-    """
-
-    cap: int
-    method: str
-    fold: int
-    trainer: str
-    plans: str
 
 
 @dataclass(frozen=True)
@@ -75,12 +34,13 @@ class Pareto:
         methods: of `METHODS`; the reference is trained in any case, the others start from it.
         folds: numbers.
         settings: of the retrofits, as in plans.
+        name: of the study.
+        device: as nnU-Net's -device.
 
     Raises:
         ValueError: an unknown method, no or an impossible cap, no fold, something named twice, a
             bad setting, too few cases for a fold, or a trainer that ignores the widths of plans.
         FileNotFoundError: the data are not preprocessed.
-        RuntimeError: nnUNet_results is not set.
     """
 
     source: Source
@@ -88,6 +48,8 @@ class Pareto:
     methods: tuple[str, ...] = DEFAULT_METHODS
     folds: tuple[int, ...] = (0,)
     settings: Mapping[str, Any] | None = None
+    name: str = "pareto"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         unknown = [method for method in self.methods if method not in METHODS]
@@ -114,158 +76,62 @@ class Pareto:
         for key in OURS_TO_SET:
             if key in (self.settings or {}):
                 raise ValueError(f"{key} is what the methods differ in: leave it out of --set")
-        Settings.from_mapping(self.common_settings)
         require_file_ending(self.source.dataset.get("file_ending"))
-        for run in self.runs():
-            self.folder(run)
+        study_of(self.document())
 
-    @property
-    def common_settings(self) -> dict[str, Any]:
-        """The settings of all retrofits, before each adds its own."""
+    def document(self) -> dict[str, Any]:
+        """Return the study as its file has it."""
         known = self.source.described.get(SECTION, {})
-        own = {key: value for key, value in known.items() if key not in OURS_TO_SET}
-        trainer = {"backbone_trainer": self.source.trainer.__name__}
-        return {**own, **(self.settings or {}), **trainer}
+        settings = {key: value for key, value in known.items() if key not in OURS_TO_SET}
+        settings |= self.settings or {}
+        seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
+        dataset = {
+            "dataset": self.source.folder.name,
+            "configurations": [self.source.configuration],
+            "folds": list(self.folds),
+        }
+        trainer = self.source.trainer.__name__
+        return {
+            "name": self.name,
+            "device": self.device,
+            "datasets": [dataset if patients is None else {**dataset, "patients": patients}],
+            "backbones": {
+                backbone(cap): {"plans": plans_name(self.source, cap), "trainer": trainer}
+                for cap in self.caps
+            },
+            "seeds": [seed],
+            "settings": settings,
+            "methods": {
+                name: None for name in METHODS if name in self.methods and name != REFERENCE
+            },
+        }
 
-    def settings_of(self, method: str) -> dict[str, Any]:
-        """Return the settings of a retrofit.
-
-        What does not search is finetuned as long as a search and its finetuning may take together.
-        """
-        _, own = RETROFITS[method]
-        values = {**self.common_settings, **own}
-        settings = Settings.from_mapping(values)
-        if method in SEARCHED:
-            return values
-        return {**values, "finetune_epochs": settings.search_epochs + settings.finetune_epochs}
-
-    def runs(self) -> list[Run]:
-        """Return all trainings, every reference before what starts from it."""
-        retrofits = [method for method in RETROFITS if method in self.methods]
-        found = []
-        for cap in self.caps:
-            plans = plans_name(self.source, cap)
-            for fold in self.folds:
-                found.append(Run(cap, REFERENCE, fold, self.source.trainer.__name__, plans))
-                for method in retrofits:
-                    trainer, _ = RETROFITS[method]
-                    found.append(Run(cap, method, fold, trainer, f"{plans}_{method}"))
-        return found
+    def study(self) -> Study:
+        """Return the study of all trainings, every reference before what starts from it."""
+        return study_of(self.document())
 
     def write_plans(self) -> None:
-        """Write the plans of all trainings; those that are there already stay.
+        """Write the plans of all widths; those that are there already stay.
 
         Raises:
-            ValueError: plans of such a name with other content, or a training under that name that
-                was made with other plans.
+            ValueError: plans of such a name with other content.
         """
-        for run in self.runs():
-            path, _ = write_width(self.source, run.cap)
-            if run.method != REFERENCE:
-                values = self.settings_of(run.method)
-                new = derived(read_json(path), run.plans, self.source.configuration, values)
-                write_new(path.with_name(f"{run.plans}.json"), new)
-            self._require_same_plans(run)
+        for cap in self.caps:
+            write_width(self.source, cap)
 
-    def _require_same_plans(self, run: Run) -> None:
-        """Check that what has been trained under a name was trained with these plans."""
-        model = self.folder(run).parent
-        if not (model / "plans.json").is_file():
-            return
-        wanted, found = (
-            configuration_of(read_json(path), self.source.configuration)
-            for path in (self.source.folder / f"{run.plans}.json", model / "plans.json")
-        )
-        unused = dict.fromkeys((PROVENANCE, SECTION) if run.method == REFERENCE else (PROVENANCE,))
-        if wanted | unused != found | unused:
-            raise ValueError(
-                f"{model} must have been trained with the plans {run.plans} as they are now, and "
-                "was trained with others: move it elsewhere, or take other settings"
-            )
-
-    def folder(self, run: Run) -> Path:
-        """Return the fold folder of a training.
-
-        Raises:
-            RuntimeError: nnUNet_results is not set.
-        """
-        results = os.environ.get(_RESULTS)
-        if not results:
-            raise RuntimeError(
-                f"the environment variable {_RESULTS} must name nnU-Net's folder of results "
-                f"and is not set; run `export {_RESULTS}=/path/to/it`"
-            )
-        model = f"{run.trainer}__{run.plans}__{self.source.configuration}"
-        return Path(results) / self.source.folder.name / model / f"fold_{run.fold}"
-
-    def summary(self, run: Run) -> Path:
-        """Return the file with the scores of a training's validation, which ends it."""
-        return self.folder(run) / "validation" / "summary.json"
-
-    def finished(self, run: Run) -> bool:
-        """Return whether a training has been validated."""
-        return self.summary(run).is_file()
-
-    def command(self, run: Run, device: str) -> list[str]:
-        """Return nnU-Net's command of a training; one that was interrupted goes on."""
-        number = str(dataset_number(self.source.folder.name))
-        begun = any(self.folder(run).glob("checkpoint_*.pth"))
-        return [
-            *("nnUNetv2_train", number, self.source.configuration, str(run.fold)),
-            *("-tr", run.trainer, "-p", run.plans, "-device", device, *(["--c"] if begun else [])),
-        ]
+    def write_study(self, folder: Path) -> Path:
+        """Write the plans of all widths and the study's file, and return that."""
+        self.write_plans()
+        path = folder / "study.yaml"
+        write_text(path, yaml.safe_dump(self.document(), sort_keys=False))
+        return path
 
 
-def train(study: Pareto, device: str, report: Callable[[str], None]) -> list[str]:
-    """Train what is not finished, one after the other; return why trainings failed.
-
-    What starts from a reference that failed is left out, everything else goes on.
-
-    Args:
-        study: its plans are written first.
-        device: as nnU-Net's -device.
-        report: receives a line per training.
-
-    Raises:
-        ValueError: as `Pareto.write_plans`.
-    """
-    study.write_plans()
-    runs = study.runs()
-    failures = []
-    without = set()
-    for number, run in enumerate(runs, start=1):
-        command = study.command(run, device)
-        done, lacks = study.finished(run), (run.cap, run.fold) in without
-        what = "done before" if done else "left out" if lacks else " ".join(command)
-        report(f"[{number}/{len(runs)}] {what}")
-        if done or lacks:
-            continue
-        try:
-            _run(command, study.folder(run) / "output.log", device)
-        except RuntimeError as error:
-            report(f"error: {error}")
-            failures.append(str(error))
-            if run.method == REFERENCE:
-                without.add((run.cap, run.fold))
-    return failures
+def backbone(cap: int) -> str:
+    """Return what the study calls the network of a width."""
+    return f"cap{cap}"
 
 
-def _run(command: Sequence[str], log: Path, device: str) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    given = os.environ.get(_TRAINERS)
-    environment = {
-        **(_ON_CPU if device == "cpu" else {}),
-        **os.environ,
-        _TRAINERS: os.pathsep.join(filter(None, (str(trainers_dir()), given))),
-    }
-    program = Path(sys.executable).parent / command[0]
-    with log.open("a") as output:
-        done = subprocess.run(
-            [program, *command[1:]], env=environment, stdout=output, stderr=output
-        )
-    if done.returncode != 0:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(
-            f"{' '.join(command)} must succeed and exited with {done.returncode}; {log} ends "
-            f"with\n{tail}\nrun the same command again to go on"
-        )
+def study_name(folder: Path) -> str:
+    """Return the name of a study whose results go to a folder: trainings are called after it."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-") or "pareto"

@@ -1,19 +1,19 @@
 """What methods at several widths cost and score, as JSON and as text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.scores import foreground_dice
 from nnunet_iac.search.budget import Cost
 from nnunet_iac.training.cost import provenance
-from nnunet_iac.workflow.pareto import REFERENCE, Pareto, Run
+from nnunet_iac.workflow.pareto import Pareto, backbone
+from nnunet_iac.workflow.study_file import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -45,64 +45,62 @@ class Point:
     epochs: float
 
 
-def points(study: Pareto) -> list[Point]:
-    """Return what the methods whose folds are all finished cost and score, by cap and method."""
+def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Return what the methods whose folds are all there cost and score, by cap and method.
+
+    Args:
+        pareto: the grid.
+        runs: as a study's result file holds them.
+    """
     found = []
-    for cap in study.caps:
-        width = study.source.cost(cap)
-        for method in study.methods:
-            runs = [r for r in study.runs() if (r.cap, r.method) == (cap, method)]
-            if runs and all(map(study.finished, runs)):
-                found.append(_point(study, runs, width))
+    for cap in pareto.caps:
+        width = pareto.source.cost(cap)
+        for method in (REFERENCE, *(m for m in pareto.methods if m != REFERENCE)):
+            own = [r for r in runs if (r["backbone"], r["method"]) == (backbone(cap), method)]
+            if method in pareto.methods and {r["fold"] for r in own} == set(pareto.folds):
+                found.append(_point(cap, method, own, width))
     return [point for point in found if point is not None]
 
 
-def _point(study: Pareto, runs: Sequence[Run], width: Cost) -> Point | None:
+def _point(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Cost) -> Point | None:
     """Return the point of a method's folds; None where no case has a Dice."""
-    ending = study.source.dataset["file_ending"]
     dice: dict[str, float | None] = {}
     for run in runs:
-        dice |= foreground_dice(study.summary(run), ending)["per_case"]
-    means, left_out = patient_means(dice, study.common_settings.get("patient_pattern"))
+        dice |= run["dice"]
+    means, left_out = patient_means(dice, runs[0]["patient_pattern"])
     if not means:
         return None
-    records = [_added(study, run) for run in runs]
     interval = bootstrap_interval(list(means.values())) if len(means) > 1 else None
     return Point(
-        runs[0].cap,
-        runs[0].method,
-        fmean((width + cells).parameters for cells, _ in records),
-        fmean((width + cells).macs for cells, _ in records),
+        cap,
+        method,
+        fmean(width.parameters + _added(run, "parameters") for run in runs),
+        fmean(width.macs + _added(run, "macs") for run in runs),
         fmean(means.values()),
         None if interval is None else interval.low,
         None if interval is None else interval.high,
         len(means),
         len(dice) - len(left_out),
-        fmean(epochs for _, epochs in records),
+        fmean(run.get("epochs", 0) for run in runs),
     )
 
 
-def _added(study: Pareto, run: Run) -> tuple[Cost, int]:
-    """Return what a training added to its reference, and in how many epochs."""
-    if run.method == REFERENCE:
-        return Cost(0, 0), 0
-    cost = RunFolder.of_fold(study.folder(run)).read_cost()
-    final, backbone = cost.networks["final"], cost.networks["backbone"]
-    added = Cost(final.parameters - backbone.parameters, final.macs - backbone.macs)
-    return added, sum(phase.epochs for phase in cost.phases.values())
+def _added(run: Mapping[str, Any], cost: str) -> int:
+    """Return what a training added to its reference."""
+    return int(run[cost]["final"] - run[cost]["backbone"]) if cost in run else 0
 
 
-def write_points(study: Pareto, found: Sequence[Point], device: str, path: Path) -> None:
+def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
     """Write the points as JSON, with what they were measured on."""
     measured = provenance()
     document = {
-        "dataset": study.source.folder.name,
-        "configuration": study.source.configuration,
-        "plans": study.source.plans["plans_name"],
-        "trainer": study.source.trainer.__name__,
-        "folds": list(study.folds),
-        "settings": study.common_settings,
-        "device": device,
+        "dataset": pareto.source.folder.name,
+        "configuration": pareto.source.configuration,
+        "plans": pareto.source.plans["plans_name"],
+        "trainer": pareto.source.trainer.__name__,
+        "folds": list(pareto.folds),
+        "settings": pareto.document()["settings"],
+        "device": pareto.device,
         "date": date.today().isoformat(),
         "commit": measured.commit,
         "hardware": measured.hardware,

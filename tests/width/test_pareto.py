@@ -4,44 +4,37 @@ import pytest
 import torch
 
 from nnunet_iac.cli import main
-from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.plans import settings_of
-from nnunet_iac.runs.records import CostRecord, NetworkCost, PhaseCost
-from nnunet_iac.workflow import pareto
-from nnunet_iac.workflow.pareto import Pareto, train
+from nnunet_iac.workflow import engine
+from nnunet_iac.workflow.pareto import Pareto, study_name
 from nnunet_iac.workflow.pareto_figure import draw_pareto, pareto_figure
 from nnunet_iac.workflow.pareto_points import Point, points, table
+from nnunet_iac.workflow.study_file import read_study
+from nnunet_iac.workflow.study_plans import fold_folder, plans_name, write_study_plans
 
 DICE = {"reference": 0.5, "continued": 0.55, "iac-lth": 0.7, "random": 0.6}
 WORDS = ["pareto", "-d", "4", "-c", "2d", "--caps", "8,4"]
 
 
-def _scored(name, dice):
-    metrics = {"1": {"Dice": dice, "n_ref": 9}}
-    return {"prediction_file": name, "reference_file": name, "metrics": metrics}
-
-
-@pytest.fixture
-def trained(source, monkeypatch):
-    """Return the commands that were run; each leaves what nnU-Net would leave."""
-    commands = []
-
-    def run(command, log, device):
-        commands.append(command)
-        folder = log.parent
-        method = command[command.index("-p") + 1].rpartition("_")[2]
-        value = DICE.get(method, DICE["reference"])
-        cases = [_scored(f"case_{k}.nii.gz", value + k / 100) for k in range(4)]
-        (folder / "validation").mkdir(parents=True)
-        summary = {"metric_per_case": cases}
-        (folder / "validation" / "summary.json").write_text(json.dumps(summary))
-        if method in DICE:
-            networks = {"backbone": NetworkCost(100, 1000), "final": NetworkCost(130, 1700)}
-            phases = {"search": PhaseCost(3, 1.0), "finetune": PhaseCost(2, 1.0)}
-            RunFolder.of_fold(folder).write_cost(CostRecord(phases, networks))
-
-    monkeypatch.setattr(pareto, "_run", run)
-    return commands
+def told(pareto):
+    """Return what the runs of a study would tell."""
+    study = pareto.study()
+    found = []
+    for run in study.runs.values():
+        said = {
+            "backbone": run.backbone,
+            "method": run.method,
+            "fold": run.fold,
+            "patient_pattern": run.dataset.patients,
+            "dice": {f"case_{k}": DICE[run.method] + k / 100 for k in range(4)},
+        }
+        if run.method != "reference":
+            said["epochs"] = 5
+            said["parameters"] = {"backbone": 100, "final": 130}
+            said["macs"] = {"backbone": 1000, "final": 1700}
+        found.append(said)
+    return found
 
 
 @pytest.fixture
@@ -50,27 +43,38 @@ def study(source):
 
 
 def test_every_reference_is_trained_before_what_starts_from_it(study):
-    assert [(run.cap, run.method, run.trainer, run.plans) for run in study.runs()] == [
-        (8, "reference", "nnUNetTrainer", "nnUNetPlans_xtiny8"),
-        (8, "iac-lth", "nnUNetTrainerIACLTH", "nnUNetPlans_xtiny8_iac-lth"),
-        (8, "random", "nnUNetTrainerIACDiscrete", "nnUNetPlans_xtiny8_random"),
-        (4, "reference", "nnUNetTrainer", "nnUNetPlans_xtiny4"),
-        (4, "iac-lth", "nnUNetTrainerIACLTH", "nnUNetPlans_xtiny4_iac-lth"),
-        (4, "random", "nnUNetTrainerIACDiscrete", "nnUNetPlans_xtiny4_random"),
+    made = study.study()
+    assert [
+        (run.backbone, run.method, made.trainer_of(run), plans_name(made, run))
+        for run in made.runs.values()
+    ] == [
+        ("cap8", "reference", "nnUNetTrainer", "nnUNetPlans_xtiny8"),
+        ("cap8", "iac-lth", "nnUNetTrainerIACLTH", "pareto_2d_cap8_iac-lth_0"),
+        ("cap8", "random", "nnUNetTrainerIACDiscrete", "pareto_2d_cap8_random_0"),
+        ("cap4", "reference", "nnUNetTrainer", "nnUNetPlans_xtiny4"),
+        ("cap4", "iac-lth", "nnUNetTrainerIACLTH", "pareto_2d_cap4_iac-lth_0"),
+        ("cap4", "random", "nnUNetTrainerIACDiscrete", "pareto_2d_cap4_random_0"),
     ]
 
 
 def test_the_reference_is_trained_even_where_only_retrofits_are_asked_for(source):
-    assert [run.method for run in Pareto(source(), (8,), ("random",)).runs()] == [
-        "reference",
-        "random",
-    ]
+    made = Pareto(source(), (8,), ("random",)).study()
+    assert [run.method for run in made.runs.values()] == ["reference", "random"]
+
+
+def written(pareto, name):
+    """Return the plans of a run, written as a study writes them."""
+    pareto.write_plans()
+    study = pareto.study()
+    write_study_plans(study, study.datasets[0])
+    return json.loads((pareto.source.folder / f"{name}.json").read_text())
 
 
 def test_plans_of_retrofits_come_from_their_references_and_carry_settings(source):
-    study = Pareto(source(), (8,), ("random",), settings={"finetune_epochs": 3})
-    study.write_plans()
-    content = json.loads((study.source.folder / "nnUNetPlans_xtiny8_random.json").read_text())
+    content = written(
+        Pareto(source(), (8,), ("random",), settings={"finetune_epochs": 3}),
+        "pareto_2d_cap8_random_0",
+    )
     configuration = content["configurations"]["2d"]
     assert content["source_plans"] == "nnUNetPlans_xtiny8"
     assert configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 8, 8]
@@ -80,40 +84,32 @@ def test_plans_of_retrofits_come_from_their_references_and_carry_settings(source
     assert settings.finetune_epochs == 203
 
 
-def test_retrofits_start_from_the_trainer_of_the_references(source):
-    class Short(source().trainer):
-        pass
-
-    study = Pareto(source(trainer=Short), (8,), ("random",))
-    study.write_plans()
-    content = json.loads((study.source.folder / "nnUNetPlans_xtiny8_random.json").read_text())
-    assert content["configurations"]["2d"]["iac"]["backbone_trainer"] == "Short"
-
-
-def test_what_is_finished_is_not_trained_again(study, trained):
-    lines = []
-    train(study, "cpu", lines.append)
-    assert len(trained) == 6
-    assert lines[0] == (
-        "[1/6] nnUNetv2_train 4 2d 0 -tr nnUNetTrainer -p nnUNetPlans_xtiny8 -device cpu"
-    )
-    train(study, "cpu", lines.append)
-    assert len(trained) == 6
-    assert lines[-1] == "[6/6] done before"
+def test_settings_of_the_source_plans_lead_to_no_other_backbone(source):
+    foreign = {"backbone_trainer": "Other", "backbone_plans": "other", "finetune_epochs": 7}
+    pareto = Pareto(source(iac=foreign), (8,), ("random",))
+    settings = settings_of(written(pareto, "pareto_2d_cap8_random_0")["configurations"]["2d"])
+    assert settings.backbone_trainer == "nnUNetTrainer"
+    assert settings.backbone_plans == "nnUNetPlans_xtiny8"
+    assert settings.finetune_epochs == 207
 
 
-def test_what_was_interrupted_goes_on(study):
-    run = study.runs()[0]
-    assert "--c" not in study.command(run, "cpu")
-    folder = study.folder(run)
-    folder.mkdir(parents=True)
-    (folder / "checkpoint_latest.pth").touch()
-    assert study.command(run, "cpu")[-1] == "--c"
+def test_seed_and_patients_of_the_settings_are_the_studys(source):
+    settings = {"seed": 3, "patient_pattern": "case"}
+    made = Pareto(source(), (8,), ("random",), settings=settings).study()
+    assert (made.seeds, made.datasets[0].patients) == ((3,), "case")
 
 
-def test_a_point_has_the_cost_of_width_and_cells_and_the_mean_over_cases(study, trained):
-    train(study, "cpu", lambda line: None)
-    found = {(point.cap, point.method): point for point in points(study)}
+def test_the_study_file_says_the_same(study, tmp_path):
+    path = study.write_study(tmp_path / "out")
+    assert read_study(path).runs.keys() == study.study().runs.keys()
+    assert study_name(tmp_path / "my_own folder") == "my-own-folder"
+    run = next(iter(study.study().runs.values()))
+    folder = fold_folder(study.study(), run)
+    assert folder.parts[-2:] == ("nnUNetTrainer__nnUNetPlans_xtiny8__2d", "fold_0")
+
+
+def test_a_point_has_the_cost_of_width_and_cells_and_the_mean_over_cases(study):
+    found = {(point.cap, point.method): point for point in points(study, told(study))}
     assert len(found) == 6
     width = study.source.cost(8)
     reference, searched = found[8, "reference"], found[8, "iac-lth"]
@@ -124,23 +120,33 @@ def test_a_point_has_the_cost_of_width_and_cells_and_the_mean_over_cases(study, 
     assert searched.dice == pytest.approx(0.715)
     assert searched.low < 0.715 < searched.high
     assert (searched.patients, searched.cases) == (4, 4)
-    # Three epochs of search and two of finetuning.
     assert (reference.epochs, searched.epochs) == (0, 5)
 
 
-def test_the_interval_is_over_patients(source, trained):
+def test_the_interval_is_over_patients(source):
     one = Pareto(source(), (8,), ("reference",), settings={"patient_pattern": "case"})
-    train(one, "cpu", lambda line: None)
-    (point,) = points(one)
+    (point,) = points(one, told(one))
     assert (point.patients, point.cases, point.low) == (1, 4, None)
     assert point.dice == pytest.approx(0.515)
 
 
-def test_unfinished_trainings_have_no_point(study, trained):
-    assert points(study) == []
+def test_a_method_with_a_fold_missing_has_no_point(source):
+    two = Pareto(source(), (8,), ("reference",), folds=(0, 1))
+    assert len(points(two, told(two))) == 1
+    assert points(two, told(two)[:1]) == []
 
 
-def test_the_command_trains_tabulates_and_draws(preprocessed, trained, tmp_path, capsys):
+def test_the_command_trains_tabulates_and_draws(
+    preprocessed, source, monkeypatch, tmp_path, capsys
+):
+    def run_study(path, folder, cores, gpus, options):
+        methods = ("reference", "continued", "iac-lth", "random")
+        runs = told(Pareto(source(), (8, 4), methods, name="out"))
+        assert read_study(path).name == "out"
+        write_json(folder / "results.json", {"runs": runs})
+        return folder / "report.html"
+
+    monkeypatch.setattr(engine, "run_study", run_study)
     assert main([*WORDS, "-o", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "     8  iac-lth" in printed
@@ -153,59 +159,14 @@ def test_the_command_trains_tabulates_and_draws(preprocessed, trained, tmp_path,
     assert (tmp_path / "out" / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_dry_run_prints_the_trainings_and_writes_nothing(preprocessed, trained, capsys):
+def test_a_dry_run_prints_the_trainings_and_writes_nothing(preprocessed, capsys):
     before = sorted(path.name for path in preprocessed.iterdir())
     assert main([*WORDS, "--methods", "random", "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert lines[0].endswith("-tr nnUNetTrainer -p nnUNetPlans_xtiny8 -device cpu")
-    assert not trained
+    assert len(lines) == 5
+    assert "nnUNetTrainerIACDiscrete" in lines[1]
+    assert "not planned yet" in lines[0]
     assert sorted(path.name for path in preprocessed.iterdir()) == before
-
-
-def test_trainings_that_do_not_start_from_a_failed_one_go_on(
-    preprocessed, trained, monkeypatch, tmp_path, capsys
-):
-    succeed = pareto._run
-
-    def run(command, log, device):
-        if "nnUNetPlans_xtiny8" in command:
-            raise RuntimeError("the disk is full")
-        succeed(command, log, device)
-
-    monkeypatch.setattr(pareto, "_run", run)
-    assert main([*WORDS, "--methods", "reference,random", "-o", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr()
-    assert "[2/4] left out" in told.out
-    assert "error: the disk is full" in told.out
-    assert "1 failed" in told.err
-    points = json.loads((tmp_path / "out" / "pareto.json").read_text())["points"]
-    assert [(point["cap"], point["method"]) for point in points] == [
-        (4, "reference"),
-        (4, "random"),
-    ]
-
-
-def test_what_was_trained_with_other_plans_is_refused(source, trained):
-    first = Pareto(source(), (8,), ("random",), settings={"finetune_epochs": 3})
-    train(first, "cpu", lambda line: None)
-    plans_file = first.source.folder / "nnUNetPlans_xtiny8_random.json"
-    model = first.folder(first.runs()[1]).parent
-    (model / "plans.json").write_text(plans_file.read_text())
-    plans_file.unlink()
-    second = Pareto(source(), (8,), ("random",), settings={"finetune_epochs": 5})
-    with pytest.raises(ValueError, match=rf"{model} must have been trained with the plans"):
-        train(second, "cpu", lambda line: None)
-
-
-def test_settings_of_the_source_plans_lead_to_no_other_backbone(source):
-    foreign = {"backbone_trainer": "Other", "backbone_plans": "other", "finetune_epochs": 7}
-    study = Pareto(source(iac=foreign), (8,), ("random",))
-    study.write_plans()
-    content = json.loads((study.source.folder / "nnUNetPlans_xtiny8_random.json").read_text())
-    settings = settings_of(content["configurations"]["2d"])
-    assert (settings.backbone_trainer, settings.backbone_plans) == ("nnUNetTrainer", None)
-    assert settings.finetune_epochs == 207
 
 
 def test_a_trainer_that_ignores_the_widths_of_plans_is_refused(source):
@@ -216,12 +177,6 @@ def test_a_trainer_that_ignores_the_widths_of_plans_is_refused(source):
 
     with pytest.raises(ValueError, match="the network of Stubborn has 6 parameters"):
         Pareto(source(trainer=Stubborn), (8, 4))
-
-
-def test_a_training_that_fails_is_an_error_with_the_end_of_its_output(preprocessed):
-    log = preprocessed / "output.log"
-    with pytest.raises(RuntimeError, match=r"exited with 2; .*output\.log ends(.|\n)*usage"):
-        pareto._run(["nnUNetv2_train", "--absent"], log, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -242,12 +197,6 @@ def test_bad_input_is_one_message_and_nothing_written(preprocessed, capsys, opti
     assert main([*WORDS, *options.split()]) == 2
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in preprocessed.iterdir()) == before
-
-
-def test_without_a_folder_of_results_the_variable_is_named(source, monkeypatch):
-    monkeypatch.delenv("nnUNet_results")
-    with pytest.raises(RuntimeError, match="nnUNet_results must name"):
-        Pareto(source(), (8,))
 
 
 @pytest.mark.parametrize(("caps", "folds"), [((), (0,)), ((8,), ())])
