@@ -18,25 +18,38 @@ def require_splits(path: Path, fold: int | str, preprocessed: Iterable[str]) -> 
     Raises:
         ValueError: no list of folds, or a side without cases or with cases there are not.
     """
-    if fold == "all" or not path.is_file():
-        return
-    folds = read_json(path)
+    if fold != "all" and path.is_file():
+        require_split(read_json(path), int(fold), preprocessed, str(path))
+
+
+def require_split(folds: object, fold: int, cases: Iterable[str], name: str) -> None:
+    """Check one fold of splits.
+
+    Args:
+        folds: what nnU-Net's file of splits holds.
+        fold: number; one beyond the list passes.
+        cases: all there are.
+        name: what messages call the splits.
+
+    Raises:
+        ValueError: as `require_splits`.
+    """
     if not isinstance(folds, list):
         raise ValueError(
-            f"{path} must be a list of folds, each with the lists train and val; got "
+            f"{name} must be a list of folds, each with the lists train and val; got "
             f"{reprlib.repr(folds)}: correct it, or remove it and nnU-Net makes another"
         )
-    for side in ("train", "val") if int(fold) < len(folds) else ():
-        split = folds[int(fold)]
-        cases = split.get(side) if isinstance(split, dict) else None
-        if not isinstance(cases, list) or not cases:
+    for side in ("train", "val") if fold < len(folds) else ():
+        split = folds[fold]
+        listed = split.get(side) if isinstance(split, dict) else None
+        if not isinstance(listed, list) or not listed:
             raise ValueError(
-                f"{path} must list at least one case under {side!r} of fold {fold}; got "
-                f"{reprlib.repr(cases)}: correct it, or remove it and nnU-Net makes another"
+                f"{name} must list at least one case under {side!r} of fold {fold}; got "
+                f"{reprlib.repr(listed)}: correct it, or remove it and nnU-Net makes another"
             )
-        absent = sorted(set(map(str, cases)).difference(preprocessed))
+        absent = sorted(set(map(str, listed)).difference(cases))
         if absent:
             raise ValueError(
-                f"{path} must list preprocessed cases only; {absent[0]} under {side!r} of fold "
+                f"{name} must list preprocessed cases only; {absent[0]} under {side!r} of fold "
                 f"{fold} is none: preprocess it, or take it out of the file"
             )

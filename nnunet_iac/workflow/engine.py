@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from nnunet_iac.host.folders import results_folder
-from nnunet_iac.runs.atomic import write_text
+from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.workflow.steps import GPUS
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_file import Study, read_document, read_study
@@ -52,7 +52,7 @@ def run_study(
     _lay_out(own, path, study)
     command = [sys.executable, "-m", "snakemake", "--directory", str(own)]
     command += ["--snakefile", str(own / SNAKEFILE), "--keep-going", "--rerun-incomplete"]
-    command += ["--rerun-triggers", "mtime", "--nolock"]
+    command += ["--rerun-triggers", "mtime", "input", "params", "--nolock"]
     profiled = any(option == "--profile" or option.startswith("--profile=") for option in options)
     if cores is not None or not profiled:
         command += ["--cores", "all" if cores is None else str(cores)]
@@ -108,13 +108,13 @@ def _require_same_study(own: Path, path: Path, study: Study) -> None:
 
 
 def _lay_out(own: Path, path: Path, study: Study) -> None:
-    """Put rules, study and splits into the study's folder, so that jobs find them anywhere."""
+    """Put rules and study, splits in it, into the study's folder: all that jobs need anywhere."""
     document = copy.deepcopy(read_document(path))
     for given, dataset in zip(document["datasets"], study.datasets, strict=True):
         if dataset.splits is not None:
-            name = f"splits_{dataset.dataset}.json"
-            _copy(dataset.splits.read_text(), own / name)
-            given["splits"] = name
+            given["splits"] = (
+                dataset.splits if isinstance(dataset.splits, list) else read_json(dataset.splits)
+            )
     python = os.environ.get("NNUNET_IAC_PYTHON", sys.executable)
     text = yaml.safe_dump({"python": python, "study": document}, sort_keys=False)
     _copy(text, own / AS_RUN)
@@ -123,7 +123,7 @@ def _lay_out(own: Path, path: Path, study: Study) -> None:
 
 
 def _copy(text: str, to: Path) -> None:
-    """Write a file unless it says that already: Snakemake runs again what is older than it."""
+    """Write a file unless it says that already."""
     if not to.is_file() or to.read_text() != text:
         write_text(to, text)
 

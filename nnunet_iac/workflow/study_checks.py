@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sklearn.model_selection import KFold
 
@@ -9,7 +10,7 @@ from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trainers_dir
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.splits import require_splits
+from nnunet_iac.runs.splits import require_split, require_splits
 from nnunet_iac.search.patients import patient_of, shared_patients
 from nnunet_iac.workflow.study_file import DataSet, Study
 from nnunet_iac.workflow.study_plans import plans_name, require_own_results, run_plans
@@ -65,11 +66,11 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits | None:
     if (folder / SPLITS).is_file():
         present = read_json(folder / SPLITS)
     if dataset.splits is not None:
-        wanted = _given(dataset.splits, dataset.folds, cases)
+        wanted = _given(dataset, cases)
         if present is not None and present != wanted:
             raise ValueError(
-                f"{folder / SPLITS} must be the splits that the study names, {dataset.splits}, and "
-                "is another: move it away (models trained with it keep their own cases)"
+                f"{folder / SPLITS} must be the splits that the study names, and is another: move "
+                "it away (models trained with it keep their own cases)"
             )
     elif present is not None:
         for fold in dataset.folds:
@@ -109,13 +110,15 @@ def grouped(cases: Sequence[str], pattern: str) -> Splits:
     return found
 
 
-def _given(path: Path, folds: Sequence[int], cases: Sequence[str]) -> Splits:
-    if not path.is_file():
-        raise FileNotFoundError(f"splits must name a file; {path} does not exist")
-    for fold in folds:
-        require_splits(path, fold, cases)
-    given: Splits = read_json(path)
-    return given
+def _given(dataset: DataSet, cases: Sequence[str]) -> Splits:
+    given: Any = dataset.splits
+    if isinstance(given, Path):
+        if not given.is_file():
+            raise FileNotFoundError(f"splits must name a file; {given} does not exist")
+        given = read_json(given)
+    for fold in dataset.folds:
+        require_split(given, fold, cases, f"the splits of {dataset.dataset}")
+    return list(given)
 
 
 def _require_folds(splits: Splits, dataset: DataSet) -> None:

@@ -56,7 +56,8 @@ class DataSet:
         dataset: id or name.
         configurations: of nnU-Net, such as 2d.
         folds: numbers.
-        splits: file of splits; without one nnU-Net's own or, with `patients`, one by patient.
+        splits: file of splits, or what one holds; without one nnU-Net's own or, with `patients`,
+            one by patient.
         patients: regular expression whose match in a case id is the patient.
         predict: whether the test cases are predicted and scored as well.
     """
@@ -64,7 +65,7 @@ class DataSet:
     dataset: str
     configurations: tuple[str, ...] = ("2d",)
     folds: tuple[int, ...] = (0,)
-    splits: Path | None = None
+    splits: Path | list[Any] | None = field(default=None, hash=False)
     patients: str | None = None
     predict: bool = False
 
@@ -319,8 +320,10 @@ def _require_schema(document: Any) -> None:
 
 
 def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
-    values = _tuples({**given, "dataset": str(given["dataset"])})
-    if "splits" in values:
+    values = {**_tuples(given), "dataset": str(given["dataset"])}
+    if isinstance(given.get("splits"), list):
+        values["splits"] = given["splits"]
+    elif "splits" in values:
         path = Path(values["splits"])
         values["splits"] = path if folder is None else (folder / path).resolve()
     if "patients" in values:
