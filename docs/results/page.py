@@ -1,7 +1,7 @@
 """Write docs/results.md and its figure from the result files in this folder."""
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -25,7 +25,6 @@ from nnunet_iac.runs.atomic import read_json, replacing, write_text
 from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import parameter_free_share
-from nnunet_iac.search.settings import PRUNES_PER_EDGE
 
 HERE = Path(__file__).parent
 SETS = {"hippocampus": "Hippocampus", "acdc": "ACDC, 128 x 128"}
@@ -96,11 +95,15 @@ def searches(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def interval(measured: Mapping[str, Any], method: str) -> float:
-    """Return the epochs between two prunes of an edge, over the searches of a method."""
-    return fmean(
-        (run["search_epochs"] - run["settings"]["warmup_epochs"]) / PRUNES_PER_EDGE
-        for run in runs_of(measured, method)
-    )
+    """Return the mean epochs between two prunes of an edge; what a limit forced counts once."""
+    found = []
+    for run in runs_of(measured, method):
+        epochs: dict[str, set[int]] = {}
+        for epoch, edge, _ in map(str.split, run["events"]):
+            epochs.setdefault(edge, {run["settings"]["warmup_epochs"]}).add(int(epoch))
+        for pruned in map(sorted, epochs.values()):
+            found += [later - earlier for earlier, later in pairwise(pruned)]
+    return fmean(found)
 
 
 def same_choices(measured: Mapping[str, Any], a: str, b: str) -> tuple[float, float]:

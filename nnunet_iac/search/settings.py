@@ -94,6 +94,8 @@ _SEED = Rule("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**6
 class Settings:
     """The settings of a search and its finetuning; the defaults are the paper's where it has one.
 
+    All but `preset` and `residual`: docs/results.md says what they were chosen by.
+
     `search_epochs` is the budget of the whole search stage and includes the warm-up. The four
     settings of the stability test default to their preset's value; `stability` resolves them.
 
@@ -102,7 +104,7 @@ class Settings:
             other; the message names the key, the value and what is allowed.
     """
 
-    preset: Preset = "paper"
+    preset: Preset = "literal"
     warmup_epochs: Annotated[int, _at_least(0)] = 15
     search_epochs: Annotated[int, _at_least(1)] = 200
     finetune_epochs: Annotated[int, _at_least(0)] = 200
@@ -125,7 +127,7 @@ class Settings:
     max_mac_ratio: Annotated[float | None, _above(0)] = None
     skip: SkipModule = "cell"
     norm: Norm = "plans"
-    residual: Literal["none", "zero"] = "none"
+    residual: Literal["none", "zero"] = "zero"
     decoder_norms: Literal["frozen", "tuned"] = "frozen"
     recompute_cells: bool = False
     weights_lr: Annotated[float, _above(0)] = 0.01

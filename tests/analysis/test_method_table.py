@@ -88,6 +88,14 @@ def test_folds_are_pooled_and_backbones_kept_apart() -> None:
     assert len(method_tables(document(folds[0], wide))) == 2
 
 
+def test_without_cells_the_references_own_validation_is_the_reference() -> None:
+    reference = run("reference", 0, 0.0, dice=dict.fromkeys(CASES, 0.6))
+    (table,) = method_tables(document(reference, run("continued", 0, 0.1, frozen_dice=None)))
+    assert table.reference == pytest.approx(0.6)
+    both = document(reference, run("continued", 0, 0.1, frozen_dice=None), run("random", 0, 0.1))
+    assert method_tables(both)[0].reference == pytest.approx(0.7)
+
+
 def test_test_cases_have_a_table_of_their_own_against_the_references_own_prediction() -> None:
     tested = {"test_a": 0.9, "test_b": 0.8}
     reference = run("reference", 0, 0.0, test_dice={"test_a": 0.6, "test_b": 0.6})

@@ -104,7 +104,9 @@ def retrofit(way, backbone, channels=1):
     kwargs = kwargs_of("attention", backbone)
     unet = kwargs.pop("unet")
     del kwargs["skip"]
-    return retrofitted(planned(kwargs, channels, class_name=unet), Settings(**way))
+    return retrofitted(
+        planned(kwargs, channels, class_name=unet), Settings(**{"residual": "none", **way})
+    )
 
 
 def assert_nnunets_outputs(net, backbone, channels):

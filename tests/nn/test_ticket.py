@@ -9,7 +9,7 @@ from nnunet_iac.search.settings import Settings
 
 @pytest.fixture(params=[2, 3], ids=["2d", "3d"])
 def network(request, tiny_unet):
-    return IACUNet(tiny_unet(request.param), Settings(min_channels=8))
+    return IACUNet(tiny_unet(request.param), Settings(min_channels=8, residual="none"))
 
 
 def test_the_search_cells_start_from_the_corner_of_the_tickets_tensors(network):

@@ -8,7 +8,7 @@ import pytest
 from nnunet_iac.search.settings import STRUCTURAL, Settings, Stability, parse_assignment
 
 DEFAULTS = {
-    "preset": "paper",
+    "preset": "literal",
     "warmup_epochs": 15,
     "search_epochs": 200,
     "finetune_epochs": 200,
@@ -31,7 +31,7 @@ DEFAULTS = {
     "max_mac_ratio": None,
     "skip": "cell",
     "norm": "plans",
-    "residual": "none",
+    "residual": "zero",
     "decoder_norms": "frozen",
     "recompute_cells": False,
     "weights_lr": 0.01,
@@ -80,7 +80,7 @@ OTHERS = {
     "max_mac_ratio": 0.1,
     "skip": "nested",
     "norm": "batch",
-    "residual": "zero",
+    "residual": "none",
     "decoder_norms": "tuned",
     "recompute_cells": True,
     "weights_lr": 0.1,
@@ -257,7 +257,12 @@ def test_resolved_settings_spell_the_stability_test_out(preset):
 
 @pytest.mark.parametrize(
     "values",
-    [{}, {"search_epochs": 51}, {"preset": "literal", "search_epochs": 21}, {"stable_checks": 30}],
+    [
+        {},
+        {"preset": "paper", "search_epochs": 51},
+        {"preset": "literal", "search_epochs": 21},
+        {"stable_checks": 30},
+    ],
 )
 def test_a_search_with_time_for_six_prunes_is_prunable(values):
     Settings(**values).require_prunable()
@@ -266,7 +271,10 @@ def test_a_search_with_time_for_six_prunes_is_prunable(values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"search_epochs": 50}, "= 36 epochs .* leaves 35: set search_epochs to 51"),
+        (
+            {"preset": "paper", "search_epochs": 50},
+            "= 36 epochs .* leaves 35: set search_epochs to 51",
+        ),
         ({"preset": "literal", "search_epochs": 20}, "= 6 epochs .* leaves 5: .* to 21 or"),
         ({"stable_checks": 31}, "= 186 epochs .* leaves 185: set search_epochs to 201"),
     ],

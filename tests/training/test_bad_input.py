@@ -597,7 +597,7 @@ TRAINED_PLANS = [
             (
                 "a search too short to prune",
                 {"search_epochs": 20},
-                "leaves 5: set search_epochs to 51 or more",
+                "leaves 5: set search_epochs to 21 or more",
                 "nnUNetTrainerIACLTH",
             ),
             (
@@ -1055,7 +1055,7 @@ BENCHMARKS = [
         (
             "of a search too short to prune",
             "search --set search_epochs=20",
-            "set search_epochs to 51 or more",
+            "set search_epochs to 21 or more",
         ),
         (
             "of plans and features",

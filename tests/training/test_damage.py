@@ -118,7 +118,7 @@ def test_a_record_with_any_damage_is_written_again_from_the_checkpoint(
     ("file", "change", "message"),
     [
         ("settings.json", {"seed": 5}, "seed is 0 in the checkpoint and 5 in settings.json"),
-        ("settings.json", {"preset": "new"}, "preset is 'paper' in .* and 'new' in settings"),
+        ("settings.json", {"preset": "new"}, "preset is 'literal' in .* and 'new' in settings"),
         ("cost.json", {"dataset": "Dataset009_S"}, "dataset is 'Dataset004.* 'Dataset009_S' in"),
         ("cost.json", {"fold": 3}, "fold is 0 in the checkpoint and 3 in cost.json"),
     ],

@@ -43,8 +43,8 @@ def _line(progress: Progress, pace: float = 60.0, now: datetime = NOON) -> str:
     return progress_line(progress, pace, now)
 
 
-def test_the_line_of_the_warm_up_of_the_default_preset() -> None:
-    settings = Settings()
+def test_the_line_of_the_warm_up_of_a_paper_search() -> None:
+    settings = Settings(preset="paper")
     search = search_progress(None, 3, settings, prunes=True)
     # 15 + 6 prunes of 6 checks = 51; 51 + 200 - 3 = 248 epochs of a minute are 4 h 8 min.
     assert _line(Progress("warmup", 3, (251, 251), search)) == (
@@ -66,7 +66,7 @@ def test_the_line_of_a_literal_search() -> None:
 
 
 def test_the_line_of_a_paper_search_in_the_middle_of_its_checks() -> None:
-    settings = Settings()
+    settings = Settings(preset="paper")
     # 27 = 15 + 12: two prunes, so five left. 30 is three checks on: (5 - 1) 6 - 3 = 21 to come.
     search = search_progress(_state([5] * 14, [3] * 14), 30, settings, prunes=True)
     assert search == SearchProgress(operations=70, settled=0, ends=(51, 51))
@@ -102,7 +102,7 @@ def test_the_line_of_a_full_search_knows_its_end() -> None:
 
 
 def test_the_line_of_the_last_epoch_of_a_search() -> None:
-    search = search_progress(_state([1] * 14, []), 51, Settings(), prunes=True)
+    search = search_progress(_state([1] * 14, []), 51, Settings(preset="paper"), prunes=True)
     assert _line(Progress("search", 51, (251, 251), search), pace=30.0) == (
         "Phase: search, 51 epochs done; 14 of 98 operations left, 14 of 14 edges settled; "
         "search over; "
@@ -165,6 +165,7 @@ def test_an_end_on_another_day_has_its_date() -> None:
         ({"preset": "paper", "search_epochs": 51}, (51, 51)),
         ({"preset": "adaptive", "search_epochs": 20}, (20, 20)),
         ({"preset": "literal", "warmup_epochs": 0}, (6, 6)),
+        ({"preset": "adaptive", "stability_test": "schedule"}, (21, 21)),
     ],
 )
 def test_before_a_search_its_end_is_what_its_settings_allow(

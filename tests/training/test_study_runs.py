@@ -211,7 +211,7 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 def test_a_study_runs_on_a_slurm_through_its_profile(
     workspace: Any, tmp_path: Path, slurm: dict[str, str]
 ) -> None:
-    path = study_file(tmp_path, "cluster", {"identity": None})
+    path = study_file(tmp_path, "cluster", {"identity": None}, predict=True)
     folder = tmp_path / "study"
     done = workspace.command(
         *("nnunet-iac", "study", path, "-o", folder, "--snakemake", "--profile", PROFILE),
@@ -221,5 +221,6 @@ def test_a_study_runs_on_a_slurm_through_its_profile(
         **slurm,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert [row["method"] for row in table(folder)] == ["identity"]
+    scored = [(row["method"], row["scores"]) for row in table(folder)]
+    assert scored == [("identity", "validation cases"), ("identity", "test cases")]
     assert "SLURM jobid" in done.stderr

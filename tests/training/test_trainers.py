@@ -271,7 +271,7 @@ def test_a_search_too_short_to_prune_six_operations_is_refused(
     make_trainer: Make, in_process: Any
 ) -> None:
     plans = in_process.write_plans("short", search_epochs=20)
-    with pytest.raises(ValueError, match="set search_epochs to 51 or more"):
+    with pytest.raises(ValueError, match="set search_epochs to 21 or more"):
         make_trainer("nnUNetTrainerIACLTH", plans)
     make_trainer("nnUNetTrainerIAC", plans)
 

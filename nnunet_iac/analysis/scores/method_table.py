@@ -91,88 +91,114 @@ def method_tables(
         margin: of non-inferiority, in Dice.
     """
     runs = [run for run in document["runs"] if run["method"] != REFERENCE]
-    frozen = {run["run"]: run for run in document["runs"] if run["method"] == REFERENCE}
-    places = dict.fromkeys(tuple(run[key] for key in WHERE) for run in runs)
     tables = []
-    for place in places:
+    for place in dict.fromkeys(tuple(run[key] for key in WHERE) for run in runs):
         own = [run for run in runs if tuple(run[key] for key in WHERE) == place]
         methods = [m for m in document["methods"] if any(run["method"] == m for run in own)]
-        known = [name for name in rivals if name in methods]
-        described = dict(zip(WHERE, place, strict=True))
-        tables.append(_table(described, own, methods, known, margin, "frozen_dice", "dice"))
-        if all("test_dice" in run for run in own):
-            beside = [run for run in frozen.values() if _on(run, own) and "test_dice" in run]
-            tested = [{**run, "frozen_dice": _of(beside, run)} for run in own]
-            if all(run["frozen_dice"] for run in tested):
-                tables.append(
-                    _table(described, tested, methods, known, margin, "frozen_dice", "test_dice")
-                )
+        references = [
+            run
+            for run in document["runs"]
+            if run["method"] == REFERENCE and tuple(run[key] for key in WHERE[:3]) == place[:3]
+        ]
+        # Where cells were trained, the frozen network was scored under their circumstances.
+        frozen = [run["frozen_dice"] for run in own if run["frozen_dice"] is not None]
+        of = {
+            "validation cases": ("dice", frozen or [run["dice"] for run in references]),
+            "test cases": ("test_dice", [r["test_dice"] for r in references if "test_dice" in r]),
+        }
+        for scores, (key, reference) in of.items():
+            if reference and all(key in run for run in own):
+                table = _Table(dict(zip(WHERE, place, strict=True)), scores, key, margin)
+                known = [name for name in rivals if name in methods]
+                tables.append(table.of(own, methods, known, reference))
     return tables
 
 
-def _on(reference: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> bool:
-    keys = ("dataset", "configuration", "backbone")
-    return all(reference[key] == runs[0][key] for key in keys)
+@dataclass(frozen=True)
+class _Table:
+    """What all cells of a table share, and how it is made."""
+
+    place: Mapping[str, str]
+    scores: str
+    key: str
+    margin: float
+
+    def of(
+        self,
+        runs: Sequence[Mapping[str, Any]],
+        methods: Sequence[str],
+        rivals: Sequence[str],
+        reference: Sequence[Mapping[str, float | None]],
+    ) -> MethodTable:
+        """Return the table of runs.
+
+        Args:
+            runs: of this place.
+            methods: in their order.
+            rivals: of these, besides the reference.
+            reference: Dice per case of the frozen network, once or more for every case.
+        """
+        groups = {name: [run for run in runs if run["method"] == name] for name in methods}
+        scored = {name: self._scores(group, name) for name, group in groups.items()}
+        scored[REFERENCE] = pooled(reference, REFERENCE)
+        pattern = runs[0]["patient_pattern"] or ".*"
+
+        def against(rival: str, own: CaseScores) -> Comparison:
+            return compare_scores(scored[rival], own, patient_pattern=pattern, margin=self.margin)
+
+        sides = (REFERENCE, *rivals)
+        compared = _adjusted(
+            {
+                (rival, name): against(rival, scored[name])
+                for name in methods
+                for rival in sides
+                if rival != name
+            }
+        )
+        same = against(REFERENCE, scored[REFERENCE])
+        rows = []
+        for name, group in groups.items():
+            own = {rival: compared[rival, name] for rival in sides if rival != name}
+            seeds = dict.fromkeys(run["seed"] for run in group)
+            per_seed = [
+                against(
+                    REFERENCE, self._scores([run for run in group if run["seed"] == seed], name)
+                ).mean_b
+                for seed in seeds
+            ]
+            rows.append(_row(name, group, own, per_seed))
+        return MethodTable(
+            place=self.place,
+            patients=same.patients,
+            cases=same.cases,
+            reference=same.mean_a,
+            rows=tuple(rows),
+            rivals=sides,
+            scores=self.scores,
+        )
+
+    def _scores(self, runs: Sequence[Mapping[str, Any]], label: str) -> CaseScores:
+        return pooled([run[self.key] for run in runs], label)
 
 
-def _of(references: Iterable[Mapping[str, Any]], run: Mapping[str, Any]) -> Any:
-    return next((r["test_dice"] for r in references if r["fold"] == run["fold"]), None)
-
-
-def _table(
-    place: Mapping[str, str],
+def _row(
+    method: str,
     runs: Sequence[Mapping[str, Any]],
-    methods: Sequence[str],
-    rivals: Sequence[str],
-    margin: float,
-    frozen_key: str,
-    key: str,
-) -> MethodTable:
-    of = {method: [run for run in runs if run["method"] == method] for method in methods}
-    scored = {method: pooled([run[key] for run in group], method) for method, group in of.items()}
-    scored[REFERENCE] = pooled([run[frozen_key] for run in runs], REFERENCE)
-    pattern = runs[0]["patient_pattern"] or ".*"
-    sides = (REFERENCE, *rivals)
-    compared = {
-        (rival, method): compare_scores(
-            scored[rival], scored[method], patient_pattern=pattern, margin=margin
-        )
-        for method in methods
-        for rival in sides
-        if rival != method
-    }
-    adjusted = _adjusted(compared)
-    same = compare_scores(scored[REFERENCE], scored[REFERENCE], patient_pattern=pattern)
-    rows = []
-    for method, group in of.items():
-        against = {rival: adjusted[rival, method] for rival in sides if rival != method}
-        per_seed = [
-            compare_scores(scored[REFERENCE], pooled(dice, method), patient_pattern=pattern).mean_b
-            for dice in _by_seed(group, key)
-        ]
-        rows.append(
-            Row(
-                method=method,
-                runs=len(group),
-                epochs=fmean(run["epochs"] for run in group),
-                search_epochs=fmean(run["search_epochs"] for run in group),
-                minutes=median(run["seconds"] for run in group) / 60,
-                search_minutes=median(run["search_seconds"] for run in group) / 60,
-                parameters=_added(group, "parameters"),
-                macs=_added(group, "macs"),
-                dice=against[REFERENCE].mean_b,
-                spread=stdev(per_seed) if len(per_seed) > 1 else None,
-                against=against,
-            )
-        )
-    return MethodTable(
-        place=place,
-        patients=same.patients,
-        cases=same.cases,
-        reference=same.mean_a,
-        rows=tuple(rows),
-        rivals=sides,
-        scores="test cases" if key == "test_dice" else "validation cases",
+    against: Mapping[str, Comparison],
+    per_seed: Sequence[float],
+) -> Row:
+    return Row(
+        method=method,
+        runs=len(runs),
+        epochs=fmean(run["epochs"] for run in runs),
+        search_epochs=fmean(run["search_epochs"] for run in runs),
+        minutes=median(run["seconds"] for run in runs) / 60,
+        search_minutes=median(run["search_seconds"] for run in runs) / 60,
+        parameters=_added(runs, "parameters"),
+        macs=_added(runs, "macs"),
+        dice=against[REFERENCE].mean_b,
+        spread=stdev(per_seed) if len(per_seed) > 1 else None,
+        against=against,
     )
 
 
@@ -184,11 +210,6 @@ def pooled(dice: Iterable[Mapping[str, float | None]], label: str) -> CaseScores
             found.setdefault(case, []).append(value)
     means = {case: mean_of_present(values) for case, values in found.items()}
     return CaseScores(Path(label), label, means, {case: {"mean": d} for case, d in means.items()})
-
-
-def _by_seed(runs: Sequence[Mapping[str, Any]], key: str) -> list[list[Mapping[str, float | None]]]:
-    seeds = dict.fromkeys(run["seed"] for run in runs)
-    return [[run[key] for run in runs if run["seed"] == seed] for seed in seeds]
 
 
 def _added(runs: Sequence[Mapping[str, Any]], key: str) -> float:

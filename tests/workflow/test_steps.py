@@ -1,0 +1,98 @@
+"""The steps of a study, as far as they need no training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nnunet_iac.workflow import steps
+from nnunet_iac.workflow.engine import plan_lines
+from nnunet_iac.workflow.study_file import Study, study_of
+
+
+def study(**changes: Any) -> Study:
+    return study_of(
+        {"name": "s", "datasets": [{"dataset": 4}], "methods": {"random": None}, **changes}
+    )
+
+
+@pytest.fixture
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv(steps.GPUS, "2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+@pytest.mark.usefixtures("locks")
+def test_trainings_side_by_side_get_a_gpu_each() -> None:
+    on_gpus = study(device="cuda")
+    with steps._a_gpu(on_gpus) as first, steps._a_gpu(on_gpus) as second:
+        assert (first, second) == ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"})
+        with (
+            pytest.raises(RuntimeError, match="all of 0, 1 are taken"),
+            steps._a_gpu(on_gpus),
+        ):
+            pass
+    with steps._a_gpu(on_gpus) as again:
+        assert again == {"CUDA_VISIBLE_DEVICES": "0"}
+
+
+@pytest.mark.usefixtures("locks")
+def test_the_gpus_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with steps._a_gpu(study(device="cuda")) as own:
+        assert own == {"CUDA_VISIBLE_DEVICES": "3"}
+    with steps._a_gpu(study()) as own:
+        assert own == {}
+
+
+def test_a_run_on_the_cpu_keeps_to_its_threads_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    assert steps._processors(study(threads=3))["OMP_NUM_THREADS"] == "3"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert steps._processors(study(threads=3))["OMP_NUM_THREADS"] == "7"
+    assert steps._processors(study(device="cuda")) == {}
+
+
+def test_a_step_that_fails_says_why_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        yaml.safe_dump({"name": "s", "datasets": [{"dataset": 4}], "methods": {"random": None}})
+    )
+
+    def broken(given: Study, run: Any) -> dict[str, Any]:
+        raise RuntimeError("nnUNetv2_train must succeed")
+
+    monkeypatch.setattr(steps, "train", broken)
+    name = "4_2d_0_planned_random_default_0"
+    to = tmp_path / "out.json"
+    assert steps.main(["train", "--study", str(path), "--run", name, "--to", str(to)]) == 2
+    assert "nnUNetv2_train must succeed" in capsys.readouterr().err
+    assert not to.exists()
+
+
+def test_a_report_of_references_alone_has_results_and_no_table(tmp_path: Path) -> None:
+    only = study(methods={})
+    (run,) = only.runs
+    result = tmp_path / "run.json"
+    result.write_text(json.dumps({"run": run, "method": "reference", "dice": {"a": 0.5}}))
+    steps.report(only, [result], tmp_path / "report.html")
+    assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["dice"] == {"a": 0.5}
+    assert (tmp_path / "tables.csv").read_text() == ""
+
+
+def test_the_plan_adds_up_what_is_known_and_says_what_is_not() -> None:
+    made = study(seeds=[0, 1])
+    hours: dict[str, float | str] = dict.fromkeys(made.runs, 0.5)
+    hours[next(iter(made.runs))] = "its data are not planned yet"
+    lines = plan_lines(made, hours)
+    assert "not planned yet" in lines[0]
+    assert lines[-1].startswith("    1.00 h  3 trainings")
+    assert "1 trainings are not reckoned" in lines[-1]
