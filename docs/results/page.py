@@ -18,6 +18,7 @@ from nnunet_iac.analysis.scores.method_table import (
     method_tables,
     pooled,
     verdict,
+    verdict_text,
 )
 from nnunet_iac.analysis.scores.number_text import p_text
 from nnunet_iac.analysis.trajectories.agreement import mean_agreement, pairwise_agreement
@@ -236,6 +237,7 @@ def page() -> str:
         tried=tried(choice),
         quality=quality(),
         margin=MARGIN,
+        default_verdict=verdict_text(compared(choice, "random-zero", "literal-zero"), RANDOM),
         verdict=lambda table, method: verdict(table, method, "random", RANDOM),
     )
 

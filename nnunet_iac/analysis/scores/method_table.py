@@ -267,7 +267,16 @@ def verdict(table: MethodTable, searched: str, rival: str, name: str) -> str:
         rival: what it is compared to.
         name: of the rival, with its article.
     """
-    made = table.row(searched).against[rival]
+    return verdict_text(table.row(searched).against[rival], name)
+
+
+def verdict_text(made: Comparison, name: str) -> str:
+    """Return in words how B did beside A.
+
+    Args:
+        made: the comparison.
+        name: of A, with its article.
+    """
     text = difference_text(made)
     if made.verdict == "helped":
         return f"more than {name} ({text})"
