@@ -15,8 +15,11 @@ from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.workflow.steps import GPUS
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_file import Study, read_document, read_study
+from nnunet_iac.workflow.study_plans import fold_folder
 
-AS_RUN, SNAKEFILE = "as-run.yaml", "Snakefile"
+AS_RUN, SNAKEFILE, PAGE = "as-run.yaml", "Snakefile", "report.html"
+
+PROFILES = ("--profile", "--workflow-profile")
 
 
 def study_folder(study: Study, folder: Path | None) -> Path:
@@ -50,14 +53,15 @@ def run_study(
     own = study_folder(study, folder)
     _require_same_study(own, path, study)
     _lay_out(own, path, study)
+    _forget(own, study)
     command = [sys.executable, "-m", "snakemake", "--directory", str(own)]
     command += ["--snakefile", str(own / SNAKEFILE), "--keep-going", "--rerun-incomplete"]
     command += ["--rerun-triggers", "mtime", "input", "params", "--nolock"]
-    profiled = any(option == "--profile" or option.startswith("--profile=") for option in options)
+    profiled = any(option.partition("=")[0] in PROFILES for option in options)
     if cores is not None or not profiled:
         command += ["--cores", "all" if cores is None else str(cores)]
     environment = dict(os.environ)
-    if study.device == "cuda" and not profiled:
+    if study.device == "cuda" and (gpus is not None or not profiled):
         count = _present_gpus() if gpus is None else gpus
         command += ["--resources", f"gpu={count}"]
         environment[GPUS] = str(count)
@@ -67,7 +71,7 @@ def run_study(
             "all jobs of the study must succeed, and some did not; their logs, named above, are "
             f"in {own / 'logs'}: mend what they say and run the same command again, which goes on"
         )
-    return own / "report.html"
+    return own / PAGE
 
 
 def plan_lines(study: Study, hours: Mapping[str, float | str]) -> list[str]:
@@ -126,6 +130,19 @@ def _copy(text: str, to: Path) -> None:
     """Write a file unless it says that already."""
     if not to.is_file() or to.read_text() != text:
         write_text(to, text)
+
+
+def _forget(own: Path, study: Study) -> None:
+    """Remove what was told of trainings that are gone, and a page without all of its runs.
+
+    Snakemake would not look for them behind a page that is there.
+    """
+    told = {run: own / "runs" / f"{run.name}.json" for run in study.runs.values()}
+    for run, path in told.items():
+        if not (fold_folder(study, run) / "validation" / "summary.json").is_file():
+            path.unlink(missing_ok=True)
+    if not all(path.is_file() for path in told.values()):
+        (own / PAGE).unlink(missing_ok=True)
 
 
 def _present_gpus() -> int:

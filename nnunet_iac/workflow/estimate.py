@@ -2,6 +2,8 @@
 
 from functools import cache
 
+import torch
+
 from nnunet_iac.benchmark.step import estimate, finetune_step, fused_step, plain_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.planning import preprocessed_folder
@@ -23,7 +25,7 @@ def hours_of(study: Study) -> dict[str, float | str]:
     @cache
     def seconds(dataset: str, configuration: str, plans: str) -> dict[str, float] | str:
         try:
-            return _step_seconds(dataset, configuration, plans, study.device)
+            return _step_seconds(dataset, configuration, plans, study.device, study.threads)
         except (ValueError, RuntimeError, OSError) as error:
             return str(error).splitlines()[0]
 
@@ -64,7 +66,11 @@ def _retrofit_hours(study: Study, run: Run, step: dict[str, float]) -> float:
     return search + known["finetune_h"]
 
 
-def _step_seconds(dataset: str, configuration: str, plans: str, device: str) -> dict[str, float]:
+def _step_seconds(
+    dataset: str, configuration: str, plans: str, device: str, threads: int
+) -> dict[str, float]:
+    if device == "cpu":
+        torch.set_num_threads(threads)
     workload = Workload.of_plans(dataset, configuration, plans, device)
     steps = {
         "plain": plain_step(workload),

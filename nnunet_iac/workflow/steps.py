@@ -24,8 +24,9 @@ from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.host.folders import command_environment, raw_folder, results_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of, dataset_number
-from nnunet_iac.workflow.study_checks import wanted_splits
+from nnunet_iac.workflow.study_checks import SPLITS, Splits, training_cases, wanted_splits
 from nnunet_iac.workflow.study_file import DataSet, Run, Study, read_study
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
@@ -77,10 +78,17 @@ def prepare(study: Study, dataset: DataSet) -> list[str]:
     with FileLock(folder / "study.lock"):
         for plans in dict.fromkeys(network.plans for network in study.backbones.values()):
             _preprocess(folder, plans, dataset)
-        splits = wanted_splits(study, dataset)
-        if splits is not None and not (folder / "splits_final.json").is_file():
-            write_json(folder / "splits_final.json", splits)
+        put_splits(study, dataset)
         return [path.stem for path in write_study_plans(study, dataset)]
+
+
+def put_splits(study: Study, dataset: DataSet) -> Splits:
+    """Put a study's splits in place, where there are none, and return them."""
+    path = preprocessed_folder(dataset.dataset) / SPLITS
+    splits = wanted_splits(study, dataset)
+    if not path.is_file():
+        write_json(path, splits)
+    return splits
 
 
 def _preprocess(folder: Path, plans: str, dataset: DataSet) -> None:
@@ -102,8 +110,7 @@ def _preprocess(folder: Path, plans: str, dataset: DataSet) -> None:
 
 def _all_preprocessed(data: Path, raw: Path) -> bool:
     there = {path.stem for path in data.glob("*.pkl")}
-    labels = [path.name for path in (raw / "labelsTr").glob("*")]
-    return bool(there) and all(any(label.startswith(f"{c}.") for c in there) for label in labels)
+    return set(training_cases(raw)) <= there
 
 
 def train(study: Study, run: Run) -> dict[str, Any]:
@@ -112,6 +119,7 @@ def train(study: Study, run: Run) -> dict[str, Any]:
     A training that was interrupted goes on.
     """
     require_own_results(study, run)
+    split = put_splits(study, run.dataset)[run.fold]
     folder = fold_folder(study, run)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
@@ -132,15 +140,26 @@ def train(study: Study, run: Run) -> dict[str, Any]:
                     **_processors(study),
                     **own,
                 )
-    return {**told(study, run), "date": date.today().isoformat()}
+    said = told(study, run)
+    if said["dice"].keys() != set(split["val"]):
+        raise RuntimeError(
+            f"{folder} must be validated on the cases of the study's fold {run.fold}, and was on "
+            "others: move it elsewhere, and it is trained again"
+        )
+    return {**said, "date": date.today().isoformat()}
 
 
 def predict(study: Study, run: Run) -> dict[str, Any]:
-    """Predict the test cases with a run, unless that is done, and return Dice per case."""
+    """Predict the test cases with a run, unless that is done, and return Dice per case.
+
+    Without mirroring, which some trainers do and others do not.
+    """
     model = fold_folder(study, run).parent
     raw = raw_folder(model.parent.name)
     output = results_folder() / "studies" / study.name / "predictions" / run.name
-    if not (output / "summary.json").is_file():
+    trained = (fold_folder(study, run) / FINAL).stat().st_mtime
+    scored = output / "summary.json"
+    if not scored.is_file() or scored.stat().st_mtime < trained:
         shutil.rmtree(output, ignore_errors=True)
         number = str(dataset_number(model.parent.name))
         with _a_gpu(study) as own:
@@ -149,7 +168,7 @@ def predict(study: Study, run: Run) -> dict[str, Any]:
                     *("nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(output)),
                     *("-d", number, "-c", run.configuration, "-tr", study.trainer_of(run)),
                     *("-p", plans_name(study, run), "-f", str(run.fold)),
-                    *("-npp", "1", "-nps", "1", "-device", study.device),
+                    *("--disable_tta", "-npp", "1", "-nps", "1", "-device", study.device),
                 ],
                 **_processors(study),
                 **own,
@@ -161,9 +180,15 @@ def predict(study: Study, run: Run) -> dict[str, Any]:
 
 
 def report(study: Study, results: Sequence[Path], to: Path) -> None:
-    """Gather what all runs told, and write results.json, tables and page beside each other."""
+    """Gather what all runs told, and write results.json, tables and page beside each other.
+
+    Args:
+        study: its runs, in their order; files of other runs are left out.
+        results: folders with a file per run.
+        to: the page.
+    """
     gathered: dict[str, dict[str, Any]] = {}
-    for path in results:
+    for path in [path for folder in results for path in sorted(folder.glob("*.json"))]:
         said = read_json(path)
         gathered.setdefault(said["run"], {}).update(said)
     runs = [gathered[name] for name in study.runs if name in gathered]
@@ -201,7 +226,7 @@ def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     for device in visible:
-        lock = FileLock(Path(gettempdir()) / f"nnunet-iac-gpu-{device}.lock")
+        lock = FileLock(Path(gettempdir()) / f"nnunet-iac-gpu-{device}-{os.getuid()}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -1,5 +1,6 @@
 """What can be wrong with a study, found before anything starts."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,13 @@ from typing import Any
 from sklearn.model_selection import KFold
 
 from nnunet_iac.host.folders import raw_folder
-from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.planning import preprocessed_folder, source_plans
 from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trainers_dir
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.splits import require_split, require_splits
 from nnunet_iac.search.patients import patient_of, shared_patients
-from nnunet_iac.workflow.study_file import DataSet, Study
-from nnunet_iac.workflow.study_plans import plans_name, require_own_results, run_plans
+from nnunet_iac.workflow.study_file import DataSet, Run, Study
+from nnunet_iac.workflow.study_plans import plans_name, plans_of, require_own_results
 
 SPLITS = "splits_final.json"
 FOLDS, SHUFFLE = 5, 12345
@@ -28,8 +29,10 @@ def require_ready(study: Study) -> None:
     Raises:
         ValueError, FileNotFoundError, RuntimeError: names what must hold and what was found.
     """
-    for dataset in study.datasets:
-        folder = preprocessed_folder(dataset.dataset)
+    folders = [preprocessed_folder(dataset.dataset) for dataset in study.datasets]
+    for dataset, folder in zip(study.datasets, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise ValueError(f"a data set must be listed once; {folder.name} is there twice")
         raw = raw_folder(folder.name)
         if dataset.predict and not (raw / "imagesTs").is_dir():
             raise FileNotFoundError(f"to predict test cases {raw / 'imagesTs'} must exist")
@@ -40,19 +43,33 @@ def require_ready(study: Study) -> None:
         if trainer not in exported_trainers(trainers_dir()):
             find_trainer(trainer)
     for run in study.runs.values():
-        folder = preprocessed_folder(run.dataset.dataset)
-        if run.seed is not None and (folder / f"{plans_name(study, run)}.json").is_file():
-            wanted = run_plans(study, run, folder)
-            if read_json(folder / f"{wanted['plans_name']}.json") != wanted:
-                raise ValueError(
-                    f"{folder / wanted['plans_name']}.json was written for other settings: give "
-                    "the study another name, or remove its plans and results"
-                )
+        _require_plans(study, run)
         require_own_results(study, run)
 
 
-def wanted_splits(study: Study, dataset: DataSet) -> Splits | None:
-    """Return the splits that a study asks for, or None where nnU-Net's own will do.
+def _require_plans(study: Study, run: Run) -> None:
+    """Check the plans of a run as far as what they start from is there.
+
+    Raises:
+        ValueError: impossible ones, or others under their name.
+    """
+    folder = preprocessed_folder(run.dataset.dataset)
+    network = study.backbones[run.backbone]
+    source = network.plans if run.seed is None else plans_name(study, run.reference)
+    if not (folder / f"{source}.json").is_file():
+        return
+    source_plans(folder, run.configuration, source)
+    wanted = plans_of(study, run, folder)
+    path = folder / f"{plans_name(study, run)}.json"
+    if wanted is not None and path.is_file() and read_json(path) != json.loads(json.dumps(wanted)):
+        raise ValueError(
+            f"{path} was written for something else: give the study, or the backbone, another "
+            "name, or remove it and the results under its name"
+        )
+
+
+def wanted_splits(study: Study, dataset: DataSet) -> Splits:
+    """Return the splits of a study: its own, those that are there, or five folds by patient.
 
     Raises:
         ValueError: no such fold, a case there is not, a patient on both sides of a fold, or a
@@ -76,10 +93,8 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits | None:
         for fold in dataset.folds:
             require_splits(folder / SPLITS, fold, cases)
         wanted = present
-    elif dataset.patients is not None:
-        wanted = grouped(cases, dataset.patients)
     else:
-        return None
+        wanted = grouped(cases, dataset.patients)
     _require_folds(wanted, dataset)
     return wanted
 
@@ -91,8 +106,8 @@ def training_cases(raw: Path) -> list[str]:
     return sorted(path.name.removesuffix(ending) for path in labels)
 
 
-def grouped(cases: Sequence[str], pattern: str) -> Splits:
-    """Return nnU-Net's five folds, drawn over patients instead of cases.
+def grouped(cases: Sequence[str], pattern: str | None) -> Splits:
+    """Return nnU-Net's five folds, drawn over patients; without a pattern every case is one.
 
     Raises:
         ValueError: fewer patients than folds.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +12,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.settings import Settings
 
 REFERENCE = "reference"
@@ -222,6 +223,18 @@ class Study:
             == (run.reference, run.augmentation, run.seed)
         )
 
+    def described(self, run: Run) -> dict[str, Any]:
+        """Return all that decides what a run is, as plain values: another is another run."""
+        network = asdict(self.backbones[run.backbone])
+        known = {
+            "network": network,
+            "splits": str(run.dataset.splits),
+            "trainer": self.trainer_of(run),
+        }
+        if run.method == REFERENCE or run.seed is None:
+            return known
+        return {**known, "settings": self.values_of(run.method, run.seed, "cells")}
+
     def trainer_of(self, run: Run) -> str:
         """Return the name of a run's trainer."""
         if run.method == REFERENCE:
@@ -237,7 +250,7 @@ class Study:
         """
         method = self.methods[name]
         values = {**self.settings, **method.settings, "seed": seed}
-        if "genotype" in values:
+        if values.get("genotype") is not None:
             genotype = values["genotype"].replace("{seed}", str(seed))
             values["genotype"] = genotype.replace("{cells}", cells)
         if not method.searches and "finetune_epochs" not in method.settings:
@@ -292,7 +305,11 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
         ValueError: see `read_study`.
     """
     _require_schema(document)
-    methods = {name: _method(name, given or {}) for name, given in document["methods"].items()}
+    methods = {
+        name: _method(name, given or {}, folder) for name, given in document["methods"].items()
+    }
+    if REFERENCE in methods:
+        raise ValueError("a method must have another name than reference, which is always trained")
     _require_cells(methods)
     listed = ("seeds", "augmentations")
     plain = {key: document[key] for key in ("device", "threads", "settings") if key in document}
@@ -336,15 +353,24 @@ def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
     return DataSet(**values)
 
 
-def _method(name: str, given: Mapping[str, Any]) -> Method:
+def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> Method:
     kind = given.get("as", name)
     if kind not in METHODS:
         raise ValueError(
             f"method {name!r} must be, or say with `as` that it is, one of {', '.join(METHODS)}; "
             f"got {kind!r} (the reference is always trained)"
         )
+    if name in METHODS and kind != name:
+        raise ValueError(
+            f"method {name!r} must be what it is called; it says `as: {kind}`: give it another name"
+        )
     trainer, own = METHODS[kind]
     settings = {**own, **given.get("settings", {})}
+    genotype = settings.get("genotype")
+    if isinstance(genotype, str) and folder is not None and "{cells}" not in genotype:
+        cell = CellSource.of(genotype.replace("{seed}", "0"))
+        if cell.path is not None:
+            settings["genotype"] = cell.moved(str((folder / cell.path).resolve()))
     needs_cells = "{cells}" in str(settings.get("genotype"))
     cells_of = given.get("cells_of", "iac-lth" if needs_cells else None)
     return Method(trainer, settings, cells_of)

@@ -24,7 +24,10 @@ def plans_name(study: Study, run: Run) -> str:
     """Return the identifier of a run's plans; the network's own is shared by all studies."""
     network = study.backbones[run.backbone]
     if run.method == REFERENCE:
-        return network.plans if network.is_planned else run.backbone
+        if network.is_planned:
+            return network.plans
+        first = run.configuration == run.dataset.configurations[0]
+        return run.backbone if first else f"{run.backbone}_{run.configuration}"
     own = (study.name, run.configuration, run.backbone, run.method, run.augmentation, run.seed)
     return "_".join(map(str, own)).replace("_default_", "_")
 
@@ -49,28 +52,32 @@ def write_study_plans(study: Study, dataset: DataSet) -> list[Path]:
     """
     folder = preprocessed_folder(dataset.dataset)
     written = []
-    for name, network in study.backbones.items():
-        if not network.is_planned:
-            path = folder / f"{name}.json"
-            write_new(path, network_plans(folder, dataset, name, network))
-            written.append(path)
     for run in study.runs.values():
-        if run.dataset == dataset and run.method != REFERENCE:
-            path = folder / f"{plans_name(study, run)}.json"
-            write_new(path, run_plans(study, run, folder))
+        path = folder / f"{plans_name(study, run)}.json"
+        plans = plans_of(study, run, folder) if run.dataset == dataset else None
+        if plans is not None:
+            write_new(path, plans)
             written.append(path)
-    return written
+    return list(dict.fromkeys(written))
 
 
-def network_plans(folder: Path, dataset: DataSet, name: str, network: Network) -> dict[str, Any]:
+def plans_of(study: Study, run: Run, folder: Path) -> dict[str, Any] | None:
+    """Return the plans that a run needs written, or None where it takes those that are there."""
+    if run.method != REFERENCE:
+        return run_plans(study, run, folder)
+    network = study.backbones[run.backbone]
+    name = plans_name(study, run)
+    return None if network.is_planned else network_plans(folder, run.configuration, name, network)
+
+
+def network_plans(folder: Path, configuration: str, name: str, network: Network) -> dict[str, Any]:
     """Return the plans of a backbone that differs from the plans it starts from."""
-    plans = copy.deepcopy(source_plans(folder, dataset.configurations[0], network.plans))
+    plans = copy.deepcopy(source_plans(folder, configuration, network.plans))
     if name == network.plans:
         raise ValueError(f"backbone {name!r} must have another name than its plans: rename it")
     plans.update(plans_name=name, source_plans=network.plans)
-    for configuration in dataset.configurations:
-        described = configuration_of(plans, configuration)
-        plans["configurations"][configuration] |= _changes(described, network)
+    described = configuration_of(plans, configuration)
+    plans["configurations"][configuration] |= _changes(described, network)
     return plans
 
 

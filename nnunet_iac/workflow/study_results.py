@@ -54,7 +54,7 @@ def _record(run: Record) -> dict[str, Any]:
         "backbone_unchanged": run.backbone.unchanged,
         "leakage": run.backbone.leakage,
         "genotype": None if run.genotype is None else run.genotype.to_document(),
-        "events": [f"{e.epoch} {e.source}->{e.target} {e.operation}" for e in run.events],
+        "events": [f"{e.epoch} {e.source}->{e.target} {e.operation} {e.rule}" for e in run.events],
         "frozen_dice": None if run.reference is None else run.reference.dice,
         "hardware": run.cost.hardware,
         "versions": run.cost.versions,

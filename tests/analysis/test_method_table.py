@@ -22,6 +22,7 @@ def run(method: str, seed: int, gain: float, **own: Any) -> dict[str, Any]:
         "method": method,
         "seed": seed,
         "patient_pattern": r"patient\d+",
+        "backbone_hash": "a" * 64,
         "dice": {case: 0.7 + gain + 0.001 * n for n, case in enumerate(CASES)},
         "frozen_dice": FROZEN,
         "epochs": 20 + seed,
@@ -90,10 +91,20 @@ def test_folds_are_pooled_and_backbones_kept_apart() -> None:
 
 def test_without_cells_the_references_own_validation_is_the_reference() -> None:
     reference = run("reference", 0, 0.0, dice=dict.fromkeys(CASES, 0.6))
-    (table,) = method_tables(document(reference, run("continued", 0, 0.1, frozen_dice=None)))
+    alone = run("continued", 0, 0.1, frozen_dice=None, augmentation="default")
+    (table,) = method_tables(document(reference, alone))
     assert table.reference == pytest.approx(0.6)
+    # Without augmentation nothing is mirrored, so the reference's own validation is another.
+    assert method_tables(document(reference, {**alone, "augmentation": "NoDA"})) == []
     both = document(reference, run("continued", 0, 0.1, frozen_dice=None), run("random", 0, 0.1))
     assert method_tables(both)[0].reference == pytest.approx(0.7)
+
+
+def test_runs_of_different_backbones_are_not_compared() -> None:
+    other = run("random", 1, 0.1, backbone_hash="b" * 64)
+    with pytest.raises(ValueError, match="random0 froze aaaaaaaaaaaa and random1 bbbbbbbbbbbb"):
+        method_tables(document(run("random", 0, 0.1), other))
+    method_tables(document(run("random", 0, 0.1), {**other, "fold": 1}))
 
 
 def test_test_cases_have_a_table_of_their_own_against_the_references_own_prediction() -> None:
@@ -101,7 +112,7 @@ def test_test_cases_have_a_table_of_their_own_against_the_references_own_predict
     reference = run("reference", 0, 0.0, test_dice={"test_a": 0.6, "test_b": 0.6})
     own = run("random", 0, 0.1, test_dice=tested, patient_pattern=None)
     validation, test = method_tables(document(reference, own))
-    assert (validation.scores, test.scores) == ("validation cases", "test cases")
+    assert (validation.scores, test.scores) == ("validation cases", "test cases, not mirrored")
     assert (test.cases, test.reference) == (2, pytest.approx(0.6))
     assert test.row("random").against["reference"].difference == pytest.approx(0.25)
 

@@ -222,5 +222,5 @@ def test_a_study_runs_on_a_slurm_through_its_profile(
     )
     assert done.returncode == 0, done.stderr[-4000:]
     scored = [(row["method"], row["scores"]) for row in table(folder)]
-    assert scored == [("identity", "validation cases"), ("identity", "test cases")]
+    assert scored == [("identity", "validation cases"), ("identity", "test cases, not mirrored")]
     assert "SLURM jobid" in done.stderr

@@ -58,12 +58,18 @@ def test_grouped_folds_keep_every_patient_on_one_side_and_hold_each_out_once() -
         assert not {c[:9] for c in fold["train"]} & {c[:9] for c in fold["val"]}
 
 
+def test_without_a_pattern_the_folds_are_nnunets_own() -> None:
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    assert grouped(CASES, None) == generate_crossval_split(CASES, seed=12345, n_splits=5)
+
+
 def test_a_ready_study_passes_and_gets_folds_by_patient(raw: Path) -> None:
     made = study(patients=PATIENTS, folds=[4])
     require_ready(made)
     assert wanted_splits(made, made.datasets[0]) == grouped(CASES, PATIENTS)
     plain = study()
-    assert wanted_splits(plain, plain.datasets[0]) is None
+    assert wanted_splits(plain, plain.datasets[0]) == grouped(CASES, None)
 
 
 def test_two_frames_of_a_patient_on_both_sides_are_an_error(raw: Path, tmp_path: Path) -> None:

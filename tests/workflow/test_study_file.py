@@ -82,6 +82,8 @@ def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -
         ({"seeds": [-1]}, "seeds.0"),
         ({"augmentations": ["strong"]}, "'strong' is not one of"),
         ({"methods": {"best": None}}, "method 'best' must be"),
+        ({"methods": {"reference": {"as": "identity"}}}, "another name than reference"),
+        ({"methods": {"random": {"as": "iac"}}}, "must be what it is called"),
         ({"methods": {"convolution": None}}, "takes the cells of 'iac-lth'"),
         ({"methods": {"random": {"settings": {"sede": 1}}}}, "method 'random': unknown setting"),
         ({"settings": {"seed": 1}}, "seed must not be among the settings"),
@@ -108,6 +110,26 @@ def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
     path.write_text("name: [")
     with pytest.raises(ValueError, match="must be a YAML file"):
         read_study(path)
+
+
+def test_a_cell_is_found_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    own = {"mine": {"as": "random", "settings": {"genotype": "cell.json"}}}
+    path.write_text(yaml.safe_dump({**SMALL, "methods": own}))
+    assert read_study(path).settings_of("mine", 0, "").genotype == str(tmp_path / "cell.json")
+
+
+def test_what_a_run_is_changes_with_its_trainer_network_and_settings() -> None:
+    name = "4_2d_0_own_random_default_0"
+    described = []
+    for cap, rate, method in ((8, 1e-3, "random"), (4, 1e-3, "random"), (8, 1e-2, "random")):
+        made = study(
+            backbones={"own": {"cap": cap}},
+            methods={"random": {"as": method, "settings": {"finetune_lr": rate}}},
+        )
+        described.append(made.described(made.runs[name]))
+    assert described[0] != described[1]
+    assert described[0] != described[2]
 
 
 def test_splits_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:

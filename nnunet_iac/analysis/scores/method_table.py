@@ -8,7 +8,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores
-from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
+from nnunet_iac.analysis.scores.comparison import DECIDED, Comparison, compare_scores
 from nnunet_iac.analysis.scores.number_text import interval_text, p_text, signed_text
 from nnunet_iac.analysis.scores.statistics import MARGIN, holm
 from nnunet_iac.runs.scores import mean_of_present
@@ -16,6 +16,8 @@ from nnunet_iac.runs.scores import mean_of_present
 REFERENCE = "reference"
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
 """What the runs of one table share."""
+ALPHA = 0.05
+"""Adjusted p above which a verdict is called in doubt."""
 NONE = "\N{EN DASH}"
 
 
@@ -95,16 +97,21 @@ def method_tables(
     for place in dict.fromkeys(tuple(run[key] for key in WHERE) for run in runs):
         own = [run for run in runs if tuple(run[key] for key in WHERE) == place]
         methods = [m for m in document["methods"] if any(run["method"] == m for run in own)]
+        _require_one_backbone(own)
         references = [
             run
             for run in document["runs"]
             if run["method"] == REFERENCE and tuple(run[key] for key in WHERE[:3]) == place[:3]
         ]
+        # Without cells only its own validation is known, which mirrors as trainers do by default.
+        mirrored = dict(zip(WHERE, place, strict=True))["augmentation"] == "default"
+        own_validation = [run["dice"] for run in references] if mirrored else []
+        tested = [run["test_dice"] for run in references if "test_dice" in run]
         # Where cells were trained, the frozen network was scored under their circumstances.
         frozen = [run["frozen_dice"] for run in own if run["frozen_dice"] is not None]
         of = {
-            "validation cases": ("dice", frozen or [run["dice"] for run in references]),
-            "test cases": ("test_dice", [r["test_dice"] for r in references if "test_dice" in r]),
+            "validation cases": ("dice", frozen or own_validation),
+            "test cases, not mirrored": ("test_dice", tested),
         }
         for scores, (key, reference) in of.items():
             if reference and all(key in run for run in own):
@@ -112,6 +119,23 @@ def method_tables(
                 known = [name for name in rivals if name in methods]
                 tables.append(table.of(own, methods, known, reference))
     return tables
+
+
+def _require_one_backbone(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Check that runs that are compared began with the same tensors, fold by fold.
+
+    Raises:
+        ValueError: they did not.
+    """
+    first: dict[Any, Mapping[str, Any]] = {}
+    for run in runs:
+        known = first.setdefault(run["fold"], run)
+        if known["backbone_hash"] != run["backbone_hash"]:
+            raise ValueError(
+                "runs must begin with the same network to be compared; "
+                f"{known['run']} froze {known['backbone_hash'][:12]} and {run['run']} "
+                f"{run['backbone_hash'][:12]}: train those of an older backbone again"
+            )
 
 
 @dataclass(frozen=True)
@@ -278,6 +302,8 @@ def verdict_text(made: Comparison, name: str) -> str:
         name: of A, with its article.
     """
     text = difference_text(made)
+    if made.p_holm is not None and made.p_holm > ALPHA and made.verdict in DECIDED:
+        text += f", which is in doubt: p = {p_text(made.p_holm)} after Holm"
     if made.verdict == "helped":
         return f"more than {name} ({text})"
     if made.verdict == "harmed":
