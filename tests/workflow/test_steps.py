@@ -81,9 +81,12 @@ def test_a_step_that_fails_says_why_and_writes_nothing(
 def test_a_report_of_references_alone_has_results_and_no_table(tmp_path: Path) -> None:
     only = study(methods={})
     (run,) = only.runs
-    result = tmp_path / "run.json"
-    result.write_text(json.dumps({"run": run, "method": "reference", "dice": {"a": 0.5}}))
-    steps.report(only, [result], tmp_path / "report.html")
+    told = tmp_path / "runs"
+    told.mkdir()
+    (told / "run.json").write_text(
+        json.dumps({"run": run, "method": "reference", "dice": {"a": 0.5}})
+    )
+    steps.report(only, [told], tmp_path / "report.html")
     assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["dice"] == {"a": 0.5}
     assert (tmp_path / "tables.csv").read_text() == ""
 
