@@ -1055,7 +1055,7 @@ BENCHMARKS = [
         (
             "of a search too short to prune",
             "search --set search_epochs=20",
-            "set search_epochs to 21 or more",
+            "set search_epochs to 51 or more",
         ),
         (
             "of plans and features",
