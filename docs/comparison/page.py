@@ -4,9 +4,8 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from nnunet_iac.analysis.report.evaluation import pooled
+from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
 from nnunet_iac.analysis.scores.number_text import interval_text, p_text, signed_text
@@ -136,13 +135,7 @@ def sentence(measured: dict[str, Any], name: str) -> str:
 
 def page() -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = markdown_environment(HERE)
     environment.filters["percent"] = lambda value: f"{100 * value:+.1f} %" if value else "0"
     environment.filters["dice"] = lambda value: f"{value:.3f}"
     environment.filters["million"] = lambda value: f"{value / 1e6:.2f} M"

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.runs.atomic import read_json, replacing
 
 HERE = Path(__file__).parent
@@ -17,13 +16,7 @@ def results() -> dict[str, Any]:
 
 def page() -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = markdown_environment(HERE)
     environment.filters["ms"] = lambda seconds: f"{seconds * 1e3:.1f}"
     environment.filters["two"] = lambda value: f"{value:.2f}"
     environment.filters["minutes"] = lambda seconds: f"{seconds / 60:.1f}"

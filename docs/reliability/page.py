@@ -5,8 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.runs.atomic import read_json, replacing
 
 HERE = Path(__file__).parent
@@ -78,13 +77,7 @@ def faults() -> dict[str, Counter[str]]:
 
 def page() -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = markdown_environment(HERE)
     killed, wrong = kills(), inputs()
     places = [count for measured in killed for count in measured["places"].values()]
     totals = {

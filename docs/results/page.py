@@ -6,10 +6,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
 from nnunet_iac.analysis.scores.method_table import (
     difference_text,
@@ -230,13 +230,7 @@ def timed() -> dict[str, Any]:
 
 def page() -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = markdown_environment(HERE)
     environment.filters.update(difference=difference_text, p=p_text, table=markdown)
     choice = result("choice-hippocampus")
     assert choice is not None

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.width.consensus import consensus
@@ -80,13 +80,7 @@ def spread(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 def page() -> str:
     """Return the page."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = markdown_environment(HERE)
     scores, dice = results("scores_*.json"), results("dice_*.json")
     return environment.get_template("page.md.jinja").render(
         benchmark=results("benchmark.json"),

@@ -1,8 +1,9 @@
 """What every page of ours shares: its templates, and figures in the page's own colours."""
 
 import re
+from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -20,6 +21,17 @@ def environment() -> Environment:
     )
     templates.filters.update(duration=duration, signed=signed)
     return templates
+
+
+def markdown_environment(folder: Path) -> Environment:
+    """Return the environment of Markdown templates in a folder: nothing escaped or undefined."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def duration(seconds: float) -> str:
