@@ -40,11 +40,16 @@ def _first_words(table: MethodTable) -> list[str]:
 
 
 def _csv(tables: list[MethodTable]) -> str:
+    rows = [
+        {**table.place, "scores": table.scores, **dict(zip(head, row, strict=True))}
+        for table in tables
+        for head, *rows in [cells(table)]
+        for row in rows
+    ]
+    columns = dict.fromkeys(column for row in rows for column in row)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for table in tables:
-        head, *rows = cells(table)
-        place = dict(table.place)
-        writer.writerow([*place, "scores", *head])
-        writer.writerows([*place.values(), table.scores, *row] for row in rows)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if rows:
+        writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()

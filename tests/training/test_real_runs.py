@@ -187,18 +187,19 @@ def test_plan_writes_settings_that_a_run_obeys(workspace: Any) -> None:
 
 def test_widths_and_cells_on_them_are_trained_and_drawn(workspace: Any, tmp_path: Path) -> None:
     settings = ["warmup_epochs=0", "search_epochs=1", "finetune_epochs=1", "min_channels=4"]
+    folder = tmp_path / "widths"
     workspace.run(
         *("nnunet-iac", "pareto", "-d", 4, "-c", "2d", "-p", "small", "--caps", "4"),
-        *("--methods", "reference,random", "-tr", "nnUNetTrainer_1epoch", "-o", tmp_path),
+        *("--methods", "reference,random", "-tr", "nnUNetTrainer_1epoch", "-o", folder),
         *("--set", *settings, "iterations_per_epoch=2", "val_iterations_per_epoch=1"),
     )
-    assert (tmp_path / "pareto.png").read_bytes().startswith(b"\x89PNG")
-    reference, random = json.loads((tmp_path / "pareto.json").read_text())["points"]
+    assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    reference, random = json.loads((folder / "pareto.json").read_text())["points"]
     assert (reference["cap"], reference["method"], random["method"]) == (4, "reference", "random")
     assert random["parameters"] > reference["parameters"]
     assert (reference["epochs"], random["epochs"]) == (0, 2)
     assert reference["cases"] == 2
     record = RunFolder.of_fold(
-        workspace.model("nnUNetTrainerIACDiscrete", "small_xtiny4_random") / "fold_0"
+        workspace.model("nnUNetTrainerIACDiscrete", "widths_2d_cap4_random_0") / "fold_0"
     )
     assert record.read_backbone().unchanged
