@@ -31,12 +31,12 @@ SETS = {"hippocampus": "Hippocampus", "acdc": "ACDC, 128 x 128"}
 ARMS = {"augmented": "with augmentation", "plain": "without augmentation"}
 MARGIN = 0.005
 """Dice by which a faster search may be worse."""
-RANDOM = "a random cell"
+RIVALS = {"random": "a random cell", "continued": "the reference trained on"}
 SEARCHES = ("iac", "paper", "adaptive", "literal")
 PRESETS = ("literal", "adaptive", "paper")
-BENCHMARKED = {"iac": "iac", "paper": "lth", "literal": "literal"}
+BENCHMARKED = {"iac": "iac", "paper": "lth", "adaptive": "adaptive", "literal": "literal"}
 """The searches that were timed, and what their result file calls them."""
-COLOURS = {"iac": INK, "paper": "#0072b2", "literal": "#d55e00"}
+COLOURS = {"iac": INK, "paper": "#0072b2", "adaptive": "#009e73", "literal": "#d55e00"}
 TRIED = {
     "literal-zero": "a residual start (`residual=zero`)",
     "literal-zero-norms": "a residual start, and the decoder's norms tuned (`decoder_norms=tuned`)",
@@ -196,6 +196,7 @@ def quality() -> list[dict[str, Any]]:
                     "table": table,
                     "measured": measured,
                     "lth": compared(measured, "iac", "iac-lth"),
+                    "continued": table.row("iac-lth").against["continued"],
                 }
             )
     return found
@@ -249,8 +250,10 @@ def page() -> str:
         tried=tried(choice),
         quality=quality(),
         margin=MARGIN,
-        default_verdict=verdict_text(compared(choice, "random-zero", "literal-zero"), RANDOM),
-        verdict=lambda table, method: verdict(table, method, "random", RANDOM),
+        default_verdict=verdict_text(
+            compared(choice, "random-zero", "literal-zero"), RIVALS["random"]
+        ),
+        verdict=lambda table, method, rival="random": verdict(table, method, rival, RIVALS[rival]),
     )
 
 

@@ -19,9 +19,10 @@ from nnunet_iac.training.phases import Phase, Phases
 
 
 def search_benchmark(workload: Workload, batches: int, validation_batches: int) -> dict[str, Any]:
-    """Return the wall clock of the three searches, with every epoch of every search really run.
+    """Return the wall clock of the four searches, with every epoch of every search really run.
 
-    Only training steps count; validation, and pruning with the record between epochs, stand
+    `adaptive` ends when this batch lets it; its threshold is that of epochs as long as here. Only
+    training steps count; validation, and pruning with the record between epochs, stand
     apart, and nothing is plotted.
 
     Raises:
@@ -31,13 +32,16 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
         "iac": (IAC, "paper"),
         "lth": (IAC_LTH, "paper"),
         "literal": (IAC_LTH, "literal"),
+        "adaptive": (IAC_LTH, "adaptive"),
     }
     for method, preset in presets.values():
         if method.prunes:
             dataclasses.replace(workload.settings, preset=preset).require_prunable()
     searches = {}
     for name, (method, preset) in presets.items():
-        settings = dataclasses.replace(workload.settings, preset=preset)
+        settings = dataclasses.replace(
+            workload.settings, preset=preset, iterations_per_epoch=batches
+        )
         searches[name] = _search(
             dataclasses.replace(workload, settings=settings), method, batches, validation_batches
         )
