@@ -219,7 +219,7 @@ def seconds_figure(timed: Mapping[str, Any]) -> Figure:
     axes.tick_params(colors=MUTED)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
-    axes.legend(frameon=False, labelcolor=INK, loc="lower right")
+    axes.legend(frameon=False, labelcolor=INK, loc="upper right", ncols=len(BENCHMARKED))
     return figure
 
 
