@@ -78,7 +78,7 @@ def retrofits() -> dict[str, dict[str, float]]:
     }
     found = {}
     for name, values in ways.items():
-        own = cost(retrofitted(plain(), Settings(**values)))
+        own = cost(retrofitted(plain(), Settings(residual="none", **values)))
         found[name] = {key: float(own[key] - base[key]) for key in base}
     cells = [with_cell(random_genotype(seed), base) for seed in range(RANDOM_CELLS)]
     found["random cell"] = {key: fmean(cell[key] for cell in cells) for key in base}
@@ -88,7 +88,7 @@ def retrofits() -> dict[str, dict[str, float]]:
 
 def with_cell(genotype: Any, base: dict[str, int]) -> dict[str, float]:
     """Return what the discrete cell of a genotype adds."""
-    network: Any = retrofitted(plain(), Settings())
+    network: Any = retrofitted(plain(), Settings(residual="none"))
     network.discretise(genotype)
     architecture = sum(p.numel() for p in network.architecture_parameters())
     own = cost(network)

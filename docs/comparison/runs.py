@@ -43,6 +43,7 @@ COMMON: dict[str, Any] = {
     "backbone_plans": PLANS,
     "iterations_per_epoch": 10,
     "val_iterations_per_epoch": 1,
+    "residual": "none",
     "finetune_lr": 3e-3,
     "finetune_epochs": SEARCH_EPOCHS + FINETUNE_EPOCHS,
 }

@@ -24,6 +24,7 @@ FOLDS = range(5)
 FULLY_SEARCHED = range(1)
 SETTINGS = {
     "preset": "adaptive",
+    "residual": "none",
     "finetune_epochs": 60,
     "finetune_lr": 3e-3,
     "iterations_per_epoch": 8,

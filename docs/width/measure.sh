@@ -15,7 +15,7 @@ if [ "$device" = cuda ]; then
     python docs/width/dice.py 27 "$results/dice_acdc.json" --folds 0 -device cuda --patient-pattern 'patient\d+'
 fi
 nnunet-iac pareto -d 4 -c 2d -p width --caps 64,16,8 -tr nnUNetTrainerAdam_8epochs -device "$device" \
-    --set preset=literal warmup_epochs=3 search_epochs=9 finetune_epochs=15 iterations_per_epoch=20 \
+    --set preset=literal warmup_epochs=3 search_epochs=9 finetune_epochs=15 iterations_per_epoch=20 residual=none \
     val_iterations_per_epoch=1 finetune_lr=3e-3 min_channels=4 -o "$results/pareto"
 mv "$results/pareto/pareto.json" "$results/pareto_hippocampus.json"
 rm -r "$results/pareto"
