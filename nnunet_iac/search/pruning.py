@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nnunet_iac.search.divergence import js_divergence
 from nnunet_iac.search.importance import distribution, importance, pruning_score
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
+from nnunet_iac.search.stability import TESTS
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,19 @@ class Observation:
 
 @dataclass(frozen=True)
 class PruningState:
-    """What a pruning search remembers between epochs, per edge."""
+    """What a pruning search remembers between epochs, per edge.
+
+    Args:
+        active: the operations that are left.
+        threshold: below which an edge is stable.
+        stable_checks: in a row, up to now.
+        history: the distributions that were seen, the newest last; as many as the test looks at.
+    """
 
     active: Bool[Tensor, "edges operations"]
     threshold: Float[Tensor, " edges"]
     stable_checks: Int[Tensor, " edges"]
-    previous: Float[Tensor, "edges operations"]
+    history: Float[Tensor, "checks edges operations"]
 
     @property
     def finished(self) -> bool:
@@ -94,7 +101,7 @@ def begin(observation: Observation, settings: Settings) -> PruningState:
         active=active,
         threshold=torch.full((len(EDGES),), settings.stability.theta, dtype=torch.float64),
         stable_checks=torch.zeros(len(EDGES), dtype=torch.int64),
-        previous=distribution(observation.alpha, observation.beta, active, settings),
+        history=distribution(observation.alpha, observation.beta, active, settings).unsqueeze(0),
     )
 
 
@@ -104,9 +111,10 @@ def advance(
     """Return the state after one epoch's check of every edge, and the decision taken.
 
     Per edge with more than one operation (paper, Algorithm 1): d = JS(p_prev || p), p_prev
-    restricted to the survivors and renormalised. d < theta is one more stable check; on a schedule,
-    which does not ask, every epoch is one. Enough of them in a row prune the operation of least
-    importance; otherwise theta <- kappa theta and the count restarts. All edges decide from the
+    restricted to the survivors and renormalised, or what another stability test gives. d < theta is
+    one more stable check; on a schedule, which does not ask, every epoch is one. Enough of them in
+    a row prune the operation of least importance; otherwise theta <- kappa theta and the count
+    restarts. All edges decide from the
     same snapshot. Ties go to the operation that stands first in `OPERATIONS`.
 
     Raises:
@@ -115,7 +123,8 @@ def advance(
     test = settings.stability
     alpha, beta, active = observation.alpha, observation.beta, state.active
     current = distribution(alpha, beta, active, settings)
-    divergence = js_divergence(_restricted(state.previous, active), current)
+    seen = torch.cat((_restricted(state.history, active), current.unsqueeze(0)))
+    divergence = TESTS[test.test](seen, active)
     undecided = active.sum(dim=1) > 1
     undefined = undecided & ~torch.isfinite(divergence)
     if undefined.any() and settings.importance != "raw-strict":
@@ -149,7 +158,7 @@ def advance(
         active=remaining,
         threshold=threshold,
         stable_checks=torch.where(prune, 0, checks),
-        previous=current,
+        history=seen if test.test == "drift" else seen[-1:],
     )
     return advanced, replace(decision, events=tuple(events))
 
@@ -220,10 +229,10 @@ def last_largest(score: Float[Tensor, "edges operations"]) -> Int[Tensor, " edge
 
 
 def _restricted(
-    previous: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
-) -> Float[Tensor, "edges operations"]:
-    survivors = torch.where(active, previous, 0.0)
-    return survivors / survivors.sum(dim=1, keepdim=True)
+    history: Float[Tensor, "checks edges operations"], active: Bool[Tensor, "edges operations"]
+) -> Float[Tensor, "checks edges operations"]:
+    survivors = torch.where(active, history, 0.0)
+    return survivors / survivors.sum(dim=2, keepdim=True)
 
 
 def _is_outlier(score: Float[Tensor, " operations"], operation: int) -> bool:

@@ -17,7 +17,7 @@ from nnunet_iac.search.controls import CellSource
 Preset = Literal["literal", "paper", "adaptive"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
 Norm = Literal["plans", "batch"]
-StabilityTest = Literal["js", "schedule"]
+StabilityTest = Literal["js", "schedule", "rank", "mask", "drift"]
 SkipModule = Literal["cell", "attention", "nested", "residual-attention"]
 Implant = Literal["cell", "convolution", "attention", "nested", "residual-attention"]
 
@@ -43,8 +43,9 @@ STRUCTURAL = (
 class Stability:
     """The stability test in force: `checks` consecutive stable checks before a prune.
 
-    `kappa` multiplies the threshold `theta` whenever an edge is unstable; `reset` puts it back at
-    every prune. `test` says what makes a check stable; a `schedule` has no threshold.
+    `test` says what is measured (`search.stability`); below the threshold `theta` a check is
+    stable, and a `schedule` has no threshold. `kappa` multiplies it whenever an edge is unstable;
+    `reset` puts it back at every prune.
     """
 
     test: StabilityTest
@@ -52,6 +53,14 @@ class Stability:
     theta: float
     kappa: float
     reset: bool
+
+
+OWN_STABILITY: Mapping[StabilityTest, Stability] = {
+    "rank": Stability("rank", checks=2, theta=0.01, kappa=1.0, reset=False),
+    "mask": Stability("mask", checks=5, theta=0.01, kappa=1.0, reset=False),
+    "drift": Stability("drift", checks=1, theta=0.05, kappa=1.0, reset=False),
+}
+"""Values of tests that do not follow the preset: the same order or mask, and a level of 5 %."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Settings:
     stability_test: StabilityTest = "js"
     stable_checks: Annotated[int | None, _at_least(1)] = None
     theta: Annotated[float | None, _above(0)] = None
-    kappa: Annotated[float | None, _above(1)] = None
+    kappa: Annotated[float | None, _at_least(1)] = None
     reset_theta: bool | None = None
     importance: ImportanceMode = "softmax"
     edge_transform: Literal["tanh", "tan"] = "tanh"
@@ -165,6 +174,11 @@ class Settings:
                 "weights_lr_min must not exceed weights_lr; got "
                 f"weights_lr_min={self.weights_lr_min}, weights_lr={self.weights_lr}"
             )
+        if self.stability_test == "drift" and self.importance != "softmax":
+            raise ValueError(
+                "stability_test=drift compares logarithms of importances, so importance must be "
+                f"softmax with it; got importance={self.importance}"
+            )
         if self.genotype is not None and self.skip != "cell":
             raise ValueError(
                 "genotype chooses a cell, so skip must be cell with it; got "
@@ -186,8 +200,8 @@ class Settings:
 
     @property
     def stability(self) -> Stability:
-        """The stability test: the preset's values, each replaced by its setting where given."""
-        preset = self._preset_stability()
+        """The stability test: its own or the preset's values, replaced by settings where given."""
+        preset = OWN_STABILITY.get(self.stability_test) or self._preset_stability()
         return Stability(
             test=self.stability_test,
             checks=preset.checks if self.stable_checks is None else self.stable_checks,

@@ -10,7 +10,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION
 from nnunet_iac.search.settings import Settings
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 """Of what our trainers add to nnU-Net's checkpoints."""
 
 FREE_TO_CHANGE = ("recompute_cells",)

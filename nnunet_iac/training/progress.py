@@ -81,8 +81,8 @@ def search_ends(
     else:
         needed = (state.active.sum(dim=1) - 1) * test.checks - state.stable_checks
         earliest = epochs + int(needed.max())
-    vacuous = test.theta > math.log(2) and settings.importance != "raw-strict"
-    cannot_fail = vacuous or test.test == "schedule"
+    divergence = test.test == "js" and settings.importance != "raw-strict"
+    cannot_fail = test.test == "schedule" or (divergence and test.theta > math.log(2))
     return min(earliest, limit), min(earliest, limit) if cannot_fail else limit
 
 

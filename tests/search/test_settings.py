@@ -114,7 +114,7 @@ IMPOSSIBLE = {
     "val_iterations_per_epoch": [0, [50]],
     "stable_checks": [0, 1.0, "1"],
     "theta": [0, -1.0, math.nan, math.inf, "1", True],
-    "kappa": [1, 0.5, math.nan, "2"],
+    "kappa": [0.5, math.nan, "2"],
     "reset_theta": [0, 1, "true"],
     "importance": ["Softmax", 0],
     "edge_transform": ["atan", None],
