@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 
 STUDY_MODULES = ("snakemake", "yaml", "jsonschema")
 """What the extra `study` brings."""
+ONNX_MODULES = ("onnx", "onnxscript", "onnxruntime")
+"""What the extra `onnx` brings."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit status.
 
-    0; 1 where the doctor found faults or a replay disagrees; 2 for an error.
+    0; 1 where the doctor found faults, a replay disagrees or an ONNX file is not its network; 2 for
+    an error.
     """
     arguments = _parser().parse_args(argv)
     try:
@@ -148,6 +151,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     study.add_argument("--snakemake", metavar="WORD", nargs=argparse.REMAINDER, default=[])
     study.set_defaults(verb=_study)
+
+    export = verbs.add_parser(
+        "export",
+        help="make a model folder that stock nnU-Net predicts with, and ONNX files",
+        description="Writes a model folder whose plans name the retrofitted network, so that the "
+        "stock nnUNetTrainer builds it and only this package must be installed.",
+    )
+    export.add_argument(
+        "model", metavar="FOLD_OR_MODEL", type=Path, help="a fold folder, or a model folder"
+    )
+    export.add_argument("-o", metavar="DIR", type=Path, required=True, help="a new folder")
+    export.add_argument(
+        "-chk", metavar="FILE", default="checkpoint_final.pth", help="default: the final one"
+    )
+    export.add_argument(
+        "--onnx", action="store_true", help="also an ONNX file per fold, compared on real cases"
+    )
+    export.add_argument(
+        "--cases", metavar="N", type=int, default=2, help="validation cases to compare (default: 2)"
+    )
+    export.set_defaults(verb=_export)
 
     show = verbs.add_parser("show", help="print and draw a found cell")
     show.add_argument("path", metavar="PATH", type=Path, help="genotype, fold or checkpoint")
@@ -519,6 +543,31 @@ def _replay(arguments: argparse.Namespace) -> int:
     replayed = replay(inside if inside.path.is_dir() else RunFolder(arguments.fold))
     print(replayed)
     return 0 if replayed.agrees else 1
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.host.export import Model, export_model
+
+    if arguments.cases < 1:
+        raise ValueError(f"--cases must be at least 1; got {arguments.cases}")
+    if arguments.onnx:
+        _require_extra("onnx", *ONNX_MODULES)
+    model = Model.at(arguments.model, arguments.chk)
+    folds = export_model(model, arguments.o, arguments.chk)
+    print(f"exported: {arguments.o}")
+    print(f"  nnUNetv2_predict_from_modelfolder -m {arguments.o} -i IMAGES -o OUT")
+    if not arguments.onnx:
+        return 0
+    from nnunet_iac.host.onnx_export import compared, export_fold
+
+    alike = True
+    for source, fold in zip(model.folds, folds, strict=True):
+        predictor, path = export_fold(fold)
+        print(f"exported: {path}")
+        for found in compared(predictor, path, source, arguments.cases):
+            print(f"  {found}", flush=True)
+            alike &= found.holds
+    return 0 if alike else 1
 
 
 def _compare(arguments: argparse.Namespace) -> int:

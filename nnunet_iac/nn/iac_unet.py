@@ -1,9 +1,11 @@
 """The retrofitted network: a frozen U-Net with an adaptive cell in every skip connection."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nnunet_iac.nn.cell import CellShape, DiscreteCell, ZeroGated, full_width_cell
@@ -38,17 +40,31 @@ class IACUNet(RetrofittedUNet):
         codes = torch.full((len(EDGES),), UNDECIDED, dtype=torch.int64)
         self.register_buffer("genotype_codes", codes)
         self.genotype: Genotype | None = None
+        self._given_mixing: tuple[Tensor, ...] | None = None
         self._implant_search_cells()
         self.train()
 
     def mixing(self) -> tuple[Tensor, ...]:
         """Return (phi, Psi) in float32 while searching, nothing once discrete."""
+        if self._given_mixing is not None:
+            return self._given_mixing
         if self.genotype is not None:
             return ()
         with torch.autocast(self.alpha.device.type, enabled=False):
             phi = operation_weights(self.alpha, self.active)
             psi = edge_weights(self.beta, self.settings.edge_transform, self.settings.tan_clamp)
         return phi, psi
+
+    @contextmanager
+    def mixed_by(
+        self, phi: Float[Tensor, "edges operations"], psi: Float[Tensor, " edges"]
+    ) -> Iterator[None]:
+        """Return a context in which the search cells mix with other weights than their own."""
+        self._given_mixing = phi, psi
+        try:
+            yield
+        finally:
+            self._given_mixing = None
 
     def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
         """Remove the operations outside `active`, on whatever device, from all levels."""

@@ -46,7 +46,7 @@ class SkipUNet(ImplantedUNet):
         **arch_kwargs: Any,
     ) -> None:
         require_skip_module(skip)
-        network: Any = _located(unet)(
+        network: Any = located_unet(unet)(
             input_channels=input_channels,
             num_classes=num_classes,
             deep_supervision=deep_supervision,
@@ -85,8 +85,12 @@ class SkipUNet(ImplantedUNet):
         return inputs[0] if self.nested else super().implanted(level, *inputs)
 
 
-def _located(name: str) -> type[nn.Module]:
-    """Return the U-Net's class of a dotted name."""
+def located_unet(name: str) -> type[nn.Module]:
+    """Return the U-Net's class of a dotted name.
+
+    Raises:
+        ValueError: no class of that name, or one that the surgery does not know.
+    """
     found = pydoc.locate(name)
     if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
         names = ", ".join(supported.__name__ for supported in SUPPORTED)

@@ -28,19 +28,21 @@ SKIP_METHODS = {
 OF_SKIP = dict(zip(("attention", "nested", "residual-attention"), SKIP_METHODS, strict=True))
 """What records call a retrofit, by the setting `skip`."""
 
-Kind = Literal["path", "random", "identity", "convolution"]
+Kind = Literal["path", "random", "identity", "convolution", "zero-cost"]
 
 OF_KIND: dict[Kind, str] = {
     "random": "random cell",
     "identity": "identity cell",
     "convolution": "convolution",
+    "zero-cost": "zero-cost cell",
 }
-"""What records call a control, by what the setting `genotype` means."""
+"""What records call a run without a search, by what the setting `genotype` means."""
 
 OF_TRAINED_PART = {"network": "continued", "decoder": "continued decoder"}
 """What records call the control that trains the backbone on, by the setting `trained_on`."""
 
-_RANDOM = re.compile(r"random:(\d{1,18})")
+_SEEDED = re.compile(r"(random|zero-cost)(?::(.*))?", re.DOTALL)
+_SEED = re.compile(r"\d{1,18}")
 _CONVOLUTION = "conv"
 
 
@@ -49,10 +51,11 @@ class CellSource:
     """Where a run that does not search has its cells from.
 
     Args:
-        kind: a file, a draw, the identity everywhere, or no cell but a convolution.
+        kind: a file, a draw, the identity everywhere, no cell but a convolution, or a score of
+            initial weights.
         path: of the file; of a convolution, the cell whose number of parameters it is to have, or
             None for that of the average random cell.
-        seed: of the draw.
+        seed: of the draw, or of the order in which a score decides.
     """
 
     kind: Kind
@@ -64,7 +67,7 @@ class CellSource:
         """Return what the setting `genotype` means.
 
         Raises:
-            ValueError: `random` without a valid seed, or `conv:` without a path.
+            ValueError: `random` or `zero-cost` without a valid seed, or `conv:` without a path.
         """
         if genotype == "identity":
             return cls("identity")
@@ -78,13 +81,13 @@ class CellSource:
                     f"{genotype!r}"
                 )
             return cls("convolution", path)
-        if genotype == "random" or genotype.startswith("random:"):
-            drawn = _RANDOM.fullmatch(genotype)
-            if drawn is None:
+        if seeded := _SEEDED.fullmatch(genotype):
+            kind, seed = seeded.groups()
+            if not _SEED.fullmatch(seed or ""):
                 raise ValueError(
-                    f"setting 'genotype' must be random:SEED with an integer >= 0; got {genotype!r}"
+                    f"setting 'genotype' must be {kind}:SEED with an integer >= 0; got {genotype!r}"
                 )
-            return cls("random", seed=int(drawn[1]))
+            return cls("random" if kind == "random" else "zero-cost", seed=int(seed))
         return cls("path", genotype)
 
     def moved(self, path: str) -> str:

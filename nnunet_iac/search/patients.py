@@ -39,14 +39,36 @@ def halves(
     Raises:
         ValueError: fewer than two patients.
     """
+    return _divided(cases, pattern, seed, 0.5, "the full search", "train_search and val_search")
+
+
+def held_back(
+    cases: Sequence[str], pattern: str | None, seed: int, share: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the cases to search on and those held back: a share of the patients, by `seed`.
+
+    The share is rounded down, and is one patient at least.
+
+    Raises:
+        ValueError: fewer than two patients.
+    """
+    sides = "cases to search on and cases held back"
+    return _divided(cases, pattern, seed, share, "pruning_score=perturbation", sides)
+
+
+def _divided(
+    cases: Sequence[str], pattern: str | None, seed: int, share: float, who: str, sides: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the cases with the second side having a share of the patients."""
     patients = sorted({patient_of(case, pattern) for case in cases})
     if len(patients) < 2:
         raise ValueError(
-            "the full search needs at least two patients to split into train_search and "
-            f"val_search; the fold's training cases have {len(patients)}"
+            f"{who} needs at least two patients to split into {sides}; the fold's training cases "
+            f"have {len(patients)}"
         )
     random.Random(seed).shuffle(patients)
-    first = set(patients[: (len(patients) + 1) // 2])
-    train_search = tuple(case for case in sorted(cases) if patient_of(case, pattern) in first)
-    val_search = tuple(case for case in sorted(cases) if patient_of(case, pattern) not in first)
-    return train_search, val_search
+    second = set(patients[len(patients) - max(1, int(share * len(patients))) :])
+    return (
+        tuple(case for case in sorted(cases) if patient_of(case, pattern) not in second),
+        tuple(case for case in sorted(cases) if patient_of(case, pattern) in second),
+    )

@@ -1,6 +1,6 @@
 """The pruning search: an explicit state, and the one function that advances it by an epoch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,18 +18,26 @@ class Observation:
 
     Args:
         epoch: completed epochs of the run, so the first epoch is 1.
+        alpha: of the operations.
+        beta: of the edges.
+        score: of the operations on edges that are `due`, as `pruning_score` demands; NaN elsewhere,
+            and everywhere where importance is the score.
 
     Raises:
-        RuntimeError: a non-finite value; the message names where.
+        RuntimeError: a non-finite alpha or beta; the message names where.
     """
 
     epoch: int
     alpha: Float[Tensor, "edges operations"]
     beta: Float[Tensor, " edges"]
+    score: Float[Tensor, "edges operations"] = field(
+        default_factory=lambda: torch.full((len(EDGES), len(OPERATIONS)), torch.nan)
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", self.alpha.detach().cpu().double().clone())
         object.__setattr__(self, "beta", self.beta.detach().cpu().double().clone())
+        object.__setattr__(self, "score", self.score.detach().cpu().double().clone())
         for name, values in (("alpha", self.alpha), ("beta", self.beta)):
             wrong = (~torch.isfinite(values)).nonzero()
             if len(wrong):
@@ -118,13 +126,61 @@ def advance(
     same snapshot. Ties go to the operation that stands first in `OPERATIONS`.
 
     Raises:
-        RuntimeError: an undefined distribution outside `raw-strict`, where it counts as unstable.
+        RuntimeError: an undefined distribution outside `raw-strict`, where it counts as unstable;
+            or an edge that is due without a finite score.
     """
     test = settings.stability
     alpha, beta, active = observation.alpha, observation.beta, state.active
-    current = distribution(alpha, beta, active, settings)
-    seen = torch.cat((_restricted(state.history, active), current.unsqueeze(0)))
-    divergence = TESTS[test.test](seen, active)
+    check = _check(state, observation, settings)
+    decision = Decision(
+        importance=importance(alpha, beta, active, settings),
+        divergence=check.divergence,
+        threshold=state.threshold,
+        active=active,
+    )
+    score = _score(check.due, active, observation, settings)
+    remaining = active.clone()
+    events = []
+    for index in check.due.nonzero().flatten().tolist():
+        operation = int(torch.argmin(score[index]))
+        remaining[index, operation] = False
+        rule = "two-sigma" if _is_outlier(score[index], operation) else "smallest"
+        events.append(_event(observation.epoch, decision, index, operation, rule))
+    threshold = torch.where(check.unstable, state.threshold * test.kappa, state.threshold)
+    if test.reset:
+        threshold = torch.where(check.due, test.theta, threshold)
+    advanced = PruningState(
+        active=remaining,
+        threshold=threshold,
+        stable_checks=torch.where(check.due, 0, check.checks),
+        history=check.history if test.test == "drift" else check.history[-1:],
+    )
+    return advanced, replace(decision, events=tuple(events))
+
+
+def due(
+    state: PruningState, observation: Observation, settings: Settings
+) -> Bool[Tensor, " edges"]:
+    """Return the edges that `advance` is going to prune; it asks for no score."""
+    return _check(state, observation, settings).due
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What one epoch's check of every edge found."""
+
+    history: Float[Tensor, "checks edges operations"]
+    divergence: Float[Tensor, " edges"]
+    unstable: Bool[Tensor, " edges"]
+    checks: Int[Tensor, " edges"]
+    due: Bool[Tensor, " edges"]
+
+
+def _check(state: PruningState, observation: Observation, settings: Settings) -> _Check:
+    test, active = settings.stability, state.active
+    current = distribution(observation.alpha, observation.beta, active, settings)
+    history = torch.cat((_restricted(state.history, active), current.unsqueeze(0)))
+    divergence = TESTS[test.test](history, active)
     undecided = active.sum(dim=1) > 1
     undefined = undecided & ~torch.isfinite(divergence)
     if undefined.any() and settings.importance != "raw-strict":
@@ -134,33 +190,34 @@ def advance(
             f"{observation.epoch} it is {divergence[undefined][0].item()}"
         )
     stable = undecided & ((divergence < state.threshold) | (test.test == "schedule"))
-    unstable = undecided & ~stable
     checks = torch.where(stable, state.stable_checks + 1, 0)
-    prune = stable & (checks >= test.checks)
-    decision = Decision(
-        importance=importance(alpha, beta, active, settings),
+    return _Check(
+        history=history,
         divergence=torch.where(undecided, divergence, torch.nan),
-        threshold=state.threshold,
-        active=active,
+        unstable=undecided & ~stable,
+        checks=checks,
+        due=stable & (checks >= test.checks),
     )
-    score = pruning_score(alpha, beta, active, settings)
-    remaining = active.clone()
-    events = []
-    for index in prune.nonzero().flatten().tolist():
-        operation = int(torch.argmin(score[index]))
-        remaining[index, operation] = False
-        rule = "two-sigma" if _is_outlier(score[index], operation) else "smallest"
-        events.append(_event(observation.epoch, decision, index, operation, rule))
-    threshold = torch.where(unstable, state.threshold * test.kappa, state.threshold)
-    if test.reset:
-        threshold = torch.where(prune, test.theta, threshold)
-    advanced = PruningState(
-        active=remaining,
-        threshold=threshold,
-        stable_checks=torch.where(prune, 0, checks),
-        history=seen if test.test == "drift" else seen[-1:],
-    )
-    return advanced, replace(decision, events=tuple(events))
+
+
+def _score(
+    edges: Bool[Tensor, " edges"],
+    active: Bool[Tensor, "edges operations"],
+    observation: Observation,
+    settings: Settings,
+) -> Float[Tensor, "edges operations"]:
+    """Return what orders the operations of edges that are due: the least goes first."""
+    if settings.pruning_score == "importance":
+        return pruning_score(observation.alpha, observation.beta, active, settings)
+    wrong = (edges.unsqueeze(1) & active & ~torch.isfinite(observation.score)).nonzero()
+    if len(wrong):
+        edge, operation = EDGES[int(wrong[0][0])], OPERATIONS[int(wrong[0][1])]
+        raise RuntimeError(
+            f"the loss without an operation must be finite; after epoch {observation.epoch} it is "
+            f"{observation.score[tuple(wrong[0])].item()} without {operation} on edge "
+            f"{edge.source}->{edge.target}: start anew with a lower weights_lr"
+        )
+    return observation.score.masked_fill(~active, torch.inf)
 
 
 def force(

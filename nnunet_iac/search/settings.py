@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from nnunet_iac.search.controls import CellSource
 
-Preset = Literal["literal", "paper", "adaptive"]
+Preset = Literal["literal", "paper", "adaptive", "swift"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
 Norm = Literal["plans", "batch"]
 StabilityTest = Literal["js", "schedule", "rank", "mask", "drift"]
@@ -55,6 +55,9 @@ class Stability:
     reset: bool
 
 
+PRESET_VALUES: Mapping[str, Mapping[str, Any]] = {"swift": {"warmup_epochs": 3}}
+"""Defaults that a preset brings along, wherever settings are read."""
+
 OWN_STABILITY: Mapping[StabilityTest, Stability] = {
     "rank": Stability("rank", checks=2, theta=0.01, kappa=1.0, reset=False),
     "mask": Stability("mask", checks=5, theta=0.01, kappa=1.0, reset=False),
@@ -92,6 +95,7 @@ def _valid_pattern(pattern: str) -> bool:
 
 
 _BELOW_THE_POLE = Rule("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
+_BELOW_ONE = Rule("(0, 1)", lambda value: 0 < value < 1)
 _SHARE = Rule("(0, 1]", lambda value: 0 < value <= 1)
 _NODE_COUNT = Rule("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
 _ADAM_BETAS = Rule("two numbers in [0, 1)", _valid_betas)
@@ -106,7 +110,8 @@ class Settings:
     All but `preset` and `residual`: docs/results.md says what they were chosen by.
 
     `search_epochs` is the budget of the whole search stage and includes the warm-up. The four
-    settings of the stability test default to their preset's value; `stability` resolves them.
+    settings of the stability test default to their preset's value; `stability` resolves them. What
+    else a preset brings (`PRESET_VALUES`) is filled in by `from_mapping`.
 
     Raises:
         ValueError: a value of the wrong type or outside its range, or values that exclude each
@@ -125,6 +130,9 @@ class Settings:
     kappa: Annotated[float | None, _at_least(1)] = None
     reset_theta: bool | None = None
     importance: ImportanceMode = "softmax"
+    pruning_score: Literal["importance", "perturbation"] = "importance"
+    held_back: Annotated[float, _BELOW_ONE] = 0.2
+    score_batches: Annotated[int, _at_least(1)] = 4
     edge_transform: Literal["tanh", "tan"] = "tanh"
     tan_clamp: Annotated[float, _BELOW_THE_POLE] = 1.5
     channel_ratio: Annotated[float, _SHARE] = 0.25
@@ -145,6 +153,7 @@ class Settings:
     architecture_lr: Annotated[float, _above(0)] = 1e-3
     architecture_betas: Annotated[tuple[float, float], _ADAM_BETAS] = (0.9, 0.999)
     architecture_weight_decay: Annotated[float, _at_least(0)] = 0.0
+    beta_decay: Annotated[float, _at_least(0)] = 0.0
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
     finetune_lr: Annotated[float, _above(0)] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
@@ -218,7 +227,7 @@ class Settings:
         return self.skip
 
     def _preset_stability(self) -> Stability:
-        if self.preset == "literal":
+        if self.preset in ("literal", "swift"):
             return Stability("js", checks=1, theta=1.0, kappa=2.0, reset=False)
         if self.preset == "paper":
             return Stability("js", checks=6, theta=1.0, kappa=2.0, reset=False)
@@ -273,7 +282,9 @@ class Settings:
             )
         for key in values:
             _require_known(key)
-        return cls(**values)
+        # A preset may be no text; the class says so.
+        brought = PRESET_VALUES.get(str(values.get("preset")), {})
+        return cls(**{**brought, **values})
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:

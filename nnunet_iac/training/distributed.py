@@ -55,6 +55,15 @@ def first_ranks(value: Any) -> Any:
     return values[0]
 
 
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """Return the mean of all ranks' values on every rank."""
+    if not dist.is_initialized():
+        return value
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return torch.stack(values).mean(dim=0)
+
+
 def require_same_on_all_ranks(*tensors: Tensor) -> None:
     """Check that the ranks hold bit-identical tensors; without a process group there is one.
 

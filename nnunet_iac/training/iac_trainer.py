@@ -7,23 +7,37 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from nnunetv2.utilities.helpers import dummy_context
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nnunet_iac.nn.cell_cost import cell_costs
+from nnunet_iac.nn.perturbation import losses_without
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.skip_module_unet import retrofitted
 from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION, settings_of
+from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
 from nnunet_iac.search.budget import CellCosts, require_possible
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
-from nnunet_iac.search.patients import halves
+from nnunet_iac.search.patients import halves, held_back
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
-from nnunet_iac.training.distributed import bare, require_same_on_all_ranks, wrapped
-from nnunet_iac.training.loaders import ARCHITECTURE, UPDATE, AlternatingLoader, drawn, finish
+from nnunet_iac.training.distributed import (
+    bare,
+    mean_over_ranks,
+    require_same_on_all_ranks,
+    wrapped,
+)
+from nnunet_iac.training.loaders import (
+    ARCHITECTURE,
+    UPDATE,
+    AlternatingLoader,
+    SeededLoader,
+    drawn,
+    finish,
+)
 from nnunet_iac.training.methods import Method
 from nnunet_iac.training.optimisation import (
     EpochSchedule,
@@ -36,7 +50,7 @@ from nnunet_iac.training.phases import Phases
 from nnunet_iac.training.progress import Progress, search_progress
 from nnunet_iac.training.record import Phase
 from nnunet_iac.training.reference import validate_reference
-from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+from nnunet_iac.training.retrofit_trainer import STREAMS, RetrofitTrainer
 from nnunet_iac.training.scalars import search_scalars
 from nnunet_iac.training.siblings import require_same_structure
 
@@ -74,8 +88,13 @@ class IACTrainer(RetrofitTrainer):
             self.initial_lr, self.weight_decay = self.settings.weights_lr, 0.0
         self.architecture_optimizer: Optimizer | None = None
         self.genotype_leakage: str | None = None
-        self._half: int | None = None
+        self._cases: tuple[list[str], list[str]] | None = None
+        self._held_back: Any = None
         self._left_out = 0
+        for setting, default in (("pruning_score", "importance"), ("beta_decay", 0.0)):
+            searched = self.method.prunes if setting == "pruning_score" else self.method.searches
+            if not searched:
+                self.warn_of_ignored(setting, default)
 
     @classmethod
     def method_of(cls, settings: Settings) -> Method:
@@ -136,6 +155,7 @@ class IACTrainer(RetrofitTrainer):
         genotype = self.given_genotype()
         network.load_state_dict(backbone.weights)
         self.unet.load_state_dict(backbone.weights, strict=False)
+        genotype = genotype or self.scored_genotype()
         record = self.backbone_record(backbone, self.genotype_leakage)
         self.clear_fold()
         self.phases.start(self.unet, record, self.described_run(), genotype)
@@ -165,43 +185,64 @@ class IACTrainer(RetrofitTrainer):
     def split(self) -> dict[str, list[str]]:
         """Return the cases of either side and, in a full search, of either half."""
         split = super().split()
-        if self.method.bilevel:
-            both = halves(split["training"], self.settings.patient_pattern, self.settings.seed)
-            split.update(zip(("train_search", "val_search"), map(list, both), strict=True))
+        names = ("train_search", "val_search" if self.method.bilevel else "held_back")
+        if parts := self._parts(split["training"]):
+            split.update(zip(names, map(list, parts), strict=True))
         return split
+
+    def _parts(self, training: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """Return the two parts of the training cases that the search keeps apart, if it does."""
+        pattern, seed = self.settings.patient_pattern, self.settings.seed
+        if self.method.bilevel:
+            return halves(training, pattern, seed)
+        if self.method.prunes and self.settings.pruning_score == "perturbation":
+            return held_back(training, pattern, seed, self.settings.held_back)
+        return None
 
     def given_genotype(self) -> Genotype | None:
         """Return the genotype to finetune without a search, or None to search for one."""
         return None
 
+    def scored_genotype(self) -> Genotype | None:
+        """Return a genotype that initial weights decide, with the backbone in place, or None."""
+        return None
+
     def do_split(self) -> tuple[list[str], list[str]]:
-        """Return training and validation cases; while a loader of one half is built, that half."""
-        training, validation = super().do_split()
-        if self._half is not None:
-            both = halves(training, self.settings.patient_pattern, self.settings.seed)
-            training = list(both[self._half])
-        return training, validation
+        """Return training and validation cases; while a part's loaders are made, that part's."""
+        return super().do_split() if self._cases is None else self._cases
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """Return nnU-Net's loaders; in a bilevel search the first alternates between halves.
+        """Return nnU-Net's loaders, while searching of the part of the cases that it learns from.
 
-        Both halves get the training transforms; nnU-Net's validation cases are in neither.
+        A bilevel search alternates between two halves, which both get the training transforms;
+        pruning by perturbation holds cases back. nnU-Net's validation cases are in neither.
         """
-        if not (self.method.bilevel and self.phases.phase is not Phase.FINETUNE):
+        training, validation = self.do_split()
+        parts = self._parts(training) if self.phases.phase is not Phase.FINETUNE else None
+        if parts is None:
             return super().get_dataloaders()
-        loaders = []
-        for half in (0, 1):
-            self._half = half
-            train, validation = self.stock_loaders()
-            loaders.append(train)
-        self._half = None
+        first, second = map(list, parts)
+        if not self.method.bilevel:
+            _, self._held_back = self._loaders_of(first, second)
+            learning, scoring = self._loaders_of(first, validation)
+            done = self.current_epoch * self.num_iterations_per_epoch
+            return self.batches(learning, "train_search", done), self.validation_batches(scoring)
+        loaders = [self._loaders_of(half, validation) for half in (first, second)]
         warmup = min(self.current_epoch, self.settings.warmup_epochs)
         weights, architecture = drawn(warmup, self.current_epoch - warmup, self.settings)
         alternating = AlternatingLoader(
-            self.batches(loaders[0], "train_search", weights, share=2),
-            self.batches(loaders[1], "val_search", architecture, share=2),
+            self.batches(loaders[0][0], "train_search", weights, share=2),
+            self.batches(loaders[1][0], "val_search", architecture, share=2),
         )
-        return alternating, self.validation_batches(validation)
+        return alternating, self.validation_batches(loaders[1][1])
+
+    def _loaders_of(self, training: list[str], validation: list[str]) -> tuple[Any, Any]:
+        """Return nnU-Net's loaders as if these were the fold's cases."""
+        self._cases = training, validation
+        try:
+            return self.stock_loaders()
+        finally:
+            self._cases = None
 
     # -- one epoch -------------------------------------------------------------------------------
 
@@ -242,6 +283,16 @@ class IACTrainer(RetrofitTrainer):
             optimizer.zero_grad(set_to_none=True)
         if self.method.bilevel:
             optimizers = optimizers[1:] if batch[UPDATE] == ARCHITECTURE else optimizers[:1]
+        loss = self._loss_of(self.network, batch)
+        clipped = self.unet.weights() if self.optimizer in optimizers else []
+        stepped = step(loss + self._beta_decay(), optimizers, clipped, self.grad_scaler)
+        self._left_out = 0 if stepped else self._left_out + 1
+        allowed = 0 if self.grad_scaler is None else STEPS_A_SCALER_MAY_LEAVE_OUT
+        if self._left_out > allowed and torch.isfinite(loss):
+            raise self.not_finite("gradients must be finite; one is not", self._wrong_edge())
+        return {"loss": loss.detach().cpu().numpy()}
+
+    def _loss_of(self, network: Any, batch: dict) -> Tensor:
         data = batch["data"].to(self.device, non_blocking=True)
         target = batch["target"]
         if isinstance(target, list):
@@ -250,14 +301,27 @@ class IACTrainer(RetrofitTrainer):
             target = target.to(self.device, non_blocking=True)
         on_cuda = self.device.type == "cuda"
         with torch.autocast("cuda") if on_cuda else dummy_context():
-            loss = self.loss(self.network(data), target)
-        clipped = self.unet.weights() if self.optimizer in optimizers else []
-        stepped = step(loss, optimizers, clipped, self.grad_scaler)
-        self._left_out = 0 if stepped else self._left_out + 1
-        allowed = 0 if self.grad_scaler is None else STEPS_A_SCALER_MAY_LEAVE_OUT
-        if self._left_out > allowed and torch.isfinite(loss):
-            raise self.not_finite("gradients must be finite; one is not", self._wrong_edge())
-        return {"loss": loss.detach().cpu().numpy()}
+            return self.loss(network(data), target)
+
+    def _beta_decay(self) -> Tensor | float:
+        """Return what regularises alpha in this epoch."""
+        weight = beta_decay_weight(self.current_epoch, self.settings)
+        return weight * beta_decay(self.unet.alpha, self.unet.active) if weight else 0.0
+
+    def _perturbation(self) -> Tensor | None:
+        """Return the held-back loss without each operation on the edges that are due, if any is."""
+        edges = self.phases.due(self.unet, self.current_epoch + 1)
+        if edges is None:
+            return None
+        amount = self.settings.score_batches
+        entropy = [self.settings.seed, STREAMS.index("held_back"), self.local_rank]
+        loader = SeededLoader(self._held_back, entropy, self.current_epoch * amount, workers=0)
+        batches = [next(loader) for _ in range(amount)]
+
+        def loss() -> float:
+            return float(np.mean([self._loss_of(self.unet, batch).item() for batch in batches]))
+
+        return mean_over_ranks(losses_without(self.unet, loss, edges))
 
     def _wrong_edge(self) -> Edge | None:
         """Return the first edge where the gradient of alpha or beta is not finite."""
@@ -296,7 +360,8 @@ class IACTrainer(RetrofitTrainer):
         """Prune, discretise or go on, before nnU-Net saves the checkpoint of this epoch."""
         require_same_on_all_ranks(*self.unet.architecture_parameters())
         loss = float(self.logger.get_value("train_losses", step=-1))
-        if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss):
+        score = self._perturbation()
+        if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss, score):
             self._rebuild_optimisers()
 
     def scalars(self, phase: Phase) -> dict[str, float]:
@@ -322,9 +387,10 @@ class IACTrainer(RetrofitTrainer):
             f"Search finished after {self.current_epoch} epochs; finetuning the cell for "
             f"{self.settings.finetune_epochs}"
         )
-        if isinstance(self.dataloader_train, AlternatingLoader):
+        if self._parts(self.do_split()[0]) is not None:
             finish(self.dataloader_train)
             finish(self.dataloader_val)
+            self._held_back = None
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def _rebuild_optimisers(self) -> None:

@@ -33,6 +33,7 @@ from nnunet_iac.search.pruning import (
     PruningState,
     begin,
     close_epoch,
+    due,
     idle,
 )
 from nnunet_iac.search.settings import Settings
@@ -107,7 +108,23 @@ class Phases(RunRecord):
         if self.phase is Phase.SEARCH:
             self.state.pruning = begin(Observation(0, network.alpha, network.beta), self.settings)
 
-    def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> bool:
+    def due(self, network: Any, completed: int) -> Tensor | None:
+        """Return the edges that the end of this epoch prunes by a score that must be measured."""
+        pruning = self.state.pruning
+        measured = self.settings.pruning_score != "importance"
+        if not (measured and self.method.prunes and self.phase is Phase.SEARCH) or pruning is None:
+            return None
+        edges = due(pruning, Observation(completed, network.alpha, network.beta), self.settings)
+        return edges if edges.any() else None
+
+    def end_epoch(
+        self,
+        network: Any,
+        completed: int,
+        seconds: float,
+        loss: float,
+        score: Tensor | None = None,
+    ) -> bool:
         """Close an epoch; return whether cells or phase changed, so optimisers must be rebuilt.
 
         Args:
@@ -115,11 +132,13 @@ class Phases(RunRecord):
             completed: epochs completed, this one included.
             seconds: what this epoch took.
             loss: its mean training loss.
+            score: of the operations on the edges that are `due`.
         """
         before = self._structure()
         self.account(seconds)
         if self.phase is not Phase.FINETUNE:
-            observation = Observation(completed, network.alpha, network.beta)
+            scored = {} if score is None else {"score": score}
+            observation = Observation(completed, network.alpha, network.beta, **scored)
             if self.phase is Phase.WARMUP:
                 self._end_warmup_epoch(observation, seconds)
             else:
@@ -333,6 +352,7 @@ class Phases(RunRecord):
             threshold=decision.threshold.numpy(),
             active=decision.active.numpy(),
             seconds=seconds,
+            score=observation.score.numpy(),
         )
         self.state.rows.append(row)
 

@@ -76,7 +76,7 @@ from nnunet_iac.training.progress import RECENT, Progress, progress_line
 from nnunet_iac.training.record import Phase, RunRecord
 from nnunet_iac.training.tensorboard import FOLDER_NAME, TensorBoardLogger, tensorboard_wanted
 
-STREAMS = ("train", "train_search", "val_search", "validation")
+STREAMS = ("train", "train_search", "val_search", "validation", "held_back")
 """Streams of batches; each has random numbers of its own."""
 
 COMPILE_VARIABLE = "nnUNet_compile"

@@ -1,5 +1,7 @@
 """The trainers of this package, each a method and a sentence."""
 
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.zero_cost import zero_cost_genotype
 from nnunet_iac.runs.folder import path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.search.budget import is_within, require_within
@@ -7,7 +9,9 @@ from nnunet_iac.search.controls import CellSource, identity_genotype, random_gen
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.iac_trainer import IACTrainer
+from nnunet_iac.training.loaders import SeededLoader
 from nnunet_iac.training.methods import IAC, IAC_DISCRETE, IAC_LTH, Method, finetuning_only
+from nnunet_iac.training.retrofit_trainer import STREAMS
 
 
 class nnUNetTrainerIACLTH(IACTrainer):
@@ -64,8 +68,8 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
         if settings.genotype is None and settings.skip == "cell":
             raise ValueError(
                 "nnUNetTrainerIACDiscrete needs the setting genotype, a JSON file or another "
-                "run's fold folder, or random:SEED, identity or conv, or the setting skip; make "
-                "plans that name it with nnunet-iac plan … --set genotype=PATH"
+                "run's fold folder, or random:SEED, zero-cost:SEED, identity or conv, or the "
+                "setting skip; make plans that name it with nnunet-iac plan … --set genotype=PATH"
             )
 
     def start_run(self) -> None:
@@ -85,7 +89,7 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
                 another fold, whose training cases are this fold's validation cases.
         """
         source = self._source
-        if source is None or source.kind == "convolution":
+        if source is None or source.kind in ("convolution", "zero-cost"):
             return None
         costs = self.phases.costs
         if source.kind == "random":
@@ -95,6 +99,24 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
         genotype = identity_genotype() if given else self._genotype_at(str(source.path))
         if costs is not None:
             require_within(genotype, costs, self.settings)
+        return genotype
+
+    def scored_genotype(self) -> Genotype | None:
+        """Return the genotype of `genotype=zero-cost:SEED`, from one batch of training cases.
+
+        Raises:
+            ValueError: a batch of one image, or a genotype beyond the budget.
+        """
+        source = self._source
+        if source is None or source.kind != "zero-cost":
+            return None
+        load_ticket(self.unet, draw_ticket(self.unet, self.settings.seed))
+        entropy = [self.settings.seed, STREAMS.index("train"), 0]
+        loader = SeededLoader(self.stock_loaders()[0], entropy, first=0, workers=0)
+        images = next(loader)["data"].to(self.device)
+        genotype = zero_cost_genotype(self.unet, images, source.seed)
+        if self.phases.costs is not None:
+            require_within(genotype, self.phases.costs, self.settings)
         return genotype
 
     @property

@@ -30,6 +30,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "iac-lth": (LTH, {}),
     "iac": (FULL, {}),
     "random": (DISCRETE, {"genotype": "random:{seed}"}),
+    "zero-cost": (DISCRETE, {"genotype": "zero-cost:{seed}"}),
     "identity": (DISCRETE, {"genotype": "identity"}),
     "convolution": (DISCRETE, {"genotype": "conv:{cells}"}),
     "attention": (DISCRETE, {"skip": "attention"}),

@@ -16,6 +16,7 @@ from nnunet_iac.search.pruning import (
     begin,
     best_operations,
     close_epoch,
+    due,
     force,
     full_mask,
     idle,
@@ -478,3 +479,35 @@ def test_an_idle_epoch_measures_the_importance_of_the_full_cell_and_nothing_else
     assert decision.divergence.isnan().all()
     assert decision.threshold.isnan().all()
     assert decision.events == ()
+
+
+def scored(epoch, score):
+    """Return an observation in which importance and score want different operations."""
+    return Observation(epoch, row(range(7)), torch.zeros(14), score)
+
+
+def test_by_perturbation_the_operation_goes_whose_removal_costs_least():
+    settings = Settings(pruning_score="perturbation")
+    score = torch.rand(14, 7, generator=torch.Generator().manual_seed(0))
+    state, decision = advance(begin(observation(15), settings), scored(16, score), settings)
+    assert (~state.active).double().argmax(dim=1).tolist() == score.argmin(dim=1).tolist()
+    assert decision.importance[0].argmin() == 0
+
+
+def test_edges_that_are_due_are_known_before_their_scores():
+    settings = Settings(pruning_score="perturbation", stable_checks=2)
+    state = begin(observation(15), settings)
+    assert not due(state, observation(16), settings).any()
+    state, _ = advance(state, observation(16), settings)
+    assert due(state, observation(17), settings).all()
+
+
+def test_an_edge_that_is_due_needs_finite_scores_of_its_active_operations():
+    settings = Settings(pruning_score="perturbation")
+    score = torch.ones(14, 7)
+    score[3, 2] = math.inf
+    state = begin(observation(15), settings)
+    with pytest.raises(RuntimeError, match="inf without avg_pool_3x3 on edge 1->3"):
+        advance(state, scored(16, score), settings)
+    state.active[3, 2] = False
+    advance(state, scored(16, score), settings)

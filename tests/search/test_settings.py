@@ -20,6 +20,9 @@ DEFAULTS = {
     "kappa": None,
     "reset_theta": None,
     "importance": "softmax",
+    "pruning_score": "importance",
+    "held_back": 0.2,
+    "score_batches": 4,
     "edge_transform": "tanh",
     "tan_clamp": 1.5,
     "channel_ratio": 0.25,
@@ -40,6 +43,7 @@ DEFAULTS = {
     "architecture_lr": 1e-3,
     "architecture_betas": (0.9, 0.999),
     "architecture_weight_decay": 0.0,
+    "beta_decay": 0.0,
     "finetune_optimizer": "adam",
     "finetune_lr": 1e-3,
     "finetune_schedule": "poly",
@@ -69,6 +73,9 @@ OTHERS = {
     "kappa": 1.5,
     "reset_theta": False,
     "importance": "raw-strict",
+    "pruning_score": "perturbation",
+    "held_back": 0.5,
+    "score_batches": 1,
     "edge_transform": "tan",
     "tan_clamp": 1.57,
     "channel_ratio": 1.0,
@@ -92,6 +99,7 @@ OTHERS = {
     "finetune_optimizer": "sgd",
     "finetune_lr": 1e-5,
     "finetune_schedule": "constant",
+    "beta_decay": 50.0,
     "trained_on": "decoder",
     "deep_supervision": False,
     "seed": 7,
@@ -117,6 +125,9 @@ IMPOSSIBLE = {
     "kappa": [0.5, math.nan, "2"],
     "reset_theta": [0, 1, "true"],
     "importance": ["Softmax", 0],
+    "pruning_score": ["loss", None],
+    "held_back": [0, 1, "0.2"],
+    "score_batches": [0, 1.0],
     "edge_transform": ["atan", None],
     "tan_clamp": [0, 1.571, -1.5, None],
     "channel_ratio": [0, 1.01, "1/4"],
@@ -141,6 +152,7 @@ IMPOSSIBLE = {
     "finetune_optimizer": ["adamw", None],
     "finetune_lr": [0, math.nan],
     "finetune_schedule": ["cosine", None],
+    "beta_decay": [-1, "1"],
     "trained_on": ["encoder", None],
     "deep_supervision": [0, "off", None],
     "deterministic": [1, "yes", None],
@@ -193,6 +205,7 @@ def test_integers_become_floats_and_lists_become_tuples():
         ({"min_channels": 4, "partial_channels": 8}, "min_channels=4, partial_channels=8"),
         ({"weights_lr": 1e-5}, "weights_lr_min=0.0001, weights_lr=1e-05"),
         ({"search_epochs": 15}, "search_epochs=15, warmup_epochs=15"),
+        ({"stability_test": "drift", "importance": "raw"}, "got importance=raw"),
     ],
 )
 def test_values_that_exclude_each_other_are_refused(values, message):
@@ -235,7 +248,7 @@ def test_adaptive_theta_follows_the_reach_of_alpha_in_an_epoch(lr, iterations):
     assert settings.stability.theta == pytest.approx(3e-4 * (lr * iterations) ** 2)
 
 
-@pytest.mark.parametrize("preset", ["literal", "paper", "adaptive"])
+@pytest.mark.parametrize("preset", ["literal", "paper", "adaptive", "swift"])
 def test_a_setting_goes_before_its_preset(preset):
     settings = Settings(preset=preset, stable_checks=3, theta=0.2, kappa=4, reset_theta=False)
     assert settings.stability == Stability("js", checks=3, theta=0.2, kappa=4.0, reset=False)
@@ -244,7 +257,7 @@ def test_a_setting_goes_before_its_preset(preset):
     )
 
 
-@pytest.mark.parametrize("preset", ["literal", "paper", "adaptive"])
+@pytest.mark.parametrize("preset", ["literal", "paper", "adaptive", "swift"])
 def test_resolved_settings_spell_the_stability_test_out(preset):
     settings = Settings(preset=preset)
     resolved = settings.resolved()
@@ -332,3 +345,27 @@ def test_an_assignment_that_cannot_be_read_is_refused(assignment, message):
 def test_a_budget_for_cells_is_refused_where_there_are_none(values):
     with pytest.raises(ValueError, match=r"implant none but .*; got 0.1 and None: leave"):
         Settings(**values, max_parameter_ratio=0.1)
+
+
+def test_the_swift_preset_brings_a_short_warmup_unless_one_is_given():
+    assert Settings.from_mapping({"preset": "swift"}).warmup_epochs == 3
+    assert Settings.from_mapping({"preset": "swift", "warmup_epochs": 5}).warmup_epochs == 5
+    assert Settings.from_mapping({"preset": "literal"}).warmup_epochs == 15
+
+
+def test_the_swift_preset_prunes_as_literal_does():
+    assert Settings(preset="swift").stability == Settings(preset="literal").stability
+
+
+@pytest.mark.parametrize(
+    ("test", "stability"),
+    [
+        ("rank", Stability("rank", checks=2, theta=0.01, kappa=1.0, reset=False)),
+        ("mask", Stability("mask", checks=5, theta=0.01, kappa=1.0, reset=False)),
+        ("drift", Stability("drift", checks=1, theta=0.05, kappa=1.0, reset=False)),
+    ],
+)
+def test_other_stability_tests_have_values_of_their_own(test, stability):
+    settings = Settings(preset="paper", stability_test=test)
+    assert settings.stability == stability
+    assert settings.resolved().stability == stability

@@ -319,7 +319,11 @@ SETTINGS = [
     *(
         setting(f"a setting of no use: {key}={_shown(value)}", f"{key}={value}", message)
         for key, value, message in [
-            ("preset", "papers", "'preset' must be one of literal, paper, adaptive; got 'papers'"),
+            (
+                "preset",
+                "papers",
+                "'preset' must be one of literal, paper, adaptive, swift; got 'papers'",
+            ),
             ("preset", "null", "'preset' must be one of .*; got None"),
             ("warmup_epochs", "-1", "'warmup_epochs' must be >= 0; got -1"),
             ("warmup_epochs", "1.5", r"'warmup_epochs' must be an integer; got 1\.5 \(float\)"),

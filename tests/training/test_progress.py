@@ -175,7 +175,7 @@ def test_before_a_search_its_end_is_what_its_settings_allow(
 
 
 @given(
-    preset=st.sampled_from(["literal", "paper", "adaptive"]),
+    preset=st.sampled_from(["literal", "paper", "adaptive", "swift"]),
     checks=st.integers(1, 3),
     limit=st.integers(8, 40),
     size=st.sampled_from([0.01, 0.3, 3.0]),

@@ -1,0 +1,209 @@
+"""An exported fold as an ONNX file, proven on real cases to be the same network."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.nn.simplification import simplified
+from nnunet_iac.runs.atomic import read_json, replacing
+from nnunet_iac.runs.folder import RunFolder
+
+MODULES = ("onnx", "onnxscript", "onnxruntime")
+"""What the extra `onnx` brings."""
+INPUT, OUTPUT = "patch", "logits"
+TOLERANCE = 1e-3
+"""Largest difference of two logits that is still rounding."""
+LEAST_DICE = 0.999
+"""Mean Dice of the two segmentations of a case, at least."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the ONNX network is from torch's, on whole cases by sliding window.
+
+    Args:
+        case: identifier.
+        difference: largest absolute difference of two logits of a patch.
+        dice: of the segmentations, mean over the foreground classes that either has; 1 for none.
+    """
+
+    case: str
+    difference: float
+    dice: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether that is no more than rounding."""
+        return self.difference <= TOLERANCE and self.dice >= LEAST_DICE
+
+    def __str__(self) -> str:
+        """The comparison as one line."""
+        verdict = "same" if self.holds else "NOT THE SAME"
+        return (
+            f"{self.case}: logits differ by at most {self.difference:.2g}, "
+            f"Dice {self.dice:.6f}: {verdict}"
+        )
+
+
+def export_fold(fold: Path) -> tuple[Any, Path]:
+    """Write network.onnx into a fold of an exported model; return its predictor and the file.
+
+    Raises:
+        RuntimeError: torch's exporter does not know an operation of the network.
+    """
+    predictor, path = predictor_of(fold), fold / "network.onnx"
+    patch = tuple(predictor.configuration_manager.patch_size)
+    channels = len(predictor.dataset_json["channel_names"])
+    export_onnx(predictor.network, channels, patch, path)
+    return predictor, path
+
+
+def compared(predictor: Any, path: Path, fold: Path, count: int) -> Iterator[Parity]:
+    """Yield how far an ONNX file is from its network on validation cases of a trained fold."""
+    for case, image in validation_images(fold, predictor, count).items():
+        yield parity(predictor, path, case, image)
+
+
+def predictor_of(fold: Path) -> Any:
+    """Return nnU-Net's predictor of one fold of a model folder, on the CPU, without mirroring."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
+    number = fold.name.removeprefix("fold_")
+    folds = (number if number == "all" else int(number),)
+    predictor.initialize_from_trained_model_folder(str(fold.parent), folds)
+    return predictor
+
+
+def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path: Path) -> None:
+    """Write the simplified network as ONNX, for one patch at a time.
+
+    Args:
+        network: returns logits only.
+        channels: of the image.
+        patch: its sides, as in the plans.
+        path: of the file.
+
+    Raises:
+        RuntimeError: torch's exporter does not know an operation of the network.
+    """
+    network = simplified(network)
+    example = torch.zeros(1, channels, *patch)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program: Any = torch.onnx.export(
+                network,
+                (example,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # The exporter wraps whatever it meets, in many kinds.
+            raise RuntimeError(
+                "every operation of the network must be one that torch's ONNX exporter knows; it "
+                f"said {_first_line(error)}: use the model folder without --onnx"
+            ) from error
+        program.save(temporary)
+
+
+def validation_images(fold: Path, predictor: Any, count: int) -> dict[str, np.ndarray]:
+    """Return preprocessed validation cases of a trained fold, by identifier.
+
+    Args:
+        fold: the one that was exported, whose record knows its validation cases.
+        predictor: of the model.
+        count: how many, of those there are.
+
+    Raises:
+        FileNotFoundError: no record of the split, or the data are not preprocessed here.
+    """
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    split = RunFolder.of_fold(fold).split_file
+    dataset = predictor.plans_manager.dataset_name
+    folder = preprocessed_folder(dataset) / predictor.configuration_manager.data_identifier
+    for needed in (split, folder):
+        if not needed.exists():
+            raise FileNotFoundError(
+                "an ONNX file is compared with its network on validation cases of the fold; "
+                f"{needed} does not exist: preprocess the data set (nnUNetv2_preprocess), or "
+                "export without --onnx"
+            )
+    data = infer_dataset_class(str(folder))(str(folder))
+    cases = sorted(read_json(split)["validation"])[:count]
+    return {case: np.asarray(data.load_case(case)[0]) for case in cases}
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a network, run by onnxruntime on the CPU beside the one it was made from.
+
+    Args:
+        path: of the file.
+        original: what every patch is given to as well.
+    """
+
+    def __init__(self, path: Path, original: nn.Module) -> None:
+        super().__init__()
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.original = original
+        self.difference = 0.0
+        """The largest of any patch so far."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of (1, channels, *patch) that the file gives."""
+        (found,) = self.session.run([OUTPUT], {INPUT: x.numpy()})
+        logits = torch.from_numpy(found)
+        difference = float((logits - self.original(x)).abs().max())
+        self.difference = max(self.difference, difference)
+        return logits
+
+
+def parity(predictor: Any, path: Path, case: str, image: np.ndarray) -> Parity:
+    """Return how far an ONNX file is from the network it was made from.
+
+    Args:
+        predictor: with the torch network.
+        path: of the file.
+        case: identifier of the image.
+        image: (channels, *spatial), preprocessed.
+    """
+    original = predictor.network
+    exported = OnnxNetwork(path, original)
+    labels = []
+    try:
+        for network in (original, exported):
+            predictor.network = network
+            logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(image))
+            found = predictor.label_manager.convert_logits_to_segmentation(logits.float())
+            labels.append(found.cpu().numpy())
+    finally:
+        predictor.network = original
+    return Parity(case, exported.difference, agreement(*labels))
+
+
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the mean Dice over the foreground labels that either segmentation has; 1 for none."""
+    found = sorted({*np.unique(a), *np.unique(b)} - {0})
+    dice = [2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum()) for k in found]
+    return float(np.mean(dice)) if dice else 1.0
+
+
+def _first_line(error: BaseException) -> str:
+    inner = error.__cause__ or error
+    return f"{type(inner).__name__}: {(str(inner).strip() or 'nothing').splitlines()[0]}"

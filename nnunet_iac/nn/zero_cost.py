@@ -1,0 +1,127 @@
+"""A genotype without training: Zero-Cost-PT (Xiang et al. 2023) on a frozen U-Net.
+
+The supernet at its initial weights is scored without each operation in turn, and every edge keeps
+the operation whose removal costs most; then every node keeps its two edges the same way. The score
+is that of Mellor et al. 2021 (NASWOT): log |det K| with K_ij the number of units at which two
+images are on the same side of zero. Our units are the activations of the frozen decoder, which are
+the same whatever the cells are; what is measured is how differently the decoder sees the images.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nnunet_iac.nn.cell import Image, ZeroGated
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.search.genotype import Choice, Genotype
+from nnunet_iac.search.space import (
+    EDGES,
+    EDGES_PER_NODE,
+    INTERMEDIATE_NODES,
+    OPERATIONS,
+    edges_into,
+)
+
+ACTIVATIONS = (nn.LeakyReLU, nn.ReLU)
+
+
+@torch.no_grad()
+def zero_cost_genotype(network: IACUNet, images: Image, seed: int) -> Genotype:
+    """Return the genotype that the initial weights ask for.
+
+    Args:
+        network: with search cells, none of which has been pruned, at their initial weights. Gates
+            count as open.
+        images: (images, channels, spatial) of training cases, two at least.
+        seed: of the order in which edges are decided, then nodes.
+
+    Raises:
+        ValueError: fewer than two images, whose differences are what is measured.
+    """
+    if len(images) < 2:
+        raise ValueError(
+            "a zero-cost genotype compares images, so a batch must have at least 2; the plans' "
+            f"batch_size is {len(images)}: give the plans a larger one, or search"
+        )
+    order = random.Random(seed)
+    phi, psi = (weights.clone() for weights in network.mixing())
+    with _open_gates(network), _codes(network) as codes:
+
+        def score(phi: Tensor, psi: Tensor) -> float:
+            codes.clear()
+            with network.mixed_by(phi, psi):
+                network(images)
+            return naswot(codes)
+
+        for edge in order.sample(range(len(EDGES)), len(EDGES)):
+            without = []
+            for operation in range(len(OPERATIONS)):
+                left = phi.clone()
+                left[edge, operation] = 0.0
+                without.append(score(left, psi))
+            phi[edge] = 0.0
+            phi[edge, without.index(min(without))] = 1.0
+        for node in order.sample(INTERMEDIATE_NODES, len(INTERMEDIATE_NODES)):
+            kept = list(edges_into(node))
+            while len(kept) > EDGES_PER_NODE:
+                without = []
+                for edge in kept:
+                    left = psi.clone()
+                    left[edge] = 0.0
+                    without.append(score(phi, left))
+                dropped = kept.pop(without.index(max(without)))
+                psi[dropped] = 0.0
+    kept_edges = [edge for edge in range(len(EDGES)) if psi[edge] > 0]
+    operations = phi.argmax(dim=1).tolist()
+    return Genotype(tuple(Choice(EDGES[e], OPERATIONS[operations[e]]) for e in kept_edges))
+
+
+def naswot(codes: Sequence[Bool[Tensor, "images _"]]) -> float:
+    """Return log |det K| of binary codes, -inf where two images have the same (Mellor et al. 2021).
+
+    Args:
+        codes: of every layer; K is summed over all units of all layers.
+    """
+    kernel = sum(_agreements(code.double()) for code in codes)
+    assert isinstance(kernel, Tensor)
+    return float(torch.linalg.slogdet(kernel).logabsdet)
+
+
+def _agreements(code: Float[Tensor, "images _"]) -> Float[Tensor, "images images"]:
+    return code @ code.mT + (1 - code) @ (1 - code).mT
+
+
+@contextmanager
+def _codes(network: IACUNet) -> Iterator[list[Tensor]]:
+    """Return a context in which a list receives the signs of the decoder's units."""
+    codes: list[Tensor] = []
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        codes.append((inputs[0] > 0).flatten(1).cpu())
+
+    modules: list[Any] = [m for m in network.decoder.modules() if isinstance(m, ACTIVATIONS)]
+    handles = [module.register_forward_pre_hook(note) for module in modules]
+    try:
+        yield codes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _open_gates(network: IACUNet) -> Iterator[None]:
+    """Return a context in which cells that begin behind a gate at zero are seen."""
+    gates = [m.gate for m in network.implants if isinstance(m, ZeroGated)]
+    before = [gate.detach().clone() for gate in gates]
+    try:
+        for gate in gates:
+            gate.fill_(1.0)
+        yield
+    finally:
+        for gate, value in zip(gates, before, strict=True):
+            gate.copy_(value)

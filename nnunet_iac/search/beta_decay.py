@@ -1,0 +1,27 @@
+"""Beta-decay (Ye et al. 2022, beta-DARTS): a regulariser of alpha against early favourites."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nnunet_iac.search.settings import Settings
+
+
+def beta_decay(
+    alpha: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
+) -> Float[Tensor, ""]:
+    """Return the mean over edges of log sum exp alpha, over active operations (their eq. 14).
+
+    Its gradient is phi: what is favoured most is held back most. It has its name from the weights
+    phi, which they call beta; our beta, the edges' weights, is not touched.
+    """
+    return torch.logsumexp(alpha.masked_fill(~active, -torch.inf), dim=1).mean()
+
+
+def beta_decay_weight(epoch: int, settings: Settings) -> float:
+    """Return the regulariser's weight in the epoch that follows `epoch` completed ones.
+
+    It rises linearly from 0 at the end of the warm-up to the setting `beta_decay` at the limit.
+    """
+    searched = epoch - settings.warmup_epochs
+    return settings.beta_decay * searched / (settings.search_epochs - settings.warmup_epochs)

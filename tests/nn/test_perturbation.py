@@ -1,0 +1,91 @@
+"""Scores by removal: of a trained supernet, and of one at its initial weights."""
+
+import pytest
+import torch
+
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.perturbation import losses_without
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.zero_cost import naswot, zero_cost_genotype
+from nnunet_iac.search.pruning import full_mask
+from nnunet_iac.search.settings import Settings
+
+
+def image(dimension=2, count=3):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 2, *(16, 8, 8)[:dimension], generator=generator)
+
+
+@pytest.fixture
+def supernet(tiny_unet):
+    """Return a builder of supernets at the weights of a ticket."""
+
+    def build(dimension=2, residual="none"):
+        network = IACUNet(tiny_unet(dimension), Settings(min_channels=8, residual=residual))
+        load_ticket(network, draw_ticket(network, 0))
+        return network
+
+    return build
+
+
+def test_a_loss_without_an_operation_is_that_of_its_weight_at_zero(supernet):
+    network, x = supernet(), image()
+    edges = torch.zeros(14, dtype=torch.bool)
+    edges[[0, 5]] = True
+
+    def loss():
+        return network(x)[0].square().mean().item()
+
+    before = loss()
+    found = losses_without(network, loss, edges)
+    assert found.isfinite().nonzero()[:, 0].unique().tolist() == [0, 5]
+    assert found[0].isfinite().all()
+    phi, psi = network.mixing()
+    phi = phi.clone()
+    phi[5, 3] = 0
+    assert phi[5].sum() < 1  # Nothing is renormalised.
+    with network.mixed_by(phi, psi):
+        assert found[5, 3] == loss()
+    assert loss() == before
+
+
+def test_pruned_operations_are_not_removed_again(supernet):
+    network = supernet()
+    active = full_mask()
+    active[1, 2:] = False
+    network.prune(active)
+    found = losses_without(network, lambda: network(image())[0].sum().item(), active.any(dim=1))
+    assert torch.equal(found.isfinite(), active)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("residual", ["none", "zero"])
+def test_a_genotype_comes_from_initial_weights_and_leaves_them_as_they_were(
+    supernet, dimension, residual
+):
+    network = supernet(dimension, residual)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    genotype = zero_cost_genotype(network, image(dimension), seed=3)
+    assert genotype == zero_cost_genotype(network, image(dimension), seed=3)
+    assert len(genotype.choices) == 8
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    network.discretise(genotype)
+
+
+def test_a_gate_at_zero_does_not_hide_the_cells(supernet):
+    open_, gated = supernet(), supernet(residual="zero")
+    assert zero_cost_genotype(gated, image(), 0) != zero_cost_genotype(gated, -image(), 0)
+    assert zero_cost_genotype(open_, image(), 0) != zero_cost_genotype(open_, -image(), 0)
+
+
+def test_one_image_cannot_be_compared(supernet):
+    with pytest.raises(ValueError, match="at least 2; the plans' batch_size is 1"):
+        zero_cost_genotype(supernet(), image(count=1), 0)
+
+
+def test_naswot_is_the_log_determinant_of_agreements():
+    codes = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=torch.bool)
+    # Both agree with themselves in 4 places, with each other in 2: 16 - 4.
+    assert naswot([codes]) == pytest.approx(torch.tensor(12.0).log().item())
+    assert naswot([codes[:, :2], codes[:, 2:]]) == pytest.approx(naswot([codes]))
+    assert naswot([codes[[0, 0]]]) == float("-inf")
