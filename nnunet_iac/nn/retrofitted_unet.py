@@ -32,6 +32,7 @@ class RetrofittedUNet(ImplantedUNet):
     def __init__(self, unet: Any, settings: Settings) -> None:
         super().__init__(unet, ())
         self.settings = settings
+        self.recomputes = settings.recompute_cells
         self.layers = Layers.of_encoder(unet.encoder, settings.norm)
         self.skip_channels = skip_channels(unet)
         self.encoder.requires_grad_(False)
@@ -49,7 +50,7 @@ class RetrofittedUNet(ImplantedUNet):
 
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
         """Return what the implant of a level gives; its activations may be recomputed backward."""
-        if self.settings.recompute_cells and torch.is_grad_enabled():
+        if self.recomputes and torch.is_grad_enabled():
             return checkpoint(self.implants[level], *inputs, use_reentrant=False)
         return super().implanted(level, *inputs)
 

@@ -105,7 +105,7 @@ class NestedUNet(RetrofittedUNet):
 
     def rewired(self, skips: list[Tensor]) -> list[Tensor]:
         """Return the last nodes in place of the skips."""
-        if self.settings.recompute_cells and torch.is_grad_enabled():
+        if self.recomputes and torch.is_grad_enabled():
             return checkpoint(self.implants[0], skips, use_reentrant=False)
         return self.implants[0](skips)
 

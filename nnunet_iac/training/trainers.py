@@ -1,8 +1,10 @@
 """The trainers of this package, each a method and a sentence."""
 
+from typing import Any
+
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.nn.zero_cost import zero_cost_genotype
-from nnunet_iac.runs.folder import path_for_fold, record_beside
+from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.search.budget import is_within, require_within
 from nnunet_iac.search.controls import CellSource, identity_genotype, random_genotypes
@@ -12,6 +14,7 @@ from nnunet_iac.training.iac_trainer import IACTrainer
 from nnunet_iac.training.loaders import SeededLoader
 from nnunet_iac.training.methods import IAC, IAC_DISCRETE, IAC_LTH, Method, finetuning_only
 from nnunet_iac.training.retrofit_trainer import STREAMS
+from nnunet_iac.training.transfer import Origin
 
 
 class nnUNetTrainerIACLTH(IACTrainer):
@@ -124,19 +127,31 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
         genotype = self.settings.genotype
         return None if genotype is None else CellSource.of(genotype)
 
+    def described_run(self) -> dict[str, Any]:
+        """Return what the record tells of which run this is, and where its cell comes from."""
+        described = super().described_run()
+        source = self._source
+        if source is None or source.path is None:
+            return described
+        origin = Origin.of(path_for_fold(source.path, self.fold))
+        return {**described, "genotype_from": origin.described()}
+
     def _genotype_at(self, place: str) -> Genotype:
         path = path_for_fold(place, self.fold)
         genotype = find_genotype(path)
-        record = record_beside(path)
-        source = {} if record is None else record.read_cost().run
-        here = (self.plans_manager.dataset_name, self.fold)
-        if source.get("dataset") == here[0] and source.get("fold") != here[1] and here[1] != "all":
-            self.genotype_leakage = f"{path} was searched on fold {source['fold']}"
-            if not self.settings.allow_leakage:
-                raise ValueError(
-                    "the cell must not have been searched on this fold's validation cases; "
-                    f"{self.genotype_leakage} and this is fold {self.fold}: put {{fold}} in the "
-                    "path, or set allow_leakage=true, which every record then shows"
-                )
-            self.print_to_log_file(f"WARNING: {self.genotype_leakage}")
+        origin = Origin.of(path)
+        origin.require_dimensions(len(self.configuration_manager.patch_size))
+        dataset, (_, validation) = self.plans_manager.dataset_name, self.do_split()
+        self.genotype_leakage = origin.leakage(
+            dataset, self.fold, validation, self.settings.patient_pattern
+        )
+        if self.genotype_leakage is None:
+            return genotype
+        if origin.run.get("dataset") == dataset and not self.settings.allow_leakage:
+            raise ValueError(
+                "the cell must not have been searched on this fold's validation cases; "
+                f"{self.genotype_leakage} and this is fold {self.fold}: put {{fold}} in the "
+                "path, or set allow_leakage=true, which every record then shows"
+            )
+        self.print_to_log_file(f"WARNING: {self.genotype_leakage}")
         return genotype

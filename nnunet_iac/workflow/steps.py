@@ -76,9 +76,11 @@ def prepare(study: Study, dataset: DataSet) -> list[str]:
     folder = preprocessed_folder(dataset.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
+        splits, chosen = wanted_splits(study, dataset), not (folder / SPLITS).is_file()
         for plans in dict.fromkeys(network.plans for network in study.backbones.values()):
             _preprocess(folder, plans, dataset)
-        put_splits(study, dataset)
+        if chosen:  # Also in place of those beside the raw data, which nnU-Net's planning copies.
+            write_json(folder / SPLITS, splits)
         return [path.stem for path in write_study_plans(study, dataset)]
 
 

@@ -71,6 +71,8 @@ def _require_plans(study: Study, run: Run) -> None:
 def wanted_splits(study: Study, dataset: DataSet) -> Splits:
     """Return the splits of a study: its own, those that are there, or five folds by patient.
 
+    Splits beside the raw data are there as well: nnU-Net copies them when it plans.
+
     Raises:
         ValueError: no such fold, a case there is not, a patient on both sides of a fold, or a
             splits_final.json that says otherwise and is not overwritten.
@@ -79,20 +81,19 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
     cases = training_cases(raw_folder(folder.name))
     for case in cases:
         patient_of(case, dataset.patients)
-    present: Splits | None = None
-    if (folder / SPLITS).is_file():
-        present = read_json(folder / SPLITS)
+    own = folder / SPLITS
+    known = own if own.is_file() else raw_folder(folder.name) / SPLITS
     if dataset.splits is not None:
         wanted = _given(dataset, cases)
-        if present is not None and present != wanted:
+        if own.is_file() and read_json(own) != wanted:
             raise ValueError(
-                f"{folder / SPLITS} must be the splits that the study names, and is another: move "
+                f"{own} must be the splits that the study names, and is another: move "
                 "it away (models trained with it keep their own cases)"
             )
-    elif present is not None:
+    elif known.is_file():
         for fold in dataset.folds:
-            require_splits(folder / SPLITS, fold, cases)
-        wanted = present
+            require_splits(known, fold, cases)
+        wanted = read_json(known)
     else:
         wanted = grouped(cases, dataset.patients)
     _require_folds(wanted, dataset)

@@ -232,16 +232,18 @@ def test_a_genotype_searched_on_another_fold_is_refused_unless_allowed(
     target.parent.mkdir()
     torch.save(stock, target)
     plans = in_process.write_plans("leaking", genotype=searched.output_folder)
-    with pytest.raises(ValueError, match="was searched on fold 0 and this is fold 1"):
+    with pytest.raises(ValueError, match=r"was searched on fold 0 \(.*\) and this is fold 1"):
         make_trainer(DISCRETE, plans, fold=1).run_training()
     checkpoint = str(Path(searched.output_folder) / "checkpoint_final.pth")
     plans = in_process.write_plans("again", genotype=checkpoint)
-    with pytest.raises(ValueError, match="was searched on fold 0 and this is fold 1"):
+    with pytest.raises(ValueError, match=r"was searched on fold 0 \(.*\) and this is fold 1"):
         make_trainer(DISCRETE, plans, fold=1).run_training()
     plans = in_process.write_plans("allowed", genotype=checkpoint, allow_leakage=True)
     allowed = make_trainer(DISCRETE, plans, fold=1)
     allowed.on_train_start()
     assert "was searched on fold 0" in str(allowed.phases.folder.read_backbone().leakage)
+    told = allowed.phases.folder.read_cost().run["genotype_from"]
+    assert (told["path"], told["fold"], told["trainer"]) == (checkpoint, 0, LTH)
 
 
 def test_a_discrete_run_without_a_genotype_is_refused_before_anything_is_written(

@@ -99,3 +99,21 @@ def test_the_plan_adds_up_what_is_known_and_says_what_is_not() -> None:
     assert "not planned yet" in lines[0]
     assert lines[-1].startswith("    1.00 h  3 trainings")
     assert "1 trainings are not reckoned" in lines[-1]
+
+
+def test_the_splits_of_a_study_replace_those_that_planning_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, beside, own = tmp_path / "Dataset004_Hippocampus", [{"train": []}], [{"train": ["a"]}]
+
+    def plan(folder: Path, plans: str, dataset: Any) -> None:
+        if not (folder / steps.SPLITS).is_file():
+            (folder / steps.SPLITS).write_text(json.dumps(beside))
+
+    monkeypatch.setattr(steps, "preprocessed_folder", lambda name: folder)
+    monkeypatch.setattr(steps, "wanted_splits", lambda *_: own)
+    monkeypatch.setattr(steps, "_preprocess", plan)
+    monkeypatch.setattr(steps, "write_study_plans", lambda *_: [])
+    made = study()
+    steps.prepare(made, made.datasets[0])
+    assert json.loads((folder / steps.SPLITS).read_text()) == own

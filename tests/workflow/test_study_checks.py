@@ -85,6 +85,17 @@ def test_the_splits_that_are_there_must_keep_patients_apart_too(raw: Path, tmp_p
         require_ready(study(patients=PATIENTS))
 
 
+def test_splits_beside_the_raw_data_are_taken_unless_the_study_names_others(
+    raw: Path, tmp_path: Path
+) -> None:
+    beside = [{"train": CASES[2:], "val": CASES[:2]}]
+    write_json(raw / "splits_final.json", beside)
+    plain = study()
+    assert wanted_splits(plain, plain.datasets[0]) == beside
+    own = study(splits=given(tmp_path / "own.json", CASES[4:], CASES[:4]))
+    assert wanted_splits(own, own.datasets[0])[0]["val"] == CASES[:4]
+
+
 def test_other_splits_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
     given(tmp_path / "preprocessed" / DATASET / "splits_final.json", CASES[:4], CASES[4:])
     splits = given(tmp_path / "mine.json", CASES[4:], CASES[:4])
