@@ -38,6 +38,7 @@ from nnunet_iac.training.loaders import (
     drawn,
     finish,
 )
+from nnunet_iac.training.memory import fitted
 from nnunet_iac.training.methods import Method
 from nnunet_iac.training.optimisation import (
     EpochSchedule,
@@ -155,6 +156,7 @@ class IACTrainer(RetrofitTrainer):
         genotype = self.given_genotype()
         network.load_state_dict(backbone.weights)
         self.unet.load_state_dict(backbone.weights, strict=False)
+        self._fit_in_memory()
         genotype = genotype or self.scored_genotype()
         record = self.backbone_record(backbone, self.genotype_leakage)
         self.clear_fold()
@@ -168,9 +170,23 @@ class IACTrainer(RetrofitTrainer):
     def continue_run(self) -> None:
         """Put the record beside the checkpoint in order."""
         require_same_structure(Path(self.output_folder), self.settings)
+        self._fit_in_memory()
         self.phases.costs = self._cell_costs()
         super().continue_run()
         self.phases.continue_cells(self.unet)
+
+    def _fit_in_memory(self) -> None:
+        """Log what a training step needs, and let cells recompute where it would not fit."""
+        described = self.configuration_manager
+        batch = (self.batch_size, self.num_input_channels, *described.patch_size)
+        self.print_to_log_file(
+            fitted(
+                self.unet,
+                batch,
+                self.device,
+                lambda settings: retrofitted(self.stock_network(), settings),
+            )
+        )
 
     def _cell_costs(self) -> CellCosts | None:
         """Return what cells cost where the settings limit that, after checking that some fit."""
