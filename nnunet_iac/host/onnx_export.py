@@ -56,9 +56,15 @@ def export_fold(fold: Path) -> tuple[Any, Path]:
     """Write network.onnx into a fold of an exported model; return its predictor and the file.
 
     Raises:
+        ValueError: the second stage of a cascade.
         RuntimeError: torch's exporter does not know an operation of the network.
     """
     predictor, path = predictor_of(fold), fold / "network.onnx"
+    if predictor.configuration_manager.previous_stage_name is not None:
+        raise ValueError(
+            "an ONNX file takes images only; the second stage of a cascade takes predictions of "
+            "the first, too: use the model folder without --onnx"
+        )
     patch = tuple(predictor.configuration_manager.patch_size)
     channels = len(predictor.dataset_json["channel_names"])
     export_onnx(predictor.network, channels, patch, path)

@@ -138,11 +138,6 @@ class RetrofitTrainer(nnUNetTrainer):
         fixed = {key: value for key, value in self.overrides.items() if key in values}
         settings = Settings.from_mapping({**values, **self.overrides})
         self.check_settings(settings)
-        if described.get("previous_stage") is not None:
-            raise ValueError(
-                "the configuration must not be the second stage of a cascade, which "
-                f"{configuration} is; use 2d, 3d_fullres or 3d_lowres"
-            )
         require_identifier(plans.get("plans_name"))
         require_dataset_name(plans.get("dataset_name"))
         require_file_ending(dataset_json.get("file_ending"))
@@ -217,6 +212,7 @@ class RetrofitTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """Build the network after checking that there is data to train it on."""
         self._require_data()
+        self._require_previous_stage()
         super().initialize()
 
     def _require_data(self) -> None:
@@ -227,6 +223,37 @@ class RetrofitTrainer(nnUNetTrainer):
                 f"preprocessed data must exist in {folder}; run\n  nnUNetv2_preprocess -d "
                 f"{dataset_number(dataset)} -plans_name {plans} -c {self.configuration_name}"
             )
+
+    def _require_previous_stage(self) -> None:
+        """Take a cascade's first stage where the backbone has it, after checking that it is there.
+
+        nnU-Net would look for one that this trainer has trained; the backbone learned from another.
+
+        Raises:
+            FileNotFoundError: it has left no predictions for this stage.
+        """
+        previous = self.configuration_manager.previous_stage_name
+        if previous is None:
+            return
+        trainer = self.settings.backbone_trainer or self.sibling_trainer
+        own = self.settings.backbone_plans
+        folders = [
+            Path(nnUNet_results)
+            / self.plans_manager.dataset_name
+            / f"{trainer}__{plans}__{previous}"
+            / "predicted_next_stage"
+            / self.configuration_name
+            for plans in ([own] if own else self._plans_lineage())
+        ]
+        found = next((folder for folder in folders if folder.is_dir()), None)
+        if found is None:
+            looked = "\n".join(f"  {folder}" for folder in folders)
+            raise FileNotFoundError(
+                f"the second stage of a cascade, which {self.configuration_name} is, needs what "
+                f"the first has predicted for all cases; there is nothing at\n{looked}\ntrain all "
+                f"folds of {previous} with {trainer}, whose validations write it"
+            )
+        self.folder_with_segs_from_previous_stage = str(found)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases, which must not share a patient."""

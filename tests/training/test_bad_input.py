@@ -634,11 +634,10 @@ TRAINED_PLANS = [
         before_nnunet=True,
     ),
     trained(
-        "the second stage of a cascade",
-        "must not be the second stage of a cascade, which 2d is; use",
+        "the second stage of a cascade without its first",
+        "the second stage of a cascade, which 2d is, needs what the first has predicted",
         configuration(previous_stage="3d_lowres"),
         plans="bad",
-        before_nnunet=True,
     ),
     trained("a network of two stages", "at least 3 stages", plans(_two_stages), plans="bad"),
     trained(

@@ -336,14 +336,27 @@ def _given(found: RunFolder) -> dict[str, str]:
     return {"genotype": str(found.genotype_file), "backbone_plans": "small"}
 
 
-def test_the_second_stage_of_a_cascade_is_refused_before_anything_is_written(host: Host) -> None:
+def test_the_second_stage_of_a_cascade_sees_what_the_backbones_first_stage_predicted(
+    host: Host,
+) -> None:
     model = Model(REGIONS, "3d_cascade_fullres")
-    words = ("nnUNetv2_train", 5, model.configuration, 0, "-tr", LTH, "-p", "small", *ON_THE_CPU)
-    status, printed = host.attempt(command(*map(str, words)))
-    assert status != 0
-    assert "ValueError: the configuration must not be the second stage of a cascade" in printed
-    assert "3d_cascade_fullres is; use 2d, 3d_fullres or 3d_lowres" in printed
-    assert not host.model(model).exists()
+    first = host.model(Model(REGIONS, "3d_lowres", "nnUNetTrainer"))
+    predicted = first / "predicted_next_stage" / model.configuration
+    predicted.mkdir(parents=True, exist_ok=True)
+    data = host.path / "preprocessed" / REGIONS / "nnUNetPlans_3d_fullres"
+    for path in data.glob("*_seg.b2nd"):
+        values = np.clip(blosc2.open(str(path))[0], 0, 2)
+        case = predicted / path.name.replace("_seg", "")
+        blosc2.asarray(np.ascontiguousarray(values), urlpath=str(case), mode="w")
+    host.make_backbones(model, 0)
+    fold = host.train(model, 0)
+    assert RunFolder.of_fold(fold).read_backbone().unchanged
+    weights = final_weights(fold)
+    first_layer = next(value for key, value in weights.items() if key.endswith("conv.weight"))
+    assert (
+        first_layer.shape[1] == 2 + 2
+    )  # Two images, and a mask for each label of the first stage.
+    assert (fold / "validation" / "summary.json").is_file()
 
 
 @pytest.fixture(scope="module")

@@ -460,13 +460,14 @@ def test_every_augmentation_toggle_trains_and_predicts_with_its_own_mirroring(
     assert trainer.inference_allowed_mirroring_axes == ((0, 1) if toggle == "DA5" else None)
 
 
-def test_the_second_stage_of_a_cascade_is_refused(make_trainer: Make, in_process: Any) -> None:
+def test_the_second_stage_of_a_cascade_needs_the_first(make_trainer: Make, in_process: Any) -> None:
     plans = read_json(in_process.preprocessed / "small.json")
     plans["plans_name"] = "cascade"
     plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
     write_json(in_process.preprocessed / "cascade.json", plans)
-    with pytest.raises(ValueError, match="second stage of a cascade, which 2d is"):
-        make_trainer(LTH, "cascade")
+    trainer = make_trainer(LTH, "cascade")
+    with pytest.raises(FileNotFoundError, match="train all folds of 3d_lowres with nnUNetTrainer,"):
+        trainer.initialize()
 
 
 def test_the_full_search_needs_a_batch_for_the_architecture(
