@@ -249,6 +249,7 @@ def page() -> str:
         chosen=chosen(choice),
         tried=tried(choice),
         quality=quality(),
+        studies=[choice, *(set["measured"] for set in quality())],
         margin=MARGIN,
         default_verdict=verdict_text(
             compared(choice, "random-zero", "literal-zero"), RIVALS["random"]
