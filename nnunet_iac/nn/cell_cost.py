@@ -49,14 +49,14 @@ def cell_costs(
         patch_size: in voxels, one number per axis.
 
     Raises:
-        ValueError: as `Layers.of_encoder` for a norm that cells cannot have.
+        ValueError: as `Layers.norm` for a norm that cells cannot have.
     """
     backbone = _without_values(nn.Sequential(unet.encoder, unet.decoder)).eval()
     patch = torch.zeros(1, input_channels, *patch_size, device=_NO_MEMORY)
-    layers = Layers.of_encoder(unet.encoder, settings.norm)
+    levels = Layers.of_levels(unet.encoder, settings.norm)[::-1]
     fixed: list[Cost] = []
     operations: dict[str, list[Cost]] = {name: [] for name in OPERATIONS}
-    for skip in backbone[0](patch)[:-1]:
+    for skip, layers in zip(backbone[0](patch)[:-1], levels, strict=True):
         shape = CellShape.of_level(skip.shape[1], settings)
         with _NO_MEMORY:
             cell = Cell(shape, layers, {}, shape.channels, affine=True, pool_norm=False)

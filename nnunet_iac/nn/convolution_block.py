@@ -1,5 +1,6 @@
 """A plain convolution in the skip connections: the control with as many parameters as a cell."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -52,10 +53,10 @@ def block_parameters(skip_channels: int, widths: tuple[int, int], layers: Layers
     """Return the number of parameters of a block.
 
     2 C h1 + 2 h1 of the first convolution and norm, 3^d h1 h2 + 2 h2 of the second ones, and
-    C h2 + C of the last convolution, in d dimensions.
+    C h2 + C of the last convolution, in d dimensions along which the host's kernels are not flat.
     """
     first, second = widths
-    kernel = 3**layers.dimension
+    kernel = math.prod(layers.sides(3))
     return (
         first * (2 * skip_channels + 2)
         + kernel * first * second
@@ -82,7 +83,7 @@ def equal_widths(skip_channels: int, parameters: int, layers: Layers) -> tuple[i
             "min_channels)"
         )
     misses: dict[tuple[int, int], int] = {}
-    per_second = 3**layers.dimension  # What one more channel of h2 costs, per channel of h1.
+    per_second = math.prod(layers.sides(3))  # What one more channel of h2 costs, per channel of h1.
     for first in range(1, parameters // (2 * skip_channels + 2) + 1):
         rest = parameters - skip_channels - first * (2 * skip_channels + 2)
         second = max(1, round(rest / (per_second * first + skip_channels + 2)))

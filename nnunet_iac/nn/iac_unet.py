@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nnunet_iac.nn.cell import CellShape, DiscreteCell, ZeroGated, full_width_cell
+from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
@@ -78,7 +79,7 @@ class IACUNet(RetrofittedUNet):
         """Replace the cells of all levels by fresh discrete cells; alpha and beta are kept."""
         self.genotype = genotype
         self.genotype_codes.copy_(torch.tensor(genotype.to_codes()))
-        self.implant(DiscreteCell(shape, self.layers, genotype) for shape in self._shapes)
+        self.implant(DiscreteCell(*sizes, genotype) for sizes in self._levels())
         self.alpha.requires_grad_(False)
         self.beta.requires_grad_(False)
 
@@ -90,19 +91,21 @@ class IACUNet(RetrofittedUNet):
 
     def new_implants(self) -> nn.ModuleList:
         """Return fresh implants with the final parameters of every edge, operation and level."""
-        return nn.ModuleList(
-            self.gated(full_width_cell(shape, self.layers)) for shape in self._shapes
-        )
+        return nn.ModuleList(self.gated(full_width_cell(*sizes)) for sizes in self._levels())
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         """Return alpha and beta, which the found cell has no use for."""
         return [self.alpha, self.beta]
 
+    def _levels(self) -> Iterator[tuple[CellShape, Layers]]:
+        """Yield what cells are built from, the lowest resolution first."""
+        return zip(self._shapes, self.layers, strict=True)
+
     def _implant_search_cells(self) -> None:
         self.genotype = None
         self.genotype_codes.fill_(UNDECIDED)
         self.active.fill_(True)
-        self.implant(SearchCell(shape, self.layers) for shape in self._shapes)
+        self.implant(SearchCell(*sizes) for sizes in self._levels())
         self.alpha.requires_grad_(True)
         self.beta.requires_grad_(True)
 

@@ -20,33 +20,52 @@ class Layers:
         dimension: 2 or 3.
         norm_op: an instance or batch norm; another one, or None, until a norm is asked for.
         norm_kwargs: its keywords; `affine` is decided per layer.
+        flat: axes along which the host's kernels are one voxel wide, and so are these; nnU-Net
+            plans such kernels where voxels are long.
     """
 
     dimension: int
     norm_op: type[nn.Module] | None
     norm_kwargs: dict[str, Any] = field(default_factory=dict)
+    flat: tuple[int, ...] = ()
 
     @classmethod
-    def of_encoder(cls, encoder: Any, norm: Norm = "plans") -> "Layers":
-        """Return the layers that match an encoder of dynamic_network_architectures."""
+    def of_levels(cls, encoder: Any, norm: Norm = "plans") -> "list[Layers]":
+        """Return the layers that match an encoder's skip connections, the lowest resolution first.
+
+        Args:
+            encoder: of dynamic_network_architectures, or one with its attributes.
+            norm: `plans` for the encoder's own.
+        """
         dimension = 3 if encoder.conv_op is nn.Conv3d else 2
+        norm_op, kwargs = encoder.norm_op, dict(encoder.norm_op_kwargs or {})
         if norm == "batch":
-            return cls(dimension, getattr(nn, f"BatchNorm{dimension}d"))
-        return cls(dimension, encoder.norm_op, dict(encoder.norm_op_kwargs or {}))
+            norm_op, kwargs = getattr(nn, f"BatchNorm{dimension}d"), {}
+        stages = getattr(encoder, "kernel_sizes", [3] * len(encoder.output_channels))
+        kernels = [[k] * dimension if isinstance(k, int) else k for k in stages]
+        flat = [tuple(axis for axis, side in enumerate(k) if side == 1) for k in kernels]
+        return [cls(dimension, norm_op, kwargs, axes) for axes in flat[-2::-1]]
+
+    def sides(self, kernel: int) -> tuple[int, ...]:
+        """Return the sides of a kernel, flat where the host's are."""
+        return tuple(1 if axis in self.flat else kernel for axis in range(self.dimension))
 
     def conv(self, inputs: int, outputs: int, kernel: int = 1, **keywords: Any) -> nn.Module:
         """Return a stride-1 convolution that keeps the spatial shape."""
-        dilation = keywords.get("dilation", 1)
+        dilation, sides = keywords.get("dilation", 1), self.sides(kernel)
+        padding = tuple(dilation * (side // 2) for side in sides)
         convolution = getattr(nn, f"Conv{self.dimension}d")
-        return convolution(inputs, outputs, kernel, padding=dilation * (kernel // 2), **keywords)
+        return convolution(inputs, outputs, sides, padding=padding, **keywords)
 
     def max_pool(self) -> nn.Module:
         """Return a stride-1 3x3 maximum."""
-        return getattr(nn, f"MaxPool{self.dimension}d")(3, stride=1, padding=1)
+        sides = self.sides(3)
+        padding = tuple(side // 2 for side in sides)
+        return getattr(nn, f"MaxPool{self.dimension}d")(sides, stride=1, padding=padding)
 
     def avg_pool(self) -> nn.Module:
         """Return a stride-1 3x3 mean that does not count the border's padding."""
-        return AveragePool(self.dimension)
+        return AveragePool(self.sides(3))
 
     def norm(self, channels: int, affine: bool) -> nn.Module:
         """Return the norm; where not `affine`, as while searching, it has no state at all.
@@ -80,17 +99,20 @@ class AveragePool(nn.Module):
     """The mean of the neighbours inside the image, as a convolution: torch's pooling is slower.
 
     Args:
-        dimension: 2 or 3; the neighbourhood is three voxels wide.
+        sides: of the neighbourhood, odd, one per axis.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, sides: tuple[int, ...]) -> None:
         super().__init__()
-        self.convolution = functional.conv2d if dimension == 2 else functional.conv3d
+        self.sides = sides
+        self.padding = tuple(side // 2 for side in sides)
+        self.convolution = functional.conv2d if len(sides) == 2 else functional.conv3d
 
     def forward(
         self, x: Float[Tensor, "batch channels *spatial"]
     ) -> Float[Tensor, "batch channels *spatial"]:
         """Return the sum of the neighbours divided by their number."""
-        kernel = x.new_ones(x.shape[1], 1, *[3] * (x.ndim - 2))
-        count = self.convolution(x.new_ones(1, 1, *x.shape[2:]), kernel[:1], padding=1)
-        return self.convolution(x, kernel, padding=1, groups=x.shape[1]) / count
+        kernel = x.new_ones(x.shape[1], 1, *self.sides)
+        ones = x.new_ones(1, 1, *x.shape[2:])
+        count = self.convolution(ones, kernel[:1], padding=self.padding)
+        return self.convolution(x, kernel, padding=self.padding, groups=x.shape[1]) / count

@@ -33,7 +33,7 @@ class RetrofittedUNet(ImplantedUNet):
         super().__init__(unet, ())
         self.settings = settings
         self.recomputes = settings.recompute_cells
-        self.layers = Layers.of_encoder(unet.encoder, settings.norm)
+        self.layers = Layers.of_levels(unet.encoder, settings.norm)
         self.skip_channels = skip_channels(unet)
         self.encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)

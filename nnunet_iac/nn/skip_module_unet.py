@@ -37,15 +37,17 @@ class SkipModuleUNet(RetrofittedUNet):
         """Give the convolutions as many parameters as a cell has; None means the average cell."""
         wanted = [CellShape.of_level(c, self.settings) for c in self.skip_channels]
         counts = [
-            mean_parameters(shape, self.layers)
+            mean_parameters(shape, layers)
             if genotype is None
-            else cell_parameters(shape, self.layers, genotype)
-            for shape in wanted
+            else cell_parameters(shape, layers, genotype)
+            for shape, layers in zip(wanted, self.layers, strict=True)
         ]
         self._set_widths(
             [
-                equal_widths(channels, count, self.layers)
-                for channels, count in zip(self.skip_channels, counts, strict=True)
+                equal_widths(channels, count, layers)
+                for channels, count, layers in zip(
+                    self.skip_channels, counts, self.layers, strict=True
+                )
             ]
         )
 
@@ -56,12 +58,14 @@ class SkipModuleUNet(RetrofittedUNet):
     def _drawn(self) -> list[nn.Module]:
         if self.settings.implant == "convolution":
             return [
-                ConvolutionBlock(channels, widths, self.layers)
-                for channels, widths in zip(self.skip_channels, self._widths, strict=True)
+                ConvolutionBlock(channels, widths, layers)
+                for channels, widths, layers in zip(
+                    self.skip_channels, self._widths, self.layers, strict=True
+                )
             ]
         return [
-            build_skip_module(self.settings.implant, channels, self.layers)
-            for channels in self.skip_channels
+            build_skip_module(self.settings.implant, channels, layers)
+            for channels, layers in zip(self.skip_channels, self.layers, strict=True)
         ]
 
     def _set_widths(self, widths: list[tuple[int, int]]) -> None:
@@ -99,7 +103,7 @@ class NestedUNet(RetrofittedUNet):
         """Return fresh dense nodes, one module for all levels."""
         norm: Norm | None = None
         if self.settings.norm == "batch":
-            norm = self.layers.norm_op, self.layers.norm_kwargs
+            norm = self.layers[0].norm_op, self.layers[0].norm_kwargs
         nested = NestedSkips(self.encoder, norm=norm)
         return nn.ModuleList([LastNodes(nested, self.settings.residual == "zero")])
 

@@ -58,10 +58,8 @@ class SkipUNet(ImplantedUNet):
             self.implants.append(NestedSkips(self.encoder))
             widen_for_nested_skips(self.decoder)
         else:
-            layers = Layers.of_encoder(self.encoder)
-            self.implants.extend(
-                build_skip_module(skip, channels, layers) for channels in skip_channels(network)
-            )
+            levels = zip(skip_channels(network), Layers.of_levels(self.encoder), strict=True)
+            self.implants.extend(build_skip_module(skip, *level) for level in levels)
         self._initialise_unet = partial(network.apply, network.initialize)
 
     def initialize(self, module: nn.Module) -> None:

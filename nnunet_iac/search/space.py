@@ -35,7 +35,10 @@ OPERATIONS = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
-"""All seven candidate operations; in 3-D the kernels are cubes of the same side length."""
+"""All seven candidate operations; in 3-D the kernels are cubes of the same side length.
+
+Along an axis where the plans' own kernels are one voxel wide, they are so as well.
+"""
 
 PARAMETER_FREE = OPERATIONS[:3]
 """The operations without weights, to which differentiable searches are known to collapse."""

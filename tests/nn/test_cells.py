@@ -5,6 +5,7 @@ The reference implementations below use torch.nn.functional and nothing of the p
 
 import pytest
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 from torch.nn import functional
 
@@ -14,7 +15,9 @@ from nnunet_iac.nn.cell import (
     ZeroGated,
     full_width_cell,
 )
-from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.cell_cost import cell_costs
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.layers import AveragePool, Layers
 from nnunet_iac.nn.operations import build_operation
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import Choice, Genotype
@@ -350,13 +353,13 @@ def test_the_zero_gate_starts_as_the_identity_and_opens_to_the_cell(dimension):
 @dimensions
 def test_layers_take_dimension_and_norm_from_the_encoder(tiny_unet, dimension):
     encoder = tiny_unet(dimension).encoder
-    layers = Layers.of_encoder(encoder)
+    layers = Layers.of_levels(encoder)[0]
     norm = layers.norm(4, affine=False)
     assert layers.dimension == dimension
     assert type(norm) is getattr(nn, f"InstanceNorm{dimension}d")
     assert (norm.num_features, norm.eps, norm.affine) == (4, 1e-5, False)
     assert layers.norm(4, affine=True).affine
-    batch = Layers.of_encoder(encoder, "batch").norm(4, affine=False)
+    batch = Layers.of_levels(encoder, "batch")[0].norm(4, affine=False)
     assert type(batch) is getattr(nn, f"BatchNorm{dimension}d")
 
 
@@ -367,5 +370,44 @@ def test_an_encoder_without_a_usable_norm_is_refused_unless_the_settings_bring_o
     encoder = tiny_unet().encoder
     encoder.norm_op = norm_op
     with pytest.raises(ValueError, match=f"norm_op = {named}: use plans"):
-        Layers.of_encoder(encoder).norm(4, affine=True)
-    assert Layers.of_encoder(encoder, "batch").norm_op is nn.BatchNorm2d
+        Layers.of_levels(encoder)[0].norm(4, affine=True)
+    assert Layers.of_levels(encoder, "batch")[0].norm_op is nn.BatchNorm2d
+
+
+def test_kernels_are_flat_where_the_plans_own_are():
+    unet = PlainConvUNet(
+        1,
+        4,
+        [4, 8, 8, 8],
+        nn.Conv3d,
+        [[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2]],
+        1,
+        2,
+        1,
+        norm_op=nn.InstanceNorm3d,
+        norm_op_kwargs={"affine": True},
+        nonlin=nn.LeakyReLU,
+    )
+    network = IACUNet(unet, Settings(min_channels=4))
+    # The lowest of the three skips comes from a stage with whole cubes.
+    assert [layers.flat for layers in network.layers] == [(), (0,), (0,)]
+    edge = network.cells()[2].operations(EDGES[0])
+    assert edge["sep_conv_5x5"][0][1].kernel_size == (1, 5, 5)
+    assert edge["dil_conv_3x3"][1].padding == (0, 2, 2)
+    assert edge["max_pool_3x3"][0].kernel_size == (1, 3, 3)
+    assert edge["avg_pool_3x3"][0].sides == (1, 3, 3)
+    x = torch.randn(1, 1, 4, 16, 16)
+    assert network(x).shape == (1, 2, 4, 16, 16)
+    network.discretise(ALL_OPERATIONS)
+    assert network(x).shape == (1, 2, 4, 16, 16)
+    costs = cell_costs(network, network.settings, 1, (4, 16, 16))
+    added = sum(p.numel() for p in network.implants.parameters())
+    assert costs.of(ALL_OPERATIONS).parameters == added
+
+
+def test_the_mean_of_flat_neighbours_is_along_the_other_axes():
+    x = torch.randn(1, 2, 3, 4, 5)
+    flat = AveragePool((1, 3, 3))(x)
+    plane = AveragePool((3, 3))
+    assert torch.allclose(flat[:, :, 1], plane(x[:, :, 1]), atol=1e-6)

@@ -29,10 +29,10 @@ shapes = st.builds(
 )
 
 
-def both_cells(shape, dimension, norm, dtype, active, seed):
+def both_cells(shape, dimension, norm, dtype, active, seed, flat=()):
     """Return a fused and a plain cell with equal weights, pruned alike, and equal inputs."""
     torch.manual_seed(seed)
-    layers = Layers(dimension, getattr(nn, f"{norm}Norm{dimension}d"), {"eps": 1e-3})
+    layers = Layers(dimension, getattr(nn, f"{norm}Norm{dimension}d"), {"eps": 1e-3}, flat)
     fused, plain = SearchCell(shape, layers).to(dtype), PlainSearchCell(shape, layers).to(dtype)
     plain.load_state_dict(fused.state_dict())
     fused.prune(active)
@@ -64,9 +64,10 @@ def output_and_gradients(cell, inputs, active, seed):
     dimension=st.sampled_from([2, 3]),
     norm=st.sampled_from(["Instance", "Batch"]),
     seed=st.integers(0, 2**31),
+    flat=st.sampled_from([(), (0,), (1,), (0, 1)]),
 )
-def test_fused_equals_plain_in_float64(active, shape, dimension, norm, seed):
-    fused, plain, inputs = both_cells(shape, dimension, norm, torch.float64, active, seed)
+def test_fused_equals_plain_in_float64(active, shape, dimension, norm, seed, flat):
+    fused, plain, inputs = both_cells(shape, dimension, norm, torch.float64, active, seed, flat)
     got = output_and_gradients(fused, inputs, active, seed)
     expected = output_and_gradients(plain, inputs, active, seed)
     assert got.keys() == expected.keys()
