@@ -487,7 +487,7 @@ def _study(arguments: argparse.Namespace) -> int:
     page = run_study(
         arguments.file, arguments.o, arguments.cores, arguments.gpus, arguments.snakemake
     )
-    stored = "report.html and results.json are in the storage that Snakemake was given"
+    stored = "no report here: it is not due yet, or in the storage that Snakemake was given"
     print(f"report: {page}" if page.is_file() else stored)
     return 0
 

@@ -65,16 +65,19 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
 def estimate(settings: Settings, seconds: dict[str, float]) -> dict[str, float]:
     """Return the hours of training steps that whole runs need; validation comes on top.
 
-    A `paper` search is reckoned with steps interpolated over the operations left.
+    A search on a fixed schedule is reckoned with steps interpolated over the operations left; one
+    that may wait, with all operations up to its limit, which is the most it can take.
     """
     iterations = settings.iterations_per_epoch / 3600
     slope = (seconds["fused"] - seconds["fused_1"]) / (len(OPERATIONS) - 1)
     left = range(len(OPERATIONS), 1, -1)
     pruned = sum(seconds["fused_1"] + slope * (count - 1) for count in left)
-    checks = settings.stability.checks
+    pruning = settings.stability.checks * pruned
+    if settings.can_wait:
+        pruning = (settings.search_epochs - settings.warmup_epochs) * seconds["fused"]
     return {
         "iac_search_h": settings.search_epochs * seconds["fused"] * iterations,
-        "lth_search_h": (settings.warmup_epochs * seconds["fused"] + checks * pruned) * iterations,
+        "lth_search_h": (settings.warmup_epochs * seconds["fused"] + pruning) * iterations,
         "finetune_h": settings.finetune_epochs * seconds["finetune"] * iterations,
     }
 

@@ -1,11 +1,10 @@
 """How far a run is and when it will end, as one line of nnU-Net's log."""
 
-import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from nnunet_iac.search.pruning import PruningState, full_mask
-from nnunet_iac.search.settings import PRUNES_PER_EDGE, Settings
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 RECENT = 10
@@ -60,9 +59,7 @@ def search_ends(
 
     An edge with n operations and s stable checks behind it is decided after at least
     (n - 1) checks - s more epochs (Algorithm 1), and after exactly as many where no check can
-    fail: the divergence is at most ln 2, so it cannot with theta above that, unless `raw-strict`
-    takes an undefined one for unstable. On a schedule none can. At the limit `search_epochs` every
-    search ends.
+    fail. At the limit `search_epochs` every search ends.
 
     Args:
         state: after the last prune; None in the warm-up.
@@ -75,15 +72,13 @@ def search_ends(
         return limit, limit
     test = settings.stability
     if state is None:
-        earliest = settings.warmup_epochs + PRUNES_PER_EDGE * test.checks
+        earliest = settings.soonest_end
     elif state.finished:
         return epochs, epochs
     else:
         needed = (state.active.sum(dim=1) - 1) * test.checks - state.stable_checks
         earliest = epochs + int(needed.max())
-    divergence = test.test == "js" and settings.importance != "raw-strict"
-    cannot_fail = test.test == "schedule" or (divergence and test.theta > math.log(2))
-    return min(earliest, limit), min(earliest, limit) if cannot_fail else limit
+    return min(earliest, limit), limit if settings.can_wait else min(earliest, limit)
 
 
 def progress_line(progress: Progress, pace: float, now: datetime) -> str:

@@ -43,7 +43,7 @@ def hours_of(study: Study) -> dict[str, float | str]:
         plans = plans_name(study, run.reference)
         where = (run.dataset.dataset, run.configuration, plans)
         if not (preprocessed_folder(where[0]) / f"{plans}.json").is_file():
-            return "its data are not planned yet"
+            return "the plans of its network are not written yet"
         step = seconds(*where)
         if isinstance(step, str):
             return step

@@ -78,7 +78,7 @@ def prepare(study: Study, dataset: DataSet) -> list[str]:
     with FileLock(folder / "study.lock"):
         splits, chosen = wanted_splits(study, dataset), not (folder / SPLITS).is_file()
         for plans in dict.fromkeys(network.plans for network in study.backbones.values()):
-            _preprocess(folder, plans, dataset)
+            _preprocess(folder, plans, dataset, study.threads)
         if chosen:  # Also in place of those beside the raw data, which nnU-Net's planning copies.
             write_json(folder / SPLITS, splits)
         return [path.stem for path in write_study_plans(study, dataset)]
@@ -93,21 +93,18 @@ def put_splits(study: Study, dataset: DataSet) -> Splits:
     return splits
 
 
-def _preprocess(folder: Path, plans: str, dataset: DataSet) -> None:
+def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int) -> None:
     number = str(dataset_number(folder.name))
     if not (folder / f"{plans}.json").is_file():
-        if plans != "nnUNetPlans":
-            raise FileNotFoundError(
-                f"the plans {plans} must exist; {folder / plans}.json does not: make them with "
-                "nnUNetv2_plan_experiment or nnunet-iac plan"
-            )
         # Planning divides by the number of augmentation workers, so it needs one.
-        _command(["nnUNetv2_plan_and_preprocess", "-d", number, "--no_pp"], nnUNet_n_proc_DA="1")
+        planning = ["nnUNetv2_plan_and_preprocess", "-d", number, "--no_pp"]
+        _command([*planning, "-npfp", str(threads)], nnUNet_n_proc_DA="1")
     described = read_json(folder / f"{plans}.json")
     for name in dataset.configurations:
         data = folder / configuration_of(described, name)["data_identifier"]
         if not _all_preprocessed(data, raw_folder(folder.name)):
-            _command(["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", name])
+            words = ["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", name]
+            _command([*words, "-np", str(threads)])
 
 
 def _all_preprocessed(data: Path, raw: Path) -> bool:
@@ -198,10 +195,12 @@ def report(study: Study, results: Sequence[Path], to: Path) -> None:
 
 
 def _processors(study: Study) -> dict[str, str]:
-    """Return what keeps a run to its share of the processors; nnU-Net's variables win."""
-    if study.device != "cpu":
-        return {}
-    own = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": f"{study.threads}"}
+    """Return what keeps a run to its share of the processors; variables that are set win."""
+    threads = f"{study.threads}"
+    if study.device == "cpu":
+        own = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": threads}
+    else:
+        own = {"nnUNet_n_proc_DA": threads, "nnUNet_def_n_proc": threads}
     return {key: os.environ.get(key, value) for key, value in own.items()}
 
 

@@ -11,9 +11,12 @@ from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.planning import preprocessed_folder, source_plans
 from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trainers_dir
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.folder import path_for_fold
+from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.splits import require_split, require_splits
+from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.patients import patient_of, shared_patients
-from nnunet_iac.workflow.study_file import DataSet, Run, Study
+from nnunet_iac.workflow.study_file import PLANNED, DataSet, Run, Study
 from nnunet_iac.workflow.study_plans import plans_name, plans_of, require_own_results
 
 SPLITS = "splits_final.json"
@@ -43,8 +46,23 @@ def require_ready(study: Study) -> None:
         if trainer not in exported_trainers(trainers_dir()):
             find_trainer(trainer)
     for run in study.runs.values():
+        _require_genotype(study, run)
         _require_plans(study, run)
         require_own_results(study, run)
+
+
+def _require_genotype(study: Study, run: Run) -> None:
+    """Check that the cell that a method names is there; what a study finds comes later.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not, or is none.
+    """
+    if run.seed is None or study.source_of(run) is not None:
+        return
+    genotype = study.values_of(run.method, run.seed, "").get("genotype")
+    path = None if genotype is None else CellSource.of(genotype).path
+    if path is not None:
+        find_genotype(path_for_fold(path, run.fold))
 
 
 def _require_plans(study: Study, run: Run) -> None:
@@ -57,6 +75,11 @@ def _require_plans(study: Study, run: Run) -> None:
     network = study.backbones[run.backbone]
     source = network.plans if run.seed is None else plans_name(study, run.reference)
     if not (folder / f"{source}.json").is_file():
+        if run.seed is None and source != PLANNED:
+            raise FileNotFoundError(
+                f"the plans {source} must exist; {folder / source}.json does not: make them with "
+                "nnUNetv2_plan_experiment or nnunet-iac plan"
+            )
         return
     source_plans(folder, run.configuration, source)
     wanted = plans_of(study, run, folder)

@@ -39,6 +39,10 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Trainer of every method on top of the reference, and the settings that make it that method."""
 
+PLANNED = "nnUNetPlans"
+"""The plans that a study makes itself where there are none."""
+THREADS = {"cpu": 1, "cuda": 8}
+"""Processors of a training unless the file says otherwise: on a GPU they feed it."""
 SEARCHES = (LTH, FULL)
 OURS_TO_SET = (
     "backbone_trainer",
@@ -82,11 +86,11 @@ class Network:
         encoder: as `nnunet-iac plan --encoder`.
         skip: as `nnunet-iac plan --skip`.
         cap: on the channels per stage, as `nnunet-iac xtiny --cap`.
-        features_per_stage: channels, as many of them as there are stages.
+        features_per_stage: channels; data sets whose networks have fewer stages take the first.
         batch_size: instead of the plans'.
     """
 
-    plans: str = "nnUNetPlans"
+    plans: str = PLANNED
     trainer: str = "nnUNetTrainer"
     encoder: str | None = None
     skip: str | None = None
@@ -246,8 +250,8 @@ class Study:
     def values_of(self, name: str, seed: int, cells: str) -> dict[str, Any]:
         """Return the settings that plans of a method must hold, but for its backbone.
 
-        What does not search is finetuned as long as a search and its finetuning may take together,
-        unless the method has a length of its own.
+        What does not search is finetuned as long as an accelerated search with the study's settings
+        and its finetuning may take together, unless the method has a length of its own.
         """
         method = self.methods[name]
         values = {**self.settings, **method.settings, "seed": seed}
@@ -256,7 +260,7 @@ class Study:
             values["genotype"] = genotype.replace("{cells}", cells)
         if not method.searches and "finetune_epochs" not in method.settings:
             common = Settings.from_mapping(self.settings)
-            values["finetune_epochs"] = common.search_epochs + common.finetune_epochs
+            values["finetune_epochs"] = common.latest_end + common.finetune_epochs
         return values
 
     def settings_of(self, name: str, seed: int, cells: str) -> Settings:
@@ -315,6 +319,7 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
     listed = ("seeds", "augmentations")
     plain = {key: document[key] for key in ("device", "threads", "settings") if key in document}
     own = {
+        "threads": THREADS[document.get("device", "cpu")],
         **plain,
         **{key: tuple(document[key]) for key in listed if key in document},
     }

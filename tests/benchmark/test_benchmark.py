@@ -87,13 +87,19 @@ def test_amounts_below_their_least_are_refused(capsys, option, least):
     assert f"{option} must be at least {least}; got {least - 1}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("preset", "epochs_per_width"), [("literal", 1), ("paper", 6)])
-def test_the_estimate_of_a_search_adds_up_its_epochs(preset, epochs_per_width):
+@pytest.mark.parametrize(
+    ("preset", "pruning"),
+    [
+        ("literal", 7 + 6 + 5 + 4 + 3 + 2),
+        ("paper", 6 * (7 + 6 + 5 + 4 + 3 + 2)),
+        ("adaptive", 185 * 7),
+    ],
+)
+def test_the_estimate_of_a_search_adds_up_its_epochs(preset, pruning):
     seconds = {"fused": 7.0, "fused_1": 1.0, "finetune": 2.0}
     settings = Settings(preset=preset, iterations_per_epoch=3600)
     hours = estimate(settings, seconds)
     assert hours["iac_search_h"] == 200 * 7
-    pruning = epochs_per_width * (7 + 6 + 5 + 4 + 3 + 2)
     assert hours["lth_search_h"] == pytest.approx(15 * 7 + pruning)
     assert hours["finetune_h"] == 200 * 2
 

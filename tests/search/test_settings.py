@@ -286,10 +286,10 @@ def test_a_search_with_time_for_six_prunes_is_prunable(values):
     [
         (
             {"preset": "paper", "search_epochs": 50},
-            "= 36 epochs .* leaves 35: set search_epochs to 51",
+            "at least 36 epochs .* leaves 35: set search_epochs to 51",
         ),
-        ({"preset": "literal", "search_epochs": 20}, "= 6 epochs .* leaves 5: .* to 21 or"),
-        ({"stable_checks": 31}, "= 186 epochs .* leaves 185: set search_epochs to 201"),
+        ({"preset": "literal", "search_epochs": 20}, "at least 6 epochs .* leaves 5: .* to 21 or"),
+        ({"stable_checks": 31}, "at least 186 epochs .* leaves 185: set search_epochs to 201"),
     ],
 )
 def test_a_search_too_short_for_six_prunes_is_refused_with_the_length_it_needs(values, message):

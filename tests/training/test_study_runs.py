@@ -120,14 +120,14 @@ def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
 def test_a_job_that_fails_names_its_log_and_leaves_the_rest_running(
     workspace: Any, tmp_path: Path
 ) -> None:
-    lost = {"as": "random", "settings": {"genotype": str(tmp_path / "nowhere.json")}}
-    path = study_file(tmp_path, "failing", {"lost": lost, "identity": None})
+    poor = {"as": "random", "settings": {"max_parameter_ratio": 1e-9}}
+    path = study_file(tmp_path, "failing", {"poor": poor, "identity": None})
     done = workspace.command("nnunet-iac", "study", path, "--cores", 1)
     own = results(workspace, "failing")
     assert done.returncode == 2
-    log = "logs/train_4_2d_0_small_lost_default_0.log"
+    log = "logs/train_4_2d_0_small_poor_default_0.log"
     assert log in done.stderr
-    assert "nowhere.json does not exist" in (own / log).read_text()
+    assert "the budget must leave room" in (own / log).read_text()
     assert "all jobs of the study must succeed" in done.stderr
     assert (own / "runs" / "4_2d_0_small_identity_default_0.json").is_file()
     assert not (own / "report.html").exists()

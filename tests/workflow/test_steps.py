@@ -56,7 +56,8 @@ def test_a_run_on_the_cpu_keeps_to_its_threads_unless_told_otherwise(
     assert steps._processors(study(threads=3))["OMP_NUM_THREADS"] == "3"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert steps._processors(study(threads=3))["OMP_NUM_THREADS"] == "7"
-    assert steps._processors(study(device="cuda")) == {}
+    on_a_gpu = steps._processors(study(device="cuda"))
+    assert (on_a_gpu["nnUNet_n_proc_DA"], on_a_gpu["nnUNet_def_n_proc"]) == ("8", "8")
 
 
 def test_a_step_that_fails_says_why_and_writes_nothing(
@@ -106,7 +107,7 @@ def test_the_splits_of_a_study_replace_those_that_planning_copies(
 ) -> None:
     folder, beside, own = tmp_path / "Dataset004_Hippocampus", [{"train": []}], [{"train": ["a"]}]
 
-    def plan(folder: Path, plans: str, dataset: Any) -> None:
+    def plan(folder: Path, *_: Any) -> None:
         if not (folder / steps.SPLITS).is_file():
             (folder / steps.SPLITS).write_text(json.dumps(beside))
 

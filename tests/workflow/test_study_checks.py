@@ -147,3 +147,20 @@ def test_an_unknown_trainer_is_named(raw: Path, monkeypatch: pytest.MonkeyPatch)
     }
     with pytest.raises(RuntimeError, match="nnUNetTrainerFast"):
         require_ready(study_of(document))
+
+
+def test_plans_and_cells_that_are_not_there_are_named_before_anything_starts(
+    raw: Path, tmp_path: Path
+) -> None:
+    document = {
+        "name": "s",
+        "datasets": [{"dataset": DATASET}],
+        "backbones": {"short": {"plans": "nowhere"}},
+        "methods": {"random": None},
+    }
+    with pytest.raises(FileNotFoundError, match="the plans nowhere must exist"):
+        require_ready(study_of(document))
+    lost = {"as": "random", "settings": {"genotype": str(tmp_path / "none.json")}}
+    document |= {"backbones": {"short": None}, "methods": {"lost": lost}}
+    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
+        require_ready(study_of(document))

@@ -53,7 +53,7 @@ def test_every_method_has_valid_settings_and_its_seed(method: str) -> None:
 
 def test_what_does_not_search_is_finetuned_as_long_as_searches_may_take_together() -> None:
     made = study(settings={"search_epochs": 60, "finetune_epochs": 15})
-    assert made.settings_of("random", 0, "").finetune_epochs == 75
+    assert made.settings_of("random", 0, "").finetune_epochs == 21 + 15
     assert made.settings_of("iac-lth", 0, "").finetune_epochs == 15
     own = study(methods={"random": {"settings": {"finetune_epochs": 3}}})
     assert own.settings_of("random", 0, "").finetune_epochs == 3
@@ -137,3 +137,17 @@ def test_splits_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:
     datasets = [{"dataset": 4, "splits": "mine.json"}]
     path.write_text(yaml.safe_dump({**SMALL, "datasets": datasets}))
     assert read_study(path).datasets[0].splits == tmp_path / "mine.json"
+
+
+def test_what_does_not_search_learns_as_long_as_an_accelerated_search_may_take() -> None:
+    for preset, search in (("literal", 21), ("paper", 51), ("adaptive", 200)):
+        made = study_of(
+            {
+                "name": "s",
+                "datasets": [{"dataset": 4}],
+                "settings": {"preset": preset, "finetune_epochs": 100},
+                "methods": {"random": None, "iac-lth": None},
+            }
+        )
+        assert made.settings_of("random", 0, "").finetune_epochs == search + 100
+        assert made.settings_of("iac-lth", 0, "").finetune_epochs == 100
