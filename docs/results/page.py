@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import pairwise, permutations
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
 from nnunet_iac.analysis.scores.method_table import (
+    MethodTable,
     difference_text,
     markdown,
     method_tables,
@@ -28,7 +29,7 @@ from nnunet_iac.search.health import parameter_free_share
 
 HERE = Path(__file__).parent
 SETS = {"hippocampus": "Hippocampus", "acdc": "ACDC, 128 x 128"}
-ARMS = {"augmented": "with augmentation", "plain": "without augmentation"}
+ARMS = {"augmented": "with augmentation", "plain": "finetuned without augmentation"}
 MARGIN = 0.005
 """Dice by which a faster search may be worse."""
 RIVALS = {"random": "a random cell", "continued": "the reference trained on"}
@@ -41,8 +42,10 @@ TRIED = {
     "literal-zero": "a residual start (`residual=zero`)",
     "literal-zero-norms": "a residual start, and the decoder's norms tuned (`decoder_norms=tuned`)",
     "literal-zero-wide": "a residual start, and wider cells (`channel_ratio=1`, `min_channels=32`)",
-    "literal-zero-slow": "a residual start, and a third of the learning rate (`finetune_lr=1e-3`)",
+    "literal-zero-slow": "a residual start, and the default learning rate (`finetune_lr=1e-3`)",
     "literal-zero-sgd": "a residual start, and nnU-Net's SGD (`finetune_optimizer=sgd`)",
+    "literal-zero-long": "a residual start, and twice the finetuning (495 batches in all)",
+    "literal-zero-perturbation": "a residual start, and `pruning_score=perturbation`",
     "random-zero": "a residual start of a random cell (`genotype=random:SEED`)",
 }
 """What was tried to make the retrofit worth as much as training the reference on."""
@@ -88,6 +91,8 @@ def searches(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "epochs": fmean(run["search_epochs"] for run in runs),
+                "seconds": median(run["search_seconds"] for run in runs),
+                "finetuned": fmean(run["epochs"] - run["search_epochs"] for run in runs),
                 "agreement": same.mean,
                 "chance": same.expected,
                 "deviation": same.deviation,
@@ -197,9 +202,43 @@ def quality() -> list[dict[str, Any]]:
                     "measured": measured,
                     "lth": compared(measured, "iac", "iac-lth"),
                     "continued": table.row("iac-lth").against["continued"],
+                    "faster": table.row("iac").search_epochs / table.row("iac-lth").search_epochs,
+                    "mirrored": mirrored(measured),
                 }
             )
     return found
+
+
+def mirrored(measured: Mapping[str, Any]) -> float:
+    """Return the mean Dice of the frozen network's own validation, which mirrors."""
+    (reference,) = runs_of(measured, "reference")
+    own = pooled([reference["dice"]], "reference")
+    pattern = measured["runs"][1]["patient_pattern"] or ".*"
+    return compare_scores(own, own, patient_pattern=pattern).mean_a
+
+
+def part(measured: Mapping[str, Any], zero: bool) -> MethodTable:
+    """Return the table of the methods of one start, with the random cell of that start."""
+    random = "random-zero" if zero else "random"
+    methods = [m for m in measured["methods"] if m == "continued" or ("-zero" in m) == zero]
+    known = {*methods, "reference"}
+    own = {
+        **measured,
+        "methods": methods,
+        "runs": [run for run in measured["runs"] if run["method"] in known],
+    }
+    return method_tables(own, rivals=("continued", random), margin=MARGIN)[0]
+
+
+def closest(measured: Mapping[str, Any]) -> str:
+    """Return in a sentence what of all that was tried came closest to the reference trained on."""
+    name = max((n for n in TRIED if runs_of(measured, n)), key=lambda n: method_dice(measured, n))
+    found = compared(measured, "continued", name)
+    added = method_tables(measured)[0].row(name)
+    return (
+        f"Closest came {TRIED[name]}: {difference_text(found)}, with "
+        f"{added.parameters:+.0%} parameters and {added.macs:+.0%} MACs."
+    )
 
 
 def seconds_figure(timed: Mapping[str, Any]) -> Figure:
@@ -229,10 +268,17 @@ def timed() -> dict[str, Any]:
     return found
 
 
+def seeds_text(differences: list[float]) -> str:
+    """Return differences, one per seed, as text."""
+    return ", ".join(f"{difference:+.4f}" for difference in differences)
+
+
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
-    environment.filters.update(difference=difference_text, p=p_text, table=markdown)
+    environment.filters.update(
+        difference=difference_text, p=p_text, table=markdown, seeds=seeds_text
+    )
     choice = result("choice-hippocampus")
     assert choice is not None
     return environment.get_template("page.md.jinja").render(
@@ -246,6 +292,12 @@ def page() -> str:
         interval=interval(choice, "adaptive"),
         common=same_choices(choice, "adaptive", "paper"),
         adaptive=compared(choice, "paper", "adaptive"),
+        adaptive_by_seed=by_seed(choice, "paper", "adaptive"),
+        adaptive_zero=compared(choice, "paper-zero", "adaptive-zero"),
+        adaptive_zero_by_seed=by_seed(choice, "paper-zero", "adaptive-zero"),
+        printed=part(choice, zero=False),
+        started=part(choice, zero=True),
+        tried_closest=closest(choice),
         chosen=chosen(choice),
         tried=tried(choice),
         quality=quality(),
