@@ -553,20 +553,27 @@ def _export(arguments: argparse.Namespace) -> int:
     if arguments.onnx:
         _require_extra("onnx", *ONNX_MODULES)
     model = Model.at(arguments.model, arguments.chk)
+    if arguments.onnx:
+        from nnunet_iac.host.onnx_export import compared, export_fold, require_comparable
+
+        require_comparable(model)
     folds = export_model(model, arguments.o, arguments.chk)
+    numbers = " ".join(fold.name.removeprefix("fold_") for fold in folds)
     print(f"exported: {arguments.o}")
-    print(f"  nnUNetv2_predict_from_modelfolder -m {arguments.o} -i IMAGES -o OUT")
+    print(f"  nnUNetv2_predict_from_modelfolder -m {arguments.o} -f {numbers} -i IMAGES -o OUT")
     if not arguments.onnx:
         return 0
-    from nnunet_iac.host.onnx_export import compared, export_fold
-
     alike = True
     for source, fold in zip(model.folds, folds, strict=True):
         predictor, path = export_fold(fold)
         print(f"exported: {path}")
         for found in compared(predictor, path, source, arguments.cases):
             print(f"  {found}", flush=True)
-            alike &= found.holds
+            if not found.holds:
+                alike = False
+                path.unlink(missing_ok=True)
+                print(f"removed: {path}, which must not be used")
+                break
     return 0 if alike else 1
 
 

@@ -40,7 +40,10 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
     searches = {}
     for name, (method, preset) in presets.items():
         settings = dataclasses.replace(
-            workload.settings, preset=preset, iterations_per_epoch=batches
+            workload.settings,
+            preset=preset,
+            iterations_per_epoch=batches,
+            pruning_score="importance",
         )
         searches[name] = _search(
             dataclasses.replace(workload, settings=settings), method, batches, validation_batches

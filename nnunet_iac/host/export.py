@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from nnunet_iac.nn.surgery import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
-from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, require_identifier
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.settings import STRUCTURAL, Settings
@@ -20,7 +20,7 @@ from nnunet_iac.search.settings import STRUCTURAL, Settings
 TRAINER = "nnUNetTrainer"
 NETWORK = "nnunet_iac.nn.planned_retrofit.planned_retrofit"
 MODEL_FILES = ("dataset.json", "dataset_fingerprint.json")
-FOLD_FILES = ("progress.png", "validation/summary.json")
+PICTURE, SUMMARY = "progress.png", "validation/summary.json"
 """What nnU-Net's export_model_to_zip asks for, besides checkpoints and plans."""
 
 
@@ -96,7 +96,9 @@ def export_model(model: Model, target: Path, checkpoint: str = FINAL) -> list[Pa
                 exported_checkpoint(fold / checkpoint, plans, dataset, model.configuration),
                 folder / fold.name / FINAL,
             )
-            _copy(fold, folder / fold.name, FOLD_FILES)
+            # The final validation is that of the final checkpoint.
+            known = (PICTURE, SUMMARY) if checkpoint == FINAL else (PICTURE,)
+            _copy(fold, folder / fold.name, known)
         folder.rename(target)
     return [target / fold.name for fold in model.folds]
 
@@ -141,9 +143,13 @@ def exported_plans(
     exported = result["configurations"][model.configuration]
     for configuration in result["configurations"].values():
         configuration.pop(SECTION, None)
-    weights = read_checkpoint(model.folds[0] / checkpoint)["network_weights"]
-    if any(key.startswith("implants.") for key in weights):  # Else a U-Net that was trained on.
-        settings = RunFolder.of_fold(model.folds[0]).read_settings()
+    stored = read_checkpoint(model.folds[0] / checkpoint)
+    # Else a network that plans describe as it is: the control, or one with skip modules of its own.
+    network = architecture_of(described)["network_class_name"].rpartition(".")[2]
+    if network in {known.__name__ for known in SUPPORTED} and any(
+        key.startswith("implants.") for key in stored["network_weights"]
+    ):
+        settings = Settings.from_mapping(stored[SECTION]["settings"])
         exported["architecture"] = retrofit_architecture(described, settings)
     return result
 

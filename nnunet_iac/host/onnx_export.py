@@ -1,5 +1,6 @@
 """An exported fold as an ONNX file, proven on real cases to be the same network."""
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import Tensor, nn
 
+from nnunet_iac.host.export import Model
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.nn.simplification import simplified
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.plans import configuration_of
 
 MODULES = ("onnx", "onnxscript", "onnxruntime")
 """What the extra `onnx` brings."""
@@ -56,17 +60,13 @@ def export_fold(fold: Path) -> tuple[Any, Path]:
     """Write network.onnx into a fold of an exported model; return its predictor and the file.
 
     Raises:
-        ValueError: the second stage of a cascade.
         RuntimeError: torch's exporter does not know an operation of the network.
     """
     predictor, path = predictor_of(fold), fold / "network.onnx"
-    if predictor.configuration_manager.previous_stage_name is not None:
-        raise ValueError(
-            "an ONNX file takes images only; the second stage of a cascade takes predictions of "
-            "the first, too: use the model folder without --onnx"
-        )
     patch = tuple(predictor.configuration_manager.patch_size)
-    channels = len(predictor.dataset_json["channel_names"])
+    channels = determine_num_input_channels(
+        predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
+    )
     export_onnx(predictor.network, channels, patch, path)
     return predictor, path
 
@@ -126,6 +126,33 @@ def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path:
         program.save(temporary)
 
 
+def require_comparable(model: Model) -> None:
+    """Check that ONNX files of a model can be compared with their networks, before any is made.
+
+    Raises:
+        ValueError: the second stage of a cascade.
+        FileNotFoundError: no record of the split, or the data are not preprocessed here.
+        RuntimeError: nnUNet_preprocessed is not set.
+    """
+    plans = read_json(model.folder / "plans.json")
+    described = configuration_of(plans, model.configuration)
+    if described.get("previous_stage") is not None:
+        raise ValueError(
+            "an ONNX file takes images only; the second stage of a cascade takes predictions of "
+            "the first, too: use the model folder without --onnx"
+        )
+    data = preprocessed_folder(plans["dataset_name"]) / described["data_identifier"]
+    cures = {data: "preprocess the data set (nnUNetv2_preprocess)"}
+    for fold in model.folds:
+        cures[RunFolder.of_fold(fold).split_file] = "name the folder of the run itself"
+    for needed, cure in cures.items():
+        if not needed.exists():
+            raise FileNotFoundError(
+                "an ONNX file is compared with its network on validation cases of the fold; "
+                f"{needed} does not exist: {cure}, or export without --onnx"
+            )
+
+
 def validation_images(fold: Path, predictor: Any, count: int) -> dict[str, np.ndarray]:
     """Return preprocessed validation cases of a trained fold, by identifier.
 
@@ -133,24 +160,13 @@ def validation_images(fold: Path, predictor: Any, count: int) -> dict[str, np.nd
         fold: the one that was exported, whose record knows its validation cases.
         predictor: of the model.
         count: how many, of those there are.
-
-    Raises:
-        FileNotFoundError: no record of the split, or the data are not preprocessed here.
     """
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    split = RunFolder.of_fold(fold).split_file
     dataset = predictor.plans_manager.dataset_name
     folder = preprocessed_folder(dataset) / predictor.configuration_manager.data_identifier
-    for needed in (split, folder):
-        if not needed.exists():
-            raise FileNotFoundError(
-                "an ONNX file is compared with its network on validation cases of the fold; "
-                f"{needed} does not exist: preprocess the data set (nnUNetv2_preprocess), or "
-                "export without --onnx"
-            )
     data = infer_dataset_class(str(folder))(str(folder))
-    cases = sorted(read_json(split)["validation"])[:count]
+    cases = sorted(read_json(RunFolder.of_fold(fold).split_file)["validation"])[:count]
     return {case: np.asarray(data.load_case(case)[0]) for case in cases}
 
 
@@ -176,7 +192,8 @@ class OnnxNetwork(nn.Module):
         (found,) = self.session.run([OUTPUT], {INPUT: x.numpy()})
         logits = torch.from_numpy(found)
         difference = float((logits - self.original(x)).abs().max())
-        self.difference = max(self.difference, difference)
+        known = difference if math.isfinite(difference) else math.inf
+        self.difference = max(self.difference, known)
         return logits
 
 

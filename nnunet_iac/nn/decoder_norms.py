@@ -36,4 +36,6 @@ def tune_norms(decoder: nn.Module) -> nn.ModuleList:
 
 
 def _norms(decoder: nn.Module) -> list[Any]:
-    return [module for module in decoder.modules() if isinstance(module, _NormBase)]
+    # Not the decoder's own modules, for the encoder is among them.
+    stages: Any = decoder.stages
+    return [module for module in stages.modules() if isinstance(module, _NormBase)]

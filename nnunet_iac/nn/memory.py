@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 
-TRANSIENT = 1.5
+TRANSIENT = 1.6
 """Peak over what autograd keeps: gradients, copies, workspaces and fragments come on top.
 
 Measured on a CPU: 0.7 to 1.6 for 2-D and 3-D networks, with and without recomputation.

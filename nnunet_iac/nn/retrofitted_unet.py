@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import ZeroGated
 from nnunet_iac.nn.decoder_norms import tune_norms
 from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.recomputation import recomputed
 from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
@@ -51,7 +51,7 @@ class RetrofittedUNet(ImplantedUNet):
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
         """Return what the implant of a level gives; its activations may be recomputed backward."""
         if self.recomputes and torch.is_grad_enabled():
-            return checkpoint(self.implants[level], *inputs, use_reentrant=False)
+            return recomputed(self.implants[level], *inputs)
         return super().implanted(level, *inputs)
 
     def train(self, mode: bool = True) -> "RetrofittedUNet":

@@ -4,13 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import CellShape
 from nnunet_iac.nn.cell_parameters import cell_parameters, mean_parameters
 from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.nested_skips import NestedSkips, Norm
+from nnunet_iac.nn.recomputation import recomputed
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.skip_modules import build_skip_module
 from nnunet_iac.search.genotype import Genotype
@@ -110,7 +110,7 @@ class NestedUNet(RetrofittedUNet):
     def rewired(self, skips: list[Tensor]) -> list[Tensor]:
         """Return the last nodes in place of the skips."""
         if self.recomputes and torch.is_grad_enabled():
-            return checkpoint(self.implants[0], skips, use_reentrant=False)
+            return recomputed(self.implants[0], skips)
         return self.implants[0](skips)
 
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:

@@ -104,7 +104,9 @@ def _codes(network: IACUNet) -> Iterator[list[Tensor]]:
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         codes.append((inputs[0] > 0).flatten(1).cpu())
 
-    modules: list[Any] = [m for m in network.decoder.modules() if isinstance(m, ACTIVATIONS)]
+    # Not the decoder's own modules, for the encoder is among them.
+    stages = network.decoder.stages.modules()
+    modules: list[Any] = [module for module in stages if isinstance(module, ACTIVATIONS)]
     handles = [module.register_forward_pre_hook(note) for module in modules]
     try:
         yield codes

@@ -28,6 +28,8 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 
 FOLDER_NAME = "iac"
+SCORE = "score"
+"""The array of a trajectory that earlier files lack."""
 Event = TypeVar("Event")
 
 
@@ -160,8 +162,11 @@ class RunFolder:
                 open(self.trajectory_file, "rb") as file,
                 np.load(file, allow_pickle=False) as arrays,
             ):
-                names = (f.name for f in dataclasses.fields(Trajectory))
-                return Trajectory(**{name: arrays[name] for name in names})
+                names = [f.name for f in dataclasses.fields(Trajectory)]
+                found = {name: arrays[name] for name in names if name in arrays or name != SCORE}
+                # Searches of earlier commits measured none.
+                found.setdefault(SCORE, np.full(found["alpha"].shape, np.nan))
+                return Trajectory(**found)
         except OSError:
             raise
         except Exception as error:  # Of a damaged file numpy, zipfile and zlib raise a dozen kinds.

@@ -12,8 +12,8 @@ def beta_decay(
 ) -> Float[Tensor, ""]:
     """Return the mean over edges of log sum exp alpha, over active operations (their eq. 14).
 
-    Its gradient is phi: what is favoured most is held back most. It has its name from the weights
-    phi, which they call beta; our beta, the edges' weights, is not touched.
+    Its gradient is phi/14: what is favoured most is held back most. It has its name from the
+    weights phi, which they call beta; our beta, the edges' weights, is not touched.
     """
     return torch.logsumexp(alpha.masked_fill(~active, -torch.inf), dim=1).mean()
 

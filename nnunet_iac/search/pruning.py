@@ -73,7 +73,11 @@ class PruningState:
 
 @dataclass(frozen=True)
 class PruningEvent:
-    """One operation leaving one edge, with all that decided it."""
+    """One operation leaving one edge, and why.
+
+    The divergence is what the stability test measured. A loss that decided, under
+    `pruning_score=perturbation`, is in the trajectory.
+    """
 
     epoch: int
     source: int
@@ -225,7 +229,8 @@ def force(
 ) -> tuple[PruningState, tuple[PruningEvent, ...]]:
     """Return the state with only the best operation left on every edge, and what that removed.
 
-    The end of a search that reaches its epoch limit undecided.
+    The end of a search that reaches its epoch limit undecided. By importance under any
+    `pruning_score`, as in a search that does not prune.
     """
     alpha, beta = observation.alpha, observation.beta
     seen = Decision(

@@ -50,14 +50,14 @@ def mask(history: History, active: Active) -> Distance:
 
 
 def drift(history: History, active: Active) -> Distance:
-    """Return the p value of the hypothesis that the least important operation is catching up.
+    """Return twice the p value of the hypothesis that the least operation is not falling behind.
 
     With x_t the logarithm of its share over that of the next one, a one-sided t test on the
-    increments of x since the search began: H0, their mean is not below 0; H1, it is, so that the
-    operation falls behind. A threshold of 0.05 then means: were the increments independent and
-    normal and the operation not falling behind, a check would prune it with at most that
-    probability. Per check: whoever looks every epoch errs more often over a whole search.
-    Fewer than two increments say nothing: 1.
+    increments of x since the search began: H0, their mean is not below 0; H1, it is. Twice, for
+    the same data say which operation is the least: with two left the test is two-sided. A threshold
+    of 0.05 then means: were the increments independent and normal and no operation falling behind,
+    a check would prune with about that probability at most (tests). Per check: whoever looks every
+    epoch errs more often over a whole search. Fewer than two increments say nothing: 1.
     """
     # Imported here, for who reads settings does without.
     from scipy.special import stdtr
@@ -74,8 +74,8 @@ def drift(history: History, active: Active) -> Distance:
     mean, deviation = increments.mean(0), increments.std(0)
     # Without any spread the sign of the mean is certain.
     t = torch.where(mean == 0, 0.0, mean / (deviation / count**0.5))
-    p = torch.from_numpy(stdtr(count - 1, t.double().numpy()))
-    return p.masked_fill(undefined, torch.nan)
+    p = 2 * torch.from_numpy(stdtr(count - 1, t.double().numpy()))
+    return p.clamp(max=1).masked_fill(undefined, torch.nan)
 
 
 TESTS: Mapping[StabilityTest, Callable[[History, Active], Distance]] = {

@@ -1,5 +1,6 @@
 """The diary of a retrofit: nnU-Net's hooks, translated into calls on the phases."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nnunet_iac.nn.cell_cost import cell_costs
+from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.perturbation import losses_without
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.skip_module_unet import retrofitted
@@ -19,6 +21,7 @@ from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION, settings_of
 from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
 from nnunet_iac.search.budget import CellCosts, require_possible
+from nnunet_iac.search.controls import identity_genotype
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.patients import halves, held_back
@@ -26,6 +29,7 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training.distributed import (
     bare,
+    first_ranks,
     mean_over_ranks,
     require_same_on_all_ranks,
     wrapped,
@@ -156,11 +160,16 @@ class IACTrainer(RetrofitTrainer):
         genotype = self.given_genotype()
         network.load_state_dict(backbone.weights)
         self.unet.load_state_dict(backbone.weights, strict=False)
-        self._fit_in_memory()
-        genotype = genotype or self.scored_genotype()
+        self._fit_in_memory(genotype)
+        began = time.perf_counter()
+        scored = self.scored_genotype()
+        seconds = time.perf_counter() - began
+        genotype = genotype or first_ranks(scored)
         record = self.backbone_record(backbone, self.genotype_leakage)
         self.clear_fold()
         self.phases.start(self.unet, record, self.described_run(), genotype)
+        if scored is not None:
+            self.phases.account(seconds, Phase.SEARCH, epochs=0)
         self.phases.add_network_cost("backbone", self.network_cost(network.to(self.device)))
         if self.method.searches:
             self.phases.add_network_cost("supernet", self.network_cost(self.unet))
@@ -170,23 +179,31 @@ class IACTrainer(RetrofitTrainer):
     def continue_run(self) -> None:
         """Put the record beside the checkpoint in order."""
         require_same_structure(Path(self.output_folder), self.settings)
-        self._fit_in_memory()
+        self._fit_in_memory(self.unet.genotype)
         self.phases.costs = self._cell_costs()
         super().continue_run()
         self.phases.continue_cells(self.unet)
 
-    def _fit_in_memory(self) -> None:
-        """Log what a training step needs, and let cells recompute where it would not fit."""
-        described = self.configuration_manager
-        batch = (self.batch_size, self.num_input_channels, *described.patch_size)
-        self.print_to_log_file(
-            fitted(
-                self.unet,
-                batch,
-                self.device,
-                lambda settings: retrofitted(self.stock_network(), settings),
-            )
-        )
+    def _fit_in_memory(self, genotype: Genotype | None) -> None:
+        """Log what a training step needs, and let cells recompute where it would not fit.
+
+        Args:
+            genotype: of the cells, where it is known; cells that are still to be scored are taken
+                for identities.
+        """
+
+        def made(settings: Settings) -> RetrofittedUNet:
+            network = retrofitted(self.stock_network(), settings)
+            found = genotype if self.method.searches else genotype or identity_genotype()
+            if isinstance(network, IACUNet) and found is not None:
+                network.discretise(found)
+            return network
+
+        patch = self.configuration_manager.patch_size
+        network = made(self.settings)
+        batch = (self.batch_size, self.num_input_channels, *patch)
+        self.print_to_log_file(fitted(network, batch, self.device, made))
+        self.unet.recomputes = network.recomputes
 
     def _cell_costs(self) -> CellCosts | None:
         """Return what cells cost where the settings limit that, after checking that some fit."""
@@ -376,7 +393,9 @@ class IACTrainer(RetrofitTrainer):
         """Prune, discretise or go on, before nnU-Net saves the checkpoint of this epoch."""
         require_same_on_all_ranks(*self.unet.architecture_parameters())
         loss = float(self.logger.get_value("train_losses", step=-1))
+        began = time.perf_counter()
         score = self._perturbation()
+        seconds += time.perf_counter() - began
         if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss, score):
             self._rebuild_optimisers()
 

@@ -12,6 +12,12 @@ from nnunet_iac.search.settings import Settings
 
 GIGABYTE = 1e9
 MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+CGROUPS = (
+    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
+    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
+)
+"""Limit and use of memory in a container, of either version."""
 SMALLEST_RATIO = 1 / 64
 
 
@@ -22,7 +28,14 @@ def free_memory(device: torch.device) -> int | None:
     if device.type != "cpu" or not MEMINFO.is_file():
         return None
     lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-    return int(lines["MemAvailable"].split()[0]) * 1024
+    if "MemAvailable" not in lines:
+        return None
+    known = [int(lines["MemAvailable"].split()[0]) * 1024]
+    # A container may have less than its host.
+    for limit, used in CGROUPS:
+        if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+            known.append(int(text) - int(used.read_text()))
+    return max(0, min(known))
 
 
 def fitted(

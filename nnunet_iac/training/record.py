@@ -91,11 +91,12 @@ class RunRecord:
         except (ValueError, FileNotFoundError) as error:
             self.log(f"WARNING: {path.name} is written again from the checkpoint: {error}")
 
-    def account(self, seconds: float) -> None:
-        """Add an epoch to what the phase has cost."""
+    def account(self, seconds: float, phase: Phase | None = None, epochs: int = 1) -> None:
+        """Add an epoch to what a phase has cost, the one under way unless another is named."""
+        name = (phase or self.phase).value
         phases = dict(self.state.cost.phases)
-        spent = phases.get(self.phase.value, PhaseCost())
-        phases[self.phase.value] = PhaseCost(spent.epochs + 1, spent.seconds + seconds)
+        spent = phases.get(name, PhaseCost())
+        phases[name] = PhaseCost(spent.epochs + epochs, spent.seconds + seconds)
         self.state.cost = replace(self.state.cost, phases=phases)
 
     def add_network_cost(self, name: str, cost: NetworkCost) -> None:

@@ -74,6 +74,7 @@ def _circumstances(trainer: "IACTrainer") -> dict[str, Any]:
         "configuration": trainer.identity["configuration_content"],
         "validation": sorted(trainer.split()["validation"]),
         "mirrored": None if axes is None else [int(axis) for axis in axes],
+        "previous_stage": trainer.folder_with_segs_from_previous_stage,
         "device": trainer.device.type,
         "ranks": ranks(),
         "versions": trainer.phases.state.cost.versions,

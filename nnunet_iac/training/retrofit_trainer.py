@@ -230,30 +230,24 @@ class RetrofitTrainer(nnUNetTrainer):
         nnU-Net would look for one that this trainer has trained; the backbone learned from another.
 
         Raises:
-            FileNotFoundError: it has left no predictions for this stage.
+            FileNotFoundError: no backbone, or its first stage has not predicted all cases.
         """
         previous = self.configuration_manager.previous_stage_name
         if previous is None:
             return
-        trainer = self.settings.backbone_trainer or self.sibling_trainer
-        own = self.settings.backbone_plans
-        folders = [
-            Path(nnUNet_results)
-            / self.plans_manager.dataset_name
-            / f"{trainer}__{plans}__{previous}"
-            / "predicted_next_stage"
-            / self.configuration_name
-            for plans in ([own] if own else self._plans_lineage())
-        ]
-        found = next((folder for folder in folders if folder.is_dir()), None)
-        if found is None:
-            looked = "\n".join(f"  {folder}" for folder in folders)
+        model = self._backbone_file().parent.parent
+        first = model.with_name(f"{model.name.rpartition('__')[0]}__{previous}")
+        folder = first / "predicted_next_stage" / self.configuration_name
+        there = {path.name.partition(".")[0] for path in folder.glob("*")}
+        missing = sorted(case for side in self.do_split() for case in side if case not in there)
+        if missing:
             raise FileNotFoundError(
                 f"the second stage of a cascade, which {self.configuration_name} is, needs what "
-                f"the first has predicted for all cases; there is nothing at\n{looked}\ntrain all "
-                f"folds of {previous} with {trainer}, whose validations write it"
+                f"the first has predicted for all cases; {folder} has nothing of "
+                f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}: train all folds of "
+                f"{first.name}, whose validations write it"
             )
-        self.folder_with_segs_from_previous_stage = str(found)
+        self.folder_with_segs_from_previous_stage = str(folder)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases, which must not share a patient."""
@@ -273,14 +267,21 @@ class RetrofitTrainer(nnUNetTrainer):
             )
         return training, validation
 
+    def _wanted_fold(self) -> Fold:
+        _, validation = self.do_split()
+        names = self.plans_manager.dataset_name, self.configuration_name
+        return Fold(*names, self.fold, validation)
+
+    def _backbone_file(self) -> Path:
+        results = Path(nnUNet_results) / self.plans_manager.dataset_name
+        lineage = self._plans_lineage()
+        return backbone_file(
+            self.settings, self.sibling_trainer, lineage, self._wanted_fold(), results
+        )
+
     def find_backbone(self, network: nn.Module) -> Backbone:
         """Return the backbone's checkpoint for this fold, checked against the stock network."""
-        _, validation = self.do_split()
-        fold = Fold(self.plans_manager.dataset_name, self.configuration_name, self.fold, validation)
-        results = Path(nnUNet_results) / self.plans_manager.dataset_name
-        path = backbone_file(
-            self.settings, self.sibling_trainer, self._plans_lineage(), fold, results
-        )
+        path, fold = self._backbone_file(), self._wanted_fold()
         splits = Path(self.preprocessed_dataset_folder_base) / "splits_final.json"
         described = configuration_of(self.plans_manager.plans, self.configuration_name)
         backbone = read_backbone(path, network, described, fold, self.settings, splits)

@@ -15,8 +15,8 @@ def search_scalars(
     """Return the numbers of a search's epoch by name.
 
     `operations_left` and `edges_settled` (edges with one operation left) are taken after the
-    prune; `entropy` of p in nats, mean over the edges, and `divergence` (Jensen-Shannon) of p from
-    the epoch before in nats, mean over the edges that were compared, are what the prune saw. What
+    prune; `entropy` of p in nats, mean over the edges, and `divergence`, what the stability test
+    measured, mean over the edges that were compared, are what the prune saw. What
     is undefined is left out: the divergence where nothing was compared, the entropy where p is no
     distribution on any edge (`raw-strict`).
 

@@ -1,16 +1,19 @@
 """A cell found elsewhere: where it comes from, whether it fits here, and what it has seen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, record_beside
 from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.search.controls import OF_KIND
 from nnunet_iac.search.patients import shared_patients
 
 TOLD = ("method", "trainer", "dataset", "plans", "configuration", "fold")
 """What a record repeats of the run that found its cell."""
+UNSEARCHED = (OF_KIND["random"], OF_KIND["identity"])
+"""Methods whose cells no data decided."""
 SHOWN = 3
 """Cases that a message names."""
 
@@ -33,11 +36,20 @@ class Origin:
 
     @classmethod
     def of(cls, path: Path) -> "Origin":
-        """Return the origin of the cell at a path, as far as its surroundings tell."""
+        """Return the origin of the cell at a path, as far as its surroundings tell.
+
+        A run that was given its cell leads on to where that came from; one whose cell nobody
+        searched, as a random one, is no origin.
+        """
         record = record_beside(path)
         if record is None:
             return cls(path, {}, (), None)
         run = record.read_cost().run
+        if (given := run.get("genotype_from")) is not None:
+            earlier = cls.of(Path(given["path"]))
+            return replace(earlier, path=path) if earlier.run else cls(path, given, (), None)
+        if run.get("method") in UNSEARCHED:
+            return cls(path, {}, (), None)
         learned_from = (
             read_json(record.split_file)["training"] if record.split_file.is_file() else ()
         )

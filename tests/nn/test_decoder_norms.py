@@ -28,7 +28,7 @@ def test_tuning_is_what_other_gammas_and_betas_would_be(tiny_unet: Callable[...,
     unet = tiny_unet(deep_supervision=False)
     other = copy.deepcopy(unet)
     network: RetrofittedUNet = IACUNet(unet, TUNED)
-    norms = [m for m in other.decoder.modules() if isinstance(m, torch.nn.InstanceNorm2d)]
+    norms = [m for m in other.decoder.stages.modules() if isinstance(m, torch.nn.InstanceNorm2d)]
     assert len(norms) == len(network.tuned_norms) > 0
     with torch.no_grad():
         for tuned, norm in zip(network.tuned_norms, norms, strict=True):

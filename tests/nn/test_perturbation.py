@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.perturbation import losses_without
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
-from nnunet_iac.nn.zero_cost import naswot, zero_cost_genotype
+from nnunet_iac.nn.zero_cost import _codes, naswot, zero_cost_genotype
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.settings import Settings
 
@@ -89,3 +90,11 @@ def test_naswot_is_the_log_determinant_of_agreements():
     assert naswot([codes]) == pytest.approx(torch.tensor(12.0).log().item())
     assert naswot([codes[:, :2], codes[:, 2:]]) == pytest.approx(naswot([codes]))
     assert naswot([codes[[0, 0]]]) == float("-inf")
+
+
+def test_only_the_decoders_stages_are_listened_to(supernet):
+    network = supernet()
+    with _codes(network) as codes:
+        network(image())
+    stages = [m for m in network.decoder.stages.modules() if isinstance(m, nn.LeakyReLU)]
+    assert len(codes) == len(stages)

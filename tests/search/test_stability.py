@@ -67,7 +67,7 @@ def test_mask_is_the_hamming_distance_of_what_would_be_kept(before, after, dista
     assert found.tolist() == pytest.approx([distance] * 14)
 
 
-def test_drift_is_a_one_sided_t_test_on_what_the_least_operation_loses():
+def test_drift_is_twice_a_one_sided_t_test_on_what_the_least_operation_loses():
     generator = torch.Generator().manual_seed(1)
     alpha = torch.randn(6, 14, 7, generator=generator, dtype=torch.float64).cumsum(0)
     history = torch.softmax(alpha, dim=2)
@@ -76,26 +76,26 @@ def test_drift_is_a_one_sided_t_test_on_what_the_least_operation_loses():
         order = torch.argsort(alpha[-1, edge])
         x = alpha[:, edge, order[0]] - alpha[:, edge, order[1]]
         expected = stats.ttest_1samp(x.diff().numpy(), 0, alternative="less").pvalue
-        assert found[edge].item() == pytest.approx(expected, rel=1e-6)
+        assert found[edge].item() == pytest.approx(min(1, 2 * expected), rel=1e-6)
 
 
-def test_drift_is_as_rare_as_its_level_where_nothing_drifts():
+@pytest.mark.parametrize("left", [2, 3, 4, 7])
+def test_drift_is_no_more_common_than_its_level_where_nothing_drifts(left):
     generator = torch.Generator().manual_seed(2)
     below = 0
     for _ in range(100):
-        # The two stay the least, far below the rest, and only chance moves them.
-        alpha = torch.randn(8, 14, 7, generator=generator, dtype=torch.float64).cumsum(0) * 1e-3
-        alpha[:, :, 2:] += 10
-        alpha[:, :, 1] += 1
-        below += int((drift(torch.softmax(alpha, dim=2), full_mask()) < 0.05).sum())
-    assert below / 1400 == pytest.approx(0.05, abs=0.02)
+        alpha = torch.randn(8, 14, 7, generator=generator, dtype=torch.float64).cumsum(0)
+        alpha -= alpha[:1].clone()  # All begin alike, as in a search.
+        history = torch.softmax(alpha.masked_fill(~first(left), -torch.inf), dim=2)
+        below += int((drift(history, first(left)) < 0.05).sum())
+    assert below / 1400 < 0.065
 
 
 def test_drift_says_nothing_before_two_increments_and_is_certain_without_spread():
     falling = [torch.softmax(torch.tensor([-k * 0.1, 0.0, 1.0]), 0).tolist() for k in range(4)]
     assert drift(histories(*falling[:2]), first(3)).tolist() == [1] * 14
     assert drift(histories(*falling), first(3)).tolist() == pytest.approx([0] * 14, abs=1e-6)
-    assert drift(histories(*[[0.2, 0.8]] * 4), first(2)).tolist() == [0.5] * 14
+    assert drift(histories(*[[0.2, 0.8]] * 4), first(2)).tolist() == [1] * 14
 
 
 @pytest.mark.parametrize("test", ["rank", "mask", "drift"])

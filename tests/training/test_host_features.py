@@ -343,6 +343,7 @@ def test_the_second_stage_of_a_cascade_sees_what_the_backbones_first_stage_predi
     first = host.model(Model(REGIONS, "3d_lowres", "nnUNetTrainer"))
     predicted = first / "predicted_next_stage" / model.configuration
     predicted.mkdir(parents=True, exist_ok=True)
+    host.make_backbones(Model(REGIONS, "3d_lowres"), 0)
     data = host.path / "preprocessed" / REGIONS / "nnUNetPlans_3d_fullres"
     for path in data.glob("*_seg.b2nd"):
         values = np.clip(blosc2.open(str(path))[0], 0, 2)

@@ -462,11 +462,13 @@ def test_every_augmentation_toggle_trains_and_predicts_with_its_own_mirroring(
 
 def test_the_second_stage_of_a_cascade_needs_the_first(make_trainer: Make, in_process: Any) -> None:
     plans = read_json(in_process.preprocessed / "small.json")
-    plans["plans_name"] = "cascade"
+    plans |= {"plans_name": "cascade", "source_plans": "small"}
     plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
     write_json(in_process.preprocessed / "cascade.json", plans)
     trainer = make_trainer(LTH, "cascade")
-    with pytest.raises(FileNotFoundError, match="train all folds of 3d_lowres with nnUNetTrainer,"):
+    with pytest.raises(
+        FileNotFoundError, match="train all folds of nnUNetTrainer__small__3d_lowres,"
+    ):
         trainer.initialize()
 
 

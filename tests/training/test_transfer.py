@@ -73,6 +73,23 @@ def test_patients_count_not_cases(tmp_path: Path) -> None:
     assert "(p2)" in str(origin.leakage(HERE, 1, ["p2_frame2"], r"p\d"))
 
 
+def test_a_cell_that_was_handed_on_leaks_what_its_first_run_saw(tmp_path: Path) -> None:
+    first = found(tmp_path / "first")
+    second = found(tmp_path / "second", cases=("x",))
+    record = RunFolder.of_fold(second)
+    run = {**record.read_cost().run, "fold": 1, "genotype_from": Origin.of(first).described()}
+    record.write_cost(CostRecord(run=run))
+    assert "on fold 0 (b)" in str(Origin.of(second).leakage(HERE, 1, ["b"], None))
+    assert Origin.of(second).leakage(HERE, 1, ["x"], None) is None
+
+
+def test_a_cell_that_nobody_searched_knows_nothing(tmp_path: Path) -> None:
+    fold = found(tmp_path)
+    record = RunFolder.of_fold(fold)
+    record.write_cost(CostRecord(run={**record.read_cost().run, "method": "random cell"}))
+    assert Origin.of(fold).leakage(HERE, 1, ["a"], None) is None
+
+
 def test_names_shared_with_another_data_set_are_told(tmp_path: Path) -> None:
     origin = Origin.of(found(tmp_path, dataset="Dataset005_Prostate"))
     assert "Dataset005_Prostate" in str(origin.leakage(HERE, 0, ["b"], None))
