@@ -104,6 +104,34 @@ def searches(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def beyond() -> dict[str, Any] | None:
+    """Return a row for every search, score and start of the study of what goes beyond the paper."""
+    measured = result("beyond-hippocampus")
+    if measured is None:
+        return None
+    table = method_tables(measured, margin=MARGIN)[0]
+    full = table.row("iac").search_epochs
+    rows = []
+    for row in table.rows:
+        same = mean_agreement(cells_of(measured, row.method))
+        runs = runs_of(measured, row.method)
+        rows.append(
+            {
+                "name": row.method,
+                "epochs": row.search_epochs,
+                "faster": full / row.search_epochs if row.search_epochs else None,
+                "seconds": median(run["search_seconds"] for run in runs),
+                "agreement": same.mean,
+                "chance": same.expected,
+                "deviation": same.deviation,
+                "dice": row.dice,
+                "full": None if row.method == "iac" else compared(measured, "iac", row.method),
+                "random": row.against.get("random"),
+            }
+        )
+    return {"table": table, "rows": rows, "measured": measured}
+
+
 def forced(measured: Mapping[str, Any], method: str) -> dict[str, int]:
     """Return how many searches of a method ran into their limit, and how many edges it decided."""
     events = [[e.split() for e in run["events"]] for run in runs_of(measured, method)]
@@ -279,7 +307,7 @@ def page() -> str:
     environment.filters.update(
         difference=difference_text, p=p_text, table=markdown, seeds=seeds_text
     )
-    choice = result("choice-hippocampus")
+    choice, further = result("choice-hippocampus"), beyond()
     assert choice is not None
     return environment.get_template("page.md.jinja").render(
         choice=choice,
@@ -301,7 +329,12 @@ def page() -> str:
         chosen=chosen(choice),
         tried=tried(choice),
         quality=quality(),
-        studies=[choice, *(set["measured"] for set in quality())],
+        beyond=further,
+        studies=[
+            choice,
+            *(set["measured"] for set in quality()),
+            *([further["measured"]] if further else []),
+        ],
         margin=MARGIN,
         default_verdict=verdict_text(
             compared(choice, "random-zero", "literal-zero"), RIVALS["random"]
