@@ -395,7 +395,8 @@ class IACTrainer(RetrofitTrainer):
         loss = float(self.logger.get_value("train_losses", step=-1))
         began = time.perf_counter()
         score = self._perturbation()
-        seconds += time.perf_counter() - began
+        if score is not None:
+            seconds += time.perf_counter() - began
         if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss, score):
             self._rebuild_optimisers()
 

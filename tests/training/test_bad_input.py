@@ -342,7 +342,7 @@ SETTINGS = [
             ("theta", "1" + "0" * 400, "'theta' must be a finite number; got 1000"),
             ("theta", "1" + "0" * 5000, "'theta' must be a finite number; got '1000"),
             ("theta", "[" * 99999, r"'theta' must be a finite number; got '\[\["),
-            ("kappa", "1", r"'kappa' must be > 1; got 1\.0"),
+            ("kappa", "0.5", r"'kappa' must be >= 1; got 0\.5"),
             ("reset_theta", "yes", "'reset_theta' must be true or false; got 'yes'"),
             ("reset_theta", "1", "'reset_theta' must be true or false; got 1"),
             ("importance", "softmin", "'importance' must be one of softmax, raw, raw-strict"),
