@@ -1,0 +1,68 @@
+"""The command nnunet-iac: a module per verb.
+
+A verb imports what it needs when it runs, so that the light ones start fast.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import nnunet_iac
+from nnunet_iac.cli import (
+    benchmark,
+    compare,
+    demo,
+    doctor,
+    export,
+    pareto,
+    plan,
+    replay,
+    report,
+    show,
+    study,
+    trainers_dir,
+    xtiny,
+)
+
+VERBS = (
+    demo,
+    plan,
+    xtiny,
+    pareto,
+    study,
+    export,
+    show,
+    replay,
+    compare,
+    report,
+    benchmark,
+    doctor,
+    trainers_dir,
+)
+"""In the order of the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; return the exit status.
+
+    0; 1 where the doctor found faults, a replay disagrees or an ONNX file is not its network; 2 for
+    an error.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.verb(arguments)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nnunet-iac", description="Implantable Adaptive Cells for nnU-Net."
+    )
+    parser.add_argument("--version", action="version", version=nnunet_iac.__version__)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for verb in VERBS:
+        verb.add_to(verbs)
+    return parser

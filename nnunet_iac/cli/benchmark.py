@@ -1,0 +1,71 @@
+"""Time a training step, whole searches or inference."""
+
+import argparse
+from pathlib import Path
+
+from nnunet_iac.cli.shared import Verbs, add_device
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add the verb to the command's."""
+    parser = verbs.add_parser(
+        "benchmark",
+        help="time a training step, whole searches or inference, of your plans if given",
+        description="Without -d: nnU-Net's 2-D plan of the Hippocampus data at batch size 12.",
+    )
+    parser.add_argument("kind", choices=("step", "search", "inference"))
+    parser.add_argument("-d", metavar="ID", help="data set, id or name")
+    parser.add_argument("-c", metavar="CONFIG", default="2d", help="default: 2d")
+    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans")
+    add_device(parser)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the result here, too")
+    parser.add_argument("--batch-size", metavar="N", type=int)
+    parser.add_argument("--patch-size", metavar="N", type=int, nargs="+")
+    parser.add_argument("--features", metavar="N", type=int, nargs="+", help="per stage")
+    parser.add_argument("--set", dest="assignments", metavar="KEY=VALUE", nargs="+", default=[])
+    parser.add_argument("--genotype", metavar="PATH", type=Path, help="time this cell as well")
+    parser.add_argument("--repeats", metavar="N", type=int, default=7, help="default: 7")
+    parser.add_argument(
+        "--batches", metavar="N", type=int, default=2, help="per epoch of a search (default: 2)"
+    )
+    parser.add_argument("--validation-batches", metavar="N", type=int, default=1)
+    parser.add_argument(
+        "--cells", metavar="N", type=int, default=20, help="random cells (default: 20)"
+    )
+    parser.set_defaults(verb=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; return the exit status."""
+    import dataclasses
+
+    from nnunet_iac.benchmark.report import Amounts, benchmark, table
+    from nnunet_iac.host.workload import Workload
+    from nnunet_iac.runs.atomic import write_json
+    from nnunet_iac.runs.genotype_source import find_genotype
+    from nnunet_iac.search.settings import Settings, parse_assignment
+
+    if arguments.json is not None and arguments.json.is_dir():
+        raise ValueError(f"--json must name a file; {arguments.json} is a folder: add a file name")
+    if arguments.genotype is not None and arguments.kind != "inference":
+        raise ValueError(
+            f"--genotype is timed by benchmark inference only; got {arguments.kind}: leave it out"
+        )
+    if arguments.d is None:
+        workload = Workload(device=arguments.device)
+    else:
+        workload = Workload.of_plans(arguments.d, arguments.c, arguments.p, arguments.device)
+    values = dict(parse_assignment(assignment) for assignment in arguments.assignments)
+    settings = Settings.from_mapping({**dataclasses.asdict(workload.settings), **values})
+    workload = workload.resized(
+        arguments.batch_size, arguments.patch_size, arguments.features, settings
+    )
+    amounts = Amounts(
+        arguments.repeats, arguments.batches, arguments.validation_batches, arguments.cells
+    )
+    genotype = None if arguments.genotype is None else find_genotype(arguments.genotype)
+    measured = benchmark(arguments.kind, workload, amounts, genotype)
+    print(table(measured))
+    if arguments.json is not None:
+        write_json(arguments.json, measured)
+    return 0

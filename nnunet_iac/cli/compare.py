@@ -1,0 +1,93 @@
+"""Test one nnU-Net against another, by patient."""
+
+import argparse
+from pathlib import Path
+
+from nnunet_iac.cli.shared import Verbs
+
+
+def add_to(verbs: Verbs) -> None:
+    """Add the verb to the command's."""
+    parser = verbs.add_parser(
+        "compare",
+        help="test one nnU-Net against another on the same cases, by patient",
+        description="DIR: a model, a fold, a run's iac/reference, or predictions that "
+        "nnUNetv2_evaluate_folder has scored. A model stands for all its folds.",
+    )
+    parser.add_argument(
+        "-a",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        required=True,
+        help="the reference: the frozen network; once, or once for each -b",
+    )
+    parser.add_argument(
+        "-b",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        required=True,
+        help="what is compared to it; may be given more than once",
+    )
+    parser.add_argument(
+        "--control",
+        metavar="DIR",
+        type=Path,
+        action="append",
+        default=[],
+        help="what each -b must beat, such as a random cell; may be given more than once",
+    )
+    parser.add_argument(
+        "-o", metavar="DIR", type=Path, help="write comparison.csv, .json and .tex here"
+    )
+    parser.add_argument(
+        "--margin",
+        metavar="DICE",
+        type=float,
+        default=0.01,
+        help="loss up to which b is not inferior (default: 0.01)",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--patient-pattern",
+        metavar="RE",
+        help="regular expression whose match in a case id is the patient (default: the runs' own)",
+    )
+    parser.add_argument(
+        "--surface", action="store_true", help="HD95 and NSD, too; needs the extra surface"
+    )
+    parser.add_argument("--tolerance", metavar="MM", type=float, help="of NSD (default: 1)")
+    parser.add_argument(
+        "--unrelated", action="store_true", help="a is not meant as the network that b froze"
+    )
+    parser.set_defaults(verb=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb; return the exit status."""
+    from nnunet_iac.analysis.scores.comparison import compare_folders
+    from nnunet_iac.analysis.scores.comparison_tables import table, write_comparisons
+    from nnunet_iac.analysis.scores.surface import TOLERANCE
+
+    if arguments.tolerance is not None and not arguments.surface:
+        raise ValueError(
+            f"--tolerance {arguments.tolerance:g} is that of NSD, which --surface measures: add "
+            "--surface, or leave it out"
+        )
+    tolerance = TOLERANCE if arguments.tolerance is None else arguments.tolerance
+    made = compare_folders(
+        arguments.a,
+        arguments.b,
+        arguments.control,
+        patient_pattern=arguments.patient_pattern,
+        margin=arguments.margin,
+        seed=arguments.seed,
+        tolerance=tolerance if arguments.surface else None,
+        unrelated=arguments.unrelated,
+    )
+    print(table(made))
+    if arguments.o is not None:
+        for path in write_comparisons(arguments.o, made):
+            print(f"wrote {path}")
+    return 0
