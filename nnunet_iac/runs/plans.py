@@ -15,6 +15,9 @@ SECTION = "iac"
 ARCHITECTURE = {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": list}
 """The keys of a network in plans."""
 
+LEARNED_WITH = ("architecture", "patch_size", "batch_size")
+"""Keys of a configuration that plans share with those whose backbone is taken by itself."""
+
 _IDENTIFIER = re.compile(r"[^_/\\\x00-\x1f]+(_[^_/\\\x00-\x1f]+)*")
 _REMAKE = "make the plans again with nnUNetv2_plan_experiment"
 
@@ -149,6 +152,30 @@ def require_identifier(name: object) -> None:
             "a plans identifier must be a plain file name without '__' inside or '_' at an end, "
             f"since nnU-Net splits folder names there; got {name!r}"
         )
+
+
+def lineage(plans: Mapping[str, Any], configuration: str, folder: Path) -> list[str]:
+    """Return the identifiers of plans that train a network alike: the own, then their sources.
+
+    Args:
+        plans: a plans file's content.
+        configuration: whose network it is.
+        folder: where the plans of the data set lie.
+    """
+    own = configuration_of(plans, configuration)
+    found = [plans["plans_name"]]
+    while (source := plans.get("source_plans")) not in (None, *found):
+        path = folder / f"{source}.json"
+        if not path.is_file():
+            return [*found, source]
+        plans = read_json(path)
+        if configuration not in plans["configurations"]:
+            break
+        theirs = configuration_of(plans, configuration)
+        if any(theirs.get(key) != own.get(key) for key in LEARNED_WITH):
+            break
+        found.append(source)
+    return found
 
 
 def derived(

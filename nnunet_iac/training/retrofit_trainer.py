@@ -1,9 +1,5 @@
 """What every trainer that starts from a trained backbone shares."""
 
-import functools
-import hashlib
-import io
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -22,16 +18,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
-import nnunet_iac
 from nnunet_iac.host.planning import built_from_plans
-from nnunet_iac.runs.atomic import read_json, remove_leftovers, replacing
+from nnunet_iac.runs.atomic import remove_leftovers
 from nnunet_iac.runs.checkpoint import (
-    BEST,
     FINAL,
-    LATEST,
     PREVIOUS,
-    keep_previous,
-    read_checkpoint,
     tensors_hash,
 )
 from nnunet_iac.runs.fold import LOCK, held, require_space, require_writable, set_aside
@@ -40,6 +31,7 @@ from nnunet_iac.runs.plans import (
     SECTION,
     configuration_of,
     dataset_number,
+    lineage,
     require_dataset_name,
     require_file_ending,
     require_identifier,
@@ -57,11 +49,11 @@ from nnunet_iac.training.backbone import (
     read_backbone,
     validation_summary,
 )
+from nnunet_iac.training.cascade import previous_predictions
+from nnunet_iac.training.checkpointed_trainer import CheckpointedTrainer
 from nnunet_iac.training.continuation import (
-    CHECKPOINT_FORMAT,
     require_nothing_lost,
     require_own_record,
-    require_same_run,
 )
 from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.distributed import ranks
@@ -90,14 +82,11 @@ CURE = (
 )
 """Of numbers that are not finite."""
 
-LEARNED_WITH = ("architecture", "patch_size", "batch_size")
-"""Keys of a configuration that plans share with those whose backbone is taken by itself."""
-
 PLOT_INTERVAL_SECONDS = 60.0
 """nnU-Net redraws progress.png every epoch, which takes longer than a short epoch."""
 
 
-class RetrofitTrainer(nnUNetTrainer):
+class RetrofitTrainer(CheckpointedTrainer):
     """A trainer that takes its settings from the plans and its start from a trained network.
 
     Deviates from nnUNetTrainer: the run's length comes from the settings; a checkpoint is written
@@ -117,7 +106,6 @@ class RetrofitTrainer(nnUNetTrainer):
     dataloader_train: Any
     dataloader_val: Any
     dataset_class: Any
-    _best_ema: float | None
 
     overrides: ClassVar[Mapping[str, Any]] = {}
     """Settings that this class fixes, whatever the plans say."""
@@ -164,8 +152,6 @@ class RetrofitTrainer(nnUNetTrainer):
         self.save_every = 1
         self.initial_lr = settings.finetune_lr
         self.weight_decay = SGD_WEIGHT_DECAY if settings.finetune_optimizer == "sgd" else 0.0
-        self.resumed = False
-        self._loaded: tuple[Path, int] | None = None
         self._lock = FileLock(Path(self.output_folder) / LOCK)
         self._plot = self.logger.plot_progress_png
         self._last_plot = 0.0
@@ -176,19 +162,6 @@ class RetrofitTrainer(nnUNetTrainer):
         self._spare = TemporaryDirectory() if self.local_rank else None
         fold_folder = self._spare.name if self._spare else self.output_folder
         self.record_folder = RunFolder.of_fold(fold_folder)
-
-    @functools.cached_property
-    def identity(self) -> dict[str, Any]:
-        """What run this is: a checkpoint or record of another must not be continued."""
-        return {
-            "trainer": type(self).__name__,
-            "dataset": self.plans_manager.dataset_name,
-            "plans": self.plans_manager.plans_name,
-            "configuration": self.configuration_name,
-            "fold": self.fold,
-            "configuration_content": self._digest(self._described()),
-            "split": self._digest(self.do_split()),
-        }
 
     def held(self) -> AbstractContextManager[None]:
         """Return a context in which no other process may work on this fold."""
@@ -225,29 +198,16 @@ class RetrofitTrainer(nnUNetTrainer):
             )
 
     def _require_previous_stage(self) -> None:
-        """Take a cascade's first stage where the backbone has it, after checking that it is there.
+        """Take a cascade's first stage where the backbone has it.
 
         nnU-Net would look for one that this trainer has trained; the backbone learned from another.
-
-        Raises:
-            FileNotFoundError: no backbone, or its first stage has not predicted all cases.
         """
         previous = self.configuration_manager.previous_stage_name
-        if previous is None:
-            return
-        model = self._backbone_file().parent.parent
-        first = model.with_name(f"{model.name.rpartition('__')[0]}__{previous}")
-        folder = first / "predicted_next_stage" / self.configuration_name
-        there = {path.name.partition(".")[0] for path in folder.glob("*")}
-        missing = sorted(case for side in self.do_split() for case in side if case not in there)
-        if missing:
-            raise FileNotFoundError(
-                f"the second stage of a cascade, which {self.configuration_name} is, needs what "
-                f"the first has predicted for all cases; {folder} has nothing of "
-                f"{', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}: train all folds of "
-                f"{first.name}, whose validations write it"
-            )
-        self.folder_with_segs_from_previous_stage = str(folder)
+        if previous is not None:
+            model = self._backbone_file().parent.parent
+            cases = [case for side in self.do_split() for case in side]
+            folder = previous_predictions(model, previous, self.configuration_name, cases)
+            self.folder_with_segs_from_previous_stage = str(folder)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases, which must not share a patient."""
@@ -274,9 +234,11 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def _backbone_file(self) -> Path:
         results = Path(nnUNet_results) / self.plans_manager.dataset_name
-        lineage = self._plans_lineage()
+        plans = self.plans_manager.plans
+        preprocessed = Path(nnUNet_preprocessed) / self.plans_manager.dataset_name
+        alike = lineage(plans, self.configuration_name, preprocessed)
         return backbone_file(
-            self.settings, self.sibling_trainer, lineage, self._wanted_fold(), results
+            self.settings, self.sibling_trainer, alike, self._wanted_fold(), results
         )
 
     def find_backbone(self, network: nn.Module) -> Backbone:
@@ -429,123 +391,6 @@ class RetrofitTrainer(nnUNetTrainer):
         first = self.current_epoch * self.num_val_iterations_per_epoch
         return self.batches(loader, "validation", first, share=2)
 
-    # -- checkpoints -----------------------------------------------------------------------------
-
-    def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint with the run's state added, atomically; keep the previous.
-
-        The best one goes before the latest, which must know of it to continue exactly; nnU-Net
-        does it the other way round, and finds nothing better any more.
-        """
-        if Path(filename).name == LATEST:
-            self._save_best()
-        if self.disable_checkpointing or self.local_rank != 0:
-            super().save_checkpoint(filename)
-            return
-        stock = io.BytesIO()
-        super().save_checkpoint(stock)
-        stock.seek(0)
-        checkpoint = torch.load(stock, map_location="cpu", weights_only=False)
-        checkpoint[SECTION] = self.run_state()
-        whole = io.BytesIO()  # torch would say less clearly why it cannot write to a file.
-        torch.save(checkpoint, whole)
-        path = Path(filename)
-        with replacing(path) as temporary:
-            temporary.write_bytes(whole.getbuffer())
-            if path.name == LATEST:
-                keep_previous(path)
-
-    def _save_best(self) -> None:
-        averages = self.logger.get_value("ema_fg_dice", step=None)
-        if averages and (self._best_ema is None or averages[-1] > self._best_ema):
-            self._best_ema = averages[-1]
-            self.print_to_log_file(f"New best EMA pseudo Dice: {averages[-1]:.4f}")
-            self.save_checkpoint(str(Path(self.output_folder) / BEST))
-
-    def run_state(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold besides nnU-Net's own, in plain types and tensors."""
-        return {
-            "format": CHECKPOINT_FORMAT,
-            "version": nnunet_iac.__version__,
-            "run": self.identity,
-            "settings": self.settings.resolved().to_mapping(),
-        }
-
-    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        """Continue from a checkpoint, after checking that it is whole and this run's own."""
-        path = Path(filename_or_checkpoint)
-        checkpoint = self.readable_checkpoint(path)
-        if not self.was_initialized:
-            self.initialize()
-        try:
-            self._loaded = path, path.stat().st_mtime_ns
-            self.restore(checkpoint, path)
-        except torch.OutOfMemoryError:
-            raise
-        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            kind = RuntimeError if isinstance(error, RuntimeError) else ValueError
-            raise kind(
-                f"{path} must hold the whole state of this run; it does not "
-                f"({type(error).__name__}: {error}): restore it from a copy, or start anew "
-                "without --c"
-            ) from error
-        self.resumed = True
-
-    def restore(self, checkpoint: dict[str, Any], path: Path) -> None:
-        """Take over a checkpoint's state; `path` is where it was read."""
-        super().load_checkpoint(str(path))
-
-    def readable_checkpoint(self, path: Path) -> dict[str, Any]:
-        """Return a checkpoint of this run.
-
-        Raises:
-            ValueError: a damaged file, or one of another run, version or settings.
-        """
-        try:
-            checkpoint = read_checkpoint(path)
-        except ValueError as error:
-            previous = path.with_name(PREVIOUS)
-            if path.name not in (LATEST, FINAL) or not previous.is_file():
-                raise
-            raise ValueError(
-                f"{error}. The checkpoint before it is kept: remove {path.name}, copy "
-                f"{previous.name} to {LATEST} in {path.parent}, and continue with --c"
-            ) from error
-        require_same_run(checkpoint, self.identity, self.settings, path)
-        return checkpoint
-
-    def _require_as_loaded(self) -> None:
-        """Check that nobody has gone on with the run since its checkpoint was read.
-
-        Raises:
-            RuntimeError: the file is another one now.
-        """
-        if self._loaded is None:
-            return
-        path, written = self._loaded
-        if not path.is_file() or path.stat().st_mtime_ns != written:
-            raise RuntimeError(
-                f"a run must continue from its newest checkpoint; {path} has been replaced since "
-                "it was read, so another process went on with the run: start again with --c"
-            )
-
-    def _described(self) -> dict[str, Any]:
-        """Return the run's configuration of the plans without our settings."""
-        described = configuration_of(self.plans_manager.plans, self.configuration_name)
-        return {key: value for key, value in described.items() if key != SECTION}
-
-    @staticmethod
-    def _digest(value: Any) -> str:
-        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-    def _checkpoint_bytes(self) -> int:
-        """Return about what a checkpoint takes: all weights, and Adam's two averages."""
-        weights = sum(t.numel() * t.element_size() for t in self.network.state_dict().values())
-        learning = sum(
-            p.numel() * p.element_size() for p in self.network.parameters() if p.requires_grad
-        )
-        return weights + 2 * learning
-
     # -- one epoch -------------------------------------------------------------------------------
 
     def train_step(self, batch: dict) -> dict:
@@ -672,26 +517,6 @@ class RetrofitTrainer(nnUNetTrainer):
         if time.monotonic() - self._last_plot > PLOT_INTERVAL_SECONDS:
             self._plot(output_folder)
             self._last_plot = time.monotonic()
-
-    def _plans_lineage(self) -> list[str]:
-        """Return the identifiers of plans that train this network alike: the own, then sources."""
-        folder = Path(nnUNet_preprocessed) / self.plans_manager.dataset_name
-        configuration = self.configuration_name
-        plans = self.plans_manager.plans
-        own = configuration_of(plans, configuration)
-        lineage = [plans["plans_name"]]
-        while (source := plans.get("source_plans")) not in (None, *lineage):
-            path = folder / f"{source}.json"
-            if not path.is_file():
-                return [*lineage, source]
-            plans = read_json(path)
-            if configuration not in plans["configurations"]:
-                break
-            theirs = configuration_of(plans, configuration)
-            if any(theirs.get(key) != own.get(key) for key in LEARNED_WITH):
-                break
-            lineage.append(source)
-        return lineage
 
 
 @contextmanager
