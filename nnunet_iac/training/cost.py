@@ -66,11 +66,12 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of a source checkout, None for an installed package."""
+    """Return the commit of a source checkout, marked where files differ; None if installed."""
     root = Path(nnunet_iac.__file__).parents[1]
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40"]
+    command += ["--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -357,6 +357,14 @@ def _unchanged(run: Run) -> str:
     return "encoder only" if kept_encoder else "trained"
 
 
+def _commit(commit: str | None) -> str:
+    """Return the start of a commit, and whether files differed from it."""
+    if commit is None:
+        return "none"
+    number, _, changed = commit.partition("-")
+    return f"{number[:10]}, {changed}" if changed else number[:10]
+
+
 def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tuple[Table, ...]]:
     rows = tuple(
         (
@@ -364,7 +372,7 @@ def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tupl
             run.backbone.trainer,
             run.backbone.before[:16],
             _unchanged(run),
-            run.cost.commit[:10] if run.cost.commit else "none",
+            _commit(run.cost.commit),
         )
         for name, run in named
     )
