@@ -14,7 +14,7 @@ from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.workflow.steps import GPUS
 from nnunet_iac.workflow.study_checks import require_ready
-from nnunet_iac.workflow.study_file import Study, read_document, read_study
+from nnunet_iac.workflow.study_file import Study, read_document, read_study, reckoned_from
 from nnunet_iac.workflow.study_plans import fold_folder
 
 AS_RUN, SNAKEFILE, PAGE = "as-run.yaml", "Snakefile", "report.html"
@@ -112,13 +112,20 @@ def _require_same_study(own: Path, path: Path, study: Study) -> None:
 
 
 def _lay_out(own: Path, path: Path, study: Study) -> None:
-    """Put rules and study, splits in it, into the study's folder: all that jobs need anywhere."""
+    """Put rules and study, with its splits, into the study's folder: all that jobs need anywhere.
+
+    Cells that it names stay where they are.
+    """
     document = copy.deepcopy(read_document(path))
     for given, dataset in zip(document["datasets"], study.datasets, strict=True):
         if dataset.splits is not None:
             given["splits"] = (
                 dataset.splits if isinstance(dataset.splits, list) else read_json(dataset.splits)
             )
+    for method in document["methods"].values():
+        values = (method or {}).get("settings", {})
+        if isinstance(values.get("genotype"), str):
+            values["genotype"] = reckoned_from(path.parent, values["genotype"])
     python = os.environ.get("NNUNET_IAC_PYTHON", sys.executable)
     text = yaml.safe_dump({"python": python, "study": document}, sort_keys=False)
     _copy(text, own / AS_RUN)

@@ -359,6 +359,18 @@ def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
     return DataSet(**values)
 
 
+def reckoned_from(folder: Path, genotype: str) -> str:
+    """Return the setting `genotype` with the path that it may name reckoned from a folder."""
+    if "{cells}" in genotype:
+        return genotype
+    source = CellSource.of(genotype.replace("{seed}", "0"))
+    if source.path is None:
+        return genotype
+    # Not its own path, in which a seed stands for all.
+    path = genotype.removeprefix("conv:") if source.kind == "convolution" else genotype
+    return source.moved(str((folder / path).resolve()))
+
+
 def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> Method:
     kind = given.get("as", name)
     if kind not in METHODS:
@@ -372,11 +384,8 @@ def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> Method:
         )
     trainer, own = METHODS[kind]
     settings = {**own, **given.get("settings", {})}
-    genotype = settings.get("genotype")
-    if isinstance(genotype, str) and folder is not None and "{cells}" not in genotype:
-        cell = CellSource.of(genotype.replace("{seed}", "0"))
-        if cell.path is not None:
-            settings["genotype"] = cell.moved(str((folder / cell.path).resolve()))
+    if isinstance(settings.get("genotype"), str) and folder is not None:
+        settings["genotype"] = reckoned_from(folder, settings["genotype"])
     needs_cells = "{cells}" in str(settings.get("genotype"))
     cells_of = given.get("cells_of", "iac-lth" if needs_cells else None)
     return Method(trainer, settings, cells_of)

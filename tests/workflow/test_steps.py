@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from nnunet_iac.workflow import steps
+from nnunet_iac.workflow import engine, steps
 from nnunet_iac.workflow.engine import plan_lines
-from nnunet_iac.workflow.study_file import Study, study_of
+from nnunet_iac.workflow.study_file import Study, read_study, study_of
 
 
 def study(**changes: Any) -> Study:
@@ -118,3 +118,15 @@ def test_the_splits_of_a_study_replace_those_that_planning_copies(
     made = study()
     steps.prepare(made, made.datasets[0])
     assert json.loads((folder / steps.SPLITS).read_text()) == own
+
+
+def test_a_studys_folder_finds_the_cells_that_its_file_names(tmp_path: Path) -> None:
+    cells = {"as": "random", "settings": {"genotype": "cells/own_{seed}.json"}}
+    document = {"name": "s", "datasets": [{"dataset": 4}], "methods": {"own": cells, "iac": None}}
+    path, folder = tmp_path / "file" / "s.yaml", tmp_path / "results"
+    for parent in (path.parent, folder):
+        parent.mkdir()
+    path.write_text(yaml.safe_dump(document))
+    engine._lay_out(folder, path, read_study(path))
+    copied = read_study(folder / engine.AS_RUN).settings_of("own", 2, "")
+    assert copied.genotype == str(path.parent / "cells" / "own_2.json")

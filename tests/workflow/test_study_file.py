@@ -112,11 +112,13 @@ def test_a_file_that_is_no_yaml_or_not_there_is_refused(tmp_path: Path) -> None:
         read_study(path)
 
 
-def test_a_cell_is_found_from_the_folder_of_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["", "conv:"])
+def test_a_cell_is_found_from_the_folder_of_the_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "study.yaml"
-    own = {"mine": {"as": "random", "settings": {"genotype": "cell.json"}}}
+    own = {"mine": {"as": "random", "settings": {"genotype": f"{kind}cell_{{seed}}.json"}}}
     path.write_text(yaml.safe_dump({**SMALL, "methods": own}))
-    assert read_study(path).settings_of("mine", 0, "").genotype == str(tmp_path / "cell.json")
+    found = read_study(path).settings_of("mine", 3, "").genotype
+    assert found == f"{kind}{tmp_path / 'cell_3.json'}"
 
 
 def test_what_a_run_is_changes_with_its_trainer_network_and_settings() -> None:

@@ -1,21 +1,17 @@
 """The parameters and MACs that docs/comparison.md is made from are those of the networks now."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 
 from nnunet_iac.runs.atomic import read_json
 
-FOLDER = Path(__file__).parent.parent / "docs" / "comparison"
+FOLDER = Path(__file__).parents[2] / "docs" / "comparison"
 
 
 @pytest.fixture(scope="module")
-def costs():
-    specification = importlib.util.spec_from_file_location("comparison_costs", FOLDER / "costs.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def costs(script):
+    return script("comparison/costs")
 
 
 @pytest.fixture(scope="module")

@@ -1,24 +1,11 @@
 """The numbers of docs/width.md are those of its result files."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def page():
-    path = ROOT / "docs" / "width" / "page.py"
-    specification = importlib.util.spec_from_file_location("width_page", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-def test_the_width_page_is_what_its_result_files_say(page):
-    assert (ROOT / "docs" / "width.md").read_text() == page.page()
+def page(script):
+    return script("width/page")
 
 
 def test_every_repetition_has_seeds_of_its_own(page):

@@ -10,7 +10,7 @@ from nnunet_iac import cli
 from nnunet_iac.host.trainer_lookup import exported_trainers, trainers_dir
 from nnunet_iac.search.settings import Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line.strip() for line in re.findall(r"^    (\S.*)$", README, re.MULTILINE)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nnunet_iac.analysis.report.captions import CAPTIONS
 
-PAGE = Path(__file__).parents[1] / "docs" / "analysis.md"
+PAGE = Path(__file__).parents[2] / "docs" / "analysis.md"
 
 
 def test_page_has_every_caption_of_the_report():

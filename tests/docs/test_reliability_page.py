@@ -1,27 +1,14 @@
 """The counts of docs/reliability.md are those of its result files, and the tables are complete."""
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
-def reliability() -> ModuleType:
-    path = ROOT / "docs" / "reliability" / "page.py"
-    specification = importlib.util.spec_from_file_location("reliability_page", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-def test_the_reliability_page_is_what_its_result_files_say(reliability: ModuleType) -> None:
-    assert (ROOT / "docs" / "reliability.md").read_text() == reliability.page()
+def reliability(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("reliability/page")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""Export finished folds as ONNX, compare and time them on validation cases, into exports.json.
+
+    python docs/beyond/exports.py CASES FOLD...
+
+FOLD: fold folders of retrofits.
+"""
+
+import datetime
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.host.export import Model, export_model
+from nnunet_iac.host.onnx_export import OnnxNetwork, compared, export_fold
+from nnunet_iac.nn.simplification import simplified
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import FINAL
+from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.training.cost import provenance
+
+REPEATS = 15
+
+
+def exported(fold: Path, cases: int) -> dict[str, Any]:
+    """Return how far the exported network of a fold is from the original, and how fast."""
+    model = Model.at(fold, FINAL)
+    described = configuration_of(read_json(model.folder / "plans.json"), model.configuration)
+    with TemporaryDirectory() as folder:
+        (written,) = export_model(model, Path(folder) / "model", FINAL)
+        predictor, path = export_fold(written)
+        network, lean = predictor.network, simplified(predictor.network)
+        parities = list(compared(predictor, path, fold, cases))
+        patch = torch.randn(1, 1, *described["patch_size"])
+        session = OnnxNetwork(path, torch.nn.Identity()).session
+        with torch.inference_mode():
+            seconds = interleaved(
+                {
+                    "torch": lambda: network(patch),
+                    "simplified": lambda: lean(patch),
+                    "onnxruntime": lambda: session.run(None, {"patch": patch.numpy()}),
+                },
+                REPEATS,
+                "cpu",
+            )
+        size = path.stat().st_size
+    return {
+        "model": fold.parent.name,
+        "patch": described["patch_size"],
+        "bytes": size,
+        "cases": [vars(parity) for parity in parities],
+        "same": all(parity.holds for parity in parities),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Export, compare and time every fold."""
+    cases, folds = int(sys.argv[1]), [Path(word) for word in sys.argv[2:]]
+    measured = provenance()
+    write_json(
+        Path(__file__).with_name("exports.json"),
+        {
+            "date": f"{datetime.date.today()}",
+            "commit": measured.commit,
+            "hardware": measured.hardware,
+            "versions": measured.versions,
+            "models": [exported(fold, cases) for fold in folds],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
