@@ -1,4 +1,4 @@
-"""The counts of docs/reliability.md are those of its result files, and the tables are complete."""
+"""Where docs/reliability.md says that a run was killed."""
 
 from collections.abc import Callable
 from types import ModuleType

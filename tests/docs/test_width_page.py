@@ -1,4 +1,4 @@
-"""The numbers of docs/width.md are those of its result files."""
+"""How docs/width.md counts what seeds vote for."""
 
 import pytest
 
