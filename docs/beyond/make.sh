@@ -7,9 +7,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 dataset=Dataset004_Hippocampus
 [ -f "$nnUNet_preprocessed/$dataset/nnUNetPlans.json" ] ||
-    nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres --verify_dataset_integrity
+    nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres
 [ -f "$nnUNet_preprocessed/$dataset/nnUNetResEncUNetMPlans.json" ] ||
-    nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerResEncM
+    nnUNet_n_proc_DA=1 nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerResEncM
 python cells.py ../results/quality-acdc-augmented.json iac-lth acdc
 for study in transfer three-d; do
     nnunet-iac study "$study.yaml"
