@@ -1,6 +1,5 @@
 """Fixtures of all tests; they run with the shapes in annotations checked."""
 
-import datetime
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -47,16 +46,12 @@ class _Outcomes:
             self.outcomes[report.nodeid] = report.outcome
 
     def pytest_sessionfinish(self) -> None:
-        from nnunet_iac.training.cost import provenance
+        from nnunet_iac.training.cost import circumstances
 
-        measured = provenance()
         write_json(
             self.file,
             {
-                "date": f"{datetime.date.today()}",
-                "commit": measured.commit,
-                "hardware": measured.hardware,
-                "versions": measured.versions,
+                **circumstances(),
                 "outcomes": self.outcomes,
             },
         )

@@ -5,7 +5,6 @@
 FOLD: fold folders of retrofits.
 """
 
-import datetime
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from nnunet_iac.nn.simplification import simplified
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 
 REPEATS = 15
 
@@ -60,14 +59,10 @@ def exported(fold: Path, cases: int) -> dict[str, Any]:
 def main() -> None:
     """Export, compare and time every fold."""
     cases, folds = int(sys.argv[1]), [Path(word) for word in sys.argv[2:]]
-    measured = provenance()
     write_json(
         Path(__file__).with_name("exports.json"),
         {
-            "date": f"{datetime.date.today()}",
-            "commit": measured.commit,
-            "hardware": measured.hardware,
-            "versions": measured.versions,
+            **circumstances(),
             "models": [exported(fold, cases) for fold in folds],
         },
     )

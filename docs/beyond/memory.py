@@ -5,7 +5,6 @@
 Needs the data set 4 with plans of nnUNetPlanner and nnUNetPlannerResEncM.
 """
 
-import datetime
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.memory import step_memory
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.space import OPERATIONS
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 
 NETWORKS = (
     ("2d", "nnUNetPlans", 12),
@@ -48,14 +47,10 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    measured = provenance()
     write_json(
         Path(__file__).with_name("memory.json"),
         {
-            "date": f"{datetime.date.today()}",
-            "commit": measured.commit,
-            "hardware": measured.hardware,
-            "versions": measured.versions,
+            **circumstances(),
             "steps": rows,
         },
     )

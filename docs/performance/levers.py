@@ -2,7 +2,6 @@
 
 import argparse
 import ctypes
-import datetime
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.normalisation import normalised_sum
 from nnunet_iac.nn.surgery import ImplantedUNet
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 
 BATCH, EDGES, WIDTH, SIDES = 12, 4, 4, (56, 40)
 
@@ -154,11 +153,8 @@ def main() -> None:
     before = interleaved({"plain": plain_step(workload)}, arguments.repeats, "cpu")["plain"]
     keep_freed_memory()
     after = interleaved({"plain": plain_step(workload)}, arguments.repeats, "cpu")["plain"]
-    origin = provenance()
     result = {
-        "date": datetime.date.today().isoformat(),
-        "commit": origin.commit,
-        "hardware": origin.hardware,
+        **circumstances(),
         "repeats": arguments.repeats,
         "seconds": {**seconds, "memory kept by the process": [before, after]},
     }

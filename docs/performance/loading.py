@@ -1,7 +1,6 @@
 """Time nnU-Net's loader on the embedded cases, with and without a worker, into a file."""
 
 import argparse
-import datetime
 import os
 import statistics
 import tempfile
@@ -39,7 +38,7 @@ def measure(folder: Path) -> dict[str, Any]:
         preprocess,
     )
 
-    from nnunet_iac.training.cost import provenance
+    from nnunet_iac.training.cost import circumstances
 
     extract_fingerprints([4], num_processes=1)
     plan_experiments([4])
@@ -47,11 +46,8 @@ def measure(folder: Path) -> dict[str, Any]:
     rows = [timed(folder, workers) for workers in (0, 1)]
     reading = rows[0].pop("reading_s")
     rows[1].pop("reading_s")
-    origin = provenance()
     return {
-        "date": datetime.date.today().isoformat(),
-        "commit": origin.commit,
-        "hardware": origin.hardware,
+        **circumstances(),
         "batch_size": 12,
         "patch_size": rows[0].pop("patch_size"),
         "reading_s": reading,

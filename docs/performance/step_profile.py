@@ -1,6 +1,5 @@
 """Share of every kind of work in one supernet step, measured by torch's profiler, into a file."""
 
-import datetime
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 from nnunet_iac.benchmark.step import fused_step
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 
 KINDS = {
     "convolutions, forward": ("mkldnn_convolution", "slow_conv", "thnn_conv", "conv_transpose"),
@@ -48,11 +47,8 @@ def main() -> None:
     for event in recorded.key_averages():
         label = kind(event.key)
         seconds[label] = seconds.get(label, 0) + event.self_cpu_time_total / 1e7
-    origin = provenance()
     result = {
-        "date": datetime.date.today().isoformat(),
-        "commit": origin.commit,
-        "hardware": origin.hardware,
+        **circumstances(),
         "seconds": dict(sorted(seconds.items(), key=lambda item: -item[1])),
     }
     write_json(Path(sys.argv[1]), result)

@@ -5,13 +5,12 @@
 Needs the data set 4 preprocessed by nnU-Net for its 2d configuration.
 """
 
-import datetime
 import sys
 import time
 from pathlib import Path
 
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.source import Source
 from nnunet_iac.width.study import choose_width
 
@@ -32,14 +31,10 @@ def main() -> None:
     source = Source.of_plans("4", "2d", "nnUNetPlans", "nnUNetTrainer")
     seconds(source, 1, 1)
     whole = seconds(source, images, seeds)
-    measured = provenance()
     write_json(
         path,
         {
-            "date": f"{datetime.date.today()}",
-            "commit": measured.commit,
-            "hardware": measured.hardware,
-            "versions": measured.versions,
+            **circumstances(),
             "caps": CAPS,
             "images": images,
             "seeds": seeds,

@@ -8,14 +8,13 @@ Interrupted, it goes on where it was.
 """
 
 import argparse
-import datetime
 from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.plans import write_new
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.candidates import caps_of, features_of
 from nnunet_iac.width.source import Source
 from nnunet_iac.workflow.engine import run_study
@@ -52,15 +51,11 @@ def main() -> None:
     pareto = Pareto(source, widths, (REFERENCE,), folds, settings, study_name(folder), given.device)
     page = run_study(pareto.write_study(folder), folder, None, None, [])
     runs = read_json(page.with_name("results.json"))["runs"]
-    measured = provenance()
     write_json(
         given.out,
         {
             "dataset": source.folder.name,
-            "date": f"{datetime.date.today()}",
-            "commit": measured.commit,
-            "hardware": measured.hardware,
-            "versions": measured.versions,
+            **circumstances(),
             "device": given.device,
             "trainer": TRAINER,
             "batch_size": BATCH_SIZE,

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from datetime import date
 from typing import Any
 
 from nnunet_iac.benchmark.inference import inference_benchmark
@@ -10,7 +9,7 @@ from nnunet_iac.benchmark.search import search_benchmark
 from nnunet_iac.benchmark.step import step_benchmark
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 
 KINDS = ("step", "search", "inference")
 
@@ -50,13 +49,9 @@ def benchmark(
         measured = search_benchmark(workload, amounts.batches, amounts.validation_batches)
     else:
         measured = inference_benchmark(workload, amounts.cells, amounts.repeats, genotype)
-    origin = provenance()
     return {
         "benchmark": kind,
-        "date": date.today().isoformat(),
-        "commit": origin.commit,
-        "hardware": origin.hardware,
-        "versions": origin.versions,
+        **circumstances(),
         "workload": workload.described(),
         "amounts": dataclasses.asdict(amounts),
         **measured,

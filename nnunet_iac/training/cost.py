@@ -6,8 +6,10 @@ import resource
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,6 +56,17 @@ def provenance() -> CostRecord:
         },
         commit=_commit(),
     )
+
+
+def circumstances() -> dict[str, Any]:
+    """Return when, with which code and on what something is measured, for a result file."""
+    now = provenance()
+    return {
+        "date": date.today().isoformat(),
+        "commit": now.commit,
+        "hardware": now.hardware,
+        "versions": now.versions,
+    }
 
 
 def _processor() -> str:

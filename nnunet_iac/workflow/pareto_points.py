@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +10,7 @@ from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.budget import Cost
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.cost import circumstances
 from nnunet_iac.workflow.pareto import Pareto, backbone
 from nnunet_iac.workflow.study_file import REFERENCE
 
@@ -92,7 +91,6 @@ def _added(run: Mapping[str, Any], cost: str) -> int:
 
 def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
     """Write the points as JSON, with what they were measured on."""
-    measured = provenance()
     document = {
         "dataset": pareto.source.folder.name,
         "configuration": pareto.source.configuration,
@@ -101,10 +99,7 @@ def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
         "folds": list(pareto.folds),
         "settings": pareto.document()["settings"],
         "device": pareto.device,
-        "date": date.today().isoformat(),
-        "commit": measured.commit,
-        "hardware": measured.hardware,
-        "versions": measured.versions,
+        **circumstances(),
         "points": [asdict(point) for point in found],
     }
     write_json(path, document)
