@@ -66,8 +66,8 @@ def add_to(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit status."""
-    from nnunet_iac.analysis.scores.comparison import compare_folders
     from nnunet_iac.analysis.scores.comparison_tables import table, write_comparisons
+    from nnunet_iac.analysis.scores.comparisons import compare_folders
     from nnunet_iac.analysis.scores.surface import TOLERANCE
 
     if arguments.tolerance is not None and not arguments.surface:

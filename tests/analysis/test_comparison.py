@@ -20,8 +20,6 @@ from nnunet_iac import cli
 from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
 from nnunet_iac.analysis.scores.comparison import (
     Comparison,
-    Comparisons,
-    compare_folders,
     compare_scores,
     standing,
 )
@@ -31,6 +29,7 @@ from nnunet_iac.analysis.scores.comparison_tables import (
     table,
     write_comparisons,
 )
+from nnunet_iac.analysis.scores.comparisons import Comparisons, compare_folders
 from nnunet_iac.analysis.scores.statistics import MARGIN, Interval, NonInferiority
 from nnunet_iac.cli import main
 from nnunet_iac.search.settings import Settings

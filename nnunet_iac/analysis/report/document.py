@@ -17,8 +17,8 @@ from nnunet_iac.analysis.report.parts import Section, write_csv, write_png
 from nnunet_iac.analysis.report.run import RIVALS, Run, controls_beside, find_runs, labels, read_run
 from nnunet_iac.analysis.report.sections import sections
 from nnunet_iac.analysis.report.summary import alarms, cost, found, verdicts
-from nnunet_iac.analysis.scores.comparison import Comparisons
 from nnunet_iac.analysis.scores.comparison_tables import write_comparisons
+from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
 from nnunet_iac.runs.cell_picture import cell_svg, draw_cell

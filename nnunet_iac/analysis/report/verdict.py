@@ -61,7 +61,7 @@ def advice(reference: Question, controls: Sequence[Question]) -> str:
 def random_standings(questions: Sequence[Question], named: bool) -> tuple[str, ...]:
     """Return which cells did no better than a random one, in a sentence each.
 
-    A gain that a random cell also has is not the search's gain (method.md, section 7).
+    A gain that a random cell also has is not the search's gain.
 
     Args:
         questions: of all groups.

@@ -3,8 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_iac.analysis.scores.case_scores import (
@@ -12,10 +11,8 @@ from nnunet_iac.analysis.scores.case_scores import (
     PerClass,
     named,
     patient_means,
-    read_case_scores,
 )
-from nnunet_iac.analysis.scores.frozen_reference import require_frozen
-from nnunet_iac.analysis.scores.number_text import counted, interval_text, p_text, signed_text
+from nnunet_iac.analysis.scores.number_text import counted, p_text
 from nnunet_iac.analysis.scores.statistics import (
     CONFIDENCE,
     DECIMALS,
@@ -24,11 +21,8 @@ from nnunet_iac.analysis.scores.statistics import (
     Interval,
     NonInferiority,
     bootstrap_interval,
-    fisher_combination,
-    holm,
     non_inferiority,
     rank_biserial,
-    require_margin,
     wilcoxon,
 )
 from nnunet_iac.runs.scores import mean_of_present
@@ -134,102 +128,6 @@ class Comparison:
         if self.interval.low > 0:
             return "helped"
         return "harmed" if self.interval.high < 0 else "no difference"
-
-
-@dataclass(frozen=True)
-class Comparisons:
-    """Comparisons made together.
-
-    Args:
-        comparisons: in the order asked for; their p values are adjusted for each other.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
-        tolerance: of NSD in mm; None without surfaces.
-        fisher: the combined p, where there are several comparisons of different patients.
-        remarks: of all of them.
-        controls: labels of what each B of the others must beat.
-        names: short ones of all labels, where there are controls.
-        headline: what must be read before any number; empty where there is nothing.
-    """
-
-    comparisons: tuple[Comparison, ...]
-    margin: float
-    seed: int
-    tolerance: float | None = None
-    fisher: float | None = None
-    remarks: tuple[str, ...] = ()
-    controls: tuple[str, ...] = ()
-    names: dict[str, str] = field(default_factory=dict)
-    headline: str = ""
-
-
-def compare_folders(
-    references: Sequence[Path],
-    others: Sequence[Path],
-    controls: Sequence[Path] = (),
-    *,
-    patient_pattern: str | None = None,
-    margin: float = MARGIN,
-    seed: int = 0,
-    tolerance: float | None = None,
-    unrelated: bool = False,
-) -> Comparisons:
-    """Return every B against its A and against every control, and the controls against A.
-
-    Args:
-        references: the A, one for all or one for each B; see `read_case_scores`.
-        others: the B.
-        controls: what each B must beat: method.md, section 7.
-        patient_pattern: in place of the runs' own setting.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
-        tolerance: of NSD in mm; None leaves HD95 and NSD out.
-        unrelated: A is not meant as the network that B froze; else that is required.
-
-    Raises:
-        FileNotFoundError, ValueError, RuntimeError: see `read_case_scores`, `require_frozen` and
-            `compare_scores`.
-    """
-    require_margin(margin)
-    if patient_pattern is not None:
-        _require_pattern(patient_pattern)
-    if len(references) not in (1, len(others)):
-        raise ValueError(
-            f"-a must be given once, or once for each -b; got {len(references)} -a and "
-            f"{len(others)} -b: leave some out"
-        )
-    _require_apart(references, others, controls)
-    paths = dict.fromkeys([*references, *others, *controls])
-    scores = {path: read_case_scores(path, tolerance=tolerance) for path in paths}
-    labels = [score.label for score in scores.values()]
-    if len(set(labels)) < len(labels):
-        scores = {p: dataclasses.replace(score, label=str(p)) for p, score in scores.items()}
-    shared = len(references) == 1
-    pairs = [
-        (rival, other)
-        for number, other in enumerate(others)
-        for rival in (references[0 if shared else number], *controls)
-    ]
-    compared = []
-    for rival, other in (*pairs, *((references[0], control) for control in controls)):
-        a, b = scores[rival], scores[other]
-        require_paired(a, b)
-        origin = ("A is not meant as the network that B froze (--unrelated)",)
-        remarks = origin if unrelated else require_frozen(a, b)
-        comparison = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
-        compared.append(dataclasses.replace(comparison, remarks=(*remarks, *comparison.remarks)))
-    made = _together(compared, margin, seed, tolerance)
-    if not controls:
-        return made
-    names = _names([scores[path] for path in paths if path not in references])
-    names[scores[references[0]].label] = "reference"
-    random = {scores[c].label for c in controls if _method(scores[c]) == RANDOM_CELL}
-    return dataclasses.replace(
-        made,
-        controls=tuple(scores[control].label for control in controls),
-        names=names,
-        headline=_headline([c for c in made.comparisons if c.labels[0] in random], names),
-    )
 
 
 def standing(c: Comparison) -> Literal["better than", "as well as", ""]:
@@ -339,76 +237,6 @@ def require_paired(a: CaseScores, b: CaseScores) -> None:
         )
 
 
-def _require_apart(
-    references: Sequence[Path], others: Sequence[Path], controls: Sequence[Path]
-) -> None:
-    if controls and len(references) > 1:
-        raise ValueError(
-            f"--control needs one -a, which all are measured by; got {len(references)} -a: leave "
-            "--control out, or compare one -a at a time"
-        )
-    given = [path.resolve() for path in (*references, *others)]
-    for control in controls:
-        if control.resolve() in given:
-            raise ValueError(
-                f"a --control must be something else than -a, -b and other controls; {control} is "
-                "given twice: name it once"
-            )
-        given.append(control.resolve())
-
-
-def _method(scores: CaseScores) -> str | None:
-    """Return the method that all records of a side name; None for a frozen network."""
-    methods = {None if source.frozen else source.method for source in scores.sources}
-    return methods.pop() if len(methods) == 1 else None
-
-
-def _names(sides: Sequence[CaseScores]) -> dict[str, str]:
-    """Return what tables call each side: its method, with its label where others have that, too."""
-    methods = [_method(side) for side in sides]
-    return {
-        side.label: side.label
-        if method is None
-        else method
-        if methods.count(method) == 1
-        else f"{method} ({side.label})"
-        for side, method in zip(sides, methods, strict=True)
-    }
-
-
-def _headline(against_random: Sequence[Comparison], names: Mapping[str, str]) -> str:
-    """Return which B did no better than a random cell, in a sentence each."""
-    return " ".join(
-        f"A {names[c.labels[0]]} did {how} {names[c.labels[1]]}{so_far(c)}: B - A = "
-        f"{signed_text(c.difference)} {interval_text(c.interval)}."
-        for c in against_random
-        if (how := standing(c))
-    )
-
-
-def _together(
-    compared: Sequence[Comparison], margin: float, seed: int, tolerance: float | None
-) -> Comparisons:
-    """Return comparisons with their p values adjusted, and combined where that is allowed."""
-    known = [c.p for c in compared if c.p is not None]
-    adjusted = iter(holm(known))
-    comparisons = tuple(
-        with_doubt(c if c.p is None else dataclasses.replace(c, p_holm=next(adjusted)))
-        for c in compared
-    )
-    fisher, remarks = None, tuple[str, ...]()
-    if len(compared) > 1:
-        patients = [{row.patient for row in c.rows} for c in compared]
-        left_out = "Fisher's combination is left out: "
-        if len(set().union(*patients)) < sum(map(len, patients)):
-            remarks = (f"{left_out}the comparisons share patients, so they are not independent.",)
-        elif len(known) < len(compared):
-            remarks = (f"{left_out}a comparison has no p.",)
-        else:
-            fisher = fisher_combination(known)
-    return Comparisons(comparisons, margin, seed, tolerance, fisher, remarks)
-
-
 def with_doubt(c: Comparison) -> Comparison:
     """Return a comparison with a remark where its interval decides and its test does not."""
     if c.verdict not in DECIDED or c.p_holm is None or c.p_holm <= 1 - CONFIDENCE:
@@ -436,7 +264,12 @@ def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
     return next(iter(patterns), None)
 
 
-def _require_pattern(pattern: str) -> None:
+def require_pattern(pattern: str) -> None:
+    """Check what is given in place of the runs' own pattern of patients.
+
+    Raises:
+        ValueError: it is no regular expression.
+    """
     try:
         re.compile(pattern)
     except re.error as error:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.scores.comparison import Comparison, Comparisons, SurfaceComparison
+from nnunet_iac.analysis.scores.comparison import Comparison, SurfaceComparison
+from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.scores.latex import escaped, tabular
 from nnunet_iac.analysis.scores.number_text import (
     counted,

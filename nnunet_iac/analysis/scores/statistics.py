@@ -1,4 +1,4 @@
-"""Paired statistics on differences, one per patient: method.md, section 7."""
+"""Paired statistics on differences, one per patient."""
 
 import math
 import warnings
