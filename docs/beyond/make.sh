@@ -15,9 +15,9 @@ for study in transfer three-d; do
     nnunet-iac study "$study.yaml"
     cp "$nnUNet_results/studies/$study/results.json" "$study.json"
 done
-models=$nnUNet_results/$dataset/nnUNetTrainerIACLTHNoMirroring__
-python exports.py 4 "${models}transfer_2d_narrow_iac-lth_NoMirroring_0__2d/fold_0" \
-    "${models}three-d_3d_fullres_plain3d_iac-lth_NoMirroring_0__3d_fullres/fold_0" \
-    "${models}three-d_3d_fullres_residual3d_iac-lth_NoMirroring_0__3d_fullres/fold_0"
+models=$nnUNet_results/$dataset/nnUNetTrainerIACLTH
+python exports.py 4 "${models}NoMirroring__transfer_2d_narrow_iac-lth_NoMirroring_0__2d/fold_0" \
+    "${models}NoDA__three-d_3d_fullres_plain3d_iac-lth_NoDA_0__3d_fullres/fold_0" \
+    "${models}NoDA__three-d_3d_fullres_residual3d_iac-lth_NoDA_0__3d_fullres/fold_0"
 python memory.py
 python page.py
