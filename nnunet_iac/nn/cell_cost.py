@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_iac.nn.cell import Cell, CellShape
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.operations import build_operation
-from nnunet_iac.search.budget import CellCosts, Cost
+from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import OPERATIONS
 

@@ -1,15 +1,14 @@
 """The budget of the discrete cell: what it may cost, and the best genotype within that."""
 
 import decimal
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, product
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nnunet_iac.search.cost import NAMES, CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
 from nnunet_iac.search.settings import Settings
@@ -22,90 +21,14 @@ from nnunet_iac.search.space import (
     edges_into,
 )
 
-FREE = "max_pool_3x3"
-"""The operation with neither weights nor products, so that a cell of it alone is the cheapest."""
-
 QUANTITIES = {"max_parameter_ratio": "parameters", "max_mac_ratio": "macs"}
 """What each setting limits, as a field of `Cost`."""
-
-NAMES = {"parameters": "parameters", "macs": "MACs"}
 
 RESOLUTION = 10**12
 """Importances are compared as integers in units of one over this.
 
 Their sums are exact then, whatever the order, so that equal ones are equal.
 """
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Parameters, and multiply-accumulates for one patch."""
-
-    parameters: int
-    macs: int
-
-    def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.parameters + other.parameters, self.macs + other.macs)
-
-
-@dataclass(frozen=True)
-class CellCosts:
-    """What a discrete cell is made of costs, summed over all skip levels.
-
-    Args:
-        backbone: the frozen network, which the limits are relative to.
-        fixed: what every cell has: projections, output convolution, gate.
-        operations: one edge with an operation; all edges are equally wide, so it may be any.
-
-    Raises:
-        ValueError: an operation is missing or unknown, the backbone costs nothing, or `FREE` costs
-            something.
-    """
-
-    backbone: Cost
-    fixed: Cost
-    operations: dict[str, Cost]
-
-    def __post_init__(self) -> None:
-        if set(self.operations) != set(OPERATIONS):
-            raise ValueError(
-                f"costs must be given of exactly the operations {', '.join(OPERATIONS)}; got "
-                f"{', '.join(self.operations)}"
-            )
-        if not (self.backbone.parameters > 0 and self.backbone.macs > 0):
-            raise ValueError(f"a backbone must have parameters and MACs; got {self.backbone}")
-        if self.operations[FREE] != Cost(0, 0):
-            raise ValueError(f"{FREE} must cost nothing; got {self.operations[FREE]}")
-
-    def of(self, genotype: Genotype) -> Cost:
-        """Return what the cells of all levels add to the backbone with a genotype."""
-        edges = (self.operations[choice.operation] for choice in genotype.choices)
-        return sum(edges, self.fixed)
-
-    def to_document(self) -> dict[str, Any]:
-        """Return the costs as their JSON document."""
-        return asdict(self)
-
-    @classmethod
-    def from_document(cls, document: Any) -> "CellCosts":
-        """Return the costs of a JSON document written by `to_document`; more entries are ignored.
-
-        Raises:
-            ValueError: an entry is missing or no count, or as the class raises.
-        """
-        parts = ("backbone", "fixed", "operations")
-        if not isinstance(document, Mapping) or not all(part in document for part in parts):
-            raise ValueError(
-                f"costs of cells must be a JSON object with {', '.join(parts)}; got {document!r}"
-            )
-        operations = document["operations"]
-        if not isinstance(operations, Mapping):
-            raise ValueError(f"costs of operations must be a JSON object; got {operations!r}")
-        return cls(
-            _cost(document["backbone"]),
-            _cost(document["fixed"]),
-            {name: _cost(operations[name]) for name in operations},
-        )
 
 
 @dataclass(frozen=True)
@@ -355,16 +278,6 @@ def _options(
             if spent not in options or merit > options[spent]:
                 options[spent] = merit
     return options
-
-
-def _cost(entry: Any) -> Cost:
-    try:
-        counts = [entry[quantity] for quantity in NAMES]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f'a cost must have "parameters" and "macs"; got {entry!r}') from error
-    if any(type(count) is not int or count < 0 for count in counts):
-        raise ValueError(f"a cost must be made of integers >= 0; got {entry!r}")
-    return Cost(*counts)
 
 
 def _arrow(edge: Edge) -> str:

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nnunet_iac.search.budget import CellCosts, within_budget
+from nnunet_iac.search.budget import within_budget
+from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.pruning import best_operations, last_largest
 from nnunet_iac.search.relaxation import edge_weights

@@ -20,8 +20,9 @@ from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION, settings_of
 from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
-from nnunet_iac.search.budget import CellCosts, require_possible
+from nnunet_iac.search.budget import require_possible
 from nnunet_iac.search.controls import identity_genotype
+from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.patients import halves, held_back

@@ -16,7 +16,8 @@ from nnunet_iac.runs.cell_picture import draw_cell
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, TrajectoryRow
-from nnunet_iac.search.budget import CellCosts, within_budget
+from nnunet_iac.search.budget import within_budget
+from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import (

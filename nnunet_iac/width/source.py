@@ -21,7 +21,7 @@ from nnunet_iac.host.trainer_lookup import find_trainer
 from nnunet_iac.nn.cell_cost import multiply_accumulates
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.plans import architecture_of, configuration_of, require_trainable
-from nnunet_iac.search.budget import Cost
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.width.candidates import Candidate, capped
 
 

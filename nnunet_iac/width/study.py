@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from nnunet_iac.search.budget import Cost
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.width.candidates import Candidate, candidates
 from nnunet_iac.width.consensus import TOGETHER, Consensus, consensus
 from nnunet_iac.width.crops import Fold, central_crops, spread_cases

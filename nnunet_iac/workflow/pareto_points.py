@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.search.budget import Cost
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.workflow.pareto import Pareto, backbone
 from nnunet_iac.workflow.study_file import REFERENCE

@@ -12,7 +12,8 @@ from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, TrajectoryRow
-from nnunet_iac.search.budget import CellCosts, Cost, within_budget
+from nnunet_iac.search.budget import within_budget
+from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.pruning import Observation, begin, close_epoch, idle
 from nnunet_iac.search.settings import Settings

@@ -4,7 +4,7 @@ from torch import nn
 
 from nnunet_iac.nn.cell_cost import cell_costs, multiply_accumulates
 from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.search.budget import Cost
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.cost import network_cost
 

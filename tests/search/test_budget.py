@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from nnunet_iac.search.budget import (
     RESOLUTION,
-    CellCosts,
-    Cost,
     is_within,
     require_possible,
     require_within,
     within_budget,
 )
+from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.importance import importance
