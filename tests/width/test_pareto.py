@@ -80,8 +80,8 @@ def test_plans_of_retrofits_come_from_their_references_and_carry_settings(source
     assert configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 8, 8]
     settings = settings_of(configuration)
     assert settings.genotype == "random:0"
-    # As many as a search, 200 at most, and the finetuning of its cell take together.
-    assert settings.finetune_epochs == 203
+    # As many as a search, 21 with the preset literal, and the finetuning of its cell take together.
+    assert settings.finetune_epochs == 24
 
 
 def test_settings_of_the_source_plans_lead_to_no_other_backbone(source):
@@ -90,7 +90,7 @@ def test_settings_of_the_source_plans_lead_to_no_other_backbone(source):
     settings = settings_of(written(pareto, "pareto_2d_cap8_random_0")["configurations"]["2d"])
     assert settings.backbone_trainer == "nnUNetTrainer"
     assert settings.backbone_plans == "nnUNetPlans_xtiny8"
-    assert settings.finetune_epochs == 207
+    assert settings.finetune_epochs == 28
 
 
 def test_seed_and_patients_of_the_settings_are_the_studys(source):
@@ -165,7 +165,7 @@ def test_a_dry_run_prints_the_trainings_and_writes_nothing(preprocessed, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     assert "nnUNetTrainerIACDiscrete" in lines[1]
-    assert "not planned yet" in lines[0]
+    assert "not written yet" in lines[0]
     assert sorted(path.name for path in preprocessed.iterdir()) == before
 
 
