@@ -10,6 +10,7 @@ dataset=Dataset004_Hippocampus
     nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres
 [ -f "$nnUNet_preprocessed/$dataset/nnUNetResEncUNetMPlans.json" ] ||
     nnUNet_n_proc_DA=1 nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerResEncM
+python plans.py
 python cells.py ../results/quality-acdc-augmented.json iac-lth acdc
 for study in transfer three-d; do
     nnunet-iac study "$study.yaml"
