@@ -33,7 +33,7 @@ def volumes(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     for name, source in PLANNERS.items():
         plans = {**read_json(own.preprocessed / f"{source}.json"), "plans_name": name}
         configuration = plans["configurations"]["3d_fullres"]
-        configuration.update(batch_size=2, patch_size=[16, 24, 16])
+        configuration.update(batch_size=2, patch_size=[24, 40, 24], iac={"min_channels": 4})
         keywords = configuration["architecture"]["arch_kwargs"]
         keywords["features_per_stage"] = [4, *[8] * (keywords["n_stages"] - 1)]
         write_json(own.preprocessed / f"{name}.json", plans)
