@@ -10,11 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnxruntime
 import torch
 
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.export import Model, export_model
-from nnunet_iac.host.onnx_export import OnnxNetwork, compared, export_fold
+from nnunet_iac.host.onnx_export import INPUT, compared, export_fold
 from nnunet_iac.nn.simplification import simplified
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
@@ -33,14 +34,18 @@ def exported(fold: Path, cases: int) -> dict[str, Any]:
         predictor, path = export_fold(written)
         network, lean = predictor.network, simplified(predictor.network)
         parities = list(compared(predictor, path, fold, cases))
+        if not all(parity.holds for parity in parities):
+            raise RuntimeError(f"an export must be its network; {fold}: {parities}")
         patch = torch.randn(1, 1, *described["patch_size"])
-        session = OnnxNetwork(path, torch.nn.Identity()).session
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(path), options)
         with torch.inference_mode():
             seconds = interleaved(
                 {
                     "torch": lambda: network(patch),
                     "simplified": lambda: lean(patch),
-                    "onnxruntime": lambda: session.run(None, {"patch": patch.numpy()}),
+                    "onnxruntime": lambda: session.run(None, {INPUT: patch.numpy()}),
                 },
                 REPEATS,
                 "cpu",
@@ -51,7 +56,6 @@ def exported(fold: Path, cases: int) -> dict[str, Any]:
         "patch": described["patch_size"],
         "bytes": size,
         "cases": [vars(parity) for parity in parities],
-        "same": all(parity.holds for parity in parities),
         "seconds": seconds,
     }
 
@@ -63,6 +67,7 @@ def main() -> None:
         Path(__file__).with_name("exports.json"),
         {
             **circumstances(),
+            "repeats": REPEATS,
             "models": [exported(fold, cases) for fold in folds],
         },
     )

@@ -2,7 +2,7 @@
 
     python docs/beyond/memory.py
 
-Needs the data set 4 with plans of nnUNetPlanner and nnUNetPlannerResEncM.
+Needs the plans nnUNetPlans and nnUNetResEncUNetMPlans of the data set 4.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     python docs/beyond/plans.py
 
-Needs plans of nnUNetPlanner and nnUNetPlannerResEncM for the data set 4.
+Needs the plans nnUNetPlans and nnUNetResEncUNetMPlans of the data set 4.
 """
 
 from nnunet_iac.host.planning import preprocessed_folder

@@ -19,8 +19,6 @@ from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import configuration_of
 
-MODULES = ("onnx", "onnxscript", "onnxruntime")
-"""What the extra `onnx` brings."""
 INPUT, OUTPUT = "patch", "logits"
 TOLERANCE = 1e-3
 """Largest difference of two logits that is still rounding."""

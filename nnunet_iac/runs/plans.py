@@ -161,6 +161,9 @@ def lineage(plans: Mapping[str, Any], configuration: str, folder: Path) -> list[
         plans: a plans file's content.
         configuration: whose network it is.
         folder: where the plans of the data set lie.
+
+    Raises:
+        ValueError: plans without that configuration, or a damaged one.
     """
     own = configuration_of(plans, configuration)
     found = [plans["plans_name"]]

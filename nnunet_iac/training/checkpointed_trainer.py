@@ -1,4 +1,4 @@
-"""What every trainer of ours does with checkpoints."""
+"""What trainers of retrofits do with checkpoints."""
 
 import functools
 import hashlib

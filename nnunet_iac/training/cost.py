@@ -18,6 +18,9 @@ import nnunet_iac
 from nnunet_iac.nn.cell_cost import multiply_accumulates
 from nnunet_iac.runs.records import CostRecord, NetworkCost
 
+CODE = ("nnunet_iac", "trainers")
+"""The folders of a checkout that decide what a run does."""
+DIRTY = "-dirty"
 PACKAGES = ("nnunetv2", "dynamic-network-architectures", "batchgeneratorsv2", "torch", "numpy")
 
 
@@ -59,7 +62,7 @@ def provenance() -> CostRecord:
 
 
 def circumstances() -> dict[str, Any]:
-    """Return when, with which code and on what something is measured, for a result file."""
+    """Return date, commit, hardware and versions of something measured now, for a result file."""
     now = provenance()
     return {
         "date": date.today().isoformat(),
@@ -79,13 +82,17 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Return the commit of a source checkout, marked where files differ; None if installed."""
+    """Return the commit of a checkout, `-dirty` where its code differs; None if installed."""
     root = Path(nnunet_iac.__file__).parents[1]
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40"]
-    command += ["--exclude=*", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        differs = _git(root, "status", "--porcelain", "--", *CODE)
+        return _git(root, "rev-parse", "HEAD") + (DIRTY if differs else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

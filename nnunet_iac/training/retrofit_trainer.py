@@ -102,7 +102,6 @@ class RetrofitTrainer(CheckpointedTrainer):
     """The trainer whose checkpoint is the backbone unless the settings name another."""
 
     record: RunRecord
-    network: Any
     dataloader_train: Any
     dataloader_val: Any
     dataset_class: Any

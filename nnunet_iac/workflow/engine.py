@@ -112,9 +112,9 @@ def _require_same_study(own: Path, path: Path, study: Study) -> None:
 
 
 def _lay_out(own: Path, path: Path, study: Study) -> None:
-    """Put rules and study, with its splits, into the study's folder: all that jobs need anywhere.
+    """Put rules and study, with its splits, into the study's folder: what jobs need anywhere.
 
-    Cells that it names stay where they are.
+    Cells that it names stay where they are, which all jobs must reach.
     """
     document = copy.deepcopy(read_document(path))
     for given, dataset in zip(document["datasets"], study.datasets, strict=True):

@@ -360,7 +360,11 @@ def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
 
 
 def reckoned_from(folder: Path, genotype: str) -> str:
-    """Return the setting `genotype` with the path that it may name reckoned from a folder."""
+    """Return the setting `genotype` with the path that it may name reckoned from a folder.
+
+    Raises:
+        ValueError: no such setting.
+    """
     if "{cells}" in genotype:
         return genotype
     source = CellSource.of(genotype.replace("{seed}", "0"))

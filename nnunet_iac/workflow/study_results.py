@@ -1,11 +1,14 @@
 """What the runs of a study scored and cost, as plain values for JSON."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.run import Run as Record
 from nnunet_iac.analysis.report.run import read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
+from nnunet_iac.host.folders import results_folder
+from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study_file import REFERENCE, Run, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
@@ -42,7 +45,7 @@ def _record(run: Record) -> dict[str, Any]:
         )
     final, backbone = run.cost.networks["final"], run.cost.networks["backbone"]
     return {
-        "settings": run.settings.resolved().to_mapping(),
+        "settings": _portable(run.settings.resolved().to_mapping()),
         "epochs": run.epochs,
         "search_epochs": run.search_epochs,
         "seconds": run.seconds,
@@ -60,6 +63,16 @@ def _record(run: Record) -> dict[str, Any]:
         "versions": run.cost.versions,
         "commit": run.cost.commit,
     }
+
+
+def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that name a cell by its place in nnUNet_results, or by its file alone."""
+    source = CellSource.of(settings.get("genotype") or "identity")
+    if source.path is None:
+        return settings
+    path, root = Path(source.path), results_folder().resolve()
+    place = path.relative_to(root) if path.is_relative_to(root) else path.name
+    return {**settings, "genotype": source.moved(str(place))}
 
 
 def document(study: Study, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -27,13 +27,14 @@ def test_an_installed_package_has_no_commit(checkout):
     assert provenance().commit is None
 
 
-def test_the_commit_says_whether_files_differed_from_it(checkout):
+def test_the_commit_says_whether_code_differed_from_it(checkout):
     root = checkout.parents[1]
+    (root / "results.json").write_text("1")
     _git(root, "init")
     _git(root, "add", ".")
     _git(root, "commit", "-m", "x")
-    _git(root, "tag", "v1")
     head = _git(root, "rev-parse", "HEAD")
+    (root / "results.json").write_text("2")
     assert provenance().commit == head
-    checkout.write_text("1")
+    (checkout.parent / "new.py").write_text("")
     assert provenance().commit == f"{head}-dirty"

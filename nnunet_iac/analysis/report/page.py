@@ -25,13 +25,23 @@ def environment() -> Environment:
 
 def markdown_environment(folder: Path) -> Environment:
     """Return the environment of Markdown templates in a folder: nothing escaped or undefined."""
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(folder),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    made.filters["commit"] = commit_text
+    return made
+
+
+def commit_text(commit: str | None) -> str:
+    """Return the start of a commit, and whether code differed from it."""
+    if commit is None:
+        return "none"
+    number, _, changed = commit.partition("-")
+    return f"{number[:10]}, {changed}" if changed else number[:10]
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from nnunet_iac.analysis.report.evaluation import (
     opponent_name,
     speed_up,
 )
-from nnunet_iac.analysis.report.page import duration
+from nnunet_iac.analysis.report.page import commit_text, duration
 from nnunet_iac.analysis.report.parts import Picture, Section, Table
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.report.summary import Searches
@@ -357,14 +357,6 @@ def _unchanged(run: Run) -> str:
     return "encoder only" if kept_encoder else "trained"
 
 
-def _commit(commit: str | None) -> str:
-    """Return the start of a commit, and whether files differed from it."""
-    if commit is None:
-        return "none"
-    number, _, changed = commit.partition("-")
-    return f"{number[:10]}, {changed}" if changed else number[:10]
-
-
 def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tuple[Table, ...]]:
     rows = tuple(
         (
@@ -372,7 +364,7 @@ def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tupl
             run.backbone.trainer,
             run.backbone.before[:16],
             _unchanged(run),
-            _commit(run.cost.commit),
+            commit_text(run.cost.commit),
         )
         for name, run in named
     )
