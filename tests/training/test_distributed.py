@@ -14,7 +14,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.training.distributed import bare, first_ranks, require_same_on_all_ranks
+from nnunet_iac.training.distributed import (
+    bare,
+    first_ranks,
+    mean_over_ranks,
+    require_same_on_all_ranks,
+)
 
 # Gradients of depthwise weights may be laid out in another order; DDP copies them and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Grad strides do not match")
@@ -140,6 +145,14 @@ def test_ranks_that_differ_are_noticed(tmp_path: Path) -> None:
             require_same_on_all_ranks(same, same)
 
     _on_two_ranks(tmp_path, differ)
+
+
+def test_ranks_that_score_their_own_batches_get_the_same_mean(tmp_path: Path) -> None:
+    def score(rank: int) -> None:
+        mean = mean_over_ranks(torch.tensor([rank, 3.0 * rank]))
+        assert torch.equal(mean, torch.tensor([0.5, 1.5]))
+
+    _on_two_ranks(tmp_path, score)
 
 
 def test_without_deep_supervision_no_rank_waits_for_a_head_that_is_not_run(
