@@ -13,51 +13,44 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 
 RETROFIT = "nnUNetTrainerIACLTH_1warmup6search2finetune"
-PLANNERS = {"plain": "nnUNetPlans", "residual": "nnUNetResEncUNetMPlans"}
-
-pytestmark = pytest.mark.slow
+PLANS = "nnUNetResEncUNetMPlans"
 
 
-@pytest.fixture(scope="module")
-def volumes(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The raw data, planned for 3d_fullres by two of nnU-Net's planners, with narrow networks."""
-    own = replace(planned, path=tmp_path_factory.mktemp("volumes"))
+@pytest.fixture
+def volumes(planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The raw data, planned for 3d_fullres by nnU-Net, with a narrow residual-encoder U-Net."""
+    own = replace(planned, path=tmp_path)
     shutil.copytree(planned.path / "raw", own.path / "raw")
-    words = ("-d", 4, "-c", "3d_fullres", "-np", 1, "-npfp", 1)
+    for name, value in own.environment.items():
+        monkeypatch.setenv(name, value)
+    words = ("-d", 4, "-c", "3d_fullres", "-pl", "nnUNetPlannerResEncM", "-np", 1, "-npfp", 1)
     own.run("nnUNetv2_plan_and_preprocess", *words, nnUNet_n_proc_DA="1")
-    words = ("-d", 4, "-pl", "nnUNetPlannerResEncM")
-    own.run("nnUNetv2_plan_experiment", *words, nnUNet_n_proc_DA="1")
-    cases = sorted(own.preprocessed.glob("nnUNetPlans_3d_fullres/*.pkl"))
+    plans = read_json(own.preprocessed / f"{PLANS}.json")
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration.update(batch_size=2, patch_size=[24, 40, 24], iac={"min_channels": 4})
+    keywords = configuration["architecture"]["arch_kwargs"]
+    keywords["features_per_stage"] = [4, *[8] * (keywords["n_stages"] - 1)]
+    write_json(own.preprocessed / f"{PLANS}.json", plans)
+    cases = sorted(own.preprocessed.glob(f"{configuration['data_identifier']}/*.pkl"))
     names = [case.stem for case in cases]
     write_json(own.preprocessed / "splits_final.json", [{"train": names[1:], "val": names[:1]}])
-    for name, source in PLANNERS.items():
-        plans = {**read_json(own.preprocessed / f"{source}.json"), "plans_name": name}
-        configuration = plans["configurations"]["3d_fullres"]
-        configuration.update(batch_size=2, patch_size=[24, 40, 24], iac={"min_channels": 4})
-        keywords = configuration["architecture"]["arch_kwargs"]
-        keywords["features_per_stage"] = [4, *[8] * (keywords["n_stages"] - 1)]
-        write_json(own.preprocessed / f"{name}.json", plans)
     return own
 
 
-@pytest.mark.parametrize("network", PLANNERS)
-def test_a_volume_is_searched_validated_exported_and_predicted(
-    volumes: Any, network: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in volumes.environment.items():
-        monkeypatch.setenv(name, value)
-    named = ("4", "3d_fullres", 0, "nnUNetTrainer", network)
+@pytest.mark.slow
+def test_a_volume_is_searched_validated_exported_and_predicted(volumes: Any) -> None:
+    named = ("4", "3d_fullres", 0, "nnUNetTrainer", PLANS)
     stock = get_trainer_from_args(*named, device=torch.device("cpu"))
     stock.initialize()  # Initial weights stand in for a trained backbone.
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
-    words = (4, "3d_fullres", 0, "-tr", RETROFIT, "-p", network, "-device", "cpu")
+    words = (4, "3d_fullres", 0, "-tr", RETROFIT, "-p", PLANS, "-device", "cpu")
     volumes.run("nnUNetv2_train", *words)
     results = volumes.path / "results" / volumes.preprocessed.name
-    fold = results / f"{RETROFIT}__{network}__3d_fullres" / "fold_0"
+    fold = results / f"{RETROFIT}__{PLANS}__3d_fullres" / "fold_0"
     assert RunFolder.of_fold(fold).read_backbone().unchanged
     assert len(RunFolder.of_fold(fold).read_events()) == 14 * 6
     assert (fold / "validation" / "summary.json").is_file()
-    model, out = volumes.path / f"{network}_exported", volumes.path / f"{network}_predicted"
+    model, out = volumes.path / "exported", volumes.path / "predicted"
     volumes.run("nnunet-iac", "export", fold, "-o", model)
     images = volumes.path / "raw" / volumes.preprocessed.name / "imagesTs"
     words = ("-m", model, "-f", 0, "-i", images, "-o", out, "-device", "cpu", "--disable_tta")
