@@ -1,0 +1,55 @@
+"""The rules of a study, with steps that only write their files."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nnunet_iac.workflow import engine
+
+STEP = f"""#!{sys.executable}
+import sys
+from pathlib import Path
+Path(sys.argv[sys.argv.index("--to") + 1]).write_text("{{}}")
+if "report" in sys.argv:
+    Path("results.json").touch()
+    Path("tables.csv").touch()
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what writes and runs a study with these seeds, and returns its folder."""
+    step = tmp_path / "step"
+    step.write_text(STEP)
+    step.chmod(0o755)
+    monkeypatch.setenv("NNUNET_IAC_PYTHON", str(step))
+    monkeypatch.setattr(engine, "require_ready", lambda study: None)
+    monkeypatch.setattr(engine, "_forget", lambda own, study: (own / engine.PAGE).unlink(True))
+
+    def run(*seeds: int) -> Path:
+        document = {
+            "name": "s",
+            "datasets": [{"dataset": 4}],
+            "seeds": list(seeds),
+            "methods": {"random": None},
+        }
+        path = tmp_path / "s.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return engine.run_study(path, tmp_path / "out", 1, None, ["--quiet"]).parent
+
+    return run
+
+
+def test_a_study_that_grows_runs_what_is_new_and_nothing_that_it_has(write: Any) -> None:
+    folder = write(0, 1)
+    assert (folder / engine.PAGE).is_file()
+    told = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
+    write(0, 1, 2)
+    assert (folder / engine.PAGE).is_file()
+    now = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
+    assert len(now) == len(told) + 1
+    cells = [name for name in told if "random" in name]
+    assert [now[name] for name in cells] == [told[name] for name in cells]
