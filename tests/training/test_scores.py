@@ -20,10 +20,11 @@ BY_REMOVAL = {"pruning_score": "perturbation", "score_batches": 1, "held_back": 
 Make = Callable[..., Any]
 
 
-def test_pruning_by_perturbation_measures_on_held_back_training_cases_and_replays(
+def test_pruning_by_perturbation_measures_on_held_back_cases_replays_and_continues(
     make_trainer: Make, in_process: Any
 ) -> None:
-    trainer = make_trainer(LTH, in_process.write_plans("removed", **BY_REMOVAL))
+    plans = in_process.write_plans("removed", **BY_REMOVAL)
+    trainer = make_trainer(LTH, plans)
     trainer.run_training()
     record = RunFolder.of_fold(trainer.output_folder)
     split = read_json(record.path / "split.json")
@@ -39,20 +40,12 @@ def test_pruning_by_perturbation_measures_on_held_back_training_cases_and_replay
     assert [e.operation for e in record.read_events() if e.epoch == 2] == least
     assert replay(record).agrees
 
-
-def test_pruning_by_perturbation_continues_to_the_same_end(
-    make_trainer: Make, in_process: Any
-) -> None:
-    plans = in_process.write_plans("removed", **BY_REMOVAL)
-    whole = make_trainer(LTH, plans)
-    whole.run_training()
-    kept = {k: v.clone() for k, v in whole.network.state_dict().items()}
-    score = RunFolder.of_fold(whole.output_folder).read_trajectory().score
+    kept = {k: v.clone() for k, v in trainer.network.state_dict().items()}
     run_until(make_trainer(LTH, plans), 4)
     resumed = make_trainer(LTH, plans, resume=True)
     resumed.run_training()
     again = RunFolder.of_fold(resumed.output_folder).read_trajectory().score
-    assert np.array_equal(score, again, equal_nan=True)
+    assert np.array_equal(trajectory.score, again, equal_nan=True)
     assert all(torch.equal(kept[k], v) for k, v in resumed.network.state_dict().items())
 
 
