@@ -9,7 +9,7 @@ import pytest
 from nnunet_iac.workflow.study_file import read_study
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(path.parent.name for path in DOCS.glob("*/page.py"))
+PAGES = sorted(path.stem for path in DOCS.glob("*.md") if (DOCS / path.stem / "page.py").is_file())
 STUDIES = sorted(DOCS.glob("*/*.yaml"))
 
 
