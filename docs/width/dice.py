@@ -20,7 +20,7 @@ from nnunet_iac.width.source import Source
 from nnunet_iac.workflow.engine import run_study
 from nnunet_iac.workflow.pareto import Pareto, study_name
 from nnunet_iac.workflow.pareto_points import points
-from nnunet_iac.workflow.study_file import REFERENCE
+from nnunet_iac.workflow.study import REFERENCE
 
 TRAINER = "nnUNetTrainerAdam_8epochs"
 PLANS = "width"

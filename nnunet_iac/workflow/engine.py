@@ -13,8 +13,9 @@ import yaml
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.workflow.steps import GPUS
+from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_checks import require_ready
-from nnunet_iac.workflow.study_file import Study, read_document, read_study, reckoned_from
+from nnunet_iac.workflow.study_file import read_document, read_study, reckoned_from
 from nnunet_iac.workflow.study_plans import fold_folder
 
 AS_RUN, SNAKEFILE, PAGE = "as-run.yaml", "Snakefile", "report.html"

@@ -10,7 +10,7 @@ from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.training_length import training_length
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.space import OPERATIONS
-from nnunet_iac.workflow.study_file import CONTINUE, FULL, LTH, REFERENCE, Run, Study
+from nnunet_iac.workflow.study import CONTINUE, FULL, LTH, REFERENCE, Run, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
 REPEATS = 3

@@ -14,7 +14,8 @@ from nnunet_iac.width.candidates import candidate, features_of
 from nnunet_iac.width.crops import training_cases
 from nnunet_iac.width.planning import plans_name, write_width
 from nnunet_iac.width.source import Source
-from nnunet_iac.workflow.study_file import REFERENCE, Study, study_of
+from nnunet_iac.workflow.study import REFERENCE, Study
+from nnunet_iac.workflow.study_file import study_of
 
 METHODS = (REFERENCE, "continued", "iac-lth", "iac", "random")
 DEFAULT_METHODS = (REFERENCE, "continued", "iac-lth", "random")

@@ -12,7 +12,7 @@ from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.workflow.pareto import Pareto, backbone
-from nnunet_iac.workflow.study_file import REFERENCE
+from nnunet_iac.workflow.study import REFERENCE
 
 
 @dataclass(frozen=True)

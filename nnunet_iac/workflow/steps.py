@@ -26,8 +26,9 @@ from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of, dataset_number
+from nnunet_iac.workflow.study import DataSet, Run, Study
 from nnunet_iac.workflow.study_checks import SPLITS, Splits, training_cases, wanted_splits
-from nnunet_iac.workflow.study_file import DataSet, Run, Study, read_study
+from nnunet_iac.workflow.study_file import read_study
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
     plans_name,

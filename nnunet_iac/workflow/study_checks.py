@@ -16,7 +16,7 @@ from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.splits import require_split, require_splits
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.patients import patient_of, shared_patients
-from nnunet_iac.workflow.study_file import PLANNED, DataSet, Run, Study
+from nnunet_iac.workflow.study import PLANNED, DataSet, Run, Study
 from nnunet_iac.workflow.study_plans import plans_name, plans_of, require_own_results
 
 SPLITS = "splits_final.json"

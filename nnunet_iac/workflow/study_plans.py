@@ -17,7 +17,7 @@ from nnunet_iac.runs.plans import (
     write_new,
 )
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
-from nnunet_iac.workflow.study_file import REFERENCE, DataSet, Network, Run, Study
+from nnunet_iac.workflow.study import REFERENCE, DataSet, Network, Run, Study
 
 
 def plans_name(study: Study, run: Run) -> str:

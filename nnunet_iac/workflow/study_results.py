@@ -9,7 +9,7 @@ from nnunet_iac.analysis.report.run import read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.workflow.study_file import REFERENCE, Run, Study
+from nnunet_iac.workflow.study import REFERENCE, Run, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
 

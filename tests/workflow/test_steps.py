@@ -9,7 +9,8 @@ import yaml
 
 from nnunet_iac.workflow import engine, steps
 from nnunet_iac.workflow.engine import plan_lines
-from nnunet_iac.workflow.study_file import Study, read_study, study_of
+from nnunet_iac.workflow.study import Study
+from nnunet_iac.workflow.study_file import read_study, study_of
 
 
 def study(**changes: Any) -> Study:

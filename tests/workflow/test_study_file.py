@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from nnunet_iac.workflow.study_file import METHODS, Study, read_study, study_of
+from nnunet_iac.workflow.study import METHODS, Study
+from nnunet_iac.workflow.study_file import read_study, study_of
 
 SMALL: dict[str, Any] = {
     "name": "small",
