@@ -13,17 +13,18 @@ from nnunet_iac.benchmark.timing import synchronise, timed
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.search.settings import PRESET_VALUES, Settings
 from nnunet_iac.training.methods import IAC, IAC_LTH, Method
 from nnunet_iac.training.optimisation import architecture_optimiser, search_optimiser
 from nnunet_iac.training.phases import Phase, Phases
 
 
 def search_benchmark(workload: Workload, batches: int, validation_batches: int) -> dict[str, Any]:
-    """Return the wall clock of the four searches, with every epoch of every search really run.
+    """Return the wall clock of the five searches, with every epoch of every search really run.
 
-    `adaptive` ends when this batch lets it; its threshold is that of epochs as long as here. Only
-    training steps count; validation, and pruning with the record between epochs, stand
-    apart, and nothing is plotted.
+    `adaptive` ends when this batch lets it; its threshold is that of epochs as long as here.
+    `swift` has its own warm-up. Only training steps count; validation, and pruning with the record
+    between epochs, stand apart, and nothing is plotted.
 
     Raises:
         ValueError: settings that leave no time to prune.
@@ -33,15 +34,15 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
         "lth": (IAC_LTH, "paper"),
         "literal": (IAC_LTH, "literal"),
         "adaptive": (IAC_LTH, "adaptive"),
+        "swift": (IAC_LTH, "swift"),
     }
     for method, preset in presets.values():
         if method.prunes:
-            dataclasses.replace(workload.settings, preset=preset).require_prunable()
+            _of_preset(workload.settings, preset).require_prunable()
     searches = {}
     for name, (method, preset) in presets.items():
         settings = dataclasses.replace(
-            workload.settings,
-            preset=preset,
+            _of_preset(workload.settings, preset),
             iterations_per_epoch=batches,
             pruning_score="importance",
         )
@@ -53,13 +54,19 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
         "iac_search_s": iac,
         "lth_search_s": searches["lth"]["training_s"],
         "literal_search_s": searches["literal"]["training_s"],
+        "swift_search_s": searches["swift"]["training_s"],
         "speedup": iac / searches["lth"]["training_s"],
         "speedup_literal": iac / searches["literal"]["training_s"],
+        "speedup_swift": iac / searches["swift"]["training_s"],
         "epochs_ratio": searches["iac"]["epochs"] / searches["lth"]["epochs"],
         "batches_per_epoch": batches,
         "validation_batches_per_epoch": validation_batches,
         "searches": searches,
     }
+
+
+def _of_preset(settings: Settings, preset: Any) -> Settings:
+    return dataclasses.replace(settings, preset=preset, **PRESET_VALUES.get(preset, {}))
 
 
 def _search(

@@ -46,12 +46,12 @@ def test_without_the_test_suite_the_plain_cell_is_not_measured(run, monkeypatch)
     assert "not measured" in printed
 
 
-def test_search_runs_every_epoch_of_all_four(run):
+def test_search_runs_every_epoch_of_all_five(run):
     settings = ("--set", "warmup_epochs=1", "search_epochs=38", "--batches", "2")
     result, _ = run("search", *SMALL, *settings)
     epochs = {name: search["epochs"] for name, search in result["searches"].items()}
     assert epochs.pop("adaptive") in range(7, 39)
-    assert epochs == {"iac": 38, "lth": 37, "literal": 7}
+    assert epochs == {"iac": 38, "lth": 37, "literal": 7, "swift": 9}
     lth = result["searches"]["lth"]
     assert len(lth["epoch_s"]) == 37
     assert lth["training_s"] == pytest.approx(lth["warmup_s"] + lth["search_s"])
