@@ -15,7 +15,8 @@ def add_to(verbs: Verbs) -> None:
         "export",
         help="make a model folder that stock nnU-Net predicts with, and ONNX files",
         description="Writes a model folder whose plans name the retrofitted network, so that the "
-        "stock nnUNetTrainer builds it and only this package must be installed.",
+        "stock nnUNetTrainer builds it and only this package must be installed. DIR appears when "
+        "all of it is written; after an error nothing is left.",
     )
     parser.add_argument(
         "model", metavar="FOLD_OR_MODEL", type=Path, help="a fold folder, or a model folder"
@@ -25,7 +26,10 @@ def add_to(verbs: Verbs) -> None:
         "-chk", metavar="FILE", default="checkpoint_final.pth", help="default: the final one"
     )
     parser.add_argument(
-        "--onnx", action="store_true", help="also an ONNX file per fold, compared on real cases"
+        "--onnx",
+        action="store_true",
+        help="also an ONNX file per fold, compared on real cases; one that is not its network is "
+        "left out, and the exit status is 1",
     )
     parser.add_argument(
         "--cases", metavar="N", type=int, default=2, help="validation cases to compare (default: 2)"
@@ -34,33 +38,47 @@ def add_to(verbs: Verbs) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb; return the exit status."""
-    from nnunet_iac.host.export import Model, export_model
+    """Run the verb; return the exit status.
+
+    1 where an ONNX file is not its network: that file is left out, while the model folder, which
+    is right in itself, is written.
+    """
+    from nnunet_iac.host.export import Model, exporting, predict_command
 
     if arguments.cases < 1:
-        raise ValueError(f"--cases must be at least 1; got {arguments.cases}")
+        raise ValueError(
+            f"--cases must be at least 1; got {arguments.cases}: give a number of validation "
+            "cases, or export without --onnx"
+        )
     if arguments.onnx:
         require_extra("onnx", *ONNX_MODULES)
     model = Model.at(arguments.model, arguments.chk)
     if arguments.onnx:
-        from nnunet_iac.host.onnx_export import compared, export_fold, require_comparable
+        from nnunet_iac.host.onnx_export import require_comparable
 
         require_comparable(model)
-    folds = export_model(model, arguments.o, arguments.chk)
-    numbers = " ".join(fold.name.removeprefix("fold_") for fold in folds)
+    for fold in model.left_out:
+        print(f"left out: {fold.name}, which has no {arguments.chk}")
+    with exporting(model, arguments.o, arguments.chk) as folds:
+        alike = [
+            _written_as_onnx(fold, source, arguments.cases)
+            for fold, source in zip(folds, model.folds, strict=True)
+            if arguments.onnx
+        ]
     print(f"exported: {arguments.o}")
-    print(f"  nnUNetv2_predict_from_modelfolder -m {arguments.o} -f {numbers} -i IMAGES -o OUT")
-    if not arguments.onnx:
-        return 0
-    alike = True
-    for source, fold in zip(model.folds, folds, strict=True):
-        predictor, path = export_fold(fold)
-        print(f"exported: {path}")
-        for found in compared(predictor, path, source, arguments.cases):
-            print(f"  {found}", flush=True)
-            if not found.holds:
-                alike = False
-                path.unlink(missing_ok=True)
-                print(f"removed: {path}, which must not be used")
-                break
-    return 0 if alike else 1
+    print(f"  {predict_command(model, arguments.o)}")
+    return 0 if all(alike) else 1
+
+
+def _written_as_onnx(fold: Path, source: Path, cases: int) -> bool:
+    """Return whether the ONNX file of an exported fold is its network, and leave it only then."""
+    from nnunet_iac.host.onnx_export import compared, export_fold
+
+    predictor, path = export_fold(fold)
+    for found in compared(predictor, path, source, cases):
+        print(f"{fold.name}, {found}", flush=True)
+        if not found.holds:
+            path.unlink()
+            print(f"left out: {path.name} of {fold.name}, which is not its network")
+            return False
+    return True

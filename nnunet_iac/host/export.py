@@ -2,7 +2,8 @@
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,11 +33,23 @@ class Model:
         folder: TRAINER__PLANS__CONFIGURATION.
         folds: folders of the folds that are meant.
         configuration: of the folder's name.
+        left_out: folders of the folds that lack the checkpoint.
     """
 
     folder: Path
     folds: tuple[Path, ...]
     configuration: str
+    left_out: tuple[Path, ...] = ()
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The configuration, as the model's plans describe it."""
+        return configuration_of(read_json(self.folder / "plans.json"), self.configuration)
+
+    @property
+    def is_second_stage(self) -> bool:
+        """Whether it takes the predictions of a cascade's first stage besides images."""
+        return self.described.get("previous_stage") is not None
 
     @classmethod
     def at(cls, path: Path, checkpoint: str = FINAL) -> "Model":
@@ -59,12 +72,24 @@ class Model:
                 f"a fold must have been trained to its end; none of {path} has a {checkpoint}: "
                 "let the training finish, or name another checkpoint with -chk"
             )
-        return cls(folder, folds, folder.name.split("__")[-1])
+        left_out = tuple(fold for fold in candidates if fold not in folds)
+        return cls(folder, folds, folder.name.split("__")[-1], left_out)
 
 
 def export_model(model: Model, target: Path, checkpoint: str = FINAL) -> list[Path]:
     """Write a model folder that stock nnU-Net predicts with, and return its folds.
 
+    Args and errors are those of `exporting`.
+    """
+    with exporting(model, target, checkpoint) as folds:
+        return [target / fold.name for fold in folds]
+
+
+@contextmanager
+def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[list[Path]]:
+    """Yield the folds of an exported model that takes its name when the block ends well.
+
+    Whatever else belongs into the folder is written in the block; after an error nothing is left.
     The weights are those of the checkpoints, bit for bit. The plans' `network_class_name` builds
     the network, so that only this package must be installed, without its trainers being found.
 
@@ -76,7 +101,8 @@ def export_model(model: Model, target: Path, checkpoint: str = FINAL) -> list[Pa
 
     Raises:
         FileExistsError: the target exists.
-        ValueError: a damaged checkpoint, or one that is still searching.
+        ValueError: a damaged checkpoint, one that is still searching, folds with other structures,
+            or another configuration in the target's name.
     """
     if target.exists():
         raise FileExistsError(
@@ -99,8 +125,15 @@ def export_model(model: Model, target: Path, checkpoint: str = FINAL) -> list[Pa
             # The final validation is that of the final checkpoint.
             known = (PICTURE, SUMMARY) if checkpoint == FINAL else (PICTURE,)
             _copy(fold, folder / fold.name, known)
+        yield [folder / fold.name for fold in model.folds]
         folder.rename(target)
-    return [target / fold.name for fold in model.folds]
+
+
+def predict_command(model: Model, target: Path) -> str:
+    """Return the command that predicts with all folds of an exported model."""
+    numbers = " ".join(fold.name.removeprefix("fold_") for fold in model.folds)
+    command = f"nnUNetv2_predict_from_modelfolder -m {target} -f {numbers} -i IMAGES -o OUT"
+    return f"{command} -prev_stage_predictions FOLDER" if model.is_second_stage else command
 
 
 def exported_checkpoint(
@@ -133,43 +166,90 @@ def exported_checkpoint(
 def exported_plans(
     plans: Mapping[str, Any], model: Model, target: Path, checkpoint: str = FINAL
 ) -> dict[str, Any]:
-    """Return plans whose network is the retrofit, and which hold no setting of its training."""
+    """Return plans whose network is the retrofit, and which hold no setting of its training.
+
+    Raises:
+        ValueError: as `exporting` raises.
+    """
     result = copy.deepcopy(dict(plans))
-    parts = target.name.split("__")
-    named = len(parts) == 3 and parts[0] == TRAINER
-    result["plans_name"] = parts[1] if named else f"{plans['plans_name']}_exported"
+    result["plans_name"] = _plans_name(target, model, plans["plans_name"])
     require_identifier(result["plans_name"])
     described = configuration_of(plans, model.configuration)
     exported = result["configurations"][model.configuration]
     for configuration in result["configurations"].values():
         configuration.pop(SECTION, None)
-    stored = read_checkpoint(model.folds[0] / checkpoint)
     # Else a network that plans describe as it is: the control, or one with skip modules of its own.
     network = architecture_of(described)["network_class_name"].rpartition(".")[2]
-    if network in {known.__name__ for known in SUPPORTED} and any(
-        key.startswith("implants.") for key in stored["network_weights"]
-    ):
-        settings = Settings.from_mapping(stored[SECTION]["settings"])
-        exported["architecture"] = retrofit_architecture(described, settings)
+    if network in {known.__name__ for known in SUPPORTED}:
+        structure = shared_structure([fold / checkpoint for fold in model.folds])
+        if structure:
+            exported["architecture"] = retrofit_architecture(described, structure)
     return result
 
 
-def retrofit_architecture(described: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the `architecture` of plans for a retrofit of the network they describe."""
+def shared_structure(checkpoints: Sequence[Path]) -> dict[str, Any]:
+    """Return the structural settings of folds' checkpoints; none of U-Nets without implants.
+
+    Raises:
+        ValueError: folds that differ in one, or of which only some have implants.
+    """
+    first, *others = checkpoints
+    structure = _structure(first)
+    for other in others:
+        found = _structure(other)
+        for key in ("implant", *STRUCTURAL):
+            if found.get(key) != structure.get(key):
+                raise ValueError(
+                    f"the folds of a model must share their structural settings; {key} is "
+                    f"{found.get(key)!r} in {other.parent.name} and {structure.get(key)!r} in "
+                    f"{first.parent.name} of {first.parent.parent}: export each fold by itself"
+                )
+    return structure
+
+
+def retrofit_architecture(
+    described: Mapping[str, Any], structure: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the `architecture` of plans for a retrofit of the network they describe.
+
+    Args:
+        described: a configuration of plans.
+        structure: the structural settings.
+    """
     architecture = architecture_of(described)
-    built_by: dict[str, Any] = {
-        key: getattr(settings, key) for key in STRUCTURAL if key != "implant"
-    }
-    if settings.implant == "convolution":
+    built_by = {key: value for key, value in structure.items() if key != "implant"}
+    if structure["implant"] == "convolution":
         built_by["genotype"] = "conv"
     else:
-        built_by["skip"] = settings.implant
+        built_by["skip"] = structure["implant"]
     kwargs = {"unet": architecture["network_class_name"], "settings": built_by}
     return {
         **architecture,
         "network_class_name": NETWORK,
         "arch_kwargs": {**kwargs, **architecture["arch_kwargs"]},
     }
+
+
+def _plans_name(target: Path, model: Model, source: str) -> str:
+    """Return the plans' name in a target called as in nnU-Net's results, else the source's."""
+    parts = target.name.split("__")
+    if len(parts) != 3 or parts[0] != TRAINER:
+        return f"{source}_exported"
+    if parts[2] != model.configuration:
+        raise ValueError(
+            f"a folder called {TRAINER}__PLANS__CONF must name the configuration of its model, "
+            f"{model.configuration}; got {parts[2]}: call it "
+            f"{TRAINER}__{parts[1]}__{model.configuration}"
+        )
+    return parts[1]
+
+
+def _structure(path: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(path)
+    if not any(key.startswith("implants.") for key in checkpoint["network_weights"]):
+        return {}
+    settings = Settings.from_mapping(checkpoint[SECTION]["settings"])
+    return {key: getattr(settings, key) for key in STRUCTURAL}
 
 
 def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:

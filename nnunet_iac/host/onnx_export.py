@@ -17,11 +17,10 @@ from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.nn.simplification import simplified
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import configuration_of
 
 INPUT, OUTPUT = "patch", "logits"
 TOLERANCE = 1e-3
-"""Largest difference of two logits that is still rounding."""
+"""Difference of two logits that is no longer rounding, as a share of the largest one's size."""
 LEAST_DICE = 0.999
 """Mean Dice of the two segmentations of a case, at least."""
 
@@ -33,24 +32,31 @@ class Parity:
     Args:
         case: identifier.
         difference: largest absolute difference of two logits of a patch.
+        scale: largest absolute logit of torch's network in a patch.
         dice: of the segmentations, mean over the foreground classes that either has; 1 for none.
     """
 
     case: str
     difference: float
+    scale: float
     dice: float
+
+    @property
+    def limit(self) -> float:
+        """What the difference must stay below: a share of the scale, which is at least 1 here."""
+        return TOLERANCE * max(1.0, self.scale)
 
     @property
     def holds(self) -> bool:
         """Whether that is no more than rounding."""
-        return self.difference <= TOLERANCE and self.dice >= LEAST_DICE
+        return self.difference < self.limit and self.dice >= LEAST_DICE
 
     def __str__(self) -> str:
         """The comparison as one line."""
         verdict = "same" if self.holds else "NOT THE SAME"
         return (
-            f"{self.case}: logits differ by at most {self.difference:.2g}, "
-            f"Dice {self.dice:.6f}: {verdict}"
+            f"{self.case}: logits of up to {self.scale:.3g} differ by at most "
+            f"{self.difference:.2g} (limit {self.limit:.2g}), Dice {self.dice:.6f}: {verdict}"
         )
 
 
@@ -76,7 +82,10 @@ def compared(predictor: Any, path: Path, fold: Path, count: int) -> Iterator[Par
 
 
 def predictor_of(fold: Path) -> Any:
-    """Return nnU-Net's predictor of one fold of a model folder, on the CPU, without mirroring."""
+    """Return nnU-Net's predictor of one fold of a model folder, on the CPU, without mirroring.
+
+    Its network is not compiled, whatever nnUNet_compile says: ONNX is made from the plain one.
+    """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
@@ -88,6 +97,7 @@ def predictor_of(fold: Path) -> Any:
     number = fold.name.removeprefix("fold_")
     folds = (number if number == "all" else int(number),)
     predictor.initialize_from_trained_model_folder(str(fold.parent), folds)
+    predictor.network = getattr(predictor.network, "_orig_mod", predictor.network)
     return predictor
 
 
@@ -132,14 +142,13 @@ def require_comparable(model: Model) -> None:
         FileNotFoundError: no record of the split, or the data are not preprocessed here.
         RuntimeError: nnUNet_preprocessed is not set.
     """
-    plans = read_json(model.folder / "plans.json")
-    described = configuration_of(plans, model.configuration)
-    if described.get("previous_stage") is not None:
+    if model.is_second_stage:
         raise ValueError(
             "an ONNX file takes images only; the second stage of a cascade takes predictions of "
             "the first, too: use the model folder without --onnx"
         )
-    data = preprocessed_folder(plans["dataset_name"]) / described["data_identifier"]
+    dataset = read_json(model.folder / "plans.json")["dataset_name"]
+    data = preprocessed_folder(dataset) / model.described["data_identifier"]
     cures = {data: "preprocess the data set (nnUNetv2_preprocess)"}
     for fold in model.folds:
         cures[RunFolder.of_fold(fold).split_file] = "name the folder of the run itself"
@@ -182,16 +191,17 @@ class OnnxNetwork(nn.Module):
 
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.original = original
-        self.difference = 0.0
+        self.difference = self.scale = 0.0
         """The largest of any patch so far."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of (1, channels, *patch) that the file gives."""
         (found,) = self.session.run([OUTPUT], {INPUT: x.numpy()})
-        logits = torch.from_numpy(found)
-        difference = float((logits - self.original(x)).abs().max())
+        logits, expected = torch.from_numpy(found), self.original(x)
+        difference = float((logits - expected).abs().max())
         known = difference if math.isfinite(difference) else math.inf
         self.difference = max(self.difference, known)
+        self.scale = max(self.scale, float(expected.abs().max()))
         return logits
 
 
@@ -215,7 +225,7 @@ def parity(predictor: Any, path: Path, case: str, image: np.ndarray) -> Parity:
             labels.append(found.cpu().numpy())
     finally:
         predictor.network = original
-    return Parity(case, exported.difference, agreement(*labels))
+    return Parity(case, exported.difference, exported.scale, agreement(*labels))
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:

@@ -33,6 +33,7 @@ def simplified(network: nn.Module) -> nn.Module:
     - A gate is multiplied into the last convolution of its cell or convolution block.
     - The tuned scale and shift of a norm become part of its own.
     - A batch norm behind a convolution becomes part of it; instance norms depend on the image.
+      One that is hooked, or behind a transposed convolution, stays.
     """
     result = copy.deepcopy(network).eval()
     _fold_tuned_norms(result)
@@ -70,7 +71,8 @@ def _fold_batch_norms(layers: nn.Sequential) -> None:
     for index in range(len(layers) - 1):
         first: Any = layers[index]
         second: Any = layers[index + 1]
-        followed = isinstance(first, _ConvNd) and isinstance(second, _BatchNorm)
-        if followed and second.track_running_stats:
+        convolution = isinstance(first, _ConvNd) and not first.transposed
+        known = isinstance(second, _BatchNorm) and second.track_running_stats
+        if convolution and known and not (first._forward_hooks or second._forward_hooks):
             layers[index] = fuse_conv_bn_eval(first, second)
             layers[index + 1] = nn.Identity()

@@ -1,6 +1,7 @@
 """Exported models: stock nnU-Net builds and runs them, and ONNX gives the same logits."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,26 @@ import numpy as np
 import pytest
 import torch
 from interruption import run_until
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
+from torch._dynamo import OptimizedModule
 
 from nnunet_iac.cli import main
-from nnunet_iac.host.onnx_export import agreement, export_onnx, parity, predictor_of
+from nnunet_iac.host import onnx_export
+from nnunet_iac.host.onnx_export import (
+    Parity,
+    agreement,
+    export_fold,
+    export_onnx,
+    parity,
+    predictor_of,
+)
+from nnunet_iac.nn.simplification import simplified
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint, tensors_hash
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.search.controls import random_genotype
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
 DISCRETE = "nnUNetTrainerIACDiscrete"
@@ -34,6 +50,33 @@ def trained(make_trainer: Make, in_process: Any, way: str) -> Path:
     trainer = make_trainer(name, in_process.write_plans("exporting", **settings))
     trainer.run_training()
     return Path(trainer.output_folder)
+
+
+def untrained(make_trainer: Make, plans: str, fold: int = 0) -> Path:
+    """Return a fold that ends before it began, with a random cell and random weights."""
+    trainer, generator = make_trainer(LTH, plans, fold=fold), torch.Generator().manual_seed(fold)
+    trainer.initialize()
+    trainer.unet.discretise(random_genotype(fold))
+    for parameter in trainer.unet.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    folder = Path(trainer.output_folder)
+    trainer.save_checkpoint(str(folder / FINAL))
+    trainer.record_folder.write_split(trainer.split())
+    write_json(folder.parent / "plans.json", trainer.plans_manager.plans)
+    write_json(folder.parent / "dataset.json", trainer.dataset_json)
+    return folder
+
+
+@pytest.fixture
+def fold(make_trainer: Make, in_process: Any) -> Path:
+    return untrained(make_trainer, in_process.write_plans("exporting"))
+
+
+def edit(model: Path, **changes: Any) -> None:
+    """Change what the plans of a model say of its configuration."""
+    plans = read_json(model / "plans.json")
+    plans["configurations"]["2d"].update(changes)
+    write_json(model / "plans.json", plans)
 
 
 def logits_of(fold: Path) -> torch.Tensor:
@@ -102,7 +145,12 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
         "plans.json does not exist": [str(tmp_path)],
         "none of": [str(fold)],
         "still searching": [str(fold), "-chk", "checkpoint_latest.pth"],
-        "--cases must be at least 1": [str(fold), "--onnx", "--cases", "0"],
+        "at least 1; got 0: give a number of validation cases": [
+            str(fold),
+            "--onnx",
+            "--cases",
+            "0",
+        ],
     }
     for message, words in wrong.items():
         assert main(["export", *words, "-o", str(target)]) == 2
@@ -112,6 +160,176 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     target.mkdir()
     assert main(["export", str(fold), "-o", str(target)]) == 2
     assert "must go to a new folder" in capsys.readouterr().err
+
+
+def test_an_operation_that_onnx_does_not_know_leaves_nothing_to_stand_in_the_way(
+    fold: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Unknown(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.linalg.eigvalsh(x @ x.mT).sum()
+
+    target = tmp_path / "exports" / "exported"
+    words = ["export", str(fold), "-o", str(target), "--onnx", "--cases", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_export, "simplified", lambda network: nn.Sequential(Unknown(), network))
+        assert main(words) == 2
+    assert "every operation of the network must be one that" in capsys.readouterr().err
+    assert not list(target.parent.iterdir())
+    assert main(words) == 0
+    assert sorted(path.name for path in target.rglob("*.*")) == [
+        FINAL,
+        "dataset.json",
+        "network.onnx",
+        "plans.json",
+    ]
+
+
+def test_an_onnx_file_that_is_not_its_network_is_left_out_and_the_model_is_not(
+    fold: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def changed(network: Any) -> nn.Module:
+        network = simplified(network)
+        network.decoder.seg_layers[-1].bias.data += torch.tensor([0.0, 5.0, 0.0])
+        return network
+
+    monkeypatch.setattr(onnx_export, "simplified", changed)
+    target = tmp_path / "exports" / "exported"
+    assert main(["export", str(fold), "-o", str(target), "--onnx", "--cases", "2"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("NOT THE SAME") == 1
+    assert "left out: network.onnx of fold_0, which is not its network" in said
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+    assert [path.name for path in (target / "fold_0").iterdir()] == [FINAL]
+    assert torch.equal(logits_of(target / "fold_0"), logits_of(fold))
+
+
+def test_what_cannot_be_compared_with_its_onnx_file_is_refused_before_anything_is_written(
+    fold: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def require_refused(message: str) -> None:
+        assert main(["export", str(fold), "-o", str(target), "--onnx"]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+        assert not target.exists()
+
+    target, split = tmp_path / "exported", RunFolder.of_fold(fold).split_file
+    edit(fold.parent, data_identifier="nowhere")
+    require_refused(f"{tmp_path}/preprocessed/Dataset004_Hippocampus/nowhere does not exist")
+    edit(fold.parent, data_identifier="nnUNetPlans_2d")
+    split.rename(tmp_path / "split.json")
+    require_refused(f"{split} does not exist: name the folder of the run itself")
+    (tmp_path / "split.json").rename(split)
+    with monkeypatch.context() as patch:
+        patch.delenv("nnUNet_preprocessed")
+        require_refused("nnUNet_preprocessed must name nnU-Net's folder")
+    edit(fold.parent, previous_stage="3d_lowres")
+    require_refused("the second stage of a cascade takes predictions of the first")
+
+
+def test_the_command_for_a_cascade_asks_for_the_first_stages_predictions(
+    fold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage, words in ((None, ""), ("3d_lowres", " -prev_stage_predictions FOLDER")):
+        target = tmp_path / f"exported_{stage}"
+        edit(fold.parent, previous_stage=stage)
+        assert main(["export", str(fold), "-o", str(target)]) == 0
+        assert f"{target} -f 0 -i IMAGES -o OUT{words}\n" in capsys.readouterr().out
+
+
+def test_folds_with_different_cells_predict_together_after_export(
+    make_trainer: Make, in_process: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prediction(model: Path) -> torch.Tensor:
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(model), (0, 1))
+        image = np.random.default_rng(0).normal(size=(1, 1, 60, 50)).astype(np.float32)
+        return predictor.predict_logits_from_preprocessed_data(torch.from_numpy(image))
+
+    plans = in_process.write_plans("exporting")
+    model = untrained(make_trainer, plans).parent
+    untrained(make_trainer, plans, fold=1)
+    (model / "fold_3").mkdir()
+    target = tmp_path / "exported"
+    assert main(["export", str(model), "-o", str(target)]) == 0
+    said = capsys.readouterr().out
+    assert f"left out: fold_3, which has no {FINAL}\n" in said
+    assert f"-m {target} -f 0 1 -i" in said
+    assert sorted(path.name for path in target.glob("fold_*")) == ["fold_0", "fold_1"]
+    weights = [read_checkpoint(fold / FINAL)["network_weights"] for fold in target.glob("fold_*")]
+    assert not torch.equal(*(w["genotype_codes"] for w in weights))
+    assert torch.equal(prediction(target), prediction(model))
+
+
+def test_folds_that_are_not_of_one_structure_are_refused(
+    make_trainer: Make, in_process: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = untrained(make_trainer, in_process.write_plans("exporting", min_channels=8)).parent
+    untrained(make_trainer, in_process.write_plans("exporting", min_channels=4), fold=1)
+    target = tmp_path / "exported"
+    assert main(["export", str(model), "-o", str(target)]) == 2
+    assert "min_channels is 4 in fold_1 and 8 in fold_0" in capsys.readouterr().err
+    backbone = read_checkpoint(in_process.model("nnUNetTrainer", "small") / "fold_0" / FINAL)
+    torch.save(backbone, model / "fold_1" / FINAL)
+    assert main(["export", str(model), "-o", str(target)]) == 2
+    assert "implant is None in fold_1 and 'cell' in fold_0" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_a_target_that_names_another_configuration_is_refused(
+    fold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "nnUNetTrainer__cells__3d_fullres"
+    assert main(["export", str(fold), "-o", str(target)]) == 2
+    assert "2d; got 3d_fullres: call it nnUNetTrainer__cells__2d" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_a_predictor_has_the_plain_network_where_compilation_is_asked_for(
+    fold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_compile", "true")
+    assert not isinstance(predictor_of(fold).network, OptimizedModule)
+
+
+def test_what_rounding_is_depends_on_the_size_of_the_logits() -> None:
+    assert Parity("small", difference=9e-4, scale=0.1, dice=1).holds
+    assert not Parity("small", difference=2e-3, scale=0.1, dice=1).holds
+    large = Parity("large", difference=2e-3, scale=25, dice=1)
+    assert str(large) == (
+        "large: logits of up to 25 differ by at most 0.002 (limit 0.025), Dice 1.000000: same"
+    )
+    assert not Parity("other labels", difference=0, scale=25, dice=0.99).holds
+    assert not Parity("infinite", difference=math.inf, scale=math.inf, dice=1).holds
+
+
+def test_regions_with_an_ignored_label_are_compared_on_images_of_several_channels(
+    in_process: Any,
+    tiny_unet: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    described = {
+        "channel_names": {"0": "MRI", "1": "smooth"},
+        "labels": {"background": 0, "whole": [1, 2], "posterior": 2, "ignore": 3},
+        "regions_class_order": [1, 2],
+        "file_ending": ".nii.gz",
+    }
+    plans = PlansManager(read_json(in_process.preprocessed / "small.json"))
+    network = tiny_unet(2, deep_supervision=False).eval()
+    head = network.decoder.seg_layers[-1]
+    head.weight, head.bias = nn.Parameter(head.weight[:2]), nn.Parameter(head.bias[:2])
+    known = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    names = (described, "nnUNetTrainer", None)
+    known.manual_initialization(network, plans, plans.get_configuration("2d"), None, *names)
+    monkeypatch.setattr(onnx_export, "predictor_of", lambda fold: known)
+    predictor, path = export_fold(tmp_path)
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(
+        onnx_export, "agreement", lambda *labels: seen.extend(labels) or agreement(*labels)
+    )
+    image = np.random.default_rng(0).normal(size=(2, 1, 60, 50)).astype(np.float32)
+    assert parity(predictor, path, "regions", image).holds
+    assert [np.unique(labels).tolist() for labels in seen] == [[0, 1, 2]] * 2
 
 
 def test_agreement_is_the_mean_dice_of_labels_that_are_there() -> None:

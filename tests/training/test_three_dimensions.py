@@ -51,7 +51,8 @@ def test_a_volume_is_searched_validated_exported_and_predicted(volumes: Any) -> 
     assert len(RunFolder.of_fold(fold).read_events()) == 14 * 6
     assert (fold / "validation" / "summary.json").is_file()
     model, out = volumes.path / "exported", volumes.path / "predicted"
-    volumes.run("nnunet-iac", "export", fold, "-o", model)
+    said = volumes.run("nnunet-iac", "export", fold, "-o", model, "--onnx", "--cases", 1)
+    assert said.count(": same") == 1
     images = volumes.path / "raw" / volumes.preprocessed.name / "imagesTs"
     words = ("-m", model, "-f", 0, "-i", images, "-o", out, "-device", "cpu", "--disable_tta")
     volumes.run("nnUNetv2_predict_from_modelfolder", *words, "-npp", 1, "-nps", 1)
