@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_iac.host.planning import built_from_plans, preprocessed_folder
@@ -39,8 +41,9 @@ class Workload:
         batch_size: images in a batch.
         patch_size: their spatial shape.
         features: channels per stage.
-        input_channels: of an image.
-        classes: background included.
+        input_channels: of an image, with a cascade's masks of the stage before.
+        classes: background included; without it if they are regions.
+        regions: whether classes may overlap.
         settings: of the search.
         device: where it runs.
         architecture: network class and arguments as plans have them, instead of `features`.
@@ -55,6 +58,7 @@ class Workload:
     features: tuple[int, ...] = (32, 64, 128, 256)
     input_channels: int = 1
     classes: int = 3
+    regions: bool = False
     settings: Settings = field(default_factory=Settings)
     device: str = "cpu"
     architecture: dict[str, Any] | None = None
@@ -126,18 +130,22 @@ class Workload:
                 f"{folder / 'dataset.json'} must have objects channel_names and labels; it does "
                 "not: restore it from nnUNet_raw"
             )
-        labels = {
-            label
-            for name, value in data["labels"].items()
-            if name != "ignore"
-            for label in (value if isinstance(value, list) else [value])
-        }
+        manager = PlansManager(content)
+        try:
+            labels = manager.get_label_manager(data)
+            inputs = determine_num_input_channels(manager, configuration, data)
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the labels in {folder / 'dataset.json'} must be some that nnU-Net can learn; "
+                f"they are not ({error}): correct them"
+            ) from error
         return cls(
             batch_size=described.get("batch_size", 0),
             patch_size=_tuple(described.get("patch_size")),
             features=_tuple(_features(architecture["arch_kwargs"])),
-            input_channels=len(channels),
-            classes=len(labels),
+            input_channels=inputs,
+            classes=labels.num_segmentation_heads,
+            regions=labels.has_regions,
             settings=settings_of(described),
             device=device,
             architecture=architecture,
@@ -206,15 +214,19 @@ class Workload:
         images = torch.randn(size, generator=generator).to(self.device)
         with torch.no_grad():
             outputs = self.unet()(images)
-        shapes = [(self.batch_size, 1, *output.shape[2:]) for output in outputs]
-        labels = [torch.randint(self.classes, shape, generator=generator) for shape in shapes]
+        values, channels = (2, self.classes) if self.regions else (self.classes, 1)
+        shapes = [(self.batch_size, channels, *output.shape[2:]) for output in outputs]
+        labels = [torch.randint(values, shape, generator=generator) for shape in shapes]
         return images, [target.to(self.device) for target in labels]
 
     def loss(self) -> nn.Module:
         """Return nnU-Net's Dice and cross-entropy with its weights of deep supervision."""
-        dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
-        one = DC_and_CE_loss(
-            dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss
+        dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": self.regions, "ddp": False}
+        kind = MemoryEfficientSoftDiceLoss
+        one = (
+            DC_and_BCE_loss({}, dice, dice_class=kind)
+            if self.regions
+            else DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=kind)
         )
         outputs = len(self.features) - 1
         weights = [2.0**-k for k in range(outputs - 1)] + [0.0]

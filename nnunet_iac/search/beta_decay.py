@@ -18,10 +18,15 @@ def beta_decay(
     return torch.logsumexp(alpha.masked_fill(~active, -torch.inf), dim=1).mean()
 
 
-def beta_decay_weight(epoch: int, settings: Settings) -> float:
+def beta_decay_weight(epoch: int, end: int, settings: Settings) -> float:
     """Return the regulariser's weight in the epoch that follows `epoch` completed ones.
 
-    It rises linearly from 0 at the end of the warm-up to the setting `beta_decay` at the limit.
+    It rises linearly from 0 at the end of the warm-up to the setting `beta_decay` at the end.
+
+    Args:
+        epoch: completed epochs.
+        end: epochs after which the search has ended in any case, warm-up included.
+        settings: of the search.
     """
     searched = epoch - settings.warmup_epochs
-    return settings.beta_decay * searched / (settings.search_epochs - settings.warmup_epochs)
+    return settings.beta_decay * searched / (end - settings.warmup_epochs)

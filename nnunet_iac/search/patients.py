@@ -16,7 +16,8 @@ def patient_of(case: str, pattern: str | None) -> str:
     match = re.search(pattern, case)
     if match is None:
         raise ValueError(
-            f"patient_pattern must match every case; {pattern!r} does not match {case!r}"
+            f"patient_pattern must match every case; {pattern!r} does not match {case!r}: "
+            "widen it, or leave it out where every case is a patient"
         )
     return match.group(0)
 
@@ -64,7 +65,8 @@ def _divided(
     if len(patients) < 2:
         raise ValueError(
             f"{who} needs at least two patients to split into {sides}; the fold's training cases "
-            f"have {len(patients)}"
+            f"have {len(patients)}: add patients, or search with nnUNetTrainerIACLTH, which by "
+            "default keeps no cases apart"
         )
     random.Random(seed).shuffle(patients)
     second = set(patients[len(patients) - max(1, int(share * len(patients))) :])

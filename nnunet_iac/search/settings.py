@@ -24,6 +24,9 @@ Implant = Literal["cell", "convolution", "attention", "nested", "residual-attent
 PRUNES_PER_EDGE = 6
 """Operations an edge loses until one of seven is left."""
 
+LEAST_CHANGE_OF_A_MASK = 2 / 7
+"""Share of the entries that differ where another one of seven operations is left out."""
+
 STRUCTURAL = (
     "channel_ratio",
     "min_channels",
@@ -188,6 +191,11 @@ class Settings:
                 "stability_test=drift compares logarithms of importances, so importance must be "
                 f"softmax with it; got importance={self.importance}"
             )
+        if self.stability_test == "mask" and self.stability.theta > LEAST_CHANGE_OF_A_MASK:
+            raise ValueError(
+                "a mask that has changed must not be stable, so theta must be at most 2/7 with "
+                f"stability_test=mask; got theta={self.theta}"
+            )
         if self.genotype is not None and self.skip != "cell":
             raise ValueError(
                 "genotype chooses a cell, so skip must be cell with it; got "
@@ -249,9 +257,15 @@ class Settings:
     @property
     def soonest_end(self) -> int:
         """Epochs after which a pruning search ends at the soonest, warm-up included."""
-        # Two increments are the least that a t test takes.
-        idle = 1 if self.stability.test == "drift" else 0
-        return self.warmup_epochs + idle + PRUNES_PER_EDGE * self.stability.checks
+        return self.warmup_epochs + self._idle + PRUNES_PER_EDGE * self.stability.checks
+
+    @property
+    def _idle(self) -> int:
+        """Epochs after the warm-up that cannot be stable: all operations were tied at its end.
+
+        Orders and masks change then, and a t test takes two increments at least.
+        """
+        return 1 if self.stability_test in OWN_STABILITY else 0
 
     @property
     def latest_end(self) -> int:
@@ -267,7 +281,7 @@ class Settings:
         available = self.search_epochs - self.warmup_epochs
         needed = self.soonest_end - self.warmup_epochs
         if available < needed:
-            first = " and one more before the first" if self.stability.test == "drift" else ""
+            first = " and one more before the first" if self._idle else ""
             raise ValueError(
                 f"a search must have at least {needed} epochs after its warm-up, {PRUNES_PER_EDGE} "
                 f"x stable_checks{first}, to prune {PRUNES_PER_EDGE} operations from every edge; "

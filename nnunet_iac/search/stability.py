@@ -57,7 +57,9 @@ def drift(history: History, active: Active) -> Distance:
     the same data say which operation is the least: with two left the test is two-sided. A threshold
     of 0.05 then means: were the increments independent and normal and no operation falling behind,
     a check would prune with about that probability at most (tests). Per check: whoever looks every
-    epoch errs more often over a whole search. Fewer than two increments say nothing: 1.
+    epoch errs more often over a whole search. Increments of one sign in a row, as Adam makes them,
+    are not independent: the more alike they are, the more often than its level the test errs.
+    Fewer than two increments say nothing: 1.
     """
     # Imported here, for who reads settings does without.
     from scipy.special import stdtr

@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+SUFFIXES = (".b2nd", ".npz", ".npy")
+"""Of what nnU-Net's data sets, new and old, read of the first stage."""
+
 
 def previous_predictions(
     model: Path, previous: str, configuration: str, cases: Iterable[str]
@@ -20,7 +23,7 @@ def previous_predictions(
     """
     first = model.with_name(f"{model.name.rpartition('__')[0]}__{previous}")
     folder = first / "predicted_next_stage" / configuration
-    there = {path.name.partition(".")[0] for path in folder.glob("*")}
+    there = {path.stem for path in folder.glob("*") if path.suffix in SUFFIXES}
     missing = sorted(set(cases) - there)
     if missing:
         raise FileNotFoundError(

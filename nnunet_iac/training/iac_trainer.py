@@ -1,7 +1,8 @@
 """The diary of a retrofit: nnU-Net's hooks, translated into calls on the phases."""
 
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,6 @@ from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION, settings_of
 from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
 from nnunet_iac.search.budget import require_possible
-from nnunet_iac.search.controls import identity_genotype
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
@@ -97,10 +97,27 @@ class IACTrainer(RetrofitTrainer):
         self._cases: tuple[list[str], list[str]] | None = None
         self._held_back: Any = None
         self._left_out = 0
-        for setting, default in (("pruning_score", "importance"), ("beta_decay", 0.0)):
-            searched = self.method.prunes if setting == "pruning_score" else self.method.searches
-            if not searched:
-                self.warn_of_ignored(setting, default)
+        for setting, default in self._without_use():
+            self.warn_of_ignored(setting, default)
+
+    def _without_use(self) -> Iterator[tuple[str, object]]:
+        """Yield the settings of a search that this run has no use for, with their defaults."""
+        settings = self.settings
+        perturbed = self.method.prunes and settings.pruning_score == "perturbation"
+        scored = settings.genotype is not None and settings.genotype.startswith("zero-cost")
+        used = {
+            "beta_decay": self.method.searches,
+            "pruning_score": self.method.prunes,
+            "stability_test": self.method.prunes,
+            "stable_checks": self.method.prunes,
+            "theta": self.method.prunes and settings.stability_test != "schedule",
+            "kappa": self.method.prunes and settings.stability_test != "schedule",
+            "reset_theta": self.method.prunes and settings.stability_test != "schedule",
+            "held_back": perturbed,
+            "score_batches": perturbed or scored,
+        }
+        defaults = {field.name: field.default for field in fields(Settings)}
+        yield from ((name, defaults[name]) for name, useful in used.items() if not useful)
 
     @classmethod
     def method_of(cls, settings: Settings) -> Method:
@@ -161,11 +178,11 @@ class IACTrainer(RetrofitTrainer):
         genotype = self.given_genotype()
         network.load_state_dict(backbone.weights)
         self.unet.load_state_dict(backbone.weights, strict=False)
-        self._fit_in_memory(genotype)
         began = time.perf_counter()
         scored = self.scored_genotype()
         seconds = time.perf_counter() - began
         genotype = genotype or first_ranks(scored)
+        self._fit_in_memory(genotype)
         record = self.backbone_record(backbone, self.genotype_leakage)
         self.clear_fold()
         self.phases.start(self.unet, record, self.described_run(), genotype)
@@ -189,15 +206,13 @@ class IACTrainer(RetrofitTrainer):
         """Log what a training step needs, and let cells recompute where it would not fit.
 
         Args:
-            genotype: of the cells, where it is known; cells that are still to be scored are taken
-                for identities.
+            genotype: of the cells; None where they are still to be searched, or none.
         """
 
         def made(settings: Settings) -> RetrofittedUNet:
             network = retrofitted(self.stock_network(), settings)
-            found = genotype if self.method.searches else genotype or identity_genotype()
-            if isinstance(network, IACUNet) and found is not None:
-                network.discretise(found)
+            if isinstance(network, IACUNet) and genotype is not None:
+                network.discretise(genotype)
             return network
 
         patch = self.configuration_manager.patch_size
@@ -339,7 +354,9 @@ class IACTrainer(RetrofitTrainer):
 
     def _beta_decay(self) -> Tensor | float:
         """Return what regularises alpha in this epoch."""
-        weight = beta_decay_weight(self.current_epoch, self.settings)
+        settings = self.settings
+        end = settings.latest_end if self.method.prunes else settings.search_epochs
+        weight = beta_decay_weight(self.current_epoch, end, settings)
         return weight * beta_decay(self.unet.alpha, self.unet.active) if weight else 0.0
 
     def _perturbation(self) -> Tensor | None:

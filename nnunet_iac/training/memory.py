@@ -1,8 +1,8 @@
 """Whether a run fits in memory, asked before it starts."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -11,31 +11,87 @@ from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.search.settings import Settings
 
 GIGABYTE = 1e9
-MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
-CGROUPS = (
-    (_CGROUP / "memory.max", _CGROUP / "memory.current"),
-    (_CGROUP / "memory/memory.limit_in_bytes", _CGROUP / "memory/memory.usage_in_bytes"),
-)
-"""Limit and use of memory in a container, of either version."""
+SYSTEM = Path("/")
 SMALLEST_RATIO = 1 / 64
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a device has left for a run, or None where nobody tells."""
+@dataclass(frozen=True)
+class CgroupFiles:
+    """Where Linux tells of the memory of a control group, which a container is.
+
+    Args:
+        root: folder of the uppermost group.
+        limit: file in a group's folder; an enormous number, or `max`, where there is none.
+        used: file with the bytes in use, those that hold files for another reading included.
+        cached: line of memory.stat with those of them that are given back before anything else.
+    """
+
+    root: str
+    limit: str
+    used: str
+    cached: str
+
+
+CGROUPS = {
+    "memory": CgroupFiles(
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
+    ),
+    "": CgroupFiles("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+}
+"""By the controller that /proc/self/cgroup names: version 1, and version 2, which names none."""
+
+
+def free_memory(device: torch.device, system: Path = SYSTEM) -> int | None:
+    """Return the bytes that a device has left for a run, or None where nobody tells.
+
+    Args:
+        device: a GPU, or the CPU.
+        system: folder with `proc` and `sys`, for the CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu" or not MEMINFO.is_file():
+    meminfo = system / "proc/meminfo"
+    if device.type != "cpu" or not meminfo.is_file():
         return None
-    lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     if "MemAvailable" not in lines:
         return None
-    known = [int(lines["MemAvailable"].split()[0]) * 1024]
+    available = int(lines["MemAvailable"].split()[0]) * 1024
     # A container may have less than its host.
-    for limit, used in CGROUPS:
-        if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-            known.append(int(text) - int(used.read_text()))
-    return max(0, min(known))
+    return max(0, min([available, *_left_in_cgroups(system)]))
+
+
+def _left_in_cgroups(system: Path) -> Iterator[int]:
+    """Yield what the limits of this process's control groups, and of those above, leave."""
+    own = system / "proc/self/cgroup"
+    for line in own.read_text().splitlines() if own.is_file() else ():
+        _, controllers, place = line.split(":", 2)
+        files = CGROUPS.get("memory" if "memory" in controllers.split(",") else controllers)
+        if files is None:
+            continue
+        group = PurePosixPath(place.lstrip("/"))
+        for path in (group, *group.parents):
+            left = _left_in_cgroup(system / files.root / path, files)
+            if left is not None:
+                yield left
+
+
+def _left_in_cgroup(folder: Path, files: CgroupFiles) -> int | None:
+    """Return what a group's limit leaves; None without one, or where the group is not to be seen.
+
+    What nnU-Net has read counts as used and yet is no obstacle, so it is taken off, as for the
+    working set that Kubernetes reckons with.
+    """
+    limit, used, stat = (folder / name for name in (files.limit, files.used, "memory.stat"))
+    if not (limit.is_file() and used.is_file() and stat.is_file()):
+        return None
+    if (text := limit.read_text().strip()) == "max":
+        return None
+    numbers = dict(line.split() for line in stat.read_text().splitlines())
+    return int(text) - max(0, int(used.read_text()) - int(numbers.get(files.cached, 0)))
 
 
 def fitted(

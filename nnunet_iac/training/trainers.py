@@ -105,10 +105,11 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
         return genotype
 
     def scored_genotype(self) -> Genotype | None:
-        """Return the genotype of `genotype=zero-cost:SEED`, from one batch of training cases.
+        """Return the genotype of `genotype=zero-cost:SEED`, from `score_batches` training batches.
 
         Raises:
-            ValueError: a batch of one image, or a genotype beyond the budget.
+            ValueError: batches of one image, images that do not differ, or a genotype beyond the
+                budget.
         """
         source = self._source
         if source is None or source.kind != "zero-cost":
@@ -116,8 +117,8 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
         load_ticket(self.unet, draw_ticket(self.unet, self.settings.seed))
         entropy = [self.settings.seed, STREAMS.index("train"), 0]
         loader = SeededLoader(self.stock_loaders()[0], entropy, first=0, workers=0)
-        images = next(loader)["data"].to(self.device)
-        genotype = zero_cost_genotype(self.unet, images, source.seed)
+        batches = [next(loader)["data"].to(self.device) for _ in range(self.settings.score_batches)]
+        genotype = zero_cost_genotype(self.unet, batches, source.seed)
         if self.phases.costs is not None:
             require_within(genotype, self.phases.costs, self.settings)
         return genotype
@@ -141,6 +142,8 @@ class nnUNetTrainerIACDiscrete(IACTrainer):
         genotype = find_genotype(path)
         origin = Origin.of(path)
         origin.require_dimensions(len(self.configuration_manager.patch_size))
+        if (unknown := origin.unknown()) is not None:
+            self.print_to_log_file(f"WARNING: {unknown}")
         dataset, (_, validation) = self.plans_manager.dataset_name, self.do_split()
         self.genotype_leakage = origin.leakage(
             dataset, self.fold, validation, self.settings.patient_pattern

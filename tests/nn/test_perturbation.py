@@ -66,8 +66,8 @@ def test_a_genotype_comes_from_initial_weights_and_leaves_them_as_they_were(
 ):
     network = supernet(dimension, residual)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    genotype = zero_cost_genotype(network, image(dimension), seed=3)
-    assert genotype == zero_cost_genotype(network, image(dimension), seed=3)
+    genotype = zero_cost_genotype(network, [image(dimension)], seed=3)
+    assert genotype == zero_cost_genotype(network, [image(dimension)], seed=3)
     assert len(genotype.choices) == 8
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     network.discretise(genotype)
@@ -75,13 +75,28 @@ def test_a_genotype_comes_from_initial_weights_and_leaves_them_as_they_were(
 
 def test_a_gate_at_zero_does_not_hide_the_cells(supernet):
     open_, gated = supernet(), supernet(residual="zero")
-    assert zero_cost_genotype(gated, image(), 0) != zero_cost_genotype(gated, -image(), 0)
-    assert zero_cost_genotype(open_, image(), 0) != zero_cost_genotype(open_, -image(), 0)
+    assert zero_cost_genotype(gated, [image()], 0) != zero_cost_genotype(gated, [-image()], 0)
+    assert zero_cost_genotype(open_, [image()], 0) != zero_cost_genotype(open_, [-image()], 0)
 
 
 def test_one_image_cannot_be_compared(supernet):
     with pytest.raises(ValueError, match="at least 2; the plans' batch_size is 1"):
-        zero_cost_genotype(supernet(), image(count=1), 0)
+        zero_cost_genotype(supernet(), [image(count=1)], 0)
+
+
+def test_images_that_look_alike_to_the_decoder_cannot_be_compared(supernet):
+    with pytest.raises(ValueError, match=r"each of a batch differently; .* is -inf"):
+        zero_cost_genotype(supernet(), [image()[[0, 0]]], 0)
+
+
+def test_a_score_is_the_mean_over_batches(supernet):
+    network = supernet()
+    assert zero_cost_genotype(network, [image(), image()], 0) == zero_cost_genotype(
+        network, [image()], 0
+    )
+    assert zero_cost_genotype(network, [image(), -image()], 0) != zero_cost_genotype(
+        network, [image()], 0
+    )
 
 
 def test_naswot_is_the_log_determinant_of_agreements():

@@ -25,5 +25,5 @@ def test_it_pulls_the_favourite_back_and_leaves_a_uniform_edge_uniform():
 
 
 @pytest.mark.parametrize(("epoch", "weight"), [(15, 0.0), (20, 25.0), (25, 50.0)])
-def test_its_weight_rises_from_the_end_of_the_warmup_to_the_limit(epoch, weight):
-    assert beta_decay_weight(epoch, Settings(search_epochs=25, beta_decay=50)) == weight
+def test_its_weight_rises_from_the_end_of_the_warmup_to_that_of_the_search(epoch, weight):
+    assert beta_decay_weight(epoch, 25, Settings(beta_decay=50)) == weight

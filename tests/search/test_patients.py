@@ -49,5 +49,5 @@ def test_another_seed_splits_differently():
 
 @pytest.mark.parametrize(("cases", "count"), [([], 0), (["a-1", "a-2"], 1)])
 def test_fewer_than_two_patients_cannot_be_split(cases, count):
-    with pytest.raises(ValueError, match=f"training cases have {count}$"):
+    with pytest.raises(ValueError, match=f"training cases have {count}: add patients"):
         halves(cases, BEFORE_THE_LAST_DASH, 0)

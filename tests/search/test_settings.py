@@ -206,6 +206,7 @@ def test_integers_become_floats_and_lists_become_tuples():
         ({"weights_lr": 1e-5}, "weights_lr_min=0.0001, weights_lr=1e-05"),
         ({"search_epochs": 15}, "search_epochs=15, warmup_epochs=15"),
         ({"stability_test": "drift", "importance": "raw"}, "got importance=raw"),
+        ({"stability_test": "mask", "theta": 0.3}, "at most 2/7 .* got theta=0.3"),
     ],
 )
 def test_values_that_exclude_each_other_are_refused(values, message):

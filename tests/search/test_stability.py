@@ -120,6 +120,8 @@ def path(epochs, drift=0.1):
 )
 def test_a_steady_search_ends_as_soon_as_each_test_can(test, epochs):
     settings = Settings(stability_test=test)
+    # The first operation, which is the least here, is also the one that ties would prune.
+    assert settings.soonest_end == 15 + epochs + (test == "mask")
     seen = path(100)
     state = begin(seen[0], settings)
     events = []

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+# Where fake tensors are the first that autograd sees, it fails in every fork that follows.
+torch.ones(1, requires_grad=True).sum().backward()
+
 
 class OneFork(ForkContext):
     """A context whose pools have one worker, which need not import anything."""

@@ -179,10 +179,15 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
         (DISCRETE, {"genotype": "identity", "trained_on": "decoder"}, "trained_on=decoder"),
         ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
+        ("nnUNetTrainerIAC", {"stability_test": "rank"}, "stability_test=rank"),
+        ("nnUNetTrainerIAC", {"pruning_score": "perturbation"}, "pruning_score=perturbation"),
+        (DISCRETE, {"genotype": "identity", "beta_decay": 1.0}, "beta_decay=1.0"),
+        ("nnUNetTrainerIACLTH", {"stability_test": "schedule", "theta": 0.5}, "theta=0.5"),
+        ("nnUNetTrainerIACLTH", {"score_batches": 2}, "score_batches=2"),
     ],
 )
 def test_a_setting_that_a_trainer_has_no_use_for_is_a_warning(
-    make_trainer: Make, in_process: Any, trainer: str, settings: dict[str, str], ignored: str
+    make_trainer: Make, in_process: Any, trainer: str, settings: dict[str, Any], ignored: str
 ) -> None:
     made = make_trainer(trainer, in_process.write_plans("other", **settings))
     assert f"WARNING: {ignored} is ignored; {trainer} " in Path(made.log_file).read_text()

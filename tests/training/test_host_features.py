@@ -26,6 +26,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import dataset_number
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import patient_of
+from nnunet_iac.training.cascade import previous_predictions
 
 pytestmark = [
     pytest.mark.slow,
@@ -358,6 +359,39 @@ def test_the_second_stage_of_a_cascade_sees_what_the_backbones_first_stage_predi
         first_layer.shape[1] == 2 + 2
     )  # Two images, and a mask for each label of the first stage.
     assert (fold / "validation" / "summary.json").is_file()
+    (image,) = host.images(REGIONS).glob("*_0000.nii.gz")
+    name = image.name.replace("_0000", "")
+    found = []
+    for label in (0, 2):
+        before = host.path / f"first_stage_{label}"
+        before.mkdir()
+        _write_constant(image, label, before / name)
+        found += host.predict(
+            model, image.parent, "-f", 0, "-prev_stage_predictions", before
+        ).values()
+    assert found[0].shape == found[1].shape == _values(image).shape
+    assert not np.array_equal(*found)
+
+
+def _write_constant(image: Path, label: int, path: Path) -> None:
+    """Write a segmentation that says the same everywhere in an image."""
+    like = SimpleITK.ReadImage(str(image))
+    SimpleITK.WriteImage(SimpleITK.Cast(like * 0 + label, SimpleITK.sitkUInt8), str(path))
+
+
+@pytest.mark.parametrize("suffix", [".b2nd", ".npz", ".npy"])
+def test_case_ids_may_have_dots_in_what_the_first_stage_predicted(
+    tmp_path: Path, suffix: str
+) -> None:
+    model = tmp_path / "nnUNetTrainer__plans__3d_cascade_fullres"
+    stages = model, "3d_lowres", "3d_cascade_fullres"
+    folder = tmp_path / "nnUNetTrainer__plans__3d_lowres/predicted_next_stage/3d_cascade_fullres"
+    folder.mkdir(parents=True)
+    (folder / f"case_1.5T_01{suffix}").touch()
+    (folder / "case_1.5T_02.nii.gz").touch()  # Nothing that nnU-Net would read.
+    assert previous_predictions(*stages, ["case_1.5T_01"]) == folder
+    with pytest.raises(FileNotFoundError, match=r"has nothing of case_1\.5T_02: train"):
+        previous_predictions(*stages, ["case_1.5T_01", "case_1.5T_02"])
 
 
 @pytest.fixture(scope="module")

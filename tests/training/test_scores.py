@@ -68,7 +68,8 @@ def test_a_zero_cost_genotype_is_finetuned_without_a_search(
 ) -> None:
     found = {}
     for seed in (0, 1):
-        plans = in_process.write_plans(f"scored{seed}", genotype="zero-cost:0", seed=seed)
+        settings = {"genotype": "zero-cost:0", "score_batches": 1, "seed": seed}
+        plans = in_process.write_plans(f"scored{seed}", **settings)
         trainer = make_trainer(DISCRETE, plans)
         trainer.run_training()
         record = RunFolder.of_fold(trainer.output_folder)

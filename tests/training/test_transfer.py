@@ -1,18 +1,28 @@
 """Cells found elsewhere: what is told of them, and what is refused."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from interruption import run_until
 
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import CostRecord
+from nnunet_iac.runs.records import BackboneRecord, CostRecord
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.transfer import Origin
 
 HERE = "Dataset004_Hippocampus"
+COPY = "Dataset014_Copy"
+LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
+DISCRETE = "nnUNetTrainerIACDiscrete_2finetune"
+
+Make = Callable[..., Any]
 
 
 def found(folder: Path, dataset: str = HERE, cases: tuple[str, ...] | None = ("a", "b")) -> Path:
@@ -33,6 +43,25 @@ def found(folder: Path, dataset: str = HERE, cases: tuple[str, ...] | None = ("a
     return fold
 
 
+LEAK = "was trained on fold 1, whose training cases are not this fold's"
+
+
+def with_leak(fold: Path) -> Path:
+    """Let a run have had a backbone that knew its validation cases, and return its fold folder."""
+    record = BackboneRecord("checkpoint", "nnUNetTrainer", fold=1, before="hash", leakage=LEAK)
+    RunFolder.of_fold(fold).write_backbone(record)
+    return fold
+
+
+def handed_on(folder: Path, first: Path) -> Path:
+    """Write the record of a run that was given the cell of another, and return its fold folder."""
+    fold = found(folder, cases=("x",))
+    record = RunFolder.of_fold(fold)
+    run = {**record.read_cost().run, "fold": 1, "genotype_from": Origin.of(first).described()}
+    record.write_cost(CostRecord(run=run))
+    return fold
+
+
 @pytest.mark.parametrize("place", [".", "iac", "iac/genotype.json"])
 def test_an_origin_is_known_from_any_path_into_its_fold(tmp_path: Path, place: str) -> None:
     fold = found(tmp_path)
@@ -43,6 +72,7 @@ def test_an_origin_is_known_from_any_path_into_its_fold(tmp_path: Path, place: s
         "dataset": HERE,
         "configuration": "2d",
         "fold": 0,
+        "dimensions": 2,
     }
 
 
@@ -51,6 +81,7 @@ def test_a_file_alone_tells_nothing_and_is_taken_as_it_is(tmp_path: Path) -> Non
     origin.require_dimensions(3)
     assert origin.described() == {"path": str(tmp_path / "genotype.json")}
     assert origin.leakage(HERE, 1, ["a"], None) is None
+    assert f"{tmp_path / 'genotype.json'} has no training cases" in str(origin.unknown())
 
 
 def test_another_dimension_is_refused(tmp_path: Path) -> None:
@@ -75,19 +106,29 @@ def test_patients_count_not_cases(tmp_path: Path) -> None:
 
 def test_a_cell_that_was_handed_on_leaks_what_its_first_run_saw(tmp_path: Path) -> None:
     first = found(tmp_path / "first")
-    second = found(tmp_path / "second", cases=("x",))
-    record = RunFolder.of_fold(second)
-    run = {**record.read_cost().run, "fold": 1, "genotype_from": Origin.of(first).described()}
-    record.write_cost(CostRecord(run=run))
+    second = handed_on(tmp_path / "second", first)
     assert "on fold 0 (b)" in str(Origin.of(second).leakage(HERE, 1, ["b"], None))
     assert Origin.of(second).leakage(HERE, 1, ["x"], None) is None
+
+
+def test_a_record_keeps_what_it_tells_of_an_origin_that_is_gone(tmp_path: Path) -> None:
+    first = with_leak(found(tmp_path / "first"))
+    second = handed_on(tmp_path / "second", first)
+    shutil.rmtree(first)
+    origin = Origin.of(handed_on(tmp_path / "third", second))
+    with pytest.raises(ValueError, match=r"searched in 2-D \(2d\)"):
+        origin.require_dimensions(3)
+    assert str(origin.leakage(HERE, 0, ["c"], None)).endswith(f"{LEAK}) was searched on fold 0")
+    assert "has no training cases of a search beside it" in str(origin.unknown())
 
 
 def test_a_cell_that_nobody_searched_knows_nothing(tmp_path: Path) -> None:
     fold = found(tmp_path)
     record = RunFolder.of_fold(fold)
     record.write_cost(CostRecord(run={**record.read_cost().run, "method": "random cell"}))
-    assert Origin.of(fold).leakage(HERE, 1, ["a"], None) is None
+    for origin in (Origin.of(fold), Origin.of(handed_on(tmp_path / "second", fold))):
+        assert origin.leakage(HERE, 1, ["a"], None) is None
+        assert origin.unknown() is None
 
 
 def test_names_shared_with_another_data_set_are_told(tmp_path: Path) -> None:
@@ -96,8 +137,87 @@ def test_names_shared_with_another_data_set_are_told(tmp_path: Path) -> None:
     assert origin.leakage(HERE, 0, ["c"], None) is None
 
 
+def test_patients_of_another_data_set_count_where_the_pattern_fits_its_cases(
+    tmp_path: Path,
+) -> None:
+    cases = ("p1_frame1", "other")
+    origin = Origin.of(found(tmp_path, dataset="Dataset005_Prostate", cases=cases))
+    assert "(p1)" in str(origin.leakage(HERE, 0, ["p1_frame2", "p2_frame1"], r"p\d"))
+    assert origin.leakage(HERE, 0, ["p1_frame2"], None) is None
+    assert origin.leakage(HERE, 0, ["p2_frame1"], r"p\d") is None
+    assert "(other)" in str(origin.leakage(HERE, 0, ["other"], None))
+
+
+def test_a_backbone_that_leaked_taints_the_cell_for_the_fold_it_was_searched_on(
+    tmp_path: Path,
+) -> None:
+    fold = found(tmp_path)
+    assert Origin.of(fold).leakage(HERE, 0, ["c"], None) is None
+    origin = Origin.of(with_leak(fold))
+    assert f"(its backbone {LEAK}) was searched on fold 0 (c)" in str(
+        origin.leakage(HERE, 0, ["c"], None)
+    )
+    assert origin.described()["leakage"] == LEAK
+
+
 def test_without_its_cases_a_cell_of_another_fold_leaks(tmp_path: Path) -> None:
     origin = Origin.of(found(tmp_path, cases=None))
     assert origin.leakage(HERE, 0, ["x"], None) is None
     assert str(origin.leakage(HERE, 1, ["x"], None)).endswith("searched on fold 0")
     assert origin.leakage("Dataset005_Prostate", 1, ["x"], None) is None
+
+
+def stock_trainer(dataset: str, fold: int, name: str, plans: str) -> Any:
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    cpu = torch.device("cpu")
+    return get_trainer_from_args(dataset, "2d", fold, name, plans, device=cpu)
+
+
+@pytest.fixture
+def copied(in_process: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a copy of the data under another number, with a backbone of fold 1."""
+    both = in_process.path / "both"
+    both.mkdir()
+    (both / HERE).symlink_to(in_process.preprocessed)
+    shutil.copytree(in_process.preprocessed, both / COPY)
+    monkeypatch.setenv("nnUNet_preprocessed", str(both))
+    small = read_json(both / COPY / "small.json")
+    write_json(both / COPY / "small.json", {**small, "dataset_name": COPY})
+    backbone = stock_trainer(COPY, 1, "nnUNetTrainer", "small")
+    backbone.initialize()
+    backbone.save_checkpoint(str(Path(backbone.output_folder) / "checkpoint_final.pth"))
+    return both / COPY
+
+
+def test_a_cell_of_other_data_with_names_of_validation_cases_is_told_and_recorded(
+    make_trainer: Make, copied: Path
+) -> None:
+    fold = run_until(make_trainer(LTH), 7)
+    plans = read_json(copied / "small.json")
+    plans.update(plans_name="given", source_plans="small")
+    plans["configurations"]["2d"]["iac"] = {"genotype": str(fold)}
+    write_json(copied / "given.json", plans)
+    trainer = stock_trainer(COPY, 1, DISCRETE, "given")
+    trainer.on_train_start()
+    record = RunFolder.of_fold(trainer.output_folder)
+    validation = sorted(read_json(copied / "splits_final.json")[1]["val"])
+    told = (
+        f"{fold} was searched on {HERE}, whose training cases have names of validation cases "
+        f"({', '.join(validation)})"
+    )
+    assert f"WARNING: {told}" in Path(trainer.log_file).read_text()
+    assert record.read_backbone().leakage == told
+    source = record.read_cost().run["genotype_from"]
+    assert (source["dataset"], source["fold"], source["dimensions"]) == (HERE, 0, 2)
+
+
+def test_a_run_with_a_genotype_file_alone_says_that_nobody_knows_what_it_has_seen(
+    make_trainer: Make, in_process: Any
+) -> None:
+    path = in_process.path / "genotype.json"
+    write_json(path, random_genotype(0).to_document())
+    trainer = make_trainer(DISCRETE, in_process.write_plans("alone", genotype=str(path)))
+    trainer.on_train_start()
+    log = Path(trainer.log_file).read_text()
+    assert f"WARNING: {path} has no training cases of a search beside it" in log
