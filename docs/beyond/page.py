@@ -45,6 +45,7 @@ def exports() -> list[dict[str, Any]]:
             **model,
             "said": next(said for word, said in MODELS.items() if word in model["model"]),
             "difference": max(case["difference"] for case in model["cases"]),
+            "scale": max(case["scale"] for case in model["cases"]),
             "dice": min(case["dice"] for case in model["cases"]),
         }
         for model in result("exports")["models"]

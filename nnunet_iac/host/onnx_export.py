@@ -1,8 +1,10 @@
 """An exported fold as an ONNX file, proven on real cases to be the same network."""
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,7 @@ def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path:
     """
     network = simplified(network)
     example = torch.zeros(1, channels, *patch)
-    with replacing(path) as temporary, warnings.catch_warnings():
+    with replacing(path) as temporary, warnings.catch_warnings(), _only_errors("onnxscript"):
         warnings.simplefilter("ignore")
         try:
             program: Any = torch.onnx.export(
@@ -233,6 +235,18 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
     found = sorted({*np.unique(a), *np.unique(b)} - {0})
     dice = [2 * ((a == k) & (b == k)).sum() / ((a == k).sum() + (b == k).sum()) for k in found]
     return float(np.mean(dice)) if dice else 1.0
+
+
+@contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    """Return a context without a logger's warnings: here, of constants that it does not fold."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _first_line(error: BaseException) -> str:
