@@ -14,10 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 
 TRANSIENT = 1.6
-"""Peak over what autograd keeps: gradients, copies, workspaces and fragments come on top.
-
-Measured on a CPU: 0.7 to 1.6 for 2-D and 3-D networks, with and without recomputation.
-"""
+"""Peak over what autograd keeps: gradients, copies, workspaces and fragments come on top."""
+OVERHEAD = 160 * 2**20
+"""Bytes that torch takes for itself in the first steps (docs/beyond.md has what was measured)."""
 OUTSIDE = -1
 
 
@@ -29,21 +28,26 @@ class StepMemory:
         fixed: parameters, buffers, their gradients and the optimisers' averages.
         outside: activations kept for the backward pass outside of the implants.
         levels: those kept inside each implant, the lowest resolution first.
+        inputs: what goes into the implants and is not among those kept outside.
     """
 
     fixed: int
     outside: int
     levels: tuple[int, ...]
+    inputs: int
 
     @property
     def kept(self) -> int:
         """The peak with all activations kept."""
-        return self.fixed + int(TRANSIENT * (self.outside + sum(self.levels)))
+        return self._peak(sum(self.levels))
 
     @property
     def recomputed(self) -> int:
         """The peak where the implants' activations are computed again backward, one by one."""
-        return self.fixed + int(TRANSIENT * (self.outside + max(self.levels, default=0)))
+        return min(self.kept, self._peak(self.inputs + max(self.levels, default=0)))
+
+    def _peak(self, inside: int) -> int:
+        return OVERHEAD + self.fixed + int(TRANSIENT * (self.outside + inside))
 
 
 def step_memory(
@@ -67,21 +71,26 @@ def step_memory(
     shadow = _shadow(network, mode)
     seen = {_storage(tensor) for tensor in (*shadow.parameters(), *shadow.buffers())}
     counts: Counter[int] = Counter()
-    held: list[Tensor] = []
-    with mode, _by_level(shadow) as level:
+    outside: set[int] = set()
+    inputs: dict[int, int] = {}
+    held: list[Tensor] = []  # So that no other storage takes the place of one that was counted.
+    with mode, _by_level(shadow, inputs, held) as level:
 
         def keep(tensor: Tensor) -> Tensor:
             if _storage(tensor) not in seen:
                 seen.add(_storage(tensor))
-                held.append(tensor)  # So that no other storage takes its place.
+                held.append(tensor)
                 counts[level()] += tensor.untyped_storage().nbytes()
+                if level() == OUTSIDE:
+                    outside.add(_storage(tensor))
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             shadow(torch.empty(*batch))
     share = 2 if mixed_precision else 1
     levels = tuple(size // share for key, size in sorted(counts.items()) if key != OUTSIDE)
-    return StepMemory(fixed, counts[OUTSIDE] // share, levels)
+    further = sum(size for storage, size in inputs.items() if storage not in outside)
+    return StepMemory(fixed, counts[OUTSIDE] // share, levels, further // share)
 
 
 def _shadow(network: RetrofittedUNet, mode: FakeTensorMode) -> RetrofittedUNet:
@@ -105,16 +114,25 @@ def _shadow(network: RetrofittedUNet, mode: FakeTensorMode) -> RetrofittedUNet:
 
 
 @contextmanager
-def _by_level(network: RetrofittedUNet) -> Iterator[Callable[[], int]]:
-    """Return a context that tells in which implant a network is."""
+def _by_level(
+    network: RetrofittedUNet, inputs: dict[int, int], held: list[Tensor]
+) -> Iterator[Callable[[], int]]:
+    """Return a context that tells in which implant a network is, and notes what goes into each."""
     inside = [OUTSIDE]
     handles = []
+
+    def enter(index: int, tensors: tuple[Any, ...]) -> None:
+        inside.append(index)
+        for tensor in tensors:
+            if isinstance(tensor, Tensor):
+                held.append(tensor)
+                inputs[_storage(tensor)] = tensor.untyped_storage().nbytes()
 
     def leave(*_: object) -> None:
         inside.pop()
 
     for index, implant in enumerate(network.implants):
-        handles.append(implant.register_forward_pre_hook(lambda *_, i=index: inside.append(i)))
+        handles.append(implant.register_forward_pre_hook(lambda _, x, i=index: enter(i, x)))
         handles.append(implant.register_forward_hook(leave))
     try:
         yield lambda: inside[-1]

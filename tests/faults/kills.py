@@ -28,10 +28,11 @@ from nnunetv2.run import run_training as commands
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 
-from nnunet_iac.runs.atomic import write_text
+from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.training import phases
+from nnunet_iac.training.cost import circumstances
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
 CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.move", "os.chmod")
@@ -225,7 +226,7 @@ def main() -> int:
     leave_out_what_only_takes_time()
     measured = measure(arguments.trainer, arguments.plans, arguments.kills, _print)
     if arguments.json:
-        arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
+        write_json(arguments.json, {**circumstances(), **measured})
     return int(any(row["differs"] for row in measured["kills"]))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_iac.nn.memory import step_memory
+from nnunet_iac.nn.memory import TRANSIENT, step_memory
 from nnunet_iac.nn.skip_module_unet import retrofitted
 from nnunet_iac.search.settings import Settings
 
@@ -39,6 +39,16 @@ def test_what_is_reckoned_is_what_autograd_keeps(tiny_unet, dimension, way):
     share = 0.75 if network.settings.implant == "cell" else 1.0
     assert share * real <= found.outside + sum(found.levels) <= real
     assert found.recomputed <= found.kept
+
+
+def test_what_is_recomputed_keeps_what_goes_in(tiny_unet):
+    network = retrofitted(tiny_unet(), Settings(min_channels=8))
+    found = step_memory(network, (2, 2, 16, 8))
+    # Skip and upsampled tensor of 8 and 16 channels: the frozen network keeps neither.
+    assert found.inputs == pytest.approx(2 * 2 * 4 * (8 * 16 * 8 + 16 * 8 * 4), rel=0.01)
+    assert found.recomputed == found.kept - int(
+        TRANSIENT * (found.outside + sum(found.levels))
+    ) + int(TRANSIENT * (found.outside + found.inputs + max(found.levels)))
 
 
 def test_nothing_of_the_network_changes(tiny_unet):
