@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=30, help="kills per trainer (default: 30)")
+    parser.addoption("--kills", type=int, default=20, help="kills of all trainers (default: 20)")
     parser.addoption("--record", type=Path, help="folder for the outcome of every test, as JSON")
 
 
