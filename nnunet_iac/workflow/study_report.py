@@ -10,6 +10,8 @@ from nnunet_iac.analysis.report.page import environment
 from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables, verdict
 from nnunet_iac.runs.atomic import write_json, write_text
 
+RIVALS = {"random": "a random cell", "continued": "the reference trained on"}
+
 
 def write_study_report(document: Mapping[str, Any], page: Path) -> None:
     """Write `page`, and results.json and tables.csv beside it.
@@ -30,13 +32,19 @@ def write_study_report(document: Mapping[str, Any], page: Path) -> None:
 def _first_words(table: MethodTable) -> list[str]:
     """Return what must be read before the numbers."""
     methods = {row.method for row in table.rows}
-    rivals = {"random": "a random cell", "continued": "the reference trained on"}
     return [
-        f"{searched} gave {verdict(table, searched, rival, name)}."
+        f"{searched} gave {verdict(table, searched, rival, _with_length(table, searched, rival))}."
         for searched in ("iac-lth", "iac")
-        for rival, name in rivals.items()
+        for rival in RIVALS
         if {searched, rival} <= methods
     ]
+
+
+def _with_length(table: MethodTable, searched: str, rival: str) -> str:
+    """Return what a rival is and, where it learned for another number of epochs, for how many."""
+    own, other = (f"{table.row(method).epochs:.0f}" for method in (searched, rival))
+    said = RIVALS[rival]
+    return said if own == other else f"{said} that learned for {other} epochs, not {own}"
 
 
 def _csv(tables: list[MethodTable]) -> str:
