@@ -5,14 +5,26 @@ import difflib
 import functools
 import json
 import math
-import re
-import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_origin
 
 from nnunet_iac.search.controls import CellSource
+from nnunet_iac.search.setting_values import (
+    ADAM_BETAS,
+    BELOW_ONE,
+    BELOW_THE_POLE,
+    NODE_COUNT,
+    PATTERN,
+    SEED,
+    SHARE,
+    Rule,
+    above,
+    at_least,
+    converted,
+    is_text,
+)
 
 Preset = Literal["literal", "paper", "adaptive", "swift"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
@@ -70,43 +82,6 @@ OWN_STABILITY: Mapping[StabilityTest, Stability] = {
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What the value of a setting must fulfil beyond its type, in words and as a predicate."""
-
-    allowed: str
-    holds: Callable[[Any], bool]
-
-
-def _at_least(minimum: int) -> Rule:
-    return Rule(f">= {minimum}", lambda value: value >= minimum)
-
-
-def _above(minimum: int) -> Rule:
-    return Rule(f"> {minimum}", lambda value: value > minimum)
-
-
-def _valid_betas(betas: tuple[float, float]) -> bool:
-    return all(0 <= value < 1 for value in betas)
-
-
-def _valid_pattern(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
-
-
-_BELOW_THE_POLE = Rule("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
-_BELOW_ONE = Rule("(0, 1)", lambda value: 0 < value < 1)
-_SHARE = Rule("(0, 1]", lambda value: 0 < value <= 1)
-_NODE_COUNT = Rule("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
-_ADAM_BETAS = Rule("two numbers in [0, 1)", _valid_betas)
-_PATTERN = Rule("a valid regular expression", _valid_pattern)
-_SEED = Rule("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
-
-
-@dataclass(frozen=True)
 class Settings:
     """The settings of a search and its finetuning; the defaults are the paper's where it has one.
 
@@ -122,49 +97,49 @@ class Settings:
     """
 
     preset: Preset = "literal"
-    warmup_epochs: Annotated[int, _at_least(0)] = 15
-    search_epochs: Annotated[int, _at_least(1)] = 200
-    finetune_epochs: Annotated[int, _at_least(0)] = 200
-    iterations_per_epoch: Annotated[int, _at_least(1)] = 250
-    val_iterations_per_epoch: Annotated[int, _at_least(1)] = 50
+    warmup_epochs: Annotated[int, at_least(0)] = 15
+    search_epochs: Annotated[int, at_least(1)] = 200
+    finetune_epochs: Annotated[int, at_least(0)] = 200
+    iterations_per_epoch: Annotated[int, at_least(1)] = 250
+    val_iterations_per_epoch: Annotated[int, at_least(1)] = 50
     stability_test: StabilityTest = "js"
-    stable_checks: Annotated[int | None, _at_least(1)] = None
-    theta: Annotated[float | None, _above(0)] = None
-    kappa: Annotated[float | None, _at_least(1)] = None
+    stable_checks: Annotated[int | None, at_least(1)] = None
+    theta: Annotated[float | None, above(0)] = None
+    kappa: Annotated[float | None, at_least(1)] = None
     reset_theta: bool | None = None
     importance: ImportanceMode = "softmax"
     pruning_score: Literal["importance", "perturbation"] = "importance"
-    held_back: Annotated[float, _BELOW_ONE] = 0.2
-    score_batches: Annotated[int, _at_least(1)] = 4
+    held_back: Annotated[float, BELOW_ONE] = 0.2
+    score_batches: Annotated[int, at_least(1)] = 4
     edge_transform: Literal["tanh", "tan"] = "tanh"
-    tan_clamp: Annotated[float, _BELOW_THE_POLE] = 1.5
-    channel_ratio: Annotated[float, _SHARE] = 0.25
-    min_channels: Annotated[int, _at_least(1)] = 16
-    partial_channels: Annotated[int, _at_least(1)] = 4
-    output_nodes: Annotated[int, _NODE_COUNT] = 4
-    max_identity: Annotated[int | None, _at_least(0)] = None
-    max_parameter_ratio: Annotated[float | None, _above(0)] = None
-    max_mac_ratio: Annotated[float | None, _above(0)] = None
+    tan_clamp: Annotated[float, BELOW_THE_POLE] = 1.5
+    channel_ratio: Annotated[float, SHARE] = 0.25
+    min_channels: Annotated[int, at_least(1)] = 16
+    partial_channels: Annotated[int, at_least(1)] = 4
+    output_nodes: Annotated[int, NODE_COUNT] = 4
+    max_identity: Annotated[int | None, at_least(0)] = None
+    max_parameter_ratio: Annotated[float | None, above(0)] = None
+    max_mac_ratio: Annotated[float | None, above(0)] = None
     skip: SkipModule = "cell"
     norm: Norm = "plans"
     residual: Literal["none", "zero"] = "zero"
     decoder_norms: Literal["frozen", "tuned"] = "frozen"
     recompute_cells: bool = False
-    weights_lr: Annotated[float, _above(0)] = 0.01
-    weights_lr_min: Annotated[float, _at_least(0)] = 1e-4
-    annealing_power: Annotated[float, _at_least(1)] = 2.0
-    architecture_lr: Annotated[float, _above(0)] = 1e-3
-    architecture_betas: Annotated[tuple[float, float], _ADAM_BETAS] = (0.9, 0.999)
-    architecture_weight_decay: Annotated[float, _at_least(0)] = 0.0
-    beta_decay: Annotated[float, _at_least(0)] = 0.0
+    weights_lr: Annotated[float, above(0)] = 0.01
+    weights_lr_min: Annotated[float, at_least(0)] = 1e-4
+    annealing_power: Annotated[float, at_least(1)] = 2.0
+    architecture_lr: Annotated[float, above(0)] = 1e-3
+    architecture_betas: Annotated[tuple[float, float], ADAM_BETAS] = (0.9, 0.999)
+    architecture_weight_decay: Annotated[float, at_least(0)] = 0.0
+    beta_decay: Annotated[float, at_least(0)] = 0.0
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
-    finetune_lr: Annotated[float, _above(0)] = 1e-3
+    finetune_lr: Annotated[float, above(0)] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
     trained_on: Literal["network", "decoder"] = "network"
     deep_supervision: bool = True
-    seed: Annotated[int, _SEED] = 0
+    seed: Annotated[int, SEED] = 0
     deterministic: bool = True
-    patient_pattern: Annotated[str | None, _PATTERN] = None
+    patient_pattern: Annotated[str | None, PATTERN] = None
     backbone_trainer: str | None = None
     backbone_plans: str | None = None
     backbone_checkpoint: str | None = None
@@ -173,7 +148,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, annotation in _annotations().items():
-            value = _converted(name, getattr(self, name), annotation)
+            value = converted(name, getattr(self, name), annotation)
             _check_range(name, value)
             object.__setattr__(self, name, value)
         if self.min_channels < self.partial_channels:
@@ -336,13 +311,13 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
         raise ValueError(f"a setting must have the form key=value; got {assignment!r}")
     _require_known(key)
     annotation = _annotations()[key]
-    if _is_text(annotation):
-        return key, _converted(key, None if text == "null" else text, annotation)
+    if is_text(annotation):
+        return key, converted(key, None if text == "null" else text, annotation)
     try:
         value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except (ValueError, RecursionError):
         value = text
-    return key, _converted(key, value, annotation)
+    return key, converted(key, value, annotation)
 
 
 @functools.cache
@@ -364,67 +339,6 @@ def _require_known(key: Any) -> None:
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown setting {key!r}; {hint}allowed are {', '.join(known)}")
-
-
-def _is_text(annotation: Any) -> bool:
-    choices = get_args(annotation)
-    return annotation is str or str in choices or get_origin(annotation) is Literal
-
-
-def _converted(name: str, value: Any, annotation: Any) -> Any:
-    """Return `value` as the type of its setting; integers become floats, lists become tuples."""
-    if get_origin(annotation) is Literal:
-        if value not in get_args(annotation):
-            allowed = ", ".join(get_args(annotation))
-            raise ValueError(f"setting {name!r} must be one of {allowed}; got {value!r}")
-        return value
-    if get_origin(annotation) is types.UnionType:
-        if value is None:
-            return None
-        annotation = get_args(annotation)[0]
-    convert, expected = _CONVERSIONS[annotation]
-    converted = convert(value)
-    if converted is None:
-        raise ValueError(
-            f"setting {name!r} must be {expected}; got {value!r} ({type(value).__name__})"
-        )
-    return converted
-
-
-def _as_int(value: Any) -> int | None:
-    return value if type(value) is int else None
-
-
-def _as_float(value: Any) -> float | None:
-    try:
-        number = float(value) if type(value) in (int, float) else math.nan
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _as_bool(value: Any) -> bool | None:
-    return value if type(value) is bool else None
-
-
-def _as_text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _as_pair(value: Any) -> tuple[float, float] | None:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        return None
-    first, second = _as_float(value[0]), _as_float(value[1])
-    return None if first is None or second is None else (first, second)
-
-
-_CONVERSIONS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    int: (_as_int, "an integer"),
-    float: (_as_float, "a finite number"),
-    bool: (_as_bool, "true or false"),
-    str: (_as_text, "a non-empty text"),
-    tuple[float, float]: (_as_pair, "a list of two numbers"),
-}
 
 
 def _check_range(name: str, value: Any) -> None:
