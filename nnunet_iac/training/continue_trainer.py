@@ -35,8 +35,8 @@ class nnUNetTrainerContinue(RetrofitTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs = self.settings.finetune_epochs
-        self.warn_of_ignored("skip", "cell")
-        self.warn_of_ignored("genotype", None)
+        self.warn_of_ignored("skip")
+        self.warn_of_ignored("genotype")
         state = RecordState(Phase.CONTINUED)
         self.record = RunRecord(self.settings, self.record_folder, self.print_to_log_file, state)
 

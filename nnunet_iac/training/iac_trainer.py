@@ -1,8 +1,7 @@
 """The diary of a retrofit: nnU-Net's hooks, translated into calls on the phases."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,7 +43,7 @@ from nnunet_iac.training.loaders import (
     finish,
 )
 from nnunet_iac.training.memory import fitted
-from nnunet_iac.training.methods import Method
+from nnunet_iac.training.methods import Method, without_use
 from nnunet_iac.training.optimisation import (
     EpochSchedule,
     architecture_optimiser,
@@ -89,7 +88,7 @@ class IACTrainer(RetrofitTrainer):
             self.settings, self.method_of(self.settings), self.record_folder, self.print_to_log_file
         )
         self.num_epochs = self.phases.num_epochs
-        self.warn_of_ignored("trained_on", "network")
+        self.warn_of_ignored("trained_on")
         if self.method.searches:
             self.initial_lr, self.weight_decay = self.settings.weights_lr, 0.0
         self.architecture_optimizer: Optimizer | None = None
@@ -97,27 +96,8 @@ class IACTrainer(RetrofitTrainer):
         self._cases: tuple[list[str], list[str]] | None = None
         self._held_back: Any = None
         self._left_out = 0
-        for setting, default in self._without_use():
-            self.warn_of_ignored(setting, default)
-
-    def _without_use(self) -> Iterator[tuple[str, object]]:
-        """Yield the settings of a search that this run has no use for, with their defaults."""
-        settings = self.settings
-        perturbed = self.method.prunes and settings.pruning_score == "perturbation"
-        scored = settings.genotype is not None and settings.genotype.startswith("zero-cost")
-        used = {
-            "beta_decay": self.method.searches,
-            "pruning_score": self.method.prunes,
-            "stability_test": self.method.prunes,
-            "stable_checks": self.method.prunes,
-            "theta": self.method.prunes and settings.stability_test != "schedule",
-            "kappa": self.method.prunes and settings.stability_test != "schedule",
-            "reset_theta": self.method.prunes and settings.stability_test != "schedule",
-            "held_back": perturbed,
-            "score_batches": perturbed or scored,
-        }
-        defaults = {field.name: field.default for field in fields(Settings)}
-        yield from ((name, defaults[name]) for name, useful in used.items() if not useful)
+        for setting in without_use(self.method, self.settings):
+            self.warn_of_ignored(setting)
 
     @classmethod
     def method_of(cls, settings: Settings) -> Method:

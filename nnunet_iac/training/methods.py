@@ -37,3 +37,22 @@ def finetuning_only(settings: Settings) -> Method:
     assert settings.genotype is not None
     kind = CellSource.of(settings.genotype).kind
     return replace(IAC_DISCRETE, name=OF_KIND.get(kind, IAC_DISCRETE.name))
+
+
+def without_use(method: Method, settings: Settings) -> tuple[str, ...]:
+    """Return the settings of a search that a method has no use for."""
+    source = None if settings.genotype is None else CellSource.of(settings.genotype)
+    asks = method.prunes and settings.stability_test != "schedule"
+    removes = method.prunes and settings.pruning_score == "perturbation"
+    used = {
+        "beta_decay": method.searches,
+        "pruning_score": method.prunes,
+        "stability_test": method.prunes,
+        "stable_checks": method.prunes,
+        "theta": asks,
+        "kappa": asks,
+        "reset_theta": asks,
+        "held_back": removes,
+        "score_batches": removes or (source is not None and source.kind == "zero-cost"),
+    }
+    return tuple(name for name, useful in used.items() if not useful)

@@ -173,10 +173,10 @@ class RetrofitTrainer(CheckpointedTrainer):
     def check_settings(cls, settings: Settings) -> None:
         """Raise a ValueError if this trainer cannot run with valid settings."""
 
-    def warn_of_ignored(self, setting: str, default: object) -> None:
+    def warn_of_ignored(self, setting: str) -> None:
         """Log if a setting has a value that this trainer has no use for."""
         value = getattr(self.settings, setting)
-        if value != default:
+        if value != getattr(Settings, setting):
             self.print_to_log_file(
                 f"WARNING: {setting}={value} is ignored; {type(self).__name__} has no use for it"
             )
