@@ -116,7 +116,7 @@ def test_show_tells_the_health_of_a_search_that_has_found_nothing_yet(tmp_path, 
 def test_replay_takes_fold_or_record_and_its_status_says_whether_they_agree(tmp_path, capsys):
     run = RunFolder.of_fold(tmp_path / "fold_0")
     seen = Observation(1, torch.zeros(14, 7), torch.zeros(14))
-    decision = idle(seen, Settings())
+    decision = idle(seen, Settings().cell)
     arrays = (seen.alpha, seen.beta, decision.importance, decision.divergence)
     row = TrajectoryRow(
         1, *(array.numpy() for array in (*arrays, decision.threshold, decision.active))

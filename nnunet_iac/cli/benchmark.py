@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_iac.cli.shared import Verbs, add_device
+from nnunet_iac.cli.shared import Verbs, add_device, parse_settings
 
 
 def add_to(verbs: Verbs) -> None:
@@ -37,13 +37,10 @@ def add_to(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit status."""
-    import dataclasses
-
     from nnunet_iac.benchmark.report import Amounts, benchmark, table
     from nnunet_iac.host.workload import Workload
     from nnunet_iac.runs.atomic import write_json
     from nnunet_iac.runs.genotype_source import find_genotype
-    from nnunet_iac.search.settings import Settings, parse_assignment
 
     if arguments.json is not None and arguments.json.is_dir():
         raise ValueError(f"--json must name a file; {arguments.json} is a folder: add a file name")
@@ -55,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
         workload = Workload(device=arguments.device)
     else:
         workload = Workload.of_plans(arguments.d, arguments.c, arguments.p, arguments.device)
-    values = dict(parse_assignment(assignment) for assignment in arguments.assignments)
-    settings = Settings.from_mapping({**dataclasses.asdict(workload.settings), **values})
     workload = workload.resized(
-        arguments.batch_size, arguments.patch_size, arguments.features, settings
+        arguments.batch_size,
+        arguments.patch_size,
+        arguments.features,
+        workload.settings.replace(**parse_settings(arguments.assignments)),
     )
     amounts = Amounts(
         arguments.repeats, arguments.batches, arguments.validation_batches, arguments.cells

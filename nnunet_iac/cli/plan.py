@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_iac.cli.shared import Verbs, add_settings, add_source
+from nnunet_iac.cli.shared import Verbs, add_settings, add_source, parse_settings
 
 
 def add_to(verbs: Verbs) -> None:
@@ -44,9 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"--encoder-weights {arguments.encoder_weights} are for an encoder: add --encoder, or "
             "leave them out"
         )
-    path, changed = write_plans(
-        arguments.d, arguments.c, arguments.p, arguments.o, arguments.assignments, network
-    )
+    values = parse_settings(arguments.assignments)
+    path, changed = write_plans(arguments.d, arguments.c, arguments.p, arguments.o, values, network)
     pretrained = None
     if arguments.encoder_weights is not None:
         from nnunet_iac.host.pretrained import write_pretrained

@@ -2,7 +2,9 @@
 
 import argparse
 import importlib.util
-from typing import TypeAlias
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 STUDY_MODULES = ("snakemake", "yaml", "jsonschema")
@@ -32,6 +34,20 @@ def add_settings(parser: argparse.ArgumentParser, meaning: str) -> None:
         default=[],
         help=meaning,
     )
+
+
+def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of --set; old names of settings are printed as deprecated.
+
+    Raises:
+        ValueError: an unknown key or an impossible value.
+    """
+    from nnunet_iac.search.settings import Settings, parse_assignment
+
+    values = dict(parse_assignment(assignment) for assignment in assignments)
+    for note in Settings.from_mapping(values).deprecations:
+        print(f"warning: {note}", file=sys.stderr)
+    return values
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

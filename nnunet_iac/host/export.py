@@ -197,7 +197,7 @@ def shared_structure(checkpoints: Sequence[Path]) -> dict[str, Any]:
     structure = _structure(first)
     for other in others:
         found = _structure(other)
-        for key in ("implant", *STRUCTURAL):
+        for key in STRUCTURAL:
             if found.get(key) != structure.get(key):
                 raise ValueError(
                     f"the folds of a model must share their structural settings; {key} is "
@@ -248,8 +248,7 @@ def _structure(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     if not any(key.startswith("implants.") for key in checkpoint["network_weights"]):
         return {}
-    settings = Settings.from_mapping(checkpoint[SECTION]["settings"])
-    return {key: getattr(settings, key) for key in STRUCTURAL}
+    return Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure
 
 
 def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
 """New plans with an `iac` section or another network, beside the preprocessed data set's own."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from nnunet_iac.host.architectures import (
 from nnunet_iac.runs import plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.search.settings import parse_assignment
+from nnunet_iac.search.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def write_plans(
     configuration: str,
     source: str,
     name: str,
-    assignments: Sequence[str],
+    values: Mapping[str, Any],
     network: Network = Network(),
 ) -> tuple[Path, bool]:
     """Write the plans `name`; return their file, and whether that changed anything.
@@ -64,7 +64,7 @@ def write_plans(
         configuration: the one that gets the settings.
         source: identifier of the plans to start from, and from their settings if they have any.
         name: the new identifier.
-        assignments: settings as `key=value`; a later one wins.
+        values: settings to set.
         network: what is to differ in it.
 
     Raises:
@@ -73,21 +73,21 @@ def write_plans(
         FileNotFoundError: no such source plans; the message has the command that makes them.
         RuntimeError: nnUNet_preprocessed is not set.
     """
-    values = dict(parse_assignment(assignment) for assignment in assignments)
-    if values.get("backbone_checkpoint") is not None:
-        values["backbone_checkpoint"] = _absolute(values["backbone_checkpoint"])
-    if values.get("genotype") is not None:
-        cell = CellSource.of(values["genotype"])
+    given = dict(Settings.from_mapping(values).written)
+    if given.get("backbone_checkpoint") is not None:
+        given["backbone_checkpoint"] = _absolute(given["backbone_checkpoint"])
+    if given.get("genotype") is not None:
+        cell = CellSource.of(given["genotype"])
         if cell.path is not None:
-            values["genotype"] = cell.moved(_absolute(cell.path))
+            given["genotype"] = cell.moved(_absolute(cell.path))
     plans.require_identifier(name)
     folder = preprocessed_folder(dataset)
     original = source_plans(folder, configuration, source)
     described = plans.configuration_of(original, configuration)
-    known = described.get(plans.SECTION, {})
+    known = plans.settings_of(described).written
     if network.protocol is not None:
         known = {**known, **PAPER_SETTINGS}
-    new = plans.derived(original, name, configuration, {**known, **values})
+    new = plans.derived(original, name, configuration, {**known, **given})
     new["configurations"][configuration] |= network.changed(described)
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
@@ -140,7 +140,7 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     number = plans.dataset_number(plans_file.parent.name)
     train = f"nnUNetv2_train {number} {configuration} FOLD"
     under = f"-p {new['plans_name']}"
-    retrofit = "IACDiscrete" if settings.genotype or settings.skip != "cell" else "IACLTH"
+    retrofit = "IACDiscrete" if settings.cell.genotype or settings.cell.skip != "cell" else "IACLTH"
     lines = []
     for key in ("patch_size", "batch_size"):
         if described.get(key) != before.get(key):
@@ -149,7 +149,7 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     same = described.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
         return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
-    trainer = f" -tr {settings.backbone_trainer}" if settings.backbone_trainer else ""
+    trainer = f" -tr {settings.data.backbone_trainer}" if settings.data.backbone_trainer else ""
     start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
     lines.append(f"next: {train}{trainer} {under}{start}")
     if not of_its_own:

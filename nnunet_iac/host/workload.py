@@ -158,9 +158,9 @@ class Workload:
             "batch_size": self.batch_size,
             "patch_size": list(self.patch_size),
             "features": list(self.features),
-            "partial_channels": settings.partial_channels,
-            "channel_ratio": settings.channel_ratio,
-            "min_channels": settings.min_channels,
+            "partial_channels": settings.cell.partial_channels,
+            "channel_ratio": settings.cell.channel_ratio,
+            "min_channels": settings.cell.min_channels,
             "device": self.device,
         }
 
@@ -202,7 +202,7 @@ class Workload:
     def supernet(self, active: Tensor | None = None) -> IACUNet:
         """Return a retrofitted network with search cells, pruned to `active`."""
         network = IACUNet(self.unet(), self.settings)
-        load_ticket(network, draw_ticket(network, self.settings.seed))
+        load_ticket(network, draw_ticket(network, self.settings.optimisation.seed))
         if active is not None:
             network.prune(active)
         return network

@@ -117,7 +117,7 @@ class RunFolder:
 
     def write_settings(self, settings: Settings) -> None:
         """Write the settings with every default and preset filled in."""
-        write_json(self.settings_file, settings.resolved().to_mapping())
+        write_json(self.settings_file, settings.to_mapping())
 
     def read_settings(self) -> Settings:
         """Return the run's settings."""

@@ -40,7 +40,7 @@ def find_output_nodes(path: Path) -> int:
         path: as for `find_genotype`.
     """
     run = record_beside(path)
-    return (Settings() if run is None else run.read_settings()).output_nodes
+    return (Settings() if run is None else run.read_settings()).cell.output_nodes
 
 
 def _genotype_file(folder: Path) -> Path:

@@ -187,7 +187,7 @@ def derived(
     """Return a copy of `plans` called `name` whose `configuration` carries the given settings.
 
     `source_plans` records where it came from; the data identifier, and so the preprocessed data,
-    stay shared.
+    stay shared. Settings get their present names.
 
     Raises:
         ValueError: a bad identifier, an unknown configuration, or impossible settings.
@@ -198,11 +198,11 @@ def derived(
             f"the new plans must have a name of their own; got {name!r}, the name of their source"
         )
     configuration_of(plans, configuration)
-    Settings.from_mapping(values)
+    written = Settings.from_mapping(values).written
     result = copy.deepcopy(dict(plans))
     result["plans_name"] = name
     result["source_plans"] = plans["plans_name"]
-    result["configurations"][configuration][SECTION] = dict(values)
+    result["configurations"][configuration][SECTION] = dict(written)
     return result
 
 

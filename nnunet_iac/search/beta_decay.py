@@ -4,8 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nnunet_iac.search.settings import Settings
-
 
 def beta_decay(
     alpha: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
@@ -18,15 +16,15 @@ def beta_decay(
     return torch.logsumexp(alpha.masked_fill(~active, -torch.inf), dim=1).mean()
 
 
-def beta_decay_weight(epoch: int, end: int, settings: Settings) -> float:
+def beta_decay_weight(epoch: int, warmup: int, end: int, largest: float) -> float:
     """Return the regulariser's weight in the epoch that follows `epoch` completed ones.
 
-    It rises linearly from 0 at the end of the warm-up to the setting `beta_decay` at the end.
+    It rises linearly from 0 at the end of the warm-up to `largest` at the end.
 
     Args:
         epoch: completed epochs.
+        warmup: epochs of the warm-up.
         end: epochs after which the search has ended in any case, warm-up included.
-        settings: of the search.
+        largest: the setting `beta_decay`.
     """
-    searched = epoch - settings.warmup_epochs
-    return settings.beta_decay * searched / (end - settings.warmup_epochs)
+    return largest * (epoch - warmup) / (end - warmup)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nnunet_iac.search.cost import NAMES, CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,
@@ -121,9 +121,9 @@ class Budgeted:
         return changes
 
 
-def limits(costs: CellCosts, settings: Settings) -> tuple[Limit, ...]:
+def limits(costs: CellCosts, cell: CellConfig) -> tuple[Limit, ...]:
     """Return the limits that are set."""
-    ratios = {setting: getattr(settings, setting) for setting in QUANTITIES}
+    ratios = {setting: getattr(cell, setting) for setting in QUANTITIES}
     return tuple(
         Limit(setting, ratio, costs.backbone)
         for setting, ratio in ratios.items()
@@ -131,13 +131,13 @@ def limits(costs: CellCosts, settings: Settings) -> tuple[Limit, ...]:
     )
 
 
-def require_possible(costs: CellCosts, settings: Settings) -> None:
+def require_possible(costs: CellCosts, cell: CellConfig) -> None:
     """Check that some cell is within the budget; a search may only begin if so.
 
     Raises:
         ValueError: even a cell whose edges cost nothing exceeds a limit.
     """
-    for limit in limits(costs, settings):
+    for limit in limits(costs, cell):
         if not limit.allows(costs.fixed):
             least = _rounded_up(limit.share(costs.fixed))
             raise ValueError(
@@ -147,18 +147,18 @@ def require_possible(costs: CellCosts, settings: Settings) -> None:
             )
 
 
-def is_within(genotype: Genotype, costs: CellCosts, settings: Settings) -> bool:
+def is_within(genotype: Genotype, costs: CellCosts, cell: CellConfig) -> bool:
     """Return whether the cells of a genotype are within every limit that is set."""
-    return all(limit.allows(costs.of(genotype)) for limit in limits(costs, settings))
+    return all(limit.allows(costs.of(genotype)) for limit in limits(costs, cell))
 
 
-def require_within(genotype: Genotype, costs: CellCosts, settings: Settings) -> None:
+def require_within(genotype: Genotype, costs: CellCosts, cell: CellConfig) -> None:
     """Check that a genotype that was given, not searched, is within the budget.
 
     Raises:
         ValueError: its cells exceed a limit.
     """
-    for limit in limits(costs, settings):
+    for limit in limits(costs, cell):
         if not limit.allows(costs.of(genotype)):
             share = _rounded_up(limit.share(costs.of(genotype)))
             raise ValueError(
@@ -173,7 +173,7 @@ def within_budget(
     alpha: Float[Tensor, "edges operations"],
     beta: Float[Tensor, " edges"],
     active: Bool[Tensor, "edges operations"],
-    settings: Settings,
+    cell: CellConfig,
     costs: CellCosts,
 ) -> Budgeted:
     """Return the wanted genotype if it is within the budget, else the most important one that is.
@@ -189,21 +189,21 @@ def within_budget(
     Raises:
         ValueError: as `require_possible`.
     """
-    require_possible(costs, settings)
-    weights = edge_weights(beta, settings.edge_transform, settings.tan_clamp)[:, None]
+    require_possible(costs, cell)
+    weights = edge_weights(beta, cell.edge_transform, cell.tan_clamp)[:, None]
     among_active, among_all = (
         (operation_weights(alpha, mask) * weights * RESOLUTION).round().long().tolist()
         for mask in (active, torch.ones_like(active))
     )
     genotype = wanted
-    if not is_within(wanted, costs, settings):
-        genotype = _most_important(among_active, among_all, settings, costs)
+    if not is_within(wanted, costs, cell):
+        genotype = _most_important(among_active, among_all, cell, costs)
     total, wanted_total = (
         sum(
             among_active[EDGES.index(choice.edge)][OPERATIONS.index(choice.operation)]
-            for choice in cell.choices
+            for choice in found.choices
         )
-        for cell in (genotype, wanted)
+        for found in (genotype, wanted)
     )
     kept = min(1.0, total / wanted_total) if wanted_total else 1.0
     return Budgeted(
@@ -212,7 +212,7 @@ def within_budget(
         cost=costs.of(genotype),
         wanted_cost=costs.of(wanted),
         kept_importance=kept,
-        limits=limits(costs, settings),
+        limits=limits(costs, cell),
     )
 
 
@@ -226,7 +226,7 @@ Merit = tuple[int, int, tuple[tuple[int, int], ...]]
 def _most_important(
     among_active: list[list[int]],
     among_all: list[list[int]],
-    settings: Settings,
+    cell: CellConfig,
     costs: CellCosts,
 ) -> Genotype:
     """Return the optimum by dynamic programming over the nodes.
@@ -234,8 +234,8 @@ def _most_important(
     Two beginnings of a cell that spent the same have the same continuations, and every part of the
     merit adds up; so of each such set the best one is enough.
     """
-    bounds = limits(costs, settings)
-    most = len(EDGES) if settings.max_identity is None else settings.max_identity
+    bounds = limits(costs, cell)
+    most = len(EDGES) if cell.max_identity is None else cell.max_identity
 
     def is_within(spent: Spent) -> bool:
         cost = costs.fixed + Cost(*spent[:2])

@@ -9,7 +9,7 @@ from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.pruning import best_operations, last_largest
 from nnunet_iac.search.relaxation import edge_weights
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,
@@ -25,7 +25,7 @@ def discretise(
     alpha: Float[Tensor, "edges operations"],
     beta: Float[Tensor, " edges"],
     active: Bool[Tensor, "edges operations"],
-    settings: Settings,
+    cell: CellConfig = CellConfig(),
     costs: CellCosts | None = None,
 ) -> Genotype:
     """Return the genotype: per edge the best active operation, per node its two heaviest edges.
@@ -39,37 +39,37 @@ def discretise(
         alpha: of the search's end.
         beta: of the search's end.
         active: the operations that are left.
-        settings: of the run.
-        costs: what decides whether that genotype is within the settings' budget; if not, the
+        cell: weights of edges and operations, and the limits.
+        costs: what decides whether that genotype is within the limits; if not, the
             genotype is `within_budget`'s. Without costs it is what the search wants.
 
     Raises:
         ValueError: no cell is within the budget.
     """
-    operations = best_operations(alpha, beta, active, settings).tolist()
-    transform = (settings.edge_transform, settings.tan_clamp)
+    operations = best_operations(alpha, beta, active, cell).tolist()
+    transform = (cell.edge_transform, cell.tan_clamp)
     capped = edge_weights(beta, *transform).tolist()
     uncapped = edge_weights(beta, *transform, capped=False).tolist()
     kept = []
     for node in INTERMEDIATE_NODES:
         ranked = sorted(edges_into(node), key=lambda e: (-capped[e], -uncapped[e], e))
         kept += ranked[:EDGES_PER_NODE]
-    if settings.max_identity is not None:
-        others = _best_but_identity(alpha, beta, active, settings).tolist()
+    if cell.max_identity is not None:
+        others = _best_but_identity(alpha, beta, active, cell).tolist()
         identities = (e for e in kept if operations[e] == IDENTITY)
-        for e in sorted(identities, key=lambda e: (-capped[e], e))[settings.max_identity :]:
+        for e in sorted(identities, key=lambda e: (-capped[e], e))[cell.max_identity :]:
             operations[e] = others[e]
     wanted = Genotype(tuple(Choice(EDGES[e], OPERATIONS[operations[e]]) for e in kept))
     if costs is None:
         return wanted
-    return within_budget(wanted, alpha, beta, active, settings, costs).genotype
+    return within_budget(wanted, alpha, beta, active, cell, costs).genotype
 
 
 def _best_but_identity(
     alpha: Float[Tensor, "edges operations"],
     beta: Float[Tensor, " edges"],
     active: Bool[Tensor, "edges operations"],
-    settings: Settings,
+    cell: CellConfig,
 ) -> Int[Tensor, " edges"]:
     """Return the index of each edge's best other active operation.
 
@@ -77,7 +77,7 @@ def _best_but_identity(
     """
     is_identity = torch.arange(len(OPERATIONS)) == IDENTITY
     others = active & ~is_identity
-    best = best_operations(alpha, beta, others, settings)
+    best = best_operations(alpha, beta, others, cell)
     return torch.where(
         others.any(dim=1), best, last_largest(alpha.masked_fill(is_identity, -torch.inf))
     )

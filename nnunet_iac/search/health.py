@@ -10,7 +10,7 @@ from torch import Tensor
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Observation
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import CellConfig
 from nnunet_iac.search.space import EDGES, OPERATIONS, PARAMETER_FREE, Edge
 
 DEAD_WEIGHT = 1e-3
@@ -67,7 +67,8 @@ def examine(
     observation: Observation,
     active: Bool[Tensor, "edges operations"],
     loss: float,
-    settings: Settings,
+    warmup_epochs: int,
+    cell: CellConfig = CellConfig(),
 ) -> tuple[HealthState, tuple[HealthEvent, ...]]:
     """Return the state after an epoch, and what began in it; the warm-up is not judged.
 
@@ -81,14 +82,15 @@ def examine(
         observation: the end of the epoch.
         active: the operations the epoch was trained with, so before its prune.
         loss: the epoch's mean training loss.
-        settings: of the run.
+        warmup_epochs: of the run.
+        cell: weights of the edges.
     """
     alpha, beta = observation.alpha, observation.beta
     rows = tuple(tuple(row) for row in alpha.tolist())
-    if observation.epoch <= settings.warmup_epochs:
+    if observation.epoch <= warmup_epochs:
         return HealthState(rows, state.losses, state.present), ()
     losses = (*state.losses, loss)[-WINDOW:]
-    found = _dead_edges(alpha, alpha.new_tensor(state.alpha), beta, active, settings)
+    found = _dead_edges(alpha, alpha.new_tensor(state.alpha), beta, active, cell)
     share = operation_weights(alpha, active)[:, _WITHOUT_PARAMETERS].sum().item() / len(EDGES)
     if share > COLLAPSE_SHARE:
         found["collapse", None] = f"{share:.0%} of phi lies on operations without parameters"
@@ -136,9 +138,9 @@ def _dead_edges(
     previous: Float[Tensor, "edges operations"],
     beta: Float[Tensor, " edges"],
     active: Bool[Tensor, "edges operations"],
-    settings: Settings,
+    cell: CellConfig,
 ) -> dict[tuple[str, int | None], str]:
-    weights = edge_weights(beta, settings.edge_transform, settings.tan_clamp)
+    weights = edge_weights(beta, cell.edge_transform, cell.tan_clamp)
     undecided = active.sum(dim=1) > 1
     still = ((alpha == previous) | ~active).all(dim=1)
     dead: dict[tuple[str, int | None], str] = {}

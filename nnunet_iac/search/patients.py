@@ -40,36 +40,15 @@ def halves(
     Raises:
         ValueError: fewer than two patients.
     """
-    return _divided(cases, pattern, seed, 0.5, "the full search", "train_search and val_search")
-
-
-def held_back(
-    cases: Sequence[str], pattern: str | None, seed: int, share: float
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the cases to search on and those held back: a share of the patients, by `seed`.
-
-    The share is rounded down, and is one patient at least.
-
-    Raises:
-        ValueError: fewer than two patients.
-    """
-    sides = "cases to search on and cases held back"
-    return _divided(cases, pattern, seed, share, "pruning_score=perturbation", sides)
-
-
-def _divided(
-    cases: Sequence[str], pattern: str | None, seed: int, share: float, who: str, sides: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the cases with the second side having a share of the patients."""
     patients = sorted({patient_of(case, pattern) for case in cases})
     if len(patients) < 2:
         raise ValueError(
-            f"{who} needs at least two patients to split into {sides}; the fold's training cases "
-            f"have {len(patients)}: add patients, or search with nnUNetTrainerIACLTH, which by "
-            "default keeps no cases apart"
+            "the full search needs at least two patients to split into train_search and "
+            f"val_search; the fold's training cases have {len(patients)}: add patients, or search "
+            "with nnUNetTrainerIACLTH, which keeps no cases apart"
         )
     random.Random(seed).shuffle(patients)
-    second = set(patients[len(patients) - max(1, int(share * len(patients))) :])
+    second = set(patients[len(patients) - len(patients) // 2 :])
     return (
         tuple(case for case in sorted(cases) if patient_of(case, pattern) not in second),
         tuple(case for case in sorted(cases) if patient_of(case, pattern) in second),

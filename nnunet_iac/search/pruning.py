@@ -1,13 +1,13 @@
 """The pruning search: an explicit state, and the one function that advances it by an epoch."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nnunet_iac.search.importance import distribution, importance, pruning_score
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import CellConfig, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
 from nnunet_iac.search.stability import TESTS
 
@@ -20,8 +20,6 @@ class Observation:
         epoch: completed epochs of the run, so the first epoch is 1.
         alpha: of the operations.
         beta: of the edges.
-        score: of the operations on edges that are `due`, as `pruning_score` demands; NaN elsewhere,
-            and everywhere where importance is the score.
 
     Raises:
         RuntimeError: a non-finite alpha or beta; the message names where.
@@ -30,14 +28,10 @@ class Observation:
     epoch: int
     alpha: Float[Tensor, "edges operations"]
     beta: Float[Tensor, " edges"]
-    score: Float[Tensor, "edges operations"] = field(
-        default_factory=lambda: torch.full((len(EDGES), len(OPERATIONS)), torch.nan)
-    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", self.alpha.detach().cpu().double().clone())
         object.__setattr__(self, "beta", self.beta.detach().cpu().double().clone())
-        object.__setattr__(self, "score", self.score.detach().cpu().double().clone())
         for name, values in (("alpha", self.alpha), ("beta", self.beta)):
             wrong = (~torch.isfinite(values)).nonzero()
             if len(wrong):
@@ -75,8 +69,7 @@ class PruningState:
 class PruningEvent:
     """One operation leaving one edge, and why.
 
-    The divergence is what the stability test measured. A loss that decided, under
-    `pruning_score=perturbation`, is in the trajectory.
+    The divergence is what the stability test measured.
     """
 
     epoch: int
@@ -106,140 +99,103 @@ def full_mask() -> Bool[Tensor, "edges operations"]:
     return torch.ones(len(EDGES), len(OPERATIONS), dtype=torch.bool)
 
 
-def begin(observation: Observation, settings: Settings) -> PruningState:
+def begin(
+    observation: Observation,
+    test: StabilityTest = StabilityTest(),
+    cell: CellConfig = CellConfig(),
+) -> PruningState:
     """Return the state at the end of the warm-up, from which the first check measures."""
     active = full_mask()
     return PruningState(
         active=active,
-        threshold=torch.full((len(EDGES),), settings.stability.theta, dtype=torch.float64),
+        threshold=torch.full((len(EDGES),), test.stability_threshold, dtype=torch.float64),
         stable_checks=torch.zeros(len(EDGES), dtype=torch.int64),
-        history=distribution(observation.alpha, observation.beta, active, settings).unsqueeze(0),
+        history=distribution(observation.alpha, observation.beta, active, cell).unsqueeze(0),
     )
 
 
 def advance(
-    state: PruningState, observation: Observation, settings: Settings
+    state: PruningState,
+    observation: Observation,
+    test: StabilityTest = StabilityTest(),
+    cell: CellConfig = CellConfig(),
 ) -> tuple[PruningState, Decision]:
     """Return the state after one epoch's check of every edge, and the decision taken.
 
     Per edge with more than one operation (paper, Algorithm 1): d = JS(p_prev || p), p_prev
-    restricted to the survivors and renormalised, or what another stability test gives. d < theta is
-    one more stable check; on a schedule, which does not ask, every epoch is one. Enough of them in
-    a row prune the operation of least importance; otherwise theta <- kappa theta and the count
-    restarts. All edges decide from the
-    same snapshot. Ties go to the operation that stands first in `OPERATIONS`.
+    restricted to the survivors and renormalised, or what another stability test gives. d below the
+    threshold is one more stable check; on a schedule, which has none, every epoch is one. Enough
+    of them in a row prune the operation of least importance; otherwise the threshold grows and the
+    count restarts. All edges decide from the same snapshot. Ties go to the operation that stands
+    first in `OPERATIONS`.
+
+    Args:
+        state: after the epoch before, or of `begin`.
+        observation: alpha and beta at the end of the epoch.
+        test: decides when an edge is pruned.
+        cell: how importance is computed.
 
     Raises:
-        RuntimeError: an undefined distribution outside `raw-strict`, where it counts as unstable;
-            or an edge that is due without a finite score.
+        RuntimeError: an undefined distribution outside `raw-strict`, where it counts as unstable.
     """
-    test = settings.stability
     alpha, beta, active = observation.alpha, observation.beta, state.active
-    check = _check(state, observation, settings)
-    decision = Decision(
-        importance=importance(alpha, beta, active, settings),
-        divergence=check.divergence,
-        threshold=state.threshold,
-        active=active,
-    )
-    score = _score(check.due, active, observation, settings)
-    remaining = active.clone()
-    events = []
-    for index in check.due.nonzero().flatten().tolist():
-        operation = int(torch.argmin(score[index]))
-        remaining[index, operation] = False
-        rule = "two-sigma" if _is_outlier(score[index], operation) else "smallest"
-        events.append(_event(observation.epoch, decision, index, operation, rule))
-    threshold = torch.where(check.unstable, state.threshold * test.kappa, state.threshold)
-    if test.reset:
-        threshold = torch.where(check.due, test.theta, threshold)
-    advanced = PruningState(
-        active=remaining,
-        threshold=threshold,
-        stable_checks=torch.where(check.due, 0, check.checks),
-        history=check.history if test.test == "drift" else check.history[-1:],
-    )
-    return advanced, replace(decision, events=tuple(events))
-
-
-def due(
-    state: PruningState, observation: Observation, settings: Settings
-) -> Bool[Tensor, " edges"]:
-    """Return the edges that `advance` is going to prune; it asks for no score."""
-    return _check(state, observation, settings).due
-
-
-@dataclass(frozen=True)
-class _Check:
-    """What one epoch's check of every edge found."""
-
-    history: Float[Tensor, "checks edges operations"]
-    divergence: Float[Tensor, " edges"]
-    unstable: Bool[Tensor, " edges"]
-    checks: Int[Tensor, " edges"]
-    due: Bool[Tensor, " edges"]
-
-
-def _check(state: PruningState, observation: Observation, settings: Settings) -> _Check:
-    test, active = settings.stability, state.active
-    current = distribution(observation.alpha, observation.beta, active, settings)
+    current = distribution(alpha, beta, active, cell)
     history = torch.cat((_restricted(state.history, active), current.unsqueeze(0)))
-    divergence = TESTS[test.test](history, active)
+    divergence = TESTS[test.stability_test](history, active)
     undecided = active.sum(dim=1) > 1
     undefined = undecided & ~torch.isfinite(divergence)
-    if undefined.any() and settings.importance != "raw-strict":
+    if undefined.any() and cell.importance != "raw-strict":
         edge = EDGES[int(undefined.nonzero()[0])]
         raise RuntimeError(
             f"the divergence of edge {edge.source}->{edge.target} must be a number; after epoch "
             f"{observation.epoch} it is {divergence[undefined][0].item()}"
         )
-    stable = undecided & ((divergence < state.threshold) | (test.test == "schedule"))
+    on_schedule = test.stability_test == "schedule"
+    stable = undecided & ((divergence < state.threshold) | on_schedule)
     checks = torch.where(stable, state.stable_checks + 1, 0)
-    return _Check(
-        history=history,
+    due = stable & (checks >= test.patience)
+    decision = Decision(
+        importance=importance(alpha, beta, active, cell),
         divergence=torch.where(undecided, divergence, torch.nan),
-        unstable=undecided & ~stable,
-        checks=checks,
-        due=stable & (checks >= test.checks),
+        threshold=state.threshold,
+        active=active,
     )
-
-
-def _score(
-    edges: Bool[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    observation: Observation,
-    settings: Settings,
-) -> Float[Tensor, "edges operations"]:
-    """Return what orders the operations of edges that are due: the least goes first."""
-    if settings.pruning_score == "importance":
-        return pruning_score(observation.alpha, observation.beta, active, settings)
-    wrong = (edges.unsqueeze(1) & active & ~torch.isfinite(observation.score)).nonzero()
-    if len(wrong):
-        edge, operation = EDGES[int(wrong[0][0])], OPERATIONS[int(wrong[0][1])]
-        raise RuntimeError(
-            f"the loss without an operation must be finite; after epoch {observation.epoch} it is "
-            f"{observation.score[tuple(wrong[0])].item()} without {operation} on edge "
-            f"{edge.source}->{edge.target}: start anew with a lower weights_lr"
-        )
-    return observation.score.masked_fill(~active, torch.inf)
+    score = pruning_score(alpha, beta, active, cell)
+    remaining = active.clone()
+    events = []
+    for index in due.nonzero().flatten().tolist():
+        operation = int(torch.argmin(score[index]))
+        remaining[index, operation] = False
+        rule = "two-sigma" if _is_outlier(score[index], operation) else "smallest"
+        events.append(_event(observation.epoch, decision, index, operation, rule))
+    unstable = undecided & ~stable
+    threshold = torch.where(unstable, state.threshold * test.threshold_growth, state.threshold)
+    if test.reset_threshold:
+        threshold = torch.where(due, test.stability_threshold, threshold)
+    advanced = PruningState(
+        active=remaining,
+        threshold=threshold,
+        stable_checks=torch.where(due, 0, checks),
+        history=history if test.stability_test == "drift" else history[-1:],
+    )
+    return advanced, replace(decision, events=tuple(events))
 
 
 def force(
-    state: PruningState, observation: Observation, settings: Settings
+    state: PruningState, observation: Observation, cell: CellConfig = CellConfig()
 ) -> tuple[PruningState, tuple[PruningEvent, ...]]:
     """Return the state with only the best operation left on every edge, and what that removed.
 
-    The end of a search that reaches its epoch limit undecided. By importance under any
-    `pruning_score`, as in a search that does not prune.
+    The end of a search that reaches its epoch limit undecided.
     """
     alpha, beta = observation.alpha, observation.beta
     seen = Decision(
-        importance=importance(alpha, beta, state.active, settings),
+        importance=importance(alpha, beta, state.active, cell),
         divergence=torch.full((len(EDGES),), torch.nan, dtype=torch.float64),
         threshold=state.threshold,
         active=state.active,
     )
-    kept = best_operations(alpha, beta, state.active, settings)
+    kept = best_operations(alpha, beta, state.active, cell)
     remaining = torch.zeros_like(state.active)
     remaining[torch.arange(len(EDGES)), kept] = True
     events = tuple(
@@ -250,24 +206,28 @@ def force(
 
 
 def close_epoch(
-    state: PruningState, observation: Observation, settings: Settings
+    state: PruningState,
+    observation: Observation,
+    test: StabilityTest,
+    cell: CellConfig,
+    search_epochs: int,
 ) -> tuple[PruningState, Decision]:
     """Return the state after an epoch of a pruning search, and all that was decided.
 
     `advance`, and at the epoch limit `force` on top where edges are still undecided.
     """
-    advanced, decision = advance(state, observation, settings)
-    if observation.epoch < settings.search_epochs:
+    advanced, decision = advance(state, observation, test, cell)
+    if observation.epoch < search_epochs:
         return advanced, decision
-    forced, events = force(advanced, observation, settings)
+    forced, events = force(advanced, observation, cell)
     return forced, replace(decision, events=decision.events + events)
 
 
-def idle(observation: Observation, settings: Settings) -> Decision:
+def idle(observation: Observation, cell: CellConfig = CellConfig()) -> Decision:
     """Return the decision of an epoch that decides nothing: of a warm-up, or of a full search."""
     active = full_mask()
     nothing = observation.beta.new_full((len(EDGES),), torch.nan)
-    theta = importance(observation.alpha, observation.beta, active, settings)
+    theta = importance(observation.alpha, observation.beta, active, cell)
     return Decision(theta, nothing, nothing, active)
 
 
@@ -275,13 +235,13 @@ def best_operations(
     alpha: Float[Tensor, "edges operations"],
     beta: Float[Tensor, " edges"],
     active: Bool[Tensor, "edges operations"],
-    settings: Settings,
+    cell: CellConfig = CellConfig(),
 ) -> Int[Tensor, " edges"]:
     """Return the index of each edge's most important active operation; ties go to the last.
 
     The counterpart of pruning, where ties remove the first.
     """
-    score = pruning_score(alpha, beta, active, settings).masked_fill(~active, -torch.inf)
+    score = pruning_score(alpha, beta, active, cell).masked_fill(~active, -torch.inf)
     return last_largest(score)
 
 

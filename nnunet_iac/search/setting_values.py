@@ -1,29 +1,31 @@
-"""What the value of a setting may be: its type, and its range in words and as a predicate."""
+"""Types and ranges of settings, and the check of a part of them."""
 
+import functools
 import math
 import re
 import types
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """What the value of a setting must fulfil beyond its type, in words and as a predicate."""
 
     allowed: str
     holds: Callable[[Any], bool]
 
 
-def at_least(minimum: int) -> Rule:
+def at_least(minimum: int) -> Constraint:
     """Return the rule of a least value that is allowed."""
-    return Rule(f">= {minimum}", lambda value: value >= minimum)
+    return Constraint(f">= {minimum}", lambda value: value >= minimum)
 
 
-def above(minimum: int) -> Rule:
+def above(minimum: int) -> Constraint:
     """Return the rule of a bound that is not allowed itself."""
-    return Rule(f"> {minimum}", lambda value: value > minimum)
+    return Constraint(f"> {minimum}", lambda value: value > minimum)
 
 
 def _valid_betas(betas: tuple[float, float]) -> bool:
@@ -38,13 +40,12 @@ def _valid_pattern(pattern: str) -> bool:
     return True
 
 
-BELOW_THE_POLE = Rule("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
-BELOW_ONE = Rule("(0, 1)", lambda value: 0 < value < 1)
-SHARE = Rule("(0, 1]", lambda value: 0 < value <= 1)
-NODE_COUNT = Rule("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
-ADAM_BETAS = Rule("two numbers in [0, 1)", _valid_betas)
-PATTERN = Rule("a valid regular expression", _valid_pattern)
-SEED = Rule("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
+BELOW_THE_POLE = Constraint("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
+SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
+NODE_COUNT = Constraint("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
+ADAM_BETAS = Constraint("two numbers in [0, 1)", _valid_betas)
+PATTERN = Constraint("a valid regular expression", _valid_pattern)
+SEED = Constraint("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
 
 
 def is_text(annotation: Any) -> bool:
@@ -111,3 +112,34 @@ _CONVERSIONS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     str: (_as_text, "a non-empty text"),
     tuple[float, float]: (_as_pair, "a list of two numbers"),
 }
+
+
+class CheckedPart:
+    """A frozen dataclass whose fields are converted to their types and checked.
+
+    Raises:
+        ValueError: a value of the wrong type or outside its range; the message names the key, the
+            value and what is allowed.
+    """
+
+    def __post_init__(self) -> None:
+        for name, annotation in field_types(type(self)).items():
+            value = converted(name, getattr(self, name), annotation)
+            constraint = _constraints(type(self)).get(name)
+            if constraint is not None and value is not None and not constraint.holds(value):
+                raise ValueError(f"setting {name!r} must be {constraint.allowed}; got {value!r}")
+            object.__setattr__(self, name, value)
+
+
+@functools.cache
+def field_types(part: type) -> dict[str, Any]:
+    """Return the type of every field of a part."""
+    return typing.get_type_hints(part)
+
+
+@functools.cache
+def _constraints(part: type) -> dict[str, Constraint]:
+    hints = typing.get_type_hints(part, include_extras=True)
+    return {
+        name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated
+    }

@@ -41,7 +41,7 @@ def test_the_demo_shows_the_method_really_working(demo: Path) -> None:
     assert epochs["continued"] == summary["search_epochs"] + epochs["finetune"]
     run = RunFolder(demo / summary["run_folder"])
     assert Genotype.from_document(summary["genotype"]) == run.read_genotype()
-    assert run.read_settings().preset == "adaptive"
+    assert run.read_settings().schedule.preset == "adaptive"
 
 
 def test_the_demos_report_is_one_file_without_a_network(demo: Path) -> None:

@@ -12,7 +12,7 @@ def _read(folder, name):
 
 
 def test_new_plans_are_their_source_with_a_name_an_origin_and_settings(preprocessed):
-    path, changed = write_plans("4", "2d", "nnUNetPlans", "Mine", ["preset=adaptive", "seed=3"])
+    path, changed = write_plans("4", "2d", "nnUNetPlans", "Mine", {"preset": "adaptive", "seed": 3})
     assert (path, changed) == (preprocessed / "Mine.json", True)
     expected = _read(preprocessed, "nnUNetPlans")
     expected["plans_name"] = "Mine"
@@ -23,50 +23,49 @@ def test_new_plans_are_their_source_with_a_name_an_origin_and_settings(preproces
 
 def test_the_source_plans_stay_byte_for_byte(preprocessed):
     before = (preprocessed / "nnUNetPlans.json").read_bytes()
-    write_plans("4", "2d", "nnUNetPlans", "Mine", ["seed=3"])
+    write_plans("4", "2d", "nnUNetPlans", "Mine", {"seed": 3})
     assert (preprocessed / "nnUNetPlans.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("dataset", ["4", "004", "Dataset004_Hippocampus"])
 def test_a_data_set_is_found_by_id_and_by_name(preprocessed, dataset):
-    assert write_plans(dataset, "2d", "nnUNetPlans", "Mine", [])[0].parent == preprocessed
+    assert write_plans(dataset, "2d", "nnUNetPlans", "Mine", {})[0].parent == preprocessed
 
 
 def test_writing_the_same_plans_again_changes_nothing(preprocessed):
-    assignments = ["architecture_betas=[0.5, 0.999]", "theta=0.01"]
-    write_plans("4", "2d", "nnUNetPlans", "Mine", assignments)
+    values = {"architecture_betas": (0.5, 0.999), "stability_threshold": 0.01}
+    write_plans("4", "2d", "nnUNetPlans", "Mine", values)
     before = (preprocessed / "Mine.json").stat().st_mtime_ns
-    assert write_plans("4", "2d", "nnUNetPlans", "Mine", assignments)[1] is False
+    assert write_plans("4", "2d", "nnUNetPlans", "Mine", values)[1] is False
     assert (preprocessed / "Mine.json").stat().st_mtime_ns == before
 
 
 def test_settings_of_the_source_plans_are_the_start_and_new_ones_win(preprocessed):
-    write_plans("4", "2d", "nnUNetPlans", "First", ["seed=3", "residual=zero"])
-    write_plans("4", "2d", "First", "Second", ["seed=4", "seed=5"])
+    write_plans("4", "2d", "nnUNetPlans", "First", {"seed": 3, "residual": "zero"})
+    write_plans("4", "2d", "First", "Second", {"seed": 5})
     second = _read(preprocessed, "Second")
     assert second["source_plans"] == "First"
     settings = settings_of(second["configurations"]["2d"])
-    assert (settings.seed, settings.residual) == (5, "zero")
+    assert (settings.optimisation.seed, settings.cell.residual) == (5, "zero")
 
 
 def test_an_existing_identifier_with_other_content_is_not_overwritten(preprocessed):
-    write_plans("4", "2d", "nnUNetPlans", "Mine", ["seed=3"])
+    write_plans("4", "2d", "nnUNetPlans", "Mine", {"seed": 3})
     with pytest.raises(ValueError, match=r"Mine\.json exists with other content"):
-        write_plans("4", "2d", "nnUNetPlans", "Mine", ["seed=4"])
+        write_plans("4", "2d", "nnUNetPlans", "Mine", {"seed": 4})
     assert _read(preprocessed, "Mine")["configurations"]["2d"]["iac"] == {"seed": 3}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("4", "2d", "nnUNetPlans", "My__Plans", []), "'My__Plans'"),
-        (("4", "2d", "nnUNetPlans", "nnUNetPlans", []), "got 'nnUNetPlans', the name of their"),
-        (("4", "3d", "nnUNetPlans", "Mine", []), "one of 2d, 3d_fullres, .* got '3d'"),
-        (("4", "2d", "nnUNetPlans", "Mine", ["tetha=1"]), "'tetha'; did you mean 'theta'"),
-        (("4", "2d", "nnUNetPlans", "Mine", ["theta"]), "key=value; got 'theta'"),
-        (("4", "2d", "nnUNetPlans", "Mine", ["theta=-1"]), "'theta' must be > 0; got -1.0"),
-        (("7", "2d", "nnUNetPlans", "Mine", []), "got '7'"),
-        (("Hippocampus", "2d", "nnUNetPlans", "Mine", []), "got 'Hippocampus'"),
+        (("4", "2d", "nnUNetPlans", "My__Plans", {}), "'My__Plans'"),
+        (("4", "2d", "nnUNetPlans", "nnUNetPlans", {}), "got 'nnUNetPlans', the name of their"),
+        (("4", "3d", "nnUNetPlans", "Mine", {}), "one of 2d, 3d_fullres, .* got '3d'"),
+        (("4", "2d", "nnUNetPlans", "Mine", {"patiense": 1}), "'patiense'; did you mean 'patience'"),
+        (("4", "2d", "nnUNetPlans", "Mine", {"patience": 0}), "'patience' must be >= 1; got 0"),
+        (("7", "2d", "nnUNetPlans", "Mine", {}), "got '7'"),
+        (("Hippocampus", "2d", "nnUNetPlans", "Mine", {}), "got 'Hippocampus'"),
     ],
 )
 def test_an_impossible_request_is_refused_by_name_and_writes_nothing(
@@ -94,19 +93,19 @@ def test_missing_source_plans_print_the_command_that_makes_them(
 ):
     (nnunet_folders / "nnUNet_raw" / "Dataset005_Prostate").mkdir()
     with pytest.raises(FileNotFoundError, match=f"{re.escape(command)}$"):
-        write_plans(dataset, "2d", source, "Mine", [])
+        write_plans(dataset, "2d", source, "Mine", {})
 
 
 def test_without_the_folder_of_preprocessed_data_the_variable_is_named(nnunet_folders, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(RuntimeError, match="nnUNet_preprocessed must name"):
-        write_plans("4", "2d", "nnUNetPlans", "Mine", [])
+        write_plans("4", "2d", "nnUNetPlans", "Mine", {})
 
 
 def test_a_relative_path_means_the_folder_the_plans_are_made_in(
     preprocessed, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    path, _ = write_plans("4", "2d", "nnUNetPlans", "Mine", ["genotype=runs/fold_{fold}"])
+    path, _ = write_plans("4", "2d", "nnUNetPlans", "Mine", {"genotype": "runs/fold_{fold}"})
     section = json.loads(path.read_text())["configurations"]["2d"]["iac"]
     assert section["genotype"] == str(tmp_path / "runs" / "fold_{fold}")

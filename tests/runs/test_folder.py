@@ -70,9 +70,9 @@ def test_the_record_lies_in_the_fold_under_the_names_that_reports_rely_on(folder
 
 
 def test_settings_are_written_with_every_preset_filled_in(folder):
-    settings = Settings(preset="adaptive", theta=0.5, patient_pattern=r"^\w+_\d+")
+    settings = Settings(preset="adaptive", stability_threshold=0.5, patient_pattern=r"^\w+_\d+")
     folder.write_settings(settings)
-    assert folder.read_settings() == settings.resolved()
+    assert folder.read_settings() == settings
     written = json.loads(folder.settings_file.read_text())
     assert set(written) == {field.name for field in dataclasses.fields(Settings)}
     assert (written["theta"], written["kappa"]) == (0.5, 2.0)

@@ -4,7 +4,6 @@ import torch
 from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.relaxation import operation_weights
-from nnunet_iac.search.settings import Settings
 
 
 def test_the_gradient_is_phi_over_the_edges():
@@ -26,4 +25,4 @@ def test_it_pulls_the_favourite_back_and_leaves_a_uniform_edge_uniform():
 
 @pytest.mark.parametrize(("epoch", "weight"), [(15, 0.0), (20, 25.0), (25, 50.0)])
 def test_its_weight_rises_from_the_end_of_the_warmup_to_that_of_the_search(epoch, weight):
-    assert beta_decay_weight(epoch, 25, Settings(beta_decay=50)) == weight
+    assert beta_decay_weight(epoch, 15, 25, 50.0) == weight

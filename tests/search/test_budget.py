@@ -61,7 +61,7 @@ def searched(seed, pruned=True):
 
 
 def budgeted(end, settings, costs=COSTS):
-    return within_budget(discretise(*end, settings), *end, settings, costs)
+    return within_budget(discretise(*end, settings.cell), *end, settings.cell, costs)
 
 
 def total(genotype, theta):
@@ -89,8 +89,8 @@ def test_a_genotype_is_never_over_the_budget_nor_over_the_cap(
     identities = list(result.genotype.operations.values()).count("identity")
     assert identities <= (8 if cap is None else cap)
     assert 0 <= result.kept_importance <= 1
-    assert is_within(result.genotype, COSTS, settings)
-    assert is_within(result.wanted, COSTS, settings) is not result.gave_up
+    assert is_within(result.genotype, COSTS, settings.cell)
+    assert is_within(result.wanted, COSTS, settings.cell) is not result.gave_up
 
 
 @given(seeds, st.booleans(), caps, modes, st.sampled_from([None, 10.0]))
@@ -100,7 +100,9 @@ def test_without_a_budget_or_within_it_the_genotype_is_the_wanted_one(
     end = searched(seed, pruned)
     settings = Settings(max_mac_ratio=ratio, max_identity=cap, importance=mode)
     result = budgeted(end, settings)
-    assert result.genotype == discretise(*end, settings) == discretise(*end, settings, COSTS)
+    assert (
+        result.genotype == discretise(*end, settings.cell) == discretise(*end, settings.cell, COSTS)
+    )
     assert not result.gave_up
     assert result.kept_importance == 1
 
@@ -108,7 +110,7 @@ def test_without_a_budget_or_within_it_the_genotype_is_the_wanted_one(
 @given(seeds)
 def test_a_budget_that_the_wanted_genotype_meets_to_the_digit_leaves_it(seed):
     end = searched(seed)
-    wanted = discretise(*end, Settings())
+    wanted = discretise(*end, Settings().cell)
     cost = COSTS.of(wanted)
     exact = Settings(max_parameter_ratio=cost.parameters / 10_000, max_mac_ratio=cost.macs / 1e6)
     assert budgeted(end, exact).genotype == wanted
@@ -124,7 +126,7 @@ def test_a_larger_budget_never_keeps_less_importance(
     end = searched(seed, pruned)
     settings = Settings(max_parameter_ratio=parameter_ratio, max_identity=cap)
     kept = [
-        budgeted(end, dataclasses.replace(settings, max_mac_ratio=ratio)).kept_importance
+        budgeted(end, settings.replace(max_mac_ratio=ratio)).kept_importance
         for ratio in [*sorted(mac_ratios), None]
     ]
     assert kept == sorted(kept)
@@ -134,7 +136,7 @@ def test_a_larger_budget_never_keeps_less_importance(
 def test_what_is_kept_is_the_share_of_theta(seed, ratio):
     end = searched(seed)
     result = budgeted(end, Settings(max_mac_ratio=ratio))
-    theta = importance(*end, Settings())
+    theta = importance(*end, Settings().cell)
     expected = total(result.genotype, theta) / total(result.wanted, theta)
     assert result.kept_importance == pytest.approx(expected, abs=1e-9)
 
@@ -144,7 +146,7 @@ def optimum_by_enumeration(end, settings, costs, allowed):
     alpha, beta, active = end
     everything = torch.ones_like(active)
     keys = [
-        (importance(alpha, beta, mask, Settings()) * RESOLUTION).round().long().numpy()
+        (importance(alpha, beta, mask, Settings().cell) * RESOLUTION).round().long().numpy()
         for mask in (active, everything)
     ]
     # Of every node all pairs of edges with all pairs of operations, the preferred ones first.
@@ -166,11 +168,11 @@ def optimum_by_enumeration(end, settings, costs, allowed):
         return sum(np.ix_(*columns))
 
     possible = summed(lambda e, o: o == IDENTITY) <= (
-        8 if settings.max_identity is None else settings.max_identity
+        8 if settings.cell.max_identity is None else settings.cell.max_identity
     )
     for quantity, ratio in (
-        ("parameters", settings.max_parameter_ratio),
-        ("macs", settings.max_mac_ratio),
+        ("parameters", settings.cell.max_parameter_ratio),
+        ("macs", settings.cell.max_mac_ratio),
     ):
         if ratio is not None:
             added = summed(lambda e, o: getattr(costs.operations[OPERATIONS[o]], quantity))  # noqa: B023
@@ -317,9 +319,9 @@ def test_a_budget_below_the_cheapest_cell_is_refused(setting, ratio, message):
     settings = Settings(**{setting: ratio})
     sentence = rf"{message} .* got {setting}={ratio}: set {setting} to .*, or channel_ratio or min"
     with pytest.raises(ValueError, match=sentence):
-        require_possible(COSTS, settings)
+        require_possible(COSTS, settings.cell)
     with pytest.raises(ValueError, match=sentence):
-        discretise(torch.zeros(14, 7), torch.zeros(14), full_mask(), settings, COSTS)
+        discretise(torch.zeros(14, 7), torch.zeros(14), full_mask(), settings.cell, COSTS)
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9), caps)
@@ -328,25 +330,25 @@ def test_the_ratio_that_the_error_names_is_possible_and_what_is_possible_has_a_g
 ):
     costs = dataclasses.replace(COSTS, backbone=Cost(1, backbone), fixed=Cost(0, fixed))
     with pytest.raises(ValueError, match="set max_mac_ratio to") as error:
-        require_possible(costs, Settings(max_mac_ratio=math.nextafter(fixed / backbone, 0)))
+        require_possible(costs, Settings(max_mac_ratio=math.nextafter(fixed / backbone, 0)).cell)
     named = float(str(error.value).partition("set max_mac_ratio to ")[2].split()[0])
     assert fixed / backbone <= named <= 1.02 * fixed / backbone
     least = Settings(max_mac_ratio=fixed / backbone, max_identity=cap)
-    require_possible(costs, least)
-    require_possible(costs, dataclasses.replace(least, max_mac_ratio=named))
+    require_possible(costs, least.cell)
+    require_possible(costs, least.replace(max_mac_ratio=named).cell)
     assert budgeted(decided(), least, costs).cost.macs == fixed
 
 
 def test_a_given_genotype_over_the_budget_is_refused():
-    genotype = discretise(*decided(), Settings())
+    genotype = discretise(*decided(), Settings().cell)
     enough = Settings(max_parameter_ratio=0.066, max_mac_ratio=0.061)
-    require_within(genotype, COSTS, enough)
+    require_within(genotype, COSTS, enough.cell)
     with pytest.raises(
         ValueError,
         match=r"within max_mac_ratio=0\.06; they add 0\.061 of the backbone's MACs: set "
         r"max_mac_ratio to 0\.061 or more.* or give a cheaper genotype",
     ):
-        require_within(genotype, COSTS, dataclasses.replace(enough, max_mac_ratio=0.06))
+        require_within(genotype, COSTS, enough.replace(max_mac_ratio=0.06).cell)
 
 
 def test_costs_survive_json_and_ignore_what_else_the_file_says():

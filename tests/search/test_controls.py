@@ -94,4 +94,4 @@ def test_a_cell_cannot_be_chosen_for_another_skip_module():
     ],
 )
 def test_the_implant_is_the_skip_module_but_for_a_convolution(values, implant):
-    assert Settings(**values).implant == implant
+    assert Settings(**values).cell.implant == implant

@@ -27,7 +27,7 @@ def random_alpha_and_mask(seed):
 @given(seeds, betas, modes)
 def test_a_genotype_takes_an_active_operation_on_two_edges_into_every_node(seed, beta, mode):
     alpha, active = random_alpha_and_mask(seed)
-    genotype = discretise(alpha, beta, active, Settings(importance=mode))
+    genotype = discretise(alpha, beta, active, Settings(importance=mode).cell)
     assert [edge.target for edge in genotype.operations] == [2, 2, 3, 3, 4, 4, 5, 5]
     for edge, operation in genotype.operations.items():
         assert active[EDGES.index(edge), OPERATIONS.index(operation)]
@@ -36,7 +36,7 @@ def test_a_genotype_takes_an_active_operation_on_two_edges_into_every_node(seed,
 @given(seeds, betas, st.sampled_from(["tanh", "tan"]))
 def test_every_node_keeps_the_two_edges_with_the_largest_beta(seed, beta, transform):
     alpha, active = random_alpha_and_mask(seed)
-    kept = discretise(alpha, beta, active, Settings(edge_transform=transform)).operations
+    kept = discretise(alpha, beta, active, Settings(edge_transform=transform).cell).operations
     clamped = beta.clamp(-1.5, 1.5) if transform == "tan" else beta
     for node in INTERMEDIATE_NODES:
         kept_here = [clamped[e].item() for e in edges_into(node) if EDGES[e] in kept]
@@ -48,7 +48,7 @@ def test_every_node_keeps_the_two_edges_with_the_largest_beta(seed, beta, transf
 def test_every_kept_edge_takes_its_active_operation_with_the_largest_alpha(seed, beta):
     alpha, active = random_alpha_and_mask(seed)
     best = alpha.masked_fill(~active, -torch.inf).argmax(dim=1)
-    for edge, operation in discretise(alpha, beta, active, Settings()).operations.items():
+    for edge, operation in discretise(alpha, beta, active, Settings().cell).operations.items():
         assert operation == OPERATIONS[best[EDGES.index(edge)]]
 
 
@@ -59,7 +59,7 @@ def test_a_hand_made_example():
     beta[[3, 4]] = 0.1  # into v3: from v1 and v2
     beta[[5, 8]] = torch.tensor([0.3, 0.2])  # into v4: from v0 and v3
     beta[[9, 10, 12]] = -0.1  # into v5: what is left is v2 and v4
-    kept = discretise(alpha, beta, full_mask(), Settings()).operations
+    kept = discretise(alpha, beta, full_mask(), Settings().cell).operations
     assert kept == {
         Edge(0, 2): OPERATIONS[0],
         Edge(1, 2): OPERATIONS[1],
@@ -73,7 +73,7 @@ def test_a_hand_made_example():
 
 
 def test_ties_keep_the_first_edges_and_the_last_operation():
-    kept = discretise(torch.zeros(14, 7), torch.zeros(14), full_mask(), Settings()).operations
+    kept = discretise(torch.zeros(14, 7), torch.zeros(14), full_mask(), Settings().cell).operations
     assert kept == {
         Edge(source, node): "dil_conv_5x5" for node in INTERMEDIATE_NODES for source in (0, 1)
     }
@@ -82,8 +82,8 @@ def test_ties_keep_the_first_edges_and_the_last_operation():
 @given(seeds, betas, modes, st.integers(0, 8))
 def test_a_cap_on_identities_holds_and_touches_nothing_else(seed, beta, mode, limit):
     alpha, active = identity_rich(seed)
-    free = discretise(alpha, beta, active, Settings(importance=mode)).operations
-    capped = discretise(alpha, beta, active, Settings(importance=mode, max_identity=limit))
+    free = discretise(alpha, beta, active, Settings(importance=mode).cell).operations
+    capped = discretise(alpha, beta, active, Settings(importance=mode, max_identity=limit).cell)
     had, left = (
         [edge for edge, operation in kept.items() if operation == "identity"]
         for kept in (free, capped.operations)
@@ -103,12 +103,12 @@ def test_a_cap_on_identities_holds_and_touches_nothing_else(seed, beta, mode, li
 def test_an_edge_beyond_the_cap_takes_its_best_other_active_operation(seed, beta, mode):
     alpha, active = identity_rich(seed)
     settings = Settings(importance=mode, max_identity=0)
-    found = discretise(alpha, beta, active, settings).operations
+    found = discretise(alpha, beta, active, settings.cell).operations
     without = active.clone()
     without[:, 0] = False
     pruned_to_identity = ~without.any(dim=1)
     without[pruned_to_identity, 1:] = True
-    expected = discretise(alpha, beta, without, Settings(importance=mode)).operations
+    expected = discretise(alpha, beta, without, Settings(importance=mode).cell).operations
     for index, edge in enumerate(EDGES):
         if edge in found and pruned_to_identity[index]:
             assert found[edge] == OPERATIONS[1 + int(alpha[index, 1:].argmax())]
@@ -134,7 +134,7 @@ def test_of_equal_weights_the_later_edges_give_their_identity_up_first():
     active[6, 1:3] = True  # 1->4 was not pruned to the end
     beta = torch.zeros(14)
     beta[9] = 0.1  # Psi of 0->5 is above that of 1->5, and both are below a quarter, as into v4
-    kept = discretise(alpha, beta, active, Settings(max_identity=5)).operations
+    kept = discretise(alpha, beta, active, Settings(max_identity=5).cell).operations
     assert kept == {
         Edge(0, 2): "identity",
         Edge(1, 2): "identity",

@@ -158,7 +158,7 @@ def test_changed_settings_are_settings_or_refused(values):
 
 
 @given(st.sampled_from(KEYS), JSON)
-@example("theta", 10**400)
+@example("stability_threshold", 10**400)
 @example("seed", 2**64)
 @example("patient_pattern", "a{99999999999}")
 @example("patient_pattern", "(" * 5000 + ")" * 5000)
@@ -187,9 +187,9 @@ def test_any_text_is_an_assignment_or_refused(text):
     st.sampled_from(KEYS),
     st.text() | JSON.filter(lambda value: value != 10**400).map(json.dumps),
 )
-@example("theta", "1" + "0" * 400)
-@example("theta", "1" + "0" * 5000)
-@example("theta", "[" * 10**5)
+@example("stability_threshold", "1" + "0" * 400)
+@example("stability_threshold", "1" + "0" * 5000)
+@example("stability_threshold", "[" * 10**5)
 @example("seed", '"3"')
 @example("genotype", "")
 def test_the_value_of_an_assignment_has_its_settings_type_or_the_message_names_the_key(key, text):

@@ -42,7 +42,9 @@ def watched(observations, losses=None, settings=SETTINGS, active=None):
     active = full_mask() if active is None else active
     for number, seen in enumerate(observations):
         loss = -float(number) if losses is None else losses[number]
-        state, new = examine(state, seen, active, loss, settings)
+        state, new = examine(
+            state, seen, active, loss, settings.schedule.warmup_epochs, settings.cell
+        )
         events += new
     return events
 
@@ -71,7 +73,7 @@ def random_search(seed, epochs=12):
 def run(state, steps, settings=SETTINGS):
     events = []
     for step in steps:
-        state, new = examine(state, *step, settings)
+        state, new = examine(state, *step, settings.schedule.warmup_epochs, settings.cell)
         events += new
     return state, events
 
@@ -199,13 +201,13 @@ def test_a_watch_restored_from_its_plain_state_goes_on_as_the_unbroken_one(seed,
 def test_an_event_is_reported_exactly_when_its_condition_begins(seed):
     state, before, seen = HealthState(), set(), []
     for step in random_search(seed):
-        state, events = examine(state, *step, SETTINGS)
+        state, events = examine(state, *step, SETTINGS.schedule.warmup_epochs, SETTINGS.cell)
         now = set(state.present)
         reported = {(e.kind, None if e.edge is None else EDGES.index(e.edge)) for e in events}
         assert reported == now - before
         before = now
         seen += events
-    assert all(event.epoch > SETTINGS.warmup_epochs for event in seen)
+    assert all(event.epoch > SETTINGS.schedule.warmup_epochs for event in seen)
 
 
 @given(seeds)
@@ -213,8 +215,10 @@ def test_an_event_is_reported_exactly_when_its_condition_begins(seed):
 def test_the_conditions_are_those_of_the_definition(seed):
     state, previous = HealthState(), torch.zeros(14, 7, dtype=torch.float64)
     for seen, active, loss in random_search(seed):
-        state, _ = examine(state, seen, active, loss, SETTINGS)
-        if seen.epoch > SETTINGS.warmup_epochs:
+        state, _ = examine(
+            state, seen, active, loss, SETTINGS.schedule.warmup_epochs, SETTINGS.cell
+        )
+        if seen.epoch > SETTINGS.schedule.warmup_epochs:
             dead = {
                 edge
                 for edge in range(14)
@@ -232,7 +236,14 @@ def test_the_conditions_are_those_of_the_definition(seed):
 def test_the_watch_changes_nothing_it_looks_at(seed):
     (seen, active, loss), *_ = random_search(seed)
     alpha, beta, mask, state = seen.alpha.clone(), seen.beta.clone(), active.clone(), HealthState()
-    examine(state, seen, active, loss, Settings(warmup_epochs=0))
+    examine(
+        state,
+        seen,
+        active,
+        loss,
+        Settings(warmup_epochs=0).schedule.warmup_epochs,
+        Settings(warmup_epochs=0).cell,
+    )
     assert torch.equal(seen.alpha, alpha)
     assert torch.equal(seen.beta, beta)
     assert torch.equal(active, mask)

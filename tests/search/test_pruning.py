@@ -16,7 +16,6 @@ from nnunet_iac.search.pruning import (
     begin,
     best_operations,
     close_epoch,
-    due,
     force,
     full_mask,
     idle,
@@ -51,9 +50,9 @@ def random_path(seed, scale, epochs, beta=None):
 
 def search(path, settings):
     """Return the states and decisions of a search along a path, up to its end."""
-    states, decisions = [begin(path[0], settings)], []
+    states, decisions = [begin(path[0], settings.stability, settings.cell)], []
     for seen in path[1:]:
-        state, decision = advance(states[-1], seen, settings)
+        state, decision = advance(states[-1], seen, settings.stability, settings.cell)
         states.append(state)
         decisions.append(decision)
         if state.finished:
@@ -89,7 +88,7 @@ def test_paper_ends_at_epoch_51_along_any_path(seed, scale):
 @given(seeds, scales, st.integers(1, 8))
 @few
 def test_a_theta_of_one_prunes_every_so_many_checks_along_any_path(seed, scale, checks):
-    settings = Settings(theta=1.0, stable_checks=checks)
+    settings = Settings(stability_threshold=1.0, patience=checks)
     states, decisions = search(random_path(seed, scale, 6 * checks + 1), settings)
     assert states[-1].finished
     assert len(decisions) == 6 * checks
@@ -99,9 +98,7 @@ def test_a_theta_of_one_prunes_every_so_many_checks_along_any_path(seed, scale, 
 @few
 def test_the_paper_preset_is_a_schedule_of_the_same_interval(seed, scale, mode):
     js = Settings(preset="paper", importance=mode)
-    schedule = Settings(
-        preset="adaptive", stability_test="schedule", stable_checks=6, importance=mode
-    )
+    schedule = Settings(preset="adaptive", stability_test="schedule", patience=6, importance=mode)
     path = random_path(seed, scale, 37)
     events = [
         [
@@ -125,7 +122,7 @@ def test_a_schedule_never_asks_for_stability():
 @given(seeds, scales)
 @few
 def test_the_sign_of_beta_changes_no_prune_of_the_softmax_importance(seed, scale):
-    settings = Settings(preset="adaptive", theta=0.1)
+    settings = Settings(preset="adaptive", stability_threshold=0.1)
     path = random_path(seed, scale, 12)
     mirrored = [replace(seen, beta=-seen.beta) for seen in path]
     for state, other in zip(search(path, settings)[0], search(mirrored, settings)[0], strict=True):
@@ -137,7 +134,9 @@ def test_the_sign_of_beta_changes_no_prune_of_the_softmax_importance(seed, scale
 def test_an_edge_loses_at_most_one_operation_a_time_and_never_its_last(
     seed, scale, mode, theta, reset
 ):
-    settings = Settings(importance=mode, theta=theta, stable_checks=1, reset_theta=reset)
+    settings = Settings(
+        importance=mode, stability_threshold=theta, patience=1, reset_threshold=reset
+    )
     states, decisions = search(random_path(seed, scale, 12), settings)
     for before, after, decision in zip(states, states[1:], decisions, strict=False):
         removed = before.active & ~after.active
@@ -164,25 +163,32 @@ def test_drift_is_measured_against_the_previous_epoch_over_the_survivors():
     settings = Settings(preset="literal")
     half = row([0.0, math.log(3), 0.0, 0.0, 0.0, 0.0, 0.0])
     quarter = row([0.0, 0.0, math.log(3), 0.0, 0.0, 0.0, 0.0])
-    state = begin(observation(15), settings)
+    state = begin(observation(15), settings.stability, settings.cell)
     for epoch in range(16, 20):
-        state, _ = advance(state, observation(epoch, row([1, 3, 2, 0, 0, 0, 0.0])), settings)
+        state, _ = advance(
+            state,
+            observation(epoch, row([1, 3, 2, 0, 0, 0, 0.0])),
+            settings.stability,
+            settings.cell,
+        )
     assert state.active[0].tolist() == [True, True, True] + [False] * 4
-    state, _ = advance(state, observation(20, half), settings)
+    state, _ = advance(state, observation(20, half), settings.stability, settings.cell)
     assert state.active[0].tolist() == [False, True, True] + [False] * 4
     # Among the two survivors p_prev = (3/4, 1/4) meets p = (1/4, 3/4).
-    _, decision = advance(state, observation(21, quarter), settings)
+    _, decision = advance(state, observation(21, quarter), settings.stability, settings.cell)
     expected = 0.75 * math.log(0.75) + 0.25 * math.log(0.25) + math.log(2)
     assert decision.divergence[0].item() == pytest.approx(expected)
 
 
 def test_an_unstable_check_multiplies_theta_by_kappa_and_restarts_the_count():
-    settings = Settings(theta=1e-4, kappa=3.0, stable_checks=3)
+    settings = Settings(stability_threshold=1e-4, threshold_growth=3.0, patience=3)
     jump = row([2.0, 0, 0, 0, 0, 0, 0])
-    state = begin(observation(15), settings)
+    state = begin(observation(15), settings.stability, settings.cell)
     thresholds, counts, left = [], [], []
     for epoch, alpha in enumerate([None, None, jump, jump, jump, jump], start=16):
-        state, decision = advance(state, observation(epoch, alpha), settings)
+        state, decision = advance(
+            state, observation(epoch, alpha), settings.stability, settings.cell
+        )
         thresholds.append(state.threshold[0].item())
         counts.append(int(state.stable_checks[0]))
         left.append(int(state.active[0].sum()))
@@ -194,12 +200,12 @@ def test_an_unstable_check_multiplies_theta_by_kappa_and_restarts_the_count():
 
 @pytest.mark.parametrize(("reset", "expected"), [(True, 1e-4), (False, 2e-4)])
 def test_reset_puts_theta_back_at_a_prune(reset, expected):
-    settings = Settings(theta=1e-4, stable_checks=1, reset_theta=reset)
+    settings = Settings(stability_threshold=1e-4, patience=1, reset_threshold=reset)
     jump = row([2.0, 0, 0, 0, 0, 0, 0])
-    state = begin(observation(15), settings)
-    state, _ = advance(state, observation(16, jump), settings)
+    state = begin(observation(15), settings.stability, settings.cell)
+    state, _ = advance(state, observation(16, jump), settings.stability, settings.cell)
     assert state.threshold[0].item() == pytest.approx(2e-4)
-    state, decision = advance(state, observation(17, jump), settings)
+    state, decision = advance(state, observation(17, jump), settings.stability, settings.cell)
     assert decision.events[0].threshold == pytest.approx(2e-4)
     assert state.threshold[0].item() == pytest.approx(expected)
 
@@ -227,7 +233,7 @@ def test_adaptive_waits_while_alpha_is_noisy():
 @given(seeds, st.integers(0, 13), modes)
 @few
 def test_edges_decide_independently_from_one_snapshot(seed, edge, mode):
-    settings = Settings(importance=mode, theta=0.05, stable_checks=1)
+    settings = Settings(importance=mode, stability_threshold=0.05, patience=1)
     path = random_path(seed, 0.3, 8)
     disturbed = []
     for seen, noise in zip(path, random_path(seed + 1, 3.0, 8), strict=True):
@@ -250,7 +256,9 @@ def test_ties_remove_the_operations_in_their_fixed_order():
 def test_softmax_removes_the_worst_operation_whatever_the_sign_of_beta():
     settings = Settings(preset="literal")
     seen = observation(16, row([3, 2, 0.5, 1, 9, 2, 2]), -torch.ones(14))
-    _, decision = advance(begin(seen, settings), seen, settings)
+    _, decision = advance(
+        begin(seen, settings.stability, settings.cell), seen, settings.stability, settings.cell
+    )
     assert decision.events[0].operation == OPERATIONS[2]
 
 
@@ -260,14 +268,18 @@ def test_the_raw_importances_remove_the_best_operation_where_beta_is_negative(mo
     alpha = row([3, 2, 0.5, 1, 9, 2, 2], others=1.0)
     for sign, expected in ((1, OPERATIONS[2]), (-1, OPERATIONS[4])):
         seen = observation(16, alpha, sign * torch.ones(14))
-        _, decision = advance(begin(seen, settings), seen, settings)
+        _, decision = advance(
+            begin(seen, settings.stability, settings.cell), seen, settings.stability, settings.cell
+        )
         assert decision.events[0].operation == expected
 
 
 def test_an_undefined_distribution_counts_as_unstable_with_raw_strict():
     settings = Settings(preset="literal", importance="raw-strict")
     seen = observation(16, row([-1, 1, 1, 1, 1, 1, 1], others=1.0), torch.ones(14))
-    state, decision = advance(begin(seen, settings), seen, settings)
+    state, decision = advance(
+        begin(seen, settings.stability, settings.cell), seen, settings.stability, settings.cell
+    )
     assert math.isnan(decision.divergence[0])
     assert state.active[0].all()
     assert state.threshold.tolist() == [2.0] + [1.0] * 13
@@ -277,10 +289,10 @@ def test_an_undefined_distribution_counts_as_unstable_with_raw_strict():
 @pytest.mark.parametrize("mode", ["softmax", "raw"])
 def test_an_undefined_divergence_is_an_error_otherwise(mode):
     settings = Settings(importance=mode)
-    state = begin(observation(15), settings)
+    state = begin(observation(15), settings.stability, settings.cell)
     state.history[-1, 4] = math.nan
     with pytest.raises(RuntimeError, match="edge 2->3 must be a number; after epoch 16 it is nan"):
-        advance(state, observation(16), settings)
+        advance(state, observation(16), settings.stability, settings.cell)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -322,11 +334,11 @@ def test_two_sigma_holds_for_one_operation_at_most_and_that_is_the_least(values,
     for index, value in low.items():
         values[index] = value
     seen = observation(16, row(values))
-    state = begin(seen, settings)
+    state = begin(seen, settings.stability, settings.cell)
     state.active[0, :pruned] = False
     phi = np.exp(values[pruned:]) / np.exp(values[pruned:]).sum()
     below = np.flatnonzero(phi < phi.mean() - 2 * phi.std() - 1e-12) + pruned
-    _, decision = advance(state, seen, settings)
+    _, decision = advance(state, seen, settings.stability, settings.cell)
     event = decision.events[0]
     assert len(below) <= 1
     assert event.rule == ("two-sigma" if len(below) else "smallest")
@@ -348,7 +360,9 @@ def test_two_sigma_holds_for_one_operation_at_most_and_that_is_the_least(values,
 def test_the_event_names_the_rule_that_chose_the_operation(values, rule):
     settings = Settings(preset="literal")
     seen = observation(16, row(values))
-    _, decision = advance(begin(seen, settings), seen, settings)
+    _, decision = advance(
+        begin(seen, settings.stability, settings.cell), seen, settings.stability, settings.cell
+    )
     assert (decision.events[0].operation, decision.events[0].rule) == (OPERATIONS[6], rule)
 
 
@@ -356,7 +370,10 @@ def test_an_event_records_what_decided_it():
     settings = Settings(preset="literal")
     before, now = row([0.0] * 7), row([math.log(2), 0, 0, 0, 0, 0, 0])
     state, decision = advance(
-        begin(observation(15, before), settings), observation(16, now), settings
+        begin(observation(15, before), settings.stability, settings.cell),
+        observation(16, now),
+        settings.stability,
+        settings.cell,
     )
     event = decision.events[0]
     assert (event.epoch, event.source, event.target) == (16, 0, 2)
@@ -370,15 +387,15 @@ def test_an_event_records_what_decided_it():
     assert torch.equal(decision.active, full_mask())
     assert not state.active[0, 1]
     torch.testing.assert_close(
-        decision.importance, importance(now, torch.zeros(14).double(), full_mask(), settings)
+        decision.importance, importance(now, torch.zeros(14).double(), full_mask(), settings.cell)
     )
 
 
 def test_a_decided_edge_has_no_divergence_and_no_further_events():
     settings = Settings(preset="literal")
-    state = begin(observation(15), settings)
+    state = begin(observation(15), settings.stability, settings.cell)
     state.active[0, 1:] = False
-    after, decision = advance(state, observation(16), settings)
+    after, decision = advance(state, observation(16), settings.stability, settings.cell)
     assert math.isnan(decision.divergence[0])
     assert torch.equal(after.active[0], state.active[0])
     assert after.stable_checks[0] == 0
@@ -389,10 +406,10 @@ def test_a_decided_edge_has_no_divergence_and_no_further_events():
 def test_a_step_leaves_state_and_observation_as_they_were(step):
     settings = Settings(preset="literal")
     first, second = random_path(0, 1.0, 1)
-    state = begin(first, settings)
+    state = begin(first, settings.stability, settings.cell)
     tensors = [*vars(state).values(), second.alpha, second.beta]
     copies = copy.deepcopy(tensors)
-    after, _ = step(state, second, settings)
+    after, _ = step(state, second)
     assert not torch.equal(after.active, state.active)
     assert all(torch.equal(tensor, copied) for tensor, copied in zip(tensors, copies, strict=True))
 
@@ -400,19 +417,21 @@ def test_a_step_leaves_state_and_observation_as_they_were(step):
 def test_force_leaves_the_best_active_operation_and_logs_everything_it_removes():
     settings = Settings()
     seen = random_path(3, 1.0, 0, beta=torch.linspace(-1, 1, 14))[0]
-    state = begin(seen, settings)
+    state = begin(seen, settings.stability, settings.cell)
     state.active[0] = torch.tensor([True, True, False, False, True, False, False])
-    after, events = force(state, seen, settings)
+    after, events = force(state, seen, settings.cell)
     assert after.finished
     expected = seen.alpha.masked_fill(~state.active, -math.inf).argmax(dim=1)
     assert torch.equal(after.active.int().argmax(dim=1), expected)
-    assert torch.equal(best_operations(seen.alpha, seen.beta, state.active, settings), expected)
+    assert torch.equal(
+        best_operations(seen.alpha, seen.beta, state.active, settings.cell), expected
+    )
     assert len(events) == 2 + 13 * 6
     assert {event.rule for event in events} == {"forced"}
     assert {(event.epoch, event.divergence, event.threshold) for event in events} == {
         (WARMUP, None, None)
     }
-    theta = importance(seen.alpha, seen.beta, state.active, settings)
+    theta = importance(seen.alpha, seen.beta, state.active, settings.cell)
     removed = (state.active & ~after.active).nonzero().tolist()
     for event, (edge, operation) in zip(events, removed, strict=True):
         assert (event.source, event.target) == EDGES[edge]
@@ -423,7 +442,7 @@ def test_force_leaves_the_best_active_operation_and_logs_everything_it_removes()
 def test_ties_keep_the_last_active_operation():
     active = full_mask()
     active[2, 5:] = False
-    best = best_operations(torch.zeros(14, 7), torch.zeros(14), active, Settings())
+    best = best_operations(torch.zeros(14, 7), torch.zeros(14), active, Settings().cell)
     assert best.tolist() == [6, 6, 4] + [6] * 11
 
 
@@ -432,10 +451,11 @@ def test_ties_keep_the_last_active_operation():
 def test_closing_an_epoch_before_the_limit_is_one_advance(seed, mode):
     settings = Settings(preset="adaptive", importance=mode, search_epochs=24)
     path = random_path(seed, 0.1, 8)
-    state = begin(path[0], settings)
+    state = begin(path[0], settings.stability, settings.cell)
     for seen in path[1:]:
-        (advanced, expected), (state, decision) = (
-            step(state, seen, settings) for step in (advance, close_epoch)
+        advanced, expected = advance(state, seen, settings.stability, settings.cell)
+        state, decision = close_epoch(
+            state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
         )
         assert torch.equal(state.active, advanced.active)
         assert decision.events == expected.events
@@ -448,9 +468,11 @@ def test_closing_the_last_epoch_finishes_any_search_and_logs_every_operation_tha
 ):
     settings = Settings(preset="adaptive", importance=mode, search_epochs=limit)
     path = random_path(seed, 0.1, limit - WARMUP)
-    state, events = begin(path[0], settings), []
+    state, events = begin(path[0], settings.stability, settings.cell), []
     for seen in path[1:]:
-        state, decision = close_epoch(state, seen, settings)
+        state, decision = close_epoch(
+            state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
+        )
         events += decision.events
     assert state.finished
     assert len(events) == len({(e.source, e.target, e.operation) for e in events}) == 14 * 6
@@ -460,9 +482,11 @@ def test_closing_the_last_epoch_finishes_any_search_and_logs_every_operation_tha
 def test_a_search_that_finishes_at_its_limit_by_itself_is_not_forced():
     settings = Settings(preset="literal", search_epochs=21)
     path = random_path(0, 1.0, 6)
-    state = begin(path[0], settings)
+    state = begin(path[0], settings.stability, settings.cell)
     for seen in path[1:]:
-        state, decision = close_epoch(state, seen, settings)
+        state, decision = close_epoch(
+            state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
+        )
     assert state.finished
     assert {event.rule for event in decision.events} <= {"smallest", "two-sigma"}
 
@@ -471,43 +495,11 @@ def test_a_search_that_finishes_at_its_limit_by_itself_is_not_forced():
 def test_an_idle_epoch_measures_the_importance_of_the_full_cell_and_nothing_else(mode):
     settings = Settings(importance=mode)
     seen = random_path(0, 1.0, 0)[0]
-    decision = idle(seen, settings)
+    decision = idle(seen, settings.cell)
     assert decision.active.all()
     assert torch.equal(
-        decision.importance, importance(seen.alpha, seen.beta, full_mask(), settings)
+        decision.importance, importance(seen.alpha, seen.beta, full_mask(), settings.cell)
     )
     assert decision.divergence.isnan().all()
     assert decision.threshold.isnan().all()
     assert decision.events == ()
-
-
-def scored(epoch, score):
-    """Return an observation in which importance and score want different operations."""
-    return Observation(epoch, row(range(7)), torch.zeros(14), score)
-
-
-def test_by_perturbation_the_operation_goes_whose_removal_costs_least():
-    settings = Settings(pruning_score="perturbation")
-    score = torch.rand(14, 7, generator=torch.Generator().manual_seed(0))
-    state, decision = advance(begin(observation(15), settings), scored(16, score), settings)
-    assert (~state.active).double().argmax(dim=1).tolist() == score.argmin(dim=1).tolist()
-    assert decision.importance[0].argmin() == 0
-
-
-def test_edges_that_are_due_are_known_before_their_scores():
-    settings = Settings(pruning_score="perturbation", stable_checks=2)
-    state = begin(observation(15), settings)
-    assert not due(state, observation(16), settings).any()
-    state, _ = advance(state, observation(16), settings)
-    assert due(state, observation(17), settings).all()
-
-
-def test_an_edge_that_is_due_needs_finite_scores_of_its_active_operations():
-    settings = Settings(pruning_score="perturbation")
-    score = torch.ones(14, 7)
-    score[3, 2] = math.inf
-    state = begin(observation(15), settings)
-    with pytest.raises(RuntimeError, match="inf without avg_pool_3x3 on edge 1->3"):
-        advance(state, scored(16, score), settings)
-    state.active[3, 2] = False
-    advance(state, scored(16, score), settings)

@@ -5,7 +5,15 @@ import re
 
 import pytest
 
-from nnunet_iac.search.settings import STRUCTURAL, Settings, Stability, parse_assignment
+from nnunet_iac.search.settings import (
+    REMOVED,
+    RENAMED,
+    STRUCTURAL,
+    Settings,
+    StabilityTest,
+    keys,
+    parse_assignment,
+)
 
 DEFAULTS = {
     "preset": "literal",
@@ -15,13 +23,11 @@ DEFAULTS = {
     "iterations_per_epoch": 250,
     "val_iterations_per_epoch": 50,
     "stability_test": "js",
-    "stable_checks": None,
-    "theta": None,
-    "kappa": None,
-    "reset_theta": None,
+    "patience": 1,
+    "stability_threshold": 1.0,
+    "threshold_growth": 2.0,
+    "reset_threshold": False,
     "importance": "softmax",
-    "pruning_score": "importance",
-    "held_back": 0.2,
     "score_batches": 4,
     "edge_transform": "tanh",
     "tan_clamp": 1.5,
@@ -36,18 +42,18 @@ DEFAULTS = {
     "norm": "plans",
     "residual": "zero",
     "decoder_norms": "frozen",
-    "recompute_cells": False,
+    "activation_checkpointing": False,
     "weights_lr": 0.01,
     "weights_lr_min": 1e-4,
     "annealing_power": 2.0,
     "architecture_lr": 1e-3,
-    "architecture_betas": (0.9, 0.999),
+    "architecture_betas": [0.9, 0.999],
     "architecture_weight_decay": 0.0,
     "beta_decay": 0.0,
     "finetune_optimizer": "adam",
     "finetune_lr": 1e-3,
     "finetune_schedule": "poly",
-    "trained_on": "network",
+    "trainable_part": "network",
     "deep_supervision": True,
     "seed": 0,
     "deterministic": True,
@@ -58,7 +64,7 @@ DEFAULTS = {
     "genotype": None,
     "allow_leakage": False,
 }
-"""Section 9 of the method; None where the preset or nnU-Net decides."""
+"""Section 9 of the method."""
 
 OTHERS = {
     "preset": "adaptive",
@@ -68,13 +74,11 @@ OTHERS = {
     "iterations_per_epoch": 1,
     "val_iterations_per_epoch": 1,
     "stability_test": "schedule",
-    "stable_checks": 1,
-    "theta": 1e-5,
-    "kappa": 1.5,
-    "reset_theta": False,
+    "patience": 2,
+    "stability_threshold": 1e-5,
+    "threshold_growth": 1.5,
+    "reset_threshold": True,
     "importance": "raw-strict",
-    "pruning_score": "perturbation",
-    "held_back": 0.5,
     "score_batches": 1,
     "edge_transform": "tan",
     "tan_clamp": 1.57,
@@ -89,7 +93,7 @@ OTHERS = {
     "norm": "batch",
     "residual": "none",
     "decoder_norms": "tuned",
-    "recompute_cells": True,
+    "activation_checkpointing": True,
     "weights_lr": 0.1,
     "weights_lr_min": 0.0,
     "annealing_power": 1.0,
@@ -100,7 +104,7 @@ OTHERS = {
     "finetune_lr": 1e-5,
     "finetune_schedule": "constant",
     "beta_decay": 50.0,
-    "trained_on": "decoder",
+    "trainable_part": "decoder",
     "deep_supervision": False,
     "seed": 7,
     "deterministic": False,
@@ -120,13 +124,11 @@ IMPOSSIBLE = {
     "finetune_epochs": [-1, "200"],
     "iterations_per_epoch": [0, 250.0],
     "val_iterations_per_epoch": [0, [50]],
-    "stable_checks": [0, 1.0, "1"],
-    "theta": [0, -1.0, math.nan, math.inf, "1", True],
-    "kappa": [0.5, math.nan, "2"],
-    "reset_theta": [0, 1, "true"],
+    "patience": [0, 1.0, "1"],
+    "stability_threshold": [0, -1.0, math.nan, math.inf, "1", True],
+    "threshold_growth": [0.5, math.nan, "2"],
+    "reset_threshold": [0, 1, "true"],
     "importance": ["Softmax", 0],
-    "pruning_score": ["loss", None],
-    "held_back": [0, 1, "0.2"],
     "score_batches": [0, 1.0],
     "edge_transform": ["atan", None],
     "tan_clamp": [0, 1.571, -1.5, None],
@@ -142,7 +144,7 @@ IMPOSSIBLE = {
     "residual": ["rezero", False],
     "stability_test": ["none", True],
     "decoder_norms": ["thawed", True],
-    "recompute_cells": [1, "yes", None],
+    "activation_checkpointing": [1, "yes", None],
     "weights_lr": [0, -0.1, math.nan, None],
     "weights_lr_min": [-1e-4, "0"],
     "annealing_power": [0.99, None],
@@ -153,7 +155,7 @@ IMPOSSIBLE = {
     "finetune_lr": [0, math.nan],
     "finetune_schedule": ["cosine", None],
     "beta_decay": [-1, "1"],
-    "trained_on": ["encoder", None],
+    "trainable_part": ["encoder", None],
     "deep_supervision": [0, "off", None],
     "deterministic": [1, "yes", None],
     "seed": [-1, 0.0, None, "0"],
@@ -165,12 +167,12 @@ IMPOSSIBLE = {
     "allow_leakage": [0, "false", None],
 }
 
-KEYS = [field.name for field in dataclasses.fields(Settings)]
+KEYS = list(keys())
 BAD_VALUES = [(key, value) for key, values in IMPOSSIBLE.items() for value in values]
 
 
 def test_every_setting_of_the_method_exists_with_its_default():
-    assert dataclasses.asdict(Settings()) == DEFAULTS
+    assert Settings().to_mapping() == DEFAULTS
 
 
 def test_the_tables_of_this_file_know_every_setting():
@@ -180,8 +182,8 @@ def test_the_tables_of_this_file_know_every_setting():
 @pytest.mark.parametrize("key", KEYS)
 def test_every_setting_takes_another_value_and_keeps_it_through_json(key):
     settings = Settings.from_mapping({key: OTHERS[key]})
-    assert getattr(settings, key) != DEFAULTS[key]
     document = json.loads(json.dumps(settings.to_mapping(), allow_nan=False))
+    assert document[key] != DEFAULTS[key]
     assert document[key] == OTHERS[key]
     assert Settings.from_mapping(document) == settings
 
@@ -194,9 +196,12 @@ def test_an_impossible_value_is_refused_by_name(key, value):
 
 
 def test_integers_become_floats_and_lists_become_tuples():
-    settings = Settings(theta=1, architecture_betas=[0, 0.5])
-    assert (settings.theta, type(settings.theta)) == (1.0, float)
-    assert settings.architecture_betas == (0.0, 0.5)
+    settings = Settings(stability_threshold=1, architecture_betas=[0, 0.5])
+    assert (
+        settings.stability.stability_threshold,
+        type(settings.stability.stability_threshold),
+    ) == (1.0, float)
+    assert settings.optimisation.architecture_betas == (0.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +211,7 @@ def test_integers_become_floats_and_lists_become_tuples():
         ({"weights_lr": 1e-5}, "weights_lr_min=0.0001, weights_lr=1e-05"),
         ({"search_epochs": 15}, "search_epochs=15, warmup_epochs=15"),
         ({"stability_test": "drift", "importance": "raw"}, "got importance=raw"),
-        ({"stability_test": "mask", "theta": 0.3}, "at most 2/7 .* got theta=0.3"),
+        ({"stability_test": "mask", "stability_threshold": 0.3}, "at most 2/7 .* got 0.3"),
     ],
 )
 def test_values_that_exclude_each_other_are_refused(values, message):
@@ -232,41 +237,111 @@ def test_settings_cannot_be_changed():
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [
-        ("literal", Stability("js", checks=1, theta=1.0, kappa=2.0, reset=False)),
-        ("paper", Stability("js", checks=6, theta=1.0, kappa=2.0, reset=False)),
+        (
+            "literal",
+            StabilityTest(
+                "js",
+                patience=1,
+                stability_threshold=1.0,
+                threshold_growth=2.0,
+                reset_threshold=False,
+            ),
+        ),
+        (
+            "paper",
+            StabilityTest(
+                "js",
+                patience=6,
+                stability_threshold=1.0,
+                threshold_growth=2.0,
+                reset_threshold=False,
+            ),
+        ),
         # 3e-4 (1e-3 x 250)^2 = 3e-4 / 16
-        ("adaptive", Stability("js", checks=1, theta=1.875e-5, kappa=2.0, reset=True)),
+        (
+            "adaptive",
+            StabilityTest(
+                "js",
+                patience=1,
+                stability_threshold=1.875e-5,
+                threshold_growth=2.0,
+                reset_threshold=True,
+            ),
+        ),
     ],
 )
 def test_a_preset_decides_the_stability_test(preset, expected):
-    stability = Settings(preset=preset).stability
-    assert dataclasses.replace(stability, theta=pytest.approx(stability.theta)) == expected
+    found, wanted = vars(Settings(preset=preset).stability), vars(expected)
+    assert found == {**wanted, "stability_threshold": pytest.approx(expected.stability_threshold)}
 
 
 @pytest.mark.parametrize(("lr", "iterations"), [(3e-4, 250), (1e-3, 20), (2e-3, 1000)])
 def test_adaptive_theta_follows_the_reach_of_alpha_in_an_epoch(lr, iterations):
     settings = Settings(preset="adaptive", architecture_lr=lr, iterations_per_epoch=iterations)
-    assert settings.stability.theta == pytest.approx(3e-4 * (lr * iterations) ** 2)
+    assert settings.stability.stability_threshold == pytest.approx(3e-4 * (lr * iterations) ** 2)
 
 
 @pytest.mark.parametrize("preset", ["literal", "paper", "adaptive", "swift"])
 def test_a_setting_goes_before_its_preset(preset):
-    settings = Settings(preset=preset, stable_checks=3, theta=0.2, kappa=4, reset_theta=False)
-    assert settings.stability == Stability("js", checks=3, theta=0.2, kappa=4.0, reset=False)
+    settings = Settings(
+        preset=preset,
+        patience=3,
+        stability_threshold=0.2,
+        threshold_growth=4,
+        reset_threshold=False,
+    )
+    assert settings.stability == StabilityTest(
+        "js", patience=3, stability_threshold=0.2, threshold_growth=4.0, reset_threshold=False
+    )
     assert (
-        Settings(preset=preset, kappa=9).stability.theta == Settings(preset=preset).stability.theta
+        Settings(preset=preset, threshold_growth=9).stability.stability_threshold
+        == Settings(preset=preset).stability.stability_threshold
     )
 
 
 @pytest.mark.parametrize("preset", ["literal", "paper", "adaptive", "swift"])
-def test_resolved_settings_spell_the_stability_test_out(preset):
+def test_a_mapping_spells_out_what_the_preset_decided(preset):
     settings = Settings(preset=preset)
-    resolved = settings.resolved()
-    assert resolved.stability == settings.stability
-    assert resolved.stable_checks == settings.stability.checks
-    assert resolved.theta == settings.stability.theta
-    assert resolved.kappa == settings.stability.kappa
-    assert resolved.reset_theta is settings.stability.reset
+    values = settings.to_mapping()
+    assert StabilityTest(**{key: values[key] for key in vars(settings.stability)}) == (
+        settings.stability
+    )
+    assert settings.written == {"preset": preset}
+
+
+def test_a_changed_preset_decides_anew_and_written_values_stay():
+    settings = Settings(preset="paper", threshold_growth=4.0).replace(preset="swift")
+    assert settings.stability.patience == 1
+    assert settings.stability.threshold_growth == 4.0
+    assert settings.schedule.warmup_epochs == 3
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_still_works_and_is_logged_as_deprecated(old, new):
+    settings = Settings.from_mapping({old: OTHERS[new]})
+    assert settings.to_mapping()[new] == OTHERS[new]
+    assert settings.written == {new: OTHERS[new]}
+    assert settings.deprecations == (f"the setting {old} is deprecated: write {new}",)
+    assert parse_assignment(f"{old}={json.dumps(OTHERS[new]).strip(chr(34))}")[0] == old
+
+
+def test_an_old_name_beside_its_new_one_is_refused():
+    with pytest.raises(ValueError, match="theta is the old name of stability_threshold; got both"):
+        Settings(theta=1.0, stability_threshold=1.0)
+
+
+@pytest.mark.parametrize(("key", "value"), [("pruning_score", "importance"), ("held_back", 0.2)])
+def test_a_removed_setting_without_effect_is_left_out(key, value):
+    settings = Settings.from_mapping({key: value})
+    assert settings == Settings()
+    assert key not in settings.to_mapping()
+    assert settings.deprecations == (f"the setting {key} has no effect any more: leave it out",)
+
+
+def test_a_removed_setting_that_would_have_an_effect_is_refused():
+    with pytest.raises(ValueError, match="pruning_score='perturbation' was removed"):
+        Settings(pruning_score="perturbation")
+    assert set(REMOVED) == {"pruning_score", "held_back"}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +350,7 @@ def test_resolved_settings_spell_the_stability_test_out(preset):
         {},
         {"preset": "paper", "search_epochs": 51},
         {"preset": "literal", "search_epochs": 21},
-        {"stable_checks": 30},
+        {"patience": 30},
     ],
 )
 def test_a_search_with_time_for_six_prunes_is_prunable(values):
@@ -290,7 +365,7 @@ def test_a_search_with_time_for_six_prunes_is_prunable(values):
             "at least 36 epochs .* leaves 35: set search_epochs to 51",
         ),
         ({"preset": "literal", "search_epochs": 20}, "at least 6 epochs .* leaves 5: .* to 21 or"),
-        ({"stable_checks": 31}, "at least 186 epochs .* leaves 185: set search_epochs to 201"),
+        ({"patience": 31}, "at least 186 epochs .* leaves 185: set search_epochs to 201"),
     ],
 )
 def test_a_search_too_short_for_six_prunes_is_refused_with_the_length_it_needs(values, message):
@@ -306,12 +381,12 @@ def test_structural_settings_exist():
     ("assignment", "expected"),
     [
         ("seed=3", ("seed", 3)),
-        ("theta=1", ("theta", 1.0)),
-        ("theta=1e-5", ("theta", 1e-5)),
-        ("theta=null", ("theta", None)),
-        ("reset_theta=True", ("reset_theta", True)),
+        ("stability_threshold=1", ("stability_threshold", 1.0)),
+        ("stability_threshold=1e-5", ("stability_threshold", 1e-5)),
+        ("stability_threshold=null", ("stability_threshold", None)),
+        ("reset_threshold=True", ("reset_threshold", True)),
         ("allow_leakage=false", ("allow_leakage", False)),
-        ("stable_checks=None", ("stable_checks", None)),
+        ("patience=None", ("patience", None)),
         ("architecture_betas=[0.5, 0.9]", ("architecture_betas", (0.5, 0.9))),
         ("preset=literal", ("preset", "literal")),
         ("genotype=null", ("genotype", None)),
@@ -322,7 +397,7 @@ def test_structural_settings_exist():
 def test_an_assignment_is_read_as_the_type_of_its_setting(assignment, expected):
     key, value = parse_assignment(assignment)
     assert (key, value, type(value)) == (*expected, type(expected[1]))
-    assert getattr(Settings(**{key: value}), key) == value
+    assert Settings(**{key: value}).written == {key: value}
 
 
 @pytest.mark.parametrize(
@@ -332,7 +407,10 @@ def test_an_assignment_is_read_as_the_type_of_its_setting(assignment, expected):
         ("sed=3", "unknown setting 'sed'; did you mean 'seed'"),
         ("seed=three", r"setting 'seed' must be an integer; got 'three' \(str\)"),
         ("seed=3.0", r"setting 'seed' must be an integer; got 3\.0 \(float\)"),
-        ("theta=NaN", r"setting 'theta' must be a finite number; got nan"),
+        (
+            "stability_threshold=NaN",
+            r"setting 'stability_threshold' must be a finite number; got nan",
+        ),
         ("allow_leakage=yes", "setting 'allow_leakage' must be true or false; got 'yes'"),
         ("architecture_betas=0.9", "'architecture_betas' must be a list of two numbers; got 0.9"),
     ],
@@ -349,9 +427,11 @@ def test_a_budget_for_cells_is_refused_where_there_are_none(values):
 
 
 def test_the_swift_preset_brings_a_short_warmup_unless_one_is_given():
-    assert Settings.from_mapping({"preset": "swift"}).warmup_epochs == 3
-    assert Settings.from_mapping({"preset": "swift", "warmup_epochs": 5}).warmup_epochs == 5
-    assert Settings.from_mapping({"preset": "literal"}).warmup_epochs == 15
+    assert Settings.from_mapping({"preset": "swift"}).schedule.warmup_epochs == 3
+    assert (
+        Settings.from_mapping({"preset": "swift", "warmup_epochs": 5}).schedule.warmup_epochs == 5
+    )
+    assert Settings.from_mapping({"preset": "literal"}).schedule.warmup_epochs == 15
 
 
 def test_the_swift_preset_prunes_as_literal_does():
@@ -361,12 +441,38 @@ def test_the_swift_preset_prunes_as_literal_does():
 @pytest.mark.parametrize(
     ("test", "stability"),
     [
-        ("rank", Stability("rank", checks=2, theta=0.01, kappa=1.0, reset=False)),
-        ("mask", Stability("mask", checks=5, theta=0.01, kappa=1.0, reset=False)),
-        ("drift", Stability("drift", checks=1, theta=0.05, kappa=1.0, reset=False)),
+        (
+            "rank",
+            StabilityTest(
+                "rank",
+                patience=2,
+                stability_threshold=0.01,
+                threshold_growth=1.0,
+                reset_threshold=False,
+            ),
+        ),
+        (
+            "mask",
+            StabilityTest(
+                "mask",
+                patience=5,
+                stability_threshold=0.01,
+                threshold_growth=1.0,
+                reset_threshold=False,
+            ),
+        ),
+        (
+            "drift",
+            StabilityTest(
+                "drift",
+                patience=1,
+                stability_threshold=0.05,
+                threshold_growth=1.0,
+                reset_threshold=False,
+            ),
+        ),
     ],
 )
 def test_other_stability_tests_have_values_of_their_own(test, stability):
     settings = Settings(preset="paper", stability_test=test)
     assert settings.stability == stability
-    assert settings.resolved().stability == stability

@@ -123,10 +123,12 @@ def test_a_steady_search_ends_as_soon_as_each_test_can(test, epochs):
     # The first operation, which is the least here, is also the one that ties would prune.
     assert settings.soonest_end == 15 + epochs + (test == "mask")
     seen = path(100)
-    state = begin(seen[0], settings)
+    state = begin(seen[0], settings.stability, settings.cell)
     events = []
     for observation in seen[1:]:
-        state, decision = close_epoch(state, observation, settings)
+        state, decision = close_epoch(
+            state, observation, settings.stability, settings.cell, settings.schedule.search_epochs
+        )
         events += decision.events
         if state.finished:
             break
@@ -136,21 +138,25 @@ def test_a_steady_search_ends_as_soon_as_each_test_can(test, epochs):
 
 @pytest.mark.parametrize("test", ["rank", "mask"])
 def test_an_edge_that_changes_its_mind_waits(test):
-    settings = Settings(stability_test=test, stable_checks=2)
+    settings = Settings(stability_test=test, patience=2)
     alpha = torch.arange(7, dtype=torch.float64).expand(14, 7).clone()
-    state = begin(Observation(15, alpha, torch.zeros(14)), settings)
+    state = begin(Observation(15, alpha, torch.zeros(14)), settings.stability, settings.cell)
     for epoch in range(16, 22):
         alpha[0] = alpha[0].flip(0)
-        state, decision = advance(state, Observation(epoch, alpha, torch.zeros(14)), settings)
+        state, decision = advance(
+            state, Observation(epoch, alpha, torch.zeros(14)), settings.stability, settings.cell
+        )
         assert state.active[0].all()
-    assert decision.threshold[0] == settings.stability.theta
+    assert decision.threshold[0] == settings.stability.stability_threshold
     assert state.active[1:].sum(dim=1).tolist() == [4] * 13
 
 
 def test_a_threshold_says_how_much_change_is_still_stable():
-    settings = Settings(stability_test="rank", theta=0.2, stable_checks=1)
+    settings = Settings(stability_test="rank", stability_threshold=0.2, patience=1)
     alpha = torch.arange(7, dtype=torch.float64).expand(14, 7).clone()
-    state = begin(Observation(15, alpha, torch.zeros(14)), settings)
+    state = begin(Observation(15, alpha, torch.zeros(14)), settings.stability, settings.cell)
     alpha[:, [5, 6]] = alpha[:, [6, 5]]
-    state, _ = advance(state, Observation(16, alpha, torch.zeros(14)), settings)
+    state, _ = advance(
+        state, Observation(16, alpha, torch.zeros(14)), settings.stability, settings.cell
+    )
     assert state.active.sum(dim=1).tolist() == [6] * 14

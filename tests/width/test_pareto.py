@@ -79,18 +79,18 @@ def test_plans_of_retrofits_come_from_their_references_and_carry_settings(source
     assert content["source_plans"] == "nnUNetPlans_xtiny8"
     assert configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [8, 8, 8]
     settings = settings_of(configuration)
-    assert settings.genotype == "random:0"
+    assert settings.cell.genotype == "random:0"
     # As many as a search, 21 with the preset literal, and the finetuning of its cell take together.
-    assert settings.finetune_epochs == 24
+    assert settings.schedule.finetune_epochs == 24
 
 
 def test_settings_of_the_source_plans_lead_to_no_other_backbone(source):
     foreign = {"backbone_trainer": "Other", "backbone_plans": "other", "finetune_epochs": 7}
     pareto = Pareto(source(iac=foreign), (8,), ("random",))
     settings = settings_of(written(pareto, "pareto_2d_cap8_random_0")["configurations"]["2d"])
-    assert settings.backbone_trainer == "nnUNetTrainer"
-    assert settings.backbone_plans == "nnUNetPlans_xtiny8"
-    assert settings.finetune_epochs == 28
+    assert settings.data.backbone_trainer == "nnUNetTrainer"
+    assert settings.data.backbone_plans == "nnUNetPlans_xtiny8"
+    assert settings.schedule.finetune_epochs == 28
 
 
 def test_seed_and_patients_of_the_settings_are_the_studys(source):

@@ -79,7 +79,7 @@ def test_plans_for_another_trainer_are_not_overwritten(source):
 
 def test_settings_that_are_impossible_are_refused(source):
     with pytest.raises(ValueError, match="theta"):
-        write_width(source(iac={"theta": -1}), 8)
+        write_width(source(iac={"stability_threshold": -1}), 8)
 
 
 def test_plans_of_one_cap_serve_several_configurations(source):
