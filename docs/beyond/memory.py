@@ -31,7 +31,7 @@ def main() -> None:
     for configuration, plans, batch_size in NETWORKS:
         planned = Workload.of_plans("4", configuration, plans, "cpu")
         for recomputed in (False, True):
-            settings = replace(planned.settings, recompute_cells=recomputed)
+            settings = planned.settings.replace(activation_checkpointing=recomputed)
             workload = planned.resized(batch_size, None, None, settings)
             shape = (batch_size, workload.input_channels, *workload.patch_size)
             reckoned = step_memory(workload.supernet(), shape)

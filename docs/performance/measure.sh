@@ -9,7 +9,7 @@ python docs/performance/levers.py "$results/levers.json"
 python docs/performance/step_profile.py "$results/profile.json"
 python docs/performance/loading.py "$results/loading.json"
 run step step
-run step_recompute step --set recompute_cells=true
+run step_recompute step --set activation_checkpointing=true
 run step_128 step --patch-size 128 128 --features 32 64 128 256 512 --batch-size 8
 run search search
 run inference inference
