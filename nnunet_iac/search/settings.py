@@ -209,6 +209,11 @@ class Settings:
             return "convolution"
         return self.skip
 
+    def network_arguments(self) -> dict[str, Any]:
+        """Return the keywords of `nnunet_iac.nn.planned_retrofit.retrofit`."""
+        structural = {key: getattr(self, key) for key in STRUCTURAL}
+        return {**structural, "activation_checkpointing": self.recompute_cells}
+
     def _preset_stability(self) -> Stability:
         if self.preset in ("literal", "swift"):
             return Stability("js", checks=1, theta=1.0, kappa=2.0, reset=False)

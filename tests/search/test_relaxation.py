@@ -7,7 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_iac.search.relaxation import cap, edge_weights, operation_weights, transformed
+from nnunet_iac.search.relaxation import (
+    capped_softmax,
+    edge_weights,
+    operation_weights,
+    transformed,
+)
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
 
 SHAPE = (len(EDGES), len(OPERATIONS))
@@ -77,6 +82,11 @@ def test_psi_starts_uniform():
     psi = edge_weights(torch.zeros(14))
     expected = [1 / 2] * 2 + [1 / 3] * 3 + [1 / 4] * 4 + [1 / 5] * 5
     assert psi.tolist() == pytest.approx(expected)
+
+
+def cap(weights):
+    """Return what the capped softmax makes of these weights, which sum to one."""
+    return capped_softmax(weights.log())
 
 
 def test_cap_halves_the_largest_and_scales_the_others():
