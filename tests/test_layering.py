@@ -31,6 +31,7 @@ def test_no_module_of_these_packages_loads_nnunet(package):
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
+        ("import nnunet_iac", {"nnunet_iac.search", "nnunet_iac.nn", "torch", "numpy"}),
         ("import nnunet_iac.cli", {"nnunetv2", "torch", "matplotlib"}),
         ("from nnunet_iac.cli import main; main(['trainers-dir'])", {"nnunetv2", "torch"}),
         ("import nnunet_iac.runs.genotype_source", {"nnunetv2", "matplotlib"}),

@@ -16,7 +16,7 @@ import torch
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.export import Model, export_model
 from nnunet_iac.host.onnx_export import INPUT, compared, export_fold
-from nnunet_iac.nn.simplification import simplified
+from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of
@@ -32,7 +32,7 @@ def exported(fold: Path, cases: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         (written,) = export_model(model, Path(folder) / "model", FINAL)
         predictor, path = export_fold(written)
-        network, lean = predictor.network, simplified(predictor.network)
+        network, lean = predictor.network, fold_for_inference(predictor.network)
         parities = list(compared(predictor, path, fold, cases))
         if not all(parity.holds for parity in parities):
             raise RuntimeError(f"an export must be its network; {fold}: {parities}")

@@ -41,7 +41,7 @@ def main() -> None:
                     "plans": plans,
                     "batch": shape,
                     "recomputed": recomputed,
-                    "reckoned_mb": (reckoned.recomputed if recomputed else reckoned.kept)
+                    "reckoned_mb": (reckoned.checkpointed if recomputed else reckoned.kept)
                     / MEGABYTE,
                     "peak_mb": peak_mb(fused_step, workload, len(OPERATIONS), device="cpu"),
                 }

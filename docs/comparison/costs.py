@@ -15,13 +15,12 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
 from nnunet_iac.nn.cell_cost import multiply_accumulates
-from nnunet_iac.nn.skip_module_unet import retrofitted
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_encoder import ENCODERS, encoder_strides
 from nnunet_iac.nn.timm_unet import TimmUNet
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import identity_genotype, random_genotype
-from nnunet_iac.search.settings import Settings
 
 HERE = Path(__file__).parent
 PATCH = (128, 128)
@@ -70,15 +69,15 @@ def plain() -> nn.Module:
 def retrofits() -> dict[str, dict[str, float]]:
     """Return what every retrofit adds to the plain network."""
     base = cost(plain())
-    ways: dict[str, dict[str, Any]] = {
-        "attention gates": {"skip": "attention"},
-        "nested skips": {"skip": "nested"},
-        "residual attention": {"skip": "residual-attention"},
-        "convolution": {"genotype": "conv"},
+    ways = {
+        "attention gates": "attention",
+        "nested skips": "nested",
+        "residual attention": "residual-attention",
+        "convolution": "convolution",
     }
     found = {}
-    for name, values in ways.items():
-        own = cost(retrofitted(plain(), Settings(residual="none", **values)))
+    for name, implant in ways.items():
+        own = cost(retrofit(plain(), implant=implant, residual="none"))
         found[name] = {key: float(own[key] - base[key]) for key in base}
     cells = [with_cell(random_genotype(seed), base) for seed in range(RANDOM_CELLS)]
     found["random cell"] = {key: fmean(cell[key] for cell in cells) for key in base}
@@ -88,8 +87,7 @@ def retrofits() -> dict[str, dict[str, float]]:
 
 def with_cell(genotype: Any, base: dict[str, int]) -> dict[str, float]:
     """Return what the discrete cell of a genotype adds."""
-    network: Any = retrofitted(plain(), Settings(residual="none"))
-    network.discretise(genotype)
+    network = retrofit(plain(), genotype, residual="none")
     architecture = sum(p.numel() for p in network.architecture_parameters())
     own = cost(network)
     return {

@@ -7,7 +7,6 @@ import torch
 
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
-from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.training.cost import network_cost
@@ -38,7 +37,7 @@ def inference_benchmark(
 def _against(
     workload: Workload, reference: Any, genotype: Genotype, repeats: int
 ) -> dict[str, float]:
-    network = IACUNet(workload.unet(), workload.settings)
+    network = workload.retrofit()
     network.discretise(genotype)
     _for_inference(network)
     size = (1, workload.input_channels, *workload.patch_size)

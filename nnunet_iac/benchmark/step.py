@@ -1,6 +1,5 @@
 """A training step of the plain U-Net against the supernet's, as operations are pruned."""
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +8,9 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
-from nnunet_iac.host.workload import Workload, plain_cell_file
+from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.plain_cell import PlainSearchCell
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
@@ -25,33 +25,30 @@ Step = Callable[[], Any]
 
 
 def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
-    """Return seconds, peak memory and their ratios; `naive_*` are None in an installed package."""
-    steps: dict[str, Step] = {"plain": plain_step(workload)}
-    makers: dict[str, tuple[Any, ...]] = {"plain": (plain_step, workload)}
-    if plain_cell_file() is not None:
-        steps["naive"] = naive_step(workload)
-        makers["naive"] = (naive_step, workload)
-    steps["fused"] = fused_step(workload, len(OPERATIONS))
-    makers["fused"] = (fused_step, workload, len(OPERATIONS))
+    """Return seconds, peak memory and their ratios; `naive` cells work edge by edge."""
+    makers: dict[str, tuple[Any, ...]] = {
+        "plain": (plain_step, workload),
+        "naive": (naive_step, workload),
+        "fused": (fused_step, workload, len(OPERATIONS)),
+    }
+    steps: dict[str, Step] = {name: make(*arguments) for name, (make, *arguments) in makers.items()}
     steps["fused_4"] = fused_step(workload, 4)
     steps["fused_1"] = fused_step(workload, 1)
     steps["finetune"] = finetune_step(workload)
     seconds = interleaved(steps, repeats, workload.device)
     del steps
     memory = {name: peak_mb(*made, device=workload.device) for name, made in makers.items()}
-    plain, fused, naive = seconds["plain"], seconds["fused"], seconds.get("naive")
-    naive_mb = memory.get("naive")
+    plain, naive, fused = (seconds[name] for name in makers)
     return {
         **{f"{name}_step_s": value for name, value in seconds.items()},
-        "naive_step_s": naive,
         "fused_over_plain": fused / plain,
         "fused_4_over_plain": seconds["fused_4"] / plain,
         "fused_1_over_plain": seconds["fused_1"] / plain,
-        "naive_over_plain": naive / plain if naive else None,
-        "naive_over_fused": naive / fused if naive else None,
+        "naive_over_plain": naive / plain,
+        "naive_over_fused": naive / fused,
         "peak_mb_plain": memory["plain"],
         "peak_mb_fused": memory["fused"],
-        "peak_mb_naive": naive_mb,
+        "peak_mb_naive": memory["naive"],
         "peak_mb_fused_over_plain": memory["fused"] / memory["plain"],
         "estimate": {
             **estimate(workload.settings, seconds),
@@ -106,16 +103,9 @@ def fused_step(workload: Workload, operations: int) -> Step:
 
 def naive_step(workload: Workload) -> Step:
     """Return a search step whose cells work edge by edge."""
-    path = plain_cell_file()
-    assert path is not None
-    specification = importlib.util.spec_from_file_location("plain_cell", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
     network = workload.supernet()
     for cell in network.cells():
-        cell.__class__ = module.PlainSearchCell
+        cell.__class__ = PlainSearchCell
     return _search_step(workload, network)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.planning import preprocessed_folder
-from nnunet_iac.nn.simplification import simplified
+from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.folder import RunFolder
 
@@ -104,7 +104,7 @@ def predictor_of(fold: Path) -> Any:
 
 
 def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path: Path) -> None:
-    """Write the simplified network as ONNX, for one patch at a time.
+    """Write the network, folded for inference, as ONNX, for one patch at a time.
 
     Args:
         network: returns logits only.
@@ -115,7 +115,7 @@ def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path:
     Raises:
         RuntimeError: torch's exporter does not know an operation of the network.
     """
-    network = simplified(network)
+    network = fold_for_inference(network)
     example = torch.zeros(1, channels, *patch)
     with replacing(path) as temporary, warnings.catch_warnings(), _only_errors("onnxscript"):
         warnings.simplefilter("ignore")

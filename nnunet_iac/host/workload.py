@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from nnunet_iac.host.planning import built_from_plans, preprocessed_folder
 from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.nn.timm_encoder import STEM_CHANNELS, known_encoder
@@ -199,9 +199,15 @@ class Workload:
         )
         return net.to(self.device)
 
+    def retrofit(self) -> IACUNet:
+        """Return a new retrofit with search cells of the settings' sizes."""
+        network = retrofit(self.unet(), **{**self.settings.network_arguments(), "implant": "cell"})
+        assert isinstance(network, IACUNet)
+        return network
+
     def supernet(self, active: Tensor | None = None) -> IACUNet:
         """Return a retrofitted network with search cells, pruned to `active`."""
-        network = IACUNet(self.unet(), self.settings)
+        network = self.retrofit()
         load_ticket(network, draw_ticket(network, self.settings.optimisation.seed))
         if active is not None:
             network.prune(active)
@@ -265,9 +271,3 @@ def _features(arch_kwargs: Mapping[str, Any]) -> Any:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def plain_cell_file() -> Path | None:
-    """Return the test suite's plain cell where the package is a source checkout."""
-    path = Path(__file__).parents[2] / "tests" / "nn" / "plain_cell.py"
-    return path if path.is_file() else None

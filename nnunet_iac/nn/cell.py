@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.operations import build_operation
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
 
 Image = Float[Tensor, "batch channels *spatial"]
@@ -29,7 +28,10 @@ class CellShape:
         skip_channels: channels of the skip tensor and of the upsampled tensor.
         channels: C, the channels of every node.
         partial_channels: K; the search runs its operations on C/K channels.
-        output_nodes: R; the last R nodes are concatenated into the output.
+        output_nodes: R; the last R of the four nodes are concatenated into the output.
+
+    Raises:
+        ValueError: C is no positive multiple of K, or R is not from 1 to 4.
     """
 
     skip_channels: int
@@ -37,13 +39,30 @@ class CellShape:
     partial_channels: int
     output_nodes: int
 
+    def __post_init__(self) -> None:
+        divisor, channels = self.partial_channels, self.channels
+        if divisor < 1 or channels < 1 or channels % divisor:
+            raise ValueError(
+                "channels of a cell must be a positive multiple of partial_channels; got "
+                f"channels={channels}, partial_channels={divisor}"
+            )
+        if not 1 <= self.output_nodes <= len(INTERMEDIATE_NODES):
+            raise ValueError(f"output_nodes must be 1, 2, 3 or 4; got {self.output_nodes}")
+
     @classmethod
-    def of_level(cls, skip_channels: int, settings: Settings) -> "CellShape":
+    def of_level(
+        cls,
+        skip_channels: int,
+        *,
+        channel_ratio: float = 0.25,
+        min_channels: int = 16,
+        partial_channels: int = 4,
+        output_nodes: int = 4,
+    ) -> "CellShape":
         """Return the shape with C = max(min_channels, ratio C_skip), rounded up to K's multiple."""
-        divisor = settings.partial_channels
-        wanted = max(settings.min_channels, settings.channel_ratio * skip_channels)
-        channels = math.ceil(wanted / divisor) * divisor
-        return cls(skip_channels, channels, divisor, settings.output_nodes)
+        wanted = max(min_channels, channel_ratio * skip_channels)
+        channels = math.ceil(wanted / partial_channels) * partial_channels
+        return cls(skip_channels, channels, partial_channels, output_nodes)
 
 
 class Cell(nn.Module):
@@ -107,7 +126,22 @@ class Cell(nn.Module):
 
 
 class DiscreteCell(Cell):
-    """The found cell: a node is the plain sum of its two edges, on all C channels."""
+    """The cell of a genotype: a node is the plain sum of its two edges, on all C channels.
+
+    It maps the encoder's skip tensor and the decoder's upsampled tensor, (batch, C_skip, *spatial)
+    each, to a tensor of that shape, as a replacement for the skip tensor:
+
+        cell = DiscreteCell(CellShape.of_level(64), Layers(2, nn.InstanceNorm2d), genotype)
+        replacement = cell(skip, up)  # (batch, 64, height, width)
+
+    Args:
+        shape: the cell's channels (`CellShape.of_level`).
+        layers: constructors with the dimension and the norm of the U-Net around it.
+        genotype: two edges into each of the four nodes, with one operation each.
+
+    Raises:
+        ValueError: a norm that is neither instance nor batch norm.
+    """
 
     def __init__(self, shape: CellShape, layers: Layers, genotype: Genotype) -> None:
         super().__init__(
@@ -121,7 +155,7 @@ class DiscreteCell(Cell):
         self.genotype = genotype
 
     def forward(self, skip: Image, up: Image) -> Image:
-        """Return the skip tensor's replacement."""
+        """Return the skip tensor's replacement, of the same shape."""
         nodes = [_channels_last(x) for x in self.inputs(skip, up)]
         for node in INTERMEDIATE_NODES:
             terms = (
@@ -151,13 +185,13 @@ def full_width_cell(shape: CellShape, layers: Layers) -> Cell:
     )
 
 
-class ZeroGated(nn.Module):
+class ReZero(nn.Module):
     """skip + gate x module(skip, up), with the scalar gate starting at zero (ReZero).
 
-    At the start it is the identity skip to the bit.
+    Bachlechner et al. 2020 (arXiv 2003.04887). At the start it is the identity skip, bit for bit.
 
     Args:
-        cell: a cell, or whatever else is put into a skip connection.
+        cell: a cell, or another module (skip, up) -> skip.
     """
 
     def __init__(self, cell: nn.Module) -> None:

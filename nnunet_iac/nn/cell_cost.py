@@ -1,19 +1,21 @@
-"""What cells cost: their parameters and multiply-accumulates, counted without running them."""
+"""Parameters and multiply-accumulates of cells, counted without allocating or running them."""
 
 import copy
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.cell import Cell, CellShape
+from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell
+from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.operations import build_operation
 from nnunet_iac.search.cost import CellCosts, Cost
-from nnunet_iac.search.settings import Settings
-from nnunet_iac.search.space import OPERATIONS
+from nnunet_iac.search.genotype import Choice, Genotype
+from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
 
 _NO_MEMORY = torch.device("meta")
 
@@ -34,30 +36,23 @@ def multiply_accumulates(module: nn.Module, *inputs: Tensor) -> int:
 
 
 @torch.no_grad()
-def cell_costs(
-    unet: Any, settings: Settings, input_channels: int, patch_size: Sequence[int]
-) -> CellCosts:
-    """Return what discrete cells cost in every skip of a U-Net, for one patch.
+def cell_costs(network: IACUNet, input_channels: int, patch_size: Sequence[int]) -> CellCosts:
+    """Return the costs of discrete cells in every skip of a retrofit, for one patch.
 
     Counted on shapes alone: nothing is computed, and memory does not grow with the patch.
 
     Args:
-        unet: a network the surgery supports, or one with implants, which are left out of account;
-            deep supervision counts as it is set.
-        settings: the structural ones decide the cells.
+        network: with cells of any kind; the costs are those of its backbone and of discrete cells
+            with its sizes, norm and gates. Deep supervision counts as it is set.
         input_channels: of the images.
         patch_size: in voxels, one number per axis.
-
-    Raises:
-        ValueError: as `Layers.norm` for a norm that cells cannot have.
     """
-    backbone = _without_values(nn.Sequential(unet.encoder, unet.decoder)).eval()
+    backbone = _without_values(nn.Sequential(network.encoder, network.decoder)).eval()
     patch = torch.zeros(1, input_channels, *patch_size, device=_NO_MEMORY)
-    levels = Layers.of_levels(unet.encoder, settings.norm)[::-1]
+    levels = list(network.levels())[::-1]
     fixed: list[Cost] = []
     operations: dict[str, list[Cost]] = {name: [] for name in OPERATIONS}
-    for skip, layers in zip(backbone[0](patch)[:-1], levels, strict=True):
-        shape = CellShape.of_level(skip.shape[1], settings)
+    for skip, (shape, layers) in zip(backbone[0](patch)[:-1], levels, strict=True):
         with _NO_MEMORY:
             cell = Cell(shape, layers, {}, shape.channels, affine=True, pool_norm=False)
             for name in OPERATIONS:
@@ -67,12 +62,40 @@ def cell_costs(
                 operations[name].append(_cost(operation, shape.channels, skip))
         fixed += [_cost(projection, shape.skip_channels, skip) for projection in cell.projections]
         fixed.append(_cost(cell.output, shape.output_nodes * shape.channels, skip))
-        if settings.residual == "zero":
+        if network.residual == "zero":
             fixed.append(Cost(parameters=1, macs=0))
     return CellCosts(
         _cost(backbone, input_channels, patch),
         _total(fixed),
         {name: _total(costs) for name, costs in operations.items()},
+    )
+
+
+def cell_parameters(shape: CellShape, layers: Layers, genotype: Genotype) -> int:
+    """Return the number of parameters of the discrete cell of a genotype."""
+    with _NO_MEMORY:
+        cell = DiscreteCell(shape, layers, genotype)
+    return sum(parameter.numel() for parameter in cell.parameters())
+
+
+def mean_parameters(shape: CellShape, layers: Layers) -> int:
+    """Return the expected number of parameters of a discrete cell drawn uniformly, rounded.
+
+    Every operation is equally likely on every kept edge, and what an edge adds does not depend on
+    which edge it is: so this is the mean over the cells that have one operation on all edges.
+    """
+    counts = (cell_parameters(shape, layers, _uniform(operation)) for operation in OPERATIONS)
+    return round(fmean(counts))
+
+
+def _uniform(operation: str) -> Genotype:
+    """Return a genotype with the same operation on all its edges."""
+    return Genotype(
+        tuple(
+            Choice(Edge(source, node), operation)
+            for node in INTERMEDIATE_NODES
+            for source in range(EDGES_PER_NODE)
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""Tuned norms of a frozen decoder, without touching what is frozen."""
+"""A trainable scale and shift behind the norms of a frozen decoder, whose tensors stay."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The retrofitted network: a frozen U-Net with an adaptive cell in every skip connection."""
+"""A trained U-Net, frozen, with a search cell or a discrete cell in every skip connection."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,23 +8,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nnunet_iac.nn.cell import CellShape, DiscreteCell, ZeroGated, full_width_cell
-from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.cell import DiscreteCell, ReZero, full_width_cell
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 
 class IACUNet(RetrofittedUNet):
-    """A frozen U-Net with search cells or, once a genotype is known, discrete cells.
+    """A frozen backbone with search cells or, once a genotype is known, discrete cells.
 
     alpha and beta are parameters shared by all levels; genotype and mask are integer buffers, so
     the structure travels in the weights. `load_state_dict` reads them first and rebuilds the
     cells where they differ, so one instance can load the checkpoints of folds with other cells.
+
+    Args:
+        unet: the backbone; its modules are taken over, not copied.
+        edge_transform: t of the edge weights, `tanh` or `tan` (`edge_weights`).
+        tan_clamp: the largest |beta| that `tan` is applied to.
+        retrofit: what `RetrofittedUNet` takes.
     """
 
     alpha: nn.Parameter
@@ -32,9 +36,17 @@ class IACUNet(RetrofittedUNet):
     active: Bool[Tensor, "edges operations"]
     genotype_codes: Tensor
 
-    def __init__(self, unet: nn.Module, settings: Settings) -> None:
-        super().__init__(unet, settings)
-        self._shapes = [CellShape.of_level(c, settings) for c in self.skip_channels]
+    def __init__(
+        self,
+        unet: nn.Module,
+        *,
+        edge_transform: str = "tanh",
+        tan_clamp: float = 1.5,
+        **retrofit: Any,
+    ) -> None:
+        super().__init__(unet, **retrofit)
+        self.edge_transform = edge_transform
+        self.tan_clamp = tan_clamp
         self.alpha = nn.Parameter(torch.zeros(len(EDGES), len(OPERATIONS)))
         self.beta = nn.Parameter(torch.zeros(len(EDGES)))
         self.register_buffer("active", full_mask())
@@ -46,21 +58,21 @@ class IACUNet(RetrofittedUNet):
         self.train()
 
     def mixing(self) -> tuple[Tensor, ...]:
-        """Return (phi, Psi) in float32 while searching, nothing once discrete."""
+        """Return phi (edges, operations) and Psi (edges) in float32; of discrete cells nothing."""
         if self._given_mixing is not None:
             return self._given_mixing
         if self.genotype is not None:
             return ()
         with torch.autocast(self.alpha.device.type, enabled=False):
             phi = operation_weights(self.alpha, self.active)
-            psi = edge_weights(self.beta, self.settings.edge_transform, self.settings.tan_clamp)
+            psi = edge_weights(self.beta, self.edge_transform, self.tan_clamp)
         return phi, psi
 
     @contextmanager
     def mixed_by(
         self, phi: Float[Tensor, "edges operations"], psi: Float[Tensor, " edges"]
     ) -> Iterator[None]:
-        """Return a context in which the search cells mix with other weights than their own."""
+        """Return a context in which the search cells mix with the given weights."""
         self._given_mixing = phi, psi
         try:
             yield
@@ -79,33 +91,29 @@ class IACUNet(RetrofittedUNet):
         """Replace the cells of all levels by fresh discrete cells; alpha and beta are kept."""
         self.genotype = genotype
         self.genotype_codes.copy_(torch.tensor(genotype.to_codes()))
-        self.implant(DiscreteCell(*sizes, genotype) for sizes in self._levels())
+        self.implant(DiscreteCell(*sizes, genotype) for sizes in self.levels())
         self.alpha.requires_grad_(False)
         self.beta.requires_grad_(False)
 
     def cells(self) -> list[Any]:
         """Return the cells, the lowest resolution first."""
         return [
-            implant.cell if isinstance(implant, ZeroGated) else implant for implant in self.implants
+            implant.cell if isinstance(implant, ReZero) else implant for implant in self.implants
         ]
 
     def new_implants(self) -> nn.ModuleList:
         """Return fresh implants with the final parameters of every edge, operation and level."""
-        return nn.ModuleList(self.gated(full_width_cell(*sizes)) for sizes in self._levels())
+        return nn.ModuleList(self.gated(full_width_cell(*sizes)) for sizes in self.levels())
 
     def architecture_parameters(self) -> list[nn.Parameter]:
-        """Return alpha and beta, which the found cell has no use for."""
+        """Return alpha (14 edges, 7 operations) and beta (14 edges)."""
         return [self.alpha, self.beta]
-
-    def _levels(self) -> Iterator[tuple[CellShape, Layers]]:
-        """Yield what cells are built from, the lowest resolution first."""
-        return zip(self._shapes, self.layers, strict=True)
 
     def _implant_search_cells(self) -> None:
         self.genotype = None
         self.genotype_codes.fill_(UNDECIDED)
         self.active.fill_(True)
-        self.implant(SearchCell(*sizes) for sizes in self._levels())
+        self.implant(SearchCell(*sizes) for sizes in self.levels())
         self.alpha.requires_grad_(True)
         self.beta.requires_grad_(True)
 

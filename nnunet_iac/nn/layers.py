@@ -9,8 +9,6 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from nnunet_iac.search.settings import Norm
-
 
 @dataclass(frozen=True)
 class Layers:
@@ -18,7 +16,7 @@ class Layers:
 
     Args:
         dimension: 2 or 3.
-        norm_op: an instance or batch norm; another one, or None, until a norm is asked for.
+        norm_op: an instance or batch norm; with another one, or None, `norm` raises.
         norm_kwargs: its keywords; `affine` is decided per layer.
         flat: axes along which the host's kernels are one voxel wide, and so are these; nnU-Net
             plans such kernels where voxels are long.
@@ -30,12 +28,12 @@ class Layers:
     flat: tuple[int, ...] = ()
 
     @classmethod
-    def of_levels(cls, encoder: Any, norm: Norm = "plans") -> "list[Layers]":
+    def of_levels(cls, encoder: Any, norm: str = "plans") -> "list[Layers]":
         """Return the layers that match an encoder's skip connections, the lowest resolution first.
 
         Args:
             encoder: of dynamic_network_architectures, or one with its attributes.
-            norm: `plans` for the encoder's own.
+            norm: `plans` for the encoder's own, or `batch`.
         """
         dimension = 3 if encoder.conv_op is nn.Conv3d else 2
         norm_op, kwargs = encoder.norm_op, dict(encoder.norm_op_kwargs or {})

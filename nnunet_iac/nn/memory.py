@@ -1,4 +1,4 @@
-"""The memory of a training step, reckoned from shapes before anything is allocated."""
+"""The memory of a training step, estimated from shapes before anything is allocated."""
 
 import copy
 from collections import Counter
@@ -16,7 +16,7 @@ from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 TRANSIENT = 1.6
 """Peak over what autograd keeps: gradients, copies, workspaces and fragments come on top."""
 OVERHEAD = 160 * 2**20
-"""Bytes that torch takes for itself in the first steps (docs/beyond.md has what was measured)."""
+"""Bytes that torch takes for itself in the first steps (measurements: docs/beyond.md)."""
 OUTSIDE = -1
 
 
@@ -42,8 +42,8 @@ class StepMemory:
         return self._peak(sum(self.levels))
 
     @property
-    def recomputed(self) -> int:
-        """The peak where the implants' activations are computed again backward, one by one."""
+    def checkpointed(self) -> int:
+        """The peak with activation checkpointing of the implants, one at a time."""
         return min(self.kept, self._peak(self.inputs + max(self.levels, default=0)))
 
     def _peak(self, inside: int) -> int:
@@ -96,7 +96,7 @@ def step_memory(
 def _shadow(network: RetrofittedUNet, mode: FakeTensorMode) -> RetrofittedUNet:
     """Return a copy that keeps all activations and whose tensors, on the CPU, have no data."""
     shadow = copy.deepcopy(network)
-    shadow.recomputes = False
+    shadow.activation_checkpointing = False
     made: dict[Tensor, Any] = {}
     for module in shadow.modules():
         held: list[dict[str, Any]] = [module._parameters, module._buffers]
@@ -117,7 +117,7 @@ def _shadow(network: RetrofittedUNet, mode: FakeTensorMode) -> RetrofittedUNet:
 def _by_level(
     network: RetrofittedUNet, inputs: dict[int, int], held: list[Tensor]
 ) -> Iterator[Callable[[], int]]:
-    """Return a context that tells in which implant a network is, and notes what goes into each."""
+    """Return a context that yields the current level and records the inputs of every implant."""
     inside = [OUTSIDE]
     handles = []
 

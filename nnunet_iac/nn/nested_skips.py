@@ -8,9 +8,6 @@ from dynamic_network_architectures.building_blocks.simple_conv_blocks import Sta
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
-Norm = tuple[type[nn.Module] | None, dict[str, Any]]
-"""A norm's class and its keywords."""
-
 
 class NestedSkips(nn.Module):
     """The dense nodes between encoder and decoder, X^{i,j} = H([X^{i,0}, ..., X^{i,j-1}, up]).
@@ -34,7 +31,7 @@ class NestedSkips(nn.Module):
         self,
         encoder: Any,
         n_conv_per_stage: int = 2,
-        norm: Norm | None = None,
+        norm: tuple[type[nn.Module] | None, dict[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         norm_op, norm_kwargs = norm or (encoder.norm_op, encoder.norm_op_kwargs)

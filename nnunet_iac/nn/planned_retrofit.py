@@ -1,12 +1,107 @@
-"""A retrofit as plans describe a network, so that nnU-Net's own trainer can build it."""
+"""Builds retrofits: from a network and values, and from the plans of an exported model."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
+
+from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.nn.skip_module_unet import retrofitted
-from nnunet_iac.nn.skip_unet import located_unet
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.nn.skip_module_unet import NestedUNet, SkipModuleUNet
+from nnunet_iac.nn.skip_modules import SKIP_MODULES
+from nnunet_iac.nn.surgery import located_unet
+from nnunet_iac.search.genotype import Genotype
+
+IMPLANTS = ("cell", "convolution", *SKIP_MODULES)
+SEARCH_ONLY = ("edge_transform", "tan_clamp")
+"""Values that only search cells use."""
+
+
+def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in names, f"one of {', '.join(names)}"
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "channel_ratio": (lambda value: _number(value) and 0 < value <= 1, "a number in (0, 1]"),
+    "min_channels": (_whole, "an integer of at least 1"),
+    "partial_channels": (_whole, "an integer of at least 1"),
+    "output_nodes": (lambda value: _whole(value) and value <= 4, "1, 2, 3 or 4"),
+    "norm": _one_of("plans", "batch"),
+    "residual": _one_of("none", "zero"),
+    "decoder_norms": _one_of("frozen", "tuned"),
+    "edge_transform": _one_of("tanh", "tan"),
+    "tan_clamp": (
+        lambda value: _number(value) and 0 < value < math.pi / 2,
+        "a number in (0, pi/2)",
+    ),
+    "activation_checkpointing": (lambda value: type(value) is bool, "true or false"),
+}
+"""The values that `retrofit` takes: for each a check, and the allowed values in words."""
+
+
+def retrofit(
+    unet: nn.Module, genotype: Genotype | None = None, *, implant: str = "cell", **cell: Any
+) -> RetrofittedUNet:
+    """Return a U-Net, frozen, with new trainable modules in its skip connections.
+
+    With the defaults these are search cells (an `IACUNet`): `alpha` (14 edges, 7 operations) and
+    `beta` (14 edges) are the architecture's parameters, `weights()` those of the cells. With a
+    genotype they are its discrete cells. Their initial weights are torch's; runs of the trainers
+    draw them as nnU-Net does (`nn.ticket`).
+
+    Like the U-Net, the result maps (batch, channels, *spatial) to logits, or to a list of them
+    with deep supervision. State-dict keys of the U-Net are kept; those of the new modules begin
+    with `implants.`, `alpha`, `beta`, `active`, `genotype_codes` or `tuned_norms.`.
+
+    Args:
+        unet: a trained `PlainConvUNet` or `ResidualEncoderUNet` of dynamic_network_architectures,
+            or a `TimmUNet`, 2-D or 3-D, of three or more stages. Its modules are taken over, not
+            copied: they are frozen and stay in evaluation mode.
+        genotype: of discrete cells; with `implant="convolution"` the cell whose number of
+            parameters the convolutions get.
+        implant: `cell`; or, for comparison, `convolution`, `attention` (Oktay et al. 2018),
+            `nested` (Zhou et al. 2018) or `residual-attention` (Jin et al. 2020).
+        cell: further values. `channel_ratio=0.25`, `min_channels=16`, `partial_channels=4` and
+            `output_nodes=4` are the cells' sizes (`CellShape.of_level`). `norm="plans"`,
+            `residual="zero"`, `decoder_norms="frozen"` and `activation_checkpointing=False` are
+            as in `RetrofittedUNet`, `edge_transform="tanh"` and `tan_clamp=1.5` as in `IACUNet`.
+
+    Raises:
+        ValueError: an unknown implant or value, a value that is not allowed, a genotype for an
+            implant that has none, a network the surgery does not know, or a norm that implants
+            cannot have.
+    """
+    if implant not in IMPLANTS:
+        raise ValueError(f"implant must be one of {', '.join(IMPLANTS)}; got {implant!r}")
+    _require_allowed(cell)
+    if implant == "cell":
+        network = IACUNet(unet, **cell)
+        if genotype is not None:
+            network.discretise(genotype)
+        return network
+    common = {key: value for key, value in cell.items() if key not in SEARCH_ONLY}
+    if implant == "convolution":
+        block = SkipModuleUNet(unet, implant, **common)
+        if genotype is not None:
+            block.match(genotype)
+        return block
+    if genotype is not None:
+        raise ValueError(
+            f"a genotype belongs to a cell or a convolution; implant is {implant!r}: leave the "
+            "genotype out"
+        )
+    if implant == "nested":
+        return NestedUNet(unet, **common)
+    return SkipModuleUNet(unet, implant, **common)
 
 
 def planned_retrofit(
@@ -17,25 +112,47 @@ def planned_retrofit(
     deep_supervision: bool = False,
     **arch_kwargs: Any,
 ) -> RetrofittedUNet:
-    """Return the retrofitted network; the cells it runs come with its weights.
+    """Return the retrofit that the plans of an exported model describe.
 
-    nnU-Net calls the `network_class_name` of plans so.
+    nnU-Net calls it as the plans' `network_class_name`. The genotype is in the weights.
 
     Args:
         input_channels: channels of the image.
         num_classes: channels of the logits.
         unet: dotted class name of the U-Net.
-        settings: the structural ones, and what is implanted.
+        settings: values of `retrofit` by their names, and either `skip`, the implant, or
+            `genotype`, which is `conv` for a convolution.
         deep_supervision: whether the network returns all outputs.
         arch_kwargs: what the U-Net's class takes.
 
     Raises:
-        ValueError: no U-Net that the surgery knows, or impossible settings.
+        ValueError: no U-Net that the surgery knows, or as `retrofit` raises.
     """
+    cell = dict(settings)
+    implant = cell.pop("skip", "cell")
+    if (genotype := cell.pop("genotype", None)) is not None:
+        if genotype != "conv" or implant != "cell":
+            raise ValueError(
+                "genotype in exported plans must be conv, without skip; got "
+                f"genotype={genotype!r}, skip={implant!r}: export the model again"
+            )
+        implant = "convolution"
+    _require_allowed(cell)
     network = located_unet(unet)(
         input_channels=input_channels,
         num_classes=num_classes,
         deep_supervision=deep_supervision,
         **arch_kwargs,
     )
-    return retrofitted(network, Settings.from_mapping(settings))
+    return retrofit(network, implant=implant, **cell)
+
+
+def _require_allowed(values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if key not in _RULES:
+            raise ValueError(
+                f"a retrofit must be described by {', '.join(_RULES)}; got {key!r}: leave it out"
+            )
+        allows, allowed = _RULES[key]
+        if not allows(value):
+            raise ValueError(f"{key} of a retrofit must be {allowed}; got {value!r}")

@@ -1,43 +1,62 @@
-"""The frozen U-Net with something new in its skip connections."""
+"""A trained U-Net, frozen, with trainable modules in its skip connections."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
-from nnunet_iac.nn.cell import ZeroGated
+from nnunet_iac.nn.cell import CellShape, ReZero
 from nnunet_iac.nn.decoder_norms import tune_norms
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.recomputation import recomputed
 from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.settings import Settings
 
 
 class RetrofittedUNet(ImplantedUNet):
-    """A U-Net whose backbone is frozen and whose implants learn.
+    """A U-Net whose backbone is frozen and whose implants are trained.
 
     The backbone has no gradients and stays in evaluation mode whatever `train` is called with.
 
     Args:
-        unet: the stock network; its modules are taken over, not copied.
-        settings: the structural settings decide the implants.
+        unet: the backbone; its modules are taken over, not copied.
+        norm: of the implants: `plans` for the backbone's own, or `batch`.
+        residual: `zero` puts every implant behind a gate that starts at zero (`ReZero`); with
+            `none` it replaces the skip.
+        decoder_norms: `tuned` adds a trainable scale and shift to the decoder's norms; with
+            `frozen` they stay as they are.
+        activation_checkpointing: whether the activations inside the implants are computed again in
+            the backward pass instead of kept.
+        sizes: of cells, as `CellShape.of_level` takes them; a convolution block has as many
+            parameters as a cell of these sizes.
     """
 
     genotype: Genotype | None = None
     """The cell it runs, once there is one."""
 
-    def __init__(self, unet: Any, settings: Settings) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        *,
+        norm: str = "plans",
+        residual: str = "zero",
+        decoder_norms: str = "frozen",
+        activation_checkpointing: bool = False,
+        **sizes: Any,
+    ) -> None:
         super().__init__(unet, ())
-        self.settings = settings
-        self.recomputes = settings.recompute_cells
-        self.layers = Layers.of_levels(unet.encoder, settings.norm)
-        self.skip_channels = skip_channels(unet)
+        self.norm = norm
+        self.residual = residual
+        self.activation_checkpointing = activation_checkpointing
+        self.layers = Layers.of_levels(unet.encoder, norm)
+        self.shapes = [CellShape.of_level(c, **sizes) for c in skip_channels(unet)]
         self.encoder.requires_grad_(False)
         self.decoder.requires_grad_(False)
-        tuned = settings.decoder_norms == "tuned"
+        tuned = decoder_norms == "tuned"
         self.tuned_norms = tune_norms(self.decoder) if tuned else nn.ModuleList()
 
     @abstractmethod
@@ -45,13 +64,17 @@ class RetrofittedUNet(ImplantedUNet):
         """Return fresh implants that hold every tensor the final ones may start from."""
 
     def architecture_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that the network carries and does not run on in the end."""
+        """Return the parameters that only a search uses; the final network carries them along."""
         return []
 
+    def levels(self) -> Iterator[tuple[CellShape, Layers]]:
+        """Yield the cell's shape and layers at every level, the lowest resolution first."""
+        return zip(self.shapes, self.layers, strict=True)
+
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
-        """Return what the implant of a level gives; its activations may be recomputed backward."""
-        if self.recomputes and torch.is_grad_enabled():
-            return recomputed(self.implants[level], *inputs)
+        """Return the output of a level's implant, with activation checkpointing if it is on."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpointed(self.implants[level], *inputs)
         return super().implanted(level, *inputs)
 
     def train(self, mode: bool = True) -> "RetrofittedUNet":
@@ -66,7 +89,7 @@ class RetrofittedUNet(ImplantedUNet):
         return list(self.implants.parameters())
 
     def norm_weights(self) -> list[nn.Parameter]:
-        """Return what is tuned of the decoder's norms, in the finetuning only."""
+        """Return the scales and shifts of `decoder_norms=tuned`; trained in finetuning only."""
         return list(self.tuned_norms.parameters())
 
     def implant(self, modules: Iterable[nn.Module]) -> None:
@@ -78,5 +101,34 @@ class RetrofittedUNet(ImplantedUNet):
             self.implants = implants.to(like.device, like.dtype).train(self.training)
 
     def gated(self, module: nn.Module) -> nn.Module:
-        """Return the module, behind a gate that starts at zero where the settings say so."""
-        return ZeroGated(module) if self.settings.residual == "zero" else module
+        """Return the module, behind a gate that starts at zero if `residual` is `zero`."""
+        return ReZero(module) if self.residual == "zero" else module
+
+
+def checkpointed(module: nn.Module, *inputs: Any) -> Any:
+    """Return a module's output with activation checkpointing.
+
+    Only the inputs are kept; the backward pass computes the activations again, without a second
+    update of running statistics.
+    """
+    return checkpoint(
+        module,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _running_statistics_kept(module)),
+    )
+
+
+@contextmanager
+def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Return a context in which the batch norms of a module update no running statistics."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm, _, count in kept:
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if count is None else count.clone()
+        yield
+    finally:
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,6 +1,6 @@
 """The search cell: all active operations of all edges, evaluated together.
 
-`tests/nn/plain_cell.py` writes the same cell edge by edge. Here few large calls do the work:
+`plain_cell.py` writes the same cell edge by edge. Here few large calls do the work:
 
 - All outgoing edges of a node are evaluated at once. Pooling happens once for all of them, and
   since nothing lies between a depthwise and a pointwise convolution, a first round of all edges
@@ -52,6 +52,23 @@ class SearchCell(Cell):
     Operations see the first C/K channels; the rest bypass them, and a channel shuffle with K
     groups follows (PC-DARTS, Xu et al. 2020). Norms take the statistics of the batch at hand, in
     evaluation too: running ones would describe a cell that has since lost operations.
+
+    It maps the encoder's skip tensor and the decoder's upsampled tensor, (batch, C_skip, *spatial)
+    each, to a tensor of that shape, as a replacement for the skip tensor:
+
+        cell = SearchCell(CellShape.of_level(64), Layers(2, nn.InstanceNorm2d))
+        phi = operation_weights(alpha, active)  # (14, 7), softmax over the active operations
+        psi = edge_weights(beta)  # (14,), over the edges into each node
+        replacement = cell(skip, up, phi, psi)  # (batch, 64, height, width)
+
+    Rows and entries are in the order of `search.space.EDGES` and `OPERATIONS`.
+
+    Args:
+        shape: the cell's channels (`CellShape.of_level`).
+        layers: constructors with the dimension and the norm of the U-Net around it.
+
+    Raises:
+        ValueError: a norm that is neither instance nor batch norm.
     """
 
     placing: Float[Tensor, "coefficients places"]
@@ -86,7 +103,14 @@ class SearchCell(Cell):
         phi: Float[Tensor, "edges operations"],
         psi: Float[Tensor, " edges"],
     ) -> Image:
-        """Return the skip tensor's replacement; v_j = sum_i Psi_ij f_ij(v_i)."""
+        """Return the skip tensor's replacement, of the same shape; v_j = sum_i Psi_ij f_ij(v_i).
+
+        Args:
+            skip: of the encoder.
+            up: of the decoder, upsampled to the skip's resolution.
+            phi: weights of the operations; a pruned one has none.
+            psi: weights of the edges.
+        """
         inputs = self._inputs(skip, up)
         coefficients = phi * psi.unsqueeze(1)
         nodes = self._nodes(coefficients[:, IDENTITY], psi).to(inputs.dtype)
@@ -104,7 +128,7 @@ class SearchCell(Cell):
         return self._output(torch.cat((inputs, mixed), dim=2), nodes, skip.shape)
 
     def _arrange(self) -> None:
-        """List the terms of every source and where their coefficients stand in the weights."""
+        """List the terms of every source and the places of their coefficients in the weights."""
         self.terms: list[list[Term]] = []
         for source in SOURCES:
             leaving = [i for i, edge in enumerate(EDGES) if edge.source == source]

@@ -1,33 +1,35 @@
-"""The frozen U-Net with another skip module than the cell, for comparison."""
+"""A trained U-Net, frozen, with another skip module than the cell, for comparison."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_iac.nn.cell import CellShape
-from nnunet_iac.nn.cell_parameters import cell_parameters, mean_parameters
+from nnunet_iac.nn.cell_cost import cell_parameters, mean_parameters
 from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.nested_skips import NestedSkips, Norm
-from nnunet_iac.nn.recomputation import recomputed
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.nested_skips import NestedSkips
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet, checkpointed
 from nnunet_iac.nn.skip_modules import build_skip_module
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.settings import Settings
 
 
 class SkipModuleUNet(RetrofittedUNet):
-    """A frozen U-Net with attention gates, residual attention or convolutions in its skips.
+    """A frozen backbone with attention gates, residual attention or convolutions in its skips.
 
     A convolution has as many parameters as the cell of its level has on average over all cells,
     until `match` is given another one; the widths travel in the weights' shapes.
+
+    Args:
+        unet: the backbone; its modules are taken over, not copied.
+        kind: `attention`, `residual-attention` or `convolution`.
+        retrofit: what `RetrofittedUNet` takes.
     """
 
-    def __init__(self, unet: nn.Module, settings: Settings) -> None:
-        super().__init__(unet, settings)
+    def __init__(self, unet: nn.Module, kind: str, **retrofit: Any) -> None:
+        super().__init__(unet, **retrofit)
+        self.kind = kind
         self._widths: list[tuple[int, int]] = []
-        if settings.implant == "convolution":
+        if kind == "convolution":
             self.match(None)
         else:
             self.implant(self._drawn())
@@ -35,37 +37,29 @@ class SkipModuleUNet(RetrofittedUNet):
 
     def match(self, genotype: Genotype | None) -> None:
         """Give the convolutions as many parameters as a cell has; None means the average cell."""
-        wanted = [CellShape.of_level(c, self.settings) for c in self.skip_channels]
-        counts = [
-            mean_parameters(shape, layers)
-            if genotype is None
-            else cell_parameters(shape, layers, genotype)
-            for shape, layers in zip(wanted, self.layers, strict=True)
-        ]
-        self._set_widths(
-            [
-                equal_widths(channels, count, layers)
-                for channels, count, layers in zip(
-                    self.skip_channels, counts, self.layers, strict=True
-                )
-            ]
-        )
+        widths = []
+        for shape, layers in self.levels():
+            count = (
+                mean_parameters(shape, layers)
+                if genotype is None
+                else cell_parameters(shape, layers, genotype)
+            )
+            widths.append(equal_widths(shape.skip_channels, count, layers))
+        self._set_widths(widths)
 
     def new_implants(self) -> nn.ModuleList:
         """Return fresh implants."""
         return nn.ModuleList(self.gated(module) for module in self._drawn())
 
     def _drawn(self) -> list[nn.Module]:
-        if self.settings.implant == "convolution":
+        if self.kind == "convolution":
             return [
-                ConvolutionBlock(channels, widths, layers)
-                for channels, widths, layers in zip(
-                    self.skip_channels, self._widths, self.layers, strict=True
-                )
+                ConvolutionBlock(shape.skip_channels, widths, layers)
+                for (shape, layers), widths in zip(self.levels(), self._widths, strict=True)
             ]
         return [
-            build_skip_module(self.settings.implant, channels, layers)
-            for channels, layers in zip(self.skip_channels, self.layers, strict=True)
+            build_skip_module(self.kind, shape.skip_channels, layers)
+            for shape, layers in self.levels()
         ]
 
     def _set_widths(self, widths: list[tuple[int, int]]) -> None:
@@ -73,10 +67,10 @@ class SkipModuleUNet(RetrofittedUNet):
         self.implant(self._drawn())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        if self.settings.implant == "convolution" and any(
+        if self.kind == "convolution" and any(
             key.startswith(f"{prefix}implants.") for key in state_dict
         ):
-            inner = ".cell." if self.settings.residual == "zero" else "."
+            inner = ".cell." if self.residual == "zero" else "."
             widths = [
                 ConvolutionBlock.widths_of(state_dict, f"{prefix}implants.{level}{inner}")
                 for level in range(len(self.implants))
@@ -87,30 +81,33 @@ class SkipModuleUNet(RetrofittedUNet):
 
 
 class NestedUNet(RetrofittedUNet):
-    """A frozen U-Net whose decoder gets the last dense node of every level in place of the skip.
+    """A frozen backbone whose decoder gets the last dense node of every level in place of the skip.
 
     U-Net++ (Zhou et al. 2018) concatenates all nodes of a level; a frozen decoder has room for one
     tensor, and the last node has seen the others. The lowest skip has no dense node and stays.
+
+    Args:
+        unet: the backbone; its modules are taken over, not copied.
+        retrofit: what `RetrofittedUNet` takes.
     """
 
-    def __init__(self, unet: nn.Module, settings: Settings) -> None:
-        super().__init__(unet, settings)
+    def __init__(self, unet: nn.Module, **retrofit: Any) -> None:
+        super().__init__(unet, **retrofit)
         like = next(self.decoder.parameters())
         self.implants = self.new_implants().to(like.device, like.dtype)
         self.train()
 
     def new_implants(self) -> nn.ModuleList:
         """Return fresh dense nodes, one module for all levels."""
-        norm: Norm | None = None
-        if self.settings.norm == "batch":
-            norm = self.layers[0].norm_op, self.layers[0].norm_kwargs
+        layers = self.layers[0]
+        norm = (layers.norm_op, layers.norm_kwargs) if self.norm == "batch" else None
         nested = NestedSkips(self.encoder, norm=norm)
-        return nn.ModuleList([LastNodes(nested, self.settings.residual == "zero")])
+        return nn.ModuleList([LastNodes(nested, self.residual == "zero")])
 
     def rewired(self, skips: list[Tensor]) -> list[Tensor]:
         """Return the last nodes in place of the skips."""
-        if self.recomputes and torch.is_grad_enabled():
-            return recomputed(self.implants[0], skips)
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpointed(self.implants[0], skips)
         return self.implants[0](skips)
 
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
@@ -133,12 +130,3 @@ class LastNodes(nn.Module):
         for level, gate in enumerate(self.gates):
             last[level] = skips[level] + gate * last[level]
         return [*last, skips[-1]]
-
-
-def retrofitted(unet: nn.Module, settings: Settings) -> RetrofittedUNet:
-    """Return the retrofit of a stock network that the settings ask for."""
-    if settings.implant == "cell":
-        return IACUNet(unet, settings)
-    if settings.implant == "nested":
-        return NestedUNet(unet, settings)
-    return SkipModuleUNet(unet, settings)

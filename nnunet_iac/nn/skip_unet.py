@@ -1,6 +1,5 @@
 """U-Nets with another skip module than the cell, trained from scratch."""
 
-import pydoc
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.nested_skips import NestedSkips, widen_for_nested_skips
 from nnunet_iac.nn.skip_modules import build_skip_module, require_skip_module
-from nnunet_iac.nn.surgery import SUPPORTED, ImplantedUNet, skip_channels
+from nnunet_iac.nn.surgery import ImplantedUNet, located_unet, skip_channels
 
 
 class SkipUNet(ImplantedUNet):
@@ -81,19 +80,3 @@ class SkipUNet(ImplantedUNet):
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
         """Return what the implant of a level gives; nested skips are complete already."""
         return inputs[0] if self.nested else super().implanted(level, *inputs)
-
-
-def located_unet(name: str) -> type[nn.Module]:
-    """Return the U-Net's class of a dotted name.
-
-    Raises:
-        ValueError: no class of that name, or one that the surgery does not know.
-    """
-    found = pydoc.locate(name)
-    if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
-        names = ", ".join(supported.__name__ for supported in SUPPORTED)
-        raise ValueError(
-            f"unet must be the dotted name of one of {names}; got {name!r}: take the "
-            "network_class_name of the plans of an ordinary U-Net"
-        )
-    return found

@@ -1,5 +1,6 @@
 """U-Net surgery: a stock U-Net whose skip connections run through implanted modules."""
 
+import pydoc
 from collections.abc import Iterable
 from typing import Any
 
@@ -95,3 +96,19 @@ def require_supported(unet: nn.Module) -> None:
             f"the network must have at least 3 stages, since nnU-Net gives the lowest decoder "
             f"output no weight in deep supervision; the plans describe {stages}"
         )
+
+
+def located_unet(name: str) -> type[nn.Module]:
+    """Return the U-Net's class of a dotted name.
+
+    Raises:
+        ValueError: no class of that name, or one that the surgery does not know.
+    """
+    found = pydoc.locate(name)
+    if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
+        names = ", ".join(supported.__name__ for supported in SUPPORTED)
+        raise ValueError(
+            f"unet must be the dotted name of one of {names}; got {name!r}: take the "
+            "network_class_name of the plans of an ordinary U-Net"
+        )
+    return found

@@ -1,11 +1,11 @@
-"""A genotype without training: Zero-Cost-PT (Xiang et al. 2023) on a frozen U-Net.
+"""A genotype without training: Zero-Cost-PT (Xiang et al. 2023) on a frozen backbone.
 
 The supernet at its initial weights is scored without each operation in turn, and every edge keeps
 the operation whose removal costs most; then every node keeps its two edges the same way. The score
 is that of Mellor et al. 2021 (NASWOT): log |det K| with K_ij the number of units at which two
 images are on the same side of zero. Our units are the activations of the frozen decoder, which are
-the same whatever the cells are; what is measured is how differently the decoder sees the images.
-One genotype is drawn up; the validation of several, which the paper adds, is left out.
+the same for every cell; the score measures how differently the decoder responds to the images.
+One genotype is found; the paper's validation of several is not implemented.
 """
 
 import math
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nnunet_iac.nn.cell import Image, ZeroGated
+from nnunet_iac.nn.cell import Image, ReZero
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import (
@@ -35,7 +35,7 @@ ACTIVATIONS = (nn.LeakyReLU, nn.ReLU)
 
 @torch.no_grad()
 def zero_cost_genotype(network: IACUNet, batches: Sequence[Image], seed: int) -> Genotype:
-    """Return the genotype that the initial weights ask for.
+    """Return the genotype of the best scores at the initial weights.
 
     Args:
         network: with search cells, none of which has been pruned, at their initial weights. Gates
@@ -45,8 +45,8 @@ def zero_cost_genotype(network: IACUNet, batches: Sequence[Image], seed: int) ->
         seed: of the order in which edges are decided, then nodes.
 
     Raises:
-        ValueError: fewer than two images in a batch, whose differences are what is measured, or
-            images that do not differ.
+        ValueError: fewer than two images in a batch, or images that the decoder cannot tell apart:
+            the score compares images.
     """
     if (fewest := min(map(len, batches))) < 2:
         raise ValueError(
@@ -132,7 +132,7 @@ def _codes(network: IACUNet) -> Iterator[list[Tensor]]:
 @contextmanager
 def _open_gates(network: IACUNet) -> Iterator[None]:
     """Return a context in which cells that begin behind a gate at zero are seen."""
-    gates = [m.gate for m in network.implants if isinstance(m, ZeroGated)]
+    gates = [m.gate for m in network.implants if isinstance(m, ReZero)]
     before = [gate.detach().clone() for gate in gates]
     try:
         for gate in gates:

@@ -31,11 +31,12 @@ def transformed(
 
 
 def capped_softmax(logits: Float[Tensor, " incoming"]) -> Float[Tensor, " incoming"]:
-    """Return the softmax of `logits`, the largest limited to 0.5, the others scaled to the rest.
+    """Return the softmax of `logits` with the largest weight limited to `CAP`.
 
-    Continuous where the largest is 0.5. The others' shares come from the logits, so that they stay
-    defined where the softmax of all underflows. With two edges the result is (0.5, 0.5) with a
-    gradient of exactly zero: the softmax of one logit has none.
+    The others are scaled to sum to the rest, which is continuous where the largest is `CAP`. Their
+    shares come from the logits, so that they stay defined where the softmax of all underflows.
+    With two edges the result is (0.5, 0.5) with a gradient of exactly zero: the softmax of one
+    logit has none.
     """
     is_largest = torch.arange(len(logits), device=logits.device) == torch.argmax(logits)
     others = torch.softmax(logits.masked_fill(is_largest, -torch.inf), dim=0)

@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 
 from nnunet_iac.nn.cell_cost import cell_costs
 from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.perturbation import losses_without
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.nn.skip_module_unet import retrofitted
 from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.plans import SECTION, settings_of
@@ -30,7 +29,6 @@ from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training.distributed import (
     bare,
     first_ranks,
-    mean_over_ranks,
     require_same_on_all_ranks,
     wrapped,
 )
@@ -38,7 +36,6 @@ from nnunet_iac.training.loaders import (
     ARCHITECTURE,
     UPDATE,
     AlternatingLoader,
-    SeededLoader,
     drawn,
     finish,
 )
@@ -55,7 +52,7 @@ from nnunet_iac.training.phases import Phases
 from nnunet_iac.training.progress import Progress, search_progress
 from nnunet_iac.training.record import Phase
 from nnunet_iac.training.reference import validate_reference
-from nnunet_iac.training.retrofit_trainer import STREAMS, RetrofitTrainer
+from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 from nnunet_iac.training.scalars import search_scalars
 from nnunet_iac.training.siblings import require_same_structure
 
@@ -144,7 +141,8 @@ class IACTrainer(RetrofitTrainer):
             enable_deep_supervision,
         )
         require_supported(unet)
-        return retrofitted(unet, settings_of(configuration_manager.configuration))
+        settings = settings_of(configuration_manager.configuration)
+        return retrofit(unet, **settings.network_arguments())
 
     # -- before the first epoch ------------------------------------------------------------------
 
@@ -190,7 +188,7 @@ class IACTrainer(RetrofitTrainer):
         """
 
         def made(settings: Settings) -> RetrofittedUNet:
-            network = retrofitted(self.stock_network(), settings)
+            network = retrofit(self.stock_network(), **settings.network_arguments())
             if isinstance(network, IACUNet) and genotype is not None:
                 network.discretise(genotype)
             return network
@@ -198,8 +196,8 @@ class IACTrainer(RetrofitTrainer):
         patch = self.configuration_manager.patch_size
         network = made(self.settings)
         batch = (self.batch_size, self.num_input_channels, *patch)
-        self.print_to_log_file(fitted(network, batch, self.device, made))
-        self.unet.recomputes = network.recomputes
+        self.print_to_log_file(fitted(network, batch, self.device, self.settings, made))
+        self.unet.activation_checkpointing = network.activation_checkpointing
 
     def _cell_costs(self) -> CellCosts | None:
         """Return what cells cost where the settings limit that, after checking that some fit."""
@@ -207,7 +205,7 @@ class IACTrainer(RetrofitTrainer):
         if settings.max_parameter_ratio is None and settings.max_mac_ratio is None:
             return None
         patch = self.configuration_manager.patch_size
-        costs = cell_costs(self.unet, settings, self.num_input_channels, patch)
+        costs = cell_costs(self.unet, self.num_input_channels, patch)
         require_possible(costs, settings)
         return costs
 
@@ -339,21 +337,6 @@ class IACTrainer(RetrofitTrainer):
         weight = beta_decay_weight(self.current_epoch, end, settings)
         return weight * beta_decay(self.unet.alpha, self.unet.active) if weight else 0.0
 
-    def _perturbation(self) -> Tensor | None:
-        """Return the held-back loss without each operation on the edges that are due, if any is."""
-        edges = self.phases.due(self.unet, self.current_epoch + 1)
-        if edges is None:
-            return None
-        amount = self.settings.score_batches
-        entropy = [self.settings.seed, STREAMS.index("held_back"), self.local_rank]
-        loader = SeededLoader(self._held_back, entropy, self.current_epoch * amount, workers=0)
-        batches = [next(loader) for _ in range(amount)]
-
-        def loss() -> float:
-            return float(np.mean([self._loss_of(self.unet, batch).item() for batch in batches]))
-
-        return mean_over_ranks(losses_without(self.unet, loss, edges))
-
     def _wrong_edge(self) -> Edge | None:
         """Return the first edge where the gradient of alpha or beta is not finite."""
         for gradient in (self.unet.alpha.grad, self.unet.beta.grad):
@@ -391,11 +374,7 @@ class IACTrainer(RetrofitTrainer):
         """Prune, discretise or go on, before nnU-Net saves the checkpoint of this epoch."""
         require_same_on_all_ranks(*self.unet.architecture_parameters())
         loss = float(self.logger.get_value("train_losses", step=-1))
-        began = time.perf_counter()
-        score = self._perturbation()
-        if score is not None:
-            seconds += time.perf_counter() - began
-        if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss, score):
+        if self.phases.end_epoch(self.unet, self.current_epoch + 1, seconds, loss):
             self._rebuild_optimisers()
 
     def scalars(self, phase: Phase) -> dict[str, float]:

@@ -98,6 +98,7 @@ def fitted(
     network: RetrofittedUNet,
     batch: Sequence[int],
     device: torch.device,
+    settings: Settings,
     resized: Callable[[Settings], RetrofittedUNet],
 ) -> str:
     """Let a network recompute its implants if it fits no other way; return what was found.
@@ -106,6 +107,7 @@ def fitted(
         network: that is going to be trained.
         batch: shape of the images, (batch, channels, *spatial).
         device: where.
+        settings: of the network.
         resized: makes the network of other settings.
 
     Raises:
@@ -115,19 +117,20 @@ def fitted(
     needed = _step_memory(network, batch, device)
     if free is None:
         return f"Memory: a training step needs about {_text(needed.kept)}"
-    if not network.recomputes and needed.kept <= free:
+    if not network.activation_checkpointing and needed.kept <= free:
         return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
-    if needed.recomputed <= free:
-        said = "as the settings ask" if network.recomputes else "since it would not fit otherwise"
-        network.recomputes = True
+    if needed.checkpointed <= free:
+        asked = network.activation_checkpointing
+        said = "as the settings ask" if asked else "since it would not fit otherwise"
+        network.activation_checkpointing = True
         return (
-            f"Memory: a training step needs about {_text(needed.recomputed)} of {_text(free)} free "
-            f"with its cells' activations recomputed, {said}"
+            f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} "
+            f"free with its cells' activations recomputed, {said}"
         )
     raise RuntimeError(
-        f"a training step must fit in memory; it needs about {_text(needed.recomputed)}, with its "
-        f"cells' activations recomputed, and {_text(free)} are free on {device}: "
-        f"{_cure(network.settings, batch, device, free, resized)}"
+        f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
+        f"its cells' activations recomputed, and {_text(free)} are free on {device}: "
+        f"{_cure(settings, batch, device, free, resized)}"
     )
 
 
@@ -142,7 +145,7 @@ def _cure(
     ratio = settings.channel_ratio / 2
     while ratio >= SMALLEST_RATIO and settings.implant == "cell":
         smaller = replace(settings, channel_ratio=ratio, min_channels=settings.partial_channels)
-        if _step_memory(resized(smaller), batch, device).recomputed <= free:
+        if _step_memory(resized(smaller), batch, device).checkpointed <= free:
             return (
                 f"plan smaller cells, for example --set channel_ratio={ratio:g} "
                 f"min_channels={smaller.min_channels}"

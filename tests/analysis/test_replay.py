@@ -161,7 +161,7 @@ def test_what_the_trainers_phases_record_replays_exactly(tmp_path, tiny_unet, me
     settings = Settings(
         preset="adaptive", warmup_epochs=warmup, search_epochs=9, finetune_epochs=1, theta=0.05
     )
-    network = IACUNet(tiny_unet(2), settings)
+    network = IACUNet(tiny_unet(2))
     phases = Phases(settings, method, RunFolder.of_fold(tmp_path), lambda line: None)
     phases.start(network, BackboneRecord("a.pth", "nnUNetTrainer", 0, "hash"), {}, None)
     generator = torch.Generator().manual_seed(0)
@@ -188,8 +188,8 @@ def test_a_search_under_a_budget_replays_exactly(tmp_path):
 def test_what_the_trainers_phases_record_under_a_budget_replays_exactly(
     tmp_path, tiny_unet, method
 ):
-    network = IACUNet(tiny_unet(2), LITERAL)
-    costs = cell_costs(network, LITERAL, 2, (16, 8))
+    network = IACUNet(tiny_unet(2))
+    costs = cell_costs(network, 2, (16, 8))
     least = costs.fixed.macs / costs.backbone.macs
     settings = dataclasses.replace(LITERAL, finetune_epochs=1, max_mac_ratio=1.1 * least)
     phases = Phases(settings, method, RunFolder.of_fold(tmp_path), lambda line: None)

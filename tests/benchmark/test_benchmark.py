@@ -39,13 +39,6 @@ def test_step_reports_seconds_memory_and_ratios(run):
     assert result["hardware"]["cores"] >= 1
 
 
-def test_without_the_test_suite_the_plain_cell_is_not_measured(run, monkeypatch):
-    monkeypatch.setattr("nnunet_iac.benchmark.step.plain_cell_file", lambda: None)
-    result, printed = run("step", *SMALL, "--repeats", "1")
-    assert result["naive_step_s"] is result["naive_over_fused"] is result["peak_mb_naive"] is None
-    assert "not measured" in printed
-
-
 def test_search_runs_every_epoch_of_all_five(run):
     settings = ("--set", "warmup_epochs=1", "search_epochs=38", "--batches", "2")
     result, _ = run("search", *SMALL, *settings)

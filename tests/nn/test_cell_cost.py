@@ -5,7 +5,6 @@ from torch import nn
 from nnunet_iac.nn.cell_cost import cell_costs, multiply_accumulates
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.search.cost import Cost
-from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.cost import network_cost
 
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
@@ -23,7 +22,7 @@ def measured(network, dimension):
 @pytest.mark.parametrize("norm", ["Instance", "Batch"])
 @pytest.mark.parametrize("deep_supervision", [False, True])
 @pytest.mark.parametrize(
-    "settings",
+    "values",
     [
         {},
         {"residual": "zero"},
@@ -33,13 +32,12 @@ def measured(network, dimension):
     ids=str,
 )
 def test_the_parts_add_up_to_the_measured_cost_of_the_whole_network(
-    tiny_unet, random_genotype, dimension, norm, deep_supervision, settings
+    tiny_unet, random_genotype, dimension, norm, deep_supervision, values
 ):
-    settings = Settings(**{"min_channels": 8, **settings})
     unet = tiny_unet(dimension, norm=norm, deep_supervision=deep_supervision)
-    costs = cell_costs(unet, settings, 2, PATCH[:dimension])
+    network = IACUNet(unet, **{"min_channels": 8, **values})
+    costs = cell_costs(network, 2, PATCH[:dimension])
     assert costs.backbone == measured(unet, dimension)
-    network = IACUNet(unet, settings)
     for seed in range(6):
         network.discretise(random_genotype(seed))
         assert costs.backbone + costs.of(random_genotype(seed)) == measured(network, dimension)
@@ -49,7 +47,6 @@ def test_the_parts_add_up_to_the_measured_cost_of_the_whole_network(
 def test_other_strides_on_every_axis_are_those_of_the_network(
     tiny_unet, random_genotype, dimension
 ):
-    settings = Settings(min_channels=8)
     unet = tiny_unet(dimension, features=(8, 16, 24, 24))
     anisotropic = [(1, 1, 1), (2, 1, 2), (1, 2, 1), (2, 2, 2)]
     unet = type(unet)(
@@ -65,15 +62,15 @@ def test_other_strides_on_every_axis_are_those_of_the_network(
         norm_op=unet.encoder.norm_op,
         nonlin=nn.LeakyReLU,
     )
-    costs = cell_costs(unet, settings, 2, PATCH[:dimension])
-    network = IACUNet(unet, settings)
+    network = IACUNet(unet, min_channels=8)
+    costs = cell_costs(network, 2, PATCH[:dimension])
     network.discretise(random_genotype(0))
     assert costs.backbone + costs.of(random_genotype(0)) == measured(network, dimension)
 
 
 def test_the_parts_of_a_small_cell_counted_by_hand(tiny_unet):
     # Skips of 8 channels at 16x8 = 128 pixels and of 16 channels at 8x4 = 32; C = 8 at both.
-    costs = cell_costs(tiny_unet(), Settings(min_channels=8, residual="none"), 2, (16, 8))
+    costs = cell_costs(IACUNet(tiny_unet(), min_channels=8, residual="none"), 2, (16, 8))
     # Two projections to C without bias, each with scale and shift, and the output from 4C with
     # bias: 2 (8*8 + 16) + 4*8*8 + 8 = 424; 2 (16*8 + 16) + 4*8*16 + 16 = 816.
     # MACs: 128 (2*8*8 + 4*8*8) + 32 (2*16*8 + 4*8*16) = 128*384 + 32*768.
@@ -93,23 +90,20 @@ def test_the_parts_of_a_small_cell_counted_by_hand(tiny_unet):
 
 
 def test_implants_are_left_out_of_account_and_nothing_is_changed(tiny_unet, random_genotype):
-    settings = Settings(min_channels=8)
-    unet = tiny_unet(norm="Batch").train()
-    expected = cell_costs(unet, settings, 2, (16, 8))
-    network = IACUNet(unet, settings)
+    network = IACUNet(tiny_unet(norm="Batch"), min_channels=8)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert cell_costs(network, settings, 2, (16, 8)) == expected
+    expected = cell_costs(network, 2, (16, 8))
     network.discretise(random_genotype(0))
-    assert cell_costs(network, settings, 2, (16, 8)) == expected
+    assert cell_costs(network, 2, (16, 8)) == expected
     for key, value in network.backbone_state().items():
         assert torch.equal(value, before[key])
-    assert unet.training
+    assert network.training
     assert all(tensor.device.type == "cpu" for tensor in network.state_dict().values())
 
 
 def test_a_patch_too_large_for_any_memory_is_counted(tiny_unet):
     # One float32 tensor of 8 channels would take 2 TiB.
-    costs = cell_costs(tiny_unet(3), Settings(min_channels=8), 2, (4096, 4096, 4096))
+    costs = cell_costs(IACUNet(tiny_unet(3), min_channels=8), 2, (4096, 4096, 4096))
     # Per voxel: the parts by hand with 27 neighbours; 1 + 1/8 of the voxels in both levels.
     assert costs.operations["dil_conv_3x3"].macs == 4096**3 * 9 // 8 * (27 * 8 + 8 * 8)
 
@@ -126,4 +120,4 @@ def test_an_encoder_whose_norm_no_cell_can_have_is_refused(tiny_unet):
     unet = tiny_unet()
     unet.encoder.norm_op = None
     with pytest.raises(ValueError, match=r"norm_op = None: use plans"):
-        cell_costs(unet, Settings(), 2, (16, 8))
+        IACUNet(unet)

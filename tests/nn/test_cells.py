@@ -12,7 +12,7 @@ from torch.nn import functional
 from nnunet_iac.nn.cell import (
     CellShape,
     DiscreteCell,
-    ZeroGated,
+    ReZero,
     full_width_cell,
 )
 from nnunet_iac.nn.cell_cost import cell_costs
@@ -22,7 +22,6 @@ from nnunet_iac.nn.operations import build_operation
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
 
 ALL_OPERATIONS = Genotype(
@@ -314,9 +313,23 @@ def test_pruning_twice_keeps_what_both_masks_hold():
     ],
 )
 def test_the_channels_of_a_cell_are_rounded_up_to_a_multiple_of_k(skip_channels, values, channels):
-    settings = Settings(**values)
-    shape = CellShape.of_level(skip_channels, settings)
-    assert shape == CellShape(skip_channels, channels, settings.partial_channels, 4)
+    shape = CellShape.of_level(skip_channels, **values)
+    assert shape == CellShape(skip_channels, channels, values.get("partial_channels", 4), 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((8, 6, 4, 4), "multiple of partial_channels; got channels=6, partial_channels=4"),
+        ((8, 0, 4, 4), "positive multiple of partial_channels; got channels=0"),
+        ((8, 8, 0, 4), "got channels=8, partial_channels=0"),
+        ((8, 8, 4, 0), "output_nodes must be 1, 2, 3 or 4; got 0"),
+        ((8, 8, 4, 5), "output_nodes must be 1, 2, 3 or 4; got 5"),
+    ],
+)
+def test_a_shape_that_no_cell_can_have_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        CellShape(*values)
 
 
 def test_without_partial_channels_operations_see_all_channels_unshuffled():
@@ -343,7 +356,7 @@ def test_the_full_width_cell_holds_every_parameter_of_the_other_cells():
 
 @dimensions
 def test_the_zero_gate_starts_as_the_identity_and_opens_to_the_cell(dimension):
-    gated = ZeroGated(DiscreteCell(SHAPE, make_layers(dimension), ALL_OPERATIONS)).double()
+    gated = ReZero(DiscreteCell(SHAPE, make_layers(dimension), ALL_OPERATIONS)).double()
     skip, up = image(dimension), image(dimension)
     assert torch.equal(gated(skip, up), skip)
     nn.init.constant_(gated.gate, 0.5)
@@ -389,7 +402,7 @@ def test_kernels_are_flat_where_the_plans_own_are():
         norm_op_kwargs={"affine": True},
         nonlin=nn.LeakyReLU,
     )
-    network = IACUNet(unet, Settings(min_channels=4))
+    network = IACUNet(unet, min_channels=4)
     # The lowest of the three skips comes from a stage with whole cubes.
     assert [layers.flat for layers in network.layers] == [(), (0,), (0,)]
     edge = network.cells()[2].operations(EDGES[0])
@@ -401,7 +414,7 @@ def test_kernels_are_flat_where_the_plans_own_are():
     assert network(x).shape == (1, 2, 4, 16, 16)
     network.discretise(ALL_OPERATIONS)
     assert network(x).shape == (1, 2, 4, 16, 16)
-    costs = cell_costs(network, network.settings, 1, (4, 16, 16))
+    costs = cell_costs(network, 1, (4, 16, 16))
     added = sum(p.numel() for p in network.implants.parameters())
     assert costs.of(ALL_OPERATIONS).parameters == added
 

@@ -9,9 +9,8 @@ import torch
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.search.settings import Settings
 
-TUNED = Settings(decoder_norms="tuned", residual="zero")
+TUNED = {"decoder_norms": "tuned", "residual": "zero"}
 
 
 @pytest.mark.parametrize("norm", ["Instance", "Batch"])
@@ -21,13 +20,13 @@ def test_a_network_with_tuned_norms_begins_as_the_stock_network(
     unet = tiny_unet(norm=norm, deep_supervision=False)
     x = torch.randn(2, 2, 16, 16)
     expected = copy.deepcopy(unet).eval()(x)
-    assert torch.equal(IACUNet(unet, TUNED)(x), expected)
+    assert torch.equal(IACUNet(unet, **TUNED)(x), expected)
 
 
 def test_tuning_is_what_other_gammas_and_betas_would_be(tiny_unet: Callable[..., Any]) -> None:
     unet = tiny_unet(deep_supervision=False)
     other = copy.deepcopy(unet)
-    network: RetrofittedUNet = IACUNet(unet, TUNED)
+    network: RetrofittedUNet = IACUNet(unet, **TUNED)
     norms = [m for m in other.decoder.stages.modules() if isinstance(m, torch.nn.InstanceNorm2d)]
     assert len(norms) == len(network.tuned_norms) > 0
     with torch.no_grad():
@@ -41,7 +40,7 @@ def test_tuning_is_what_other_gammas_and_betas_would_be(tiny_unet: Callable[...,
 
 
 def test_only_the_added_tensors_are_tuned(tiny_unet: Callable[..., Any]) -> None:
-    network = IACUNet(tiny_unet(deep_supervision=False), TUNED)
+    network = IACUNet(tiny_unet(deep_supervision=False), **TUNED)
     before = {key: value.clone() for key, value in network.backbone_state().items()}
     learning = network.norm_weights()
     assert not any(p.requires_grad for p in network.decoder.parameters())
@@ -51,11 +50,11 @@ def test_only_the_added_tensors_are_tuned(tiny_unet: Callable[..., Any]) -> None
     after = network.backbone_state()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    assert IACUNet(tiny_unet(), Settings()).norm_weights() == []
+    assert IACUNet(tiny_unet()).norm_weights() == []
 
 
 def test_a_copy_has_norms_of_its_own(tiny_unet: Callable[..., Any]) -> None:
-    network = IACUNet(tiny_unet(deep_supervision=False), TUNED)
+    network = IACUNet(tiny_unet(deep_supervision=False), **TUNED)
     copied = copy.deepcopy(network)
     with torch.no_grad():
         copied.tuned_norms[0].shift.fill_(3.0)

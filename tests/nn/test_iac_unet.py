@@ -9,7 +9,6 @@ from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.search.genotype import NOT_KEPT, UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
@@ -27,10 +26,9 @@ def _seed():
 def network(tiny_unet):
     """Return a builder of retrofitted networks; equal backbones, cells drawn by `seed`."""
 
-    def build(dimension=2, seed=0, genotype=None, active=None, settings=None, **keywords):
-        net = IACUNet(
-            tiny_unet(dimension, **keywords), settings or Settings(min_channels=8, residual="none")
-        )
+    def build(dimension=2, seed=0, genotype=None, active=None, values=None, **keywords):
+        values = {"min_channels": 8, "residual": "none"} if values is None else values
+        net = IACUNet(tiny_unet(dimension, **keywords), **values)
         generator = torch.Generator().manual_seed(seed)
         nn.init.normal_(net.alpha, generator=generator)
         nn.init.normal_(net.beta, generator=generator)
@@ -67,8 +65,8 @@ def backward(net, x):
 def test_gradient_reaches_alpha_beta_and_cells_but_not_the_backbone(
     network, dimension, norm, norm_setting
 ):
-    settings = Settings(min_channels=8, norm=norm_setting, residual="none")
-    net = network(dimension, norm=norm, settings=settings).double()
+    values = {"min_channels": 8, "norm": norm_setting, "residual": "none"}
+    net = network(dimension, norm=norm, values=values).double()
     nn.init.normal_(net.beta, std=0.1)  # so small that no edge is at the cap
     backward(net, image(dimension).double())
     assert (net.alpha.grad != 0).all()
@@ -80,18 +78,18 @@ def test_gradient_reaches_alpha_beta_and_cells_but_not_the_backbone(
 
 @dimensions
 @pytest.mark.parametrize("seed", [None, 0], ids=["searching", "discrete"])
-def test_recomputed_cells_have_the_same_gradients(network, random_genotype, dimension, seed):
+def test_checkpointed_cells_have_the_same_gradients(network, random_genotype, dimension, seed):
     genotype = None if seed is None else random_genotype(seed)
     gradients = []
-    for recompute in (False, True):
-        settings = Settings(min_channels=8, recompute_cells=recompute)
-        net = network(dimension, settings=settings, genotype=genotype).double()
+    for checkpointing in (False, True):
+        values = {"min_channels": 8, "activation_checkpointing": checkpointing}
+        net = network(dimension, values=values, genotype=genotype).double()
         torch.manual_seed(0)
         backward(net, image(dimension).double())
         gradients.append({n: p.grad for n, p in net.named_parameters() if p.grad is not None})
-    kept, recomputed = gradients
-    assert kept.keys() == recomputed.keys()
-    assert all(torch.equal(kept[name], recomputed[name]) for name in kept)
+    kept, checkpointed = gradients
+    assert kept.keys() == checkpointed.keys()
+    assert all(torch.equal(kept[name], checkpointed[name]) for name in kept)
 
 
 @dimensions
@@ -108,8 +106,8 @@ def test_gradient_reaches_every_weight_of_the_discrete_cells(
 
 
 def test_all_levels_share_the_relaxation_of_alpha_and_beta(network):
-    settings = Settings(min_channels=8, edge_transform="tan", tan_clamp=0.7)
-    net = network(active=random_mask(0), settings=settings)
+    values = {"min_channels": 8, "edge_transform": "tan", "tan_clamp": 0.7}
+    net = network(active=random_mask(0), values=values)
     phi, psi = net.mixing()
     assert torch.equal(phi, operation_weights(net.alpha, net.active))
     assert torch.equal(psi, edge_weights(net.beta, "tan", 0.7))
@@ -185,7 +183,7 @@ def test_the_names_in_a_checkpoint_are_frozen(network, random_genotype):
         for name in ("projections.0.2", "projections.1.2", *norms)
         for kind in ("weight", "bias")
     }
-    gated = network(settings=Settings(residual="zero")).state_dict()
+    gated = network(values={"residual": "zero"}).state_dict()
     assert {"implants.0.gate", "implants.0.cell.edges.0_2.dil_conv_3x3.1.weight"} < gated.keys()
 
 
@@ -222,8 +220,8 @@ def test_a_zero_residual_starts_bit_equal_to_the_stock_net(
         "dropout_op_kwargs": {"p": 0.5},
     }
     genotype = random_genotype(0) if is_discrete else None
-    settings = Settings(residual="zero", min_channels=8)
-    net = network(dimension, genotype=genotype, settings=settings, **keywords).train()
+    values = {"residual": "zero", "min_channels": 8}
+    net = network(dimension, genotype=genotype, values=values, **keywords).train()
     outputs, expected = (
         m(image(dimension)) for m in (net, tiny_unet(dimension, **keywords).eval())
     )
@@ -269,10 +267,10 @@ def test_alpha_and_beta_outlive_the_discretisation(network, random_genotype):
     assert torch.equal(net.beta, beta)
 
 
-@pytest.mark.parametrize("settings", [Settings(residual="none"), Settings()], ids=["none", "zero"])
+@pytest.mark.parametrize("values", [{"residual": "none"}, {}], ids=["none", "zero"])
 @pytest.mark.parametrize("inference", [False, True], ids=["training", "inference mode"])
 def test_one_instance_loads_checkpoints_of_every_structure_in_turn(
-    network, random_genotype, settings, inference
+    network, random_genotype, values, inference
 ):
     # nnUNetPredictor loads the folds' checkpoints into one network, again for every case.
     builders = [
@@ -283,12 +281,12 @@ def test_one_instance_loads_checkpoints_of_every_structure_in_turn(
         {"genotype": random_genotype(1)},
         {"active": random_mask(1), "genotype": random_genotype(1)},
     ]
-    nets = [network(2, seed, settings=settings, **b).eval() for seed, b in enumerate(builders)]
+    nets = [network(2, seed, values=values, **b).eval() for seed, b in enumerate(builders)]
     for net in nets:
         for name, parameter in net.named_parameters():
             if name.endswith("gate"):
                 nn.init.constant_(parameter, 0.5)
-    host = network(2, 9, settings=settings).eval()
+    host = network(2, 9, values=values).eval()
     with torch.inference_mode(inference):
         expected = [net(image()) for net in nets]
         for index in (0, 3, 0, 1, 2, 4, 3, 5, 5, 2, 1, 4, 0, 5, 1, 3):
@@ -344,18 +342,18 @@ def test_rebuilt_cells_take_dtype_device_and_mode_of_the_network(network, random
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(network):
-    state = network(settings=Settings(min_channels=8)).state_dict()
+    state = network(values={"min_channels": 8}).state_dict()
     with pytest.raises(RuntimeError, match=r"size mismatch for implants\.0\.cell\.projections"):
-        network(settings=Settings(min_channels=12)).load_state_dict(state)
+        network(values={"min_channels": 12}).load_state_dict(state)
 
 
 def test_every_level_has_a_cell_of_its_own_width(network):
-    net = network(features=(8, 16, 160, 24), settings=Settings())
+    net = network(features=(8, 16, 160, 24), values={})
     shapes = [(cell.shape.skip_channels, cell.shape.channels) for cell in net.cells()]
     assert shapes == [(160, 40), (16, 16), (8, 16)]
 
 
 def test_a_new_network_is_uniform_over_operations_and_edges(tiny_unet):
-    phi, psi = IACUNet(tiny_unet(), Settings()).mixing()
+    phi, psi = IACUNet(tiny_unet()).mixing()
     assert phi.flatten().tolist() == pytest.approx([1 / 7] * 98)
     assert math.isclose(psi[13].item(), 0.2, rel_tol=1e-6)

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from nnunet_iac.nn.memory import TRANSIENT, step_memory
-from nnunet_iac.nn.skip_module_unet import retrofitted
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.nn.planned_retrofit import retrofit
 
-WAYS = [{}, {"genotype": "conv"}, {"skip": "attention"}, {"skip": "nested"}]
+IMPLANTS = ["cell", "convolution", "attention", "nested"]
 
 
 def kept_by_autograd(network, shape):
@@ -28,39 +27,39 @@ def kept_by_autograd(network, shape):
     return sum(found.values())
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("implant", IMPLANTS)
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_what_is_reckoned_is_what_autograd_keeps(tiny_unet, dimension, way):
-    network = retrofitted(tiny_unet(dimension), Settings(min_channels=8, **way))
+def test_the_estimate_is_what_autograd_keeps(tiny_unet, dimension, implant):
+    network = retrofit(tiny_unet(dimension), implant=implant, min_channels=8)
     shape = (2, 2, *(16, 8, 8)[:dimension])
     found = step_memory(network, shape)
     real = kept_by_autograd(network, shape)
     # Kernels of the search cell copy more than their shapes tell.
-    share = 0.75 if network.settings.implant == "cell" else 1.0
+    share = 0.75 if implant == "cell" else 1.0
     assert share * real <= found.outside + sum(found.levels) <= real
-    assert found.recomputed <= found.kept
+    assert found.checkpointed <= found.kept
 
 
-def test_what_is_recomputed_keeps_what_goes_in(tiny_unet):
-    network = retrofitted(tiny_unet(), Settings(min_channels=8))
+def test_checkpointing_keeps_what_goes_in(tiny_unet):
+    network = retrofit(tiny_unet(), min_channels=8)
     found = step_memory(network, (2, 2, 16, 8))
     # Skip and upsampled tensor of 8 and 16 channels: the frozen network keeps neither.
     assert found.inputs == pytest.approx(2 * 2 * 4 * (8 * 16 * 8 + 16 * 8 * 4), rel=0.01)
     saved = sum(found.levels) - max(found.levels) - found.inputs
-    assert found.kept - found.recomputed == pytest.approx(TRANSIENT * saved, abs=1)
+    assert found.kept - found.checkpointed == pytest.approx(TRANSIENT * saved, abs=1)
 
 
 def test_nothing_of_the_network_changes(tiny_unet):
-    network = retrofitted(tiny_unet(), Settings(min_channels=8, recompute_cells=True))
+    network = retrofit(tiny_unet(), min_channels=8, activation_checkpointing=True)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     step_memory(network, (2, 2, 16, 8))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert network.recomputes
+    assert network.activation_checkpointing
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.implants)
 
 
 def test_it_grows_with_the_batch_and_shrinks_with_halves(tiny_unet):
-    network = retrofitted(tiny_unet(), Settings(min_channels=8))
+    network = retrofit(tiny_unet(), min_channels=8)
     one, two = (step_memory(network, (count, 2, 16, 8)) for count in (1, 2))
     assert one.fixed == two.fixed
     assert 1.5 < two.outside / one.outside <= 2

@@ -6,7 +6,6 @@ from torch import nn
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
-from nnunet_iac.search.settings import Settings
 
 KINDS = ("whole", "pruned", "discrete")
 SCALE = 2.0**12
@@ -27,13 +26,13 @@ CASES = [
     *((2, norm, kind, {}) for norm in ("Instance", "Batch") for kind in KINDS),
     *((3, "Instance", kind, {}) for kind in KINDS),
     (2, "Instance", "pruned", {"residual": "zero"}),
-    (2, "Instance", "pruned", {"recompute_cells": True}),
+    (2, "Instance", "pruned", {"activation_checkpointing": True}),
 ]
 
 
-def build(unet, settings, kind, genotype):
+def build(unet, kind, genotype, **values):
     """Return a network with open gates, and alpha and beta at which all edges learn."""
-    net = IACUNet(unet, settings)
+    net = IACUNet(unet, min_channels=8, **values)
     generator = torch.Generator().manual_seed(0)
     nn.init.normal_(net.alpha, generator=generator)
     nn.init.normal_(net.beta, std=0.1, generator=generator)  # so small that no edge is at the cap
@@ -44,7 +43,7 @@ def build(unet, settings, kind, genotype):
     if kind == "discrete":
         net.discretise(genotype)
     load_ticket(net, draw_ticket(net, 0))
-    if settings.residual == "zero":
+    if net.residual == "zero":
         for implant in net.implants:
             nn.init.constant_(implant.gate, 0.5)
     return net
@@ -72,9 +71,8 @@ def test_half_precision_gives_the_loss_and_the_gradients_of_single_precision(
 ):
     if not halves(dtype):
         pytest.skip(f"this CPU has no convolution in {dtype}")
-    settings = Settings(min_channels=8, **keywords)
     unet = tiny_unet(dimension, norm=norm, deep_supervision=True)
-    net = build(unet, settings, kind, random_genotype(0))
+    net = build(unet, kind, random_genotype(0), **keywords)
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 2, *(16, 16, 8)[:dimension], generator=generator)
     target = torch.randint(0, 3, (2, *x.shape[2:]), generator=generator)

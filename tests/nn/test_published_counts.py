@@ -9,9 +9,8 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.attention_gate import AttentionGate
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.residual_attention import ResidualAttention
+from nnunet_iac.nn.skip_modules import AttentionGate, ResidualAttention
 from nnunet_iac.nn.skip_unet import SkipUNet
 
 FILTERS = (32, 64, 128, 256, 512)

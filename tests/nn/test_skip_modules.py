@@ -7,15 +7,18 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from nnunet_iac.nn.attention_gate import AttentionGate
-from nnunet_iac.nn.cell import CellShape, DiscreteCell, ZeroGated
-from nnunet_iac.nn.cell_parameters import cell_parameters, mean_parameters
+from nnunet_iac.nn.cell import CellShape, DiscreteCell, ReZero
+from nnunet_iac.nn.cell_cost import cell_parameters, mean_parameters
 from nnunet_iac.nn.convolution_block import ConvolutionBlock, block_parameters, equal_widths
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.residual_attention import ResidualAttention
-from nnunet_iac.nn.skip_modules import SKIP_MODULES, build_skip_module, require_skip_module
+from nnunet_iac.nn.skip_modules import (
+    SKIP_MODULES,
+    AttentionGate,
+    ResidualAttention,
+    build_skip_module,
+    require_skip_module,
+)
 from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import INTERMEDIATE_NODES, OPERATIONS, Edge
 
 CHANNELS = 8
@@ -60,7 +63,7 @@ def build(request):
 
     def make(name, dimension, norm="Instance"):
         module = MODULES[name](make_layers(dimension, norm))
-        module = (ZeroGated(module) if request.param else module).double()
+        module = (ReZero(module) if request.param else module).double()
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.5)
         return module
@@ -121,7 +124,7 @@ def test_a_state_dict_carries_the_whole_module(build, name, dimension):
 @dimensions
 def test_behind_a_closed_gate_a_module_changes_nothing(name, dimension):
     skip, up = images(SIZES[dimension][0])
-    gated = ZeroGated(MODULES[name](make_layers(dimension))).double()
+    gated = ReZero(MODULES[name](make_layers(dimension))).double()
     assert torch.equal(gated(skip, up), skip)
 
 
@@ -271,7 +274,7 @@ def test_a_blocks_parameters_are_counted_without_building_it(channels, first, se
 @pytest.mark.parametrize("cell", ["mean", *OPERATIONS])
 def test_a_block_has_as_many_parameters_as_a_cell_within_one_percent(dimension, channels, cell):
     layers = make_layers(dimension)
-    shape = CellShape.of_level(channels, Settings())
+    shape = CellShape.of_level(channels)
     if cell == "mean":
         wanted = mean_parameters(shape, layers)
     else:

@@ -10,11 +10,10 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_iac.nn.skip_module_unet import retrofitted
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_encoder import ENCODERS, encoder_strides
-from nnunet_iac.search.settings import Settings
 
 CLASS_NAME = "nnunet_iac.nn.skip_unet.SkipUNet"
 UNETS = "dynamic_network_architectures.architectures.unet"
@@ -29,7 +28,7 @@ unets = pytest.mark.parametrize("unet", ["PlainConvUNet", "ResidualEncoderUNet"]
 backbones = pytest.mark.parametrize("backbone", ["PlainConvUNet", "ResidualEncoderUNet", *ENCODERS])
 ways = pytest.mark.parametrize(
     "way",
-    [*({"skip": skip} for skip in SKIP_MODULES), {"genotype": "conv"}],
+    [*({"implant": skip} for skip in SKIP_MODULES), {"implant": "convolution"}],
     ids=[*SKIP_MODULES, "conv"],
 )
 
@@ -99,14 +98,13 @@ def kwargs_of(skip, backbone):
     }
 
 
-def retrofit(way, backbone, channels=1):
+def planned_with(way, backbone, channels=1):
     """Return a stock network with something else than the cell in its skips."""
     kwargs = kwargs_of("attention", backbone)
     unet = kwargs.pop("unet")
     del kwargs["skip"]
-    return retrofitted(
-        planned(kwargs, channels, class_name=unet), Settings(**{"residual": "none", **way})
-    )
+    network = planned(kwargs, channels, class_name=unet)
+    return retrofit(network, **{"residual": "none", **way})
 
 
 def assert_nnunets_outputs(net, backbone, channels):
@@ -234,14 +232,14 @@ def test_a_state_dict_behind_a_published_encoder_loads_strictly(skip, encoder):
 @backbones
 def test_a_retrofit_of_every_backbone_has_outputs_as_large_as_nnunets_targets(way, backbone):
     with torch.device("meta"):
-        net = retrofit(way, backbone, channels=3)
+        net = planned_with(way, backbone, channels=3)
     assert_nnunets_outputs(net, backbone, channels=3)
 
 
 @ways
 @pytest.mark.parametrize("backbone", ["ResidualEncoderUNet", "mobilenetv3_large"])
 def test_a_retrofit_has_gradients_everywhere_but_in_its_frozen_backbone(way, backbone):
-    net = retrofit(way, backbone).train()
+    net = planned_with(way, backbone).train()
     net.decoder.deep_supervision = True
     backpropagated(net)
     frozen = dict(net.named_parameters()).keys() - {

@@ -4,12 +4,11 @@ from torch import nn
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
-from nnunet_iac.search.settings import Settings
 
 
 @pytest.fixture(params=[2, 3], ids=["2d", "3d"])
 def network(request, tiny_unet):
-    return IACUNet(tiny_unet(request.param), Settings(min_channels=8, residual="none"))
+    return IACUNet(tiny_unet(request.param), min_channels=8, residual="none")
 
 
 def test_the_search_cells_start_from_the_corner_of_the_tickets_tensors(network):
@@ -86,7 +85,7 @@ def test_a_ticket_does_not_share_memory_with_the_cells(network):
 
 
 def test_a_ticket_of_gated_cells_holds_closed_gates(tiny_unet):
-    network = IACUNet(tiny_unet(), Settings(residual="zero", min_channels=8))
+    network = IACUNet(tiny_unet(), residual="zero", min_channels=8)
     nn.init.ones_(network.implants[0].gate)
     ticket = draw_ticket(network, 0)
     load_ticket(network, ticket)

@@ -27,7 +27,6 @@ from nnunet_iac.nn.timm_encoder import (
     padded_patch_size,
 )
 from nnunet_iac.nn.timm_unet import TimmUNet, arch_kwargs_of, architecture_of
-from nnunet_iac.search.settings import Settings
 
 encoders = pytest.mark.parametrize("encoder", ENCODERS)
 
@@ -221,7 +220,7 @@ def test_surgery_with_the_identity_is_bit_equal_to_the_stock_net(encoder):
     expected = net(image())
     implanted = ImplantedUNet(net, [SkipOnly() for _ in range(5)]).eval()
     assert torch.equal(implanted(image()), expected)
-    retrofitted = IACUNet(deepcopy(net), Settings(residual="none"))
+    retrofitted = IACUNet(deepcopy(net), residual="none")
     assert len(retrofitted.implants) == 5
     assert not torch.equal(retrofitted(image()), expected)
     retrofitted.implants = nn.ModuleList(SkipOnly() for _ in skip_channels(net))

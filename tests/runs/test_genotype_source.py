@@ -25,14 +25,14 @@ def test_a_genotype_is_found_in_its_file_its_fold_and_its_record(tmp_path, genot
 
 
 def test_a_genotype_is_found_in_the_weights_of_a_network(tmp_path, tiny_unet, genotype):
-    network = IACUNet(tiny_unet(), Settings())
+    network = IACUNet(tiny_unet())
     network.discretise(genotype)
     path = _checkpoint(tmp_path / "checkpoint_final.pth", network.state_dict())
     assert find_genotype(path) == genotype
 
 
 def test_a_network_that_is_still_searching_has_no_genotype(tmp_path, tiny_unet):
-    network = IACUNet(tiny_unet(), Settings())
+    network = IACUNet(tiny_unet())
     path = _checkpoint(tmp_path / "checkpoint_latest.pth", network.state_dict())
     with pytest.raises(ValueError, match=r"checkpoint_latest\.pth is still searching"):
         find_genotype(path)

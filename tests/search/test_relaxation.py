@@ -21,10 +21,6 @@ betas = hnp.arrays(np.float64, SHAPE[0], elements=st.floats(-4, 4)).map(torch.fr
 transforms = st.sampled_from(["tanh", "tan"])
 
 
-def capped(weights):
-    return capped_softmax(torch.log(weights))
-
-
 @st.composite
 def masks(draw):
     active = torch.from_numpy(draw(hnp.arrays(bool, SHAPE)))
@@ -88,37 +84,42 @@ def test_psi_starts_uniform():
     assert psi.tolist() == pytest.approx(expected)
 
 
-def test_capping_halves_the_largest_and_scales_the_others():
+def cap(weights):
+    """Return what the capped softmax makes of these weights, which sum to one."""
+    return capped_softmax(weights.log())
+
+
+def test_cap_halves_the_largest_and_scales_the_others():
     # 0.5 / (0.3 + 0.1) = 1.25
-    result = capped(torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64))
-    assert result.tolist() == pytest.approx([0.5, 0.375, 0.125])
-    assert result[0] == 0.5
+    capped = cap(torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64))
+    assert capped.tolist() == pytest.approx([0.5, 0.375, 0.125])
+    assert capped[0] == 0.5
 
 
-def test_capping_leaves_weights_below_one_half_alone():
+def test_cap_leaves_weights_below_one_half_alone():
     weights = torch.tensor([0.2, 0.45, 0.35], dtype=torch.float64)
-    torch.testing.assert_close(capped(weights), weights)
+    torch.testing.assert_close(cap(weights), weights)
 
 
 @pytest.mark.parametrize("excess", [1e-3, 1e-6, -1e-6, -1e-3])
-def test_capping_is_continuous_at_one_half(excess):
+def test_cap_is_continuous_at_one_half(excess):
     at_half = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     near = at_half + excess * torch.tensor([1, -0.5, -0.5], dtype=torch.float64)
-    assert (capped(near) - capped(at_half)).abs().max() <= 1.001 * abs(excess)
+    assert (cap(near) - cap(at_half)).abs().max() <= 1.001 * abs(excess)
 
 
 @given(distributions())
-def test_capping_keeps_the_order(weights):
-    result = capped(weights)
-    by_weight = result[torch.argsort(weights)]
+def test_cap_keeps_the_order(weights):
+    capped = cap(weights)
+    by_weight = capped[torch.argsort(weights)]
     assert (by_weight.diff() >= -1e-15).all()
 
 
 @given(distributions(least=3))
-def test_capping_scales_all_but_the_largest_alike(weights):
+def test_cap_scales_all_but_the_largest_alike(weights):
     largest = int(weights.argmax())
     others = torch.arange(len(weights)) != largest
-    ratios = capped(weights)[others] / weights[others]
+    ratios = cap(weights)[others] / weights[others]
     torch.testing.assert_close(ratios, ratios[:1].expand(len(ratios)), rtol=1e-9, atol=0)
 
 

@@ -26,7 +26,7 @@ from nnunet_iac.host.onnx_export import (
     parity,
     predictor_of,
 )
-from nnunet_iac.nn.simplification import simplified
+from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
@@ -172,7 +172,9 @@ def test_an_operation_that_onnx_does_not_know_leaves_nothing_to_stand_in_the_way
     target = tmp_path / "exports" / "exported"
     words = ["export", str(fold), "-o", str(target), "--onnx", "--cases", "1"]
     with monkeypatch.context() as patch:
-        patch.setattr(onnx_export, "simplified", lambda network: nn.Sequential(Unknown(), network))
+        patch.setattr(
+            onnx_export, "fold_for_inference", lambda network: nn.Sequential(Unknown(), network)
+        )
         assert main(words) == 2
     assert "every operation of the network must be one that" in capsys.readouterr().err
     assert not list(target.parent.iterdir())
@@ -189,11 +191,11 @@ def test_an_onnx_file_that_is_not_its_network_is_left_out_and_the_model_is_not(
     fold: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def changed(network: Any) -> nn.Module:
-        network = simplified(network)
+        network = fold_for_inference(network)
         network.decoder.seg_layers[-1].bias.data += torch.tensor([0.0, 5.0, 0.0])
         return network
 
-    monkeypatch.setattr(onnx_export, "simplified", changed)
+    monkeypatch.setattr(onnx_export, "fold_for_inference", changed)
     target = tmp_path / "exports" / "exported"
     assert main(["export", str(fold), "-o", str(target), "--onnx", "--cases", "2"]) == 1
     said = capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from interruption import run_until
 
 from nnunet_iac.nn.memory import StepMemory, step_memory
-from nnunet_iac.nn.skip_module_unet import retrofitted
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import memory
 from nnunet_iac.training.memory import fitted
@@ -118,33 +118,39 @@ def test_a_container_that_is_full_has_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def network(tiny_unet):
-    return retrofitted(tiny_unet(), Settings(min_channels=16))
+    return retrofit(tiny_unet())
 
 
 def fit(network, tiny_unet, free, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: free)
     shape = (4, 2, 64, 64)
-    return fitted(network, shape, CPU, lambda settings: retrofitted(tiny_unet(), settings))
+    return fitted(
+        network,
+        shape,
+        CPU,
+        Settings(),
+        lambda settings: retrofit(tiny_unet(), **settings.network_arguments()),
+    )
 
 
 def test_what_fits_is_left_as_it_is(network, tiny_unet, monkeypatch):
     assert "free" in fit(network, tiny_unet, 10**12, monkeypatch)
-    assert not network.recomputes
+    assert not network.activation_checkpointing
     assert "about" in fit(network, tiny_unet, None, monkeypatch)
 
 
 def test_what_fits_only_so_recomputes_its_cells(network, tiny_unet, monkeypatch):
     needed = step_memory(network, (4, 2, 64, 64))
     assert "since it would not fit" in fit(network, tiny_unet, needed.kept - 1, monkeypatch)
-    assert network.recomputes
-    again = fit(network, tiny_unet, needed.recomputed, monkeypatch)
+    assert network.activation_checkpointing
+    again = fit(network, tiny_unet, needed.checkpointed, monkeypatch)
     assert "as the settings ask" in again
 
 
 def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, monkeypatch):
     needed = step_memory(network, (4, 2, 64, 64))
     with pytest.raises(RuntimeError, match=r"must fit .* --set channel_ratio=0.125 min_channels=4"):
-        fit(network, tiny_unet, needed.recomputed - 1, monkeypatch)
+        fit(network, tiny_unet, needed.checkpointed - 1, monkeypatch)
     with pytest.raises(RuntimeError, match="plans with a smaller batch or patch"):
         fit(network, tiny_unet, 1, monkeypatch)
 
@@ -154,7 +160,7 @@ def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, 
 
 def needs(trainer: Any) -> StepMemory:
     """Return what a training step of a search needs."""
-    network = retrofitted(trainer.stock_network(), trainer.settings)
+    network = retrofit(trainer.stock_network(), **trainer.settings.network_arguments())
     patch = trainer.configuration_manager.patch_size
     return step_memory(network, (trainer.batch_size, trainer.num_input_channels, *patch))
 
@@ -169,8 +175,8 @@ def test_a_run_that_cannot_fit_is_refused_and_an_earlier_one_stays_as_it_was(
     (fold / "checkpoint_final.pth").write_text("of an earlier run")
     before = {path: path.read_bytes() for path in fold.rglob("*")}
     monkeypatch.setattr(memory, "GIGABYTE", 1.0)  # The tests' networks are far smaller.
-    monkeypatch.setattr(memory, "free_memory", lambda device: needed.recomputed - 1)
-    told = f"needs about {needed.recomputed}.0 GB, .* and {needed.recomputed - 1}.0 GB are free"
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed.checkpointed - 1)
+    told = f"needs about {needed.checkpointed}.0 GB, .* and {needed.checkpointed - 1}.0 GB are free"
     with pytest.raises(RuntimeError, match=told):
         trainer.run_training()
     (fold / "iac.lock").unlink()
@@ -186,14 +192,14 @@ def test_a_run_that_fits_only_with_recomputed_cells_runs_with_them_and_says_so(
 ) -> None:
     trainer = make_trainer(LTH)
     trainer.initialize()
-    assert not trainer.unet.recomputes
+    assert not trainer.unet.activation_checkpointing
     needed = needs(trainer)
     monkeypatch.setattr(memory, "GIGABYTE", 1.0)
     monkeypatch.setattr(memory, "free_memory", lambda device: needed.kept - 1)
     run_until(trainer, 1)
-    assert trainer.unet.recomputes
+    assert trainer.unet.activation_checkpointing
     told = (
-        f"needs about {needed.recomputed}.0 GB of {needed.kept - 1}.0 GB free with its cells' "
+        f"needs about {needed.checkpointed}.0 GB of {needed.kept - 1}.0 GB free with its cells' "
         "activations recomputed, since it would not fit otherwise"
     )
     assert told in Path(trainer.log_file).read_text()

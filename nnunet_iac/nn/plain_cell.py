@@ -1,4 +1,4 @@
-"""The search cell written edge by edge: the oracle of the fused one, and what it is timed against.
+"""The search cell written edge by edge: the reference for `search_cell`, and its baseline in time.
 
 Both hold the same modules under the same names.
 """
@@ -7,17 +7,26 @@ from functools import reduce
 from operator import add
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from nnunet_iac.nn.cell import Cell
+from nnunet_iac.nn.cell import Image, Node
 from nnunet_iac.nn.search_cell import SearchCell
-from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS
+from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
 
 
 class PlainSearchCell(SearchCell):
     """v_j = sum_i Psi_ij f_ij(v_i); f mixes the operations on the first C/K channels."""
 
-    def forward(self, skip, up, phi, psi):
-        nodes = [project(x) for project, x in zip(self.projections, (skip, up), strict=True)]
+    def forward(
+        self,
+        skip: Image,
+        up: Image,
+        phi: Float[Tensor, "edges operations"],
+        psi: Float[Tensor, " edges"],
+    ) -> Image:
+        """Return the skip tensor's replacement."""
+        nodes = self.inputs(skip, up)
         for node in INTERMEDIATE_NODES:
             terms = (
                 psi[index] * self._mixed_edge(edge, nodes[edge.source], phi[index])
@@ -25,11 +34,10 @@ class PlainSearchCell(SearchCell):
                 if edge.target == node
             )
             nodes.append(reduce(add, terms))
-        return Cell.joined(self, nodes)
+        return self.joined(nodes)
 
-    def _mixed_edge(self, edge, x, phi):
-        width = self.shape.channels // self.shape.partial_channels
-        first, rest = x[:, :width], x[:, width:]
+    def _mixed_edge(self, edge: Edge, x: Node, phi: Float[Tensor, " operations"]) -> Node:
+        first, rest = x[:, : self.width], x[:, self.width :]
         terms = (
             phi[OPERATIONS.index(name)] * operation(first)
             for name, operation in self.operations(edge).items()
@@ -38,7 +46,7 @@ class PlainSearchCell(SearchCell):
         return channel_shuffle(mixed, self.shape.partial_channels)
 
 
-def channel_shuffle(x, groups):
+def channel_shuffle(x: Node, groups: int) -> Node:
     """Return `x` with its channels interleaved over `groups` (ShuffleNet, Zhang et al. 2018)."""
     batch, channels, *spatial = x.shape
     grouped = x.view(batch, groups, channels // groups, *spatial)

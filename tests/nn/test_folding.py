@@ -8,22 +8,21 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nnunet_iac.host.onnx_export import INPUT, export_onnx
-from nnunet_iac.nn.cell import ZeroGated
+from nnunet_iac.nn.cell import ReZero
 from nnunet_iac.nn.decoder_norms import TunedNorm
-from nnunet_iac.nn.simplification import simplified
-from nnunet_iac.nn.skip_module_unet import retrofitted
+from nnunet_iac.nn.folding import fold_for_inference
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.settings import Settings
 
 EVERY_OPERATION = Genotype.from_codes([0, 1, 2, -1, 3, -1, 4, -1, 5, 6, -1, -1, -1, 0])
 WAYS = {
     "cell": {},
     "cell, tuned norms": {"decoder_norms": "tuned"},
     "cell, batch norms": {"norm": "batch"},
-    "convolution": {"genotype": "conv"},
-    "attention": {"skip": "attention"},
-    "nested": {"skip": "nested"},
-    "residual attention": {"skip": "residual-attention"},
+    "convolution": {"implant": "convolution"},
+    "attention": {"implant": "attention"},
+    "nested": {"implant": "nested"},
+    "residual attention": {"implant": "residual-attention"},
 }
 
 
@@ -36,9 +35,8 @@ def _seed():
 
 def trained(unet, **values):
     """Return a retrofit whose every parameter and statistic is off its start."""
-    network = retrofitted(unet, Settings(min_channels=8, **values))
-    if network.settings.implant == "cell":
-        network.discretise(EVERY_OPERATION)
+    genotype = EVERY_OPERATION if "implant" not in values else None
+    network = retrofit(unet, genotype, min_channels=8, **values)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -54,21 +52,19 @@ def trained(unet, **values):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("norm", ["Instance", "Batch"])
 @torch.no_grad()
-def test_the_simplified_network_gives_the_same_logits_and_leaves_the_other_alone(
-    tiny_unet, way, norm
-):
+def test_the_folded_network_gives_the_same_logits_and_leaves_the_other_alone(tiny_unet, way, norm):
     network = trained(tiny_unet(2, norm=norm), **WAYS[way])
     x = torch.randn(1, 2, 16, 8, generator=torch.Generator().manual_seed(1))
     before = network(x)
-    small = simplified(network)
+    small = fold_for_inference(network)
     assert torch.allclose(small(x), before, atol=1e-4)
     assert torch.equal(network(x), before)
 
 
 def test_gates_norms_and_hooks_are_gone(tiny_unet):
     settings = {"decoder_norms": "tuned", "norm": "batch"}
-    small = simplified(trained(tiny_unet(2, norm="Batch"), **settings))
-    assert not any(isinstance(m, ZeroGated) for m in small.modules())
+    small = fold_for_inference(trained(tiny_unet(2, norm="Batch"), **settings))
+    assert not any(isinstance(m, ReZero) for m in small.modules())
     hooks = [hook for m in small.modules() for hook in m._forward_hooks.values()]
     assert not any(isinstance(hook, TunedNorm) for hook in hooks)
     run = [m for m in small.implants.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -139,7 +135,7 @@ def test_a_tuned_norm_of_a_batch_norm_without_scale_and_shift_is_kept():
     norm.register_forward_hook(tuned)
     layers = nn.Sequential(nn.Conv2d(2, 6, 3), norm).eval()
     x = torch.randn(1, 2, 8, 8)
-    assert torch.allclose(simplified(layers)(x), layers(x), atol=1e-5)
+    assert torch.allclose(fold_for_inference(layers)(x), layers(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [4, 6])
@@ -148,4 +144,4 @@ def test_a_batch_norm_behind_a_transposed_convolution_is_kept(channels):
     upsampling = nn.ConvTranspose2d(4, channels, 2, 2)
     layers = nn.Sequential(upsampling, unsettled(nn.BatchNorm2d(channels))).eval()
     x = torch.randn(1, 4, 8, 8)
-    assert torch.allclose(simplified(layers)(x), layers(x), atol=1e-5)
+    assert torch.allclose(fold_for_inference(layers)(x), layers(x), atol=1e-5)

@@ -1,4 +1,4 @@
-"""The same network with fewer layers, for inference: exact but for the rounding of floats."""
+"""Folds a network for inference: fewer layers, the same function up to the rounding of floats."""
 
 import copy
 from typing import Any
@@ -9,13 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from nnunet_iac.nn.cell import Cell, Image, ZeroGated
+from nnunet_iac.nn.cell import Cell, Image, ReZero
 from nnunet_iac.nn.convolution_block import ConvolutionBlock
 from nnunet_iac.nn.decoder_norms import TunedNorm
 
 
 class Added(nn.Module):
-    """skip + module(skip, up): a gated module once its gate is in its weights."""
+    """skip + module(skip, up): a gated module after its gate was multiplied into its weights."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -27,19 +27,19 @@ class Added(nn.Module):
 
 
 @torch.no_grad()
-def simplified(network: nn.Module) -> nn.Module:
-    """Return a copy for inference in which what is linear and fixed has been multiplied out.
+def fold_for_inference(network: nn.Module) -> nn.Module:
+    """Return a copy for inference in which consecutive linear operations are one.
 
     - A gate is multiplied into the last convolution of its cell or convolution block.
     - The tuned scale and shift of a norm become part of its own.
     - A batch norm behind a convolution becomes part of it; instance norms depend on the image.
-      One that is hooked, or behind a transposed convolution, stays.
+      A batch norm with a hook, or behind a transposed convolution, stays.
     """
     result = copy.deepcopy(network).eval()
     _fold_tuned_norms(result)
     for parent in result.modules():
         for name, child in parent.named_children():
-            if isinstance(child, ZeroGated) and (last := _last_convolution(child.cell)) is not None:
+            if isinstance(child, ReZero) and (last := _last_convolution(child.cell)) is not None:
                 last.weight.mul_(child.gate)
                 last.bias.mul_(child.gate)
                 setattr(parent, name, Added(child.cell))

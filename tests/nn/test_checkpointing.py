@@ -1,12 +1,12 @@
 import torch
 from torch import nn
 
-from nnunet_iac.nn.recomputation import recomputed
+from nnunet_iac.nn.retrofitted_unet import checkpointed
 
 
-def test_recomputing_updates_running_statistics_once_and_gives_the_same_gradients():
+def test_checkpointing_updates_running_statistics_once_and_gives_the_same_gradients():
     results = []
-    for call in (lambda module, x: module(x), recomputed):
+    for call in (lambda module, x: module(x), checkpointed):
         torch.manual_seed(0)
         module = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU())
         x = torch.randn(4, 2, 5, 5, requires_grad=True)

@@ -1,15 +1,12 @@
-"""Scores by removal: of a trained supernet, and of one at its initial weights."""
+"""Genotypes from initial weights, scored by removal of operations and edges."""
 
 import pytest
 import torch
 from torch import nn
 
 from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.perturbation import losses_without
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.nn.zero_cost import _codes, naswot, zero_cost_genotype
-from nnunet_iac.search.pruning import full_mask
-from nnunet_iac.search.settings import Settings
 
 
 def image(dimension=2, count=3):
@@ -22,41 +19,11 @@ def supernet(tiny_unet):
     """Return a builder of supernets at the weights of a ticket."""
 
     def build(dimension=2, residual="none"):
-        network = IACUNet(tiny_unet(dimension), Settings(min_channels=8, residual=residual))
+        network = IACUNet(tiny_unet(dimension), min_channels=8, residual=residual)
         load_ticket(network, draw_ticket(network, 0))
         return network
 
     return build
-
-
-def test_a_loss_without_an_operation_is_that_of_its_weight_at_zero(supernet):
-    network, x = supernet(), image()
-    edges = torch.zeros(14, dtype=torch.bool)
-    edges[[0, 5]] = True
-
-    def loss():
-        return network(x)[0].square().mean().item()
-
-    before = loss()
-    found = losses_without(network, loss, edges)
-    assert found.isfinite().nonzero()[:, 0].unique().tolist() == [0, 5]
-    assert found[0].isfinite().all()
-    phi, psi = network.mixing()
-    phi = phi.clone()
-    phi[5, 3] = 0
-    assert phi[5].sum() < 1  # Nothing is renormalised.
-    with network.mixed_by(phi, psi):
-        assert found[5, 3] == loss()
-    assert loss() == before
-
-
-def test_pruned_operations_are_not_removed_again(supernet):
-    network = supernet()
-    active = full_mask()
-    active[1, 2:] = False
-    network.prune(active)
-    found = losses_without(network, lambda: network(image())[0].sum().item(), active.any(dim=1))
-    assert torch.equal(found.isfinite(), active)
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
@@ -103,7 +70,7 @@ def test_naswot_is_the_log_determinant_of_agreements():
     assert naswot([codes[[0, 0]]]) == float("-inf")
 
 
-def test_only_the_decoders_stages_are_listened_to(supernet):
+def test_only_the_decoders_stages_are_scored(supernet):
     network = supernet()
     with _codes(network) as codes:
         network(image())
