@@ -5,7 +5,6 @@
 Needs the plans nnUNetPlans and nnUNetResEncUNetMPlans of the data set 4.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from nnunet_iac.benchmark.step import fused_step

@@ -50,7 +50,7 @@ def main() -> None:
             "backbone": BACKBONE,
             "backbone_hash": first.backbone.before,
             "settings": {name: WAYS[name].settings for name in WAYS},
-            "iterations_per_epoch": first.settings.iterations_per_epoch,
+            "iterations_per_epoch": first.settings.schedule.iterations_per_epoch,
             "reference": {
                 "dice": first.reference.dice,
                 **vars(first.cost.networks["backbone"]),
@@ -63,7 +63,7 @@ def main() -> None:
 def require_frozen(runs: list[Run]) -> None:
     """Check that all runs began with the same tensors and learned from as many batches."""
     assert len({run.backbone.before for run in runs}) == 1
-    assert len({run.epochs * run.settings.iterations_per_epoch for run in runs}) == 1
+    assert len({run.epochs * run.settings.schedule.iterations_per_epoch for run in runs}) == 1
     for run in runs:
         kept = run.backbone.unchanged
         if run.method == "continued decoder":

@@ -83,9 +83,9 @@ WAYS = {
     "nested": Way(DISCRETE, {"skip": "nested"}),
     "residual": Way(DISCRETE, {"skip": "residual-attention"}),
     "continued": Way(CONTINUE, {"finetune_lr": 1e-3}),
-    "decoder": Way(CONTINUE, {"finetune_lr": 1e-3, "trained_on": "decoder"}),
+    "decoder": Way(CONTINUE, {"finetune_lr": 1e-3, "trainable_part": "decoder"}),
     "continued_fast": Way(CONTINUE, {}),
-    "decoder_fast": Way(CONTINUE, {"trained_on": "decoder"}),
+    "decoder_fast": Way(CONTINUE, {"trainable_part": "decoder"}),
 }
 """The backbone goes on at the learning rate of its own training, and at that of the cells."""
 

@@ -13,7 +13,6 @@ from nnunet_iac.benchmark.timing import synchronise, timed
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
-from nnunet_iac.search.settings import PRESET_VALUES, Settings
 from nnunet_iac.training.methods import IAC, IAC_LTH, Method
 from nnunet_iac.training.optimisation import architecture_optimiser, search_optimiser
 from nnunet_iac.training.phases import Phase, Phases
@@ -38,14 +37,10 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
     }
     for method, preset in presets.values():
         if method.prunes:
-            _of_preset(workload.settings, preset).require_prunable()
+            workload.settings.replace(preset=preset).require_prunable()
     searches = {}
     for name, (method, preset) in presets.items():
-        settings = dataclasses.replace(
-            _of_preset(workload.settings, preset),
-            iterations_per_epoch=batches,
-            pruning_score="importance",
-        )
+        settings = workload.settings.replace(preset=preset, iterations_per_epoch=batches)
         searches[name] = _search(
             dataclasses.replace(workload, settings=settings), method, batches, validation_batches
         )
@@ -63,10 +58,6 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
         "validation_batches_per_epoch": validation_batches,
         "searches": searches,
     }
-
-
-def _of_preset(settings: Settings, preset: Any) -> Settings:
-    return dataclasses.replace(settings, preset=preset, **PRESET_VALUES.get(preset, {}))
 
 
 def _search(

@@ -65,17 +65,19 @@ def estimate(settings: Settings, seconds: dict[str, float]) -> dict[str, float]:
     A search on a fixed schedule is reckoned with steps interpolated over the operations left; one
     that may wait, with all operations up to its limit, which is the most it can take.
     """
-    iterations = settings.iterations_per_epoch / 3600
+    iterations = settings.schedule.iterations_per_epoch / 3600
     slope = (seconds["fused"] - seconds["fused_1"]) / (len(OPERATIONS) - 1)
     left = range(len(OPERATIONS), 1, -1)
     pruned = sum(seconds["fused_1"] + slope * (count - 1) for count in left)
-    pruning = settings.stability.checks * pruned
+    pruning = settings.stability.patience * pruned
     if settings.can_wait:
-        pruning = (settings.search_epochs - settings.warmup_epochs) * seconds["fused"]
+        pruning = (settings.schedule.search_epochs - settings.schedule.warmup_epochs) * seconds[
+            "fused"
+        ]
     return {
-        "iac_search_h": settings.search_epochs * seconds["fused"] * iterations,
-        "lth_search_h": (settings.warmup_epochs * seconds["fused"] + pruning) * iterations,
-        "finetune_h": settings.finetune_epochs * seconds["finetune"] * iterations,
+        "iac_search_h": settings.schedule.search_epochs * seconds["fused"] * iterations,
+        "lth_search_h": (settings.schedule.warmup_epochs * seconds["fused"] + pruning) * iterations,
+        "finetune_h": settings.schedule.finetune_epochs * seconds["finetune"] * iterations,
     }
 
 
@@ -116,7 +118,7 @@ def finetune_step(workload: Workload) -> Step:
         torch.zeros(len(EDGES), len(OPERATIONS)),
         torch.zeros(len(EDGES)),
         random_mask(1),
-        workload.settings,
+        workload.settings.cell,
     )
     network.discretise(genotype)
     optimizer, _ = finetune_optimiser(network.weights(), workload.settings, 0)

@@ -16,7 +16,8 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, require_identifier
 from nnunet_iac.search.genotype import UNDECIDED
-from nnunet_iac.search.settings import STRUCTURAL, Settings
+from nnunet_iac.search.setting_parts import STRUCTURAL
+from nnunet_iac.search.settings import Settings
 
 TRAINER = "nnUNetTrainer"
 NETWORK = "nnunet_iac.nn.planned_retrofit.planned_retrofit"

@@ -201,7 +201,9 @@ class Workload:
 
     def retrofit(self) -> IACUNet:
         """Return a new retrofit with search cells of the settings' sizes."""
-        network = retrofit(self.unet(), **{**self.settings.network_arguments(), "implant": "cell"})
+        network = retrofit(
+            self.unet(), **{**self.settings.cell.network_arguments(), "implant": "cell"}
+        )
         assert isinstance(network, IACUNet)
         return network
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nnunet_iac.search.cost import NAMES, CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import CellConfig
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,

@@ -9,7 +9,7 @@ from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.pruning import best_operations, last_largest
 from nnunet_iac.search.relaxation import edge_weights
-from nnunet_iac.search.settings import CellConfig
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,

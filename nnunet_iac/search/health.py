@@ -10,7 +10,7 @@ from torch import Tensor
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Observation
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import CellConfig
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import EDGES, OPERATIONS, PARAMETER_FREE, Edge
 
 DEAD_WEIGHT = 1e-3

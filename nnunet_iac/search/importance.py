@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
-from nnunet_iac.search.settings import CellConfig
+from nnunet_iac.search.setting_parts import CellConfig
 
 EPSILON = 1e-12
 """The epsilon of Algorithm 1 that keeps a quotient of importances defined."""

@@ -123,22 +123,23 @@ class CheckedPart:
     """
 
     def __post_init__(self) -> None:
-        for name, annotation in field_types(type(self)).items():
+        part: Any = type(self)
+        for name, annotation in field_types(part).items():
             value = converted(name, getattr(self, name), annotation)
-            constraint = _constraints(type(self)).get(name)
+            constraint = _constraints(part).get(name)
             if constraint is not None and value is not None and not constraint.holds(value):
                 raise ValueError(f"setting {name!r} must be {constraint.allowed}; got {value!r}")
             object.__setattr__(self, name, value)
 
 
 @functools.cache
-def field_types(part: type) -> dict[str, Any]:
+def field_types(part: Any) -> dict[str, Any]:
     """Return the type of every field of a part."""
     return typing.get_type_hints(part)
 
 
 @functools.cache
-def _constraints(part: type) -> dict[str, Constraint]:
+def _constraints(part: Any) -> dict[str, Constraint]:
     hints = typing.get_type_hints(part, include_extras=True)
     return {
         name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nnunet_iac.search.settings import TestName
+from nnunet_iac.search.setting_parts import TestName
 
 History = Float[Tensor, "checks edges operations"]
 Active = Bool[Tensor, "edges operations"]

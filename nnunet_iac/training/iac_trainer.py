@@ -142,7 +142,7 @@ class IACTrainer(RetrofitTrainer):
         )
         require_supported(unet)
         settings = settings_of(configuration_manager.configuration)
-        return retrofit(unet, **settings.network_arguments())
+        return retrofit(unet, **settings.cell.network_arguments())
 
     # -- before the first epoch ------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class IACTrainer(RetrofitTrainer):
         """
 
         def made(settings: Settings) -> RetrofittedUNet:
-            network = retrofit(self.stock_network(), **settings.network_arguments())
+            network = retrofit(self.stock_network(), **settings.cell.network_arguments())
             if isinstance(network, IACUNet) and genotype is not None:
                 network.discretise(genotype)
             return network

@@ -5,7 +5,8 @@ from pathlib import Path
 from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION
-from nnunet_iac.search.settings import STRUCTURAL, Settings
+from nnunet_iac.search.setting_parts import STRUCTURAL
+from nnunet_iac.search.settings import Settings
 
 
 def require_same_structure(fold_folder: Path, settings: Settings) -> None:

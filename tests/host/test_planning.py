@@ -62,7 +62,10 @@ def test_an_existing_identifier_with_other_content_is_not_overwritten(preprocess
         (("4", "2d", "nnUNetPlans", "My__Plans", {}), "'My__Plans'"),
         (("4", "2d", "nnUNetPlans", "nnUNetPlans", {}), "got 'nnUNetPlans', the name of their"),
         (("4", "3d", "nnUNetPlans", "Mine", {}), "one of 2d, 3d_fullres, .* got '3d'"),
-        (("4", "2d", "nnUNetPlans", "Mine", {"patiense": 1}), "'patiense'; did you mean 'patience'"),
+        (
+            ("4", "2d", "nnUNetPlans", "Mine", {"patiense": 1}),
+            "did you mean 'patience'",
+        ),
         (("4", "2d", "nnUNetPlans", "Mine", {"patience": 0}), "'patience' must be >= 1; got 0"),
         (("7", "2d", "nnUNetPlans", "Mine", {}), "got '7'"),
         (("Hippocampus", "2d", "nnUNetPlans", "Mine", {}), "got 'Hippocampus'"),

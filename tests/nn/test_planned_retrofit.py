@@ -116,7 +116,7 @@ def test_a_misspelt_value_is_refused(tiny_unet):
 
 @pytest.mark.parametrize("values", [{}, {"skip": "nested"}, {"genotype": "conv"}], ids=str)
 def test_the_defaults_are_those_of_the_settings(tiny_unet, values):
-    arguments = Settings(**values).network_arguments()
+    arguments = Settings(**values).cell.network_arguments()
     networks = [
         retrofit(tiny_unet(), **chosen) for chosen in (arguments, {"implant": arguments["implant"]})
     ]

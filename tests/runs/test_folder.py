@@ -19,7 +19,7 @@ from nnunet_iac.runs.records import (
 )
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import Settings, keys
 from nnunet_iac.search.space import Edge
 
 
@@ -74,8 +74,8 @@ def test_settings_are_written_with_every_preset_filled_in(folder):
     folder.write_settings(settings)
     assert folder.read_settings() == settings
     written = json.loads(folder.settings_file.read_text())
-    assert set(written) == {field.name for field in dataclasses.fields(Settings)}
-    assert (written["theta"], written["kappa"]) == (0.5, 2.0)
+    assert set(written) == set(keys())
+    assert (written["stability_threshold"], written["threshold_growth"]) == (0.5, 2.0)
 
 
 def test_a_genotype_survives_the_round_trip(folder, random_genotype):

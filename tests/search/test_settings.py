@@ -5,15 +5,8 @@ import re
 
 import pytest
 
-from nnunet_iac.search.settings import (
-    REMOVED,
-    RENAMED,
-    STRUCTURAL,
-    Settings,
-    StabilityTest,
-    keys,
-    parse_assignment,
-)
+from nnunet_iac.search.setting_parts import STRUCTURAL, StabilityTest
+from nnunet_iac.search.settings import REMOVED, RENAMED, Settings, keys, parse_assignment
 
 DEFAULTS = {
     "preset": "literal",

@@ -29,7 +29,7 @@ def _start(
 ) -> tuple[Phases, IACUNet, list[str]]:
     log: list[str] = []
     chosen = Settings(**{**LITERAL, **settings})
-    network = retrofit(unet, **chosen.network_arguments())
+    network = retrofit(unet, **chosen.cell.network_arguments())
     phases = Phases(chosen, method, RunFolder(folder), log.append)
     record = BackboneRecord("checkpoint_final.pth", "nnUNetTrainer", 0, before="hash")
     phases.start(network, record, {"fold": 0}, genotype)
@@ -139,7 +139,7 @@ def test_a_search_restored_from_its_state_ends_as_the_unbroken_one(
         first.end_epoch(before, epoch, seconds=1.0, loss=0.5)
     second = Phases(first.settings, IAC_LTH, first.folder, lambda line: None)
     second.load_state_dict(first.state_dict())
-    after = retrofit(tiny_unet(2), **first.settings.network_arguments())
+    after = retrofit(tiny_unet(2), **first.settings.cell.network_arguments())
     after.load_state_dict(before.state_dict())
     _search(second, after, first=interrupted_after + 1)
     assert after.genotype == network.genotype
