@@ -8,8 +8,8 @@ from torch import nn
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.nn.skip_module_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
+from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.nn.surgery import located_unet
 from nnunet_iac.search.genotype import Genotype
 
