@@ -93,9 +93,9 @@ class SkipModuleUNet(RetrofittedUNet):
     until `match` is given another one; the widths travel in the weights' shapes.
 
     Args:
-        unet: the backbone; its modules are taken over, not copied.
+        unet: the backbone.
         kind: `attention`, `residual-attention` or `convolution`.
-        retrofit: what `RetrofittedUNet` takes.
+        retrofit: as `RetrofittedUNet` takes it.
     """
 
     def __init__(self, unet: nn.Module, kind: str, **retrofit: Any) -> None:
@@ -158,10 +158,6 @@ class NestedUNet(RetrofittedUNet):
 
     U-Net++ (Zhou et al. 2018) concatenates all nodes of a level; a frozen decoder has room for one
     tensor, and the last node has seen the others. The lowest skip has no dense node and stays.
-
-    Args:
-        unet: the backbone; its modules are taken over, not copied.
-        retrofit: what `RetrofittedUNet` takes.
     """
 
     def __init__(self, unet: nn.Module, **retrofit: Any) -> None:
