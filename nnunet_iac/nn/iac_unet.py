@@ -25,10 +25,10 @@ class IACUNet(RetrofittedUNet):
     cells where they differ, so one instance can load the checkpoints of folds with other cells.
 
     Args:
-        unet: the backbone; its modules are taken over, not copied.
-        edge_transform: t of the edge weights, `tanh` or `tan` (`edge_weights`).
+        unet: the backbone.
+        edge_transform: t of the edge weights, `tanh` or `tan`.
         tan_clamp: the largest |beta| that `tan` is applied to.
-        retrofit: what `RetrofittedUNet` takes.
+        retrofit: as `RetrofittedUNet` takes it.
     """
 
     alpha: nn.Parameter

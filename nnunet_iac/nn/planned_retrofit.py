@@ -8,8 +8,8 @@ from torch import nn
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.nn.skip_module_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
+from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.nn.surgery import located_unet
 from nnunet_iac.search.genotype import Genotype
 
@@ -22,27 +22,21 @@ def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in names, f"one of {', '.join(names)}"
 
 
-def _whole(value: Any) -> bool:
-    return type(value) is int and value >= 1
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) in (int, float) and low < value <= high
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
+_COUNT = (lambda value: type(value) is int and value >= 1, "an integer of at least 1")
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "channel_ratio": (lambda value: _number(value) and 0 < value <= 1, "a number in (0, 1]"),
-    "min_channels": (_whole, "an integer of at least 1"),
-    "partial_channels": (_whole, "an integer of at least 1"),
-    "output_nodes": (lambda value: _whole(value) and value <= 4, "1, 2, 3 or 4"),
+    "channel_ratio": (_between(0, 1), "a number in (0, 1]"),
+    "min_channels": _COUNT,
+    "partial_channels": _COUNT,
+    "output_nodes": (lambda value: type(value) is int and value in range(1, 5), "1, 2, 3 or 4"),
     "norm": _one_of("plans", "batch"),
     "residual": _one_of("none", "zero"),
     "decoder_norms": _one_of("frozen", "tuned"),
     "edge_transform": _one_of("tanh", "tan"),
-    "tan_clamp": (
-        lambda value: _number(value) and 0 < value < math.pi / 2,
-        "a number in (0, pi/2)",
-    ),
+    "tan_clamp": (_between(0, math.nextafter(math.pi / 2, 0)), "a number in (0, pi/2)"),
     "activation_checkpointing": (lambda value: type(value) is bool, "true or false"),
 }
 """The values that `retrofit` takes: for each a check, and the allowed values in words."""
@@ -137,7 +131,6 @@ def planned_retrofit(
                 f"genotype={genotype!r}, skip={implant!r}: export the model again"
             )
         implant = "convolution"
-    _require_allowed(cell)
     network = located_unet(unet)(
         input_channels=input_channels,
         num_classes=num_classes,

@@ -1,4 +1,4 @@
-"""U-Nets with another skip module than the cell, trained from scratch."""
+"""U-Nets with another skip module than the cell: trained from scratch, and as retrofits."""
 
 from functools import partial
 from typing import Any
@@ -7,10 +7,14 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunet_iac.nn.cell_cost import cell_parameters, mean_parameters
+from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.nested_skips import NestedSkips, widen_for_nested_skips
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet, checkpointed
 from nnunet_iac.nn.skip_modules import build_skip_module, require_skip_module
 from nnunet_iac.nn.surgery import ImplantedUNet, located_unet, skip_channels
+from nnunet_iac.search.genotype import Genotype
 
 
 class SkipUNet(ImplantedUNet):
@@ -80,3 +84,118 @@ class SkipUNet(ImplantedUNet):
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
         """Return what the implant of a level gives; nested skips are complete already."""
         return inputs[0] if self.nested else super().implanted(level, *inputs)
+
+
+class SkipModuleUNet(RetrofittedUNet):
+    """A frozen backbone with attention gates, residual attention or convolutions in its skips.
+
+    A convolution has as many parameters as the cell of its level has on average over all cells,
+    until `match` is given another one; the widths travel in the weights' shapes.
+
+    Args:
+        unet: the backbone.
+        kind: `attention`, `residual-attention` or `convolution`.
+        retrofit: as `RetrofittedUNet` takes it.
+    """
+
+    def __init__(self, unet: nn.Module, kind: str, **retrofit: Any) -> None:
+        super().__init__(unet, **retrofit)
+        self.kind = kind
+        self._widths: list[tuple[int, int]] = []
+        if kind == "convolution":
+            self.match(None)
+        else:
+            self.implant(self._drawn())
+        self.train()
+
+    def match(self, genotype: Genotype | None) -> None:
+        """Give the convolutions as many parameters as a cell has; None means the average cell."""
+        widths = []
+        for shape, layers in self.levels():
+            count = (
+                mean_parameters(shape, layers)
+                if genotype is None
+                else cell_parameters(shape, layers, genotype)
+            )
+            widths.append(equal_widths(shape.skip_channels, count, layers))
+        self._set_widths(widths)
+
+    def new_implants(self) -> nn.ModuleList:
+        """Return fresh implants."""
+        return nn.ModuleList(self.gated(module) for module in self._drawn())
+
+    def _drawn(self) -> list[nn.Module]:
+        if self.kind == "convolution":
+            return [
+                ConvolutionBlock(shape.skip_channels, widths, layers)
+                for (shape, layers), widths in zip(self.levels(), self._widths, strict=True)
+            ]
+        return [
+            build_skip_module(self.kind, shape.skip_channels, layers)
+            for shape, layers in self.levels()
+        ]
+
+    def _set_widths(self, widths: list[tuple[int, int]]) -> None:
+        self._widths = widths
+        self.implant(self._drawn())
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        if self.kind == "convolution" and any(
+            key.startswith(f"{prefix}implants.") for key in state_dict
+        ):
+            inner = ".cell." if self.residual == "zero" else "."
+            widths = [
+                ConvolutionBlock.widths_of(state_dict, f"{prefix}implants.{level}{inner}")
+                for level in range(len(self.implants))
+            ]
+            if widths != self._widths:
+                self._set_widths(widths)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class NestedUNet(RetrofittedUNet):
+    """A frozen backbone whose decoder gets the last dense node of every level in place of the skip.
+
+    U-Net++ (Zhou et al. 2018) concatenates all nodes of a level; a frozen decoder has room for one
+    tensor, and the last node has seen the others. The lowest skip has no dense node and stays.
+    """
+
+    def __init__(self, unet: nn.Module, **retrofit: Any) -> None:
+        super().__init__(unet, **retrofit)
+        like = next(self.decoder.parameters())
+        self.implants = self.new_implants().to(like.device, like.dtype)
+        self.train()
+
+    def new_implants(self) -> nn.ModuleList:
+        """Return fresh dense nodes, one module for all levels."""
+        layers = self.layers[0]
+        norm = (layers.norm_op, layers.norm_kwargs) if self.norm == "batch" else None
+        nested = NestedSkips(self.encoder, norm=norm)
+        return nn.ModuleList([LastNodes(nested, self.residual == "zero")])
+
+    def rewired(self, skips: list[Tensor]) -> list[Tensor]:
+        """Return the last nodes in place of the skips."""
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpointed(self.implants[0], skips)
+        return self.implants[0](skips)
+
+    def implanted(self, level: int, *inputs: Tensor) -> Tensor:
+        """Return the skip, which is a dense node already."""
+        return inputs[0]
+
+
+class LastNodes(nn.Module):
+    """The last dense node of every level, or skip + gate x node with gates that start at zero."""
+
+    def __init__(self, nested: NestedSkips, gated: bool) -> None:
+        super().__init__()
+        self.nested = nested
+        levels = len({name.partition("_")[0] for name in nested.nodes}) if gated else 0
+        self.gates = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in range(levels))
+
+    def forward(self, skips: list[Tensor]) -> list[Tensor]:
+        """Return as many tensors as came, of the same shapes; lowest skip and bottleneck as is."""
+        last = [nodes[-1] for nodes in self.nested(skips)]
+        for level, gate in enumerate(self.gates):
+            last[level] = skips[level] + gate * last[level]
+        return [*last, skips[-1]]

@@ -11,7 +11,7 @@ import torch
 from interruption import run_until
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_iac.nn.skip_module_unet import NestedUNet, SkipModuleUNet
+from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
