@@ -4,13 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.analysis.scores.method_table import (
-    MethodTable,
-    difference_text,
-    markdown,
-    method_tables,
-    verdict,
-)
+from nnunet_iac.analysis.scores.method_table import MethodTable, markdown, method_tables
+from nnunet_iac.analysis.scores.wording import difference_text, finding
 from nnunet_iac.runs.atomic import read_json, write_text
 
 HERE = Path(__file__).parent
@@ -57,7 +52,7 @@ def page() -> str:
     environment = markdown_environment(HERE)
     environment.filters.update(difference=difference_text, table=markdown)
     memory = result("memory")
-    (transfer,) = method_tables(result("transfer"), rivals=("iac-lth", "random"))
+    (transfer,) = method_tables(result("transfer"), baselines=("iac-lth", "random"))
     measured = {
         "three-d": searched(result("three-d")),
         "transfer": searched(result("transfer")),
@@ -73,7 +68,9 @@ def page() -> str:
         repeats=result("exports")["repeats"],
         patch=exports()[-1]["patch"],
         measured=measured,
-        verdict=verdict,
+        finding=lambda table, method, baseline, name: finding(
+            table.row(method).against[baseline], name
+        ),
     )
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from nnunet_iac.analysis.report.evaluation import pooled
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.analysis.scores.case_scores import CaseScores
-from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
-from nnunet_iac.analysis.scores.number_text import interval_text, p_text, signed_text
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison as Comparison
+from nnunet_iac.analysis.scores.comparison import compare_scores
 from nnunet_iac.analysis.scores.statistics import holm
+from nnunet_iac.analysis.scores.wording import interval_text, p_text, signed_text
 from nnunet_iac.runs.atomic import read_json, replacing
 
 HERE = Path(__file__).parent

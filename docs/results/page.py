@@ -6,24 +6,17 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.analysis.scores.comparison import Comparison, compare_scores
-from nnunet_iac.analysis.scores.method_table import (
-    MethodTable,
-    difference_text,
-    markdown,
-    method_tables,
-    pooled,
-    verdict,
-    verdict_text,
-)
-from nnunet_iac.analysis.scores.number_text import p_text
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
+from nnunet_iac.analysis.scores.method_table import MethodTable, markdown, method_tables
+from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
 from nnunet_iac.analysis.trajectories.agreement import mean_agreement, pairwise_agreement
-from nnunet_iac.runs.atomic import read_json, replacing, write_text
-from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
+from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import parameter_free_share
 from nnunet_iac.search.space import EDGES
@@ -33,7 +26,6 @@ SETS = {"hippocampus": "Hippocampus", "acdc": "ACDC, 128 x 128"}
 ARMS = {"augmented": "with augmentation", "plain": "finetuned without augmentation"}
 MARGIN = 0.005
 """Dice by which a faster search may be worse."""
-RIVALS = {"random": "a random cell", "continued": "the reference trained on"}
 SEARCHES = ("iac", "paper", "adaptive", "literal")
 PRESETS = ("literal", "adaptive", "paper")
 BENCHMARKED = {
@@ -58,12 +50,12 @@ TRIED = {
     "literal-zero-slow": "a residual start, and the default learning rate (`finetune_lr=1e-3`)",
     "literal-zero-sgd": "a residual start, and nnU-Net's SGD (`finetune_optimizer=sgd`)",
     "literal-zero-long": "a residual start, and twice the finetuning (495 batches in all)",
-    "literal-zero-perturbation": "a residual start, and `pruning_score=perturbation`",
+    "literal-zero-perturbation": "a residual start, and a score by perturbation (since removed)",
     "random-zero": "a residual start of a random cell (`genotype=random:SEED`)",
 }
-"""What was tried to make the retrofit worth as much as training the reference on."""
+"""What was tried to reach the Dice of the continued backbone."""
 LONGER = ("literal-zero-long",)
-"""What learned from more batches than the others, and is in no table with them."""
+"""Methods with more batches than the others, which are in no table with them."""
 
 
 def result(name: str) -> dict[str, Any] | None:
@@ -82,11 +74,16 @@ def cells_of(measured: Mapping[str, Any], method: str) -> list[Genotype]:
     return [Genotype.from_document(run["genotype"]) for run in runs_of(measured, method)]
 
 
-def compared(measured: Mapping[str, Any], a: str, b: str) -> Comparison:
+def compared(measured: Mapping[str, Any], a: str, b: str) -> PairedComparison:
     """Return method B against A by patient, the mean over seeds."""
-    sides = [pooled([run["dice"] for run in runs_of(measured, name)], name) for name in (a, b)]
+    sides = [scores([run["dice"] for run in runs_of(measured, name)], name) for name in (a, b)]
     pattern = measured["runs"][0]["patient_pattern"] or ".*"
     return compare_scores(*sides, patient_pattern=pattern, margin=MARGIN)
+
+
+def scores(dice: Sequence[Mapping[str, float | None]], label: str) -> CaseScores:
+    """Return Dice per case as comparisons take it, the mean over runs."""
+    return pooled([CaseScores.of_dice(part, label) for part in dice], label)
 
 
 def by_seed(measured: Mapping[str, Any], a: str, b: str) -> list[float]:
@@ -194,11 +191,11 @@ def same_choices(measured: Mapping[str, Any], a: str, b: str) -> tuple[float, fl
 def chosen(measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults that the evidence asks for, with the comparisons that decide.
 
-    A residual start, and SGD, where it raises the Dice with an interval above zero; of the presets
+    A residual start, and SGD, where it is better; of the presets
     the one with the fewest epochs that is not inferior to the best by `MARGIN`.
     """
     residual = compared(measured, "literal", "literal-zero")
-    suffix = "-zero" if residual.verdict == "helped" else ""
+    suffix = "-zero" if residual.verdict == "better" else ""
     optimiser = compared(measured, "literal-zero", "literal-zero-sgd")
     dice = {name: method_dice(measured, name + suffix) for name in PRESETS}
     best = max(dice, key=dice.__getitem__)
@@ -210,7 +207,7 @@ def chosen(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "residual": "zero" if suffix else "none",
         "residual_by": residual,
-        "optimiser": "sgd" if optimiser.verdict == "helped" else "adam",
+        "optimiser": "sgd" if optimiser.verdict == "better" else "adam",
         "optimiser_by": optimiser,
         "preset": min(epochs, key=epochs.__getitem__),
         "best": best,
@@ -224,7 +221,7 @@ def method_dice(measured: Mapping[str, Any], method: str) -> float:
 
 
 def tried(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what was tried, each against the reference trained on and against a random cell."""
+    """Return what was tried, each against the continued backbone and against `residual=none`."""
     names = {"literal": "in place of the skip, as printed (`residual=none`)", **TRIED}
     return [
         {
@@ -262,9 +259,9 @@ def quality() -> list[dict[str, Any]]:
 
 
 def mirrored(measured: Mapping[str, Any]) -> float:
-    """Return the mean Dice of the frozen network's own validation, which mirrors."""
+    """Return the mean Dice of the backbone's own validation, which mirrors."""
     (reference,) = runs_of(measured, "reference")
-    own = pooled([reference["dice"]], "reference")
+    own = scores([reference["dice"]], "reference")
     pattern = measured["runs"][1]["patient_pattern"] or ".*"
     return compare_scores(own, own, patient_pattern=pattern).mean_a
 
@@ -280,16 +277,16 @@ def part(measured: Mapping[str, Any], zero: bool) -> MethodTable:
         "methods": methods,
         "runs": [run for run in measured["runs"] if run["method"] in known],
     }
-    return method_tables(own, rivals=("continued", random), margin=MARGIN)[0]
+    return method_tables(own, baselines=("continued", random), margin=MARGIN)[0]
 
 
 def closest(measured: Mapping[str, Any]) -> str:
-    """Return what came closest to the reference trained on, of equal length and of any."""
+    """Return what came closest to the continued backbone, of equal length and of any."""
     known = [name for name in TRIED if runs_of(measured, name)]
     equal = _closest(measured, [name for name in known if name not in LONGER])
     longer = _closest(measured, known)
-    said = f"Closest of those of equal length came {equal}."
-    return said if longer == equal else f"{said} Closest of all came {longer}."
+    said = f"The closest of equal length is {equal}."
+    return said if longer == equal else f"{said} The closest of all is {longer}."
 
 
 def _closest(measured: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -339,7 +336,7 @@ def page() -> str:
     environment.filters.update(
         difference=difference_text, p=p_text, table=markdown, seeds=seeds_text
     )
-    choice, further = result("choice-hippocampus"), beyond()
+    choice, further, sets = result("choice-hippocampus"), beyond(), quality()
     assert choice is not None
     return environment.get_template("page.md.jinja").render(
         choice=choice,
@@ -360,28 +357,33 @@ def page() -> str:
         tried_closest=closest(choice),
         chosen=chosen(choice),
         tried=tried(choice),
-        quality=quality(),
+        quality=sets,
         beyond=further,
         studies=[
             choice,
-            *(set["measured"] for set in quality()),
+            *(set["measured"] for set in sets),
             *([further["measured"]] if further else []),
         ],
         margin=MARGIN,
-        default_verdict=verdict_text(
-            compared(choice, "random-zero", "literal-zero"), RIVALS["random"]
+        found=finding,
+        better=sum(
+            set["table"].row(search).against["random"].verdict == "better"
+            for set in sets
+            for search in ("iac-lth", "iac")
         ),
-        verdict=lambda table, method, rival="random": verdict(table, method, rival, RIVALS[rival]),
+        default_finding=finding(
+            compared(choice, "random-zero", "literal-zero"), STUDY_BASELINES["random"]
+        ),
+        finding=lambda table, method, baseline="random": finding(
+            table.row(method).against[baseline], STUDY_BASELINES[baseline]
+        ),
     )
 
 
 def main() -> None:
     """Write page and figure."""
     write_text(HERE.parent / "results.md", page())
-    with replacing(HERE / "seconds.png") as temporary:
-        FigureCanvasAgg(seconds_figure(timed())).print_figure(
-            temporary, format="png", metadata={"Software": None}
-        )
+    write_figure(seconds_figure(timed()), HERE / "seconds.png")
 
 
 if __name__ == "__main__":

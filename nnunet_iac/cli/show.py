@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if record is not None:
         print(f"\n{_health(record)}")
     if arguments.o is not None:
-        from nnunet_iac.runs.cell_picture import draw_cell
+        from nnunet_iac.drawing.cell_picture import draw_cell
 
         draw_cell(genotype, arguments.o, find_output_nodes(arguments.path))
         print(f"drawn: {arguments.o}")

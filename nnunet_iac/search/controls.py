@@ -9,23 +9,11 @@ from typing import Literal
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
 
-CONTROLS = {
-    "continued": "the U-Net trained on",
-    "continued decoder": "the decoder trained on",
-    "random cell": "a random cell",
-    "identity cell": "an all-identity cell",
-    "convolution": "a convolution of equal parameters",
+OF_SKIP = {
+    "attention": "attention gates",
+    "nested": "nested skips",
+    "residual-attention": "residual attention",
 }
-"""The controls at equal budget: what records call each, and what pages call it."""
-
-SKIP_METHODS = {
-    "attention gates": "attention gates",
-    "nested skips": "nested skips (U-Net++)",
-    "residual attention": "residual attention",
-}
-"""The other skip modules, as retrofits: what records call each, and what pages call it."""
-
-OF_SKIP = dict(zip(("attention", "nested", "residual-attention"), SKIP_METHODS, strict=True))
 """What records call a retrofit, by the setting `skip`."""
 
 Kind = Literal["path", "random", "identity", "convolution", "zero-cost"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nnunet_iac.drawing.cell_picture import draw_cell
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
-from nnunet_iac.runs.cell_picture import draw_cell
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, TrajectoryRow

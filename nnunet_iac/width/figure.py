@@ -9,8 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import replacing
-from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.width.study import Study
 
 WIDTH = 4.6

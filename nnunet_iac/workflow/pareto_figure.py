@@ -6,8 +6,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import replacing
-from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.workflow.pareto import METHODS
 from nnunet_iac.workflow.pareto_points import Point
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import environment
-from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables, verdict
+from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables
+from nnunet_iac.analysis.scores.wording import finding, score_text
+from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
 from nnunet_iac.runs.atomic import write_json, write_text
 
-RIVALS = {"random": "a random cell", "continued": "the reference trained on"}
+SEARCHES = ("iac-lth", "iac")
 
 
 def write_study_report(document: Mapping[str, Any], page: Path) -> None:
@@ -31,20 +33,20 @@ def write_study_report(document: Mapping[str, Any], page: Path) -> None:
 
 def _first_words(table: MethodTable) -> list[str]:
     """Return what must be read before the numbers."""
-    methods = {row.method for row in table.rows}
     return [
-        f"{searched} gave {verdict(table, searched, rival, _with_length(table, searched, rival))}."
-        for searched in ("iac-lth", "iac")
-        for rival in RIVALS
-        if {searched, rival} <= methods
+        f"{row.method}: Dice {score_text(row.dice)}, "
+        f"{finding(row.against[baseline], _with_length(table, row.method, baseline))}."
+        for row in table.rows
+        for baseline in STUDY_BASELINES
+        if row.method in SEARCHES and baseline in row.against
     ]
 
 
-def _with_length(table: MethodTable, searched: str, rival: str) -> str:
-    """Return what a rival is and, where it learned for another number of epochs, for how many."""
-    own, other = (f"{table.row(method).epochs:.0f}" for method in (searched, rival))
-    said = RIVALS[rival]
-    return said if own == other else f"{said} that learned for {other} epochs, not {own}"
+def _with_length(table: MethodTable, searched: str, baseline: str) -> str:
+    """Return what a baseline is and, where it was trained for other epochs, for how many."""
+    own, other = (f"{table.row(method).epochs:.0f}" for method in (searched, baseline))
+    name = STUDY_BASELINES[baseline]
+    return name if own == other else f"{name} trained for {other} epochs instead of {own}"
 
 
 def _csv(tables: list[MethodTable]) -> str:

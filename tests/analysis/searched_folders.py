@@ -18,7 +18,7 @@ from nnunet_iac.runs.records import (
 )
 from nnunet_iac.runs.scores import foreground_dice
 from nnunet_iac.search.controls import (
-    SKIP_METHODS,
+    OF_SKIP,
     CellSource,
     identity_genotype,
     random_genotype,
@@ -42,7 +42,7 @@ TRAINERS = {
     "continued": "nnUNetTrainerContinue",
     "continued decoder": "nnUNetTrainerContinue",
     **dict.fromkeys(("random cell", "identity cell", "convolution"), "nnUNetTrainerIACDiscrete"),
-    **dict.fromkeys(SKIP_METHODS, "nnUNetTrainerIACDiscrete"),
+    **dict.fromkeys(OF_SKIP.values(), "nnUNetTrainerIACDiscrete"),
 }
 """Of the controls and the other skip modules."""
 MODULES = {

@@ -16,7 +16,8 @@ from nnunet_iac.analysis.report.demo import (
 from nnunet_iac.analysis.report.overlays import fullest_slice, outlines
 from nnunet_iac.analysis.report.page import duration
 from nnunet_iac.analysis.trajectories.emergence import shares, survivors
-from nnunet_iac.runs.cell_picture import INK, OPERATION_COLOURS, operation_label
+from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, operation_label
+from nnunet_iac.drawing.figure_files import INK
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, Trajectory, TrajectoryRow
 from nnunet_iac.search.discretisation import discretise

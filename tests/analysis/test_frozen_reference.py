@@ -6,9 +6,9 @@ import pytest
 from scored_folders import write_run_fold, write_stock_fold, write_summary
 
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
-from nnunet_iac.analysis.scores.comparison import RANDOM_CELL
-from nnunet_iac.analysis.scores.frozen_reference import TRAINED_ON, require_frozen
-from nnunet_iac.search.controls import CONTROLS
+from nnunet_iac.analysis.scores.frozen_reference import require_frozen
+from nnunet_iac.analysis.vocabulary import BASELINES, RANDOM_CELL, TRAINS_BACKBONE
+from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART
 
 STOCK, RUN = "nnUNetTrainer__nnUNetPlans__2d", "nnUNetTrainerIACLTH__nnUNetPlans__2d"
 BEFORE, AFTER = {"a": 0.5, "b": 0.6}, {"a": 0.7, "b": 0.8}
@@ -25,7 +25,9 @@ def run(tmp_path):
 
 
 def test_controls_with_a_rule_of_their_own_have_the_names_that_records_have():
-    assert {RANDOM_CELL, *TRAINED_ON} <= CONTROLS.keys()
+    assert {*OF_TRAINED_PART.values()} == TRAINS_BACKBONE.keys()
+    assert {*OF_SKIP.values(), *OF_KIND.values()} - {"zero-cost cell"} <= BASELINES.keys()
+    assert OF_KIND["random"] == RANDOM_CELL
 
 
 @pytest.mark.parametrize(
@@ -111,12 +113,15 @@ def test_runs_of_one_frozen_network_are_compared_and_of_two_refused(tmp_path, ru
 
 @pytest.mark.parametrize(
     ("method", "what"),
-    [("continued", "trained on"), ("continued decoder", "its decoder trained on")],
+    [
+        ("continued", "the continued backbone"),
+        ("continued decoder", "the backbone with a continued decoder"),
+    ],
 )
 def test_a_control_may_have_changed_what_it_started_from(tmp_path, run, method, what):
     control = write_run_fold(tmp_path / "control" / "fold_0", AFTER, method=method, after="changed")
     assert _checked(control, run) == (
-        f"A is a control: the frozen network, {what}",
+        f"A is a control: {what}",
         "A and B stand on one frozen network: their records have the same hash",
     )
     stock = write_stock_fold(tmp_path / STOCK / "fold_0", BEFORE, final=1.0)

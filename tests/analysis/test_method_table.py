@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from study_documents import CASES, document, run
 
-from nnunet_iac.analysis.scores.method_table import markdown, method_tables, verdict
+from nnunet_iac.analysis.scores.method_table import markdown, method_tables
 from nnunet_iac.analysis.scores.statistics import holm
 
 
@@ -17,7 +17,7 @@ def made(searched: float, random: float) -> Any:
 
 def test_numbers_are_means_over_cases_seeds_and_patients() -> None:
     table = made(0.1, 0.05)
-    assert (table.patients, table.cases, table.rivals) == (8, 16, ("reference", "random"))
+    assert (table.patients, table.cases, table.baselines) == (8, 16, ("reference", "random"))
     assert table.reference == pytest.approx(0.7)
     row = table.row("iac-lth")
     assert (row.runs, row.epochs, row.search_epochs) == (2, 20.5, 9)
@@ -88,16 +88,17 @@ def test_test_cases_have_a_table_of_their_own_against_the_references_own_predict
 
 
 @pytest.mark.parametrize(
-    ("searched", "word"), [(0.2, "more than"), (0.0, "less than"), (0.045, "no more than")]
+    ("searched", "verdict"), [(0.2, "better"), (0.0, "worse"), (None, "no difference detected")]
 )
-def test_the_verdict_is_what_the_interval_says(searched: float, word: str) -> None:
-    table = made(searched, 0.05)
-    if word == "no more than":
+def test_the_verdict_is_that_of_the_comparison(searched: float | None, verdict: str) -> None:
+    if searched is None:
         runs = [run("iac-lth", 0, 0.05), run("random", 0, 0.05)]
         for n, case in enumerate(CASES):
             runs[0]["dice"][case] += 0.01 * (-1) ** (n // 2)
         (table,) = method_tables(document(*runs))
-    assert verdict(table, "iac-lth", "random", "a random cell").startswith(word)
+    else:
+        table = made(searched, 0.05)
+    assert table.row("iac-lth").against["random"].verdict == verdict
 
 
 def test_the_markdown_has_a_line_per_method() -> None:

@@ -29,14 +29,8 @@ from nnunet_iac.analysis.trajectories.figures import (
     similarity_figure,
 )
 from nnunet_iac.analysis.trajectories.similarity import continuous_vectors, cosine_similarity
-from nnunet_iac.runs.cell_picture import (
-    INK,
-    MUTED,
-    OPERATION_COLOURS,
-    PAPER,
-    operation_label,
-    svg_document,
-)
+from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, operation_label
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, svg_document
 from nnunet_iac.runs.records import Trajectory, TrajectoryRow
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype

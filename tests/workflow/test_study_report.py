@@ -14,9 +14,9 @@ def page(tmp_path: Path, searched: int, random: int) -> str:
 
 
 def test_a_random_cell_of_another_length_is_called_so(tmp_path: Path) -> None:
-    said = "iac-lth gave less than a random cell that learned for 45 epochs, not 234 ("
+    said = "0.1000 lower than a random cell trained for 45 epochs instead of 234 ("
     assert said in page(tmp_path, 234, 45)
 
 
 def test_of_a_random_cell_of_the_same_length_nothing_is_said(tmp_path: Path) -> None:
-    assert "iac-lth gave less than a random cell (" in page(tmp_path, 45, 45)
+    assert "iac-lth: Dice 0.8075, 0.1000 lower than a random cell (" in page(tmp_path, 45, 45)

@@ -8,22 +8,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nnunet_iac.analysis.report.evaluation import Question
-from nnunet_iac.analysis.scores.comparison import CaseRow, Comparison
+from nnunet_iac.analysis.report.evaluation import GroupComparison
+from nnunet_iac.analysis.scores.comparison import CaseRow, PairedComparison
 from nnunet_iac.analysis.trajectories.figures import WIDTH
-from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 
 GAIN, LOSS = "#0072b2", "#d55e00"
 """Blue and vermilion differ for every kind of colour vision; markers say the same by shape."""
 
 NAME_WIDTH = 31
-"""Characters up to which the name of an opponent stands on one line."""
+"""Characters up to which the name of a comparator is on one line."""
 
 LABELLED_CASES = 30
 """Up to so many cases have a row with their name; more are ranked side by side without names."""
 
 
-def paired_dots(comparison: Comparison, a: str = "before", b: str = "with cells") -> Figure:
+def paired_dots(comparison: PairedComparison, a: str = "before", b: str = "with cells") -> Figure:
     """Return the Dice of every case on both sides, ordered by what changed.
 
     Args:
@@ -56,24 +56,23 @@ def paired_dots(comparison: Comparison, a: str = "before", b: str = "with cells"
     return figure
 
 
-def forest(questions: Sequence[Question]) -> Figure:
+def forest(comparisons: Sequence[GroupComparison]) -> Figure:
     """Return every comparison as its mean difference with the 95 % interval, zero marked."""
-    figure, axes = _axes(WIDTH, 0.75 + 0.52 * len(questions))
-    for place, question in enumerate(questions):
-        comparison = question.comparison
-        marker, colour = {
-            "helped": ("^", GAIN),
-            "harmed": ("v", LOSS),
-        }.get(comparison.verdict, ("o", MUTED))
-        if comparison.interval is not None:
-            ends = [comparison.interval.low, comparison.interval.high]
+    figure, axes = _axes(WIDTH, 0.75 + 0.52 * len(comparisons))
+    for place, paired in enumerate(one.paired for one in comparisons):
+        marks = {"better": ("^", GAIN), "worse": ("v", LOSS)}
+        marker, colour = marks.get(paired.verdict, ("o", MUTED))
+        if paired.interval is not None:
+            ends = [paired.interval.low, paired.interval.high]
             axes.plot(ends, [place, place], color=colour, lw=2)
-        axes.plot([comparison.difference], [place], marker, color=colour, ms=7)
+        axes.plot([paired.difference], [place], marker, color=colour, ms=7)
     axes.axvline(0, color=INK, lw=0.8)
-    names = [f"{q.group.name}\n{fill(f'against {q.name}', NAME_WIDTH)}" for q in questions]
-    axes.set_yticks(range(len(questions)), names)
+    names = [
+        f"{c.group.name}\n{fill(f'against {c.against.name}', NAME_WIDTH)}" for c in comparisons
+    ]
+    axes.set_yticks(range(len(comparisons)), names)
     axes.xaxis.set_major_locator(MaxNLocator(3))
-    axes.set_ylim(len(questions) - 0.5, -0.5)
+    axes.set_ylim(len(comparisons) - 0.5, -0.5)
     axes.set_xlabel("difference of mean Dice\nright of zero: cells better", color=MUTED)
     return figure
 

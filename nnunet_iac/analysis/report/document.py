@@ -8,20 +8,31 @@ from typing import Any
 
 from nnunet_iac.analysis.report import explorer
 from nnunet_iac.analysis.report.captions import CAPTIONS
-from nnunet_iac.analysis.report.case_overlays import CaseOverlay, case_overlays
-from nnunet_iac.analysis.report.evaluation import Evaluation, Question, evaluate
-from nnunet_iac.analysis.report.overlays import PREDICTION, TRUTH, data_uri
-from nnunet_iac.analysis.report.page import environment, inline_svg
+from nnunet_iac.analysis.report.evaluation import Evaluation, GroupComparison, evaluate
+from nnunet_iac.analysis.report.overlays import (
+    PREDICTION,
+    TRUTH,
+    CaseOverlay,
+    case_overlays,
+    data_uri,
+)
+from nnunet_iac.analysis.report.page import (
+    Section,
+    environment,
+    inline_svg,
+    write_csv,
+    write_png,
+)
 from nnunet_iac.analysis.report.paper import write_paper
-from nnunet_iac.analysis.report.parts import Section, write_csv, write_png
-from nnunet_iac.analysis.report.run import RIVALS, Run, controls_beside, find_runs, labels, read_run
+from nnunet_iac.analysis.report.run import Run, controls_beside, find_runs, labels, read_run
 from nnunet_iac.analysis.report.sections import sections
 from nnunet_iac.analysis.report.summary import alarms, cost, found, verdicts
 from nnunet_iac.analysis.scores.comparison_tables import write_comparisons
 from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.scores.statistics import MARGIN
+from nnunet_iac.analysis.vocabulary import BASELINES
+from nnunet_iac.drawing.cell_picture import cell_svg, draw_cell
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
-from nnunet_iac.runs.cell_picture import cell_svg, draw_cell
 
 PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "report.json"
 CELL = "cell.png"
@@ -97,7 +108,7 @@ def write_report(
     ]
     if paper:
         files += write_paper(
-            [run for _, run in report.runs], report.evaluation.questions, folder / PAPER
+            [run for _, run in report.runs], report.evaluation.comparisons, folder / PAPER
         )
     names = [file.relative_to(folder).as_posix() for file in files]
     content = {
@@ -132,7 +143,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
             unread.update(dict.fromkeys(reasons))
             for control in controls:
                 runs.setdefault(control.fold_folder.resolve(), control)
-    places = {method: place for place, method in enumerate(RIVALS, start=1)}
+    places = {method: place for place, method in enumerate(BASELINES, start=1)}
     ordered = sorted(runs.values(), key=lambda run: places.get(run.method, 0))  # Controls last.
     return tuple(ordered), tuple(unread)
 
@@ -159,7 +170,7 @@ def make_report(
         )
     named = tuple(zip(labels(runs), runs, strict=True))
     evaluation = evaluate(runs, margin, seed)
-    overlays, absent = case_overlays(evaluation.questions)
+    overlays, absent = case_overlays(evaluation.comparisons)
     return Report(
         title=", ".join(dict.fromkeys(f"{run.dataset}, {run.configuration}" for run in retrofits)),
         verdicts=verdicts(evaluation),
@@ -190,9 +201,9 @@ def _cell(report: Report) -> dict[str, Any] | None:
 def _write_tables(report: Report, folder: Path, margin: float, seed: int) -> list[Path]:
     tables = (table for section in report.sections for table in section.tables)
     paths = [write_csv(table, folder) for table in tables]
-    questions = (*report.evaluation.questions, *report.evaluation.control_questions)
-    if questions:
-        made = Comparisons(tuple(q.comparison for q in questions), margin, seed)
+    compared = (*report.evaluation.comparisons, *report.evaluation.control_comparisons)
+    if compared:
+        made = Comparisons(tuple(one.paired for one in compared), margin, seed)
         paths += write_comparisons(folder, made)
     return paths
 
@@ -254,20 +265,21 @@ def _numbers(report: Report) -> dict[str, Any]:
             for name, run in report.runs
         ],
         "comparisons": [
-            {"cells": q.group.name, "against": q.name, **_compared(q, "cells")}
-            for q in report.evaluation.questions
+            {"cells": one.group.name, **_compared(one, "cells")}
+            for one in report.evaluation.comparisons
         ],
         "controls": [
-            {"control": q.group.name, "against": q.name, **_compared(q, "control")}
-            for q in report.evaluation.control_questions
+            {"control": one.group.name, **_compared(one, "control")}
+            for one in report.evaluation.control_comparisons
         ],
     }
 
 
-def _compared(question: Question, side: str) -> dict[str, Any]:
+def _compared(one: GroupComparison, side: str) -> dict[str, Any]:
     """Return the numbers of a comparison; `side` is what B is called."""
-    c = question.comparison
+    c = one.paired
     return {
+        "against": one.against.name,
         "patients": c.patients,
         "dice": c.mean_a,
         f"{side}_dice": c.mean_b,
@@ -276,5 +288,5 @@ def _compared(question: Question, side: str) -> dict[str, Any]:
         "p": c.p,
         "p_holm": c.p_holm,
         "verdict": c.verdict,
-        "equal_budget": question.equal_budget,
+        "equal_budget": one.against.equal_budget,
     }

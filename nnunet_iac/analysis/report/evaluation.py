@@ -1,23 +1,18 @@
-"""What cells are compared with: the frozen network, controls, and the full search."""
+"""What cells are compared with: the backbone, controls, and the full search."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nnunet_iac.analysis.report.run import RIVALS, Run
-from nnunet_iac.analysis.scores.case_scores import CaseScores
-from nnunet_iac.analysis.scores.comparison import (
-    RANDOM_CELL,
-    Comparison,
-    compare_scores,
-    with_doubt,
-)
-from nnunet_iac.analysis.scores.statistics import MARGIN, holm
-from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.scores.case_scores import pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
+from nnunet_iac.analysis.scores.statistics import MARGIN
+from nnunet_iac.analysis.vocabulary import BACKBONE, BASELINES, RANDOM_CELL
 
 Key = tuple[tuple[str, str, str, str], tuple[tuple[str, str], ...]]
-Opponent = Literal["reference", "control", "full search"]
+Kind = Literal["reference", "control", "full search"]
 
 NOT_STRUCTURAL = ("seed", "recompute_cells", "deterministic")
 """Settings in which repetitions of one method may differ."""
@@ -26,8 +21,7 @@ FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip", "tr
 """Settings in which the runs of one control may differ: the method says which it is, each length of
 a fold's run needs plans of its own, and all random cells are one control."""
 
-OPPONENTS = {**RIVALS, "IAC-Discrete": "a given cell", "IAC": "the full search"}
-"""What pages call the methods that cells are compared with."""
+NAMES = {**BASELINES, "IAC-Discrete": "a given cell", "IAC": "the full search"}
 
 
 @dataclass(frozen=True)
@@ -64,28 +58,40 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A group compared with one opponent on the same cases.
+class Comparator:
+    """What a group is compared with.
 
     Args:
-        group: B of the comparison.
-        opponent: what A is.
-        other: A; None for the frozen network.
-        name: of A for people.
-        comparison: B minus A.
-        own_epochs, other_epochs: mean epochs that either was trained for after the backbone.
-        equal_budget: whether every A was trained for as many batches as its cells were searched
-            and finetuned.
+        kind: the backbone (`reference`), a control, or the full search.
+        group: its runs; None for the backbone.
+        name: for people.
+        epochs: mean epochs of its training after the backbone's.
+        equal_budget: whether it was trained for as many batches as the cells were searched and
+            finetuned.
+    """
+
+    kind: Kind
+    group: Group | None
+    name: str
+    epochs: float = 0.0
+    equal_budget: bool = False
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """A group (B) against a comparator (A) on the same cases.
+
+    Args:
+        group: whose scores are B.
+        against: whose scores are A.
+        paired: the statistics of B minus A.
+        epochs: mean epochs of the group's training after the backbone's.
     """
 
     group: Group
-    opponent: Opponent
-    other: Group | None
-    name: str
-    comparison: Comparison
-    own_epochs: float
-    other_epochs: float
-    equal_budget: bool
+    against: Comparator
+    paired: PairedComparison
+    epochs: float
 
 
 def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
@@ -103,15 +109,15 @@ class Evaluation:
 
     Args:
         groups: of all runs, controls included.
-        questions: of cells.
-        control_questions: of controls, each against the frozen network; all p values are adjusted
+        comparisons: of cells.
+        control_comparisons: of controls, each against the backbone; all p values are adjusted
             together.
         left_out: why a comparison could not be made, in a sentence each.
     """
 
     groups: tuple[Group, ...]
-    questions: tuple[Question, ...]
-    control_questions: tuple[Question, ...] = ()
+    comparisons: tuple[GroupComparison, ...]
+    control_comparisons: tuple[GroupComparison, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @property
@@ -123,10 +129,10 @@ class Evaluation:
 def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Evaluation:
     """Return every comparison that the validated runs allow.
 
-    The cells against the frozen network's own validation; searched cells against every control
-    that started from the same frozen tensors on the same fold (the network trained on, cells that
-    no search found, other skip modules); the accelerated search against the full one; and every
-    control against the frozen network. Cases that several runs validated (seeds, random cells) are
+    The cells against the backbone's own validation; searched cells against every control that
+    started from the same backbone on the same fold (the continued backbone, cells that no search
+    found, other skip modules); the accelerated search against the full one; and every control
+    against the backbone. Cases that several runs validated (seeds, random cells) are
     averaged first, then a patient's cases.
 
     Args:
@@ -135,27 +141,24 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Eval
         seed: of the bootstrap.
     """
     compared = groups(runs)
-    questions, left_out = [], []
+    made: list[GroupComparison] = []
+    left_out = []
     for group in compared:
-        for opponent, other in _opponents(group, compared):
+        for kind, other in _comparators(group, compared):
             pairs = _pairs(group, other, runs)
             if not pairs:
                 continue
             try:
-                questions.append(_question(group, opponent, other, pairs, margin, seed))
+                made.append(_compared(group, kind, other, pairs, margin, seed))
             except ValueError as error:
-                against = "the frozen U-Net" if other is None else other.name
+                against = BACKBONE if other is None else other.name
                 left_out.append(f"{group.name} is not compared with {against}: {error}.")
-    known = [i for i, question in enumerate(questions) if question.comparison.p is not None]
-    adjusted = dict(zip(known, holm([_p(questions[i]) for i in known]), strict=True))
-    questions = [
-        replace(q, comparison=with_doubt(replace(q.comparison, p_holm=adjusted.get(i))))
-        for i, q in enumerate(questions)
-    ]
+    family = adjusted([one.paired for one in made])
+    made = [replace(one, paired=paired) for one, paired in zip(made, family, strict=True)]
     return Evaluation(
         compared,
-        tuple(q for q in questions if not q.group.is_control),
-        tuple(q for q in questions if q.group.is_control),
+        tuple(one for one in made if not one.group.is_control),
+        tuple(one for one in made if one.group.is_control),
         tuple(left_out),
     )
 
@@ -179,45 +182,15 @@ def speed_up(run: Run, others: Sequence[Run]) -> float | None:
     return sum(full) / len(full) / run.search_seconds if full else None
 
 
-def pooled(scores: Iterable[CaseScores], label: str) -> CaseScores:
-    """Return the scores of several runs as one; a case that several have is their mean.
-
-    Its folder is no folder but the label, for there are several.
-
-    Raises:
-        ValueError: no scores.
-    """
-    parts = list(scores)
-    if not parts:
-        raise ValueError("scores to be pooled must be at least one; got none: finish a run first")
-    dice: dict[str, list[float | None]] = {}
-    per_class: dict[str, dict[str, list[float | None]]] = {}
-    for part in parts:
-        for case, value in part.dice.items():
-            dice.setdefault(case, []).append(value)
-            for name, score in part.per_class[case].items():
-                per_class.setdefault(case, {}).setdefault(name, []).append(score)
-    return CaseScores(
-        folder=Path(label),
-        label=label,
-        dice={case: mean_of_present(values) for case, values in dice.items()},
-        per_class={
-            case: {name: mean_of_present(values) for name, values in classes.items()}
-            for case, classes in per_class.items()
-        },
-        sources=tuple(source for part in parts for source in part.sources),
-    )
-
-
-def opponent_name(group: Group, runs: Iterable[Run]) -> str:
+def comparator_name(group: Group, runs: Iterable[Run]) -> str:
     """Return what pages call these runs of a group, and how many cells were drawn at random."""
     draws = len({run.settings.genotype for run in runs})
     several = f" ({draws} draws)" if group.method == RANDOM_CELL and draws > 1 else ""
-    return f"{OPPONENTS[group.method]}{group.mark}{several}"
+    return f"{NAMES[group.method]}{group.mark}{several}"
 
 
-def _opponents(group: Group, compared: Sequence[Group]) -> Iterator[tuple[Opponent, Group | None]]:
-    """Return what a group is compared with; None is the frozen network."""
+def _comparators(group: Group, compared: Sequence[Group]) -> Iterator[tuple[Kind, Group | None]]:
+    """Return what a group is compared with; None is the backbone."""
     yield "reference", None
     for other in () if group.is_control else compared:
         if other.is_control or (other.method == "IAC-Discrete" != group.method):
@@ -227,7 +200,7 @@ def _opponents(group: Group, compared: Sequence[Group]) -> Iterator[tuple[Oppone
 
 
 def _pairs(group: Group, other: Group | None, runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Return the runs of both that may be compared; of a frozen network the run that validated it.
+    """Return the runs of both that may be compared; of a backbone the run that validated it.
 
     A control may have that from another of the runs. Where some of the other side have the same
     budget as a run, only those are taken.
@@ -243,48 +216,44 @@ def _pairs(group: Group, other: Group | None, runs: Sequence[Run]) -> list[tuple
 
 
 def _keeper(run: Run, runs: Sequence[Run]) -> Run | None:
-    """Return the run that validated the frozen network: itself, or for a control one beside it."""
+    """Return the run that validated the backbone: itself, or for a control one beside it."""
     beside = [other for other in runs if _same_start(run, other)] if run.is_control else []
     return next((other for other in (run, *beside) if other.reference is not None), None)
 
 
-def _question(
+def _compared(
     group: Group,
-    opponent: Opponent,
+    kind: Kind,
     other: Group | None,
     pairs: Sequence[tuple[Run, Run]],
     margin: float,
     seed: int,
-) -> Question:
-    name = "the frozen U-Net" if other is None else opponent_name(other, [run for _, run in pairs])
-    # By identity: a run may stand in several pairs.
+) -> GroupComparison:
+    name = BACKBONE if other is None else comparator_name(other, [run for _, run in pairs])
+    # By identity: a run may be in several pairs.
     own = {id(run): run.scores for run, _ in pairs if run.scores is not None}
     found = [run.reference if other is None else run.scores for _, run in pairs]
     theirs = {id(scores): scores for scores in found if scores is not None}
-    comparison = compare_scores(
-        pooled(theirs.values(), name),
-        pooled(own.values(), group.name),
+    paired = compare_scores(
+        pooled(list(theirs.values()), name),
+        pooled(list(own.values()), group.name),
         patient_pattern=group.runs[0].settings.patient_pattern,
         margin=margin,
         seed=seed,
     )
-    own_epochs, other_epochs = (
+    epochs, other_epochs = (
         sum(run.epochs for run in side) / len(pairs) for side in zip(*pairs, strict=True)
     )
-    if other is None:  # The frozen network is not trained any further.
-        return Question(group, opponent, other, name, comparison, own_epochs, 0.0, False)
-    equal = all(_batches(a) == _batches(b) for a, b in pairs)
-    return Question(group, opponent, other, name, comparison, own_epochs, other_epochs, equal)
+    against = Comparator(kind, other, name)  # The backbone is not trained any further.
+    if other is not None:
+        equal = all(_batches(a) == _batches(b) for a, b in pairs)
+        against = Comparator(kind, other, name, other_epochs, equal)
+    return GroupComparison(group, against, paired, epochs)
 
 
 def _batches(run: Run) -> int:
     """Return the batches a run has learned from since its backbone was frozen."""
     return run.epochs * run.settings.iterations_per_epoch
-
-
-def _p(question: Question) -> float:
-    assert question.comparison.p is not None
-    return question.comparison.p
 
 
 def _same_start(a: Run, b: Run) -> bool:

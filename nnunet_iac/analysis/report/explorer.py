@@ -1,6 +1,6 @@
 """The supernet as a drawing that a page lets its reader move through the epochs of a search.
 
-The drawing has the layout of the found cell (`runs/cell_picture.py`): a row per node, a column per
+The drawing has the layout of the found cell (`drawing.cell_picture`): a row per node, a column per
 intermediate node, and in the column a lane for every edge that enters it. The page's script
 `explorer.js` fills it from what `search_frames` returns.
 """
@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.trajectories.emergence import final_operations, remaining, shares
-from nnunet_iac.runs.cell_picture import OPERATION_COLOURS, operation_label
+from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, operation_label
 from nnunet_iac.search.relaxation import edge_weights
 from nnunet_iac.search.space import EDGES, INPUT_NODES, INTERMEDIATE_NODES, OPERATIONS, edges_into
 

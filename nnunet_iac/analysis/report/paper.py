@@ -8,17 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.report.evaluation import Question, speed_up
-from nnunet_iac.analysis.report.page import environment
-from nnunet_iac.analysis.report.parts import Table, write_csv
+from nnunet_iac.analysis.report.evaluation import GroupComparison, speed_up
+from nnunet_iac.analysis.report.page import Table, environment, write_csv
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.report.verdict import difference_text
-from nnunet_iac.analysis.scores.comparison import Comparison
-from nnunet_iac.analysis.scores.latex import escaped, tabular
+from nnunet_iac.analysis.scores.comparison import PairedComparison
 from nnunet_iac.analysis.scores.statistics import fisher_combination
+from nnunet_iac.analysis.scores.wording import difference_text, escaped, p_text, tabular
 from nnunet_iac.analysis.trajectories.figures import (
     convergence_figure,
     difficulty_figure,
@@ -26,8 +23,9 @@ from nnunet_iac.analysis.trajectories.figures import (
     importance_figure,
     similarity_figure,
 )
-from nnunet_iac.runs.atomic import replacing, write_text
-from nnunet_iac.runs.cell_picture import draw_cell, svg_document
+from nnunet_iac.drawing.cell_picture import draw_cell
+from nnunet_iac.drawing.figure_files import write_figure
+from nnunet_iac.runs.atomic import write_text
 
 FULL, ACCELERATED = "IAC", "IAC-LTH"
 DOTS_PER_INCH = 300
@@ -39,7 +37,7 @@ COMPARED = (
     ("Ref to LTH", ACCELERATED, "reference"),
     ("IAC to LTH", ACCELERATED, "full search"),
 )
-"""The paper's three comparisons: whose cells, against which opponent."""
+"""The paper's three comparisons: whose cells, against what."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ FIGURES = (
 )
 
 
-def write_paper(runs: Sequence[Run], questions: Sequence[Question], folder: Path) -> list[Path]:
+def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Path) -> list[Path]:
     """Write tables and figures and return the files.
 
     Tables as CSV and LaTeX (booktabs), figures as PNG and SVG, and `paper.md` with all of them.
@@ -85,12 +83,12 @@ def write_paper(runs: Sequence[Run], questions: Sequence[Question], folder: Path
 
     Args:
         runs: retrofits and controls.
-        questions: every comparison made of them.
+        made: every comparison of them.
         folder: made if absent.
     """
-    made = tables(runs, questions)
-    paths = [write_csv(table, folder) for table in made]
-    for table in made:
+    written = tables(runs, made)
+    paths = [write_csv(table, folder) for table in written]
+    for table in written:
         paths.append(folder / f"{table.name}.tex")
         write_text(paths[-1], latex_table(table))
     searched = searches(runs)
@@ -102,7 +100,7 @@ def write_paper(runs: Sequence[Run], questions: Sequence[Question], folder: Path
         shown.append((figure.number, figure.caption))
     page = environment().get_template("paper.md.j2")
     paths.append(folder / "paper.md")
-    write_text(paths[-1], page.render(tables=made, figures=shown, of=of))
+    write_text(paths[-1], page.render(tables=written, figures=shown, of=of))
     return paths
 
 
@@ -115,12 +113,12 @@ def searches(runs: Sequence[Run]) -> tuple[Run, ...]:
     return ()
 
 
-def tables(runs: Sequence[Run], questions: Sequence[Question]) -> tuple[Table, ...]:
+def tables(runs: Sequence[Run], made: Sequence[GroupComparison]) -> tuple[Table, ...]:
     """Return the paper's five tables; of those with nothing to say the head alone."""
-    augmented = [q for q in questions if NO_AUGMENTATION not in _trainer(q)]
-    plain = [q for q in questions if NO_AUGMENTATION in _trainer(q)]
+    augmented = [one for one in made if NO_AUGMENTATION not in _trainer(one)]
+    plain = [one for one in made if NO_AUGMENTATION in _trainer(one)]
     return (
-        _combined(questions),
+        _combined(made),
         _compared("table2", "without augmentation", plain),
         _compared("table3", "with augmentation", augmented),
         _times("table4", "by backbone", runs, by_backbone=True),
@@ -139,15 +137,15 @@ def latex_table(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _combined(questions: Sequence[Question]) -> Table:
+def _combined(made: Sequence[GroupComparison]) -> Table:
     """Return table 1: per data set and comparison, pooled over backbones by Fisher's method."""
     rows = []
-    for place in dict.fromkeys(_place(q) for q in questions):
-        for name, method, opponent in COMPARED:
-            chosen = _chosen(questions, method, opponent, place)
+    for place in dict.fromkeys(map(_place, made)):
+        for name, method, kind in COMPARED:
+            chosen = _chosen(made, method, kind, place)
             if not chosen:
                 continue
-            comparisons = [q.comparison for q in chosen]
+            comparisons = [one.paired for one in chosen]
             p_values = [c.p for c in comparisons if c.p is not None]
             rows.append(
                 (
@@ -156,7 +154,7 @@ def _combined(questions: Sequence[Question]) -> Table:
                     str(len(chosen)),
                     f"{sum(c.difference for c in comparisons) / len(comparisons):+.3f}",
                     _range(comparisons),
-                    f"{fisher_combination(p_values):.4f}" if p_values else "none",
+                    p_text(fisher_combination(p_values) if p_values else None),
                 )
             )
     return Table(
@@ -176,23 +174,23 @@ def _combined(questions: Sequence[Question]) -> Table:
     )
 
 
-def _compared(name: str, how: str, questions: Sequence[Question]) -> Table:
+def _compared(name: str, how: str, made: Sequence[GroupComparison]) -> Table:
     """Return table 2 or 3: every comparison by itself."""
     rows = []
-    for comparison, method, opponent in COMPARED:
-        for question in _chosen(questions, method, opponent):
-            c = question.comparison
+    for comparison, method, kind in COMPARED:
+        for one in _chosen(made, method, kind):
+            c = one.paired
             rows.append(
                 (
-                    *_place(question),
-                    question.group.runs[0].backbone.trainer,
+                    *_place(one),
+                    one.group.runs[0].backbone.trainer,
                     comparison,
                     str(c.patients),
                     f"{c.mean_a:.3f}",
                     f"{c.mean_b:.3f}",
-                    difference_text(c.difference, c.interval),
-                    "none" if c.p is None else f"{c.p:.4f}",
-                    "none" if c.p_holm is None else f"{c.p_holm:.4f}",
+                    difference_text(c),
+                    p_text(c.p),
+                    p_text(c.p_holm),
                 )
             )
     return Table(
@@ -256,26 +254,29 @@ def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table
 
 
 def _chosen(
-    questions: Sequence[Question], method: str, opponent: str, place: tuple[str, str] | None = None
-) -> list[Question]:
+    made: Sequence[GroupComparison],
+    method: str,
+    kind: str,
+    place: tuple[str, str] | None = None,
+) -> list[GroupComparison]:
     return [
-        q
-        for q in questions
-        if q.group.method == method and q.opponent == opponent
-        if place in (None, _place(q))
+        one
+        for one in made
+        if one.group.method == method and one.against.kind == kind
+        if place in (None, _place(one))
     ]
 
 
-def _place(question: Question) -> tuple[str, str]:
-    run = question.group.runs[0]
+def _place(one: GroupComparison) -> tuple[str, str]:
+    run = one.group.runs[0]
     return run.dataset, run.configuration
 
 
-def _trainer(question: Question) -> str:
-    return str(question.group.runs[0].cost.run["trainer"])
+def _trainer(one: GroupComparison) -> str:
+    return str(one.group.runs[0].cost.run["trainer"])
 
 
-def _range(comparisons: Sequence[Comparison]) -> str:
+def _range(comparisons: Sequence[PairedComparison]) -> str:
     differences = [c.difference for c in comparisons]
     return f"{min(differences):+.3f} to {max(differences):+.3f}"
 
@@ -296,10 +297,7 @@ def _write_cell(runs: Sequence[Run], folder: Path) -> list[Path]:
 
 
 def _write_figure(figure: Figure, stem: Path) -> list[Path]:
-    png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
-    with replacing(png) as temporary:
-        FigureCanvasAgg(figure).print_figure(
-            temporary, dpi=DOTS_PER_INCH, metadata={"Software": None}
-        )
-    write_text(svg, svg_document(figure, stem.name))
-    return [png, svg]
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    for path in paths:
+        write_figure(figure, path, DOTS_PER_INCH)
+    return paths

@@ -10,11 +10,10 @@ from nnunet_iac.analysis.scores.case_scores import (
     CaseScores,
     read_case_scores,
 )
-from nnunet_iac.analysis.scores.frozen_reference import TRAINED_ON
+from nnunet_iac.analysis.vocabulary import BASELINES, TRAINS_BACKBONE
 from nnunet_iac.runs.fold import in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord, CostRecord, Trajectory
-from nnunet_iac.search.controls import CONTROLS, SKIP_METHODS
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
 from nnunet_iac.search.pruning import PruningEvent
@@ -22,9 +21,6 @@ from nnunet_iac.search.settings import Settings
 
 IDENTITY = ("method", "trainer", "dataset", "plans", "configuration", "fold")
 """What `cost.json` must say of a run."""
-
-RIVALS = {**CONTROLS, **SKIP_METHODS}
-"""Methods that a found cell is measured against, at equal budget, and what pages call them."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,12 @@ class Run:
     @property
     def is_control(self) -> bool:
         """Whether it is there for cells to be compared with, though it may have some itself."""
-        return self.method in RIVALS
+        return self.method in BASELINES
 
     @property
     def trains_backbone(self) -> bool:
         """Whether it trains what others freeze."""
-        return self.method in TRAINED_ON
+        return self.method in TRAINS_BACKBONE
 
     @property
     def dataset(self) -> str:
@@ -228,7 +224,7 @@ def controls_beside(run: Run) -> tuple[tuple[Run, ...], tuple[str, ...]]:
     ):
         folder = path.parent.parent
         try:
-            if RunFolder.of_fold(folder).read_cost().run.get("method") not in RIVALS:
+            if RunFolder.of_fold(folder).read_cost().run.get("method") not in BASELINES:
                 continue
             control = read_run(folder)
         except (ValueError, OSError) as error:

@@ -11,15 +11,14 @@ from nnunet_iac.analysis.report.case_figures import forest, paired_dots
 from nnunet_iac.analysis.report.evaluation import (
     Evaluation,
     Group,
-    Question,
-    opponent_name,
+    GroupComparison,
+    comparator_name,
     speed_up,
 )
-from nnunet_iac.analysis.report.page import commit_text, duration
-from nnunet_iac.analysis.report.parts import Picture, Section, Table
+from nnunet_iac.analysis.report.page import Picture, Section, Table, commit_text, duration
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.report.summary import Searches
-from nnunet_iac.analysis.report.verdict import difference_text
+from nnunet_iac.analysis.scores.wording import difference_text, p_text, score_text
 from nnunet_iac.analysis.trajectories.emergence import (
     TOPS,
     Emergence,
@@ -37,7 +36,7 @@ from nnunet_iac.analysis.trajectories.figures import (
     pruning_figure,
     similarity_figure,
 )
-from nnunet_iac.runs.cell_picture import operation_label
+from nnunet_iac.drawing.cell_picture import operation_label
 from nnunet_iac.search.settings import Settings
 
 MANY_GROUPS = 6
@@ -72,116 +71,87 @@ def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[
 def _scores(
     evaluation: Evaluation,
 ) -> tuple[tuple[str, ...], tuple[Table, ...], tuple[Picture, ...]]:
-    questions = evaluation.questions
-    if not questions:
+    compared, controls = evaluation.comparisons, evaluation.control_comparisons
+    if not compared:
         return (), (), ()
     pictures = [
-        _picture("comparisons", "Differences of Dice with intervals", partial(forest, questions))
+        _picture("comparisons", "Differences of Dice with intervals", partial(forest, compared))
     ]
-    for number, question in enumerate(q for q in questions if q.opponent == "reference"):
+    for number, one in enumerate(c for c in compared if c.against.kind == "reference"):
         pictures.append(
             _picture(
                 "cases",
-                f"Dice of every case before and after: {question.group.name}",
-                partial(paired_dots, question.comparison, "frozen"),
+                f"Dice of every case before and after: {one.group.name}",
+                partial(paired_dots, one.paired, "backbone"),
                 number,
-                question.group.name,
+                one.group.name,
             )
         )
-    made = (*questions, *evaluation.control_questions)
-    tables = (_questions_table(questions), _controls_table(evaluation.control_questions))
-    return _remarks(made), tables, tuple(pictures)
+    tables = (_comparisons_table(compared), _controls_table(controls))
+    return _remarks((*compared, *controls)), tables, tuple(pictures)
 
 
-def _remarks(questions: Sequence[Question]) -> tuple[str, ...]:
-    """Return what a reader must know of comparisons; what is not true of all says of which."""
+def _remarks(compared: Sequence[GroupComparison]) -> tuple[str, ...]:
+    """Return what a reader must know of comparisons; what is not true of all names its own."""
     found: dict[str, list[str]] = {}
-    for question in questions:
-        for remark in question.comparison.remarks:
-            found.setdefault(remark, []).append(f"{question.group.name} against {question.name}")
+    for one in compared:
+        for remark in one.paired.remarks:
+            found.setdefault(remark, []).append(f"{one.group.name} against {one.against.name}")
     return tuple(
-        remark if len(whose) == len(questions) else f"{'; '.join(whose)}: {remark}"
+        remark if len(whose) == len(compared) else f"{'; '.join(whose)}: {remark}"
         for remark, whose in found.items()
     )
 
 
-def _questions_table(questions: Sequence[Question]) -> Table:
-    head = (
-        "cells",
-        "against",
-        "verdict",
-        "difference (95 % interval)",
-        "patients",
-        "Dice",
-        "cells' Dice",
-        "p",
-        "p, Holm",
-        "effect",
-        "better / same / worse",
-        "not inferior",
-        "epochs",
-    )
-    rows = []
-    for question in questions:
-        c = question.comparison
-        rows.append(
-            (
-                question.group.name,
-                question.name,
-                c.verdict,
-                difference_text(c.difference, c.interval),
-                str(c.patients),
-                f"{c.mean_a:.3f}",
-                f"{c.mean_b:.3f}",
-                _p(c.p),
-                _p(c.p_holm),
-                f"{c.effect:+.2f}".replace("-", "\N{MINUS SIGN}"),
-                f"{c.better} / {c.equal} / {c.worse}",
-                "shown" if c.non_inferiority.shown else "not shown",
-                f"{question.own_epochs:.0f} / {question.other_epochs:.0f}",
-            )
-        )
-    margin = questions[0].comparison.non_inferiority.margin
-    caption = CAPTIONS["scores"].format(margin=margin)
-    return Table("comparisons", caption, head, tuple(rows))
+def _comparisons_table(compared: Sequence[GroupComparison]) -> Table:
+    columns = {
+        "cells": lambda one: one.group.name,
+        "against": lambda one: one.against.name,
+        "verdict": lambda one: one.paired.verdict,
+        **_numbers("cells'"),
+        "effect": lambda one: f"{one.paired.effect:+.2f}",
+        "better / same / worse": _changes,
+        "not inferior": lambda one: "shown" if one.paired.non_inferiority.shown else "not shown",
+        "epochs": lambda one: f"{one.epochs:.0f} / {one.against.epochs:.0f}",
+    }
+    caption = CAPTIONS["scores"].format(margin=compared[0].paired.non_inferiority.margin)
+    return _table("comparisons", caption, columns, compared)
 
 
-def _controls_table(questions: Sequence[Question]) -> Table:
-    """Return what every control gained over the frozen network."""
-    head = (
-        "control",
-        "difference (95 % interval)",
-        "patients",
-        "Dice",
-        "control's Dice",
-        "p",
-        "p, Holm",
-        "better / same / worse",
-        "epochs",
-    )
-    rows = []
-    for question in questions:
-        c = question.comparison
-        rows.append(
-            (
-                opponent_name(question.group, question.group.scored),
-                difference_text(c.difference, c.interval),
-                str(c.patients),
-                f"{c.mean_a:.3f}",
-                f"{c.mean_b:.3f}",
-                _p(c.p),
-                _p(c.p_holm),
-                f"{c.better} / {c.equal} / {c.worse}",
-                f"{question.own_epochs:.0f}",
-            )
-        )
-    return Table("controls", CAPTIONS["controls"], head, tuple(rows))
+def _controls_table(compared: Sequence[GroupComparison]) -> Table:
+    """Return what every control gained over the backbone."""
+    columns = {
+        "control": lambda one: comparator_name(one.group, one.group.scored),
+        **_numbers("control's"),
+        "better / same / worse": _changes,
+        "epochs": lambda one: f"{one.epochs:.0f}",
+    }
+    return _table("controls", CAPTIONS["controls"], columns, compared)
 
 
-def _p(value: float | None) -> str:
-    if value is None:
-        return "none"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _numbers(whose: str) -> dict[str, Callable[[GroupComparison], str]]:
+    return {
+        "difference (95 % interval)": lambda one: difference_text(one.paired),
+        "patients": lambda one: str(one.paired.patients),
+        "Dice": lambda one: score_text(one.paired.mean_a),
+        f"{whose} Dice": lambda one: score_text(one.paired.mean_b),
+        "p": lambda one: p_text(one.paired.p),
+        "p, Holm": lambda one: p_text(one.paired.p_holm),
+    }
+
+
+def _changes(one: GroupComparison) -> str:
+    return f"{one.paired.better} / {one.paired.equal} / {one.paired.worse}"
+
+
+def _table(
+    name: str,
+    caption: str,
+    columns: dict[str, Callable[[GroupComparison], str]],
+    compared: Sequence[GroupComparison],
+) -> Table:
+    rows = tuple(tuple(text(one) for text in columns.values()) for one in compared)
+    return Table(name, caption, tuple(columns), rows)
 
 
 def _search_pictures(

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from nnunet_iac.analysis.report.evaluation import Evaluation, Group
+from nnunet_iac.analysis.report.evaluation import Evaluation, Group, GroupComparison
 from nnunet_iac.analysis.report.page import duration, percent
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.report.verdict import random_standings, verdict
+from nnunet_iac.analysis.scores.wording import enumerated, finding, score_text
 from nnunet_iac.analysis.trajectories.agreement import mean_agreement, operation_histogram
+from nnunet_iac.analysis.vocabulary import RANDOM_CELL
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import parameter_free_share
 
@@ -20,15 +21,93 @@ GRAVE = ("collapse", "non-finite")
 def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
     """Return what each group's cells are worth, in a paragraph each.
 
-    Where a random cell did as well as some, the first paragraph says so.
+    Cells that are no better than a random cell are named first: the search has no part in what a
+    random cell gains as well.
     """
-    compared = evaluation.retrofits
-    standings = random_standings(evaluation.questions, named=len(compared) > 1)
-    sentences = [verdict(group, evaluation.questions) for group in compared]
-    if len(compared) == 1:
-        return (" ".join((*standings, *sentences)),)
-    named = (f"{group.name}: {said}" for group, said in zip(compared, sentences, strict=True))
-    return (*([" ".join(standings)] if standings else ()), *named)
+    first = [
+        one
+        for one in evaluation.comparisons
+        if one.against.group is not None
+        and one.against.group.method == RANDOM_CELL
+        and one.paired.verdict != "better"
+    ]
+    random = " ".join(f"{one.group.name}: {finding(one.paired, _trained(one))}." for one in first)
+    paragraphs = [
+        _paragraph(group, [one for one in evaluation.comparisons if one.group is group], first)
+        for group in evaluation.retrofits
+    ]
+    if len(paragraphs) == 1:
+        return (" ".join(filter(None, (random, *paragraphs))),)
+    return tuple(filter(None, (random, *paragraphs)))
+
+
+def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> str:
+    """Return what to do, from the comparisons with the backbone and the controls.
+
+    The cells are advised only where no network has seen the cases, and where the cells are better
+    than the backbone and every control at equal budget.
+    """
+    against = [one.paired.verdict for one in controls]
+    if any(one.paired.leakage for one in (backbone, *controls)):
+        return "Keep your backbone: a network has seen cases on which it was scored."
+    if backbone.paired.verdict == "too few patients":
+        return "Validate on more patients before you decide, and keep your backbone until then."
+    if backbone.paired.verdict != "better":
+        return "Keep your backbone."
+    if "worse" in against:
+        return "Keep your backbone, or use the control that is better than the cells."
+    if "no difference detected" in against:
+        return "Keep your backbone: the cells are not shown to be better than every control."
+    if not controls:
+        return "Any further training may have this gain: train a control before you decide."
+    if "too few patients" in against:
+        return "Keep your backbone until the controls are validated on more patients."
+    if not all(one.against.equal_budget for one in controls):
+        return "Train the controls for as many batches as the cells before you decide."
+    return "Use the retrofit."
+
+
+def _paragraph(
+    group: Group, own: Sequence[GroupComparison], said: Sequence[GroupComparison]
+) -> str:
+    """Return what the cells of a group are worth beside the backbone and controls, and advice.
+
+    Args:
+        group: with cells.
+        own: its comparisons.
+        said: comparisons that are stated elsewhere.
+    """
+    backbone = next((one for one in own if one.against.kind == "reference"), None)
+    if backbone is None:
+        reasons = ", ".join(dict.fromkeys(map(_why_unscored, group.runs)))
+        return f"{group.name}: no score of these cells can be compared yet: {reasons}."
+    controls = [one for one in own if one.against.kind == "control"]
+    found = [finding(one.paired, _trained(one)) for one in controls if one not in said]
+    long = " trained for as long" if all(one.against.equal_budget for one in controls) else ""
+    sentences = [
+        f"{group.name}: Dice {score_text(backbone.paired.mean_b)}, "
+        f"{finding(backbone.paired, backbone.against.name)}.",
+        f"Beside controls{long}: {enumerated(found)}." if found else "",
+        "" if controls else "There is no control at equal budget.",
+        advice(backbone, controls),
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _trained(one: GroupComparison) -> str:
+    """Return a control's name, and for how long it was trained where the budgets differ."""
+    if one.against.equal_budget:
+        return one.against.name
+    epochs = f"{one.against.epochs:.0f} epochs instead of {one.epochs:.0f}"
+    return f"{one.against.name} trained for {epochs}"
+
+
+def _why_unscored(run: Run) -> str:
+    if not run.validated:
+        return run.stage
+    if run.scores is None:
+        return "validated on cases of its own training"
+    return "the backbone's own validation is missing, which --val writes"
 
 
 def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
@@ -52,7 +131,7 @@ def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
             raised.append(f"{name}: {run.stage}; it is left out of all scores.")
         elif run.scores is None:
             raised.append(
-                f"{name}: it was validated on the cases it learned from, so it is left out of all "
+                f"{name}: it was validated on cases of its own training and is left out of all "
                 "scores."
             )
     return tuple(raised)

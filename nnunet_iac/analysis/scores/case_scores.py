@@ -75,6 +75,11 @@ class CaseScores:
     sources: tuple[Source, ...] = ()
     remarks: tuple[str, ...] = ()
 
+    @classmethod
+    def of_dice(cls, dice: Mapping[str, float | None], label: str) -> "CaseScores":
+        """Return the scores of which only the Dice per case is known, in no folder."""
+        return cls(Path(label), label, {**dice}, {case: {"mean": d} for case, d in dice.items()})
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes scored, by their labels."""
@@ -103,7 +108,7 @@ def read_case_scores(
         require_tolerance(tolerance)
         require_monai()
     summaries, remarks = _summaries(folder)
-    pooled: dict[str, ScoredCase] = {}
+    scored: dict[str, ScoredCase] = {}
     sources, found_in = [], dict[str, Path]()
     for summary in summaries:
         cases = read_summary(summary)
@@ -116,21 +121,50 @@ def read_case_scores(
                     f"and {summary}: train the folds on one splits_final.json"
                 )
             found_in[case] = summary
-        pooled.update(cases)
+        scored.update(cases)
         sources.append(source)
     hd95, nsd = None, None
     if tolerance is not None:
-        hd95, nsd = _surfaces(pooled, found_in, tolerance)
+        hd95, nsd = _surfaces(scored, found_in, tolerance)
     return CaseScores(
         folder=folder,
         label=_label(folder, sources) if label is None else label,
-        dice={case: mean_of_present(scored.dice.values()) for case, scored in pooled.items()},
-        per_class={case: scored.dice for case, scored in pooled.items()},
-        truth_voxels={case: scored.truth_voxels for case, scored in pooled.items()},
+        dice={case: mean_of_present(row.dice.values()) for case, row in scored.items()},
+        per_class={case: row.dice for case, row in scored.items()},
+        truth_voxels={case: row.truth_voxels for case, row in scored.items()},
         hd95=hd95,
         nsd=nsd,
         sources=tuple(sources),
         remarks=remarks,
+    )
+
+
+def pooled(parts: Sequence[CaseScores], label: str) -> CaseScores:
+    """Return the scores of several runs as one; a case that several have is their mean.
+
+    Its folder is no folder but the label, because there are several.
+
+    Raises:
+        ValueError: no scores.
+    """
+    if not parts:
+        raise ValueError("scores to be pooled must be at least one; got none: finish a run first")
+    dice: dict[str, list[float | None]] = {}
+    per_class: dict[str, dict[str, list[float | None]]] = {}
+    for part in parts:
+        for case, value in part.dice.items():
+            dice.setdefault(case, []).append(value)
+            for name, score in part.per_class[case].items():
+                per_class.setdefault(case, {}).setdefault(name, []).append(score)
+    return CaseScores(
+        folder=Path(label),
+        label=label,
+        dice={case: mean_of_present(values) for case, values in dice.items()},
+        per_class={
+            case: {name: mean_of_present(values) for name, values in classes.items()}
+            for case, classes in per_class.items()
+        },
+        sources=tuple(source for part in parts for source in part.sources),
     )
 
 

@@ -12,15 +12,15 @@ from nnunet_iac.analysis.scores.case_scores import (
     named,
     patient_means,
 )
-from nnunet_iac.analysis.scores.number_text import counted, p_text
 from nnunet_iac.analysis.scores.statistics import (
-    CONFIDENCE,
+    ALPHA,
     DECIMALS,
     FEWEST_PATIENTS,
     MARGIN,
     Interval,
     NonInferiority,
     bootstrap_interval,
+    holm,
     non_inferiority,
     rank_biserial,
     wilcoxon,
@@ -28,10 +28,7 @@ from nnunet_iac.analysis.scores.statistics import (
 from nnunet_iac.runs.scores import mean_of_present
 from nnunet_iac.search.patients import patient_of
 
-RANDOM_CELL = "random cell"
-"""What records call the control that says whether it was the search that helped."""
-DECIDED = ("helped", "harmed")
-"""Verdicts that say there is a difference."""
+Verdict = Literal["better", "worse", "no difference detected", "too few patients"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class SurfaceComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """B against A; every number is over patients, and Dice is in [0, 1].
 
     Args:
@@ -116,38 +113,34 @@ class Comparison:
     remarks: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> str:
-        """Return `helped`, `harmed`, `no difference` or `too few patients`.
+    def verdict(self) -> Verdict:
+        """What the comparison says of B.
 
-        The interval decides, where it lies wholly above or below 0, of at least
-        `FEWEST_PATIENTS`. `no difference` says that none was found, not that there is none.
-        Bootstrap intervals of few patients are too narrow, so p is to be read along.
+        B is better or worse where the interval lies wholly on one side of 0 and the adjusted p is
+        at most 0.05, of at least `FEWEST_PATIENTS`: bootstrap intervals of few patients are too
+        narrow, and the test alone does not give the size.
         """
         if self.patients < FEWEST_PATIENTS or self.interval is None:
             return "too few patients"
-        if self.interval.low > 0:
-            return "helped"
-        return "harmed" if self.interval.high < 0 else "no difference"
+        if self.p_holm is not None and self.p_holm <= ALPHA:
+            if self.interval.low > 0:
+                return "better"
+            if self.interval.high < 0:
+                return "worse"
+        return "no difference detected"
 
 
-def standing(c: Comparison) -> Literal["better than", "as well as", ""]:
-    """Return how A did beside B; nothing where the interval of B - A lies wholly above 0.
+def adjusted(family: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
+    """Return comparisons with their p values adjusted for each other (`statistics.holm`).
 
-    One patient has no interval, so the sign decides.
+    B against A and A against B are one test.
     """
-    low, high = (
-        (c.difference, c.difference) if c.interval is None else (c.interval.low, c.interval.high)
+    p_values = {frozenset(c.labels): c.p for c in family if c.p is not None}
+    holms = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return tuple(
+        dataclasses.replace(c, p_holm=None if c.p is None else holms[frozenset(c.labels)])
+        for c in family
     )
-    if low > 0:
-        return ""
-    return "better than" if high < 0 else "as well as"
-
-
-def so_far(c: Comparison) -> str:
-    """Return how far few patients can tell; nothing for `FEWEST_PATIENTS` and more."""
-    if c.patients >= FEWEST_PATIENTS:
-        return ""
-    return f", as far as {counted(c.patients, 'patient')} can tell"
 
 
 def compare_scores(
@@ -157,7 +150,7 @@ def compare_scores(
     patient_pattern: str | None = None,
     margin: float = MARGIN,
     seed: int = 0,
-) -> Comparison:
+) -> PairedComparison:
     """Return B against A, one difference per patient: the mean over its cases of B - A.
 
     Args:
@@ -185,7 +178,7 @@ def compare_scores(
     differences, _ = patient_means({case: y - x for case, (x, y) in both.items()}, pattern)
     values = [round(difference, DECIMALS) for difference in differences.values()]
     interval, p = bootstrap_interval(values, seed), wilcoxon(values)
-    return Comparison(
+    return PairedComparison(
         labels=(a.label, b.label),
         folders=(str(a.folder), str(b.folder)),
         cases=len(both),
@@ -235,17 +228,6 @@ def require_paired(a: CaseScores, b: CaseScores) -> None:
             f"both sides must be scored against the same truth; {a.label} and {b.label} have "
             f"others for {named(other_truth)}: evaluate both against one folder"
         )
-
-
-def with_doubt(c: Comparison) -> Comparison:
-    """Return a comparison with a remark where its interval decides and its test does not."""
-    if c.verdict not in DECIDED or c.p_holm is None or c.p_holm <= 1 - CONFIDENCE:
-        return c
-    doubt = (
-        f"the interval excludes 0, but the adjusted p is {p_text(c.p_holm)}: too little to rely "
-        "on; score more patients"
-    )
-    return dataclasses.replace(c, remarks=(*c.remarks, doubt))
 
 
 def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
@@ -320,8 +302,8 @@ def _remarks(
         yield "every patient has the same difference, so the interval is that one value"
     if patients < FEWEST_PATIENTS:
         yield (
-            f"{counted(patients, 'patient')}: below {FEWEST_PATIENTS} a two-sided signed-rank "
-            "test cannot reach 0.05, and nothing is decided"
+            f"n = {patients}: below {FEWEST_PATIENTS} patients a two-sided signed-rank test cannot "
+            "reach 0.05, and nothing is decided"
         )
 
 

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.scores.comparison import Comparison, SurfaceComparison
+from nnunet_iac.analysis.scores.comparison import PairedComparison, SurfaceComparison
 from nnunet_iac.analysis.scores.comparisons import Comparisons
-from nnunet_iac.analysis.scores.latex import escaped, tabular
-from nnunet_iac.analysis.scores.number_text import (
+from nnunet_iac.analysis.scores.statistics import CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
+from nnunet_iac.analysis.scores.wording import (
     counted,
+    difference_text,
+    escaped,
     interval_text,
     p_text,
     score_text,
     signed_text,
+    tabular,
 )
-from nnunet_iac.analysis.scores.statistics import CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
 from nnunet_iac.runs.atomic import write_json, write_text
 
 HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
@@ -88,7 +90,7 @@ def latex(made: Comparisons) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _notes(c: Comparison) -> list[str]:
+def _notes(c: PairedComparison) -> list[str]:
     return [*(f"LEAKAGE: {text}" for text in c.leakage), *c.remarks]
 
 
@@ -96,10 +98,7 @@ def _overview(made: Comparisons) -> list[list[str]]:
     """Return a head, and a row per method with its differences to the reference and controls."""
     names = {label: made.names.get(label, label) for c in made.comparisons for label in c.labels}
     columns, rows = (dict.fromkeys(c.labels[side] for c in made.comparisons) for side in (0, 1))
-    found = {
-        c.labels: f"{signed_text(c.difference)} {interval_text(c.interval)}"
-        for c in made.comparisons
-    }
+    found = {c.labels: difference_text(c) for c in made.comparisons}
     return [
         ["Dice minus that of", *(names[a] for a in columns)],
         *([names[b], *(found.get((a, b), "") for a in columns)] for b in rows),
@@ -108,7 +107,7 @@ def _overview(made: Comparisons) -> list[list[str]]:
 
 def _protocol(made: Comparisons) -> dict[str, str]:
     """Return what was done, in a sentence each."""
-    number = len(made.comparisons)
+    number = len({frozenset(c.labels) for c in made.comparisons})
     fisher = ""
     if made.fisher is not None:
         combined = p_text(made.fisher)
@@ -158,7 +157,7 @@ def _csv(made: Comparisons) -> str:
     return text.getvalue()
 
 
-def _roles(c: Comparison, made: Comparisons) -> dict[str, str]:
+def _roles(c: PairedComparison, made: Comparisons) -> dict[str, str]:
     """Return of both sides whether they are controls, where there are any."""
     if not made.controls:
         return {}
@@ -166,7 +165,7 @@ def _roles(c: Comparison, made: Comparisons) -> dict[str, str]:
     return {"a_is": a or "reference", "b_is": b or "method"}
 
 
-def _cells(c: Comparison) -> list[str]:
+def _cells(c: PairedComparison) -> list[str]:
     """Return a comparison's numbers, from patients to non-inferiority, as both tables have them."""
     return [
         str(c.patients),

@@ -1,32 +1,22 @@
 """Several nnU-Nets against references and controls, their p values adjusted together."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_iac.analysis.scores.case_scores import (
-    CaseScores,
-    read_case_scores,
-)
+from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
 from nnunet_iac.analysis.scores.comparison import (
-    RANDOM_CELL,
-    Comparison,
+    PairedComparison,
+    adjusted,
     compare_scores,
     require_paired,
     require_pattern,
-    so_far,
-    standing,
-    with_doubt,
 )
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
-from nnunet_iac.analysis.scores.number_text import interval_text, signed_text
-from nnunet_iac.analysis.scores.statistics import (
-    MARGIN,
-    fisher_combination,
-    holm,
-    require_margin,
-)
+from nnunet_iac.analysis.scores.statistics import MARGIN, fisher_combination, require_margin
+from nnunet_iac.analysis.scores.wording import finding
+from nnunet_iac.analysis.vocabulary import RANDOM_CELL
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class Comparisons:
         headline: what must be read before any number; empty where there is nothing.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PairedComparison, ...]
     margin: float
     seed: int
     tolerance: float | None = None
@@ -99,13 +89,13 @@ def compare_folders(
         scores = {p: dataclasses.replace(score, label=str(p)) for p, score in scores.items()}
     shared = len(references) == 1
     pairs = [
-        (rival, other)
+        (baseline, other)
         for number, other in enumerate(others)
-        for rival in (references[0 if shared else number], *controls)
+        for baseline in (references[0 if shared else number], *controls)
     ]
     compared = []
-    for rival, other in (*pairs, *((references[0], control) for control in controls)):
-        a, b = scores[rival], scores[other]
+    for baseline, other in (*pairs, *((references[0], control) for control in controls)):
+        a, b = scores[baseline], scores[other]
         require_paired(a, b)
         origin = ("A is not meant as the network that B froze (--unrelated)",)
         remarks = origin if unrelated else require_frozen(a, b)
@@ -121,7 +111,11 @@ def compare_folders(
         made,
         controls=tuple(scores[control].label for control in controls),
         names=names,
-        headline=_headline([c for c in made.comparisons if c.labels[0] in random], names),
+        headline=" ".join(
+            f"{names[c.labels[1]]}: {finding(c, f'a {names[c.labels[0]]}')}."
+            for c in made.comparisons
+            if c.labels[0] in random and c.verdict != "better"
+        ),
     )
 
 
@@ -162,26 +156,11 @@ def _names(sides: Sequence[CaseScores]) -> dict[str, str]:
     }
 
 
-def _headline(against_random: Sequence[Comparison], names: Mapping[str, str]) -> str:
-    """Return which B did no better than a random cell, in a sentence each."""
-    return " ".join(
-        f"A {names[c.labels[0]]} did {how} {names[c.labels[1]]}{so_far(c)}: B - A = "
-        f"{signed_text(c.difference)} {interval_text(c.interval)}."
-        for c in against_random
-        if (how := standing(c))
-    )
-
-
 def _together(
-    compared: Sequence[Comparison], margin: float, seed: int, tolerance: float | None
+    compared: Sequence[PairedComparison], margin: float, seed: int, tolerance: float | None
 ) -> Comparisons:
     """Return comparisons with their p values adjusted, and combined where that is allowed."""
     known = [c.p for c in compared if c.p is not None]
-    adjusted = iter(holm(known))
-    comparisons = tuple(
-        with_doubt(c if c.p is None else dataclasses.replace(c, p_holm=next(adjusted)))
-        for c in compared
-    )
     fisher, remarks = None, tuple[str, ...]()
     if len(compared) > 1:
         patients = [{row.patient for row in c.rows} for c in compared]
@@ -192,4 +171,4 @@ def _together(
             remarks = (f"{left_out}a comparison has no p.",)
         else:
             fisher = fisher_combination(known)
-    return Comparisons(comparisons, margin, seed, tolerance, fisher, remarks)
+    return Comparisons(adjusted(compared), margin, seed, tolerance, fisher, remarks)

@@ -4,14 +4,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores, Source
+from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
 
-TRAINED_ON = {
-    "continued": "the frozen network, trained on",
-    "continued decoder": "the frozen network, its decoder trained on",
-}
-"""Methods of controls that train what others freeze, and what they are."""
 SAME_DICE = 1e-3
 """How far a case's Dice may differ between two validations of one network."""
 
@@ -59,7 +55,7 @@ def _pairs(a: CaseScores, b: CaseScores) -> Iterable[tuple[Side, Side]]:
 
 def _require_unchanged(side: Side) -> None:
     record = side.source.record
-    if record is None or side.source.method in TRAINED_ON or record.after is None:
+    if record is None or side.source.method in TRAINS_BACKBONE or record.after is None:
         return
     if not record.unchanged:
         raise ValueError(
@@ -71,10 +67,10 @@ def _require_unchanged(side: Side) -> None:
 
 def _origin(a: Side, b: Side) -> tuple[str, ...]:
     """Return how it is known that both stand on one network."""
-    trained_on = tuple(
-        f"{side.name} is a control: {TRAINED_ON[side.source.method]}"
+    continued = tuple(
+        f"{side.name} is a control: {TRAINS_BACKBONE[side.source.method]}"
         for side in (a, b)
-        if side.source.method in TRAINED_ON and not side.source.frozen
+        if side.source.method in TRAINS_BACKBONE and not side.source.frozen
     )
     if a.source.record is None and b.source.record is None:
         return (
@@ -83,9 +79,9 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
         )
     if a.source.record is None:
         assert b.source.record is not None
-        return (*trained_on, *_stock_origin(a, b, b.source.record))
+        return (*continued, *_stock_origin(a, b, b.source.record))
     if b.source.record is None:
-        return (*trained_on, *_stock_origin(b, a, a.source.record))
+        return (*continued, *_stock_origin(b, a, a.source.record))
     if a.source.record.before != b.source.record.before:
         found = " and ".join(
             f"{side.scores.label} froze {record.path} ({record.before[:12]})"
@@ -95,7 +91,7 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
             f"both sides must stand on the same frozen network; {found}: compare runs of one "
             "backbone, or say --unrelated"
         )
-    return (*trained_on, "A and B stand on one frozen network: their records have the same hash")
+    return (*continued, "A and B stand on one frozen network: their records have the same hash")
 
 
 def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, ...]:

@@ -1,24 +1,18 @@
 """Methods on one backbone side by side: cost, Dice and paired differences, over folds and seeds."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores
-from nnunet_iac.analysis.scores.comparison import DECIDED, Comparison, compare_scores
-from nnunet_iac.analysis.scores.number_text import interval_text, p_text, signed_text
-from nnunet_iac.analysis.scores.statistics import MARGIN, holm
-from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
+from nnunet_iac.analysis.scores.statistics import MARGIN
+from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text
 
 REFERENCE = "reference"
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
 """What the runs of one table share."""
-ALPHA = 0.05
-"""Adjusted p above which a verdict is called in doubt."""
-NONE = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Row:
         macs: likewise.
         dice: mean over classes, a patient's cases, seeds, then patients.
         spread: standard deviation over seeds; None of one.
-        against: the method minus a rival, by the rival's name.
+        against: the method minus a baseline, by the baseline's name.
     """
 
     method: str
@@ -49,7 +43,7 @@ class Row:
     macs: float
     dice: float
     spread: float | None
-    against: Mapping[str, Comparison]
+    against: Mapping[str, PairedComparison]
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class MethodTable:
         cases: theirs.
         reference: mean Dice of the frozen network.
         rows: one per method, in the study's order.
-        rivals: what methods are compared to: the reference, and controls.
+        baselines: what methods are compared to: the reference, and controls.
         scores: of the test cases, or of the validation.
     """
 
@@ -71,7 +65,7 @@ class MethodTable:
     cases: int
     reference: float
     rows: tuple[Row, ...]
-    rivals: tuple[str, ...]
+    baselines: tuple[str, ...]
     scores: str
 
     def row(self, method: str) -> Row:
@@ -81,14 +75,14 @@ class MethodTable:
 
 def method_tables(
     document: Mapping[str, Any],
-    rivals: Sequence[str] = ("continued", "random"),
+    baselines: Sequence[str] = ("continued", "random"),
     margin: float = MARGIN,
 ) -> list[MethodTable]:
     """Return a table per backbone and augmentation of a study's result file.
 
     Args:
         document: as `workflow.study_results.document`.
-        rivals: methods that the others are compared to, besides the reference; those the study
+        baselines: methods that the others are compared to, besides the reference; those the study
             does not have are left out.
         margin: of non-inferiority, in Dice.
     """
@@ -116,7 +110,7 @@ def method_tables(
         for scores, (key, reference) in of.items():
             if reference and all(key in run for run in own):
                 table = _Table(dict(zip(WHERE, place, strict=True)), scores, key, margin)
-                known = [name for name in rivals if name in methods]
+                known = [name for name in baselines if name in methods]
                 tables.append(table.of(own, methods, known, reference))
     return tables
 
@@ -151,7 +145,7 @@ class _Table:
         self,
         runs: Sequence[Mapping[str, Any]],
         methods: Sequence[str],
-        rivals: Sequence[str],
+        baselines: Sequence[str],
         reference: Sequence[Mapping[str, float | None]],
     ) -> MethodTable:
         """Return the table of runs.
@@ -159,30 +153,28 @@ class _Table:
         Args:
             runs: of this place.
             methods: in their order.
-            rivals: of these, besides the reference.
+            baselines: of these, besides the reference.
             reference: Dice per case of the frozen network, once or more for every case.
         """
         groups = {name: [run for run in runs if run["method"] == name] for name in methods}
         scored = {name: self._scores(group, name) for name, group in groups.items()}
-        scored[REFERENCE] = pooled(reference, REFERENCE)
+        scored[REFERENCE] = _pooled(reference, REFERENCE)
         pattern = runs[0]["patient_pattern"] or ".*"
 
-        def against(rival: str, own: CaseScores) -> Comparison:
-            return compare_scores(scored[rival], own, patient_pattern=pattern, margin=self.margin)
+        def against(baseline: str, own: CaseScores) -> PairedComparison:
+            return compare_scores(
+                scored[baseline], own, patient_pattern=pattern, margin=self.margin
+            )
 
-        sides = (REFERENCE, *rivals)
-        compared = _adjusted(
-            {
-                (rival, name): against(rival, scored[name])
-                for name in methods
-                for rival in sides
-                if rival != name
-            }
+        sides = (REFERENCE, *baselines)
+        family = adjusted(
+            [against(side, scored[name]) for name in methods for side in sides if side != name]
         )
+        compared = {comparison.labels: comparison for comparison in family}
         same = against(REFERENCE, scored[REFERENCE])
         rows = []
         for name, group in groups.items():
-            own = {rival: compared[rival, name] for rival in sides if rival != name}
+            own = {baseline: compared[baseline, name] for baseline in sides if baseline != name}
             seeds = dict.fromkeys(run["seed"] for run in group)
             per_seed = [
                 against(
@@ -197,18 +189,18 @@ class _Table:
             cases=same.cases,
             reference=same.mean_a,
             rows=tuple(rows),
-            rivals=sides,
+            baselines=sides,
             scores=self.scores,
         )
 
     def _scores(self, runs: Sequence[Mapping[str, Any]], label: str) -> CaseScores:
-        return pooled([run[self.key] for run in runs], label)
+        return _pooled([run[self.key] for run in runs], label)
 
 
 def _row(
     method: str,
     runs: Sequence[Mapping[str, Any]],
-    against: Mapping[str, Comparison],
+    against: Mapping[str, PairedComparison],
     per_seed: Sequence[float],
 ) -> Row:
     return Row(
@@ -226,50 +218,27 @@ def _row(
     )
 
 
-def pooled(dice: Iterable[Mapping[str, float | None]], label: str) -> CaseScores:
-    """Return Dice per case as comparisons take it; a case that several have is their mean."""
-    found: dict[str, list[float | None]] = {}
-    for part in dice:
-        for case, value in part.items():
-            found.setdefault(case, []).append(value)
-    means = {case: mean_of_present(values) for case, values in found.items()}
-    return CaseScores(Path(label), label, means, {case: {"mean": d} for case, d in means.items()})
+def _pooled(dice: Sequence[Mapping[str, float | None]], label: str) -> CaseScores:
+    return pooled([CaseScores.of_dice(part, label) for part in dice], label)
 
 
 def _added(runs: Sequence[Mapping[str, Any]], key: str) -> float:
     return fmean(run[key]["final"] / run[key]["backbone"] for run in runs) - 1
 
 
-def _adjusted(compared: Mapping[tuple[str, str], Comparison]) -> dict[tuple[str, str], Comparison]:
-    """Return comparisons with p values adjusted for each other; A - B and B - A count once."""
-    pairs = {frozenset(names): c.p for names, c in compared.items() if c.p is not None}
-    found = dict(zip(pairs, holm(list(pairs.values())), strict=True))
-    return {
-        names: dataclasses.replace(c, p_holm=found.get(frozenset(names)))
-        for names, c in compared.items()
-    }
-
-
-def difference_text(comparison: Comparison | None) -> str:
-    """Return difference and interval as text; a dash for none."""
-    if comparison is None:
-        return NONE
-    return f"{signed_text(comparison.difference)} {interval_text(comparison.interval)}"
-
-
 def cells(table: MethodTable) -> list[list[str]]:
     """Return head and rows of a table as text."""
     head = ["method", "runs", "epochs", "of them search", "minutes", "parameters", "MACs"]
     head += ["Dice", "± seeds"]
-    for rival in table.rivals:
-        head += [f"minus {rival} [95 %]", "p (Holm)"]
+    for baseline in table.baselines:
+        head += [f"minus {baseline} [95 %]", "p (Holm)"]
     found = [head]
     for row in table.rows:
         line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]
         line += [f"{row.minutes:.1f}", f"{row.parameters:+.1%}", f"{row.macs:+.1%}"]
         line += [f"{row.dice:.4f}", NONE if row.spread is None else f"{row.spread:.4f}"]
-        for rival in table.rivals:
-            against = row.against.get(rival)
+        for baseline in table.baselines:
+            against = row.against.get(baseline)
             line += [difference_text(against), NONE if against is None else p_text(against.p_holm)]
         found.append(line)
     return found
@@ -280,32 +249,3 @@ def markdown(table: MethodTable) -> str:
     head, *rows = cells(table)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def verdict(table: MethodTable, searched: str, rival: str, name: str) -> str:
-    """Return in words what a method did beside another.
-
-    Args:
-        table: with both.
-        searched: the method.
-        rival: what it is compared to.
-        name: of the rival, with its article.
-    """
-    return verdict_text(table.row(searched).against[rival], name)
-
-
-def verdict_text(made: Comparison, name: str) -> str:
-    """Return in words how B did beside A.
-
-    Args:
-        made: the comparison.
-        name: of A, with its article.
-    """
-    text = difference_text(made)
-    if made.p_holm is not None and made.p_holm > ALPHA and made.verdict in DECIDED:
-        text += f", which is in doubt: p = {p_text(made.p_holm)} after Holm"
-    if made.verdict == "helped":
-        return f"more than {name} ({text})"
-    if made.verdict == "harmed":
-        return f"less than {name} ({text})"
-    return f"no more than {name}, as far as {made.patients} patients can tell ({text})"

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from scipy import stats
 
 CONFIDENCE = 0.95
+ALPHA = 0.05
+"""Largest adjusted p of a difference that counts as detected."""
 RESAMPLES = 9999
 MARGIN = 0.01
 """Loss of Dice up to which a method counts as not inferior, where nothing else is stated."""

@@ -49,7 +49,8 @@ from nnunet_iac.analysis.trajectories.similarity import (
     reported_epochs,
     top_masks,
 )
-from nnunet_iac.runs.cell_picture import INK, MUTED, OPERATION_COLOURS, PAPER, operation_label
+from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, operation_label
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import (
     EDGES,

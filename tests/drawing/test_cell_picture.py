@@ -7,12 +7,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from nnunet_iac.runs import cell_picture
-from nnunet_iac.runs.cell_picture import (
+from nnunet_iac.drawing.cell_picture import (
     OPERATION_COLOURS,
+    cell_figure,
     cell_svg,
     draw_cell,
-    draw_skip_connection,
     operation_label,
 )
 from nnunet_iac.search.genotype import Choice, Genotype
@@ -68,16 +67,15 @@ def test_png_is_the_same_every_time_and_at_least_twice_as_wide_as_a_page_column(
     assert imread(tmp_path / "one.png").shape[1] >= 1600
 
 
-@pytest.mark.parametrize("draw", [lambda path: draw_cell(CHAIN, path), draw_skip_connection])
-def test_another_suffix_is_an_error_that_names_the_file_and_leaves_none(draw, tmp_path):
+def test_another_suffix_is_an_error_that_names_the_file_and_leaves_none(tmp_path):
     with pytest.raises(ValueError, match=r"\.svg or \.png; got 'cell\.pdf'"):
-        draw(tmp_path / "cell.pdf")
+        draw_cell(CHAIN, tmp_path / "cell.pdf")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("output_nodes", [1, 2, 3, 4])
 def test_the_rows_of_the_last_nodes_alone_reach_the_concatenation(output_nodes):
-    lines = cell_picture._cell_figure(ONLY_INPUTS, output_nodes).axes[0].lines
+    lines = cell_figure(ONLY_INPUTS, output_nodes).axes[0].lines
     rows = [line for line in lines if len(set(line.get_ydata())) == 1 < len(line.get_ydata())]
     lowest = max(rows, key=lambda line: line.get_ydata()[0])
     reaching = [line for line in rows if line.get_xdata()[-1] == lowest.get_xdata()[-1]]
@@ -92,7 +90,7 @@ def _written(figure):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES[::7] + TOPOLOGIES[-1:])
 def test_no_text_overlaps_another_or_meets_a_wire(topology):
-    figure = cell_picture._cell_figure(genotype_of(topology, 1), 4)
+    figure = cell_figure(genotype_of(topology, 1), 4)
     boxes = _written(figure)
     for one, other in combinations(boxes.values(), 2):
         assert not one.overlaps(other)
@@ -106,19 +104,10 @@ def test_no_text_overlaps_another_or_meets_a_wire(topology):
 
 @pytest.mark.parametrize("output_nodes", [1, 4])
 def test_all_text_lies_within_the_picture(output_nodes):
-    figure = cell_picture._cell_figure(CHAIN, output_nodes)
+    figure = cell_figure(CHAIN, output_nodes)
     width, height = figure.get_size_inches() * figure.dpi
     for text, box in _written(figure).items():
         assert box.x0 >= 0, text.get_text()
         assert box.y0 >= 0, text.get_text()
         assert box.x1 <= width, text.get_text()
         assert box.y1 <= height, text.get_text()
-
-
-def test_skip_connection_picture_names_its_parts_and_is_the_same_every_time(tmp_path):
-    for name in ("one.svg", "two.svg"):
-        draw_skip_connection(tmp_path / name)
-    document = (tmp_path / "one.svg").read_text(encoding="utf-8")
-    assert document == (tmp_path / "two.svg").read_text(encoding="utf-8")
-    for part in ("encoder", "decoder", "cell", "new skip", "frozen: the trained U-Net"):
-        assert f">{part}<" in document

@@ -1,0 +1,104 @@
+"""Numbers and comparisons as text: one wording of a verdict, and tables for LaTeX."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from nnunet_iac.analysis.scores.comparison import PairedComparison
+from nnunet_iac.analysis.scores.statistics import CONFIDENCE, Interval
+
+SMALLEST_P = 0.0001
+"""Below it tables state this bound; the JSON has the number."""
+NONE = "\N{EN DASH}"
+
+
+def score_text(value: float | None) -> str:
+    """Return a Dice, HD95 in mm or NSD, for example `0.7350`."""
+    return "none" if value is None else f"{value:.4f}"
+
+
+def signed_text(value: float | None) -> str:
+    """Return a difference of scores, for example `+0.0350`."""
+    return "none" if value is None else f"{value:+.4f}"
+
+
+def interval_text(interval: Interval | None) -> str:
+    """Return an interval of differences, for example `[+0.0200, +0.0500]`."""
+    if interval is None:
+        return "none"
+    return f"[{signed_text(interval.low)}, {signed_text(interval.high)}]"
+
+
+def p_text(value: float | None) -> str:
+    """Return a p value, for example `0.0312` or `<0.0001`."""
+    if value is None:
+        return "none"
+    return f"{value:.4f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, for example `6 patients`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence, for example `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def difference_text(comparison: PairedComparison | None) -> str:
+    """Return difference and interval for a table; a dash where there is no comparison."""
+    if comparison is None:
+        return NONE
+    return f"{signed_text(comparison.difference)} {interval_text(comparison.interval)}"
+
+
+def finding(comparison: PairedComparison, a: str) -> str:
+    """Return the verdict on B with its numbers: claim, difference, interval, n.
+
+    For example `0.0012 lower than a random cell (95 % CI 0.0007 to 0.0017, n = 32)`, or
+    `no difference detected from a random cell (+0.0001, 95 % CI -0.0013 to +0.0014, n = 14)`.
+    Where the interval alone would decide, the adjusted p that does not agree is given.
+
+    Args:
+        comparison: B against A.
+        a: what A is, with its article.
+    """
+    n, verdict, between = f"n = {comparison.patients}", comparison.verdict, comparison.interval
+    level = f"{100 * CONFIDENCE:.0f} % CI"
+    if verdict in ("better", "worse"):
+        assert between is not None
+        low, high = sorted((abs(between.low), abs(between.high)))
+        relation = "higher" if verdict == "better" else "lower"
+        size = f"{abs(comparison.difference):.4f} {relation} than {a}"
+        return f"{size} ({level} {low:.4f} to {high:.4f}, {n})"
+    numbers = [signed_text(comparison.difference)]
+    if between is not None:
+        numbers.append(f"{level} {signed_text(between.low)} to {signed_text(between.high)}")
+        if not between.low <= 0 <= between.high and comparison.p_holm is not None:
+            numbers.append(f"adjusted p = {p_text(comparison.p_holm)}")
+    claim = f"{verdict} from {a}"
+    if verdict == "too few patients":
+        claim = f"undecided against {a}, too few patients"
+    return f"{claim} ({', '.join([*numbers, n])})"
+
+
+def tabular(head: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 2) -> list[str]:
+    """Return a LaTeX tabular (booktabs) whose first `labels` columns are flush left."""
+    return [
+        rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(head) - labels)}}}",
+        r"\toprule",
+        " & ".join(map(escaped, head)) + r" \\",
+        r"\midrule",
+        *(" & ".join(map(escaped, row)) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def escaped(text: str) -> str:
+    """Return text for LaTeX; a minus before a digit and a less-than become mathematics."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"\N{MINUS SIGN}": "$-$", "<": "$<$", ">": "$>$", "[": "{[}", "]": "{]}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    text = "".join(special.get(character, character) for character in text)
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)

@@ -1,0 +1,25 @@
+"""What pages and tables call the methods that cells are compared with."""
+
+BACKBONE = "the backbone"
+RANDOM_CELL = "random cell"
+"""The method of the control that shows whether a gain comes from the search."""
+
+TRAINS_BACKBONE = {
+    "continued": "the continued backbone",
+    "continued decoder": "the backbone with a continued decoder",
+}
+"""Controls that train what retrofits freeze."""
+
+BASELINES = {
+    **TRAINS_BACKBONE,
+    RANDOM_CELL: "a random cell",
+    "identity cell": "an all-identity cell",
+    "convolution": "a convolution of equal parameters",
+    "attention gates": "attention gates",
+    "nested skips": "nested skips (U-Net++)",
+    "residual attention": "residual attention",
+}
+"""Methods with which a searched cell is compared at equal budget, by their name in records."""
+
+STUDY_BASELINES = {"random": BASELINES[RANDOM_CELL], "continued": BASELINES["continued"]}
+"""The baselines whose comparisons a study's page states first, by their name in studies."""

@@ -1,0 +1,1 @@
+"""Pictures that several packages draw, and how figures become files."""
