@@ -34,7 +34,7 @@ def test_plans_with_a_timm_encoder_are_a_workload(planned: Any, monkeypatch: Any
     for name, value in planned.environment.items():
         monkeypatch.setenv(name, value)
     (planned.preprocessed / "mobile.json").unlink(missing_ok=True)
-    write_plans("4", "2d", "small", "mobile", [], Network("mobilenetv3_large"))
+    write_plans("4", "2d", "small", "mobile", {}, Network("mobilenetv3_large"))
     workload = Workload.of_plans("4", "2d", "mobile", "cpu").resized(2, None, None, None)
     assert workload.features == (4, 16, 24, 40, 112, 960)
     images, targets = workload.batch()

@@ -44,7 +44,8 @@ def with_residual_encoder(in_process: Any) -> None:
 def planned_anew(in_process: Any, *settings: str, source: str = "small", **choice: str) -> None:
     """Write the plans `other`, which an earlier test may have left behind."""
     (in_process.preprocessed / "other.json").unlink(missing_ok=True)
-    write_plans("4", "2d", source, "other", settings, Network(**choice))
+    values = dict(map(parse_assignment, settings))
+    write_plans("4", "2d", source, "other", values, Network(**choice))
 
 
 def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str, *settings: str) -> Any:
