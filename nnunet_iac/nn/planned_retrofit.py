@@ -28,7 +28,7 @@ def _between(low: float, high: float) -> Callable[[Any], bool]:
 
 _COUNT = (lambda value: type(value) is int and value >= 1, "an integer of at least 1")
 _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "channel_ratio": (_between(0, 1), "a number in (0, 1]"),
+    "channel_ratio": (_between(0.0, 1.0), "a number in (0, 1]"),
     "min_channels": _COUNT,
     "partial_channels": _COUNT,
     "output_nodes": (lambda value: type(value) is int and value in range(1, 5), "1, 2, 3 or 4"),
@@ -36,7 +36,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "residual": _one_of("none", "zero"),
     "decoder_norms": _one_of("frozen", "tuned"),
     "edge_transform": _one_of("tanh", "tan"),
-    "tan_clamp": (_between(0, math.nextafter(math.pi / 2, 0)), "a number in (0, pi/2)"),
+    "tan_clamp": (_between(0.0, math.nextafter(math.pi / 2, 0.0)), "a number in (0, pi/2)"),
     "activation_checkpointing": (lambda value: type(value) is bool, "true or false"),
 }
 """The values that `retrofit` takes: for each a check, and the allowed values in words."""
