@@ -1,6 +1,6 @@
 """The paper's tables 1 to 5 and figures 2 to 7, of the runs at hand.
 
-Source: arXiv 2604.14849. A backbone is the trainer and plans that made the frozen network; where
+Source: arXiv 2604.14849. A backbone is the trainer and plans that made it; where
 the paper pools over backbones or data sets, so do we, and a cell without runs stays empty.
 """
 

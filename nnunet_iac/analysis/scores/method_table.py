@@ -54,7 +54,7 @@ class MethodTable:
         place: data set, configuration, backbone and augmentation.
         patients: how many are scored.
         cases: theirs.
-        reference: mean Dice of the frozen network.
+        reference: mean Dice of the backbone.
         rows: one per method, in the study's order.
         baselines: what methods are compared to: the reference, and controls.
         scores: of the test cases, or of the validation.
@@ -101,7 +101,7 @@ def method_tables(
         mirrored = dict(zip(WHERE, place, strict=True))["augmentation"] == "default"
         own_validation = [run["dice"] for run in references] if mirrored else []
         tested = [run["test_dice"] for run in references if "test_dice" in run]
-        # Where cells were trained, the frozen network was scored under their circumstances.
+        # Where cells were trained, the backbone was scored under their circumstances.
         frozen = [run["frozen_dice"] for run in own if run["frozen_dice"] is not None]
         of = {
             "validation cases": ("dice", frozen or own_validation),
@@ -154,7 +154,7 @@ class _Table:
             runs: of this place.
             methods: in their order.
             baselines: of these, besides the reference.
-            reference: Dice per case of the frozen network, once or more for every case.
+            reference: Dice per case of the backbone, once or more for every case.
         """
         groups = {name: [run for run in runs if run["method"] == name] for name in methods}
         scored = {name: self._scores(group, name) for name, group in groups.items()}
