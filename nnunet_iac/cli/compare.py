@@ -12,7 +12,7 @@ def add_to(verbs: Verbs) -> None:
         "compare",
         help="test one nnU-Net against another on the same cases, by patient",
         description="DIR: a model, a fold, a run's iac/reference, or predictions that "
-        "nnUNetv2_evaluate_folder has scored. A model stands for all its folds.",
+        "nnUNetv2_evaluate_folder has scored. A model folder means all its folds.",
     )
     parser.add_argument(
         "-a",
@@ -20,7 +20,7 @@ def add_to(verbs: Verbs) -> None:
         type=Path,
         action="append",
         required=True,
-        help="the reference: the frozen network; once, or once for each -b",
+        help="the reference: the backbone; once, or once for each -b",
     )
     parser.add_argument(
         "-b",
@@ -28,7 +28,7 @@ def add_to(verbs: Verbs) -> None:
         type=Path,
         action="append",
         required=True,
-        help="what is compared to it; may be given more than once",
+        help="a method to compare with it; may be given more than once",
     )
     parser.add_argument(
         "--control",
@@ -36,7 +36,7 @@ def add_to(verbs: Verbs) -> None:
         type=Path,
         action="append",
         default=[],
-        help="what each -b must beat, such as a random cell; may be given more than once",
+        help="a control for each -b, such as a random cell; may be given more than once",
     )
     parser.add_argument(
         "-o", metavar="DIR", type=Path, help="write comparison.csv, .json and .tex here"
@@ -46,21 +46,21 @@ def add_to(verbs: Verbs) -> None:
         metavar="DICE",
         type=float,
         default=0.01,
-        help="loss up to which b is not inferior (default: 0.01)",
+        help="loss of Dice up to which b is not inferior (default: 0.01)",
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of the bootstrap (default: 0)"
+    )
     parser.add_argument(
         "--patient-pattern",
         metavar="RE",
         help="regular expression whose match in a case id is the patient (default: the runs' own)",
     )
     parser.add_argument(
-        "--surface", action="store_true", help="HD95 and NSD, too; needs the extra surface"
+        "--surface", action="store_true", help="also HD95 and NSD; needs the extra surface"
     )
     parser.add_argument("--tolerance", metavar="MM", type=float, help="of NSD (default: 1)")
-    parser.add_argument(
-        "--unrelated", action="store_true", help="a is not meant as the network that b froze"
-    )
+    parser.add_argument("--unrelated", action="store_true", help="a need not be the backbone of b")
     parser.set_defaults(verb=run)
 
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.tolerance is not None and not arguments.surface:
         raise ValueError(
-            f"--tolerance {arguments.tolerance:g} is that of NSD, which --surface measures: add "
+            f"--tolerance {arguments.tolerance:g} is that of NSD, which needs --surface: add "
             "--surface, or leave it out"
         )
     tolerance = TOLERANCE if arguments.tolerance is None else arguments.tolerance

@@ -12,10 +12,10 @@ def add_to(verbs: Verbs) -> None:
         "report",
         help="a page about one or many runs, finished or not",
         description="RUN: a fold folder with a record, a model folder, or a folder of models. "
-        "Controls that lie beside a run are taken in.",
+        "Controls beside a run are included.",
     )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+")
-    parser.add_argument("-o", metavar="DIR", type=Path, required=True, help="where it goes")
+    parser.add_argument("-o", metavar="DIR", type=Path, required=True, help="folder of the report")
     parser.add_argument(
         "--paper", action="store_true", help="the paper's tables and figures as well, in DIR/paper"
     )
@@ -24,9 +24,11 @@ def add_to(verbs: Verbs) -> None:
         metavar="DICE",
         type=float,
         default=0.01,
-        help="loss up to which cells are not inferior (default: 0.01)",
+        help="loss of Dice up to which cells are not inferior (default: 0.01)",
     )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of the bootstrap")
+    parser.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of the bootstrap (default: 0)"
+    )
     parser.set_defaults(verb=run)
 
 

@@ -29,8 +29,6 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 
 FOLDER_NAME = "iac"
-SCORE = "score"
-"""The array of a trajectory that earlier files lack."""
 Event = TypeVar("Event")
 
 
@@ -163,11 +161,10 @@ class RunFolder:
                 open(self.trajectory_file, "rb") as file,
                 np.load(file, allow_pickle=False) as arrays,
             ):
-                names = [f.name for f in dataclasses.fields(Trajectory)]
-                found = {name: arrays[name] for name in names if name in arrays or name != SCORE}
-                # Searches of earlier commits measured none.
-                found.setdefault(SCORE, np.full(found["alpha"].shape, np.nan))
-                return Trajectory(**found)
+                # Searches of earlier releases may have further arrays, such as `score`.
+                return Trajectory(
+                    **{f.name: arrays[f.name] for f in dataclasses.fields(Trajectory)}
+                )
         except OSError:
             raise
         except Exception as error:  # Of a damaged file numpy, zipfile and zlib raise a dozen kinds.

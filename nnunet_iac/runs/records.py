@@ -12,7 +12,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "epoch": (),
     "seconds": (),
     **dict.fromkeys(("beta", "divergence", "threshold"), EDGES_BY_OPERATIONS[:1]),
-    **dict.fromkeys(("alpha", "importance", "active", "score"), EDGES_BY_OPERATIONS),
+    **dict.fromkeys(("alpha", "importance", "active"), EDGES_BY_OPERATIONS),
 }
 """Shape of every array of a trajectory, in one epoch."""
 TYPES: dict[str, type] = {"epoch": np.int64, "active": np.bool_}
@@ -26,7 +26,7 @@ class TrajectoryRow:
     `epoch` counts completed epochs, as the paper does: nnU-Net's log calls the first one
     "Epoch 0". Divergence is NaN where nothing was compared, and so are both divergence and
     threshold in a search that does not prune. `seconds` is what the epoch took, validation
-    included. `score` is the loss without each operation where the search asked for it, else NaN.
+    included.
     """
 
     epoch: int
@@ -37,9 +37,6 @@ class TrajectoryRow:
     threshold: Float[np.ndarray, " edges"]
     active: Bool[np.ndarray, "edges operations"]
     seconds: float = float("nan")
-    score: Float[np.ndarray, "edges operations"] = field(
-        default_factory=lambda: np.full(EDGES_BY_OPERATIONS, np.nan)
-    )
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,6 @@ class Trajectory:
     threshold: Float[np.ndarray, "epochs edges"]
     active: Bool[np.ndarray, "epochs edges operations"]
     seconds: Float[np.ndarray, " epochs"]
-    score: Float[np.ndarray, "epochs edges operations"]
 
     def __post_init__(self) -> None:
         for name, shape in SHAPES.items():

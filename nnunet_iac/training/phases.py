@@ -353,7 +353,6 @@ class Phases(RunRecord):
             threshold=decision.threshold.numpy(),
             active=decision.active.numpy(),
             seconds=seconds,
-            score=observation.score.numpy(),
         )
         self.state.rows.append(row)
 

@@ -26,16 +26,12 @@ def test_operations_are_counted_over_all_cells():
     histogram = operation_histogram([FIRST, SECOND])
     # FIRST: identity, max and avg pool and sep 3x3 twice each. SECOND: 5 0 6 3 1 1 2 2.
     expected = {0: 3, 1: 4, 2: 4, 3: 3, 4: 0, 5: 1, 6: 1}
-    assert histogram.counts == {OPERATIONS[o]: count for o, count in expected.items()}
-    assert list(histogram.counts) == list(OPERATIONS)
-    assert histogram.total == 16
-    assert histogram.parameter_free_share == 11 / 16
+    assert histogram == {OPERATIONS[o]: count for o, count in expected.items()}
+    assert list(histogram) == list(OPERATIONS)
 
 
-def test_no_cells_have_no_share_of_operations_without_parameters():
-    histogram = operation_histogram([])
-    assert histogram.total == 0
-    assert histogram.parameter_free_share is None
+def test_no_cells_choose_no_operation():
+    assert operation_histogram([]) == dict.fromkeys(OPERATIONS, 0)
 
 
 def test_agreement_of_two_cells_counts_their_same_choices_and_edges():

@@ -225,10 +225,10 @@ def test_another_reference_is_refused_unless_it_is_said_to_be_unrelated(folders)
     with pytest.raises(ValueError, match="none of its checkpoint_final"):
         compare_folders([stock], [folders[1]])
     made = compare_folders([stock], [folders[1]], unrelated=True)
-    said = "A is not meant as the network that B froze (--unrelated)"
+    said = "A need not be the backbone of B (--unrelated)"
     assert made.comparisons[0].remarks[0] == said
     assert said in table(made)
-    assert r"A is not meant as the network that B froze (--unrelated)" in latex(made)
+    assert r"A need not be the backbone of B (--unrelated)" in latex(made)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_a_control_with_other_cases_is_refused(models):
 def test_a_control_of_another_frozen_network_is_refused(models):
     cases = dict.fromkeys([f"case_1{i}" for i in range(3)], 0.7)
     write_run_fold(models[3] / "fold_1", cases, method="random cell", frozen=2.0)
-    with pytest.raises(ValueError, match="both sides must stand on the same frozen network"):
+    with pytest.raises(ValueError, match="both sides must have the same backbone"):
         compare_folders(models[:1], models[1:2], models[3:])
 
 

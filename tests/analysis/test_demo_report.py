@@ -251,7 +251,7 @@ def test_page_warns_unless_hashes_and_summary_agree_that_nothing_changed(
     RunFolder(folder / summary["run_folder"]).write_backbone(record)
     page = _page((folder, summary))
     assert "The backbone did not change" not in page
-    assert '<p class="alarm">The frozen nnU-Net must be bit-identical' in page
+    assert '<p class="alarm">The backbone must be bit-identical' in page
     assert '<p class="alarm">seen</p>' in page
 
 
@@ -269,9 +269,9 @@ def test_verdict_compares_with_both_others_in_the_printed_numbers():
     }
     text = verdict(summary)
     assert "On 6 test cases" in text
-    assert "as high as for the frozen nnU-Net it was built into (0.880)" in text
-    assert "0.005 below the same nnU-Net trained on for 30 epochs without cells (0.885)" in text
-    assert "0.080 above the frozen" in verdict({**summary, "reference_dice": 0.8})
+    assert "as high as its backbone (0.880)" in text
+    assert "0.005 below the backbone continued for 30 epochs without cells (0.885)" in text
+    assert "0.080 above its backbone" in verdict({**summary, "reference_dice": 0.8})
 
 
 def _case(name, gain):

@@ -20,7 +20,7 @@ def _checked(a, b):
 
 @pytest.fixture
 def run(tmp_path):
-    """A retrofit that froze the weights 1, with the frozen network's own scores."""
+    """A retrofit that froze the weights 1, with the backbone's own scores."""
     return write_run_fold(tmp_path / RUN / "fold_0", AFTER, frozen=1.0, reference=BEFORE)
 
 
@@ -94,12 +94,12 @@ def test_a_case_without_a_dice_on_either_side_is_the_same(tmp_path):
 def test_without_checkpoints_and_without_known_scores_nothing_can_be_known(tmp_path):
     run = write_run_fold(tmp_path / "fold_0", AFTER)
     stock = write_summary(tmp_path / "predictions", BEFORE)
-    with pytest.raises(ValueError, match="record lacks the frozen network's own Dice"):
+    with pytest.raises(ValueError, match="record lacks the backbone's own Dice"):
         _checked(stock, run)
 
 
 def test_the_frozen_networks_own_validation_is_known_by_the_record(run):
-    said = ("A and B stand on one frozen network: their records have the same hash",)
+    said = ("A and B have one backbone: their records have the same hash",)
     assert _checked(run / "iac" / "reference", run) == said
 
 
@@ -107,7 +107,7 @@ def test_runs_of_one_frozen_network_are_compared_and_of_two_refused(tmp_path, ru
     same = write_run_fold(tmp_path / "other" / "fold_0", AFTER, frozen=1.0)
     assert len(_checked(run, same)) == 1
     other = write_run_fold(tmp_path / "another" / "fold_0", AFTER, frozen=2.0)
-    with pytest.raises(ValueError, match=r"same frozen network; .* froze frozen\.pth \(\w{12}\)"):
+    with pytest.raises(ValueError, match=r"same backbone; .* froze frozen\.pth \(\w{12}\)"):
         _checked(run, other)
 
 
@@ -122,10 +122,10 @@ def test_a_control_may_have_changed_what_it_started_from(tmp_path, run, method, 
     control = write_run_fold(tmp_path / "control" / "fold_0", AFTER, method=method, after="changed")
     assert _checked(control, run) == (
         f"A is a control: {what}",
-        "A and B stand on one frozen network: their records have the same hash",
+        "A and B have one backbone: their records have the same hash",
     )
     stock = write_stock_fold(tmp_path / STOCK / "fold_0", BEFORE, final=1.0)
-    assert _checked(stock, control)[0] == f"B is a control: the frozen network, {what}"
+    assert _checked(stock, control)[0] == f"B is a control: {what}"
 
 
 def test_a_retrofit_whose_backbone_changed_is_refused(tmp_path, run):

@@ -2,31 +2,31 @@
 
 CAPTIONS = {
     "explorer": (
-        "Every chip is an edge, its colours the shares of the operations in the edge's importance, "
-        "and the wire is as thick as the edge's weight. Move the epoch, and point at an edge or "
-        "reach it with the tab key to see its course."
+        "Every chip is an edge, its colours the shares of the operations in the edge's "
+        "importance, and the wire is as thick as the edge's weight. Move the epoch, and point at "
+        "an edge or reach it with the tab key to see its course."
     ),
     "scores": (
-        "Each line compares the cells with one opponent on the same patients: means of Dice, their "
-        "difference with its bootstrap interval, and the p of a Wilcoxon signed-rank test, alone "
-        "and adjusted after Holm. Not inferior means that the interval's lower end lies above "
-        "\N{MINUS SIGN}{margin:g}; epochs are those after the backbone's own training, cells / "
-        "opponent."
+        "Each line compares the cells with one comparator on the same patients: means of Dice, "
+        "their difference with its bootstrap interval, and the p of a Wilcoxon signed-rank test, "
+        "alone and adjusted after Holm. Not inferior means that the interval's lower end lies "
+        "above \N{MINUS SIGN}{margin:g}; epochs are those after the backbone's own training, "
+        "cells / comparator."
     ),
     "controls": (
-        "Each line compares a control with the frozen network, as the table of comparisons does "
-        "the cells; its p values are adjusted together with those. What a control gains by itself "
-        "is no gain of the search."
+        "Each line compares a control with the backbone, as the table of comparisons does the "
+        "cells; its p values are adjusted together with those. What a control gains by itself is "
+        "no gain of the search."
     ),
     "comparisons": (
-        "Each dot is the mean difference of Dice between the cells and one opponent, the line its "
-        "95 % interval over patients. Only a line wholly to the right of zero says that the cells "
-        "are better."
+        "Each dot is the mean difference of Dice between the cells and one comparator, the line "
+        "its 95 % interval over patients. A mark is coloured where a difference is detected: the "
+        "line lies wholly on one side of zero, and the adjusted p agrees."
     ),
     "cases": (
-        "Each case has a hollow dot for the frozen network and a filled mark for the network with "
+        "Each case has a hollow dot for the backbone and a filled mark for the network with "
         "cells: a blue triangle for a gain, an orange one upside down for a loss. Long lines of "
-        "one colour say who profits; short lines of both say that the cells change little."
+        "one colour show who gains; short lines of both say that the cells change little."
     ),
     "importance": (
         "Each panel is an edge: the height of a colour is that operation's share of the edge's "
@@ -46,8 +46,8 @@ CAPTIONS = {
     "emergence": (
         "Each dot is an edge's final operation (or a node's final pair of edges) at the epoch "
         "after the warm-up in which it first was among the best three, two or one; the bar spans "
-        "the quartiles. Dots far to the left mean that the search knew its result long before it "
-        "ended."
+        "the quartiles. Dots far to the left mean that the result was reached long before the "
+        "search ended."
     ),
     "emergence_lasting": (
         "As above, at the epoch since which the operation stayed among the best to the end. It is "
@@ -71,13 +71,14 @@ CAPTIONS = {
         "their mean. It starts at ln 7 (all alike) and is zero where one operation is left."
     ),
     "operations": (
-        "The bars count how often each operation was chosen over all cells, the line is what equal "
-        "chances would give. Mostly identity and pooling is the known collapse of such searches."
+        "The bars count how often each operation was chosen over all cells, the line is what "
+        "equal chances would give. Mostly identity and pooling is the known collapse of such "
+        "searches."
     ),
     "agreement": (
         "Each field is the share of choices (above) or of kept edges (below) that two cells have "
-        "in common. Compare it with the level of cells drawn at random, which stands above the "
-        "fields: at that level folds and seeds agree by chance only."
+        "in common. Compare it with the level of cells drawn at random, which is written above "
+        "the fields: at that level folds and seeds agree by chance only."
     ),
     "overlays": (
         "The cases with the largest loss, the middle and the largest gain, each in its slice with "
@@ -87,8 +88,8 @@ CAPTIONS = {
     "cost": (
         "Times are those of the epochs, validation included; the speed-up is the time of the full "
         "search of the same fold over that of the accelerated one. Further training is the "
-        "finetuning, or what a control was trained on; parameters and multiply-accumulates are "
-        "those of the last network there was, for one patch of the plans."
+        "finetuning, or the training of a control; parameters and multiply-accumulates are those "
+        "of the last network there was, for one patch of the plans."
     ),
     "settings_chosen": (
         "The settings that differ from their default. Where runs differ, each value names its runs."
@@ -97,12 +98,12 @@ CAPTIONS = {
         "All settings, defaults and presets filled in. They are those of the record of each run."
     ),
     "provenance": (
-        "The hash covers all tensors of the frozen network, buffers included, and was taken before "
-        "and after the run. The commit is that of nnunet-iac, where it ran from a repository."
+        "The hash covers all tensors of the backbone, buffers included, and was taken before and "
+        "after the run. The commit is that of nnunet-iac, where it ran from a repository."
     ),
     "health": (
-        "What was noticed while the search ran. A dead edge has no operation with weight, a "
-        "collapse is a search that leans on operations without parameters, a plateau a training "
-        "loss that does not fall."
+        "The events that were logged during the search. A dead edge has no operation with weight, "
+        "a collapse is a cell of mostly operations without parameters, a plateau a training loss "
+        "that does not fall."
     ),
 }

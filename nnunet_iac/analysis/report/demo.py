@@ -21,8 +21,8 @@ from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
 
 METHODS = {
-    "reference": "frozen",
-    "continued": "trained on",
+    "reference": "backbone",
+    "continued": "continued backbone",
     "iac": "with cells",
 }
 """The three compared nnU-Nets: their keys in the summary and their names on the page."""
@@ -49,11 +49,10 @@ def verdict(summary: Mapping[str, Any]) -> str:
     dice = {method: round(summary[f"{method}_dice"], 3) for method in METHODS}
     epochs = summary["epochs"]["continued"]
     return (
-        f"On {len(summary['per_case'])} test cases the nnU-Net with cells reaches a mean Dice of "
-        f"{dice['iac']:.3f}: {_compared(dice['iac'] - dice['reference'])} the frozen nnU-Net it "
-        f"was built into ({dice['reference']:.3f}), and "
-        f"{_compared(dice['iac'] - dice['continued'])} the same nnU-Net trained on for {epochs} "
-        f"epochs without cells ({dice['continued']:.3f})."
+        f"On {len(summary['per_case'])} test cases the mean Dice with cells is {dice['iac']:.3f}: "
+        f"{_compared(dice['iac'] - dice['reference'])} its backbone ({dice['reference']:.3f}), and "
+        f"{_compared(dice['iac'] - dice['continued'])} the backbone continued for {epochs} epochs "
+        f"without cells ({dice['continued']:.3f})."
     )
 
 
@@ -93,7 +92,7 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _compared(difference: float) -> str:
     if abs(difference) < 5e-4:
-        return "as high as for"
+        return "as high as"
     return f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
 
 

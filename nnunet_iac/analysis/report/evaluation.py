@@ -29,7 +29,7 @@ class Group:
     """The folds and seeds of one method on one data set.
 
     Args:
-        mark: what tells it from other groups of its method; empty where there are none.
+        mark: its difference from other groups of its method; empty where there are none.
         runs: of the same method, place, backbone and settings but for the seed.
     """
 
@@ -252,7 +252,7 @@ def _compared(
 
 
 def _batches(run: Run) -> int:
-    """Return the batches a run has learned from since its backbone was frozen."""
+    """Return the batches of a run after its backbone's training."""
     return run.epochs * run.settings.iterations_per_epoch
 
 
@@ -274,18 +274,18 @@ def _key(run: Run) -> Key:
 
 
 def _marks(keys: Sequence[Key]) -> list[str]:
-    """Return what tells groups of one method apart, in brackets; nothing where it is alone."""
+    """Return how groups of one method differ, in brackets; nothing where one is alone."""
     marks = []
     for (dataset, configuration, method, backbone), settings in keys:
-        rivals = [key for key in keys if key[0][2] == method]
-        places = {place for place, _ in rivals}
+        similar = [key for key in keys if key[0][2] == method]
+        places = {place for place, _ in similar}
         parts = [
             part
             for i, part in enumerate((dataset, configuration, method, backbone))
             if i != 2 and len({place[i] for place in places}) > 1
         ]
         known: dict[str, set[str]] = {}
-        for _, others in rivals:
+        for _, others in similar:
             for name, value in others:
                 known.setdefault(name, set()).add(value)
         parts += [f"{name}={value}" for name, value in settings if len(known[name]) > 1]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.evaluation import GroupComparison
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.scores.case_scores import Source
+from nnunet_iac.analysis.scores.case_scores import ScoredSummary
 from nnunet_iac.drawing.figure_files import png_bytes
 from nnunet_iac.runs.scores import case_id, read_summary
 
@@ -134,7 +134,7 @@ class CaseOverlay:
 def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOverlay, ...], str]:
     """Return the largest loss, the middle and the largest gain, or why they cannot be shown.
 
-    Of the first group that was compared with its frozen network.
+    Of the first group that was compared with its backbone.
     """
     one = next((c for c in comparisons if c.against.kind == "reference"), None)
     if one is None:
@@ -179,7 +179,7 @@ def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
     return None
 
 
-def _files(case: str, sources: Sequence[Source]) -> tuple[Path, Path] | None:
+def _files(case: str, sources: Sequence[ScoredSummary]) -> tuple[Path, Path] | None:
     """Return the prediction of a case that still lies beside its summary, and its truth."""
     for source in sources:
         scored = read_summary(source.summary).get(case)

@@ -1,11 +1,10 @@
 """The paper's tables 1 to 5 and figures 2 to 7, of the runs at hand.
 
-Source: arXiv 2604.14849. A backbone is the trainer and plans that made the frozen network; where
+Source: arXiv 2604.14849. A backbone is the trainer and plans that made it; where
 the paper pools over backbones or data sets, so do we, and a cell without runs stays empty.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,7 +12,6 @@ from matplotlib.figure import Figure
 from nnunet_iac.analysis.report.evaluation import GroupComparison, speed_up
 from nnunet_iac.analysis.report.page import Table, environment, write_csv
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.scores.comparison import PairedComparison
 from nnunet_iac.analysis.scores.statistics import fisher_combination
 from nnunet_iac.analysis.scores.wording import difference_text, escaped, p_text, tabular
 from nnunet_iac.analysis.trajectories.figures import (
@@ -40,38 +38,17 @@ COMPARED = (
 """The paper's three comparisons: whose cells, against what."""
 
 
-@dataclass(frozen=True)
-class PaperFigure:
-    """One figure of the paper, drawn of the runs at hand.
-
-    Args:
-        number: in the paper.
-        caption: what it shows.
-        draw: makes it.
-    """
-
-    number: int
-    caption: str
-    draw: Callable[[Sequence[Run]], Figure]
-
-
-FIGURES = (
-    PaperFigure(
-        3,
+FIGURES: dict[int, tuple[str, Callable[[Sequence[Run]], Figure]]] = {
+    3: (
         "Share of every operation in its edge's importance over the search",
         lambda runs: importance_figure(runs[0]),
     ),
-    PaperFigure(
-        4, "Cosine and Hamming similarity of the cells of the reported epochs", similarity_figure
-    ),
-    PaperFigure(5, "Cosine of every epoch's importances to the final ones", convergence_figure),
-    PaperFigure(
-        6, "Epochs at which final operations and final edges first emerged", emergence_figure
-    ),
-    PaperFigure(
-        7, "Epochs at which each edge's final operation first came first", difficulty_figure
-    ),
-)
+    4: ("Cosine and Hamming similarity of the cells of the reported epochs", similarity_figure),
+    5: ("Cosine of every epoch's importances to the final ones", convergence_figure),
+    6: ("Epochs at which final operations and final edges first emerged", emergence_figure),
+    7: ("Epochs at which each edge's final operation first came first", difficulty_figure),
+}
+"""Caption and drawing of the paper's figures, by their numbers there."""
 
 
 def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Path) -> list[Path]:
@@ -95,9 +72,12 @@ def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Pa
     of = f"{len(searched)} {searched[0].method} runs" if searched else "no searches"
     shown = [(2, "The found cell of the first of the runs")] if _cell_of(searched) else []
     paths += _write_cell(searched, folder)
-    for figure in FIGURES if searched else ():
-        paths += _write_figure(figure.draw(searched), folder / f"figure{figure.number}")
-        shown.append((figure.number, figure.caption))
+    for number, (caption, draw) in FIGURES.items() if searched else ():
+        figure = draw(searched)
+        for suffix in (".png", ".svg"):
+            paths.append(folder / f"figure{number}{suffix}")
+            write_figure(figure, paths[-1], DOTS_PER_INCH)
+        shown.append((number, caption))
     page = environment().get_template("paper.md.j2")
     paths.append(folder / "paper.md")
     write_text(paths[-1], page.render(tables=written, figures=shown, of=of))
@@ -142,73 +122,54 @@ def _combined(made: Sequence[GroupComparison]) -> Table:
     rows = []
     for place in dict.fromkeys(map(_place, made)):
         for name, method, kind in COMPARED:
-            chosen = _chosen(made, method, kind, place)
-            if not chosen:
+            paired = [one.paired for one in _chosen(made, method, kind) if _place(one) == place]
+            if not paired:
                 continue
-            comparisons = [one.paired for one in chosen]
-            p_values = [c.p for c in comparisons if c.p is not None]
+            differences = [c.difference for c in paired]
+            p_values = [c.p for c in paired if c.p is not None]
             rows.append(
                 (
                     *place,
                     name,
-                    str(len(chosen)),
-                    f"{sum(c.difference for c in comparisons) / len(comparisons):+.3f}",
-                    _range(comparisons),
+                    str(len(paired)),
+                    f"{sum(differences) / len(paired):+.3f}",
+                    f"{min(differences):+.3f} to {max(differences):+.3f}",
                     p_text(fisher_combination(p_values) if p_values else None),
                 )
             )
+    head = ("data set", "configuration", "comparison", "backbones", "mean difference")
     return Table(
         "table1",
         "Mean difference of Dice over backbones, and Fisher's combination of their Wilcoxon tests. "
         "The tests share their patients, so the combination is too sure of itself.",
-        (
-            "data set",
-            "configuration",
-            "comparison",
-            "backbones",
-            "mean difference",
-            "least to largest",
-            "p, Fisher",
-        ),
+        (*head, "least to largest", "p, Fisher"),
         tuple(rows),
     )
 
 
 def _compared(name: str, how: str, made: Sequence[GroupComparison]) -> Table:
     """Return table 2 or 3: every comparison by itself."""
-    rows = []
-    for comparison, method, kind in COMPARED:
-        for one in _chosen(made, method, kind):
-            c = one.paired
-            rows.append(
-                (
-                    *_place(one),
-                    one.group.runs[0].backbone.trainer,
-                    comparison,
-                    str(c.patients),
-                    f"{c.mean_a:.3f}",
-                    f"{c.mean_b:.3f}",
-                    difference_text(c),
-                    p_text(c.p),
-                    p_text(c.p_holm),
-                )
-            )
+    rows = [
+        (
+            *_place(one),
+            one.group.runs[0].backbone.trainer,
+            comparison,
+            str(one.paired.patients),
+            f"{one.paired.mean_a:.3f}",
+            f"{one.paired.mean_b:.3f}",
+            difference_text(one.paired),
+            p_text(one.paired.p),
+            p_text(one.paired.p_holm),
+        )
+        for comparison, method, kind in COMPARED
+        for one in _chosen(made, method, kind)
+    ]
+    head = ("data set", "configuration", "backbone", "comparison", "patients")
     return Table(
         name,
         f"Patient-level Dice {how}: before, after, difference with its 95 % bootstrap interval, "
         "two-sided Wilcoxon test alone and adjusted after Holm.",
-        (
-            "data set",
-            "configuration",
-            "backbone",
-            "comparison",
-            "patients",
-            "A",
-            "B",
-            "B - A",
-            "p",
-            "p, Holm",
-        ),
+        (*head, "A", "B", "B - A", "p", "p, Holm"),
         tuple(rows),
     )
 
@@ -235,36 +196,18 @@ def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table
                 cells += ["", ""]
         factors = [f for run in searched if key(run) == at and (f := speed_up(run, searched))]
         rows.append((*at, *cells, f"{sum(factors) / len(factors):.1f}" if factors else ""))
+    head = ("data set", "configuration", "backbone" if by_backbone else "augmentation")
     return Table(
         name,
         f"Cost of the searches {how}: mean minutes and epochs of a search, warm-up and validation "
         "included, and how many times faster the accelerated one is than the full one of its fold.",
-        (
-            "data set",
-            "configuration",
-            "backbone" if by_backbone else "augmentation",
-            "IAC min",
-            "IAC epochs",
-            "LTH min",
-            "LTH epochs",
-            "speed-up",
-        ),
+        (*head, "IAC min", "IAC epochs", "LTH min", "LTH epochs", "speed-up"),
         tuple(rows),
     )
 
 
-def _chosen(
-    made: Sequence[GroupComparison],
-    method: str,
-    kind: str,
-    place: tuple[str, str] | None = None,
-) -> list[GroupComparison]:
-    return [
-        one
-        for one in made
-        if one.group.method == method and one.against.kind == kind
-        if place in (None, _place(one))
-    ]
+def _chosen(made: Sequence[GroupComparison], method: str, kind: str) -> list[GroupComparison]:
+    return [one for one in made if one.group.method == method and one.against.kind == kind]
 
 
 def _place(one: GroupComparison) -> tuple[str, str]:
@@ -274,11 +217,6 @@ def _place(one: GroupComparison) -> tuple[str, str]:
 
 def _trainer(one: GroupComparison) -> str:
     return str(one.group.runs[0].cost.run["trainer"])
-
-
-def _range(comparisons: Sequence[PairedComparison]) -> str:
-    differences = [c.difference for c in comparisons]
-    return f"{min(differences):+.3f} to {max(differences):+.3f}"
 
 
 def _cell_of(runs: Sequence[Run]) -> Run | None:
@@ -293,11 +231,4 @@ def _write_cell(runs: Sequence[Run], folder: Path) -> list[Path]:
     paths = [folder / "figure2.png", folder / "figure2.svg"]
     for path in paths:
         draw_cell(run.genotype, path, run.settings.output_nodes)
-    return paths
-
-
-def _write_figure(figure: Figure, stem: Path) -> list[Path]:
-    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
-    for path in paths:
-        write_figure(figure, path, DOTS_PER_INCH)
     return paths

@@ -31,14 +31,14 @@ class Run:
         fold_folder: nnU-Net's `fold_X`.
         settings: of the run.
         cost: what it cost so far, and which run it is.
-        backbone: the frozen network's proof.
+        backbone: the proof that the backbone is unchanged.
         trajectory: all epochs of the search so far; none where nothing is searched.
         events: all prunes so far.
         health: what was noticed so far.
         genotype: the found or given cell, once there is one.
         validated: whether nnU-Net's final validation is there.
-        scores: of that validation; none for `fold_all`, which is validated on what it learned.
-        reference: of the frozen network on the same cases, once there are some.
+        scores: of that validation; none for `fold_all`, which is validated on its training cases.
+        reference: of the backbone on the same cases, once there are some.
         busy: whether a process is at work on it; None where that cannot be known.
     """
 
@@ -236,14 +236,14 @@ def controls_beside(run: Run) -> tuple[tuple[Run, ...], tuple[str, ...]]:
 
 
 def labels(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return a short name for each run, with no more than tells it from others of its method."""
+    """Return a short name for each run, different from the others' of its method."""
     parts = [
         (run.dataset, run.configuration, run.method, run.plans, f"fold {run.fold}") for run in runs
     ]
     names = []
     for part in parts:
-        rivals = [other for other in parts if other[2] == part[2]]
-        shown = [i in (2, 4) or len({rival[i] for rival in rivals}) > 1 for i in range(5)]
+        similar = [other for other in parts if other[2] == part[2]]
+        shown = [i in (2, 4) or len({other[i] for other in similar}) > 1 for i in range(5)]
         names.append(", ".join(p for p, wanted in zip(part, shown, strict=True) if wanted))
     return tuple(
         name if names.count(name) == 1 else f"{name}, run {names[:i].count(name) + 1}"

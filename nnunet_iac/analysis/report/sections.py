@@ -235,36 +235,24 @@ def _picture(
 
 
 def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
-    head = (
-        "run",
-        "stage",
-        "search epochs",
-        "search",
-        "speed-up",
-        "further training",
-        "memory",
-        "parameters",
-        "MACs",
-    )
     rows = []
     for name, run in named:
         networks = run.cost.networks
         faster = speed_up(run, [other for _, other in named])
         final = networks.get("final") or networks.get("supernet") or networks.get("backbone")
-        rows.append(
-            (
-                name,
-                run.stage,
-                str(run.search_epochs) if run.search_epochs else "",
-                duration(run.search_seconds) if run.search_epochs else "",
-                f"{faster:.1f}" if faster else "",
-                duration(run.seconds - run.search_seconds),
-                f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
-                f"{final.parameters / 1e6:.2f} M" if final else "",
-                f"{final.macs / 1e9:.2f} G" if final else "",
-            )
-        )
-    return Table("cost", CAPTIONS["cost"], head, tuple(rows))
+        row = {
+            "run": name,
+            "stage": run.stage,
+            "search epochs": str(run.search_epochs) if run.search_epochs else "",
+            "search": duration(run.search_seconds) if run.search_epochs else "",
+            "speed-up": f"{faster:.1f}" if faster else "",
+            "further training": duration(run.seconds - run.search_seconds),
+            "memory": f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
+            "parameters": f"{final.parameters / 1e6:.2f} M" if final else "",
+            "MACs": f"{final.macs / 1e9:.2f} G" if final else "",
+        }
+        rows.append(row)
+    return Table("cost", CAPTIONS["cost"], tuple(rows[0]), tuple(tuple(r.values()) for r in rows))
 
 
 def _settings_tables(named: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:

@@ -142,7 +142,6 @@ def found(runs: Searches) -> str:
     cells = genotypes(runs)
     if not cells:
         return "No cell yet: no search has ended."
-    histogram = operation_histogram(cells)
     families = {
         "sep": "separable",
         "dil": "dilated",
@@ -150,7 +149,7 @@ def found(runs: Searches) -> str:
         "avg": "average pooling",
     }
     counts: dict[str, int] = {}
-    for operation, count in histogram.counts.items():
+    for operation, count in operation_histogram(cells).items():
         family = families.get(operation[:3], "identity")
         counts[family] = counts.get(family, 0) + count
     parts = ", ".join(f"{count} {family}" for family, count in counts.items() if count)

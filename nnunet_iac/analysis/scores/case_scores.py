@@ -25,7 +25,7 @@ PerClass = dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
-class Source:
+class ScoredSummary:
     """One summary.json, and what lies beside it about the run it belongs to.
 
     Args:
@@ -72,7 +72,7 @@ class CaseScores:
     truth_voxels: dict[str, dict[str, int]] | None = None
     hd95: PerClass | None = None
     nsd: PerClass | None = None
-    sources: tuple[Source, ...] = ()
+    sources: tuple[ScoredSummary, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @classmethod
@@ -222,11 +222,11 @@ def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     return summaries, remarks if len(folds) > len(numbered) else ()
 
 
-def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> Source:
+def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
     # Not resolved: what a link leads to has another name.
     folder = Path(os.path.abspath(summary)).parent
     if folder.name != VALIDATION:
-        return Source(summary, tuple(cases))
+        return ScoredSummary(summary, tuple(cases))
     frozen = folder.parent.name == "reference" and folder.parent.parent.name == FOLDER_NAME
     fold = folder.parent.parent.parent if frozen else folder.parent
     if fold.name == FOLD_ALL:
@@ -235,7 +235,7 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> Source:
             "learned from: name a numbered fold"
         )
     run = RunFolder.of_fold(fold)
-    return Source(
+    return ScoredSummary(
         summary,
         tuple(cases),
         fold,
@@ -246,7 +246,7 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> Source:
     )
 
 
-def _require_whole(source: Source, cases: Mapping[str, ScoredCase]) -> None:
+def _require_whole(source: ScoredSummary, cases: Mapping[str, ScoredCase]) -> None:
     """Check that the summary has the cases of its split and of the predictions beside it.
 
     Raises:
@@ -312,7 +312,7 @@ def _require_no_ignore_label(summary: Path) -> None:
             )
 
 
-def _label(folder: Path, sources: Sequence[Source]) -> str:
+def _label(folder: Path, sources: Sequence[ScoredSummary]) -> str:
     own, fold = Path(os.path.abspath(folder)), sources[0].fold
     if fold is None or own == fold.parent:
         return own.name

@@ -279,12 +279,12 @@ def _remarks(
     patients: int,
 ) -> Iterable[str]:
     if pattern is None:
-        yield "every case counts as a patient, for no patient_pattern says otherwise"
+        yield "every case counts as a patient: patient_pattern is not set"
     else:
         yield f"patients are the matches of {pattern!r} in the case ids"
     if left_out:
         yield (
-            f"left out, for one side has no foreground in prediction and truth: {named(left_out)}"
+            f"left out because a side has no foreground in prediction and truth: {named(left_out)}"
         )
     lopsided = [
         case
@@ -297,7 +297,7 @@ def _remarks(
             f"only, so the means are over different classes in {named(lopsided)}"
         )
     if interval is not None and interval.method == "percentile":
-        yield "the interval is the percentile one, for BCa is degenerate here"
+        yield "the interval is the percentile one, because BCa is degenerate here"
     if interval is not None and interval.method == "constant":
         yield "every patient has the same difference, so the interval is that one value"
     if patients < FEWEST_PATIENTS:
@@ -327,12 +327,11 @@ def _surfaces(
     if a.hd95 is None or b.hd95 is None or a.nsd is None or b.nsd is None:
         return ()
     lacking = [sum(v is None for row in s.values() for v in row.values()) for s in (a.hd95, b.hd95)]
-    return (
-        _surface(
-            "HD95 [mm]", _defined(a.hd95, b.hd95), _defined(b.hd95, a.hd95), pattern, seed, lacking
-        ),
-        _surface("NSD", a.nsd, b.nsd, pattern, seed, lacking),
-    )
+    sides = {
+        "HD95 [mm]": (_defined(a.hd95, b.hd95), _defined(b.hd95, a.hd95)),
+        "NSD": (a.nsd, b.nsd),
+    }
+    return tuple(_surface(name, *two, pattern, seed, lacking) for name, two in sides.items())
 
 
 def _defined(one: PerClass, other: PerClass) -> PerClass:
@@ -344,24 +343,18 @@ def _defined(one: PerClass, other: PerClass) -> PerClass:
 
 
 def _surface(
-    metric: str,
-    a: PerClass,
-    b: PerClass,
-    pattern: str | None,
-    seed: int,
-    lacking: Sequence[int],
+    metric: str, a: PerClass, b: PerClass, pattern: str | None, seed: int, lacking: Sequence[int]
 ) -> SurfaceComparison:
     x, y = ({case: mean_of_present(row.values()) for case, row in s.items()} for s in (a, b))
-    both = {c: (x[c], y[c]) for c in x if x[c] is not None and y[c] is not None}
-    means_a, _ = patient_means({case: p for case, (p, _) in both.items()}, pattern)
-    means_b, _ = patient_means({case: q for case, (_, q) in both.items()}, pattern)
-    differences = {p: round(means_b[p] - means_a[p], DECIMALS) for p in means_a}
+    both = [case for case in x if x[case] is not None and y[case] is not None]
+    means_a, means_b = (patient_means({c: s[c] for c in both}, pattern)[0] for s in (x, y))
+    differences = [round(means_b[p] - means_a[p], DECIMALS) for p in means_a]
     return SurfaceComparison(
         metric,
         mean_of_present(means_a.values()),
         mean_of_present(means_b.values()),
-        mean_of_present(differences.values()),
-        bootstrap_interval(list(differences.values()), seed),
+        mean_of_present(differences),
+        bootstrap_interval(differences, seed),
         *lacking,
     )
 

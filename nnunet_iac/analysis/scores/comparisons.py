@@ -67,7 +67,7 @@ def compare_folders(
         margin: of non-inferiority, in Dice.
         seed: of the bootstrap.
         tolerance: of NSD in mm; None leaves HD95 and NSD out.
-        unrelated: A is not meant as the network that B froze; else that is required.
+        unrelated: A need not be the backbone of B; otherwise that is required.
 
     Raises:
         FileNotFoundError, ValueError, RuntimeError: see `read_case_scores`, `require_frozen` and
@@ -97,7 +97,7 @@ def compare_folders(
     for baseline, other in (*pairs, *((references[0], control) for control in controls)):
         a, b = scores[baseline], scores[other]
         require_paired(a, b)
-        origin = ("A is not meant as the network that B froze (--unrelated)",)
+        origin = ("A need not be the backbone of B (--unrelated)",)
         remarks = origin if unrelated else require_frozen(a, b)
         comparison = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
         compared.append(dataclasses.replace(comparison, remarks=(*remarks, *comparison.remarks)))
@@ -138,7 +138,7 @@ def _require_apart(
 
 
 def _method(scores: CaseScores) -> str | None:
-    """Return the method that all records of a side name; None for a frozen network."""
+    """Return the method that all records of a side name; None for a backbone."""
     methods = {None if source.frozen else source.method for source in scores.sources}
     return methods.pop() if len(methods) == 1 else None
 

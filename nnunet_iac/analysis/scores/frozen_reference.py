@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores, Source
+from nnunet_iac.analysis.scores.case_scores import CaseScores, ScoredSummary
 from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
@@ -17,16 +17,16 @@ class Side(NamedTuple):
 
     name: str
     scores: CaseScores
-    source: Source
+    source: ScoredSummary
 
 
 def require_frozen(a: CaseScores, b: CaseScores) -> tuple[str, ...]:
-    """Check that A and B stand on one frozen network, and return how that is known.
+    """Check that A and B have one backbone, and return how that is known.
 
-    Of two runs with a record the frozen networks must have the same hash. Where one side has a
-    record and the other none, the other must be the frozen network: a checkpoint of its fold has
-    the recorded hash, or where its checkpoints are gone, every case has the Dice that the frozen
-    network had by itself. Folders without any record are not checked, which is returned, too.
+    Of two runs with a record the backbones must have the same hash. Where one side has a
+    record and the other none, the other must be the backbone: a checkpoint of its fold has
+    the recorded hash, or where its checkpoints are gone, every case has the Dice that the backbone
+    had by itself. Folders without any record are not checked, which is returned, too.
 
     Raises:
         ValueError: it is another network, or its scores are another's; it cannot be known; the
@@ -66,7 +66,7 @@ def _require_unchanged(side: Side) -> None:
 
 
 def _origin(a: Side, b: Side) -> tuple[str, ...]:
-    """Return how it is known that both stand on one network."""
+    """Return how it is known that both have one backbone."""
     continued = tuple(
         f"{side.name} is a control: {TRAINS_BACKBONE[side.source.method]}"
         for side in (a, b)
@@ -88,10 +88,10 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
             for side, record in ((a, a.source.record), (b, b.source.record))
         )
         raise ValueError(
-            f"both sides must stand on the same frozen network; {found}: compare runs of one "
+            f"both sides must have the same backbone; {found}: compare runs of one "
             "backbone, or say --unrelated"
         )
-    return (*continued, "A and B stand on one frozen network: their records have the same hash")
+    return (*continued, "A and B have one backbone: their records have the same hash")
 
 
 def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
     known = (record.reference or {}).get("per_case", {})
     worst, difference = _worst(stock.scores.dice, known)
     agrees = difference is not None and difference <= SAME_DICE
-    differs = f"the Dice of {worst} differs by {difference or 0:.4f} from the frozen network's own"
+    differs = f"the Dice of {worst} differs by {difference or 0:.4f} from the backbone's own"
     instead = f"take {run.source.fold}/iac/reference, or say --unrelated"
     folder = stock.source.fold
     found = [] if folder is None else [n for n in (FINAL, BEST) if (folder / n).is_file()]
@@ -119,13 +119,13 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
         )
     if not found and agrees:
         return (
-            f"{said}, to judge by the Dice: it is the frozen network's own within {SAME_DICE:g} "
+            f"{said}, to judge by the Dice: it is the backbone's own within {SAME_DICE:g} "
             "for every case; the checkpoints are not there to compare",
         )
     if found:
         why = f"none of its {' and '.join(found)} has the recorded hash {record.before[:12]}"
     elif difference is None:
-        why = "it has no checkpoints, and the record lacks the frozen network's own Dice"
+        why = "it has no checkpoints, and the record lacks the backbone's own Dice"
     else:
         why = f"it has no checkpoints, and {differs}"
     raise ValueError(
@@ -152,5 +152,5 @@ def _worst(
     return worst, differences.get(worst)
 
 
-def _place(source: Source) -> str:
+def _place(source: ScoredSummary) -> str:
     return source.summary.parent.name if source.fold is None else source.fold.name

@@ -52,21 +52,21 @@ class MethodTable:
 
     Args:
         place: data set, configuration, backbone and augmentation.
+        scores: of the test cases, or of the validation.
         patients: how many are scored.
         cases: theirs.
-        reference: mean Dice of the frozen network.
+        reference: mean Dice of the backbone.
         rows: one per method, in the study's order.
         baselines: what methods are compared to: the reference, and controls.
-        scores: of the test cases, or of the validation.
     """
 
     place: Mapping[str, str]
+    scores: str
     patients: int
     cases: int
     reference: float
     rows: tuple[Row, ...]
     baselines: tuple[str, ...]
-    scores: str
 
     def row(self, method: str) -> Row:
         """Return the row of a method."""
@@ -101,17 +101,18 @@ def method_tables(
         mirrored = dict(zip(WHERE, place, strict=True))["augmentation"] == "default"
         own_validation = [run["dice"] for run in references] if mirrored else []
         tested = [run["test_dice"] for run in references if "test_dice" in run]
-        # Where cells were trained, the frozen network was scored under their circumstances.
+        # Where cells were trained, the backbone was scored under their circumstances.
         frozen = [run["frozen_dice"] for run in own if run["frozen_dice"] is not None]
         of = {
             "validation cases": ("dice", frozen or own_validation),
             "test cases, not mirrored": ("test_dice", tested),
         }
+        known = [name for name in baselines if name in methods]
         for scores, (key, reference) in of.items():
             if reference and all(key in run for run in own):
-                table = _Table(dict(zip(WHERE, place, strict=True)), scores, key, margin)
-                known = [name for name in baselines if name in methods]
-                tables.append(table.of(own, methods, known, reference))
+                groups = {m: [run for run in own if run["method"] == m] for m in methods}
+                found = _table_values(groups, known, reference, key, margin)
+                tables.append(MethodTable(dict(zip(WHERE, place, strict=True)), scores, **found))
     return tables
 
 
@@ -132,94 +133,64 @@ def _require_one_backbone(runs: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class _Table:
-    """What all cells of a table share, and how it is made."""
+def _table_values(
+    groups: Mapping[str, Sequence[Mapping[str, Any]]],
+    baselines: Sequence[str],
+    reference: Sequence[Mapping[str, float | None]],
+    key: str,
+    margin: float,
+) -> dict[str, Any]:
+    """Return what a table has beside its place.
 
-    place: Mapping[str, str]
-    scores: str
-    key: str
-    margin: float
+    Args:
+        groups: the runs of every method.
+        baselines: some of the methods.
+        reference: Dice per case of the backbone, once or more for every case.
+        key: of the Dice per case in a run.
+        margin: of non-inferiority.
+    """
+    pattern = next(run["patient_pattern"] for runs in groups.values() for run in runs) or ".*"
 
-    def of(
-        self,
-        runs: Sequence[Mapping[str, Any]],
-        methods: Sequence[str],
-        baselines: Sequence[str],
-        reference: Sequence[Mapping[str, float | None]],
-    ) -> MethodTable:
-        """Return the table of runs.
+    def scores(runs: Sequence[Mapping[str, Any]], label: str) -> CaseScores:
+        return pooled([CaseScores.of_dice(run[key], label) for run in runs], label)
 
-        Args:
-            runs: of this place.
-            methods: in their order.
-            baselines: of these, besides the reference.
-            reference: Dice per case of the frozen network, once or more for every case.
-        """
-        groups = {name: [run for run in runs if run["method"] == name] for name in methods}
-        scored = {name: self._scores(group, name) for name, group in groups.items()}
-        scored[REFERENCE] = _pooled(reference, REFERENCE)
-        pattern = runs[0]["patient_pattern"] or ".*"
+    backbone = pooled([CaseScores.of_dice(dice, REFERENCE) for dice in reference], REFERENCE)
+    scored = {REFERENCE: backbone, **{name: scores(runs, name) for name, runs in groups.items()}}
 
-        def against(baseline: str, own: CaseScores) -> PairedComparison:
-            return compare_scores(
-                scored[baseline], own, patient_pattern=pattern, margin=self.margin
+    def against(baseline: str, own: CaseScores) -> PairedComparison:
+        return compare_scores(scored[baseline], own, patient_pattern=pattern, margin=margin)
+
+    sides = (REFERENCE, *baselines)
+    family = adjusted([against(a, scored[b]) for b in groups for a in sides if a != b])
+    rows = []
+    for name, runs in groups.items():
+        compared = {c.labels[0]: c for c in family if c.labels[1] == name}
+        seeds = dict.fromkeys(run["seed"] for run in runs)
+        parts = [scores([run for run in runs if run["seed"] == seed], name) for seed in seeds]
+        dice = [against(REFERENCE, part).mean_b for part in parts]
+        rows.append(
+            Row(
+                method=name,
+                runs=len(runs),
+                epochs=fmean(run["epochs"] for run in runs),
+                search_epochs=fmean(run["search_epochs"] for run in runs),
+                minutes=median(run["seconds"] for run in runs) / 60,
+                search_minutes=median(run["search_seconds"] for run in runs) / 60,
+                parameters=_added(runs, "parameters"),
+                macs=_added(runs, "macs"),
+                dice=compared[REFERENCE].mean_b,
+                spread=stdev(dice) if len(dice) > 1 else None,
+                against=compared,
             )
-
-        sides = (REFERENCE, *baselines)
-        family = adjusted(
-            [against(side, scored[name]) for name in methods for side in sides if side != name]
         )
-        compared = {comparison.labels: comparison for comparison in family}
-        same = against(REFERENCE, scored[REFERENCE])
-        rows = []
-        for name, group in groups.items():
-            own = {baseline: compared[baseline, name] for baseline in sides if baseline != name}
-            seeds = dict.fromkeys(run["seed"] for run in group)
-            per_seed = [
-                against(
-                    REFERENCE, self._scores([run for run in group if run["seed"] == seed], name)
-                ).mean_b
-                for seed in seeds
-            ]
-            rows.append(_row(name, group, own, per_seed))
-        return MethodTable(
-            place=self.place,
-            patients=same.patients,
-            cases=same.cases,
-            reference=same.mean_a,
-            rows=tuple(rows),
-            baselines=sides,
-            scores=self.scores,
-        )
-
-    def _scores(self, runs: Sequence[Mapping[str, Any]], label: str) -> CaseScores:
-        return _pooled([run[self.key] for run in runs], label)
-
-
-def _row(
-    method: str,
-    runs: Sequence[Mapping[str, Any]],
-    against: Mapping[str, PairedComparison],
-    per_seed: Sequence[float],
-) -> Row:
-    return Row(
-        method=method,
-        runs=len(runs),
-        epochs=fmean(run["epochs"] for run in runs),
-        search_epochs=fmean(run["search_epochs"] for run in runs),
-        minutes=median(run["seconds"] for run in runs) / 60,
-        search_minutes=median(run["search_seconds"] for run in runs) / 60,
-        parameters=_added(runs, "parameters"),
-        macs=_added(runs, "macs"),
-        dice=against[REFERENCE].mean_b,
-        spread=stdev(per_seed) if len(per_seed) > 1 else None,
-        against=against,
-    )
-
-
-def _pooled(dice: Sequence[Mapping[str, float | None]], label: str) -> CaseScores:
-    return pooled([CaseScores.of_dice(part, label) for part in dice], label)
+    same = against(REFERENCE, backbone)
+    return {
+        "patients": same.patients,
+        "cases": same.cases,
+        "reference": same.mean_a,
+        "rows": tuple(rows),
+        "baselines": sides,
+    }
 
 
 def _added(runs: Sequence[Mapping[str, Any]], key: str) -> float:

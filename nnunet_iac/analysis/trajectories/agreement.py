@@ -1,7 +1,7 @@
 """How much found cells have in common, beside what chance alone would give them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -16,7 +16,6 @@ from nnunet_iac.search.space import (
     EDGES_PER_NODE,
     INTERMEDIATE_NODES,
     OPERATIONS,
-    PARAMETER_FREE,
     edges_into,
 )
 
@@ -25,27 +24,6 @@ KEPT = EDGES_PER_NODE * len(INTERMEDIATE_NODES)
 
 Part = Literal["choices", "edges"]
 """What cells may have in common: an edge with its operation, or a kept edge whatever it carries."""
-
-
-@dataclass(frozen=True)
-class OperationHistogram:
-    """How often cells chose each operation.
-
-    Args:
-        counts: by operation, in the order of `OPERATIONS`.
-    """
-
-    counts: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        """Choices of all cells, eight each."""
-        return sum(self.counts.values())
-
-    @property
-    def parameter_free_share(self) -> float | None:
-        """Share of the choices without parameters, to which searches collapse; None of no cells."""
-        return sum(self.counts[o] for o in PARAMETER_FREE) / self.total if self.total else None
 
 
 @dataclass(frozen=True)
@@ -65,10 +43,10 @@ class Agreement:
     pairs: int
 
 
-def operation_histogram(genotypes: Sequence[Genotype]) -> OperationHistogram:
-    """Return how often each operation was chosen (method, section 8)."""
+def operation_histogram(genotypes: Sequence[Genotype]) -> dict[str, int]:
+    """Return how often each operation was chosen (method, section 8), in `OPERATIONS`' order."""
     names = [choice.operation for genotype in genotypes for choice in genotype.choices]
-    return OperationHistogram({operation: names.count(operation) for operation in OPERATIONS})
+    return {operation: names.count(operation) for operation in OPERATIONS}
 
 
 def pairwise_agreement(
@@ -77,11 +55,8 @@ def pairwise_agreement(
     """Return the share of their eight choices that every two cells have in common, in [0, 1]."""
     masks = np.array([genotype_mask(genotype) for genotype in genotypes], np.float64)
     masks = masks.reshape(len(genotypes), len(EDGES), len(OPERATIONS))
-    flat = (
-        masks.sum(axis=-1)
-        if part == "edges"
-        else masks.reshape(len(masks), len(EDGES) * len(OPERATIONS))
-    )
+    whole = (len(genotypes), len(EDGES) * len(OPERATIONS))
+    flat = masks.sum(axis=-1) if part == "edges" else masks.reshape(whole)
     return flat @ flat.T / KEPT
 
 

@@ -168,7 +168,7 @@ def node_emergence(search: SearchRecord) -> tuple[NodeEmergence, ...]:
 
 
 def final_genotype(search: SearchRecord) -> Genotype:
-    """Return the found cell; of a search that goes on, what its last epoch would have become.
+    """Return the found cell; of an unfinished search, the cell of its last epoch.
 
     Raises:
         ValueError: a trajectory without epochs.

@@ -94,9 +94,13 @@ def similarity_figure(searches: Sequence[SearchRecord]) -> Figure:
     """
     _require_epochs(searches)
     labels, rows = _common_epochs(searches)
-    panels = {"cosine of \N{GREEK CAPITAL LETTER THETA}": _mean_cosine(searches, rows)}
+    pairs = list(zip(searches, rows, strict=True))
+    vectors = [continuous_vectors(search.trajectory)[at] for search, at in pairs]
+    cosine = np.mean([cosine_similarity(vector) for vector in vectors], axis=0)
+    panels = {"cosine of \N{GREEK CAPITAL LETTER THETA}": cosine}
     for k in sorted(TOPS):
-        panels[f"Hamming, top {k}"] = _mean_hamming(searches, rows, k)
+        masks = [top_masks(search.trajectory, k, search.settings)[at] for search, at in pairs]
+        panels[f"Hamming, top {k}"] = np.mean([hamming_similarity(m) for m in masks], axis=0)
     lowest = min(np.nanmin(matrix, initial=0.9) for matrix in panels.values())
     figure = _figure(5.1)
     for axes, (name, matrix) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
@@ -265,14 +269,14 @@ def operations_figure(genotypes: Sequence[Genotype]) -> Figure:
     if not genotypes:
         raise ValueError("a figure of chosen operations needs at least one cell; got none")
     histogram = operation_histogram(genotypes)
+    counts, total = list(histogram.values()), sum(histogram.values())
     figure, (axes,) = _panels(1, 2.5)
-    names = [operation_label(operation) for operation in histogram.counts]
-    counts, colours = list(histogram.counts.values()), list(OPERATION_COLOURS.values())
-    axes.barh(names, counts, color=colours, height=0.7)
+    names = [operation_label(operation) for operation in histogram]
+    axes.barh(names, counts, color=list(OPERATION_COLOURS.values()), height=0.7)
     for row, count in enumerate(counts):
-        text = f"{count} ({count / histogram.total:.1%})"
+        text = f"{count} ({count / total:.1%})"
         axes.text(1.04 * max(counts), row, text, color=INK, size=_SIZE, va="center")
-    equal = histogram.total / len(OPERATIONS)
+    equal = total / len(OPERATIONS)
     axes.axvline(equal, color=INK, lw=1, ls=(0, (4, 3)), label="if all were equally likely")
     axes.set(ylim=(len(OPERATIONS) - 0.4, -0.6), xlim=(0, 1.3 * max(counts)), xticks=())
     axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -527,24 +531,6 @@ def _common_epochs(
         for search, epochs in zip(searches, reported, strict=True)
     ]
     return labels, rows
-
-
-def _mean_cosine(
-    searches: Sequence[SearchRecord], rows: Sequence[Int[np.ndarray, " reported"]]
-) -> Float[np.ndarray, "reported reported"]:
-    pairs = zip(searches, rows, strict=True)
-    return np.mean(
-        [cosine_similarity(continuous_vectors(search.trajectory)[at]) for search, at in pairs],
-        axis=0,
-    )
-
-
-def _mean_hamming(
-    searches: Sequence[SearchRecord], rows: Sequence[Int[np.ndarray, " reported"]], k: int
-) -> Float[np.ndarray, "reported reported"]:
-    pairs = zip(searches, rows, strict=True)
-    masks = (top_masks(search.trajectory, k, search.settings)[at] for search, at in pairs)
-    return np.mean([hamming_similarity(mask) for mask in masks], axis=0)
 
 
 # --- one search's edges ----------------------------------------------------------------------

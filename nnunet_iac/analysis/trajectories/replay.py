@@ -68,7 +68,7 @@ class Replay:
 def replay(folder: RunFolder) -> Replay:
     """Return the search recomputed from `trajectory.npz` and `settings.json`, and compared.
 
-    Of the trajectory only the epochs, alpha, beta and measured scores are taken, and whether the
+    Of the trajectory only the epochs, alpha and beta are taken, and whether the
     search prunes: its threshold is a number then. All else must equal the record bit for bit: the
     other columns, `events.jsonl`, and `genotype.json` where it exists. Under a budget the genotype
     depends on what cells cost, which `budget.json` says.
@@ -116,9 +116,9 @@ def _recomputed(
     start = Observation(0, torch.zeros(active.shape), torch.zeros(len(EDGES)))
     state = begin(start, settings)
     decisions = []
-    observed = (trajectory.alpha, trajectory.beta, trajectory.score)
-    for epoch, *values in zip(trajectory.epoch.tolist(), *observed, strict=True):
-        seen = Observation(epoch, *map(torch.from_numpy, values))
+    rows = zip(trajectory.epoch.tolist(), trajectory.alpha, trajectory.beta, strict=True)
+    for epoch, alpha, beta in rows:
+        seen = Observation(epoch, torch.from_numpy(alpha), torch.from_numpy(beta))
         decision = idle(seen, settings)
         if epoch <= settings.warmup_epochs:
             state = begin(seen, settings)
