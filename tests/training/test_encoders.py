@@ -11,7 +11,7 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_iac.host.architectures import ENCODER_NAMES, SKIP_NAMES
-from nnunet_iac.host.planning import Network, write_plans
+from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.nn.surgery import skip_channels
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
@@ -44,7 +44,7 @@ def with_residual_encoder(in_process: Any) -> None:
 def planned_anew(in_process: Any, *settings: str, source: str = "small", **choice: str) -> None:
     """Write the plans `other`, which an earlier test may have left behind."""
     (in_process.preprocessed / "other.json").unlink(missing_ok=True)
-    write_plans("4", "2d", source, "other", settings, Network(**choice))
+    write_plans("4", "2d", source, "other", settings, NetworkChanges(**choice))
 
 
 def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str, *settings: str) -> Any:
