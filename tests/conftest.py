@@ -26,12 +26,19 @@ hypothesis.settings.load_profile("repeatable")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="kills of all trainers (default: 20)")
+    parser.addoption("--full-demo", action="store_true", help="run the full demo as well")
     parser.addoption("--record", type=Path, help="folder for the outcome of every test, as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--record") and not hasattr(config, "workerinput"):  # xdist's workers
         config.pluginmanager.register(_Outcomes(config.getoption("--record")))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "full_demo" in item.keywords and not config.getoption("--full-demo"):
+            item.add_marker(pytest.mark.skip(reason="takes 15 minutes: --full-demo runs it"))
 
 
 class _Outcomes:

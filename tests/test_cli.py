@@ -2,10 +2,8 @@ import pytest
 import torch
 
 import nnunet_iac
-from nnunet_iac.analysis.report import demo as demo_report
-from nnunet_iac.analysis.report import document
 from nnunet_iac.cli import main
-from nnunet_iac.host import demo, doctor
+from nnunet_iac.host import doctor
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
@@ -14,6 +12,7 @@ from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import Observation, idle
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import Edge
+from nnunet_iac.workflow import demo
 
 PLANS = {
     "plans_name": "nnUNetPlans",
@@ -175,33 +174,22 @@ def test_the_doctors_status_is_one_if_anything_failed(monkeypatch, capsys, ok, s
     assert ("      mend: pip install torch" in lines) is not ok
 
 
-def test_demo_runs_on_the_given_device_and_reports_into_its_folder(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("words", [[], ["--quick"]])
+def test_demo_runs_on_the_given_device_and_names_its_pages(monkeypatch, tmp_path, capsys, words):
     calls = []
 
-    def run_demo(folder, device, report):
-        report("[1/6] a stage")
-        calls.append((folder, device))
-        return {"run_folder": "results/fold_0/iac"}
-
-    def write_demo_report(folder, summary):
-        calls.append((folder, summary))
+    def run_demo(folder, device, quick, report):
+        report("[1/7] a step")
+        calls.append((folder, device, quick))
         return folder / "report" / "index.html"
 
-    def write_report(paths, folder):
-        calls.append((paths, folder))
-        return folder / "index.html"
-
     monkeypatch.setattr(demo, "run_demo", run_demo)
-    monkeypatch.setattr(demo_report, "write_demo_report", write_demo_report)
-    monkeypatch.setattr(document, "write_report", write_report)
-    assert main(["demo", "-o", str(tmp_path), "-device", "cpu"]) == 0
-    run = tmp_path / "results" / "fold_0" / "iac"
-    assert calls[0] == (tmp_path, "cpu")
-    assert calls[1] == (tmp_path, {"run_folder": "results/fold_0/iac"})
-    assert calls[2] == ([run], tmp_path / "report" / "run")
+    assert main(["demo", "-o", str(tmp_path), "-device", "cpu", *words]) == 0
+    assert calls == [(tmp_path, "cpu", bool(words))]
     printed = capsys.readouterr().out
-    assert "[1/6] a stage" in printed
+    assert "[1/7] a step" in printed
     assert str(tmp_path / "report" / "index.html") in printed
+    assert str(tmp_path / "report" / "run" / "index.html") in printed
 
 
 def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):

@@ -11,17 +11,20 @@ def add_to(verbs: Verbs) -> None:
     parser = verbs.add_parser("demo", help="the whole method on a small real data set, in minutes")
     parser.add_argument("-o", metavar="DIR", type=Path, default=Path("demo"), help="default: demo")
     add_device(parser)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a tiny network and few iterations: checks in about a minute that everything works",
+    )
     parser.set_defaults(verb=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit status."""
-    from nnunet_iac.analysis.report.demo import write_demo_report
-    from nnunet_iac.analysis.report.document import write_report
-    from nnunet_iac.host.demo import run_demo
+    from nnunet_iac.workflow.demo import run_demo
 
-    summary = run_demo(arguments.o, arguments.device, lambda line: print(line, flush=True))
-    page = write_demo_report(arguments.o, summary)
-    own = write_report([arguments.o / summary["run_folder"]], page.parent / "run")
-    print(f"report: {page}\nreport of the run alone: {own}")
+    page = run_demo(
+        arguments.o, arguments.device, arguments.quick, lambda line: print(line, flush=True)
+    )
+    print(f"report: {page}\nreport of the run alone: {page.parent / 'run' / 'index.html'}")
     return 0

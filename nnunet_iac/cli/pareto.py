@@ -1,4 +1,4 @@
-"""Train methods at several widths, and draw Dice against cost."""
+"""Compare methods at several widths: a study file, and a figure of its results."""
 
 import argparse
 from pathlib import Path
@@ -18,9 +18,9 @@ def add_to(verbs: Verbs) -> None:
     """Add the verb to the command's."""
     parser = verbs.add_parser(
         "pareto",
-        help="train methods at several widths and draw Dice against cost",
-        description="Trains the reference and the methods on top of it at every width, as a study, "
-        "and draws Dice against parameters and MACs. Run again, it goes on.",
+        help="write a study of methods at several widths; draw Dice against cost",
+        description="Writes DIR/study.yaml: the backbone and the methods on top of it at every "
+        "width. Once the study has run, the same command draws Dice against parameters and MACs.",
     )
     add_source(parser)
     parser.add_argument("--caps", metavar="N,N,...", type=numbers, required=True, help="the widths")
@@ -31,8 +31,8 @@ def add_to(verbs: Verbs) -> None:
         help="of reference, continued, iac-lth, iac, random (default: all but iac)",
     )
     parser.add_argument("-f", metavar="N,N,...", type=numbers, default=[0], help="default: 0")
-    parser.add_argument("-tr", metavar="TRAINER", default="nnUNetTrainer", help="of the reference")
-    add_settings(parser, "settings of the other methods")
+    parser.add_argument("-tr", metavar="TRAINER", default="nnUNetTrainer", help="of the backbones")
+    add_settings(parser, "settings of the methods, such as search_epochs=40")
     add_device(parser)
     parser.add_argument(
         "-o", metavar="DIR", type=Path, default=Path("pareto"), help="default: pareto"
@@ -47,11 +47,15 @@ def run(arguments: argparse.Namespace) -> int:
     from nnunet_iac.runs.atomic import read_json
     from nnunet_iac.search.settings import parse_assignment
     from nnunet_iac.width.source import Source
-    from nnunet_iac.workflow.engine import plan_lines, run_study
-    from nnunet_iac.workflow.estimate import hours_of
-    from nnunet_iac.workflow.pareto import Pareto, study_name
-    from nnunet_iac.workflow.pareto_figure import draw_pareto
-    from nnunet_iac.workflow.pareto_points import points, table, write_points
+    from nnunet_iac.workflow.estimate import hours_of, plan_lines
+    from nnunet_iac.workflow.pareto import (
+        Pareto,
+        draw_pareto,
+        points,
+        study_name,
+        table,
+        write_points,
+    )
 
     pareto = Pareto(
         Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr),
@@ -65,8 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(*plan_lines(pareto.study(), hours_of(pareto.study())), sep="\n")
         return 0
-    page = run_study(pareto.write_study(arguments.o), arguments.o, None, None, [])
-    found = points(pareto, read_json(page.with_name("results.json"))["runs"])
+    path, results = pareto.write_study(arguments.o), arguments.o / "results.json"
+    if not results.is_file():
+        print(f"wrote {path}\nnext: nnunet-iac study {path} -o {arguments.o}")
+        print(f"then the same command again, which draws {arguments.o / 'pareto.png'}")
+        return 0
+    found = points(pareto, read_json(results)["runs"])
     print(table(found))
     write_points(pareto, found, arguments.o / "pareto.json")
     draw_pareto(found, arguments.o / "pareto.png")

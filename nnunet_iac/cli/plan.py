@@ -36,9 +36,9 @@ def add_to(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit status."""
-    from nnunet_iac.host.planning import Network, next_commands, write_plans
+    from nnunet_iac.host.planning import NetworkChanges, next_commands, write_plans
 
-    network = Network(arguments.encoder, arguments.skip, arguments.protocol)
+    network = NetworkChanges(arguments.encoder, arguments.skip, arguments.protocol)
     if arguments.encoder_weights is not None and network.encoder is None:
         raise ValueError(
             f"--encoder-weights {arguments.encoder_weights} are for an encoder: add --encoder, or "

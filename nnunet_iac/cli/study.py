@@ -30,12 +30,12 @@ def add_to(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit status."""
     require_extra("study", *STUDY_MODULES)
-    from nnunet_iac.workflow.engine import plan_lines, run_study
+    from nnunet_iac.workflow.engine import run_study
     from nnunet_iac.workflow.study_checks import require_ready
     from nnunet_iac.workflow.study_file import read_study
 
     if arguments.dry_run:
-        from nnunet_iac.workflow.estimate import hours_of
+        from nnunet_iac.workflow.estimate import hours_of, plan_lines
 
         study = read_study(arguments.file)
         require_ready(study)

@@ -33,10 +33,14 @@ def results_folder() -> Path:
 
 
 def command_environment() -> dict[str, str]:
-    """Return what nnU-Net's commands need to be found, and to find the retrofit trainers."""
+    """Return the environment in which nnU-Net's commands are found and find our trainers.
+
+    Idle threads sleep: spinning ones would take the cores of other processes.
+    """
     scripts = str(Path(sys.executable).parent)
     return {
         "PATH": scripts + os.pathsep + os.environ.get("PATH", ""),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
         TRAINERS: os.pathsep.join(filter(None, (str(trainers_dir()), os.environ.get(TRAINERS)))),
     }
 

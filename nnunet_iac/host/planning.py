@@ -23,7 +23,7 @@ from nnunet_iac.search.settings import Settings
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkChanges:
     """What the new plans' network is to have; None leaves it as the source plans describe it.
 
     Args:
@@ -55,7 +55,7 @@ def write_plans(
     source: str,
     name: str,
     values: Mapping[str, Any],
-    network: Network = Network(),
+    network: NetworkChanges = NetworkChanges(),
 ) -> tuple[Path, bool]:
     """Write the plans `name`; return their file, and whether that changed anything.
 
@@ -83,12 +83,12 @@ def write_plans(
     plans.require_identifier(name)
     folder = preprocessed_folder(dataset)
     original = source_plans(folder, configuration, source)
-    described = plans.configuration_of(original, configuration)
-    known = plans.settings_of(described).written
+    config = plans.configuration_of(original, configuration)
+    known = plans.settings_of(config).written
     if network.protocol is not None:
         known = {**known, **PAPER_SETTINGS}
     new = plans.derived(original, name, configuration, {**known, **given})
-    new["configurations"][configuration] |= network.changed(described)
+    new["configurations"][configuration] |= network.changed(config)
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
 
@@ -133,20 +133,20 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
         pretrained: a checkpoint to start the backbone from.
     """
     new = read_json(plans_file)
-    described = plans.configuration_of(new, configuration)
+    config = plans.configuration_of(new, configuration)
     source = read_json(plans_file.with_name(f"{new['source_plans']}.json"))
     before = plans.configuration_of(source, configuration)
-    settings = plans.settings_of(described)
+    settings = plans.settings_of(config)
     number = plans.dataset_number(plans_file.parent.name)
     train = f"nnUNetv2_train {number} {configuration} FOLD"
     under = f"-p {new['plans_name']}"
     retrofit = "IACDiscrete" if settings.cell.genotype or settings.cell.skip != "cell" else "IACLTH"
     lines = []
     for key in ("patch_size", "batch_size"):
-        if described.get(key) != before.get(key):
-            lines.append(f"{key}: {described[key]}, was {before[key]}")
-    of_its_own = "skip" in described.get("architecture", {}).get("arch_kwargs", {})
-    same = described.get("architecture") == before.get("architecture")
+        if config.get(key) != before.get(key):
+            lines.append(f"{key}: {config[key]}, was {before[key]}")
+    of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
+    same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
         return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
     trainer = f" -tr {settings.data.backbone_trainer}" if settings.data.backbone_trainer else ""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import replacing
-from nnunet_iac.width.study import Study
+from nnunet_iac.width.study import WidthChoice
 
 WIDTH = 4.6
 """Inches: few, so that the text stays legible where the page is narrow."""
@@ -25,7 +25,7 @@ _TITLE: dict[str, Any] = {"loc": "left", "color": MUTED, "size": _SIZE}
 _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": _SIZE, "labelcolor": INK}
 
 
-def width_figure(study: Study) -> Figure:
+def width_figure(study: WidthChoice) -> Figure:
     """Return S over the caps on logarithmic axes, and the number of seeds that picked each cap.
 
     Of `dispersion`, with this seed left out; the title counts where there was nothing to pick.
@@ -73,7 +73,7 @@ def width_figure(study: Study) -> Figure:
     return figure
 
 
-def draw_width(study: Study, path: Path) -> None:
+def draw_width(study: WidthChoice, path: Path) -> None:
     """Draw `width_figure` into a PNG file, replaced atomically."""
     with replacing(path) as temporary:
         FigureCanvasAgg(width_figure(study)).print_figure(

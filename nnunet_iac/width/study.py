@@ -29,7 +29,7 @@ SEEDS = 8
 
 
 @dataclass(frozen=True)
-class Study:
+class WidthChoice:
     """What was measured, and what is picked from it.
 
     Args:
@@ -133,7 +133,7 @@ def choose_width(
     within: tuple[int, int] | None = None,
     device: torch.device | str = "cpu",
     report: Callable[[str], None] = lambda line: None,
-) -> Study:
+) -> WidthChoice:
     """Return the width that a rule picks for a network, with everything it rests on.
 
     Every seed draws every candidate's initial weights; all are measured on the same crops.
@@ -187,7 +187,7 @@ def choose_width(
         report(f"seed {row + 1} of {len(seeds)}")
     parameters = [cost.parameters for cost in costs]
     found = consensus(rule, caps_in_order, parameters, scores, within)
-    return Study(chosen, costs, fold, cases, seeds, score, str(device), scores, found)
+    return WidthChoice(chosen, costs, fold, cases, seeds, score, str(device), scores, found)
 
 
 def default_seeds(rule: Rule) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
-"""The hours that a study's trainings will take, from one timed step per network."""
+"""Estimates the hours of a study's trainings from one timed step per network."""
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -10,16 +11,16 @@ from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.training_length import training_length
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.space import OPERATIONS
-from nnunet_iac.workflow.study import CONTINUE, FULL, LTH, REFERENCE, Run, Study
-from nnunet_iac.workflow.study_plans import fold_folder, plans_name
+from nnunet_iac.workflow.study import CONTINUE, FULL, LTH, REFERENCE, PlannedRun, Study
+from nnunet_iac.workflow.study_plans import is_finished, plans_file, plans_name
 
 REPEATS = 3
 
 
 def hours_of(study: Study) -> dict[str, float | str]:
-    """Return the hours of training steps of every run, or why they are not known.
+    """Return the hours of training steps of every run, or why there is no estimate.
 
-    Runs that are finished take none. Loading, augmentation and validation come on top.
+    Finished runs take none. Loading, augmentation and validation come on top.
     """
 
     @cache
@@ -37,12 +38,12 @@ def hours_of(study: Study) -> dict[str, float | str]:
         except (RuntimeError, OSError) as error:
             return str(error)
 
-    def hours(run: Run) -> float | str:
-        if (fold_folder(study, run) / "validation" / "summary.json").is_file():
+    def hours(run: PlannedRun) -> float | str:
+        if is_finished(study, run):
             return 0.0
         plans = plans_name(study, run.reference)
         where = (run.dataset.dataset, run.configuration, plans)
-        if not (preprocessed_folder(where[0]) / f"{plans}.json").is_file():
+        if not plans_file(study, run.reference).is_file():
             return "the plans of its network are not written yet"
         step = seconds(*where)
         if isinstance(step, str):
@@ -55,9 +56,31 @@ def hours_of(study: Study) -> dict[str, float | str]:
     return {name: hours(run) for name, run in study.runs.items()}
 
 
-def _retrofit_hours(study: Study, run: Run, step: dict[str, float]) -> float:
+def plan_lines(study: Study, hours: Mapping[str, float | str]) -> list[str]:
+    """Return a line per training of a study, and the hours of all.
+
+    Args:
+        study: checked.
+        hours: of each run, as `hours_of` returns them.
+    """
+    lines = []
+    for run in study.runs.values():
+        known = hours[run.name]
+        text = f"{known:8.2f} h" if isinstance(known, float) else f"       ?  ({known})"
+        lines.append(f"{text}  {study.trainer_of(run)}  {run.name}")
+    total = sum(known for known in hours.values() if isinstance(known, float))
+    unknown = sum(not isinstance(known, float) for known in hours.values())
+    rest = f"; no estimate for {unknown} trainings" if unknown else ""
+    lines.append(
+        f"{total:8.2f} h  {len(study.runs)} trainings, one after the other{rest}; steps only: "
+        "loading, augmentation and validation come on top"
+    )
+    return lines
+
+
+def _retrofit_hours(study: Study, run: PlannedRun, step: dict[str, float]) -> float:
     assert run.seed is not None
-    settings = study.settings_of(run.method, run.seed, cells="cells")
+    settings = study.settings_of(run.method, run.seed)
     trainer = study.methods[run.method].trainer
     known = estimate(settings, step)
     if trainer == CONTINUE:

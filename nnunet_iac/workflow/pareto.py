@@ -1,40 +1,55 @@
-"""Width and searched skips together: a study of several methods at several widths."""
+"""Studies of several methods at several widths, and the figure of Dice against cost."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from nnunet_iac.runs.atomic import write_text
+from nnunet_iac.analysis.scores.case_scores import patient_means
+from nnunet_iac.analysis.scores.statistics import bootstrap_interval
+from nnunet_iac.runs.atomic import replacing, write_json, write_text
+from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.runs.plans import SECTION, require_file_ending
+from nnunet_iac.search.cost import Cost
+from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.candidates import candidate, features_of
 from nnunet_iac.width.crops import training_cases
 from nnunet_iac.width.planning import plans_name, write_width
 from nnunet_iac.width.source import Source
-from nnunet_iac.workflow.study import REFERENCE, Study
+from nnunet_iac.workflow.study import METHODS, OURS_TO_SET, REFERENCE, Study
 from nnunet_iac.workflow.study_file import study_of
 
-METHODS = (REFERENCE, "continued", "iac-lth", "iac", "random")
-DEFAULT_METHODS = (REFERENCE, "continued", "iac-lth", "random")
-"""What is trained on top of a reference has longer to learn; `continued` is its equal in that."""
+STYLES = {
+    REFERENCE: ("o", INK),
+    "continued": ("v", MUTED),
+    "iac-lth": ("s", "#d55e00"),
+    "iac": ("D", "#0072b2"),
+    "random": ("^", "#009e73"),
+}
+"""The methods that can be compared, with their markers and Okabe and Ito's colours."""
+assert STYLES.keys() - {REFERENCE} <= METHODS.keys()
+DEFAULT_METHODS = tuple(method for method in STYLES if method != "iac")
 
-OURS_TO_SET = ("backbone_trainer", "backbone_plans", "backbone_checkpoint", "genotype", "skip")
+OTHERS_TO_SET = {*OURS_TO_SET, "genotype", "skip"} - {"seed", "patient_pattern"}
 """Settings of the source plans that would lead a method to another backbone or other cells."""
 
 
 @dataclass(frozen=True)
 class Pareto:
-    """A grid of widths and methods, whose references are trained by the source's trainer.
+    """A grid of widths and methods, whose backbones are trained by the source's trainer.
 
     Args:
-        source: plans and the trainer of the references.
+        source: plans and the trainer of the backbones.
         caps: the widths.
-        methods: of `METHODS`; the reference is trained in any case, the others start from it.
+        methods: of `STYLES`; the backbone (`reference`) is trained in any case.
         folds: numbers.
-        settings: of the retrofits, as in plans.
+        settings: of the methods, as in plans.
         name: of the study.
         device: as nnU-Net's -device.
 
@@ -53,10 +68,10 @@ class Pareto:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in METHODS]
+        unknown = [method for method in self.methods if method not in STYLES]
         if unknown or not self.methods:
             raise ValueError(
-                f"methods must be of {', '.join(METHODS)}; got {', '.join(unknown) or 'none'}"
+                f"methods must be of {', '.join(STYLES)}; got {', '.join(unknown) or 'none'}"
             )
         if not self.caps or not self.folds:
             raise ValueError(
@@ -74,16 +89,15 @@ class Pareto:
         self.source.costs([candidate(self.source.architecture, cap) for cap in caps])
         for fold in self.folds:
             training_cases(self.source, fold)
-        for key in OURS_TO_SET:
-            if key in (self.settings or {}):
-                raise ValueError(f"{key} is what the methods differ in: leave it out of --set")
+        if taken := sorted(OTHERS_TO_SET & {*(self.settings or {})}):
+            raise ValueError(f"{taken[0]} is what the methods differ in: leave it out of --set")
         require_file_ending(self.source.dataset.get("file_ending"))
-        study_of(self.document())
+        self.study()
 
     def document(self) -> dict[str, Any]:
-        """Return the study as its file has it."""
+        """Return the content of the study file."""
         known = self.source.described.get(SECTION, {})
-        settings = {key: value for key, value in known.items() if key not in OURS_TO_SET}
+        settings = {key: value for key, value in known.items() if key not in OTHERS_TO_SET}
         settings |= self.settings or {}
         seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
         dataset = {
@@ -97,42 +111,210 @@ class Pareto:
             "device": self.device,
             "datasets": [dataset if patients is None else {**dataset, "patients": patients}],
             "backbones": {
-                backbone(cap): {"plans": plans_name(self.source, cap), "trainer": trainer}
+                f"cap{cap}": {"plans": plans_name(self.source, cap), "trainer": trainer}
                 for cap in self.caps
             },
             "seeds": [seed],
             "settings": settings,
-            "methods": {
-                name: None for name in METHODS if name in self.methods and name != REFERENCE
-            },
+            "methods": {m: None for m in STYLES if m in self.methods and m != REFERENCE},
         }
 
     def study(self) -> Study:
-        """Return the study of all trainings, every reference before what starts from it."""
+        """Return the study of all trainings, every backbone before the methods on top of it."""
         return study_of(self.document())
 
-    def write_plans(self) -> None:
-        """Write the plans of all widths; those that are there already stay.
+    def write_study(self, folder: Path) -> Path:
+        """Write the plans of all widths, which stay if they are there, and the study file.
+
+        Returns:
+            The study file.
 
         Raises:
             ValueError: plans of such a name with other content.
         """
         for cap in self.caps:
             write_width(self.source, cap)
-
-    def write_study(self, folder: Path) -> Path:
-        """Write the plans of all widths and the study's file, and return that."""
-        self.write_plans()
         path = folder / "study.yaml"
         write_text(path, yaml.safe_dump(self.document(), sort_keys=False))
         return path
 
 
-def backbone(cap: int) -> str:
-    """Return what the study calls the network of a width."""
-    return f"cap{cap}"
-
-
 def study_name(folder: Path) -> str:
     """Return the name of a study whose results go to a folder: trainings are called after it."""
     return re.sub(r"[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-") or "pareto"
+
+
+# --- points ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a method at a width costs and scores.
+
+    Args:
+        cap: on the channels per stage.
+        method: one of `STYLES`.
+        parameters: of the network with its cells; over folds with different cells, their mean.
+        macs: multiply-accumulates of one patch without deep supervision; likewise.
+        dice: mean foreground Dice over a patient's validation cases, then over patients.
+        low: lower end of its 95 % bootstrap interval over patients; None for a single one.
+        high: upper end.
+        patients: in all folds.
+        cases: theirs.
+        epochs: after the backbone's, search included; over folds, their mean.
+    """
+
+    cap: int
+    method: str
+    parameters: float
+    macs: float
+    dice: float
+    low: float | None
+    high: float | None
+    patients: int
+    cases: int
+    epochs: float
+
+
+def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Return the points of the methods whose folds are all there, by cap and method.
+
+    Args:
+        pareto: the grid.
+        runs: as a study's result file holds them.
+    """
+    found = []
+    for cap in pareto.caps:
+        width = pareto.source.cost(cap)
+        for method in (m for m in STYLES if m in pareto.methods):
+            own = [r for r in runs if (r["backbone"], r["method"]) == (f"cap{cap}", method)]
+            if {r["fold"] for r in own} == set(pareto.folds):
+                found.append(point_of(cap, method, own, width))
+    return [point for point in found if point is not None]
+
+
+def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Cost) -> Point | None:
+    """Return the point of a method's folds; None if no case has a Dice.
+
+    Args:
+        cap: of the backbone.
+        method: of the runs.
+        runs: one per fold, as a study's result file holds them.
+        width: what the backbone costs.
+    """
+    dice: dict[str, float | None] = {}
+    for run in runs:
+        dice |= run["dice"]
+    means, left_out = patient_means(dice, runs[0]["patient_pattern"])
+    if not means:
+        return None
+    interval = bootstrap_interval(list(means.values())) if len(means) > 1 else None
+
+    def added(cost: str) -> float:
+        costs = [run[cost] for run in runs if cost in run]
+        return sum(cost["final"] - cost["backbone"] for cost in costs) / len(runs)
+
+    return Point(
+        cap,
+        method,
+        width.parameters + added("parameters"),
+        width.macs + added("macs"),
+        fmean(means.values()),
+        None if interval is None else interval.low,
+        None if interval is None else interval.high,
+        len(means),
+        len(dice) - len(left_out),
+        fmean(run.get("epochs", 0) for run in runs),
+    )
+
+
+def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
+    """Write the points as JSON, with the data, settings and versions behind them."""
+    document = {
+        "dataset": pareto.source.folder.name,
+        "configuration": pareto.source.configuration,
+        "plans": pareto.source.plans["plans_name"],
+        "trainer": pareto.source.trainer.__name__,
+        "folds": list(pareto.folds),
+        "settings": pareto.document()["settings"],
+        "device": pareto.device,
+        **circumstances(),
+        "points": [asdict(point) for point in found],
+    }
+    write_json(path, document)
+
+
+def table(found: Sequence[Point]) -> str:
+    """Return the points as text."""
+    lines = [
+        f"{'cap':>6}  {'method':<10}{'parameters':>14}{'MACs':>18}{'epochs':>8}{'Dice':>8}  "
+        f"{'95 %':<16}{'patients':>8}"
+    ]
+    for point in found:
+        interval = "-" if point.low is None else f"{point.low:.3f} to {point.high:.3f}"
+        lines.append(
+            f"{point.cap:>6}  {point.method:<10}{point.parameters:>14,.0f}{point.macs:>18,.0f}"
+            f"{point.epochs:>8.0f}{point.dice:>8.3f}  {interval:<16}{point.patients:>8}"
+        )
+    return "\n".join(lines)
+
+
+# --- figure ----------------------------------------------------------------------------------
+
+FIGURE_SIZE = (4.6, 5.2)
+"""Inches: narrow, so that the text stays legible on a narrow page."""
+TEXT_SIZE = 9
+
+
+def pareto_figure(found: Sequence[Point]) -> Figure:
+    """Return Dice against parameters and MACs, a line per method over its widths.
+
+    Bars are the 95 % bootstrap intervals over patients; the numbers are caps.
+
+    Raises:
+        ValueError: no points.
+    """
+    if not found:
+        raise ValueError("a figure of widths needs a finished training; got none: train one first")
+    shown = [method for method in STYLES if any(p.method == method for p in found)]
+    figure = Figure(figsize=FIGURE_SIZE, dpi=200, facecolor=PAPER, layout="constrained")
+    panels = figure.subplots(2, 1, sharey=True)
+    labels = {"parameters": "parameters", "macs": "MACs of one patch"}
+    for axes, (name, label) in zip(panels, labels.items(), strict=True):
+        for method in shown:
+            marker, colour = STYLES[method]
+            own = sorted((p for p in found if p.method == method), key=lambda p: p.cap)
+            costs = [getattr(point, name) for point in own]
+            for cost, point in zip(costs, own, strict=True):
+                if point.low is not None:
+                    ends = [point.low, point.high]
+                    axes.plot([cost, cost], ends, color=colour, lw=1, alpha=0.6)
+                if method == shown[0]:
+                    axes.annotate(
+                        str(point.cap), (cost, point.dice), (-5, 3), textcoords="offset points",
+                        color=MUTED, size=8, ha="right",
+                    )  # fmt: skip
+            dice = [point.dice for point in own]
+            axes.plot(costs, dice, color=colour, lw=1.4, ms=4.5, marker=marker, label=method)
+        axes.set_xscale("log")
+        axes.set_facecolor("none")
+        axes.tick_params(colors=MUTED, labelsize=TEXT_SIZE, which="both")
+        axes.spines["bottom"].set_color(MUTED)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
+        axes.set_xlabel(label, color=MUTED, size=TEXT_SIZE)
+        axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=TEXT_SIZE)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside upper center", ncols=len(names), frameon=False,
+        fontsize=TEXT_SIZE, labelcolor=INK,
+    )  # fmt: skip
+    return figure
+
+
+def draw_pareto(found: Sequence[Point], path: Path) -> None:
+    """Draw `pareto_figure` into a PNG file, replaced atomically."""
+    with replacing(path) as temporary:
+        FigureCanvasAgg(pareto_figure(found)).print_figure(
+            temporary, format="png", metadata={"Software": None}
+        )

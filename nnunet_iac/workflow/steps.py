@@ -1,9 +1,11 @@
-"""The steps of a study's runs, one process each; Snakemake calls them.
+"""The steps of a study: prepare, train, predict, report.
+
+Snakemake runs each as a process:
 
     python -m nnunet_iac.workflow.steps STEP --study FILE [--dataset D] [--run NAME] --to FILE
 
-Every step ends by writing FILE; what it makes besides lies in nnU-Net's folders and is found there
-again by a step that is repeated.
+Every step ends by writing FILE. Its other results are in nnU-Net's folders, where a repeated step
+finds them again.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -21,22 +23,26 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
-from nnunet_iac.host.folders import command_environment, raw_folder, results_folder
+from nnunet_iac.host.folders import command_environment, raw_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of, dataset_number
-from nnunet_iac.workflow.study import DataSet, Run, Study
+from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_checks import SPLITS, Splits, training_cases, wanted_splits
-from nnunet_iac.workflow.study_file import read_study
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
+    is_finished,
     plans_name,
     require_own_results,
-    write_study_plans,
+    study_folder,
+    write_plans_of,
 )
 from nnunet_iac.workflow.study_report import write_study_report
-from nnunet_iac.workflow.study_results import document, told
+from nnunet_iac.workflow.study_results import document, provenance
+
+Command = Callable[..., None]
+"""Runs words as a command, with keywords as additional environment variables."""
 
 GPUS = "NNUNET_IAC_GPUS"
 """How many GPUs of this machine a study's trainings share; set where nothing else assigns them."""
@@ -44,6 +50,9 @@ GPUS = "NNUNET_IAC_GPUS"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a step; return the exit status."""
+    # Imported here since reading files needs the extra `study`; the steps themselves do not.
+    from nnunet_iac.workflow.study_file import read_study
+
     parser = argparse.ArgumentParser(prog="nnunet_iac.workflow.steps")
     parser.add_argument("step", choices=("prepare", "train", "predict", "report"))
     parser.add_argument("--study", type=Path, required=True)
@@ -69,7 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(study: Study, dataset: DataSet) -> list[str]:
+def run_command(words: Sequence[str], **environment: str) -> None:
+    """Run a command whose output goes to this process's own.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    print("$", *words, flush=True)
+    done = subprocess.run(words, env={**os.environ, **command_environment(), **environment})
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"{words[0]} must succeed and exited with {done.returncode}; see its output above"
+        )
+
+
+def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> list[str]:
     """Plan and preprocess what is missing, put the splits in place and write all plans.
 
     Returns the identifiers of the plans.
@@ -78,11 +101,13 @@ def prepare(study: Study, dataset: DataSet) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
         splits, chosen = wanted_splits(study, dataset), not (folder / SPLITS).is_file()
-        for plans in dict.fromkeys(network.plans for network in study.backbones.values()):
-            _preprocess(folder, plans, dataset, study.threads)
+        for plans in dict.fromkeys(spec.plans for spec in study.backbones.values()):
+            _preprocess(folder, plans, dataset, study.threads, command)
         if chosen:  # Also in place of those beside the raw data, which nnU-Net's planning copies.
             write_json(folder / SPLITS, splits)
-        return [path.stem for path in write_study_plans(study, dataset)]
+        own = [run for run in study.runs.values() if run.dataset == dataset]
+        written = [path for run in own if (path := write_plans_of(study, run)) is not None]
+        return list(dict.fromkeys(path.stem for path in written))
 
 
 def put_splits(study: Study, dataset: DataSet) -> Splits:
@@ -94,36 +119,33 @@ def put_splits(study: Study, dataset: DataSet) -> Splits:
     return splits
 
 
-def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int) -> None:
+def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, command: Command) -> None:
     number = str(dataset_number(folder.name))
     if not (folder / f"{plans}.json").is_file():
         # Planning divides by the number of augmentation workers, so it needs one.
         planning = ["nnUNetv2_plan_and_preprocess", "-d", number, "--no_pp"]
-        _command([*planning, "-npfp", str(threads)], nnUNet_n_proc_DA="1")
-    described = read_json(folder / f"{plans}.json")
+        command([*planning, "-npfp", str(threads)], nnUNet_n_proc_DA="1")
+    content = read_json(folder / f"{plans}.json")
     for name in dataset.configurations:
-        data = folder / configuration_of(described, name)["data_identifier"]
-        if not _all_preprocessed(data, raw_folder(folder.name)):
+        data = folder / configuration_of(content, name)["data_identifier"]
+        there = {path.stem for path in data.glob("*.pkl")}
+        if not set(training_cases(raw_folder(folder.name))) <= there:
             words = ["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", name]
-            _command([*words, "-np", str(threads)])
+            command([*words, "-np", str(threads)])
 
 
-def _all_preprocessed(data: Path, raw: Path) -> bool:
-    there = {path.stem for path in data.glob("*.pkl")}
-    return set(training_cases(raw)) <= there
+def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict[str, Any]:
+    """Train and validate a run, unless that is done, and return its provenance, scores and costs.
 
-
-def train(study: Study, run: Run) -> dict[str, Any]:
-    """Train and validate a run, unless that is done, and return what it scored and cost.
-
-    A training that was interrupted goes on.
+    An interrupted training is continued.
     """
+    write_plans_of(study, run)
     require_own_results(study, run)
     split = put_splits(study, run.dataset)[run.fold]
     folder = fold_folder(study, run)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
-        if not (folder / "validation" / "summary.json").is_file():
+        if not is_finished(study, run):
             begun = any(folder.glob("checkpoint_*.pth"))
             number = str(dataset_number(folder.parent.parent.name))
             program = ["nnUNetv2_train"]
@@ -131,7 +153,7 @@ def train(study: Study, run: Run) -> dict[str, Any]:
                 module = "nnunet_iac.host.nnunet_train"
                 program = [sys.executable, "-m", module, str(study.threads)]
             with _a_gpu(study) as own:
-                _command(
+                command(
                     [
                         *(*program, number, run.configuration, str(run.fold)),
                         *("-tr", study.trainer_of(run), "-p", plans_name(study, run)),
@@ -140,30 +162,35 @@ def train(study: Study, run: Run) -> dict[str, Any]:
                     **_processors(study),
                     **own,
                 )
-    said = told(study, run)
-    if said["dice"].keys() != set(split["val"]):
+    known = provenance(study, run)
+    if known["dice"].keys() != set(split["val"]):
         raise RuntimeError(
             f"{folder} must be validated on the cases of the study's fold {run.fold}, and was on "
             "others: move it elsewhere, and it is trained again"
         )
-    return {**said, "date": date.today().isoformat()}
+    return {**known, "date": date.today().isoformat()}
 
 
-def predict(study: Study, run: Run) -> dict[str, Any]:
+def predictions_folder(study: Study, run: PlannedRun) -> Path:
+    """Return where a run's predictions of the test cases go."""
+    return study_folder(study) / "predictions" / run.name
+
+
+def predict(study: Study, run: PlannedRun, command: Command = run_command) -> dict[str, Any]:
     """Predict the test cases with a run, unless that is done, and return Dice per case.
 
-    Without mirroring, which some trainers do and others do not.
+    Without mirroring, because some trainers mirror and others do not.
     """
     model = fold_folder(study, run).parent
     raw = raw_folder(model.parent.name)
-    output = results_folder() / "studies" / study.name / "predictions" / run.name
+    output = predictions_folder(study, run)
     trained = (fold_folder(study, run) / FINAL).stat().st_mtime
     scored = output / "summary.json"
     if not scored.is_file() or scored.stat().st_mtime < trained:
         shutil.rmtree(output, ignore_errors=True)
         number = str(dataset_number(model.parent.name))
         with _a_gpu(study) as own:
-            _command(
+            command(
                 [
                     *("nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(output)),
                     *("-d", number, "-c", run.configuration, "-tr", study.trainer_of(run)),
@@ -173,30 +200,30 @@ def predict(study: Study, run: Run) -> dict[str, Any]:
                 **_processors(study),
                 **own,
             )
-        described = ["-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json")]
+        files = ["-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json")]
         truth = str(raw / "labelsTs")
-        _command(["nnUNetv2_evaluate_folder", truth, str(output), *described, "-np", "1"])
+        command(["nnUNetv2_evaluate_folder", truth, str(output), *files, "-np", "1"])
     return {"run": run.name, "test_dice": read_case_scores(output).dice}
 
 
 def report(study: Study, results: Sequence[Path], to: Path) -> None:
-    """Gather what all runs told, and write results.json, tables and page beside each other.
+    """Gather the results of all runs, and write results.json, tables and page beside each other.
 
     Args:
-        study: its runs, in their order; files of other runs are left out.
+        study: its runs, in their order; files of other runs are ignored.
         results: folders with a file per run.
         to: the page.
     """
     gathered: dict[str, dict[str, Any]] = {}
     for path in [path for folder in results for path in sorted(folder.glob("*.json"))]:
-        said = read_json(path)
-        gathered.setdefault(said["run"], {}).update(said)
+        known = read_json(path)
+        gathered.setdefault(known["run"], {}).update(known)
     runs = [gathered[name] for name in study.runs if name in gathered]
     write_study_report(document(study, runs), to)
 
 
 def _processors(study: Study) -> dict[str, str]:
-    """Return what keeps a run to its share of the processors; variables that are set win."""
+    """Return the variables that limit a run to its processors; those that are set win."""
     threads = f"{study.threads}"
     if study.device == "cpu":
         own = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": threads}
@@ -205,19 +232,9 @@ def _processors(study: Study) -> dict[str, str]:
     return {key: os.environ.get(key, value) for key, value in own.items()}
 
 
-def _command(words: Sequence[str], **environment: str) -> None:
-    print("$", *words, flush=True)
-    own = {**os.environ, **command_environment(), **environment}
-    done = subprocess.run(words, env=own)
-    if done.returncode != 0:
-        raise RuntimeError(
-            f"{words[0]} must succeed and exited with {done.returncode}; its output above says why"
-        )
-
-
 @contextmanager
 def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
-    """Yield the environment of a process that has a GPU of its own, where we are to choose one.
+    """Yield the environment of a process that has a GPU of its own, if the study assigns them.
 
     Raises:
         RuntimeError: more trainings at once than GPUs.

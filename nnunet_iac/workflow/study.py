@@ -1,7 +1,7 @@
 """A study: data sets, backbones, methods and seeds, and the runs that they make."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,10 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "nested": (DISCRETE, {"skip": "nested"}),
     "residual-attention": (DISCRETE, {"skip": "residual-attention"}),
 }
-"""Trainer of every method on top of the reference, and the settings that make it that method."""
+"""Trainer of every method on top of a backbone, and the settings that make it that method."""
 
 PLANNED = "nnUNetPlans"
 """The plans that a study makes itself where there are none."""
-THREADS = {"cpu": 1, "cuda": 8}
-"""Processors of a training unless the file says otherwise: on a GPU they feed it."""
 SEARCHES = (LTH, FULL)
 OURS_TO_SET = (
     "backbone_trainer",
@@ -55,8 +53,8 @@ class DataSet:
         dataset: id or name.
         configurations: of nnU-Net, such as 2d.
         folds: numbers.
-        splits: file of splits, or what one holds; without one nnU-Net's own or, with `patients`,
-            one by patient.
+        splits: a file of splits or its content. Without it, nnU-Net's own splits are used or, with
+            `patients`, splits by patient.
         patients: regular expression whose match in a case id is the patient.
         predict: whether the test cases are predicted and scored as well.
     """
@@ -70,8 +68,8 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Network:
-    """What is trained first and then frozen.
+class BackboneSpec:
+    """How a backbone differs from the plans it starts from, and its trainer.
 
     Args:
         plans: identifier of the plans to start from.
@@ -94,22 +92,24 @@ class Network:
     @property
     def is_planned(self) -> bool:
         """Whether it is the network of the plans as they are."""
-        return self == Network(self.plans, self.trainer)
+        return self == BackboneSpec(self.plans, self.trainer)
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to go on from a backbone.
+class StudyMethod:
+    """What is trained on top of a backbone.
 
     Args:
         trainer: without the suffix of an augmentation.
         settings: of its own; `{seed}` and `{cells}` in `genotype` are filled in.
         cells_of: the method whose found cells `{cells}` are.
+        epochs_of: the searching method whose epochs, search and finetuning together, it trains for.
     """
 
     trainer: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     cells_of: str | None = None
+    epochs_of: str | None = None
 
     @property
     def searches(self) -> bool:
@@ -118,17 +118,17 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training of a study: a backbone where `method` is `reference`, else what starts from one.
+class PlannedRun:
+    """One training of a study: of a backbone if `method` is `reference`, else on top of one.
 
     Args:
-        dataset: its place in the study.
+        dataset: its entry in the study.
         configuration: of nnU-Net.
         fold: number.
         backbone: its name in the study.
         method: its name in the study, or `reference`.
         augmentation: `default`, or the suffix of the trainers that have another.
-        seed: of the run; None of a backbone.
+        seed: of the run; None for a backbone.
     """
 
     dataset: DataSet
@@ -148,23 +148,26 @@ class Run:
         return "_".join(own)
 
     @property
-    def reference(self) -> "Run":
+    def reference(self) -> "PlannedRun":
         """The backbone it starts from."""
-        return Run(self.dataset, self.configuration, self.fold, self.backbone)
+        return PlannedRun(self.dataset, self.configuration, self.fold, self.backbone)
 
 
 @dataclass(frozen=True)
 class Study:
-    """All that a study file says.
+    """The content of a study file.
 
     Raises:
-        ValueError: settings that are impossible, or that another key of the file decides.
+        ValueError: settings that are impossible or that another key of the file decides, or a
+            method whose cells or epochs are those of a method that is not there.
     """
 
     name: str
     datasets: tuple[DataSet, ...]
-    methods: Mapping[str, Method]
-    backbones: Mapping[str, Network] = field(default_factory=lambda: {"planned": Network()})
+    methods: Mapping[str, StudyMethod]
+    backbones: Mapping[str, BackboneSpec] = field(
+        default_factory=lambda: {"planned": BackboneSpec()}
+    )
     seeds: tuple[int, ...] = (0,)
     augmentations: tuple[str, ...] = (DEFAULT,)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -172,79 +175,94 @@ class Study:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in self.methods:
-            self._require_settings(name)
+        for name, method in self.methods.items():
+            self._require_searching("cells", name, method.cells_of)
+            self._require_searching("epochs", name, method.epochs_of)
+            if method.epochs_of and (method.searches or "finetune_epochs" in method.settings):
+                raise ValueError(
+                    f"method {name!r} must not search or set finetune_epochs if epochs_of decides "
+                    "its length: remove one of them"
+                )
+            try:
+                self._require_settings(name)
+            except ValueError as error:
+                raise ValueError(f"method {name!r}: {error}") from error
+
+    def _require_searching(self, what: str, name: str, source: str | None) -> None:
+        if source is not None and (source not in self.methods or not self.methods[source].searches):
+            raise ValueError(
+                f"method {name!r} takes the {what} of {source!r}, which must be a method of the "
+                f"study that searches: add it, or name another with {what}_of"
+            )
 
     def _require_settings(self, name: str) -> None:
         method = self.methods[name]
-        given = {**self.settings, **method.settings}
-        try:
-            if taken := sorted(set(OURS_TO_SET) & given.keys()):
-                raise ValueError(
-                    f"{taken[0]} must not be among the settings, since the study decides it: use "
-                    "the keys backbones, patients and seeds"
-                )
-            settings = self.settings_of(name, self.seeds[0], cells="cells")
-            if method.trainer == LTH:
-                settings.require_prunable()
-        except ValueError as error:
-            raise ValueError(f"method {name!r}: {error}") from error
+        if taken := sorted({*OURS_TO_SET} & {**self.settings, **method.settings}.keys()):
+            raise ValueError(
+                f"{taken[0]} must not be among the settings, since the study decides it: use "
+                "the keys backbones, patients and seeds"
+            )
+        settings = self.settings_of(name, self.seeds[0])
+        if method.trainer == LTH:
+            settings.require_prunable()
 
     @cached_property
-    def runs(self) -> dict[str, Run]:
-        """All runs by name, every backbone before what starts from it."""
+    def runs(self) -> dict[str, PlannedRun]:
+        """All runs by name, every backbone before the methods on top of it."""
         found = []
         for dataset in self.datasets:
             for configuration in dataset.configurations:
                 for fold in dataset.folds:
                     for backbone in self.backbones:
-                        reference = Run(dataset, configuration, fold, backbone)
+                        reference = PlannedRun(dataset, configuration, fold, backbone)
                         found.append(reference)
                         found += [
-                            Run(dataset, configuration, fold, backbone, method, augmentation, seed)
+                            replace(reference, method=method, augmentation=augmentation, seed=seed)
                             for augmentation in self.augmentations
                             for method in self.methods
                             for seed in self.seeds
                         ]
         return {run.name: run for run in found}
 
-    def source_of(self, run: Run) -> Run | None:
-        """Return the run whose found cells another needs."""
-        wanted = None if run.method == REFERENCE else self.methods[run.method].cells_of
-        if wanted is None:
-            return None
-        return next(
-            other
-            for other in self.runs.values()
-            if other.method == wanted
-            and (other.reference, other.augmentation, other.seed)
-            == (run.reference, run.augmentation, run.seed)
-        )
+    def sources_of(self, run: PlannedRun) -> list[PlannedRun]:
+        """Return the runs that must be finished before another one starts."""
+        if run.method == REFERENCE:
+            return []
+        method = self.methods[run.method]
+        names = dict.fromkeys(name for name in (method.cells_of, method.epochs_of) if name)
+        return [run.reference, *(replace(run, method=name) for name in names)]
 
-    def described(self, run: Run) -> dict[str, Any]:
-        """Return all that decides what a run is, as plain values: another is another run."""
-        network = asdict(self.backbones[run.backbone])
+    def fingerprint(self, run: PlannedRun) -> dict[str, Any]:
+        """Return all values that decide what a run is; if they change, it is another run."""
         known = {
-            "network": network,
+            "network": asdict(self.backbones[run.backbone]),
             "splits": str(run.dataset.splits),
             "trainer": self.trainer_of(run),
         }
         if run.method == REFERENCE or run.seed is None:
             return known
-        return {**known, "settings": self.values_of(run.method, run.seed, "cells")}
+        if epochs_of := self.methods[run.method].epochs_of:
+            known["epochs_of"] = epochs_of
+        return {**known, "settings": self.values_of(run.method, run.seed)}
 
-    def trainer_of(self, run: Run) -> str:
+    def trainer_of(self, run: PlannedRun) -> str:
         """Return the name of a run's trainer."""
         if run.method == REFERENCE:
             return self.backbones[run.backbone].trainer
         suffix = "" if run.augmentation == DEFAULT else run.augmentation
         return self.methods[run.method].trainer + suffix
 
-    def values_of(self, name: str, seed: int, cells: str) -> dict[str, Any]:
-        """Return the settings that plans of a method must hold, but for its backbone.
+    def values_of(
+        self, name: str, seed: int, cells: str = "cells", epochs: int | None = None
+    ) -> dict[str, Any]:
+        """Return the settings of a method as its plans hold them, without those of the backbone.
 
-        What does not search is finetuned as long as an accelerated search with the study's settings
-        and its finetuning may take together, unless the method has a length of its own.
+        Args:
+            name: of the method.
+            seed: of the run.
+            cells: replaces `{cells}` in `genotype`.
+            epochs: of a method without a search or a length of its own. By default as many as an
+                accelerated search with the study's settings and its finetuning take at most.
         """
         method = self.methods[name]
         values = {**self.settings, **method.settings, "seed": seed}
@@ -253,9 +271,10 @@ class Study:
             values["genotype"] = genotype.replace("{cells}", cells)
         if not method.searches and "finetune_epochs" not in method.settings:
             common = Settings.from_mapping(self.settings)
-            values["finetune_epochs"] = common.latest_end + common.finetune_epochs
+            longest = common.latest_end + common.finetune_epochs
+            values["finetune_epochs"] = longest if epochs is None else epochs
         return values
 
-    def settings_of(self, name: str, seed: int, cells: str) -> Settings:
-        """Return the settings of a method as its trainer will read them."""
-        return Settings.from_mapping(self.values_of(name, seed, cells))
+    def settings_of(self, name: str, seed: int) -> Settings:
+        """Return the settings of a method as its trainer reads them."""
+        return Settings.from_mapping(self.values_of(name, seed))

@@ -1,4 +1,4 @@
-"""What can be wrong with a study, found before anything starts."""
+"""The splits of a study, and the checks before anything starts."""
 
 import json
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.splits import require_split, require_splits
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.patients import patient_of, shared_patients
-from nnunet_iac.workflow.study import PLANNED, DataSet, Run, Study
-from nnunet_iac.workflow.study_plans import plans_name, plans_of, require_own_results
+from nnunet_iac.workflow.study import PLANNED, DataSet, PlannedRun, Study
+from nnunet_iac.workflow.study_plans import plans_file, plans_name, plans_of, require_own_results
 
 SPLITS = "splits_final.json"
 FOLDS, SHUFFLE = 5, 12345
@@ -27,7 +27,7 @@ Splits = list[dict[str, list[str]]]
 
 
 def require_ready(study: Study) -> None:
-    """Check data sets, splits, trainers, plans and what earlier trainings left.
+    """Check data sets, splits, trainers, plans and the results of earlier trainings.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: names what must hold and what was found.
@@ -51,29 +51,29 @@ def require_ready(study: Study) -> None:
         require_own_results(study, run)
 
 
-def _require_genotype(study: Study, run: Run) -> None:
-    """Check that the cell that a method names is there; what a study finds comes later.
+def _require_genotype(study: Study, run: PlannedRun) -> None:
+    """Check that the cell that a method names is there, unless the study searches for it.
 
     Raises:
         FileNotFoundError, ValueError: it is not, or is none.
     """
-    if run.seed is None or study.source_of(run) is not None:
+    if run.seed is None or study.methods[run.method].cells_of is not None:
         return
-    genotype = study.values_of(run.method, run.seed, "").get("genotype")
+    genotype = study.values_of(run.method, run.seed).get("genotype")
     path = None if genotype is None else CellSource.of(genotype).path
     if path is not None:
         find_genotype(path_for_fold(path, run.fold))
 
 
-def _require_plans(study: Study, run: Run) -> None:
+def _require_plans(study: Study, run: PlannedRun) -> None:
     """Check the plans of a run as far as what they start from is there.
 
     Raises:
         ValueError: impossible ones, or others under their name.
     """
     folder = preprocessed_folder(run.dataset.dataset)
-    network = study.backbones[run.backbone]
-    source = network.plans if run.seed is None else plans_name(study, run.reference)
+    spec = study.backbones[run.backbone]
+    source = spec.plans if run.seed is None else plans_name(study, run.reference)
     if not (folder / f"{source}.json").is_file():
         if run.seed is None and source != PLANNED:
             raise FileNotFoundError(
@@ -82,8 +82,7 @@ def _require_plans(study: Study, run: Run) -> None:
             )
         return
     source_plans(folder, run.configuration, source)
-    wanted = plans_of(study, run, folder)
-    path = folder / f"{plans_name(study, run)}.json"
+    wanted, path = plans_of(study, run), plans_file(study, run)
     if wanted is not None and path.is_file() and read_json(path) != json.loads(json.dumps(wanted)):
         raise ValueError(
             f"{path} was written for something else: give the study, or the backbone, another "
@@ -97,8 +96,8 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
     Splits beside the raw data are there as well: nnU-Net copies them when it plans.
 
     Raises:
-        ValueError: no such fold, a case there is not, a patient on both sides of a fold, or a
-            splits_final.json that says otherwise and is not overwritten.
+        ValueError: no such fold, an unknown case, a patient on both sides of a fold, or another
+            splits_final.json, which is not overwritten.
     """
     folder = preprocessed_folder(dataset.dataset)
     cases = training_cases(raw_folder(folder.name))

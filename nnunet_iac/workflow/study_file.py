@@ -1,4 +1,4 @@
-"""A study as its YAML file describes it."""
+"""Reads a study from its YAML file."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,17 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.workflow.study import METHODS, REFERENCE, THREADS, DataSet, Method, Network, Study
+from nnunet_iac.workflow.study import (
+    METHODS,
+    REFERENCE,
+    BackboneSpec,
+    DataSet,
+    Study,
+    StudyMethod,
+)
+
+THREADS = {"cpu": 1, "cuda": 8}
+"""Processors of a training unless the file names another number: on a GPU they load the data."""
 
 
 def read_study(path: Path) -> Study:
@@ -19,7 +29,7 @@ def read_study(path: Path) -> Study:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no YAML, an unknown key, or a value that cannot be; the message names the place.
+        ValueError: no YAML, an unknown key or an impossible value; the message names the place.
     """
     document = read_document(path)
     if isinstance(document, dict) and document.keys() == {"python", "study"}:
@@ -50,7 +60,7 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
 
     Args:
         document: as the file has it.
-        folder: from which its paths are reckoned; None leaves them as they are.
+        folder: to which its paths are relative; None leaves them as they are.
 
     Raises:
         ValueError: see `read_study`.
@@ -61,7 +71,6 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
     }
     if REFERENCE in methods:
         raise ValueError("a method must have another name than reference, which is always trained")
-    _require_cells(methods)
     listed = ("seeds", "augmentations")
     plain = {key: document[key] for key in ("device", "threads", "settings") if key in document}
     own = {
@@ -71,7 +80,8 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
     }
     if "backbones" in document:
         own["backbones"] = {
-            name: Network(**_tuples(given or {})) for name, given in document["backbones"].items()
+            name: BackboneSpec(**_tuples(given or {}))
+            for name, given in document["backbones"].items()
         }
     datasets = tuple(_dataset(given, folder) for given in document["datasets"])
     named = [dataset.dataset for dataset in datasets]
@@ -105,8 +115,8 @@ def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
     return DataSet(**values)
 
 
-def reckoned_from(folder: Path, genotype: str) -> str:
-    """Return the setting `genotype` with the path that it may name reckoned from a folder.
+def absolute_genotype(folder: Path, genotype: str) -> str:
+    """Return the setting `genotype`, with a path in it made absolute from a folder.
 
     Raises:
         ValueError: no such setting.
@@ -121,36 +131,24 @@ def reckoned_from(folder: Path, genotype: str) -> str:
     return source.moved(str((folder / path).resolve()))
 
 
-def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> Method:
+def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> StudyMethod:
     kind = given.get("as", name)
     if kind not in METHODS:
         raise ValueError(
-            f"method {name!r} must be, or say with `as` that it is, one of {', '.join(METHODS)}; "
+            f"method {name!r} must be one of {', '.join(METHODS)}, or name one with `as`; "
             f"got {kind!r} (the reference is always trained)"
         )
     if name in METHODS and kind != name:
         raise ValueError(
-            f"method {name!r} must be what it is called; it says `as: {kind}`: give it another name"
+            f"method {name!r} must be what it is called; it has `as: {kind}`: give it another name"
         )
     trainer, own = METHODS[kind]
     settings = {**own, **given.get("settings", {})}
     if isinstance(settings.get("genotype"), str) and folder is not None:
-        settings["genotype"] = reckoned_from(folder, settings["genotype"])
+        settings["genotype"] = absolute_genotype(folder, settings["genotype"])
     needs_cells = "{cells}" in str(settings.get("genotype"))
     cells_of = given.get("cells_of", "iac-lth" if needs_cells else None)
-    return Method(trainer, settings, cells_of)
-
-
-def _require_cells(methods: Mapping[str, Method]) -> None:
-    for name, method in methods.items():
-        if method.cells_of is None:
-            continue
-        source = methods.get(method.cells_of)
-        if source is None or not source.searches:
-            raise ValueError(
-                f"method {name!r} takes the cells of {method.cells_of!r}, which must be a method "
-                "of the study that searches: add it, or name another with cells_of"
-            )
+    return StudyMethod(trainer, settings, cells_of, given.get("epochs_of"))
 
 
 def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.host.folders import results_folder
-from nnunet_iac.host.planning import Network as Planned
-from nnunet_iac.host.planning import preprocessed_folder, source_plans
+from nnunet_iac.host.planning import NetworkChanges, preprocessed_folder, source_plans
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import (
     SECTION,
     architecture_of,
@@ -17,22 +17,33 @@ from nnunet_iac.runs.plans import (
     write_new,
 )
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
-from nnunet_iac.workflow.study import REFERENCE, DataSet, Network, Run, Study
+from nnunet_iac.workflow.study import REFERENCE, BackboneSpec, PlannedRun, Study
 
 
-def plans_name(study: Study, run: Run) -> str:
-    """Return the identifier of a run's plans; the network's own is shared by all studies."""
-    network = study.backbones[run.backbone]
+def study_folder(study: Study, folder: Path | None = None) -> Path:
+    """Return where a study's results go: the given folder, or its place in nnUNet_results."""
+    return (results_folder() / "studies" / study.name if folder is None else folder).resolve()
+
+
+def plans_name(study: Study, run: PlannedRun) -> str:
+    """Return the identifier of a run's plans.
+
+    A backbone's plans are shared by all studies. Plans whose epochs come from another run differ
+    from fold to fold.
+    """
+    spec = study.backbones[run.backbone]
     if run.method == REFERENCE:
-        if network.is_planned:
-            return network.plans
+        if spec.is_planned:
+            return spec.plans
         first = run.configuration == run.dataset.configurations[0]
         return run.backbone if first else f"{run.backbone}_{run.configuration}"
-    own = (study.name, run.configuration, run.backbone, run.method, run.augmentation, run.seed)
-    return "_".join(map(str, own)).replace("_default_", "_")
+    parts = [study.name, run.configuration, run.backbone, run.method, run.augmentation, run.seed]
+    if study.methods[run.method].epochs_of:
+        parts.append(f"fold{run.fold}")
+    return "_".join(map(str, parts)).replace("_default_", "_")
 
 
-def fold_folder(study: Study, run: Run) -> Path:
+def fold_folder(study: Study, run: PlannedRun) -> Path:
     """Return nnU-Net's folder of a run.
 
     Raises:
@@ -43,66 +54,101 @@ def fold_folder(study: Study, run: Run) -> Path:
     return results_folder() / dataset / model / f"fold_{run.fold}"
 
 
-def write_study_plans(study: Study, dataset: DataSet) -> list[Path]:
-    """Write the plans of all networks and runs on a data set; those that are there stay.
+def is_finished(study: Study, run: PlannedRun) -> bool:
+    """Return whether a run is trained and validated."""
+    return (fold_folder(study, run) / "validation" / "summary.json").is_file()
+
+
+def plans_file(study: Study, run: PlannedRun) -> Path:
+    """Return the file of a run's plans."""
+    return preprocessed_folder(run.dataset.dataset) / f"{plans_name(study, run)}.json"
+
+
+def write_plans_of(study: Study, run: PlannedRun) -> Path | None:
+    """Write the plans of a run; return their file, or None if there is nothing to write (yet).
 
     Raises:
         FileNotFoundError: plans to start from are not there.
         ValueError: plans of such a name with other content, or an impossible network.
     """
-    folder = preprocessed_folder(dataset.dataset)
-    written = []
-    for run in study.runs.values():
-        path = folder / f"{plans_name(study, run)}.json"
-        plans = plans_of(study, run, folder) if run.dataset == dataset else None
-        if plans is not None:
-            write_new(path, plans)
-            written.append(path)
-    return list(dict.fromkeys(written))
+    if (plans := plans_of(study, run)) is None:
+        return None
+    path = plans_file(study, run)
+    write_new(path, plans)
+    return path
 
 
-def plans_of(study: Study, run: Run, folder: Path) -> dict[str, Any] | None:
-    """Return the plans that a run needs written, or None where it takes those that are there."""
-    if run.method != REFERENCE:
-        return run_plans(study, run, folder)
-    network = study.backbones[run.backbone]
+def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
+    """Return the plans that must be written for a run.
+
+    None if it takes plans that are there, or if a run whose epochs it takes is not finished.
+    """
+    folder = preprocessed_folder(run.dataset.dataset)
     name = plans_name(study, run)
-    return None if network.is_planned else network_plans(folder, run.configuration, name, network)
-
-
-def network_plans(folder: Path, configuration: str, name: str, network: Network) -> dict[str, Any]:
-    """Return the plans of a backbone that differs from the plans it starts from."""
-    plans = copy.deepcopy(source_plans(folder, configuration, network.plans))
-    if name == network.plans:
-        raise ValueError(f"backbone {name!r} must have another name than its plans: rename it")
-    plans.update(plans_name=name, source_plans=network.plans)
-    described = configuration_of(plans, configuration)
-    plans["configurations"][configuration] |= _changes(described, network)
-    return plans
-
-
-def run_plans(study: Study, run: Run, folder: Path) -> dict[str, Any]:
-    """Return the plans of a run: those of its backbone with the settings of the method."""
-    backbone = plans_name(study, run.reference)
-    source = study.source_of(run)
-    cells = "" if source is None else str(fold_folder(study, source).with_name("fold_{fold}"))
+    if run.method == REFERENCE:
+        spec = study.backbones[run.backbone]
+        return None if spec.is_planned else _backbone_plans(folder, run.configuration, name, spec)
+    method = study.methods[run.method]
+    cells, epochs = "", None
+    for source in study.sources_of(run)[1:]:
+        if source.method == method.cells_of:
+            cells = str(fold_folder(study, source).with_name("fold_{fold}"))
+        if source.method == method.epochs_of:
+            if not is_finished(study, source):
+                return None
+            phases = RunFolder.of_fold(fold_folder(study, source)).read_cost().phases
+            epochs = sum(phase.epochs for phase in phases.values())
     assert run.seed is not None
-    values = study.values_of(run.method, run.seed, cells)
+    backbone = plans_name(study, run.reference)
+    values = study.values_of(run.method, run.seed, cells, epochs)
     values |= {"backbone_trainer": study.trainer_of(run.reference), "backbone_plans": backbone}
     if run.dataset.patients is not None:
         values["patient_pattern"] = run.dataset.patients
     plans = source_plans(folder, run.configuration, backbone)
-    return derived(plans, plans_name(study, run), run.configuration, values)
+    return derived(plans, name, run.configuration, values)
 
 
-def require_own_results(study: Study, run: Run) -> None:
-    """Check that what was trained under a run's name was trained with its plans.
+def _backbone_plans(
+    folder: Path, configuration: str, name: str, spec: BackboneSpec
+) -> dict[str, Any]:
+    """Return the plans of a backbone that differs from the plans it starts from."""
+    plans = copy.deepcopy(source_plans(folder, configuration, spec.plans))
+    if name == spec.plans:
+        raise ValueError(f"backbone {name!r} must have another name than its plans: rename it")
+    plans.update(plans_name=name, source_plans=spec.plans)
+    config = configuration_of(plans, configuration)
+    plans["configurations"][configuration] |= _changes(config, spec)
+    return plans
+
+
+def _changes(config: Mapping[str, Any], spec: BackboneSpec) -> dict[str, Any]:
+    """Return the keys of a configuration in which a backbone differs."""
+    changes = NetworkChanges(spec.encoder, spec.skip).changed(dict(config))
+    architecture = architecture_of({**config, **changes})
+    if spec.cap is not None:
+        changes["architecture"] = architecture = capped(architecture, spec.cap)
+    if spec.features_per_stage is not None:
+        stages = len(features_of(architecture))
+        if len(spec.features_per_stage) < stages:
+            raise ValueError(
+                f"features_per_stage must have a number for each of the {stages} stages of the "
+                f"plans; got {list(spec.features_per_stage)}"
+            )
+        changes["architecture"] = copy.deepcopy(dict(architecture))
+        own = changes["architecture"]["arch_kwargs"]
+        own[FEATURES] = list(spec.features_per_stage[:stages])
+    if spec.batch_size is not None:
+        changes["batch_size"] = spec.batch_size
+    return changes
+
+
+def require_own_results(study: Study, run: PlannedRun) -> None:
+    """Check that a model under a run's name was trained with the run's plans.
 
     Raises:
-        ValueError: with others.
+        ValueError: it was trained with others.
     """
-    model = fold_folder(study, run).parent
-    wanted = preprocessed_folder(run.dataset.dataset) / f"{plans_name(study, run)}.json"
+    model, wanted = fold_folder(study, run).parent, plans_file(study, run)
     if not (model / "plans.json").is_file() or not wanted.is_file():
         return
     ours, theirs = (
@@ -115,24 +161,3 @@ def require_own_results(study: Study, run: Run) -> None:
             f"{model} must have been trained with the plans {wanted.stem} as they are now, and was "
             "trained with others: move it elsewhere, or give the study another name"
         )
-
-
-def _changes(described: Mapping[str, Any], network: Network) -> dict[str, Any]:
-    """Return the keys of a configuration that a backbone has of its own."""
-    changes = Planned(network.encoder, network.skip).changed(dict(described))
-    architecture = architecture_of({**described, **changes})
-    if network.cap is not None:
-        changes["architecture"] = architecture = capped(architecture, network.cap)
-    if network.features_per_stage is not None:
-        stages = len(features_of(architecture))
-        if len(network.features_per_stage) < stages:
-            raise ValueError(
-                f"features_per_stage must have a number for each of the {stages} stages of the "
-                f"plans; got {list(network.features_per_stage)}"
-            )
-        changes["architecture"] = copy.deepcopy(dict(architecture))
-        own = changes["architecture"]["arch_kwargs"]
-        own[FEATURES] = list(network.features_per_stage[:stages])
-    if network.batch_size is not None:
-        changes["batch_size"] = network.batch_size
-    return changes

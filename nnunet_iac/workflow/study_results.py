@@ -1,27 +1,26 @@
-"""What the runs of a study scored and cost, as plain values for JSON."""
+"""The provenance, scores and costs of a study's runs, as plain values for JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.report.run import Run as Record
-from nnunet_iac.analysis.report.run import read_run
+from nnunet_iac.analysis.report.run import Run, read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.workflow.study import REFERENCE, Run, Study
+from nnunet_iac.workflow.study import REFERENCE, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
 
-def told(study: Study, run: Run) -> dict[str, Any]:
-    """Return what a finished run scored and cost.
+def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
+    """Return how a finished run was made, what it scored and what it cost.
 
     Raises:
         FileNotFoundError, ValueError: its record or scores are not there, or damaged.
         RuntimeError: its backbone did not stay as it was.
     """
     folder = fold_folder(study, run)
-    said = {
+    known = {
         "run": run.name,
         "dataset": folder.parent.parent.name,
         "configuration": run.configuration,
@@ -35,10 +34,10 @@ def told(study: Study, run: Run) -> dict[str, Any]:
         "patient_pattern": run.dataset.patients,
         "dice": read_case_scores(folder).dice,
     }
-    return said if run.method == REFERENCE else {**said, **_record(read_run(folder))}
+    return known if run.method == REFERENCE else {**known, **_record(read_run(folder))}
 
 
-def _record(run: Record) -> dict[str, Any]:
+def _record(run: Run) -> dict[str, Any]:
     if run.backbone.after is not None and not run.backbone.unchanged:
         raise RuntimeError(
             f"a run's backbone must stay as it was; that of {run.fold_folder} did not: run it again"

@@ -8,7 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_iac.cli import main
 from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_SETTINGS, SKIP_NAMES
-from nnunet_iac.host.planning import Network, write_plans
+from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_unet import TimmUNet
 from nnunet_iac.runs.plans import settings_of
@@ -73,7 +73,7 @@ def built(folder, name="Mine"):
 def test_an_encoder_pads_the_patch_to_what_it_can_halve_and_is_built_from_its_plans(
     planned, encoder
 ):
-    write_plans("4", "2d", "nnUNetPlans", "Mine", {}, Network(encoder))
+    write_plans("4", "2d", "nnUNetPlans", "Mine", {}, NetworkChanges(encoder))
     mine = configuration(planned)
     assert mine["patch_size"] == [64, 64]
     strides = mine["architecture"]["arch_kwargs"]["strides"]
@@ -86,7 +86,7 @@ def test_an_encoder_pads_the_patch_to_what_it_can_halve_and_is_built_from_its_pl
 
 
 def test_the_plain_encoder_is_the_one_plans_have(planned):
-    write_plans("4", "2d", "nnUNetPlans", "Mine", {}, Network("plain"))
+    write_plans("4", "2d", "nnUNetPlans", "Mine", {}, NetworkChanges("plain"))
     source = configuration(planned, "nnUNetPlans")
     assert configuration(planned) == {**source, "iac": {}}
 
@@ -94,42 +94,44 @@ def test_the_plain_encoder_is_the_one_plans_have(planned):
 @pytest.mark.parametrize("encoder", [None, "mobilenetv3_large"])
 @pytest.mark.parametrize("skip", SKIP_NAMES)
 def test_a_skip_module_goes_around_any_encoder(planned, encoder, skip):
-    write_plans("4", "2d", "nnUNetPlans", "Mine", {}, Network(encoder, skip))
+    write_plans("4", "2d", "nnUNetPlans", "Mine", {}, NetworkChanges(encoder, skip))
     network = built(planned)
     assert isinstance(network, SkipUNet)
     assert network(torch.zeros(2, 1, 64, 64))[0].shape == (2, 3, 64, 64)
 
 
 def test_an_encoder_leaves_the_skip_module_of_the_source_plans_in_place(planned):
-    write_plans("4", "2d", "nnUNetPlans", "Gates", {}, Network(skip="attention"))
-    write_plans("4", "2d", "Gates", "Mine", {}, Network("mobilenetv3_large"))
-    write_plans("4", "2d", "nnUNetPlans", "Both", {}, Network("mobilenetv3_large", "attention"))
+    write_plans("4", "2d", "nnUNetPlans", "Gates", {}, NetworkChanges(skip="attention"))
+    write_plans("4", "2d", "Gates", "Mine", {}, NetworkChanges("mobilenetv3_large"))
+    write_plans(
+        "4", "2d", "nnUNetPlans", "Both", {}, NetworkChanges("mobilenetv3_large", "attention")
+    )
     assert configuration(planned)["architecture"] == configuration(planned, "Both")["architecture"]
 
 
 def test_another_skip_module_takes_the_place_of_the_first(planned):
-    write_plans("4", "2d", "nnUNetPlans", "Gates", {}, Network(skip="attention"))
-    write_plans("4", "2d", "Gates", "Mine", {}, Network(skip="nested"))
+    write_plans("4", "2d", "nnUNetPlans", "Gates", {}, NetworkChanges(skip="attention"))
+    write_plans("4", "2d", "Gates", "Mine", {}, NetworkChanges(skip="nested"))
     kwargs = configuration(planned)["architecture"]["arch_kwargs"]
     assert (kwargs["skip"], kwargs["unet"]) == ("nested", UNET + "PlainConvUNet")
 
 
 def test_the_paper_s_protocol_is_patch_batch_and_training_of_its_backbones(planned):
-    network = Network("resnet50", protocol="paper")
+    network = NetworkChanges("resnet50", protocol="paper")
     write_plans("4", "2d", "nnUNetPlans", "Mine", {"seed": 2}, network)
     mine = configuration(planned)
     assert (mine["patch_size"], mine["batch_size"]) == ([128, 128], 128)
     settings = settings_of(mine)
-    assert (settings.optimisation.deep_supervision, settings.optimisation.seed) == (False, 2)
-    assert settings.data.backbone_trainer == PAPER_SETTINGS["backbone_trainer"]
+    assert (settings.deep_supervision, settings.seed) == (False, 2)
+    assert settings.backbone_trainer == PAPER_SETTINGS["backbone_trainer"]
 
 
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (Network("resnet51"), "must be one of plain, vgg16, .* got 'resnet51'"),
-        (Network(skip="gates"), "must be one of attention, nested, .* got 'gates'"),
-        (Network(protocol="theirs"), "must be paper; got 'theirs'"),
+        (NetworkChanges("resnet51"), "must be one of plain, vgg16, .* got 'resnet51'"),
+        (NetworkChanges(skip="gates"), "must be one of attention, nested, .* got 'gates'"),
+        (NetworkChanges(protocol="theirs"), "must be paper; got 'theirs'"),
     ],
 )
 def test_an_unknown_network_is_refused_by_name_and_nothing_is_written(planned, network, message):
@@ -140,12 +142,12 @@ def test_an_unknown_network_is_refused_by_name_and_nothing_is_written(planned, n
 
 def test_a_timm_encoder_is_refused_for_three_dimensions(planned):
     with pytest.raises(ValueError, match="patches of 40x56x40: use 2d"):
-        write_plans("4", "3d_fullres", "nnUNetPlans", "Mine", {}, Network("vgg16"))
+        write_plans("4", "3d_fullres", "nnUNetPlans", "Mine", {}, NetworkChanges("vgg16"))
 
 
 def test_the_paper_s_protocol_is_refused_for_three_dimensions(planned):
     with pytest.raises(ValueError, match="reduce by 8x8x8: use a 2d configuration"):
-        write_plans("4", "3d_fullres", "nnUNetPlans", "Mine", {}, Network(protocol="paper"))
+        write_plans("4", "3d_fullres", "nnUNetPlans", "Mine", {}, NetworkChanges(protocol="paper"))
 
 
 def test_the_paper_s_protocol_is_refused_where_it_leaves_one_pixel(planned):
@@ -154,19 +156,19 @@ def test_the_paper_s_protocol_is_refused_where_it_leaves_one_pixel(planned):
     kwargs["strides"] = [[1, 1]] + [[2, 2]] * 7
     (planned / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(ValueError, match=r"more than one pixel of; .* reduce by 128x128: use"):
-        write_plans("4", "2d", "nnUNetPlans", "Mine", {}, Network(protocol="paper"))
+        write_plans("4", "2d", "nnUNetPlans", "Mine", {}, NetworkChanges(protocol="paper"))
 
 
 def test_plain_is_refused_where_plans_have_another_network(planned):
-    write_plans("4", "2d", "nnUNetPlans", "Deep", {}, Network("vgg16"))
+    write_plans("4", "2d", "nnUNetPlans", "Deep", {}, NetworkChanges("vgg16"))
     with pytest.raises(ValueError, match=r"describe a .*TimmUNet: start from nnUNetPlans"):
-        write_plans("4", "2d", "Deep", "Mine", {}, Network("plain"))
+        write_plans("4", "2d", "Deep", "Mine", {}, NetworkChanges("plain"))
 
 
 def test_a_timm_encoder_starts_from_plans_of_nnu_net(planned):
-    write_plans("4", "2d", "nnUNetPlans", "Deep", {}, Network("vgg16"))
+    write_plans("4", "2d", "nnUNetPlans", "Deep", {}, NetworkChanges("vgg16"))
     with pytest.raises(ValueError, match=r"source plans describe a .*TimmUNet: start"):
-        write_plans("4", "2d", "Deep", "Mine", {}, Network("resnet50"))
+        write_plans("4", "2d", "Deep", "Mine", {}, NetworkChanges("resnet50"))
 
 
 def test_a_skip_module_needs_a_network_the_surgery_knows(planned):
@@ -174,7 +176,7 @@ def test_a_skip_module_needs_a_network_the_surgery_knows(planned):
     plans["configurations"]["2d"]["architecture"]["network_class_name"] = UNET + "ResidualUNet"
     (planned / "nnUNetPlans.json").write_text(json.dumps(plans))
     with pytest.raises(ValueError, match=r"describe a .*ResidualUNet: use plans"):
-        write_plans("4", "2d", "nnUNetPlans", "Mine", {}, Network(skip="nested"))
+        write_plans("4", "2d", "nnUNetPlans", "Mine", {}, NetworkChanges(skip="nested"))
 
 
 PLAN = ["plan", "-d", "4", "-c", "2d", "-o", "Mine"]
@@ -196,7 +198,7 @@ def test_plan_names_no_retrofit_after_a_skip_module_trained_from_scratch(planned
 
 
 def test_plan_names_no_retrofit_of_plans_that_have_a_skip_module_already(planned, capsys):
-    write_plans("4", "2d", "nnUNetPlans", "Gates", {}, Network(skip="attention"))
+    write_plans("4", "2d", "nnUNetPlans", "Gates", {}, NetworkChanges(skip="attention"))
     assert main([*PLAN, "-p", "Gates", "--set", "seed=1"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["next: nnUNetv2_train 4 2d FOLD -p Mine"]
 
@@ -204,7 +206,7 @@ def test_plan_names_no_retrofit_of_plans_that_have_a_skip_module_already(planned
 def test_plan_names_the_trainer_that_finetunes_a_control(planned, capsys):
     assert main([*PLAN, "--set", "genotype=random:3"]) == 0
     assert capsys.readouterr().out.endswith("-tr nnUNetTrainerIACDiscrete -p Mine\n")
-    assert settings_of(configuration(planned)).cell.genotype == "random:3"
+    assert settings_of(configuration(planned)).genotype == "random:3"
 
 
 def test_the_path_of_a_convolution_means_the_folder_the_plans_are_made_in(
@@ -212,7 +214,7 @@ def test_the_path_of_a_convolution_means_the_folder_the_plans_are_made_in(
 ):
     monkeypatch.chdir(tmp_path)
     write_plans("4", "2d", "nnUNetPlans", "Mine", {"genotype": "conv:runs/fold_{fold}"})
-    genotype = settings_of(configuration(planned)).cell.genotype
+    genotype = settings_of(configuration(planned)).genotype
     assert genotype == f"conv:{tmp_path}/runs/fold_{{fold}}"
 
 

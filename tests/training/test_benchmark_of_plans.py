@@ -9,7 +9,7 @@ import pytest
 import torch
 from variants_of_data import REGIONS, write_regions
 
-from nnunet_iac.host.planning import Network, write_plans
+from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.atomic import read_json, write_json
 
@@ -34,7 +34,7 @@ def test_plans_with_a_timm_encoder_are_a_workload(planned: Any, monkeypatch: Any
     for name, value in planned.environment.items():
         monkeypatch.setenv(name, value)
     (planned.preprocessed / "mobile.json").unlink(missing_ok=True)
-    write_plans("4", "2d", "small", "mobile", {}, Network("mobilenetv3_large"))
+    write_plans("4", "2d", "small", "mobile", {}, NetworkChanges("mobilenetv3_large"))
     workload = Workload.of_plans("4", "2d", "mobile", "cpu").resized(2, None, None, None)
     assert workload.features == (4, 16, 24, 40, 112, 960)
     images, targets = workload.batch()

@@ -11,10 +11,11 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_iac.host.architectures import ENCODER_NAMES, SKIP_NAMES
-from nnunet_iac.host.planning import Network, write_plans
+from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.nn.surgery import skip_channels
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.search.settings import parse_assignment
 
 Make = Callable[..., Any]
 
@@ -45,7 +46,7 @@ def planned_anew(in_process: Any, *settings: str, source: str = "small", **choic
     """Write the plans `other`, which an earlier test may have left behind."""
     (in_process.preprocessed / "other.json").unlink(missing_ok=True)
     values = dict(map(parse_assignment, settings))
-    write_plans("4", "2d", source, "other", values, Network(**choice))
+    write_plans("4", "2d", source, "other", values, NetworkChanges(**choice))
 
 
 def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str, *settings: str) -> Any:

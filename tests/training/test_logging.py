@@ -15,10 +15,10 @@ from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nnunet_iac.host.demo import PROGRESS
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.annealing import cosine_power, polynomial
 from nnunet_iac.training.tensorboard import VARIABLE, tensorboard_wanted
+from nnunet_iac.workflow.serial import PROGRESS
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
 FULL = "nnUNetTrainerIAC_1warmup6search2finetune"

@@ -6,23 +6,28 @@ import torch
 from nnunet_iac.cli import main
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.plans import settings_of
-from nnunet_iac.workflow import engine
-from nnunet_iac.workflow.pareto import Pareto, study_name
-from nnunet_iac.workflow.pareto_figure import draw_pareto, pareto_figure
-from nnunet_iac.workflow.pareto_points import Point, points, table
+from nnunet_iac.workflow.pareto import (
+    Pareto,
+    Point,
+    draw_pareto,
+    pareto_figure,
+    points,
+    study_name,
+    table,
+)
 from nnunet_iac.workflow.study_file import read_study
-from nnunet_iac.workflow.study_plans import fold_folder, plans_name, write_study_plans
+from nnunet_iac.workflow.study_plans import fold_folder, plans_file, plans_name, write_plans_of
 
 DICE = {"reference": 0.5, "continued": 0.55, "iac-lth": 0.7, "random": 0.6}
 WORDS = ["pareto", "-d", "4", "-c", "2d", "--caps", "8,4"]
 
 
-def told(pareto):
-    """Return what the runs of a study would tell."""
+def results(pareto):
+    """Return the results that the runs of a study would have."""
     study = pareto.study()
     found = []
     for run in study.runs.values():
-        said = {
+        run_results = {
             "backbone": run.backbone,
             "method": run.method,
             "fold": run.fold,
@@ -30,10 +35,10 @@ def told(pareto):
             "dice": {f"case_{k}": DICE[run.method] + k / 100 for k in range(4)},
         }
         if run.method != "reference":
-            said["epochs"] = 5
-            said["parameters"] = {"backbone": 100, "final": 130}
-            said["macs"] = {"backbone": 1000, "final": 1700}
-        found.append(said)
+            run_results["epochs"] = 5
+            run_results["parameters"] = {"backbone": 100, "final": 130}
+            run_results["macs"] = {"backbone": 1000, "final": 1700}
+        found.append(run_results)
     return found
 
 
@@ -64,10 +69,12 @@ def test_the_reference_is_trained_even_where_only_retrofits_are_asked_for(source
 
 def written(pareto, name):
     """Return the plans of a run, written as a study writes them."""
-    pareto.write_plans()
+    pareto.write_study(pareto.source.folder / "study")
     study = pareto.study()
-    write_study_plans(study, study.datasets[0])
-    return json.loads((pareto.source.folder / f"{name}.json").read_text())
+    for run in study.runs.values():
+        write_plans_of(study, run)
+    run = next(run for run in study.runs.values() if plans_name(study, run) == name)
+    return json.loads(plans_file(study, run).read_text())
 
 
 def test_plans_of_retrofits_come_from_their_references_and_carry_settings(source):
@@ -109,7 +116,7 @@ def test_the_study_file_says_the_same(study, tmp_path):
 
 
 def test_a_point_has_the_cost_of_width_and_cells_and_the_mean_over_cases(study):
-    found = {(point.cap, point.method): point for point in points(study, told(study))}
+    found = {(point.cap, point.method): point for point in points(study, results(study))}
     assert len(found) == 6
     width = study.source.cost(8)
     reference, searched = found[8, "reference"], found[8, "iac-lth"]
@@ -125,38 +132,37 @@ def test_a_point_has_the_cost_of_width_and_cells_and_the_mean_over_cases(study):
 
 def test_the_interval_is_over_patients(source):
     one = Pareto(source(), (8,), ("reference",), settings={"patient_pattern": "case"})
-    (point,) = points(one, told(one))
+    (point,) = points(one, results(one))
     assert (point.patients, point.cases, point.low) == (1, 4, None)
     assert point.dice == pytest.approx(0.515)
 
 
 def test_a_method_with_a_fold_missing_has_no_point(source):
     two = Pareto(source(), (8,), ("reference",), folds=(0, 1))
-    assert len(points(two, told(two))) == 1
-    assert points(two, told(two)[:1]) == []
+    assert len(points(two, results(two))) == 1
+    assert points(two, results(two)[:1]) == []
 
 
-def test_the_command_trains_tabulates_and_draws(
-    preprocessed, source, monkeypatch, tmp_path, capsys
+def test_the_command_writes_a_study_and_draws_once_there_are_results(
+    preprocessed, source, tmp_path, capsys
 ):
-    def run_study(path, folder, cores, gpus, options):
-        methods = ("reference", "continued", "iac-lth", "random")
-        runs = told(Pareto(source(), (8, 4), methods, name="out"))
-        assert read_study(path).name == "out"
-        write_json(folder / "results.json", {"runs": runs})
-        return folder / "report.html"
-
-    monkeypatch.setattr(engine, "run_study", run_study)
-    assert main([*WORDS, "-o", str(tmp_path / "out")]) == 0
-    printed = capsys.readouterr().out
-    assert "     8  iac-lth" in printed
-    document = json.loads((tmp_path / "out" / "pareto.json").read_text())
+    out = tmp_path / "out"
+    assert main([*WORDS, "-o", str(out)]) == 0
+    assert f"nnunet-iac study {out / 'study.yaml'} -o {out}" in capsys.readouterr().out
+    assert read_study(out / "study.yaml").name == "out"
+    assert (preprocessed / "nnUNetPlans_xtiny8.json").is_file()
+    assert not (out / "pareto.png").exists()
+    pareto = Pareto(source(), (8, 4), ("reference", "continued", "iac-lth", "random"), name="out")
+    write_json(out / "results.json", {"runs": results(pareto)})
+    assert main([*WORDS, "-o", str(out)]) == 0
+    assert "     8  iac-lth" in capsys.readouterr().out
+    document = json.loads((out / "pareto.json").read_text())
     assert [(p["cap"], p["method"]) for p in document["points"]][:3] == [
         (8, "reference"),
         (8, "continued"),
         (8, "iac-lth"),
     ]
-    assert (tmp_path / "out" / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_dry_run_prints_the_trainings_and_writes_nothing(preprocessed, capsys):

@@ -27,7 +27,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     step.chmod(0o755)
     monkeypatch.setenv("NNUNET_IAC_PYTHON", str(step))
     monkeypatch.setattr(engine, "require_ready", lambda study: None)
-    monkeypatch.setattr(engine, "_forget", lambda own, study: (own / engine.PAGE).unlink(True))
+    monkeypatch.setattr(
+        engine, "_remove_outdated", lambda own, study: (own / engine.PAGE).unlink(True)
+    )
 
     def run(*seeds: int) -> Path:
         document = {
@@ -46,10 +48,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_study_that_grows_runs_what_is_new_and_nothing_that_it_has(write: Any) -> None:
     folder = write(0, 1)
     assert (folder / engine.PAGE).is_file()
-    told = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
     write(0, 1, 2)
     assert (folder / engine.PAGE).is_file()
     now = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
-    assert len(now) == len(told) + 1
-    cells = [name for name in told if "random" in name]
-    assert [now[name] for name in cells] == [told[name] for name in cells]
+    assert len(now) == len(before) + 1
+    cells = [name for name in before if "random" in name]
+    assert [now[name] for name in cells] == [before[name] for name in cells]

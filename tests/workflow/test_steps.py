@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nnunet_iac.workflow import engine, steps
-from nnunet_iac.workflow.engine import plan_lines
+from nnunet_iac.workflow.estimate import plan_lines
 from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_file import read_study, study_of
 
@@ -49,7 +49,7 @@ def test_the_gpus_are_those_that_may_be_used(monkeypatch: pytest.MonkeyPatch) ->
         assert own == {}
 
 
-def test_a_run_on_the_cpu_keeps_to_its_threads_unless_told_otherwise(
+def test_a_run_on_the_cpu_keeps_to_its_threads_unless_the_environment_sets_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc", "OMP_NUM_THREADS"):
@@ -83,12 +83,12 @@ def test_a_step_that_fails_says_why_and_writes_nothing(
 def test_a_report_of_references_alone_has_results_and_no_table(tmp_path: Path) -> None:
     only = study(methods={})
     (run,) = only.runs
-    told = tmp_path / "runs"
-    told.mkdir()
-    (told / "run.json").write_text(
+    results = tmp_path / "runs"
+    results.mkdir()
+    (results / "run.json").write_text(
         json.dumps({"run": run, "method": "reference", "dice": {"a": 0.5}})
     )
-    steps.report(only, [told], tmp_path / "report.html")
+    steps.report(only, [results], tmp_path / "report.html")
     assert json.loads((tmp_path / "results.json").read_text())["runs"][0]["dice"] == {"a": 0.5}
     assert (tmp_path / "tables.csv").read_text() == ""
 
@@ -100,7 +100,7 @@ def test_the_plan_adds_up_what_is_known_and_says_what_is_not() -> None:
     lines = plan_lines(made, hours)
     assert "not planned yet" in lines[0]
     assert lines[-1].startswith("    1.00 h  3 trainings")
-    assert "1 trainings are not reckoned" in lines[-1]
+    assert "no estimate for 1 trainings" in lines[-1]
 
 
 def test_the_splits_of_a_study_replace_those_that_planning_copies(
@@ -115,7 +115,7 @@ def test_the_splits_of_a_study_replace_those_that_planning_copies(
     monkeypatch.setattr(steps, "preprocessed_folder", lambda name: folder)
     monkeypatch.setattr(steps, "wanted_splits", lambda *_: own)
     monkeypatch.setattr(steps, "_preprocess", plan)
-    monkeypatch.setattr(steps, "write_study_plans", lambda *_: [])
+    monkeypatch.setattr(steps, "write_plans_of", lambda *_: None)
     made = study()
     steps.prepare(made, made.datasets[0])
     assert json.loads((folder / steps.SPLITS).read_text()) == own
@@ -129,5 +129,5 @@ def test_a_studys_folder_finds_the_cells_that_its_file_names(tmp_path: Path) -> 
         parent.mkdir()
     path.write_text(yaml.safe_dump(document))
     engine._lay_out(folder, path, read_study(path))
-    copied = read_study(folder / engine.AS_RUN).settings_of("own", 2, "")
+    copied = read_study(folder / engine.AS_RUN).settings_of("own", 2)
     assert copied.genotype == str(path.parent / "cells" / "own_2.json")

@@ -49,28 +49,29 @@ def test_a_run_has_the_trainer_of_its_method_and_augmentation() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_valid_settings_and_its_seed(method: str) -> None:
     made = study(methods={"iac-lth": None, method: None})
-    assert made.settings_of(method, 7, "cells").seed == 7
+    assert made.settings_of(method, 7).seed == 7
 
 
 def test_what_does_not_search_is_finetuned_as_long_as_searches_may_take_together() -> None:
     made = study(settings={"search_epochs": 60, "finetune_epochs": 15})
-    assert made.settings_of("random", 0, "").finetune_epochs == 21 + 15
-    assert made.settings_of("iac-lth", 0, "").finetune_epochs == 15
+    assert made.settings_of("random", 0).finetune_epochs == 21 + 15
+    assert made.settings_of("iac-lth", 0).finetune_epochs == 15
     own = study(methods={"random": {"settings": {"finetune_epochs": 3}}})
-    assert own.settings_of("random", 0, "").finetune_epochs == 3
+    assert own.settings_of("random", 0).finetune_epochs == 3
 
 
 def test_a_random_cell_is_drawn_by_the_runs_own_seed() -> None:
-    assert study().settings_of("random", 5, "").genotype == "random:5"
+    assert study().settings_of("random", 5).genotype == "random:5"
 
 
 def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -> None:
     made = study(methods={"mine": {"as": "iac"}, "convolution": {"cells_of": "mine"}}, seeds=[0, 1])
     for run in made.runs.values():
-        source = made.source_of(run)
-        assert (source is None) == (run.method != "convolution")
-        if source is not None:
+        sources = made.sources_of(run)[1:]
+        assert len(sources) == (run.method == "convolution")
+        for source in sources:
             assert (source.method, source.seed, source.fold) == ("mine", run.seed, run.fold)
+            assert made.runs[source.name] == source
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,11 @@ def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -
         ({"methods": {"reference": {"as": "identity"}}}, "another name than reference"),
         ({"methods": {"random": {"as": "iac"}}}, "must be what it is called"),
         ({"methods": {"convolution": None}}, "takes the cells of 'iac-lth'"),
+        ({"methods": {"continued": {"epochs_of": "random"}}}, "takes the epochs of 'random'"),
+        (
+            {"methods": {"iac-lth": None, "iac": {"epochs_of": "iac-lth"}}},
+            "must not search or set finetune_epochs if epochs_of decides",
+        ),
         ({"methods": {"random": {"settings": {"sede": 1}}}}, "method 'random': unknown setting"),
         ({"settings": {"seed": 1}}, "seed must not be among the settings"),
         ({"settings": {"search_epochs": 16}}, "method 'iac-lth': a search must have at least"),
@@ -118,21 +124,21 @@ def test_a_cell_is_found_from_the_folder_of_the_file(tmp_path: Path, kind: str) 
     path = tmp_path / "study.yaml"
     own = {"mine": {"as": "random", "settings": {"genotype": f"{kind}cell_{{seed}}.json"}}}
     path.write_text(yaml.safe_dump({**SMALL, "methods": own}))
-    found = read_study(path).settings_of("mine", 3, "").genotype
+    found = read_study(path).settings_of("mine", 3).genotype
     assert found == f"{kind}{tmp_path / 'cell_3.json'}"
 
 
 def test_what_a_run_is_changes_with_its_trainer_network_and_settings() -> None:
     name = "4_2d_0_own_random_default_0"
-    described = []
+    fingerprints = []
     for cap, rate, method in ((8, 1e-3, "random"), (4, 1e-3, "random"), (8, 1e-2, "random")):
         made = study(
             backbones={"own": {"cap": cap}},
             methods={"random": {"as": method, "settings": {"finetune_lr": rate}}},
         )
-        described.append(made.described(made.runs[name]))
-    assert described[0] != described[1]
-    assert described[0] != described[2]
+        fingerprints.append(made.fingerprint(made.runs[name]))
+    assert fingerprints[0] != fingerprints[1]
+    assert fingerprints[0] != fingerprints[2]
 
 
 def test_splits_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:
@@ -152,5 +158,5 @@ def test_what_does_not_search_learns_as_long_as_an_accelerated_search_may_take()
                 "methods": {"random": None, "iac-lth": None},
             }
         )
-        assert made.settings_of("random", 0, "").finetune_epochs == search + 100
-        assert made.settings_of("iac-lth", 0, "").finetune_epochs == 100
+        assert made.settings_of("random", 0).finetune_epochs == search + 100
+        assert made.settings_of("iac-lth", 0).finetune_epochs == 100

@@ -1,0 +1,197 @@
+"""The demo: a fixed study on the embedded cases, in nnU-Net folders of its own."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_iac.analysis.report.demo import write_demo_report
+from nnunet_iac.analysis.report.document import write_report
+from nnunet_iac.host.folders import raw_folder
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.scores import foreground_dice
+from nnunet_iac.workflow.serial import Report, read_seconds, run_serially
+from nnunet_iac.workflow.steps import predictions_folder
+from nnunet_iac.workflow.study import (
+    CONTINUE,
+    LTH,
+    BackboneSpec,
+    DataSet,
+    PlannedRun,
+    Study,
+    StudyMethod,
+)
+from nnunet_iac.workflow.study_plans import fold_folder
+
+DATASET = "Dataset004_Hippocampus"
+FILE_ENDING = ".nii.gz"
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+BACKBONE_LR = 1e-3
+MOST_THREADS = 4
+"""Of one training: more only wait for each other on networks this small."""
+
+SETTINGS: Mapping[str, Any] = {
+    "preset": "adaptive",
+    "warmup_epochs": 3,
+    "search_epochs": 100,
+    "finetune_epochs": 90,
+    "finetune_lr": 3e-3,
+    "iterations_per_epoch": 8,
+    "val_iterations_per_epoch": 1,
+}
+"""Chosen for minutes on two CPU cores: few iterations, and cells finetuned at three times the
+default rate. All other settings have their defaults; the control keeps the backbone's own rate."""
+
+QUICK_SETTINGS: Mapping[str, Any] = {
+    **SETTINGS,
+    "warmup_epochs": 1,
+    "search_epochs": 20,
+    "finetune_epochs": 2,
+    "iterations_per_epoch": 2,
+}
+SMALL = BackboneSpec(
+    trainer="nnUNetTrainerAdam_8epochs", features_per_stage=(16, 32, 64, 128), batch_size=8
+)
+TINY = BackboneSpec(trainer="nnUNetTrainer_1epoch", features_per_stage=(4, 8, 8, 8), batch_size=2)
+
+
+def demo_study(device: str, quick: bool = False) -> Study:
+    """Return the demo's study: a backbone, its retrofit, and the backbone continued as long.
+
+    Args:
+        device: cpu or cuda.
+        quick: whether to train a tiny network for a few iterations, which shows that all steps
+            work and nothing about Dice.
+    """
+    return Study(
+        name="demo-quick" if quick else "demo",
+        datasets=(DataSet(DATASET, predict=True),),
+        backbones={"tiny": TINY} if quick else {"small": SMALL},
+        settings=QUICK_SETTINGS if quick else SETTINGS,
+        methods={
+            "iac-lth": StudyMethod(LTH),
+            "continued": StudyMethod(CONTINUE, {"finetune_lr": BACKBONE_LR}, epochs_of="iac-lth"),
+        },
+        device=device,
+        threads=min(os.cpu_count() or 1, MOST_THREADS),
+    )
+
+
+def run_demo(folder: Path, device: str, quick: bool, report: Report) -> Path:
+    """Run the demo, and return its page; `summary.json` is beside the page's folder.
+
+    Finished steps are kept and an interrupted training is continued, so a second call only runs
+    what the first left undone.
+
+    Args:
+        folder: made if absent; all files of the demo are below it.
+        device: cpu or cuda.
+        quick: see `demo_study`.
+        report: receives lines of progress.
+
+    Raises:
+        RuntimeError: a command failed.
+    """
+    folder = folder.resolve()
+    study = demo_study(device, quick)
+    with as_file(files("nnunet_iac") / "data" / DATASET) as embedded:
+        shutil.copytree(embedded, folder / FOLDERS[0] / DATASET, dirs_exist_ok=True)
+    with _own_folders(folder):
+        seconds = read_seconds(run_serially(study, report))
+        summary = {**_summary(study, folder), **_stage_seconds(study, seconds)}
+    write_json(folder / "summary.json", summary)
+    page = write_demo_report(folder, summary)
+    write_report([folder / summary["run_folder"]], page.parent / "run")
+    return page
+
+
+@contextmanager
+def _own_folders(folder: Path) -> Iterator[None]:
+    """Set nnU-Net's folders to those of the demo, and no other variable of nnU-Net's."""
+    before = {key: value for key, value in os.environ.items() if key.lower().startswith("nnunet")}
+    for key in before:
+        del os.environ[key]
+    own = {name: str(folder / name) for name in FOLDERS}
+    for path in own.values():
+        Path(path).mkdir(parents=True, exist_ok=True)
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _runs(study: Study) -> dict[str, PlannedRun]:
+    """Return the runs of the demo, by what the summary calls them."""
+    return dict(zip(("reference", "iac", "continued"), study.runs.values(), strict=True))
+
+
+def _stage_seconds(study: Study, seconds: Mapping[str, float]) -> dict[str, Any]:
+    reference, retrofit, continued = (run.name for run in _runs(study).values())
+    trained = {"backbone": reference, "retrofit": retrofit, "continued": continued}
+    stages = {
+        "plan": seconds[f"prepared/{DATASET}"],
+        **{stage: seconds[f"runs/{name}"] for stage, name in trained.items()},
+        "predict": round(sum(seconds[f"predictions/{name}"] for name in study.runs), 1),
+    }
+    return {"stage_seconds": stages, "total_seconds": round(sum(stages.values()), 1)}
+
+
+def _summary(study: Study, folder: Path) -> dict[str, Any]:
+    runs = _runs(study)
+    record, control = (RunFolder.of_fold(fold_folder(study, runs[m])) for m in ("iac", "continued"))
+    cost, trajectory = record.read_cost(), record.read_trajectory()
+    phases = cost.phases
+    predictions = {name: predictions_folder(study, runs[name]) for name in runs}
+    dice = {
+        name: foreground_dice(path / "summary.json", FILE_ENDING)
+        for name, path in predictions.items()
+    }
+    per_case = [
+        {"case": case, **{name: dice[name]["per_case"][case] for name in dice}}
+        for case in dice["reference"]["per_case"]
+    ]
+    # A comparison with NaN, where an edge was not checked, is false.
+    waited = (trajectory.divergence >= trajectory.threshold).any(axis=0)
+    forced = any(event.rule == "forced" for event in record.read_events())
+    length = re.search(r"(\d+)epochs?$", study.trainer_of(runs["reference"]))
+    assert length is not None
+
+    def relative(path: Path) -> str:
+        return str(path.relative_to(folder))
+
+    return {
+        **{f"{name}_dice": dice[name]["mean"] for name in ("reference", "continued", "iac")},
+        "per_case": per_case,
+        "search_epochs": phases["warmup"].epochs + phases["search"].epochs,
+        "search_seconds": round(phases["warmup"].seconds + phases["search"].seconds, 1),
+        "finetune_seconds": round(phases["finetune"].seconds, 1),
+        "genotype": record.read_genotype().to_document(),
+        "backbone_unchanged": record.read_backbone().unchanged,
+        "epochs": {
+            "backbone": int(length[1]),
+            **{name: phase.epochs for name, phase in phases.items()},
+            "continued": sum(phase.epochs for phase in control.read_cost().phases.values()),
+        },
+        "edges_that_waited": int(np.count_nonzero(waited)),
+        "stopped_by": "limit" if forced else "criterion",
+        "run_folder": relative(record.path),
+        "images": relative(raw_folder(DATASET) / "imagesTs"),
+        "labels": relative(raw_folder(DATASET) / "labelsTs"),
+        "predictions": {name: relative(path) for name, path in predictions.items()},
+        "hardware": _hardware(cost.hardware),
+    }
+
+
+def _hardware(recorded: Mapping[str, Any]) -> str:
+    processor = f"{recorded['processor']}, {recorded['cores']} cores"
+    return f"{recorded['gpu']} with {processor}" if recorded["gpu"] else processor
