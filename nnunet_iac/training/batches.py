@@ -91,11 +91,12 @@ def search_halves(training: Sequence[str], settings: Settings) -> dict[str, list
     return {name: list(part) for name, part in zip(HALVES, parts, strict=True)}
 
 
-def with_cases(loader: Any, dataset: Any) -> Any:
-    """Return nnU-Net's loader with another data set; patch size and transforms are the same."""
-    other = copy.copy(loader)
-    other._data = dataset
-    other.indices = dataset.identifiers
+def with_cases(loader: Any, cases: Sequence[str]) -> Any:
+    """Return nnU-Net's loader with other cases of its folder; all else is the same."""
+    other, dataset = copy.copy(loader), loader._data
+    previous = dataset.folder_with_segs_from_previous_stage
+    other._data = type(dataset)(dataset.source_folder, cases, previous)
+    other.indices = other._data.identifiers
     return other
 
 
@@ -135,14 +136,14 @@ class Streams:
         self,
         loaders: Sequence[Any],
         epoch: int,
-        halves: Sequence[Any] = (),
+        halves: Sequence[Sequence[str]] = (),
     ) -> tuple[Any, Any]:
         """Return the training and the validation batches from an epoch on.
 
         Args:
             loaders: nnU-Net's, of the training and the validation cases.
             epoch: nnU-Net's number of it, from 0.
-            halves: data sets of a bilevel search's halves; without them all training cases.
+            halves: cases of a bilevel search's halves; without them all training cases.
         """
         training, validation = loaders
         first = epoch * self.settings.val_iterations_per_epoch
@@ -237,13 +238,13 @@ def drawn(warmup: int, searched: int, settings: Settings) -> tuple[int, int]:
     return warmup * batches + searched * math.ceil(batches / 2), searched * (batches // 2)
 
 
-def finish(loader: Any) -> None:
-    """End the worker processes of a loader that has any."""
-    if isinstance(loader, AlternatingLoader):
-        finish(loader.train_search)
-        finish(loader.val_search)
-    elif hasattr(loader, "_finish"):
-        loader._finish()
+def finish(*loaders: Any) -> None:
+    """End the worker processes of loaders that have any."""
+    for loader in loaders:
+        if isinstance(loader, AlternatingLoader):
+            finish(loader.train_search, loader.val_search)
+        elif hasattr(loader, "_finish"):
+            loader._finish()
 
 
 def _end_with_parent() -> None:

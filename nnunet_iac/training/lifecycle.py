@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -60,7 +60,6 @@ class Lifecycle:
         checks: before long work.
         trainer: name of the trainer.
         rank: of this process.
-        cases: returns all cases that are preprocessed.
         do_split: nnU-Net's, which reads or writes the file of splits.
     """
 
@@ -69,14 +68,13 @@ class Lifecycle:
         checks: Preflight,
         trainer: str,
         rank: int,
-        cases: Callable[[], Iterable[str]],
         do_split: Callable[[], Split],
     ) -> None:
         settings, method = checks.settings, checks.method
         self.checks = checks
         self.trainer = trainer
         self.is_first_rank = rank == 0
-        self._cases, self._do_split = cases, do_split
+        self._do_split = do_split
         self._lock = FileLock(checks.fold / LOCK)
         # The first rank keeps the record; the others write theirs into a temporary folder.
         self._spare = TemporaryDirectory() if rank else None
@@ -88,8 +86,7 @@ class Lifecycle:
     @functools.cached_property
     def split(self) -> Split:
         """Training and validation cases, checked, which do not share a patient."""
-        self.checks.require_data()
-        return self.checks.split(self._cases(), self._do_split)
+        return self.checks.split(self.checks.preprocessed_cases(), self._do_split)
 
     @property
     def cases(self) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
 from nnunet_iac.nn.cell_cost import cell_costs
@@ -287,6 +288,17 @@ class Preflight:
                 f"{dataset_number(self.plans['dataset_name'])} -plans_name "
                 f"{self.plans['plans_name']} -c {self.configuration}"
             )
+
+    def preprocessed_cases(self) -> Sequence[str]:
+        """Return all cases that are preprocessed.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        self.require_data()
+        folder = str(self.data)
+        cases: list[str] = infer_dataset_class(folder).get_identifiers(folder)
+        return cases
 
     def split(
         self, cases: Iterable[str], do_split: Callable[[], tuple[list[str], list[str]]]

@@ -22,7 +22,7 @@ SUMMARY = Path("validation", "summary.json")
 
 
 def validate_backbone(
-    trainer: Any, network: nn.Module, recorder: Recorder, configuration: str
+    trainer: Any, network: nn.Module, recorder: Recorder, identity: Mapping[str, Any]
 ) -> None:
     """Record the Dice of the frozen backbone alone, once per run.
 
@@ -33,7 +33,7 @@ def validate_backbone(
         trainer: one of nnU-Net's, of the run.
         network: the backbone.
         recorder: of the run.
-        configuration: digest of the configuration's content.
+        identity: of the run.
     """
     assert recorder.backbone is not None
     if broadcast_from_rank0(recorder.backbone.reference is not None):
@@ -49,7 +49,7 @@ def validate_backbone(
         "device": trainer.device.type,
         "ranks": ranks(),
         "versions": recorder.cost.versions,
-        "configuration": configuration,
+        "configuration": identity["configuration_content"],
     }
     known = _validated_before(fold, depends_on)
     if not broadcast_from_rank0(known is not None):

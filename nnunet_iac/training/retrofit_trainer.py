@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from nnunetv2.paths import nnUNet_results
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
@@ -29,13 +28,11 @@ from nnunet_iac.training.lifecycle import Lifecycle, PlannedNetwork
 class RetrofitTrainer(nnUNetTrainer):
     """Takes its settings from the plans and its start from a trained network.
 
-    Deviates from nnUNetTrainer: the settings and the search decide the run's length; checkpoints
-    are written after every epoch and whole, the one before the latest is kept, and `--c` continues
-    only the run that wrote them; the batches depend on `seed` only; one process at a time works on
-    a fold; progress.png is redrawn at most once a minute; a line after every epoch shows the
-    progress; torch.compile is off. `fold_X/iac` holds the run's record. With a method that
-    retrofits, the backbone never changes, every phase has its own optimisers, "best" is chosen
-    while finetuning only, and the final validation also scores the frozen backbone alone.
+    Deviates from nnUNetTrainer: settings and search decide the run's length; a checkpoint is
+    written after every epoch, whole, and continued by its own run only; batches depend on `seed`
+    only; one process at a time works on a fold; progress.png is redrawn at most once a minute;
+    torch.compile is off; `fold_X/iac` holds a record. A method that retrofits freezes the backbone
+    and scores it alone, too, has optimisers for every phase, and chooses "best" while finetuning.
     """
 
     method: ClassVar[Method]
@@ -74,18 +71,16 @@ class RetrofitTrainer(nnUNetTrainer):
         self.logger.update_config({SECTION: settings.resolved().to_mapping()})
         workers, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
         self.streams = batches.Streams(settings, self.local_rank, workers, pinned)
-        self.run = Lifecycle(
-            preflight.Preflight(
-                *(settings, self.method, self.sibling_trainer, plans, configuration, fold),
-                *(Path(f"{self.preprocessed_dataset_folder}"), Path(self.output_folder)),
-                self.print_to_log_file,
-            ),
-            *(name, self.local_rank, self._preprocessed_cases, super().do_split),
+        data, log = Path(f"{self.preprocessed_dataset_folder}"), self.print_to_log_file
+        checks = preflight.Preflight(
+            *(settings, self.method, self.sibling_trainer, plans, configuration, fold),
+            *(data, Path(self.output_folder), log),
         )
+        self.run = Lifecycle(checks, name, self.local_rank, super().do_split)
         self.controller = self.run.controller
         self.num_epochs = self.controller.num_epochs
         for line in preflight.ignored(name, self.method, plans, configuration, self.overrides):
-            self.print_to_log_file(line)
+            log(line)
 
     @property
     def unet(self) -> Any:
@@ -131,7 +126,6 @@ class RetrofitTrainer(nnUNetTrainer):
         return self.controller.optimisers(self.unet)
 
     def _rebuild_optimisers(self) -> None:
-        """Make optimisers and wrapper for the parameters there are now."""
         self.network = self.unet
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.network = wrapped(self.network, self.device) if self.is_ddp else self.network
@@ -139,27 +133,17 @@ class RetrofitTrainer(nnUNetTrainer):
     def _do_i_compile(self) -> bool:
         return False
 
-    def _preprocessed_cases(self) -> list[str]:
-        folder = self.preprocessed_dataset_folder
-        cases: list[str] = infer_dataset_class(folder).get_identifiers(folder)
-        return cases
-
     def do_split(self) -> tuple[list[str], list[str]]:
         """Return training and validation cases, which must not share a patient."""
-        return self.run.split
+        training, validation = self.run.split
+        return list(training), list(validation)  # nnU-Net's data sets sort them in place.
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return batches in an order that depends on seed and epoch; a bilevel search's by half."""
         loaders = self.streams.stock_loaders(super().get_dataloaders)
         searching = self.method.bilevel and self.controller.phase is not Phase.FINETUNE
-        halves = [self._dataset(self.run.cases[h]) for h in batches.HALVES] if searching else []
+        halves = [self.run.cases[half] for half in batches.HALVES] if searching else []
         return self.streams.from_epoch(loaders, self.current_epoch, halves)
-
-    def _dataset(self, cases: list[str]) -> Any:
-        previous = {
-            "folder_with_segs_from_previous_stage": self.folder_with_segs_from_previous_stage
-        }
-        return self.dataset_class(self.preprocessed_dataset_folder, cases, **previous)
 
     def run_training(self) -> None:
         """Train as nnU-Net does, for as many epochs as turn out to be needed."""
@@ -265,8 +249,7 @@ class RetrofitTrainer(nnUNetTrainer):
         self.run.recorder.log_progress(self.controller.progress(phase, epoch + 1), logger)
         self.num_epochs = self.controller.num_epochs
         if change.search_ended and self.method.bilevel:
-            batches.finish(self.dataloader_train)
-            batches.finish(self.dataloader_val)
+            batches.finish(self.dataloader_train, self.dataloader_val)
             self.dataloader_train, self.dataloader_val = self.get_dataloaders()
 
     def on_train_end(self) -> None:
@@ -282,8 +265,7 @@ class RetrofitTrainer(nnUNetTrainer):
         with self.run.held():
             if self.method.retrofits:
                 stock.load_state_dict(self.unet.backbone_state())
-                known = self.run.identity["configuration_content"]
-                reference.validate_backbone(self, stock, self.run.recorder, known)
+                reference.validate_backbone(self, stock, self.run.recorder, self.run.identity)
             super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0 and (fold / FINAL).is_file():
                 (fold / PREVIOUS).unlink(missing_ok=True)
@@ -294,16 +276,16 @@ class RetrofitTrainer(nnUNetTrainer):
         The best goes before the latest, which must know of it: nnU-Net then finds nothing better.
         """
         average = self.logger.get_value("ema_fg_dice", step=None)
-        is_latest = Path(filename).name == LATEST
-        if is_latest and average and (self._best_ema is None or average[-1] > self._best_ema):
+        is_better = average and (self._best_ema is None or average[-1] > self._best_ema)
+        if Path(filename).name == LATEST and is_better:
             self._best_ema = average[-1]
             self.print_to_log_file(f"New best EMA pseudo Dice: {average[-1]:.4f}")
             self.save_checkpoint(str(Path(filename).with_name(BEST)))
         if self.disable_checkpointing or self.local_rank != 0:
             super().save_checkpoint(filename)
             return
-        identity, state = self.run.identity, self.controller.state_dict()
-        whole = checkpoints.whole_state(self, self.unet, identity, state)
+        state = self.controller.state_dict()
+        whole = checkpoints.whole_state(self, self.unet, self.run.identity, state)
         checkpoints.write_checkpoint(Path(filename), whole)
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
