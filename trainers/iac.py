@@ -4,8 +4,8 @@ from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_8epochs,
     nnUNetTrainerAdamNoDeepSupervision_200epochs,
 )
-from nnunet_iac.training.continue_trainer import nnUNetTrainerContinue
 from nnunet_iac.training.trainers import (
+    nnUNetTrainerContinue,
     nnUNetTrainerIAC,
     nnUNetTrainerIACDiscrete,
     nnUNetTrainerIACLTH,

@@ -1,6 +1,6 @@
 """Augmentation toggles and short variants of the retrofit trainers, for nnU-Net's look-up."""
 
-from nnunet_iac.training.variants import (
+from nnunet_iac.training.trainers import (
     nnUNetTrainerContinueDA5,
     nnUNetTrainerContinueNoDA,
     nnUNetTrainerContinueNoMirroring,

@@ -61,7 +61,7 @@ def timed(folder: Path, workers: int) -> dict[str, Any]:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     from nnunet_iac.runs.atomic import read_json
-    from nnunet_iac.training.loaders import finish
+    from nnunet_iac.training.batches import finish
 
     os.environ.update(nnUNet_n_proc_DA=str(workers))
     data = folder / "preprocessed" / "Dataset004_Hippocampus"

@@ -13,9 +13,9 @@ from nnunet_iac.benchmark.timing import synchronise, timed
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
-from nnunet_iac.training.methods import IAC, IAC_LTH, Method
+from nnunet_iac.training.controller import IAC, IAC_LTH, Method, Phase, SearchController
 from nnunet_iac.training.optimisation import architecture_optimiser, search_optimiser
-from nnunet_iac.training.phases import Phase, Phases
+from nnunet_iac.training.recorder import Recorder
 
 
 def search_benchmark(workload: Workload, batches: int, validation_batches: int) -> dict[str, Any]:
@@ -70,26 +70,27 @@ def _search(
     epoch_seconds = []
     with tempfile.TemporaryDirectory() as folder:
         record = RunFolder(Path(folder))
-        phases = Phases(workload.settings, method, record, lambda line: None)
-        phases.start(network, BackboneRecord("", "", 0, ""), {}, None)
+        recorder = Recorder(workload.settings, record, lambda line: None)
+        controller = SearchController(workload.settings, method, recorder)
+        controller.start(network, BackboneRecord("", "", 0, ""), {})
         steps: list[Any] = []
         epoch = 0
-        while phases.phase is not Phase.FINETUNE:
+        while controller.phase is not Phase.FINETUNE:
             if not steps:
-                steps = _steps(workload, method, phases.phase, network)
+                steps = _steps(workload, method, controller.phase, network)
             synchronise(workload.device)
             started = time.perf_counter()
             for batch in range(batches):
                 steps[batch % len(steps)]()
             synchronise(workload.device)
             epoch_seconds.append(time.perf_counter() - started)
-            seconds[phases.phase.value] += epoch_seconds[-1]
+            seconds[controller.phase.value] += epoch_seconds[-1]
             with torch.no_grad():
                 for _ in range(validation_batches):
                     validation += timed(lambda: network(images), workload.device)
             epoch += 1
             started = time.perf_counter()
-            if phases.end_epoch(network, epoch, epoch_seconds[-1], loss=0.0):
+            if controller.end_epoch(network, epoch, epoch_seconds[-1], loss=0.0).structure:
                 steps = []
             between += time.perf_counter() - started
     return {

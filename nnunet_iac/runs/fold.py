@@ -67,7 +67,7 @@ def require_space(folder: Path, wanted: int) -> None:
         )
 
 
-def set_aside(fold: Path) -> Path | None:
+def archive_previous_run(fold: Path) -> Path | None:
     """Move record, checkpoints and validation of an earlier run into a new folder and return it.
 
     nnU-Net would score old predictions along with the new ones. The record goes first, so that

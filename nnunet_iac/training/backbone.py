@@ -1,4 +1,4 @@
-"""The user's trained U-Net: where it is found, what it must fulfil, and the proof it stays."""
+"""The backbone: where its checkpoint is found, and what it must fulfil."""
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
+from nnunet_iac.host.planning import built_from_plans
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.checkpoint import read_checkpoint
+from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.plans import configuration_of, dataset_number
+from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.settings import Settings
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -57,6 +60,54 @@ class Backbone:
     fold: int | str
     weights: dict[str, Tensor]
     leakage: str | None
+
+    def log_lines(self) -> list[str]:
+        """Return what the log of a run says of its backbone."""
+        lines = [f"Backbone: {self.path}"]
+        if not validation_summary(self.path).is_file():
+            lines.append(
+                "WARNING: the backbone has no validation/summary.json, so its fold number alone "
+                "says which cases it has not seen"
+            )
+        if self.leakage is not None:
+            lines.append(f"WARNING: the backbone {self.leakage}")
+        return lines
+
+    def record(self, leakage: str | None = None) -> BackboneRecord:
+        """Return what is recorded of the backbone before training.
+
+        Args:
+            leakage: why the run may have seen validation cases otherwise.
+        """
+        return BackboneRecord(
+            path=str(self.path),
+            trainer=self.trainer,
+            fold=self.fold,
+            before=tensors_hash(self.weights),
+            leakage="; ".join(filter(None, (self.leakage, leakage))) or None,
+        )
+
+
+def planned_network(
+    plans_manager: Any,
+    configuration_manager: Any,
+    num_input_channels: int,
+    num_output_channels: int,
+    enable_deep_supervision: bool = True,
+) -> nn.Module:
+    """Return nnU-Net's network of the plans, which every backbone is.
+
+    Raises:
+        ValueError: plans whose network cannot be built.
+    """
+    with built_from_plans():
+        return nnUNetTrainer.build_network_architecture(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
 
 
 def backbone_file(

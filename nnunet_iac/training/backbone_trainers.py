@@ -5,7 +5,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Adam, Optimizer
 
-from nnunet_iac.training.distributed import rest_unused_heads
+from nnunet_iac.training.distributed import freeze_unused_heads
 
 
 class AdamTrainer(nnUNetTrainer):
@@ -69,5 +69,5 @@ class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
 
     def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
         """Return Adam with nnU-Net's polynomial decay; heads that are never run do not learn."""
-        rest_unused_heads(self.network)
+        freeze_unused_heads(self.network)
         return super().configure_optimizers()

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-def bare(network: nn.Module) -> Any:
+def unwrap_ddp(network: nn.Module) -> Any:
     """Return the network inside its wrapper, or the network itself where it has none."""
     return network.module if isinstance(network, DistributedDataParallel) else network
 
 
 def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return a bare network wrapped for the running process group.
+    """Return a network wrapped for the running process group.
 
     On CUDA its batch norms take their statistics over all ranks, as nnU-Net's do; the wrapper
     gives all ranks the first one's tensors.
@@ -32,8 +32,8 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     return DistributedDataParallel(network, device_ids=[device.index])
 
 
-def rest_unused_heads(network: Any) -> None:
-    """Let only the head of the full resolution learn, for without deep supervision no other is run.
+def freeze_unused_heads(network: Any) -> None:
+    """Freeze all heads but that of the full resolution: without deep supervision no other is run.
 
     The wrapper would wait for their gradients in every step.
     """
@@ -46,22 +46,13 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def first_ranks(value: Any) -> Any:
+def broadcast_from_rank0(value: Any) -> Any:
     """Return the first rank's value on every rank; without a process group the value itself."""
     if not dist.is_initialized():
         return value
     values = [value]
     dist.broadcast_object_list(values)
     return values[0]
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """Return the mean of all ranks' values on every rank."""
-    if not dist.is_initialized():
-        return value
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return torch.stack(values).mean(dim=0)
 
 
 def require_same_on_all_ranks(*tensors: Tensor) -> None:
@@ -71,7 +62,7 @@ def require_same_on_all_ranks(*tensors: Tensor) -> None:
         RuntimeError: they differ, so the ranks would take different decisions.
     """
     own = [tensor.detach().cpu() for tensor in tensors]
-    firsts = first_ranks(own)
+    firsts = broadcast_from_rank0(own)
     same = all(torch.equal(a, b) for a, b in zip(own, firsts, strict=True))
     if not same:
         raise RuntimeError(

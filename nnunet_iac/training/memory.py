@@ -1,23 +1,17 @@
-"""Whether a run fits in memory, asked before it starts."""
+"""The memory that a device has free, within the limits of a container."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
 
-from nnunet_iac.nn.memory import StepMemory, step_memory
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.search.settings import Settings
-
-GIGABYTE = 1e9
 SYSTEM = Path("/")
-SMALLEST_RATIO = 1 / 64
 
 
 @dataclass(frozen=True)
 class CgroupFiles:
-    """Where Linux tells of the memory of a control group, which a container is.
+    """The files in which Linux reports the memory of a control group, such as a container.
 
     Args:
         root: folder of the uppermost group.
@@ -45,7 +39,7 @@ CGROUPS = {
 
 
 def free_memory(device: torch.device, system: Path = SYSTEM) -> int | None:
-    """Return the bytes that a device has left for a run, or None where nobody tells.
+    """Return the bytes that a device has left for a run, or None if that is not known.
 
     Args:
         device: a GPU, or the CPU.
@@ -82,8 +76,8 @@ def _left_in_cgroups(system: Path) -> Iterator[int]:
 def _left_in_cgroup(folder: Path, files: CgroupFiles) -> int | None:
     """Return what a group's limit leaves; None without one, or where the group is not to be seen.
 
-    What nnU-Net has read counts as used and yet is no obstacle, so it is taken off, as for the
-    working set that Kubernetes reckons with.
+    The cache of files that nnU-Net has read counts as used, but is freed on demand, so it is
+    subtracted, as in the working set of Kubernetes.
     """
     limit, used, stat = (folder / name for name in (files.limit, files.used, "memory.stat"))
     if not (limit.is_file() and used.is_file() and stat.is_file()):
@@ -92,73 +86,3 @@ def _left_in_cgroup(folder: Path, files: CgroupFiles) -> int | None:
         return None
     numbers = dict(line.split() for line in stat.read_text().splitlines())
     return int(text) - max(0, int(used.read_text()) - int(numbers.get(files.cached, 0)))
-
-
-def fitted(
-    network: RetrofittedUNet,
-    batch: Sequence[int],
-    device: torch.device,
-    settings: Settings,
-    resized: Callable[[Settings], RetrofittedUNet],
-) -> str:
-    """Let a network recompute its implants if it fits no other way; return what was found.
-
-    Args:
-        network: that is going to be trained.
-        batch: shape of the images, (batch, channels, *spatial).
-        device: where.
-        settings: of the network.
-        resized: makes the network of other settings.
-
-    Raises:
-        RuntimeError: it does not fit even so; the message names cells that would.
-    """
-    free = free_memory(device)
-    needed = _step_memory(network, batch, device)
-    if free is None:
-        return f"Memory: a training step needs about {_text(needed.kept)}"
-    if not network.activation_checkpointing and needed.kept <= free:
-        return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
-    if needed.checkpointed <= free:
-        asked = network.activation_checkpointing
-        said = "as the settings ask" if asked else "since it would not fit otherwise"
-        network.activation_checkpointing = True
-        return (
-            f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} "
-            f"free with its cells' activations recomputed, {said}"
-        )
-    raise RuntimeError(
-        f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
-        f"its cells' activations recomputed, and {_text(free)} are free on {device}: "
-        f"{_cure(settings, batch, device, free, resized)}"
-    )
-
-
-def _cure(
-    settings: Settings,
-    batch: Sequence[int],
-    device: torch.device,
-    free: int,
-    resized: Callable[[Settings], RetrofittedUNet],
-) -> str:
-    """Return what would fit: smaller cells if any do, else a smaller batch or patch."""
-    ratio = settings.channel_ratio / 2
-    while ratio >= SMALLEST_RATIO and settings.implant == "cell":
-        smaller = replace(settings, channel_ratio=ratio, min_channels=settings.partial_channels)
-        if _step_memory(resized(smaller), batch, device).checkpointed <= free:
-            return (
-                f"plan smaller cells, for example --set channel_ratio={ratio:g} "
-                f"min_channels={smaller.min_channels}"
-            )
-        ratio /= 2
-    return "free memory, or use plans with a smaller batch or patch"
-
-
-def _step_memory(
-    network: RetrofittedUNet, batch: Sequence[int], device: torch.device
-) -> StepMemory:
-    return step_memory(network, batch, mixed_precision=device.type == "cuda")
-
-
-def _text(size: int) -> str:
-    return f"{size / GIGABYTE:.1f} GB"

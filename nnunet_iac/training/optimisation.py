@@ -1,6 +1,8 @@
 """Optimisers, schedules and the training step of each phase."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +86,44 @@ def finetune_optimiser(
         return polynomial(epoch, settings.finetune_epochs, rate)
 
     return optimizer, EpochSchedule(optimizer, scheduled, first_epoch)
+
+
+def first_rate_and_decay(settings: Settings, searches: bool) -> tuple[float, float]:
+    """Return learning rate and weight decay of the weights' first optimiser, for nnU-Net's log."""
+    if searches:
+        return settings.weights_lr, 0.0
+    decay = SGD_WEIGHT_DECAY if settings.finetune_optimizer == "sgd" else 0.0
+    return settings.finetune_lr, decay
+
+
+def use_deterministic_cudnn(deterministic: bool) -> None:
+    """Turn off cuDNN's choice by timing, which nnU-Net's command turns on for a new trainer."""
+    if deterministic:
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+
+
+def loss_of(
+    network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: dict, device: torch.device
+) -> Callable[[], Tensor]:
+    """Return the function that runs one of nnU-Net's batches, in mixed precision on CUDA."""
+
+    def run() -> Tensor:
+        data, target = batch["data"].to(device, non_blocking=True), batch["target"]
+        if isinstance(target, list):
+            target = [part.to(device, non_blocking=True) for part in target]
+        else:
+            target = target.to(device, non_blocking=True)
+        with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
+            return loss(network(data), target)
+
+    return run
+
+
+def has_finite_weights(network: nn.Module) -> bool:
+    """Return whether all parameters that learn are finite."""
+    learning = (p for p in network.parameters() if p.requires_grad)
+    return all(bool(torch.isfinite(parameter).all()) for parameter in learning)
 
 
 def step(

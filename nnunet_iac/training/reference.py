@@ -1,87 +1,82 @@
-"""The score of the frozen backbone by itself, from the very tensors that were frozen."""
+"""The validation of the frozen backbone alone, run once or copied from another run."""
 
+import copy
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.scores import foreground_dice
-from nnunet_iac.training.distributed import first_ranks, ranks, wrapped
-
-if TYPE_CHECKING:
-    from nnunet_iac.training.iac_trainer import IACTrainer
+from nnunet_iac.training.distributed import broadcast_from_rank0, ranks, wrapped
+from nnunet_iac.training.recorder import Recorder
 
 MEASURED_ON = "measured-on.json"
 """Written last beside a reference's validation: all that its scores depend on."""
 
-_SUMMARY = Path("validation", "summary.json")
+SUMMARY = Path("validation", "summary.json")
 
 
-def validate_reference(trainer: "IACTrainer") -> None:
-    """Run nnU-Net's final validation on the backbone alone and record its Dice, once per run.
+def validate_backbone(
+    trainer: Any, network: nn.Module, recorder: Recorder, identity: Mapping[str, Any]
+) -> None:
+    """Record the Dice of the frozen backbone alone, once per run.
 
-    Needs no backbone file: the tensors are the network's own, which the hashes prove. Where another
-    run of the data set has validated the same tensors under the same circumstances, its validation
-    is copied.
+    If another run of the data set has validated the same tensors under the same circumstances, its
+    validation is copied.
+
+    Args:
+        trainer: one of nnU-Net's, of the run.
+        network: the backbone.
+        recorder: of the run.
+        identity: of the run.
     """
-    phases = trainer.phases
-    assert phases.state.backbone is not None
-    if first_ranks(phases.state.backbone.reference is not None):
+    assert recorder.backbone is not None
+    if broadcast_from_rank0(recorder.backbone.reference is not None):
         return
-    folder = RunFolder.of_fold(trainer.output_folder).reference_folder
-    circumstances = _circumstances(trainer)
-    known = _validated_before(Path(trainer.output_folder), circumstances)
-    if first_ranks(known is not None):
-        if trainer.local_rank == 0:
-            assert known is not None
-            trainer.print_to_log_file(f"The frozen backbone's own validation is that of {known}")
-            shutil.copytree(known, folder, dirs_exist_ok=True)
-    else:
-        _validate(trainer, folder)
-    if trainer.local_rank == 0:
-        pattern, ending = trainer.settings.patient_pattern, trainer.dataset_json["file_ending"]
-        write_json(folder / MEASURED_ON, circumstances)
-        phases.set_reference(foreground_dice(folder / _SUMMARY, ending, pattern))
-        scored = read_json(folder / _SUMMARY)["foreground_mean"]["Dice"]
-        trainer.logger.log_summary("reference_val/foreground_dice", scored)
-
-
-def _validate(trainer: "IACTrainer", folder: Path) -> None:
-    trainer.print_to_log_file("Validating the frozen backbone by itself")
-    stock = trainer.stock_network()
-    stock.load_state_dict(trainer.unet.backbone_state())
-    stock = stock.to(trainer.device)
-    own = trainer.network, trainer.output_folder
-    trainer.network = wrapped(stock, trainer.device) if trainer.is_ddp else stock
-    trainer.output_folder = str(folder)
-    loggers, trainer.logger.loggers = trainer.logger.loggers, []  # The score is not the run's own.
-    try:
-        nnUNetTrainer.perform_actual_validation(trainer)
-    finally:
-        trainer.network, trainer.output_folder = own
-        trainer.logger.loggers = loggers
-
-
-def _circumstances(trainer: "IACTrainer") -> dict[str, Any]:
-    """Return what decides the scores of a frozen backbone."""
+    fold, log = Path(trainer.output_folder), trainer.print_to_log_file
+    folder = RunFolder.of_fold(fold).reference_folder
     axes = trainer.inference_allowed_mirroring_axes
-    assert trainer.phases.state.backbone is not None
-    return {
-        "backbone": trainer.phases.state.backbone.before,
-        "configuration": trainer.identity["configuration_content"],
-        "validation": sorted(trainer.split()["validation"]),
+    depends_on = {
+        "backbone": recorder.backbone.before,
+        "validation": sorted(trainer.do_split()[1]),
         "mirrored": None if axes is None else [int(axis) for axis in axes],
         "previous_stage": trainer.folder_with_segs_from_previous_stage,
         "device": trainer.device.type,
         "ranks": ranks(),
-        "versions": trainer.phases.state.cost.versions,
+        "versions": recorder.cost.versions,
+        "configuration": identity["configuration_content"],
     }
+    known = _validated_before(fold, depends_on)
+    if not broadcast_from_rank0(known is not None):
+        log("Validating the frozen backbone by itself")
+        _validate(trainer, network, folder)
+    elif known is not None and trainer.local_rank == 0:
+        log(f"The frozen backbone's own validation is that of {known}")
+        shutil.copytree(known, folder, dirs_exist_ok=True)
+    if trainer.local_rank == 0:
+        pattern, ending = recorder.settings.patient_pattern, trainer.dataset_json["file_ending"]
+        write_json(folder / MEASURED_ON, depends_on)
+        recorder.add_backbone_facts(reference=foreground_dice(folder / SUMMARY, ending, pattern))
+        scored = read_json(folder / SUMMARY)["foreground_mean"]["Dice"]
+        trainer.logger.log_summary("reference_val/foreground_dice", scored)
 
 
-def _validated_before(fold: Path, circumstances: dict[str, Any]) -> Path | None:
+def _validate(trainer: Any, network: nn.Module, folder: Path) -> None:
+    """Run nnU-Net's final validation of another network; the trainer stays as it is."""
+    other, network = copy.copy(trainer), network.to(trainer.device)
+    other.network = wrapped(network, trainer.device) if trainer.is_ddp else network
+    other.output_folder = str(folder)
+    other.logger = copy.copy(trainer.logger)
+    other.logger.loggers = []  # The score is not the run's own.
+    nnUNetTrainer.perform_actual_validation(other)
+
+
+def _validated_before(fold: Path, circumstances: Mapping[str, Any]) -> Path | None:
     """Return the reference folder of another run with these circumstances."""
     for path in sorted(
         fold.parent.parent.glob(f"*/{fold.name}/{FOLDER_NAME}/reference/{MEASURED_ON}")
@@ -90,6 +85,6 @@ def _validated_before(fold: Path, circumstances: dict[str, Any]) -> Path | None:
             found = read_json(path)
         except (ValueError, OSError):
             continue
-        if found == circumstances and (path.parent / _SUMMARY).is_file():
+        if found == circumstances and (path.parent / SUMMARY).is_file():
             return path.parent
     return None

@@ -1,19 +1,30 @@
-"""A cell found elsewhere: where it comes from, whether it fits here, and what it has seen."""
+"""The cell that a run is given: where it comes from, whether it fits, and what it has seen."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.folder import RunFolder, record_beside
-from nnunet_iac.runs.plans import configuration_of
-from nnunet_iac.search.controls import OF_KIND
-from nnunet_iac.search.patients import patient_of, shared_patients
+from torch import Tensor
 
-TOLD = ("method", "trainer", "dataset", "plans", "configuration", "fold")
-"""What a record repeats of the run that found its cell."""
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.zero_cost import zero_cost_genotype
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
+from nnunet_iac.runs.genotype_source import find_genotype
+from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.search.budget import is_within, require_within
+from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, random_genotypes
+from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.patients import patient_of, shared_patients
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.training.backbone import Fold
+
+PROVENANCE = ("method", "trainer", "dataset", "plans", "configuration", "fold")
+"""What a record repeats from the record of the run that found its cell."""
 UNSEARCHED = (OF_KIND["random"], OF_KIND["identity"])
 """Methods whose cells no data decided."""
 SHOWN = 3
@@ -26,7 +37,7 @@ class Origin:
 
     Args:
         path: of the cell, as it was named.
-        run: what its record tells of it; nothing of a file without a record beside it.
+        run: what its record says of it; empty for a file without a record beside it.
         learned_from: its training cases, and its validation cases if its backbone leaked.
         dimensions: of its images; None where its plans are gone.
         leaked: why its backbone may have seen its validation cases, or None.
@@ -40,10 +51,10 @@ class Origin:
 
     @classmethod
     def of(cls, path: Path) -> "Origin":
-        """Return the origin of the cell at a path, as far as its surroundings tell.
+        """Return the origin of the cell at a path, as far as the files beside it show.
 
-        A run that was given its cell leads on to where that came from; where nothing is there any
-        more, to what its own record tells of it.
+        For a run that was given its cell, that cell's origin; if its files are gone, what the run's
+        own record repeats of them.
         """
         record = record_beside(path)
         if record is None:
@@ -51,7 +62,7 @@ class Origin:
         run = record.read_cost().run
         if (given := run.get("genotype_from")) is not None:
             earlier = cls.of(Path(given["path"]))
-            return replace(earlier, path=path) if earlier.run else cls._told(path, given)
+            return replace(earlier, path=path) if earlier.run else cls._of_provenance(path, given)
         if run.get("method") in UNSEARCHED:
             return cls(path, run)
         leaked = record.read_backbone().leakage if record.backbone_file.is_file() else None
@@ -61,20 +72,20 @@ class Origin:
         return cls(path, run, learned_from, _dimensions(record, run), leaked)
 
     @classmethod
-    def _told(cls, path: Path, given: dict[str, Any]) -> "Origin":
-        """Return the origin that the record of a run with this cell tells of."""
-        run = {key: given[key] for key in TOLD if key in given}
+    def _of_provenance(cls, path: Path, given: dict[str, Any]) -> "Origin":
+        """Return the origin that the record of a run with this cell repeats."""
+        run = {key: given[key] for key in PROVENANCE if key in given}
         return cls(path, run, (), given.get("dimensions"), given.get("leakage"))
 
-    def described(self) -> dict[str, Any]:
-        """Return what the record of a run with this cell tells of it."""
-        known = {key: self.run[key] for key in TOLD if key in self.run}
+    def provenance(self) -> dict[str, Any]:
+        """Return what the record of a run with this cell repeats of its origin."""
+        known = {key: self.run[key] for key in PROVENANCE if key in self.run}
         found = {"dimensions": self.dimensions, "leakage": self.leaked}
         known |= {key: value for key, value in found.items() if value is not None}
         return {"path": str(self.path), **known}
 
     def unknown(self) -> str | None:
-        """Return what to tell of a cell of which nobody can say what it has seen, or None."""
+        """Return the warning for a cell whose training cases are not known, or None."""
         if self.learned_from or self.run.get("method") in UNSEARCHED:
             return None
         return (
@@ -129,6 +140,110 @@ class Origin:
             return None
         named = ", ".join(shared[:SHOWN]) + (" …" if len(shared) > SHOWN else "")
         return f"{searched} {where} ({named})"
+
+
+@dataclass(frozen=True)
+class GivenCell:
+    """What a run without a search puts into the skip connections.
+
+    Args:
+        genotype: of the cell; None for another module, or for a cell that is yet to be scored.
+        counterpart: of a convolution, the cell whose number of parameters it gets, if one is named.
+        provenance: what the record repeats of the cell's origin.
+        leakage: why the cell may know validation cases, or None.
+        scored: whether initial weights decide the cell, with the backbone in place.
+    """
+
+    genotype: Genotype | None = None
+    counterpart: Genotype | None = None
+    provenance: dict[str, Any] | None = None
+    leakage: str | None = None
+    scored: bool = False
+
+
+def given_cell(
+    settings: Settings,
+    fold: Fold,
+    dimensions: int,
+    costs: CellCosts | None,
+    log: Callable[[str], None],
+) -> GivenCell:
+    """Return the cell that the settings name.
+
+    Under a budget a random cell is the first drawn that is within it.
+
+    Args:
+        settings: `genotype` says where the cell comes from.
+        fold: of the run.
+        dimensions: of its images.
+        costs: of cells, where the settings limit them.
+        log: receives warnings.
+
+    Raises:
+        ValueError: no valid genotype, one beyond the budget, or one that was searched on
+            another fold, whose training cases are this fold's validation cases.
+    """
+    source = None if settings.genotype is None else CellSource.of(settings.genotype)
+    if source is None:
+        return GivenCell()
+    if source.kind == "random":
+        drawn = random_genotypes(source.seed)
+        return GivenCell(next(g for g in drawn if costs is None or is_within(g, costs, settings)))
+    if source.kind == "identity":
+        given = GivenCell(identity_genotype())
+    elif source.path is not None:
+        given = _cell_at(path_for_fold(source.path, fold.number), settings, fold, dimensions, log)
+    else:
+        return GivenCell(scored=source.kind == "zero-cost")
+    if source.kind == "convolution":
+        return replace(given, genotype=None, counterpart=given.genotype)
+    if costs is not None and given.genotype is not None:
+        require_within(given.genotype, costs, settings)
+    return given
+
+
+def scored_genotype(
+    network: IACUNet, images: Sequence[Tensor], settings: Settings, costs: CellCosts | None
+) -> Genotype:
+    """Return the genotype of `genotype=zero-cost:SEED` for a network with its backbone.
+
+    Args:
+        network: gets its initial weights.
+        images: of `score_batches` training batches.
+        settings: of the run.
+        costs: of cells, where the settings limit them.
+
+    Raises:
+        ValueError: batches of one image, images that do not differ, or a genotype beyond the
+            budget.
+    """
+    assert settings.genotype is not None
+    load_ticket(network, draw_ticket(network, settings.seed))
+    genotype = zero_cost_genotype(network, images, CellSource.of(settings.genotype).seed)
+    if costs is not None:
+        require_within(genotype, costs, settings)
+    return genotype
+
+
+def _cell_at(
+    path: Path, settings: Settings, fold: Fold, dimensions: int, log: Callable[[str], None]
+) -> GivenCell:
+    genotype, origin = find_genotype(path), Origin.of(path)
+    origin.require_dimensions(dimensions)
+    if (unknown := origin.unknown()) is not None:
+        log(f"WARNING: {unknown}")
+    leakage = origin.leakage(
+        fold.dataset, fold.number, list(fold.validation_cases), settings.patient_pattern
+    )
+    if leakage is not None:
+        if origin.run.get("dataset") == fold.dataset and not settings.allow_leakage:
+            raise ValueError(
+                "the cell must not have been searched on this fold's validation cases; "
+                f"{leakage} and this is fold {fold.number}: put {{fold}} in the path, or set "
+                "allow_leakage=true, which every record then shows"
+            )
+        log(f"WARNING: {leakage}")
+    return GivenCell(genotype, provenance=origin.provenance(), leakage=leakage)
 
 
 def _shared_with_other_data(

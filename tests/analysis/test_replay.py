@@ -18,8 +18,8 @@ from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.pruning import Observation, begin, close_epoch, idle
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
-from nnunet_iac.training.methods import IAC, IAC_LTH
-from nnunet_iac.training.phases import Phase, Phases
+from nnunet_iac.training.controller import IAC, IAC_LTH, Phase, SearchController
+from nnunet_iac.training.recorder import Recorder
 
 LITERAL = Settings(preset="literal", warmup_epochs=2, search_epochs=12)
 COSTS = CellCosts(
@@ -157,21 +157,22 @@ def test_a_search_under_way_replays_exactly_without_a_genotype(tmp_path, epochs)
 
 @pytest.mark.parametrize("warmup", [0, 2])
 @pytest.mark.parametrize("method", [IAC_LTH, IAC])
-def test_what_the_trainers_phases_record_replays_exactly(tmp_path, tiny_unet, method, warmup):
+def test_what_the_trainers_controller_records_replays_exactly(tmp_path, tiny_unet, method, warmup):
     settings = Settings(
         preset="adaptive", warmup_epochs=warmup, search_epochs=9, finetune_epochs=1, theta=0.05
     )
     network = IACUNet(tiny_unet(2))
-    phases = Phases(settings, method, RunFolder.of_fold(tmp_path), lambda line: None)
-    phases.start(network, BackboneRecord("a.pth", "nnUNetTrainer", 0, "hash"), {}, None)
+    recorder = Recorder(settings, RunFolder.of_fold(tmp_path), lambda line: None)
+    controller = SearchController(settings, method, recorder)
+    controller.start(network, BackboneRecord("a.pth", "nnUNetTrainer", 0, "hash"), {}, None)
     generator = torch.Generator().manual_seed(0)
     for epoch in range(1, 11):
-        if phases.phase is Phase.SEARCH:
+        if controller.phase is Phase.SEARCH:
             with torch.no_grad():
                 network.alpha += torch.randn(14, 7, generator=generator)
                 network.beta += torch.randn(14, generator=generator)
-        phases.end_epoch(network, epoch, seconds=1.0, loss=0.5)
-    replayed = replay(phases.folder)
+        controller.end_epoch(network, epoch, seconds=1.0, loss=0.5)
+    replayed = replay(recorder.folder)
     assert replayed.disagreements == ()
     assert replayed.genotype_compared
     assert replayed.epochs == 9
@@ -185,29 +186,32 @@ def test_a_search_under_a_budget_replays_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("method", [IAC_LTH, IAC])
-def test_what_the_trainers_phases_record_under_a_budget_replays_exactly(
+def test_what_the_trainers_controller_records_under_a_budget_replays_exactly(
     tmp_path, tiny_unet, method
 ):
     network = IACUNet(tiny_unet(2))
     costs = cell_costs(network, 2, (16, 8))
     least = costs.fixed.macs / costs.backbone.macs
-    settings = dataclasses.replace(LITERAL, finetune_epochs=1, max_mac_ratio=1.1 * least)
-    phases = Phases(settings, method, RunFolder.of_fold(tmp_path), lambda line: None)
-    phases.costs = costs
-    phases.start(network, BackboneRecord("a.pth", "nnUNetTrainer", 0, "hash"), {}, None)
+    settings = LITERAL.replace(finetune_epochs=1, max_mac_ratio=1.1 * least)
+    recorder = Recorder(settings, RunFolder.of_fold(tmp_path), lambda line: None)
+    controller = SearchController(settings, method, recorder)
+    controller.costs = costs
+    controller.start(network, BackboneRecord("a.pth", "nnUNetTrainer", 0, "hash"), {}, None)
     generator = torch.Generator().manual_seed(0)
     for epoch in range(1, 14):
-        if phases.phase is Phase.SEARCH:
+        if controller.phase is Phase.SEARCH:
             with torch.no_grad():
                 network.alpha += torch.randn(14, 7, generator=generator)
                 network.beta += torch.randn(14, generator=generator)
-        phases.end_epoch(network, epoch, seconds=1.0, loss=0.5)
+        controller.end_epoch(network, epoch, seconds=1.0, loss=0.5)
     assert costs.of(network.genotype).macs <= 1.1 * costs.fixed.macs
-    replayed = replay(phases.folder)
+    replayed = replay(recorder.folder)
     assert replayed.disagreements == ()
     assert replayed.genotype_compared
-    write_json(phases.folder.settings_file, settings.resolved().to_mapping() | {"max_mac_ratio": 9})
-    assert not replay(phases.folder).agrees
+    write_json(
+        recorder.folder.settings_file, settings.resolved().to_mapping() | {"max_mac_ratio": 9}
+    )
+    assert not replay(recorder.folder).agrees
 
 
 def test_a_search_under_way_under_a_budget_needs_no_costs_yet(tmp_path):

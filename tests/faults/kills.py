@@ -31,7 +31,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
-from nnunet_iac.training import phases
+from nnunet_iac.training import recorder
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
@@ -207,7 +207,7 @@ def leave_out_what_only_takes_time() -> None:
     nnUNet.multiprocessing.get_context = lambda _: fork
     nnUNetPredictor._internal_maybe_mirror_and_predict = lambda self, image: self.network(image)
     LocalLogger.plot_progress_png = lambda _, folder: Path(folder, "progress.png").write_bytes(b"")
-    phases.draw_cell = lambda _, path, __: write_text(path, "")
+    recorder.draw_cell = lambda _, path, __: write_text(path, "")
 
 
 def _print(line: str) -> None:

@@ -12,7 +12,7 @@ from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_unet import TimmUNet
 from nnunet_iac.runs.plans import settings_of
-from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+from nnunet_iac.training.backbone import planned_network
 
 UNET = "dynamic_network_architectures.architectures.unet."
 DATASET_JSON = {
@@ -66,7 +66,7 @@ def configuration(folder, name="Mine"):
 def built(folder, name="Mine"):
     manager = PlansManager(str(folder / f"{name}.json"))
     described = manager.get_configuration("2d")
-    return RetrofitTrainer.build_network_architecture(manager, described, 1, 3)
+    return planned_network(manager, described, 1, 3)
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES[1:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from nnunet_iac.runs.fold import LOCK, held, require_space, require_writable, set_aside
+from nnunet_iac.runs.fold import LOCK, archive_previous_run, held, require_space, require_writable
 
 HOLD = """
 import sys, time
@@ -88,16 +88,16 @@ def test_a_disk_without_room_is_refused(tmp_path: Path) -> None:
 
 
 def test_record_and_checkpoints_of_an_earlier_run_are_moved_aside(tmp_path: Path) -> None:
-    assert set_aside(tmp_path) is None
+    assert archive_previous_run(tmp_path) is None
     kept = ("training_log.txt",)
     for name in ("iac/genotype.json", "checkpoint_final.pth", "validation/summary.json", *kept):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("earlier")
-    aside = set_aside(tmp_path)
+    aside = archive_previous_run(tmp_path)
     assert aside is not None
     assert sorted(os.listdir(tmp_path)) == [aside.name, "training_log.txt"]
     assert (aside / "iac" / "genotype.json").read_text() == "earlier"
     assert (aside / "checkpoint_final.pth").read_text() == "earlier"
     assert (aside / "validation" / "summary.json").read_text() == "earlier"
-    assert set_aside(tmp_path) is None
+    assert archive_previous_run(tmp_path) is None

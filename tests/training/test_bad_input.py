@@ -1648,7 +1648,7 @@ def test_bad_input_is_refused_with_its_cure_and_changes_nothing(
 def test_the_world_alone_is_no_bad_input(world: World) -> None:
     trainer = _trainer(LTH, "small", 0)
     trainer.on_train_start()
-    assert trainer.phases.folder.read_backbone().leakage is None
+    assert trainer.run.recorder.folder.read_backbone().leakage is None
     assert main(["plan", "-d", "4", "-c", "2d", "-p", "small", "-o", "good"]) == 0
 
 

@@ -31,7 +31,7 @@ def costs_of(in_process: Any, make_trainer: Make) -> CellCosts:
     plans = in_process.write_plans("priced", max_parameter_ratio=100.0, genotype="identity")
     trainer = make_trainer(DISCRETE, plans)
     trainer.on_train_start()
-    costs: CellCosts = trainer.phases.costs
+    costs: CellCosts = trainer.controller.costs
     return costs
 
 
@@ -97,7 +97,7 @@ def test_a_budget_no_cell_can_meet_is_refused_before_anything_is_trained(
     trainer = make_trainer(LTH, in_process.write_plans("poor", max_mac_ratio=1e-6))
     with pytest.raises(ValueError, match="got max_mac_ratio=1e-06: set max_mac_ratio to"):
         trainer.run_training()
-    assert not trainer.record_folder.cost_file.exists()
+    assert not trainer.run.recorder.folder.cost_file.exists()
 
 
 def test_a_given_cell_beyond_the_budget_is_refused(
@@ -116,5 +116,5 @@ def test_a_random_cell_is_the_first_drawn_within_the_budget(
     plans = in_process.write_plans("drawn", genotype="random:0", max_parameter_ratio=tight)
     trainer = make_trainer(DISCRETE, plans)
     trainer.on_train_start()
-    assert is_within(trainer.unet.genotype, trainer.phases.costs, trainer.settings)
+    assert is_within(trainer.unet.genotype, trainer.controller.costs, trainer.settings)
     assert trainer.unet.genotype != random_genotype(0)

@@ -122,7 +122,7 @@ def test_the_control_records_a_backbone_that_saw_its_validation_cases(
     seen = {"backbone_checkpoint": str(_backbone(in_process)), "allow_leakage": True}
     trainer = make_trainer(CONTROL, in_process.write_plans("leaking", **seen), fold=1)
     trainer.on_train_start()
-    assert "fold 0" in str(trainer.record_folder.read_backbone().leakage)
+    assert "fold 0" in str(trainer.run.recorder.folder.read_backbone().leakage)
 
 
 def test_a_continued_control_puts_its_record_in_order(make_trainer: Make, plans: str) -> None:
@@ -151,7 +151,7 @@ def test_a_record_that_is_ahead_of_the_checkpoint_is_taken_back(
     shutil.copy(fold / PREVIOUS, fold / LATEST)
     resumed = make_trainer(CONTROL, plans, resume=True)
     resumed.continue_run()
-    assert resumed.record_folder.read_cost().phases["continued"].epochs == 1
+    assert resumed.run.recorder.folder.read_cost().phases["continued"].epochs == 1
 
 
 def test_a_control_in_a_used_fold_moves_the_earlier_record_aside(

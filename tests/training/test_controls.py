@@ -180,7 +180,6 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
         ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
         ("nnUNetTrainerIAC", {"stability_test": "rank"}, "stability_test=rank"),
-        ("nnUNetTrainerIAC", {"pruning_score": "perturbation"}, "pruning_score=perturbation"),
         (DISCRETE, {"genotype": "identity", "beta_decay": 1.0}, "beta_decay=1.0"),
         ("nnUNetTrainerIACLTH", {"stability_test": "schedule", "theta": 0.5}, "theta=0.5"),
         ("nnUNetTrainerIACLTH", {"score_batches": 2}, "score_batches=2"),

@@ -231,11 +231,11 @@ def test_going_on_under_other_versions_is_recorded(
     run_until(make_trainer(LTH), 1)
     resumed = make_trainer(LTH, resume=True)
     resumed.continue_run()
-    assert resumed.phases.folder.read_cost().continued == []
+    assert resumed.run.recorder.folder.read_cost().continued == []
     monkeypatch.setattr("nnunet_iac.training.cost.PACKAGES", ("torch",))
     resumed = make_trainer(LTH, resume=True)
     resumed.continue_run()
-    (other,) = resumed.phases.folder.read_cost().continued
+    (other,) = resumed.run.recorder.folder.read_cost().continued
     assert set(other["versions"]) == {"python", "nnunet-iac", "torch"}
     assert "WARNING: versions differ" in Path(resumed.log_file).read_text()
 
@@ -277,14 +277,14 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
     resumed = make_trainer(LTH, resume=True)
     with pytest.raises(RuntimeError, match=r"must have \d+ MB free for the checkpoints, and has"):
         resumed.run_training()
-    monkeypatch.setattr("nnunet_iac.training.retrofit_trainer.require_space", lambda *_: None)
+    monkeypatch.setattr("nnunet_iac.training.preflight.require_space", lambda *_: None)
     with pytest.raises(RuntimeError, match=r"must be written and could not be .*No space left"):
         make_trainer(LTH, resume=True).run_training()
     assert _snapshot(fold) == before
     filler.unlink()
     resumed = make_trainer(LTH, resume=True)
     resumed.run_training()
-    assert resumed.phases.folder.read_backbone().unchanged
+    assert resumed.run.recorder.folder.read_backbone().unchanged
 
 
 def test_a_write_that_fails_keeps_the_last_checkpoint(

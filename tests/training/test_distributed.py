@@ -15,10 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.training.distributed import (
-    bare,
-    first_ranks,
-    mean_over_ranks,
+    broadcast_from_rank0,
     require_same_on_all_ranks,
+    unwrap_ddp,
 )
 
 # Gradients of depthwise weights may be laid out in another order; DDP copies them and says so.
@@ -135,7 +134,7 @@ def test_two_ranks_continue_where_they_were_broken_off(
 
 def test_ranks_that_differ_are_noticed(tmp_path: Path) -> None:
     def differ(rank: int) -> None:
-        assert first_ranks(f"rank {rank}") == "rank 0"
+        assert broadcast_from_rank0(f"rank {rank}") == "rank 0"
         same = torch.zeros(3)
         require_same_on_all_ranks(same, same)
         if rank == 1:
@@ -145,14 +144,6 @@ def test_ranks_that_differ_are_noticed(tmp_path: Path) -> None:
             require_same_on_all_ranks(same, same)
 
     _on_two_ranks(tmp_path, differ)
-
-
-def test_ranks_that_score_their_own_batches_get_the_same_mean(tmp_path: Path) -> None:
-    def score(rank: int) -> None:
-        mean = mean_over_ranks(torch.tensor([rank, 3.0 * rank]))
-        assert torch.equal(mean, torch.tensor([0.5, 1.5]))
-
-    _on_two_ranks(tmp_path, score)
 
 
 def test_without_deep_supervision_no_rank_waits_for_a_head_that_is_not_run(
@@ -169,6 +160,6 @@ def test_without_deep_supervision_no_rank_waits_for_a_head_that_is_not_run(
 
 def test_one_process_needs_no_group() -> None:
     network = nn.Linear(1, 1)
-    assert bare(network) is network
-    assert first_ranks(3) == 3
+    assert unwrap_ddp(network) is network
+    assert broadcast_from_rank0(3) == 3
     require_same_on_all_ranks(torch.zeros(2))

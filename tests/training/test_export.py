@@ -61,7 +61,7 @@ def untrained(make_trainer: Make, plans: str, fold: int = 0) -> Path:
         parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     folder = Path(trainer.output_folder)
     trainer.save_checkpoint(str(folder / FINAL))
-    trainer.record_folder.write_split(trainer.split())
+    trainer.run.recorder.folder.write_split(trainer.run.cases)
     write_json(folder.parent / "plans.json", trainer.plans_manager.plans)
     write_json(folder.parent / "dataset.json", trainer.dataset_json)
     return folder

@@ -26,7 +26,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import dataset_number
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import patient_of
-from nnunet_iac.training.cascade import previous_predictions
+from nnunet_iac.training.preflight import previous_predictions
 
 pytestmark = [
     pytest.mark.slow,

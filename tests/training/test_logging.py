@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.annealing import cosine_power, polynomial
-from nnunet_iac.training.tensorboard import VARIABLE, tensorboard_wanted
+from nnunet_iac.training.recorder import TENSORBOARD_VARIABLE as VARIABLE
+from nnunet_iac.training.recorder import tensorboard_wanted
 from nnunet_iac.workflow.serial import PROGRESS
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
@@ -136,10 +137,11 @@ def test_the_pace_is_that_of_the_recent_epochs_of_the_same_phase(make_trainer: M
     resumed = make_trainer(LTH, resume=True)
     logging["epoch_start_timestamps"] = [0.0, 1000.0, 5000.0]
     logging["epoch_end_timestamps"] = [1000.0, 4600.0, 12200.0]
-    resumed.logger.load_checkpoint(logging)
-    phase = resumed.phases.phase
-    assert resumed._pace(phase) == 5400.0
-    assert resumed.progress(phase).ends == (EPOCHS, EPOCHS)
+    phase = resumed.controller.phase
+    times = logging["epoch_start_timestamps"], logging["epoch_end_timestamps"]
+    assert resumed.run.recorder.pace(phase.value, *times) == 5400.0
+    progress = resumed.controller.progress(phase, resumed.current_epoch)
+    assert progress.ends == (EPOCHS, EPOCHS)
 
 
 def test_the_control_tells_its_progress_too(make_trainer: Make, in_process: Any) -> None:
@@ -257,7 +259,7 @@ def test_without_being_asked_for_tensorboard_leaves_nothing(make_trainer: Make) 
     trainer = make_trainer(LTH)
     run_until(trainer, 1)
     assert trainer.logger.loggers == []
-    assert not (trainer.record_folder.path / "tensorboard").exists()
+    assert not (trainer.run.recorder.folder.path / "tensorboard").exists()
 
 
 def test_tensorboard_holds_every_epoch_once_after_a_run_was_broken_off_and_resumed(
@@ -274,7 +276,7 @@ def test_tensorboard_holds_every_epoch_once_after_a_run_was_broken_off_and_resum
     broken.on_validation_epoch_end = break_off
     with pytest.raises(InterruptedError):
         broken.run_training()
-    folder = broken.record_folder.path / "tensorboard"
+    folder = broken.run.recorder.folder.path / "tensorboard"
     assert [step for step, _ in _read(folder)["lrs"]] == [0, 1, 2, 3, 4]
     resumed = make_trainer(LTH, resume=True)
     resumed.run_training()
@@ -290,7 +292,7 @@ def test_tensorboard_holds_every_epoch_once_after_a_run_was_broken_off_and_resum
     left = scalars.pop("iac/operations_left")
     assert left == list(enumerate([98, 84, 70, 56, 42, 28, 14]))
     assert scalars.pop("iac/edges_settled") == list(enumerate([0] * 6 + [14]))
-    rows = resumed.phases.state.rows
+    rows = resumed.run.recorder.rows
     means = [(row.epoch - 1, pytest.approx(row.divergence.mean(), rel=1e-5)) for row in rows[1:]]
     assert scalars.pop("iac/divergence") == means
     assert [step for step, _ in scalars.pop("iac/entropy")] == list(range(SEARCH_EPOCHS))

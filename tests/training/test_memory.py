@@ -11,8 +11,8 @@ from interruption import run_until
 from nnunet_iac.nn.memory import StepMemory, step_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training import memory
-from nnunet_iac.training.memory import fitted
+from nnunet_iac.training import memory, preflight
+from nnunet_iac.training.preflight import enable_checkpointing_if_needed
 
 CPU = torch.device("cpu")
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
@@ -122,14 +122,10 @@ def network(tiny_unet):
 
 
 def fit(network, tiny_unet, free, monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda device: free)
+    monkeypatch.setattr(preflight, "free_memory", lambda device: free)
     shape = (4, 2, 64, 64)
-    return fitted(
-        network,
-        shape,
-        CPU,
-        Settings(),
-        lambda settings: retrofit(tiny_unet(), **settings.cell.network_arguments()),
+    return enable_checkpointing_if_needed(
+        network, shape, CPU, Settings(), lambda settings: retrofit(tiny_unet(), **settings.cell.network_arguments())
     )
 
 
@@ -160,7 +156,7 @@ def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, 
 
 def needs(trainer: Any) -> StepMemory:
     """Return what a training step of a search needs."""
-    network = retrofit(trainer.stock_network(), **trainer.settings.cell.network_arguments())
+    network = retrofitted(trainer.stock_network(), trainer.settings)
     patch = trainer.configuration_manager.patch_size
     return step_memory(network, (trainer.batch_size, trainer.num_input_channels, *patch))
 
@@ -174,8 +170,8 @@ def test_a_run_that_cannot_fit_is_refused_and_an_earlier_one_stays_as_it_was(
     fold = Path(trainer.output_folder)
     (fold / "checkpoint_final.pth").write_text("of an earlier run")
     before = {path: path.read_bytes() for path in fold.rglob("*")}
-    monkeypatch.setattr(memory, "GIGABYTE", 1.0)  # The tests' networks are far smaller.
-    monkeypatch.setattr(memory, "free_memory", lambda device: needed.checkpointed - 1)
+    monkeypatch.setattr(preflight, "GIGABYTE", 1.0)  # The tests' networks are far smaller.
+    monkeypatch.setattr(preflight, "free_memory", lambda device: needed.checkpointed - 1)
     told = f"needs about {needed.checkpointed}.0 GB, .* and {needed.checkpointed - 1}.0 GB are free"
     with pytest.raises(RuntimeError, match=told):
         trainer.run_training()
@@ -194,8 +190,8 @@ def test_a_run_that_fits_only_with_recomputed_cells_runs_with_them_and_says_so(
     trainer.initialize()
     assert not trainer.unet.activation_checkpointing
     needed = needs(trainer)
-    monkeypatch.setattr(memory, "GIGABYTE", 1.0)
-    monkeypatch.setattr(memory, "free_memory", lambda device: needed.kept - 1)
+    monkeypatch.setattr(preflight, "GIGABYTE", 1.0)
+    monkeypatch.setattr(preflight, "free_memory", lambda device: needed.kept - 1)
     run_until(trainer, 1)
     assert trainer.unet.activation_checkpointing
     told = (

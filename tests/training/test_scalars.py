@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nnunet_iac.runs.records import TrajectoryRow
 from nnunet_iac.search.pruning import Observation, begin, close_epoch, full_mask, idle
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.scalars import search_scalars
+from nnunet_iac.training.recorder import search_scalars
 
 
 def _row(**arrays: Any) -> TrajectoryRow:

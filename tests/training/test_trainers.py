@@ -14,11 +14,11 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES
-from nnunet_iac.training import trainers, variants
-from nnunet_iac.training.continue_trainer import nnUNetTrainerContinue
-from nnunet_iac.training.iac_trainer import IACTrainer
-from nnunet_iac.training.loaders import finish
-from nnunet_iac.training.phases import Phase
+from nnunet_iac.training import trainers
+from nnunet_iac.training.batches import finish
+from nnunet_iac.training.controller import Phase
+from nnunet_iac.training.preflight import require_usable
+from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
 FULL = "nnUNetTrainerIAC_1warmup6search2finetune"
@@ -28,7 +28,7 @@ Make = Callable[..., Any]
 
 
 def _optimised(trainer: Any) -> list[torch.nn.Parameter]:
-    optimizers = [trainer.optimizer, trainer.architecture_optimizer]
+    optimizers = [trainer.optimizer, trainer.controller.architecture_optimizer]
     groups = [o.param_groups for o in optimizers if o is not None]
     return [parameter for group in groups for part in group for parameter in part["params"]]
 
@@ -51,7 +51,7 @@ def test_after_resuming_the_optimisers_hold_exactly_the_trainable_parameters_and
     plans = in_process.write_plans("open", residual="none")
     run_until(make_trainer(name, plans), epochs)
     resumed = make_trainer(name, plans, resume=True)
-    assert resumed.phases.phase is phase
+    assert resumed.controller.phase is phase
     assert resumed.current_epoch == epochs
     trainable = [p for p in resumed.network.parameters() if p.requires_grad]
     assert {id(p) for p in _optimised(resumed)} == {id(p) for p in trainable}
@@ -82,12 +82,12 @@ def test_a_resumed_run_ends_with_the_weights_of_an_unbroken_one(
     whole = make_trainer(LTH)
     whole.run_training()
     kept = {k: v.clone() for k, v in whole.network.state_dict().items()}
-    events = whole.phases.state.events
+    events = whole.run.recorder.events
     broken = make_trainer(LTH)
     run_until(broken, 4)
     resumed = make_trainer(LTH, resume=True)
     resumed.run_training()
-    assert resumed.phases.state.events == events
+    assert resumed.run.recorder.events == events
     for name, tensor in resumed.network.state_dict().items():
         assert torch.equal(tensor, kept[name]), name
 
@@ -168,7 +168,7 @@ def test_the_latest_checkpoint_knows_of_the_best_one(make_trainer: Make, in_proc
 def test_no_backbone_tensor_changes_and_none_has_a_gradient(make_trainer: Make) -> None:
     trainer = make_trainer(LTH)
     trainer.run_training()
-    record = trainer.phases.folder.read_backbone()
+    record = trainer.run.recorder.folder.read_backbone()
     assert record.unchanged
     backbone = [*trainer.network.encoder.parameters(), *trainer.network.decoder.parameters()]
     assert all(p.grad is None for p in backbone)
@@ -193,7 +193,7 @@ def test_the_full_search_runs_all_phases_and_finetunes_on_all_training_cases(
 ) -> None:
     trainer = make_trainer(FULL)
     trainer.run_training()
-    folder: RunFolder = trainer.phases.folder
+    folder: RunFolder = trainer.run.recorder.folder
     assert folder.read_events() == ()
     assert folder.read_genotype() == trainer.network.genotype
     assert folder.read_backbone().unchanged
@@ -215,7 +215,7 @@ def test_a_discrete_run_takes_its_genotype_from_another_runs_fold(
     trainer = make_trainer(DISCRETE, plans)
     trainer.run_training()
     assert trainer.network.genotype == searched.network.genotype
-    assert trainer.phases.folder.read_backbone().unchanged
+    assert trainer.run.recorder.folder.read_backbone().unchanged
 
 
 def test_a_genotype_searched_on_another_fold_is_refused_unless_allowed(
@@ -241,8 +241,8 @@ def test_a_genotype_searched_on_another_fold_is_refused_unless_allowed(
     plans = in_process.write_plans("allowed", genotype=checkpoint, allow_leakage=True)
     allowed = make_trainer(DISCRETE, plans, fold=1)
     allowed.on_train_start()
-    assert "was searched on fold 0" in str(allowed.phases.folder.read_backbone().leakage)
-    told = allowed.phases.folder.read_cost().run["genotype_from"]
+    assert "was searched on fold 0" in str(allowed.run.recorder.folder.read_backbone().leakage)
+    told = allowed.run.recorder.folder.read_cost().run["genotype_from"]
     assert (told["path"], told["fold"], told["trainer"]) == (checkpoint, 0, LTH)
 
 
@@ -322,10 +322,10 @@ def test_a_backbone_of_another_fold_is_refused_unless_allowed_and_then_recorded(
     plans = in_process.write_plans("shown", backbone_checkpoint=str(path), allow_leakage=True)
     trainer = make_trainer(LTH, plans, fold=1)
     trainer.on_train_start()
-    leakage = trainer.phases.folder.read_backbone().leakage
+    leakage = trainer.run.recorder.folder.read_backbone().leakage
     assert leakage is not None
     assert "fold 0" in leakage
-    assert trainer.phases.folder.read_settings().allow_leakage
+    assert trainer.run.recorder.folder.read_settings().allow_leakage
 
 
 @pytest.mark.parametrize("source", ["record", "checkpoint"])
@@ -413,7 +413,7 @@ def test_a_non_finite_gradient_stops_the_search_and_says_in_which_epoch(make_tra
     resumed.network.beta.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(RuntimeError, match="one is not on edge 0->2 in epoch 1"):
         resumed.run_training()
-    (event,) = [e for e in resumed.phases.folder.read_health() if e.kind == "non-finite"]
+    (event,) = [e for e in resumed.run.recorder.folder.read_health() if e.kind == "non-finite"]
     assert (event.epoch, event.edge) == (2, EDGES[0])
 
 
@@ -433,14 +433,14 @@ def test_a_weight_made_non_finite_by_the_last_step_of_an_epoch_is_never_saved(
     if epochs:
         run_until(trainer, epochs)
         trainer = make_trainer(LTH, resume=True)
-    take_step = trainer.run_step
+    take_step = trainer.train_step
 
     def break_a_weight(batch: dict) -> dict:
         result: dict = take_step(batch)
         trainer.network.weights()[0].data.flatten()[0] = torch.inf
         return result
 
-    trainer.run_step = break_a_weight
+    trainer.train_step = break_a_weight
     trainer.num_iterations_per_epoch = 1
     with pytest.raises(RuntimeError, match=f"not after training in epoch {epochs}"):
         trainer.run_training()
@@ -497,15 +497,14 @@ def test_a_run_that_needs_less_memory_may_be_continued(make_trainer: Make, in_pr
 
 ALL = [
     value
-    for module in (trainers, variants)
-    for value in vars(module).values()
-    if isinstance(value, type) and issubclass(value, (IACTrainer, nnUNetTrainerContinue))
-    if value is not IACTrainer
+    for value in vars(trainers).values()
+    if isinstance(value, type) and issubclass(value, RetrofitTrainer)
+    if value is not RetrofitTrainer
 ]
 
 
 @pytest.mark.parametrize("trainer", ALL, ids=lambda trainer: trainer.__name__)
-def test_every_trainer_is_exported_and_its_variants_compose(trainer: type[IACTrainer]) -> None:
+def test_every_trainer_is_exported_and_its_variants_compose(trainer: type[RetrofitTrainer]) -> None:
     exported = "".join(path.read_text() for path in trainers_dir().glob("*.py"))
     assert f'"{trainer.__name__}"' in exported
     for toggle in ("NoDA", "DA5", "NoMirroring"):
@@ -517,7 +516,7 @@ def test_every_trainer_is_exported_and_its_variants_compose(trainer: type[IACTra
     if trainer.overrides:
         given = {} if trainer.method.searches else {"genotype": "given.json"}
         settings = Settings(**{**given, **trainer.overrides})
-        trainer.check_settings(settings)
+        require_usable(trainer.method, settings)
         for word, key in (("warmup", "warmup_epochs"), ("finetune", "finetune_epochs")):
             if word in trainer.__name__:
                 assert f"{getattr(settings, key)}{word}" in trainer.__name__

@@ -57,7 +57,7 @@ def handed_on(folder: Path, first: Path) -> Path:
     """Write the record of a run that was given the cell of another, and return its fold folder."""
     fold = found(folder, cases=("x",))
     record = RunFolder.of_fold(fold)
-    run = {**record.read_cost().run, "fold": 1, "genotype_from": Origin.of(first).described()}
+    run = {**record.read_cost().run, "fold": 1, "genotype_from": Origin.of(first).provenance()}
     record.write_cost(CostRecord(run=run))
     return fold
 
@@ -67,7 +67,7 @@ def test_an_origin_is_known_from_any_path_into_its_fold(tmp_path: Path, place: s
     fold = found(tmp_path)
     origin = Origin.of(fold / place)
     assert (origin.dimensions, origin.learned_from) == (2, ("a", "b"))
-    assert origin.described() == {
+    assert origin.provenance() == {
         "path": str(fold / place),
         "dataset": HERE,
         "configuration": "2d",
@@ -79,7 +79,7 @@ def test_an_origin_is_known_from_any_path_into_its_fold(tmp_path: Path, place: s
 def test_a_file_alone_tells_nothing_and_is_taken_as_it_is(tmp_path: Path) -> None:
     origin = Origin.of(tmp_path / "genotype.json")
     origin.require_dimensions(3)
-    assert origin.described() == {"path": str(tmp_path / "genotype.json")}
+    assert origin.provenance() == {"path": str(tmp_path / "genotype.json")}
     assert origin.leakage(HERE, 1, ["a"], None) is None
     assert f"{tmp_path / 'genotype.json'} has no training cases" in str(origin.unknown())
 
@@ -157,7 +157,7 @@ def test_a_backbone_that_leaked_taints_the_cell_for_the_fold_it_was_searched_on(
     assert f"(its backbone {LEAK}) was searched on fold 0 (c)" in str(
         origin.leakage(HERE, 0, ["c"], None)
     )
-    assert origin.described()["leakage"] == LEAK
+    assert origin.provenance()["leakage"] == LEAK
 
 
 def test_without_its_cases_a_cell_of_another_fold_leaks(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.loaders import (
+from nnunet_iac.training.batches import (
     UPDATE,
     AlternatingLoader,
     SeededLoader,
@@ -73,7 +73,7 @@ def _position(numbers: Any) -> int:
 
 ORPHAN = """
 import os, time
-from nnunet_iac.training.loaders import SeededLoader, augmenter
+from nnunet_iac.training.batches import SeededLoader, augmenter
 class Draws:
     def __next__(self):
         return {"pid": os.getpid()}

@@ -1,0 +1,583 @@
+"""The phases of a run: what changes between two epochs, and which optimisers each phase has."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.runs.checkpoint import tensors_hash
+from nnunet_iac.runs.records import BackboneRecord, NetworkCost
+from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
+from nnunet_iac.search.budget import within_budget
+from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource
+from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.health import (
+    COLLAPSE_SHARE,
+    HealthEvent,
+    HealthState,
+    examine,
+    parameter_free_share,
+)
+from nnunet_iac.search.pruning import Observation, PruningState, begin, close_epoch, idle
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES, Edge
+from nnunet_iac.training.batches import ARCHITECTURE
+from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
+from nnunet_iac.training.optimisation import (
+    EpochSchedule,
+    architecture_optimiser,
+    finetune_optimiser,
+    search_optimiser,
+    step,
+)
+from nnunet_iac.training.recorder import Progress, Recorder, search_progress, search_scalars
+
+MAX_SKIPPED_STEPS = 50
+"""In a row; the scaler halves its scale each time, so a longer series is no overflow."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train a network that starts from a backbone.
+
+    Args:
+        name: as records and documents call it.
+        searches: whether there is a search stage at all.
+        prunes: whether the search removes operations until one is left per edge.
+        bilevel: whether weights and architecture learn from different halves of the patients.
+        ticket: whether finetuning starts from the tensors the search started from.
+        retrofits: whether the backbone is frozen and gets something into its skip connections.
+    """
+
+    name: str
+    searches: bool = False
+    prunes: bool = False
+    bilevel: bool = False
+    ticket: bool = False
+    retrofits: bool = True
+
+
+IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, ticket=True)
+IAC = Method("IAC", searches=True, bilevel=True)
+IAC_DISCRETE = Method("IAC-Discrete")
+CONTINUE = Method("continued", retrofits=False)
+
+
+def method_name(method: Method, settings: Settings) -> str:
+    """Return what records call a run of a method with these settings."""
+    if not method.retrofits:
+        return OF_TRAINED_PART[settings.trained_on]
+    if method.searches:
+        return method.name
+    if settings.skip != "cell":
+        return OF_SKIP[settings.skip]
+    assert settings.genotype is not None
+    return OF_KIND.get(CellSource.of(settings.genotype).kind, method.name)
+
+
+class Phase(str, Enum):
+    """The phase an epoch belongs to."""
+
+    WARMUP = "warmup"
+    SEARCH = "search"
+    FINETUNE = "finetune"
+    CONTINUED = "continued"
+    """Of the control that continues training the backbone."""
+
+    @property
+    def number(self) -> int:
+        """Its place in the list of phases, for loggers of numbers."""
+        return list(Phase).index(self)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What the end of an epoch changed.
+
+    Args:
+        structure: cells or phase, so that optimisers and wrapper must be made again.
+        search_ended: the next epoch is the first of the finetuning.
+    """
+
+    structure: bool = False
+    search_ended: bool = False
+
+
+class SearchController:
+    """Takes a retrofit from warm-up to finetuning.
+
+    Changes the structure of the network between epochs only, and has the record written after each.
+
+    Args:
+        settings: of the run.
+        method: which search, or none.
+        recorder: of the run.
+    """
+
+    def __init__(self, settings: Settings, method: Method, recorder: Recorder) -> None:
+        self.settings = settings
+        self.method = method
+        self.recorder = recorder
+        self.phase = Phase.WARMUP if settings.warmup_epochs else Phase.SEARCH
+        self.first_finetune_epoch: int | None = None
+        if not method.searches:
+            self.phase, self.first_finetune_epoch = Phase.FINETUNE, 0
+        self.pruning: PruningState | None = None
+        self.health = HealthState()
+        self.ticket_hash = ""
+        self.costs: CellCosts | None = None
+        """What cells cost, where the settings limit that."""
+        self.architecture_optimizer: Optimizer | None = None
+        self.skipped_steps = 0
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run: exact once the search is over, its limit before."""
+        searched = self.first_finetune_epoch
+        before = self.settings.search_epochs if searched is None else searched
+        return before + self.settings.finetune_epochs
+
+    # -- start and end of a run ------------------------------------------------------------------
+
+    def start(
+        self,
+        network: Any,
+        backbone: BackboneRecord,
+        run: dict[str, Any],
+        genotype: Genotype | None = None,
+    ) -> None:
+        """Begin a new record and give the cells their initial weights.
+
+        Args:
+            network: with the backbone's weights.
+            backbone: what is recorded of them.
+            run: what is recorded of the run.
+            genotype: to be finetuned without a search; None to search, or without cells.
+        """
+        self.recorder.begin(backbone, {"method": method_name(self.method, self.settings), **run})
+        ticket = draw_ticket(network, self.settings.seed)
+        self.ticket_hash = tensors_hash(ticket)
+        self.recorder.folder.write_ticket(ticket)
+        if genotype is not None:
+            network.discretise(genotype)
+            self._announce(genotype)
+        load_ticket(network, ticket)
+        if self.phase is Phase.SEARCH:
+            self.pruning = begin(Observation(0, network.alpha, network.beta), self.settings)
+
+    def resume(self, network: Any) -> None:
+        """Write the record as of the loaded checkpoint, ticket and found cell included."""
+        self.recorder.restore()
+        self._ticket(network)
+        if network.genotype is not None:
+            folder = self.recorder.folder
+            self.recorder.warn_of_damage(folder.genotype_file, folder.read_genotype)
+            self._announce(network.genotype)
+            if self.method.searches and self.costs is not None:
+                self._found(Observation(0, network.alpha, network.beta))
+        else:  # It may have been found in an epoch whose checkpoint was not written.
+            self.recorder.remove_cell()
+
+    def end_run(self, network: RetrofittedUNet, cost: NetworkCost) -> None:
+        """Record the final network's cost, and check that the backbone has not changed.
+
+        Raises:
+            RuntimeError: the backbone has changed.
+        """
+        unused = sum(parameter.numel() for parameter in network.architecture_parameters())
+        final = replace(cost, parameters=cost.parameters - unused)
+        self.recorder.add_network_cost("final", final)
+        self.recorder.add_backbone_facts(after=tensors_hash(network.backbone_state()))
+        self.recorder.write()
+        self._require_frozen(network)
+
+    def _require_frozen(self, network: RetrofittedUNet) -> None:
+        assert self.recorder.backbone is not None
+        before, now = self.recorder.backbone.before, tensors_hash(network.backbone_state())
+        if now != before:
+            raise RuntimeError(
+                "the frozen backbone must be bit-identical throughout the run; its hash was "
+                f"{before} and is {now}: the cells were trained for another network, so start "
+                "anew without --c"
+            )
+
+    # -- an epoch --------------------------------------------------------------------------------
+
+    def optimisers(self, network: Any) -> tuple[Optimizer, EpochSchedule]:
+        """Return optimiser and schedule of the weights in this phase; make that of alpha and beta.
+
+        alpha and beta learn in the search only, tuned norms in the finetuning only. What Adam
+        remembers of alpha and beta is kept.
+        """
+        searching = self.phase is Phase.SEARCH
+        for parameter in network.architecture_parameters():
+            parameter.requires_grad_(searching)
+        for parameter in network.norm_weights():
+            parameter.requires_grad_(self.phase is Phase.FINETUNE)
+        previous, self.architecture_optimizer = self.architecture_optimizer, None
+        if self.phase is Phase.FINETUNE:
+            assert self.first_finetune_epoch is not None
+            learning = [*network.weights(), *network.norm_weights()]
+            return finetune_optimiser(learning, self.settings, self.first_finetune_epoch)
+        if searching:
+            self.architecture_optimizer = architecture_optimiser(network, self.settings)
+            if previous is not None:
+                self.architecture_optimizer.load_state_dict(previous.state_dict())
+        return search_optimiser(network, self.settings)
+
+    def set_modes(self, network: Any) -> None:
+        """Leave the modes of the network as they are: a retrofit keeps its backbone's itself."""
+
+    def search_step(
+        self,
+        network: Any,
+        optimizer: Optimizer,
+        loss: Callable[[], Tensor],
+        epoch: int,
+        update: str | None,
+        grad_scaler: torch.amp.GradScaler | None,
+    ) -> Tensor:
+        """Step the weights together with alpha and beta, or one of them in a bilevel search.
+
+        Args:
+            network: that is searched.
+            optimizer: of its weights.
+            loss: runs the network on the batch.
+            epoch: nnU-Net's number of the epoch, from 0.
+            update: what the batch of a bilevel search is for, weights or architecture.
+            grad_scaler: None without mixed precision.
+
+        Returns:
+            The loss of the batch.
+
+        Raises:
+            RuntimeError: gradients that are not finite.
+        """
+        assert self.architecture_optimizer is not None
+        optimizers = [optimizer, self.architecture_optimizer]
+        for each in optimizers:
+            each.zero_grad(set_to_none=True)
+        if self.method.bilevel:
+            optimizers = optimizers[1:] if update == ARCHITECTURE else optimizers[:1]
+        value = loss()
+        clipped = network.weights() if optimizer in optimizers else []
+        total = value + self._beta_decay(network, epoch)
+        stepped = step(total, optimizers, clipped, grad_scaler)
+        self.skipped_steps = 0 if stepped else self.skipped_steps + 1
+        allowed = 0 if grad_scaler is None else MAX_SKIPPED_STEPS
+        if self.skipped_steps > allowed and torch.isfinite(value):
+            where = _non_finite_edge(network)
+            raise self.not_finite("gradients must be finite; one is not", epoch, where)
+        return value.detach()
+
+    def not_finite(self, what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
+        """Return the error of a number that is not finite, after recording it."""
+        self.recorder.add_health_event(HealthEvent(epoch + 1, "non-finite", edge, what))
+        return not_finite(what, epoch, edge)
+
+    def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
+        """Prune, discretise or leave the cells as they are; return what has changed.
+
+        Args:
+            network: its cells are pruned or replaced in place.
+            completed: epochs completed, this one included.
+            seconds: what this epoch took.
+            loss: its mean training loss.
+        """
+        require_same_on_all_ranks(*network.architecture_parameters())
+        before = self.phase, self._operations()
+        self.recorder.account(self.phase.value, seconds)
+        if self.phase is not Phase.FINETUNE:
+            observation = Observation(completed, network.alpha, network.beta)
+            if self.phase is Phase.WARMUP:
+                self._end_warmup_epoch(observation, seconds)
+            else:
+                self._end_search_epoch(network, observation, seconds, loss)
+        self.recorder.write()
+        return Change(
+            structure=(self.phase, self._operations()) != before,
+            search_ended=self.phase is Phase.FINETUNE is not before[0],
+        )
+
+    def scalars(self, phase: Phase) -> dict[str, float]:
+        """Return the numbers of the last epoch, of that phase, by name; the finetuning has none."""
+        if phase is Phase.FINETUNE:
+            return {}
+        return search_scalars(self.recorder.rows[-1], self.pruning, self.settings)
+
+    def progress(self, phase: Phase, epochs: int) -> Progress:
+        """Return how far the run is after so many epochs, the last of them of a phase."""
+        if phase is Phase.FINETUNE:
+            return Progress(phase.value, epochs, (self.num_epochs, self.num_epochs))
+        search = search_progress(self.pruning, epochs, self.settings, self.method.prunes)
+        further = self.settings.finetune_epochs
+        first, last = (end + further for end in search.ends)
+        return Progress(phase.value, epochs, (first, last), search)
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold of a run, in plain types and tensors."""
+        optimizer = self.architecture_optimizer
+        return {
+            "phases": {
+                **self.recorder.state_dict(),
+                "phase": self.phase.value,
+                "pruning": None if self.pruning is None else dataclasses.asdict(self.pruning),
+                "health": dataclasses.asdict(self.health),
+                "first_finetune_epoch": self.first_finetune_epoch,
+                "ticket_hash": self.ticket_hash,
+            },
+            "architecture_optimizer": None if optimizer is None else optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
+        """Restore what `state_dict` returned; the network has the checkpoint's weights already.
+
+        Raises:
+            RuntimeError: its backbone is not the one that was frozen.
+        """
+        phases = state["phases"]
+        self.phase = Phase(phases["phase"])
+        self.first_finetune_epoch = phases["first_finetune_epoch"]
+        self.ticket_hash = phases["ticket_hash"]
+        pruning = phases["pruning"]
+        self.pruning = None if pruning is None else PruningState(**pruning)
+        self.health = HealthState(**phases["health"])
+        self.recorder.load_state_dict(phases)
+        self._require_frozen(network)
+        self.architecture_optimizer = None
+        self.optimisers(network)
+        if self.architecture_optimizer is not None:
+            self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
+
+    # -- the search ------------------------------------------------------------------------------
+
+    def _operations(self) -> int:
+        return 0 if self.pruning is None else int(self.pruning.active.sum())
+
+    def _beta_decay(self, network: IACUNet, epoch: int) -> Tensor | float:
+        """Return what regularises alpha in an epoch."""
+        settings = self.settings
+        end = settings.latest_end if self.method.prunes else settings.search_epochs
+        weight = beta_decay_weight(epoch, end, settings)
+        return weight * beta_decay(network.alpha, network.active) if weight else 0.0
+
+    def _end_warmup_epoch(self, observation: Observation, seconds: float) -> None:
+        self.recorder.add_row(observation, idle(observation, self.settings), seconds)
+        if observation.epoch == self.settings.warmup_epochs:
+            self.pruning = begin(observation, self.settings)
+            self.phase = Phase.SEARCH
+
+    def _end_search_epoch(
+        self, network: IACUNet, observation: Observation, seconds: float, loss: float
+    ) -> None:
+        assert self.pruning is not None
+        decision = idle(observation, self.settings)
+        if self.method.prunes:
+            self.pruning, decision = close_epoch(self.pruning, observation, self.settings)
+            if any(event.rule == "forced" for event in decision.events):
+                self.recorder.log(
+                    f"The search reached its limit of {observation.epoch} epochs undecided"
+                )
+            network.prune(self.pruning.active)
+            self.recorder.add_events(decision.events)
+        self.recorder.add_row(observation, decision, seconds)
+        self.health, noticed = examine(
+            self.health, observation, decision.active, loss, self.settings
+        )
+        for event in noticed:
+            self.recorder.add_health_event(event)
+        if self.pruning.finished or observation.epoch >= self.settings.search_epochs:
+            self._finish_search(network, observation)
+
+    def _finish_search(self, network: IACUNet, observation: Observation) -> None:
+        genotype = self._found(observation)
+        network.discretise(genotype)
+        if self.method.ticket:
+            ticket = self._ticket(network)
+        else:
+            # Another stream of the same seed: fresh, yet repeatable.
+            fresh = np.random.SeedSequence([self.settings.seed, 1]).generate_state(1)
+            ticket = draw_ticket(network, int(fresh[0]))
+        load_ticket(network, ticket)
+        self.phase = Phase.FINETUNE
+        self.first_finetune_epoch = observation.epoch
+        self._announce(genotype)
+        self.recorder.log(
+            f"Search finished after {observation.epoch} epochs; finetuning the cell for "
+            f"{self.settings.finetune_epochs}"
+        )
+
+    def _found(self, observation: Observation) -> Genotype:
+        """Return the cell that the search found, within the budget if there is one."""
+        assert self.pruning is not None
+        alpha, beta, active = observation.alpha, observation.beta, self.pruning.active
+        wanted = discretise(alpha, beta, active, self.settings)
+        if self.costs is None:
+            return wanted
+        outcome = within_budget(wanted, alpha, beta, active, self.settings, self.costs)
+        self.recorder.folder.write_budget(self.costs, outcome)
+        self.recorder.log(str(outcome))
+        return outcome.genotype
+
+    def _ticket(self, network: RetrofittedUNet) -> dict[str, Tensor]:
+        """Return the ticket of the record; one that is damaged or gone is drawn again.
+
+        Raises:
+            RuntimeError: what is drawn now is not what the search started from.
+        """
+        folder = self.recorder.folder
+        try:
+            ticket = folder.read_ticket()
+            if tensors_hash(ticket) == self.ticket_hash:
+                return ticket
+            reason = "its tensors have changed"
+        except (ValueError, FileNotFoundError) as error:
+            reason = str(error)
+        self.recorder.log(f"WARNING: {folder.ticket_file.name} is drawn again: {reason}")
+        ticket = draw_ticket(network, self.settings.seed)
+        if tensors_hash(ticket) != self.ticket_hash:
+            raise RuntimeError(
+                f"{folder.ticket_file} must hold the tensors the search started from; "
+                f"{reason}, and this torch draws others from the same seed: restore the file"
+            )
+        folder.write_ticket(ticket)
+        return ticket
+
+    def _announce(self, genotype: Genotype) -> None:
+        self.recorder.write_cell(genotype)
+        share = parameter_free_share(genotype)
+        if share > COLLAPSE_SHARE:
+            self.recorder.log(
+                f"WARNING: {share:.0%} of the cell's operations have no parameters; "
+                "the search may have collapsed"
+            )
+
+
+class ContinuationController:
+    """Continues training the backbone, or its decoder: the control at equal budget.
+
+    It has one phase, and the methods of `SearchController`.
+
+    Args:
+        settings: of the run; `trained_on=decoder` freezes the encoder.
+        method: of the run.
+        recorder: of the run.
+    """
+
+    phase = Phase.CONTINUED
+    first_finetune_epoch: int | None = 0
+    architecture_optimizer: Optimizer | None = None
+    costs: CellCosts | None = None
+
+    def __init__(self, settings: Settings, method: Method, recorder: Recorder) -> None:
+        self.settings = settings
+        self.method = method
+        self.recorder = recorder
+        self.num_epochs = settings.finetune_epochs
+        self.encoder_is_frozen = settings.trained_on == "decoder"
+
+    def start(
+        self,
+        network: Any,
+        backbone: BackboneRecord,
+        run: dict[str, Any],
+        genotype: Genotype | None = None,
+    ) -> None:
+        """Begin a new record."""
+        if self.encoder_is_frozen:
+            backbone = replace(backbone, encoder_before=tensors_hash(network.encoder.state_dict()))
+        self.recorder.begin(backbone, {"method": method_name(self.method, self.settings), **run})
+
+    def resume(self, network: Any) -> None:
+        """Write the record as of the loaded checkpoint."""
+        self.recorder.restore()
+
+    def end_run(self, network: Any, cost: NetworkCost) -> None:
+        """Record the final network's cost, which is the backbone's, and check a frozen encoder.
+
+        Raises:
+            RuntimeError: an encoder that was to stay frozen has changed.
+        """
+        self.recorder.add_network_cost("final", cost)
+        if not self.encoder_is_frozen:
+            return
+        after = tensors_hash(network.encoder.state_dict())
+        self.recorder.add_backbone_facts(encoder_after=after)
+        self.recorder.write()
+        assert self.recorder.backbone is not None
+        before = self.recorder.backbone.encoder_before
+        if after != before:
+            raise RuntimeError(
+                "the frozen encoder must be bit-identical throughout the run; its hash was "
+                f"{before} and is {after}: start anew without --c"
+            )
+
+    def optimisers(self, network: Any) -> tuple[Optimizer, EpochSchedule]:
+        """Return the finetuning's optimiser and schedule over all that is trained."""
+        if self.encoder_is_frozen:
+            network.encoder.requires_grad_(False)
+        if not self.settings.deep_supervision:
+            freeze_unused_heads(network)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        return finetune_optimiser(trained, self.settings, first_epoch=0)
+
+    def set_modes(self, network: Any) -> None:
+        """Keep a frozen encoder in evaluation mode."""
+        if self.encoder_is_frozen:
+            network.encoder.eval()
+
+    def not_finite(self, what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
+        """Return the error of a number that is not finite."""
+        return not_finite(what, epoch, edge)
+
+    def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
+        """Record what an epoch took; nothing changes."""
+        self.recorder.account(self.phase.value, seconds)
+        self.recorder.write()
+        return Change()
+
+    def scalars(self, phase: Phase) -> dict[str, float]:
+        """Return the numbers of the last epoch; this control has none of its own."""
+        return {}
+
+    def progress(self, phase: Phase, epochs: int) -> Progress:
+        """Return how far the run is after so many epochs."""
+        return Progress(phase.value, epochs, (self.num_epochs, self.num_epochs))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold of a run, in plain types and tensors."""
+        return {"record": {**self.recorder.state_dict(), "phase": self.phase.value}}
+
+    def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
+        """Restore what `state_dict` returned."""
+        self.recorder.load_state_dict(state["record"])
+
+
+def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
+    """Return the error of a number that is not finite; `edge` is where, if it has a place."""
+    where = "" if edge is None else f" on edge {edge.source}->{edge.target}"
+    return RuntimeError(
+        f"{what}{where} in epoch {epoch}. The last checkpoint is kept: look for broken images and "
+        "continue with --c, or start anew under new plans with lower learning rates"
+    )
+
+
+def _non_finite_edge(network: IACUNet) -> Edge | None:
+    """Return the first edge where the gradient of alpha or beta is not finite."""
+    for gradient in (network.alpha.grad, network.beta.grad):
+        if gradient is not None and len(wrong := (~torch.isfinite(gradient)).nonzero()):
+            return EDGES[int(wrong[0][0])]
+    return None

@@ -1,0 +1,177 @@
+"""Begin, resume and end of a run: what happens to backbone, cells and record then."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+from nnunet_iac.runs.fold import LOCK, archive_previous_run, held
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import NetworkCost
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.training.batches import search_halves
+from nnunet_iac.training.checkpoints import require_nothing_lost, require_own_record, run_identity
+from nnunet_iac.training.controller import ContinuationController, Phase, SearchController
+from nnunet_iac.training.cost import network_cost
+from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
+from nnunet_iac.training.preflight import Preflight
+from nnunet_iac.training.recorder import Recorder
+from nnunet_iac.training.transfer import GivenCell, given_cell, scored_genotype
+
+Split = tuple[list[str], list[str]]
+"""Training and validation cases."""
+
+
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """The network that the plans describe.
+
+    Args:
+        make: returns a new one, on the CPU.
+        batch: shape of its images, (batch, channels, *spatial).
+        device: to train on.
+    """
+
+    make: Callable[[], nn.Module]
+    batch: Sequence[int]
+    device: torch.device
+
+    @property
+    def image(self) -> tuple[int, Sequence[int]]:
+        """Channels and size of an image."""
+        return self.batch[1], self.batch[2:]
+
+    def cost(self, network: nn.Module) -> NetworkCost:
+        """Return size and work of a network for one image."""
+        return network_cost(network, *self.image, self.device)
+
+
+class Lifecycle:
+    """Begins, resumes and ends one run, whose controller and recorder it makes.
+
+    Args:
+        checks: before long work.
+        trainer: name of the trainer.
+        rank: of this process.
+        do_split: nnU-Net's, which reads or writes the file of splits.
+    """
+
+    def __init__(
+        self,
+        checks: Preflight,
+        trainer: str,
+        rank: int,
+        do_split: Callable[[], Split],
+    ) -> None:
+        settings, method = checks.settings, checks.method
+        self.checks = checks
+        self.trainer = trainer
+        self.is_first_rank = rank == 0
+        self._do_split = do_split
+        self._lock = FileLock(checks.fold / LOCK)
+        # The first rank keeps the record; the others write theirs into a temporary folder.
+        self._spare = TemporaryDirectory() if rank else None
+        folder = RunFolder.of_fold(self._spare.name if self._spare else checks.fold)
+        self.recorder = Recorder(settings, folder, checks.log, method.retrofits)
+        controller: Any = SearchController if method.retrofits else ContinuationController
+        self.controller: Any = controller(settings, method, self.recorder)
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """Training and validation cases, checked, which do not share a patient."""
+        return self.checks.split(self.checks.preprocessed_cases(), self._do_split)
+
+    @property
+    def cases(self) -> dict[str, list[str]]:
+        """The cases of either side and, in a bilevel search, of either half."""
+        (training, validation), settings = self.split, self.checks.settings
+        halves = search_halves(training, settings) if self.checks.method.bilevel else {}
+        return {"training": list(training), "validation": list(validation), **halves}
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What run this is: a checkpoint or record of another must not be continued."""
+        plans, name, number = self.checks.plans, self.checks.configuration, self.checks.number
+        return run_identity(self.trainer, plans, name, number, self.split)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Return a context in which no other process may work on this fold."""
+        return held(self._lock) if self.is_first_rank else nullcontext()
+
+    def begin(
+        self,
+        network: Any,
+        planned: PlannedNetwork,
+        images: Callable[[int], Sequence[Tensor]],
+        continues: bool,
+    ) -> None:
+        """Start from the backbone in an empty fold, with the record and the first weights.
+
+        Everything that can be wrong is found before an earlier run is moved away.
+
+        Args:
+            network: gets its first weights.
+            planned: the network of the plans.
+            images: makes the images of the first training batches, as many as asked for.
+            continues: whether the user wanted to continue a run.
+        """
+        checks, retrofits = self.checks, self.checks.method.retrofits
+        if continues and self.is_first_rank:
+            require_nothing_lost(checks.fold)
+        checks.require_siblings()
+        cases, stock = self.cases, planned.make()
+        backbone = checks.backbone(stock, cases["validation"])
+        stock.load_state_dict(backbone.weights)
+        self.controller.costs = checks.costs(network, *planned.image)
+        cell = self._given(planned) if retrofits else GivenCell()
+        if cell.counterpart is not None:
+            network.match(cell.counterpart)
+        network.load_state_dict(backbone.weights, strict=not retrofits)
+        genotype, began = cell.genotype, time.perf_counter()
+        if cell.scored:
+            batches = [image.to(planned.device) for image in images(checks.settings.score_batches)]
+            scored = scored_genotype(network, batches, checks.settings, self.controller.costs)
+            genotype = broadcast_from_rank0(scored)
+        seconds = time.perf_counter() - began
+        self._fit_in_memory(network, planned, genotype)
+        if self.is_first_rank and (archive := archive_previous_run(checks.fold)) is not None:
+            checks.log(f"Record and checkpoints of an earlier run are kept in {archive}")
+        run = {**self.identity, "ranks": ranks()}
+        if cell.provenance is not None:
+            run["genotype_from"] = cell.provenance
+        self.controller.start(network, backbone.record(cell.leakage), run, genotype)
+        if cell.scored:
+            self.recorder.account(Phase.SEARCH.value, seconds, epochs=0)
+        self.recorder.add_network_cost("backbone", planned.cost(stock.to(planned.device)))
+        if checks.method.searches:
+            self.recorder.add_network_cost("supernet", planned.cost(network))
+        self.recorder.folder.write_split(cases)
+
+    def resume(self, network: Any, planned: PlannedNetwork) -> None:
+        """Put the record beside the loaded checkpoint in order."""
+        self.checks.require_siblings()
+        self._fit_in_memory(network, planned, getattr(network, "genotype", None))
+        self.controller.costs = self.checks.costs(network, *planned.image)
+        require_own_record(self.recorder.folder, self.identity, self.checks.settings)
+        self.controller.resume(network)
+        self.recorder.folder.write_split(self.cases)
+
+    def _given(self, planned: PlannedNetwork) -> GivenCell:
+        fold, dimensions = self.checks.target(self.split[1]), len(planned.batch) - 2
+        settings, costs = self.checks.settings, self.controller.costs
+        return given_cell(settings, fold, dimensions, costs, self.checks.log)
+
+    def _fit_in_memory(
+        self, network: Any, planned: PlannedNetwork, genotype: Genotype | None
+    ) -> None:
+        if self.checks.method.retrofits:
+            self.checks.fit_in_memory(
+                network, planned.make, genotype, planned.batch, planned.device
+            )

@@ -1,0 +1,527 @@
+"""Checks before long work: plans, settings, data, split, backbone, memory and disk."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from torch import nn
+
+from nnunet_iac.nn.cell_cost import cell_costs
+from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.memory import StepMemory, step_memory
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.skip_module_unet import retrofitted
+from nnunet_iac.runs.fold import require_space, require_writable
+from nnunet_iac.runs.plans import (
+    SECTION,
+    configuration_of,
+    dataset_number,
+    lineage,
+    require_dataset_name,
+    require_file_ending,
+    require_identifier,
+    require_trainable,
+)
+from nnunet_iac.runs.splits import require_splits
+from nnunet_iac.search.budget import require_possible
+from nnunet_iac.search.controls import CellSource
+from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.patients import shared_patients
+from nnunet_iac.search.settings import PRESET_VALUES, Settings
+from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
+from nnunet_iac.training.checkpoints import require_same_structure
+from nnunet_iac.training.controller import Method
+from nnunet_iac.training.memory import free_memory
+from nnunet_iac.training.recorder import tensorboard_wanted
+
+COMPILE_VARIABLE = "nnUNet_compile"
+
+FILES_IN_A_FOLD = 4
+"""Checkpoints that may lie in a fold at once: latest, previous, best, and one being written."""
+
+GIGABYTE = 1e9
+SMALLEST_RATIO = 1 / 64
+
+SUFFIXES = (".b2nd", ".npz", ".npy")
+"""Of the files in which nnU-Net's data sets, new and old, keep predictions of the first stage."""
+
+
+# -- settings --------------------------------------------------------------------------------------
+
+
+def checked_settings(
+    plans: Mapping[str, Any],
+    configuration: str,
+    fold: object,
+    dataset_json: Mapping[str, Any],
+    trainer: str,
+    method: Method,
+    overrides: Mapping[str, Any],
+    results: str | Path | None,
+) -> Settings:
+    """Return the settings of a run after checking all that a trainer is made from.
+
+    Args:
+        plans: content of the plans file.
+        configuration: name of the configuration.
+        fold: number, or `all`.
+        dataset_json: content of dataset.json.
+        trainer: its name.
+        method: of the trainer.
+        overrides: settings that the trainer fixes.
+        results: nnU-Net's folder of results, if it is set.
+
+    Raises:
+        ValueError: plans that cannot be trained, settings that are invalid or of no use to
+            the method, or names that cannot be folders and files of a run.
+        RuntimeError: the results cannot be written, or TensorBoard is wanted and missing.
+    """
+    config = configuration_of(plans, configuration)
+    require_trainable(config)
+    if fold != "all" and (type(fold) is not int or fold < 0):
+        raise ValueError(f"the fold must be all or an integer >= 0; got {fold!r}: give another")
+    settings = Settings.from_mapping({**config.get(SECTION, {}), **overrides})
+    require_usable(method, settings)
+    require_identifier(plans.get("plans_name"))
+    require_dataset_name(plans.get("dataset_name"))
+    require_file_ending(dataset_json.get("file_ending"))
+    if results is not None:
+        model = f"{trainer}__{plans['plans_name']}__{configuration}"
+        require_writable(Path(results) / plans["dataset_name"] / model / f"fold_{fold}")
+    tensorboard_wanted()
+    return settings
+
+
+def require_usable(method: Method, settings: Settings) -> None:
+    """Check that a method can run with valid settings.
+
+    Raises:
+        ValueError: a search that is told its result or is too short, or a finetuning without
+            anything to finetune.
+    """
+    nothing_given = (settings.genotype, settings.skip) == (None, "cell")
+    if method.searches and not nothing_given:
+        raise ValueError(
+            "a search finds its cells by itself; the settings have "
+            f"genotype={settings.genotype}, skip={settings.skip}: use "
+            "nnUNetTrainerIACDiscrete, which does not search, or leave them out"
+        )
+    if method.retrofits and not method.searches and nothing_given:
+        raise ValueError(
+            "nnUNetTrainerIACDiscrete needs the setting genotype, a JSON file or another "
+            "run's fold folder, or random:SEED, zero-cost:SEED, identity or conv, or the "
+            "setting skip; make plans that name it with nnunet-iac plan … --set genotype=PATH"
+        )
+    if method.prunes:
+        settings.require_prunable()
+    if method.bilevel and settings.iterations_per_epoch < 2:
+        raise ValueError(
+            "the full search needs iterations_per_epoch >= 2, one batch for the weights and "
+            f"one for the architecture; got {settings.iterations_per_epoch}"
+        )
+
+
+USES: Mapping[str, Callable[[Method, Settings], bool]] = {
+    **dict.fromkeys(
+        (
+            "finetune_epochs",
+            "iterations_per_epoch",
+            "val_iterations_per_epoch",
+            "finetune_optimizer",
+            "finetune_lr",
+            "finetune_schedule",
+            "deep_supervision",
+            "seed",
+            "deterministic",
+            "patient_pattern",
+            "backbone_trainer",
+            "backbone_plans",
+            "backbone_checkpoint",
+            "allow_leakage",
+        ),
+        lambda method, settings: True,
+    ),
+    "trained_on": lambda method, settings: not method.retrofits,
+    **dict.fromkeys(
+        ("skip", "genotype", "norm", "residual", "decoder_norms", "recompute_cells"),
+        lambda method, settings: method.retrofits,
+    ),
+    **dict.fromkeys(
+        ("channel_ratio", "min_channels", "partial_channels", "output_nodes"),
+        lambda method, settings: method.retrofits and settings.implant in ("cell", "convolution"),
+    ),
+    **dict.fromkeys(
+        ("max_parameter_ratio", "max_mac_ratio"),
+        lambda method, settings: method.retrofits and settings.implant == "cell",
+    ),
+    "score_batches": lambda method, settings: (
+        method.retrofits
+        and settings.genotype is not None
+        and CellSource.of(settings.genotype).kind == "zero-cost"
+    ),
+    **dict.fromkeys(
+        (
+            "warmup_epochs",
+            "search_epochs",
+            "importance",
+            "edge_transform",
+            "max_identity",
+            "weights_lr",
+            "weights_lr_min",
+            "annealing_power",
+            "architecture_lr",
+            "architecture_betas",
+            "architecture_weight_decay",
+            "beta_decay",
+        ),
+        lambda method, settings: method.searches,
+    ),
+    "tan_clamp": lambda method, settings: method.searches and settings.edge_transform == "tan",
+    # A preset sets the stability test, and some of them the length of the warm-up.
+    "preset": lambda method, settings: (
+        method.prunes or (method.searches and settings.preset in PRESET_VALUES)
+    ),
+    **dict.fromkeys(("stability_test", "stable_checks"), lambda method, settings: method.prunes),
+    **dict.fromkeys(
+        ("theta", "kappa", "reset_theta"),
+        lambda method, settings: method.prunes and settings.stability_test != "schedule",
+    ),
+}
+"""Which runs use a setting; no run uses one that is not listed."""
+
+
+def unused_settings(method: Method, settings: Settings, written: Iterable[str]) -> tuple[str, ...]:
+    """Return the settings that somebody wrote and a run does not use, in their order.
+
+    Args:
+        method: of the run.
+        settings: of the run.
+        written: names of the settings that were written.
+    """
+    return tuple(name for name in written if name not in USES or not USES[name](method, settings))
+
+
+def ignored(
+    trainer: str,
+    method: Method,
+    plans: Mapping[str, Any],
+    configuration: str,
+    overrides: Mapping[str, Any],
+) -> list[str]:
+    """Return the warnings about what the user asked for and a run does not use.
+
+    Args:
+        trainer: its name.
+        method: of the trainer.
+        plans: content of the plans file.
+        configuration: name of the configuration.
+        overrides: settings that the trainer fixes.
+    """
+    section = configuration_of(plans, configuration).get(SECTION, {})
+    settings = Settings.from_mapping({**section, **overrides})
+    fixed = [
+        f"WARNING: {key}={section[key]} of the plans is ignored; {trainer} fixes it at {value}"
+        for key, value in overrides.items()
+        if key in section and section[key] != value
+    ]
+    written = [
+        key
+        for key in section
+        if key not in overrides and getattr(settings, key) != getattr(Settings, key)
+    ]
+    unused = [
+        f"WARNING: {key}={getattr(settings, key)} is ignored; {trainer} does not use it"
+        for key in unused_settings(method, settings, written)
+    ]
+    wants_compile = os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
+    compiled = f"WARNING: {COMPILE_VARIABLE} is ignored; retrofits train uncompiled"
+    return [*fixed, *unused, *([compiled] if wants_compile else ())]
+
+
+# -- one run ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The checks of one run before long work.
+
+    Args:
+        settings: of the run.
+        method: of the run.
+        sibling_trainer: the trainer whose checkpoint is the backbone by default.
+        plans: content of the plans file.
+        configuration: name of the configuration.
+        number: of the fold, or `all`.
+        data: preprocessed data of the configuration.
+        fold: folder of the run.
+        log: receives lines for nnU-Net's log.
+    """
+
+    settings: Settings
+    method: Method
+    sibling_trainer: str
+    plans: Mapping[str, Any]
+    configuration: str
+    number: int | str
+    data: Path
+    fold: Path
+    log: Callable[[str], None]
+
+    @property
+    def _splits(self) -> Path:
+        return self.data.parent / "splits_final.json"
+
+    def require_data(self) -> None:
+        """Check that there are preprocessed data.
+
+        Raises:
+            FileNotFoundError: the message has the command that makes them.
+        """
+        if not self.data.is_dir() or not any(self.data.iterdir()):
+            raise FileNotFoundError(
+                f"preprocessed data must exist in {self.data}; run\n  nnUNetv2_preprocess -d "
+                f"{dataset_number(self.plans['dataset_name'])} -plans_name "
+                f"{self.plans['plans_name']} -c {self.configuration}"
+            )
+
+    def preprocessed_cases(self) -> Sequence[str]:
+        """Return all cases that are preprocessed.
+
+        Raises:
+            FileNotFoundError: there are none.
+        """
+        self.require_data()
+        folder = str(self.data)
+        cases: list[str] = infer_dataset_class(folder).get_identifiers(folder)
+        return cases
+
+    def split(
+        self, cases: Iterable[str], do_split: Callable[[], tuple[list[str], list[str]]]
+    ) -> tuple[list[str], list[str]]:
+        """Return training and validation cases, checked.
+
+        Args:
+            cases: all that are preprocessed.
+            do_split: nnU-Net's, which reads or writes the file of splits.
+
+        Raises:
+            ValueError: an invalid file of splits, or a patient on both sides.
+        """
+        require_splits(self._splits, self.number, cases)
+        training, validation = do_split()
+        shared = shared_patients(training, validation, self.settings.patient_pattern)
+        if shared and self.number != "all" and not self.settings.allow_leakage:
+            raise ValueError(
+                f"a patient must not be on both sides of a split; fold {self.number} has "
+                f"{', '.join(shared[:3])}{' …' if len(shared) > 3 else ''} on both: write a "
+                "splits_final.json that groups by patient"
+            )
+        return training, validation
+
+    def target(self, validation: Sequence[str]) -> Fold:
+        """Return the fold that backbone and cells must fit."""
+        return Fold(self.plans["dataset_name"], self.configuration, self.number, validation)
+
+    def backbone_file(self, validation: Sequence[str]) -> Path:
+        """Return the backbone's checkpoint.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        alike = lineage(self.plans, self.configuration, self.data.parent)
+        results = self.fold.parent.parent
+        fold = self.target(validation)
+        return backbone_file(self.settings, self.sibling_trainer, alike, fold, results)
+
+    def backbone(self, network: nn.Module, validation: Sequence[str]) -> Backbone:
+        """Return the backbone, checked against the network of the plans.
+
+        Raises:
+            ValueError: a backbone of another network or preprocessing, or one that leaks.
+        """
+        backbone = read_backbone(
+            self.backbone_file(validation),
+            network,
+            configuration_of(self.plans, self.configuration),
+            self.target(validation),
+            self.settings,
+            self._splits,
+        )
+        for line in backbone.log_lines():
+            self.log(line)
+        return backbone
+
+    def previous_stage(self, previous: str, split: Sequence[Sequence[str]]) -> Path:
+        """Return where the first stage of a cascade predicted for the backbone.
+
+        nnU-Net would look for a first stage that the run's own trainer has trained.
+        """
+        model = self.backbone_file(split[1]).parent.parent
+        cases = [case for side in split for case in side]
+        return previous_predictions(model, previous, self.configuration, cases)
+
+    def require_siblings(self) -> None:
+        """Check the structural settings of retrofits against the other folds of the model."""
+        if self.method.retrofits:
+            require_same_structure(self.fold, self.settings)
+
+    def costs(
+        self, network: Any, input_channels: int, patch_size: Sequence[int]
+    ) -> CellCosts | None:
+        """Return what cells cost where the settings limit that, after checking that some cell fits.
+
+        Raises:
+            ValueError: no cell is within the budget.
+        """
+        limits = (self.settings.max_parameter_ratio, self.settings.max_mac_ratio)
+        if not self.method.retrofits or limits == (None, None):
+            return None
+        costs = cell_costs(network, self.settings, input_channels, patch_size)
+        require_possible(costs, self.settings)
+        return costs
+
+    def fit_in_memory(
+        self,
+        network: RetrofittedUNet,
+        stock: Callable[[], nn.Module],
+        genotype: Genotype | None,
+        batch: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        """Let the network use activation checkpointing if a training step needs it; log memory.
+
+        Args:
+            network: that is going to be trained.
+            stock: makes a network of the plans.
+            genotype: of the cells; None where they are still to be searched, or none.
+            batch: shape of the images, (batch, channels, *spatial).
+            device: where.
+
+        Raises:
+            RuntimeError: a training step does not fit.
+        """
+
+        def made(settings: Settings) -> RetrofittedUNet:
+            model = retrofitted(stock(), settings)
+            if isinstance(model, IACUNet) and genotype is not None:
+                model.discretise(genotype)
+            return model
+
+        model = made(self.settings)
+        self.log(enable_checkpointing_if_needed(model, batch, device, made))
+        network.recomputes = model.recomputes
+
+    def require_space(self, network: nn.Module) -> None:
+        """Check that the disk has room for the run's checkpoints.
+
+        A checkpoint takes about the bytes of all weights, and of Adam's two averages.
+
+        Raises:
+            RuntimeError: it has less.
+        """
+        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        learning = sum(
+            p.numel() * p.element_size() for p in network.parameters() if p.requires_grad
+        )
+        present = sum(path.stat().st_size for path in self.fold.glob("checkpoint_*.pth"))
+        require_space(self.fold, FILES_IN_A_FOLD * (weights + 2 * learning) - present)
+
+
+def previous_predictions(
+    model: Path, previous: str, configuration: str, cases: Iterable[str]
+) -> Path:
+    """Return the folder in which a model's first stage predicted for its second.
+
+    Args:
+        model: model folder of the second stage.
+        previous: configuration of the first.
+        configuration: of the second.
+        cases: that the second sees.
+
+    Raises:
+        FileNotFoundError: the first stage has not predicted all cases.
+    """
+    first = model.with_name(f"{model.name.rpartition('__')[0]}__{previous}")
+    folder = first / "predicted_next_stage" / configuration
+    there = {path.stem for path in folder.glob("*") if path.suffix in SUFFIXES}
+    missing = sorted(set(cases) - there)
+    if missing:
+        raise FileNotFoundError(
+            f"the second stage of a cascade, which {configuration} is, needs what the first has "
+            f"predicted for all cases; {folder} has nothing of {', '.join(missing[:3])}"
+            f"{' …' if len(missing) > 3 else ''}: train all folds of {first.name}, whose "
+            "validations write it"
+        )
+    return folder
+
+
+def enable_checkpointing_if_needed(
+    network: RetrofittedUNet,
+    batch: Sequence[int],
+    device: torch.device,
+    resized: Callable[[Settings], RetrofittedUNet],
+) -> str:
+    """Turn on activation checkpointing if a training step does not fit without; return a log line.
+
+    Args:
+        network: that is going to be trained.
+        batch: shape of the images, (batch, channels, *spatial).
+        device: where.
+        resized: makes the network of other settings.
+
+    Raises:
+        RuntimeError: it does not fit even so; the message names cells that would.
+    """
+    free = free_memory(device)
+    needed = _step_memory(network, batch, device)
+    if free is None:
+        return f"Memory: a training step needs about {_text(needed.kept)}"
+    if not network.recomputes and needed.kept <= free:
+        return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
+    if needed.recomputed <= free:
+        said = "as the settings ask" if network.recomputes else "since it would not fit otherwise"
+        network.recomputes = True
+        return (
+            f"Memory: a training step needs about {_text(needed.recomputed)} of {_text(free)} free "
+            f"with its cells' activations recomputed, {said}"
+        )
+    raise RuntimeError(
+        f"a training step must fit in memory; it needs about {_text(needed.recomputed)}, with its "
+        f"cells' activations recomputed, and {_text(free)} are free on {device}: "
+        f"{_cure(network.settings, batch, device, free, resized)}"
+    )
+
+
+def _cure(
+    settings: Settings,
+    batch: Sequence[int],
+    device: torch.device,
+    free: int,
+    resized: Callable[[Settings], RetrofittedUNet],
+) -> str:
+    """Return what would fit: smaller cells if any do, else a smaller batch or patch."""
+    ratio = settings.channel_ratio / 2
+    while ratio >= SMALLEST_RATIO and settings.implant == "cell":
+        smaller = replace(settings, channel_ratio=ratio, min_channels=settings.partial_channels)
+        if _step_memory(resized(smaller), batch, device).recomputed <= free:
+            return (
+                f"plan smaller cells, for example --set channel_ratio={ratio:g} "
+                f"min_channels={smaller.min_channels}"
+            )
+        ratio /= 2
+    return "free memory, or use plans with a smaller batch or patch"
+
+
+def _step_memory(
+    network: RetrofittedUNet, batch: Sequence[int], device: torch.device
+) -> StepMemory:
+    return step_memory(network, batch, mixed_precision=device.type == "cuda")
+
+
+def _text(size: int) -> str:
+    return f"{size / GIGABYTE:.1f} GB"

@@ -1,0 +1,534 @@
+"""The record of a run, `fold_X/iac`, and what its log and loggers get after every epoch."""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_iac.runs.cell_picture import draw_cell
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.plans import SECTION
+from nnunet_iac.runs.records import (
+    BackboneRecord,
+    CostRecord,
+    NetworkCost,
+    PhaseCost,
+    TrajectoryRow,
+)
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.health import HealthEvent
+from nnunet_iac.search.importance import distribution
+from nnunet_iac.search.pruning import (
+    Decision,
+    Observation,
+    PruningEvent,
+    PruningState,
+    full_mask,
+)
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
+from nnunet_iac.training.cost import peak_memory_bytes, provenance
+
+RECENT = 10
+"""Epochs over which the pace is measured."""
+
+PLOT_INTERVAL_SECONDS = 60.0
+"""nnU-Net redraws progress.png every epoch, which takes longer than a short epoch."""
+
+TENSORBOARD_VARIABLE = "nnUNet_tensorboard_enabled"
+"""Environment variable that turns TensorBoard on, as nnUNet_wandb_enabled turns on W&B."""
+
+TENSORBOARD_FOLDER = "tensorboard"
+"""Inside the record of a run."""
+
+TIMESTAMPS = ("epoch_start_timestamps", "epoch_end_timestamps")
+"""Keys of nnU-Net's that are seconds since 1970: too large for TensorBoard's float32."""
+
+
+class Recorder:
+    """Holds and writes the record of a run.
+
+    Args:
+        settings: of the run.
+        folder: where the record goes.
+        log: receives lines for nnU-Net's log.
+        has_cells: whether the run has cells, whose trajectory, events and health are recorded.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: RunFolder,
+        log: Callable[[str], None],
+        has_cells: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.log = log
+        self.has_cells = has_cells
+        self.backbone: BackboneRecord | None = None
+        self.cost = CostRecord()
+        self.rows: list[TrajectoryRow] = []
+        self.events: list[PruningEvent] = []
+        self.health_events: list[HealthEvent] = []
+
+    def begin(self, backbone: BackboneRecord, run: dict[str, Any]) -> None:
+        """Begin a new record; `run` says which run this is."""
+        self.backbone = backbone
+        self.cost = replace(provenance(), run=run)
+        self.folder.write_settings(self.settings)
+        self.write()
+
+    def restore(self) -> None:
+        """Write the record as of the loaded checkpoint, and log which files were damaged."""
+        for path, read in self._readers().items():
+            self.warn_of_damage(path, read)
+        self.folder.write_settings(self.settings)
+        self._note_other_circumstances()
+        self.write()
+
+    def write(self) -> None:
+        """Write all files that grow with the run."""
+        assert self.backbone is not None
+        if self.has_cells:
+            self.folder.write_trajectory(self.rows)
+            self.folder.write_events(self.events)
+            self.folder.write_health(self.health_events)
+        self.folder.write_backbone(self.backbone)
+        memory = max(self.cost.peak_memory_bytes, peak_memory_bytes())
+        self.cost = replace(self.cost, peak_memory_bytes=memory)
+        self.folder.write_cost(self.cost)
+
+    def account(self, phase: str, seconds: float, epochs: int = 1) -> None:
+        """Add an epoch to what a phase has cost."""
+        spent = self.cost.phases.get(phase, PhaseCost())
+        total = PhaseCost(spent.epochs + epochs, spent.seconds + seconds)
+        self.cost = replace(self.cost, phases={**self.cost.phases, phase: total})
+
+    def add_network_cost(self, name: str, cost: NetworkCost) -> None:
+        """Record the size and work of the backbone, the supernet or the final network."""
+        self.cost = replace(self.cost, networks={**self.cost.networks, name: cost})
+        self.folder.write_cost(self.cost)
+
+    def add_row(self, observation: Observation, decision: Decision, seconds: float) -> None:
+        """Add the trajectory's row of an epoch that took so many seconds."""
+        row = TrajectoryRow(
+            epoch=observation.epoch,
+            alpha=observation.alpha.numpy(),
+            beta=observation.beta.numpy(),
+            importance=decision.importance.numpy(),
+            divergence=decision.divergence.numpy(),
+            threshold=decision.threshold.numpy(),
+            active=decision.active.numpy(),
+            seconds=seconds,
+        )
+        self.rows.append(row)
+
+    def add_events(self, events: Sequence[PruningEvent]) -> None:
+        """Add and log the operations that were pruned after an epoch."""
+        self.events += events
+        if events:
+            pruned = (f"{e.source}->{e.target} {e.operation}" for e in events)
+            self.log(f"Pruned {', '.join(pruned)}")
+
+    def add_health_event(self, event: HealthEvent) -> None:
+        """Write and log an event of the run's health, before anything else happens."""
+        self.health_events.append(event)
+        self.folder.write_health(self.health_events)
+        self.log(f"WARNING: {event}")
+
+    def add_backbone_facts(self, **facts: Any) -> None:
+        """Write fields of the backbone's record that become known later."""
+        assert self.backbone is not None
+        self.backbone = replace(self.backbone, **facts)
+        self.folder.write_backbone(self.backbone)
+
+    def write_cell(self, genotype: Genotype) -> None:
+        """Write and log a cell, with its pictures."""
+        self.folder.write_genotype(genotype)
+        for path in self.folder.cell_files:
+            draw_cell(genotype, path, self.settings.output_nodes)
+        self.log(f"Genotype:\n{genotype}")
+
+    def remove_cell(self) -> None:
+        """Remove the files of a cell."""
+        own = (self.folder.genotype_file, self.folder.budget_file, *self.folder.cell_files)
+        for path in own:
+            path.unlink(missing_ok=True)
+
+    def warn_of_damage(self, path: Path, read: Callable[[], object]) -> None:
+        """Log if a file of the record cannot be read and so is written again."""
+        try:
+            read()
+        except (ValueError, FileNotFoundError) as error:
+            self.log(f"WARNING: {path.name} is written again from the checkpoint: {error}")
+
+    def add_tensorboard(self, loggers: list[Any], first_epoch: int) -> None:
+        """Add TensorBoard to nnU-Net's loggers if the environment asks for it."""
+        if tensorboard_wanted():
+            folder = self.folder.path / TENSORBOARD_FOLDER
+            loggers.append(TensorBoardLogger(folder, first_epoch))
+
+    def log_progress(self, progress: "Progress", logger: Any) -> None:
+        """Log how far the run is.
+
+        Args:
+            progress: after the epoch.
+            logger: nnU-Net's, which knows when epochs began and ended.
+        """
+        times = (logger.get_value(f"epoch_{side}_timestamps", None) for side in ("start", "end"))
+        self.log(progress_line(progress, self.pace(progress.phase, *times), datetime.now()))
+
+    def pace(self, phase: str, starts: Sequence[float], ends: Sequence[float]) -> float:
+        """Return the mean seconds of the recent epochs of a phase that has just had one."""
+        recent = min(self.cost.phases[phase].epochs, RECENT)
+        return float(np.mean(np.subtract(ends[-recent:], starts[-recent:])))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the record's part of a checkpoint, in plain types and tensors."""
+        state: dict[str, Any] = {
+            "backbone": None if self.backbone is None else dataclasses.asdict(self.backbone),
+            "cost": dataclasses.asdict(self.cost),
+        }
+        if not self.has_cells:
+            return state
+        # An edge as a plain tuple: checkpoints are read without knowing our classes.
+        health = [
+            {**dataclasses.asdict(event), "edge": event.edge and tuple(event.edge)}
+            for event in self.health_events
+        ]
+        return {
+            **state,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "events": [dataclasses.asdict(event) for event in self.events],
+            "health_events": health,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        backbone = state["backbone"]
+        self.backbone = None if backbone is None else BackboneRecord(**backbone)
+        self.cost = CostRecord.from_mapping(state["cost"])
+        if self.has_cells:
+            known = {field.name for field in dataclasses.fields(TrajectoryRow)}
+            self.rows = [
+                TrajectoryRow(**{key: row[key] for key in known & row.keys()})
+                for row in state["rows"]
+            ]
+            self.events = [PruningEvent(**event) for event in state["events"]]
+            self.health_events = [
+                HealthEvent(**{**event, "edge": event["edge"] and Edge(*event["edge"])})
+                for event in state["health_events"]
+            ]
+        self._keep_known_facts()
+
+    def _readers(self) -> dict[Path, Callable[[], object]]:
+        """Return the files that a checkpoint can write again, and what reads them."""
+        folder = self.folder
+        readers: dict[Path, Callable[[], object]] = {
+            folder.settings_file: folder.read_settings,
+            folder.backbone_file: folder.read_backbone,
+            folder.cost_file: folder.read_cost,
+        }
+        if self.has_cells:
+            readers[folder.trajectory_file] = folder.read_trajectory
+            readers[folder.events_file] = folder.read_events
+            readers[folder.health_file] = folder.read_health
+        return readers
+
+    def _note_other_circumstances(self) -> None:
+        """Record where a run resumes with other versions, hardware or code: bits may differ."""
+        now = provenance()
+        before = self.cost.continued[-1] if self.cost.continued else dataclasses.asdict(self.cost)
+        known = {"hardware": now.hardware, "versions": now.versions, "commit": now.commit}
+        differing = [key for key, value in known.items() if before[key] != value]
+        if differing:
+            self.cost = replace(self.cost, continued=[*self.cost.continued, known])
+            self.log(
+                f"WARNING: {' and '.join(differing)} differ from those the run began with, so it "
+                "may not end as an unbroken run; cost.json holds both"
+            )
+
+    def _keep_known_facts(self) -> None:
+        """Keep what later stages of this run have already proven and scored."""
+        if self.backbone is None or not self.folder.backbone_file.is_file():
+            return
+        try:
+            known = self.folder.read_backbone()
+        except ValueError:
+            return
+        if known.before == self.backbone.before:
+            self.backbone = replace(
+                self.backbone,
+                after=self.backbone.after or known.after,
+                reference=self.backbone.reference or known.reference,
+            )
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """How far a search is after an epoch.
+
+    Args:
+        operations: left on all edges together.
+        settled: edges that have one operation left.
+        ends: the least and the most completed epochs of the run after which it may end.
+    """
+
+    operations: int
+    settled: int
+    ends: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is after an epoch.
+
+    Args:
+        phase: of the epoch that has just ended.
+        epochs: completed epochs of the run.
+        ends: the least and the most epochs of the whole run.
+        search: None where the epoch was not part of one.
+    """
+
+    phase: str
+    epochs: int
+    ends: tuple[int, int]
+    search: SearchProgress | None = None
+
+
+def search_progress(
+    state: PruningState | None, epochs: int, settings: Settings, prunes: bool
+) -> SearchProgress:
+    """Return how far a search is; the arguments are those of `search_ends`."""
+    left = (full_mask() if state is None else state.active).sum(dim=1)
+    ends = search_ends(state, epochs, settings, prunes)
+    return SearchProgress(int(left.sum()), int((left == 1).sum()), ends)
+
+
+def search_ends(
+    state: PruningState | None, epochs: int, settings: Settings, prunes: bool
+) -> tuple[int, int]:
+    """Return the least and the most completed epochs after which a search may end.
+
+    An edge with n operations and s stable checks behind it is decided after at least
+    (n - 1) checks - s more epochs (Algorithm 1), and after exactly as many where no check can
+    fail. At the limit `search_epochs` every search ends.
+
+    Args:
+        state: after the last prune; None in the warm-up.
+        epochs: completed epochs of the run.
+        settings: of the run.
+        prunes: whether the search prunes at all; a full one ends at its limit.
+    """
+    limit = settings.search_epochs
+    if not prunes:
+        return limit, limit
+    test = settings.stability
+    if state is None:
+        earliest = settings.soonest_end
+    elif state.finished:
+        return epochs, epochs
+    else:
+        needed = (state.active.sum(dim=1) - 1) * test.checks - state.stable_checks
+        earliest = epochs + int(needed.max())
+    return min(earliest, limit), limit if settings.can_wait else min(earliest, limit)
+
+
+def progress_line(progress: Progress, pace: float, now: datetime) -> str:
+    """Return the line of an epoch: phase, operations left, edges settled, expected end.
+
+    Epochs are counted from 1, as in the record: nnU-Net calls the first one "Epoch 0". The end of
+    the training takes all epochs to come for as long as the recent ones; those of the finetuning
+    are not known while searching, hence "at this pace". The final validation is not in it.
+
+    Args:
+        progress: after the epoch.
+        pace: mean seconds of the recent epochs of this phase.
+        now: time of day from which the end is estimated.
+    """
+    soonest, latest = ((end - progress.epochs) * pace for end in progress.ends)
+    ending = _training_end(soonest, latest, now)
+    search = progress.search
+    if search is None:
+        done = f"{progress.epochs} of {progress.ends[1]} epochs done"
+        return f"Phase: {progress.phase}, {done}; {ending}"
+    done = f"{progress.epochs} epoch{'s' if progress.epochs > 1 else ''} done"
+    return (
+        f"Phase: {progress.phase}, {done}; "
+        f"{search.operations} of {len(EDGES) * len(OPERATIONS)} operations left, "
+        f"{search.settled} of {len(EDGES)} edges settled; "
+        f"{_search_end(search.ends, progress.epochs)}; {ending}"
+    )
+
+
+def _search_end(ends: tuple[int, int], epochs: int) -> str:
+    first, last = ends
+    if last == epochs:
+        return "search over"
+    if first == last:
+        return f"search ends after {last} epochs"
+    return f"search ends after {first} to {last} epochs"
+
+
+def _training_end(soonest: float, latest: float, now: datetime) -> str:
+    if latest == 0:
+        return "training over"
+    if soonest == latest:
+        return f"training ends about {_clock(latest, now)} (in {_duration(latest)}) at this pace"
+    return (
+        f"training ends between {_clock(soonest, now)} and {_clock(latest, now)} "
+        f"(in {_duration(soonest)} to {_duration(latest)}) at this pace"
+    )
+
+
+def _clock(seconds: float, now: datetime) -> str:
+    """Return the time of day some seconds from now, with its date where that is not today."""
+    then = now + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"
+
+
+def _duration(seconds: float) -> str:
+    """Return seconds in the two largest units that say something, rounded to the smaller."""
+    if round(seconds) < 60:
+        return f"{round(seconds)} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def search_scalars(
+    row: TrajectoryRow, state: PruningState | None, settings: Settings
+) -> dict[str, float]:
+    """Return the numbers of a search's epoch by name.
+
+    `operations_left` and `edges_settled` (edges with one operation left) are taken after the
+    prune; `entropy` of p in nats, mean over the edges, and `divergence`, what the stability test
+    measured, mean over the edges that were compared, are what the prune saw. What
+    is undefined is left out: the divergence where nothing was compared, the entropy where p is no
+    distribution on any edge (`raw-strict`).
+
+    Args:
+        row: of the epoch.
+        state: after the prune; None in the warm-up.
+        settings: of the run.
+    """
+    active = torch.from_numpy(row.active)
+    p = distribution(torch.from_numpy(row.alpha), torch.from_numpy(row.beta), active, settings)
+    entropy = -torch.xlogy(p, p).sum(dim=1).numpy()
+    left = (active if state is None else state.active).sum(dim=1)
+    numbers = {"operations_left": float(left.sum()), "edges_settled": float((left == 1).sum())}
+    for name, values in (("entropy", entropy), ("divergence", row.divergence)):
+        defined = values[np.isfinite(values)]
+        if defined.size:
+            numbers[name] = float(defined.mean())
+    return numbers
+
+
+class Throttled:
+    """Calls a function of one argument at most once a minute, as for nnU-Net's slow drawing.
+
+    Args:
+        function: to call; it can still be called directly.
+    """
+
+    def __init__(self, function: Callable[[str], None]) -> None:
+        self.function = function
+        self._last = -math.inf
+
+    def __call__(self, argument: str) -> None:
+        """Call the function if the last call was long enough ago."""
+        if time.monotonic() - self._last > PLOT_INTERVAL_SECONDS:
+            self.function(argument)
+            self._last = time.monotonic()
+
+
+def log_numbers(loggers: Iterable[Any], numbers: Mapping[str, float], epoch: int) -> None:
+    """Write the run's own numbers to nnU-Net's additional loggers.
+
+    Not to nnU-Net's own logger, which knows its keys only: the record holds these numbers.
+    """
+    for name, number in numbers.items():
+        for logger in loggers:
+            logger.log(f"{SECTION}/{name}", number, epoch)
+
+
+@contextmanager
+def closed_in_the_end(logger: Any) -> Iterator[None]:
+    """Write what is left for TensorBoard, if it is among nnU-Net's loggers, when the block ends."""
+    try:
+        yield
+    finally:
+        for each in logger.loggers:
+            if isinstance(each, TensorBoardLogger):
+                each.close()
+
+
+def tensorboard_wanted() -> bool:
+    """Return whether the environment asks for TensorBoard.
+
+    Raises:
+        RuntimeError: the variable has another value than nnU-Net's own take, or TensorBoard is
+            not installed.
+    """
+    value = os.environ.get(TENSORBOARD_VARIABLE, "0")
+    if value not in ("0", "1", "False", "True", "false", "true"):
+        raise RuntimeError(
+            f"{TENSORBOARD_VARIABLE} must be 0, 1, false or true; got {value!r}: set it to 1 "
+            "to write scalars for TensorBoard, or unset it"
+        )
+    if value in ("0", "False", "false"):
+        return False
+    if find_spec("tensorboard") is None:
+        raise RuntimeError(
+            f"TensorBoard must be installed where {TENSORBOARD_VARIABLE}={value}; it is not: run "
+            "pip install 'nnunet-iac[tensorboard]', or unset the variable"
+        )
+    return True
+
+
+class TensorBoardLogger:
+    """Writes scalars when nnU-Net's `MetaLogger` calls it; steps are nnU-Net's epochs, from 0.
+
+    Args:
+        folder: of the event files.
+        first_epoch: nnU-Net's number of the first epoch; what an earlier process wrote of that
+            epoch and of later ones is hidden.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int) -> None:
+        # Imported here, for it is optional and takes a second.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
+
+    def log(self, key: str, value: Any, step: int) -> None:
+        """Write one number of an epoch; the timestamp of its end brings all to the disk."""
+        if key not in TIMESTAMPS:
+            self.writer.add_scalar(key, value, step)
+        elif key == TIMESTAMPS[1]:
+            self.writer.flush()
+
+    def update_config(self, config: dict[str, Any]) -> None:
+        """Leave out what is no scalar; the record holds all settings."""
+
+    def log_summary(self, key: str, value: Any) -> None:
+        """Leave out what has no epoch; the record and nnU-Net's summary.json hold it."""
+
+    def close(self) -> None:
+        """Write what is left and end the writer's thread."""
+        self.writer.close()
