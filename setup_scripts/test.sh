@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the package with its developer tools into .venv, and Chromium and SLURM if there are none, and runs every check that CI runs.
-# Arguments go to pytest, for example: -m "not slow".
+# Arguments go to pytest, for example: -m "not slow", or --slowest tests/durations.txt.
 STEPS=9
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$ROOT"
@@ -14,7 +14,7 @@ step "Lint" "$VENV/bin/ruff" check
 step "Check the types" "$VENV/bin/mypy"
 step "Check the direction of imports" "$VENV/bin/lint-imports"
 # Threads that spin while they wait would take the other test's core.
-export OMP_WAIT_POLICY=passive
-# In the order of their names: those with the fewest tests, which are the longest, would come last.
+export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
+# In the order that tests/conftest.py gives them: the longest first.
 step "Test, two files at a time" "$VENV/bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder "$@"
 printf '\nall checks passed after %d:%02d\n' $((SECONDS / 60)) $((SECONDS % 60))

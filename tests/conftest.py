@@ -1,6 +1,10 @@
 """Fixtures of all tests; they run with the shapes in annotations checked."""
 
+import os
 import random
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +13,7 @@ import hypothesis
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from filelock import FileLock
 from jaxtyping import install_import_hook
 from torch import nn
 
@@ -25,20 +30,45 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=20, help="kills of all trainers (default: 20)")
+    parser.addoption("--kills", type=int, help="kills of all trainers (default: one of each kind)")
     parser.addoption("--full-demo", action="store_true", help="run the full demo as well")
     parser.addoption("--record", type=Path, help="folder for the outcome of every test, as JSON")
+    parser.addoption("--slowest", type=Path, help="file for the seconds of the slowest 50 tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--record") and not hasattr(config, "workerinput"):  # xdist's workers
+    if hasattr(config, "workerinput"):  # One of xdist's workers, whose reports its master gets.
+        return
+    if config.getoption("--record"):
         config.pluginmanager.register(_Outcomes(config.getoption("--record")))
+    if config.getoption("--slowest"):
+        config.pluginmanager.register(_Durations(config.getoption("--slowest")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put files with slow tests first where workers share them, and leave the full demo out."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.path not in slow)
     for item in items:
         if "full_demo" in item.keywords and not config.getoption("--full-demo"):
             item.add_marker(pytest.mark.skip(reason="takes 15 minutes: --full-demo runs it"))
+
+
+class _Durations:
+    """Writes the seconds of the slowest tests, their own fixtures' included."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration  # type: ignore[assignment]
+
+    def pytest_sessionfinish(self) -> None:
+        lines = [f"{seconds:6.1f}  {name}" for name, seconds in self.seconds.most_common(50)]
+        total = f"{sum(self.seconds.values()):6.0f}  all {len(self.seconds)} tests"
+        self.file.write_text("\n".join([total, *lines]) + "\n")
 
 
 class _Outcomes:
@@ -62,6 +92,43 @@ class _Outcomes:
                 "outcomes": self.outcomes,
             },
         )
+
+
+BuiltOnce = Callable[[str, Callable[[Path], object]], Path]
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> BuiltOnce:
+    """Return what gives a folder that the first process to ask for it, of all workers, fills."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        path, filled = root / "shared" / name, root / "shared" / f"{name}.filled"
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not filled.exists():
+                path.mkdir()
+                fill(path)
+                filled.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(built_once: BuiltOnce) -> Path:
+    """The package's wheel."""
+
+    def build(folder: Path) -> None:
+        words = ("-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT)
+        command = [sys.executable, *map(str, words)]
+        built = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        assert built.returncode == 0, built.stdout + built.stderr
+
+    (path,) = built_once("wheel", build).glob("*.whl")
+    return path
 
 
 @pytest.fixture

@@ -1,22 +1,28 @@
-"""Kills a run at many moments, continues it with --c and compares it with one that was not killed.
+"""Continues a run with --c from its state at many moments, as a kill there would leave it.
 
 Run in nnU-Net's environment with planned data and a backbone:
 
-    python tests/faults/kills.py TRAINER PLANS --kills 30 --json FILE
+    python tests/faults/kills.py TRAINER PLANS [--kills 30] [--json FILE]
 
 The moments are counted, not timed: every training and validation step, every validated case, and
-everything the process does to a file of its fold, nnU-Net's own doings included. Where a file is
-about to be written, half a file is left. The process is forked, so that torch is imported once.
+everything the process does to a file of its fold, nnU-Net's own doings included. One unbroken run
+keeps what is in its folder at every moment; where a file is about to be written, half a file. Each
+chosen state is put back and continued, and the end compared with that of the unbroken run. One run
+is killed in earnest, to compare what it leaves with what was kept, and so is every fourth that goes
+on. The processes are forked, so that torch is imported once.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +34,11 @@ from nnunetv2.run import run_training as commands
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 
+from nnunet_iac.nn.memory import StepMemory
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
-from nnunet_iac.training import recorder
+from nnunet_iac.training import preflight, recorder
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
@@ -41,50 +48,63 @@ CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.
 SECOND_KILL_EVERY, SECOND_KILL_AT = 4, 60
 """Every so many kills the continued run is killed as well, at that moment of its own."""
 
+HALF = b'{"half": [1, 2'
+"""What is in a file that was being written."""
+
 DATASET, CONFIGURATION, FOLD = "4", "2d", 0
 Report = Callable[[str], None]
+State = dict[str, str]
+"""Of a folder: the hash of every file's content by its path, and an empty text for folders."""
 
 
 class Moments:
-    """Counts the moments of this process and ends it at one of them.
+    """Counts the moments of this process, keeps the states of a folder, or ends at one of them.
 
     Args:
         folder: files below it count.
         last: number of the moment to be killed at; 0 for none.
-        log: file that gets the name of every moment.
+        log: file that gets the name of the last moment.
+        contents: folder that gets every content by its hash; None to keep nothing.
     """
 
-    def __init__(self, folder: Path, last: int, log: Path) -> None:
-        self.folder = f"{folder}{os.sep}"
+    def __init__(self, folder: Path, last: int, log: Path, contents: Path | None) -> None:
+        self.folder = folder
         self.last = last
         self.log = log
+        self.contents = contents
         self.names: list[str] = []
+        self.states: list[State] = []
         self.busy = False
 
     def pass_by(self, name: str, torn: Path | None = None) -> None:
-        """Count a moment; at the last one leave half a file where one was to be written."""
+        """Count a moment; keep its state, or leave half a file and end where it is the last."""
         self.names.append(name)
-        if len(self.names) != self.last:
-            return
-        if torn is not None:
-            torn.write_bytes(b'{"half": [1, 2')
-        self.log.write_text(name)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if self.contents is not None:
+            self.states.append(keep(self.folder, self.contents, torn))
+        if len(self.names) == self.last:
+            if torn is not None:
+                torn.write_bytes(HALF)
+            self.log.write_text(name)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Listen to what Python does to files."""
         path = str(arguments[0]) if arguments else ""
-        if self.busy or not path.startswith(self.folder) or "training_log" in path:
+        if self.busy or not path.startswith(f"{self.folder}{os.sep}") or "training_log" in path:
             return
+        name = Path(path).name
+        if event in CHANGES:
+            self.count(f"{event} {name}")
+        elif event == "open" and _writes(*arguments[1:3]):
+            self.count(f"write {name}", torn=Path(path))
+        elif event == "open" and name.startswith(".writing."):
+            self.count(f"fsync {name}")
+
+    def count(self, name: str, torn: Path | None = None) -> None:
+        """Pass a moment by, deaf to what that itself does to files."""
         self.busy = True
         try:
-            name = Path(path).name
-            if event in CHANGES:
-                self.pass_by(f"{event} {name}")
-            elif event == "open" and _writes(*arguments[1:3]):
-                self.pass_by(f"write {name}", torn=Path(path))
-            elif event == "open" and name.startswith(".writing."):
-                self.pass_by(f"fsync {name}")
+            self.pass_by(name, torn)
         finally:
             self.busy = False
 
@@ -100,7 +120,7 @@ class Moments:
 
     def _counted(self, function: Any, name: str) -> Any:
         def counted(*arguments: Any, **keywords: Any) -> Any:
-            self.pass_by(name)
+            self.count(name)
             return function(*arguments, **keywords)
 
         return counted
@@ -113,7 +133,72 @@ def _writes(mode: str | None, flags: int) -> bool:
     return bool(set(mode) & set("wax+"))
 
 
-def run(trainer: str, plans: str, fold: Path, last: int, go_on: bool, log: Path) -> int:
+def keep(folder: Path, contents: Path, torn: Path | None) -> State:
+    """Return the state of a folder after keeping its contents; of a torn file, half a file's."""
+    files = {path: None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
+    if torn is not None:
+        files[torn] = HALF
+    state = {}
+    for path, content in files.items():
+        digest = "" if content is None else hashlib.sha1(content).hexdigest()
+        if content is not None and not (contents / digest).exists():
+            (contents / digest).write_bytes(content)
+        state[str(path.relative_to(folder))] = digest
+    return state
+
+
+def put_back(folder: Path, contents: Path, state: State) -> None:
+    """Make a folder what it was."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in sorted(state):
+        if state[name]:
+            shutil.copyfile(contents / state[name], folder / name)
+        else:
+            (folder / name).mkdir()
+
+
+def named(paths: Iterable[str]) -> list[str]:
+    """Return the paths of a state, without what is random or a date in them."""
+    return sorted(re.sub(r"(\.\w{8}(?=\.\w+$)|[\d_]{10,})", "", path) for path in paths)
+
+
+def kind(moment: str) -> str:
+    """Return what sort of moment it is: what is done, and for half files to which."""
+    action, _, name = moment.partition(" ")
+    name = name.removeprefix(".writing.")
+    whole = ".".join(name.split(".")[:2])
+    sort = "checkpoint" if whole.startswith("checkpoint_") else "other file"
+    return f"{action} {whole if action == 'write' else sort}" if name else action
+
+
+def one_of_each_kind(names: Sequence[str]) -> list[int]:
+    """Return numbers of moments, one of every kind, spread over the run."""
+    kinds: dict[str, list[int]] = {}
+    for number, name in enumerate(names, 1):
+        kinds.setdefault(kind(name), []).append(number)
+    shares = np.linspace(0, 1, len(kinds))
+    return sorted(
+        numbers[round(share * (len(numbers) - 1))]
+        for share, numbers in zip(shares, kinds.values(), strict=True)
+    )
+
+
+def evenly(names: Sequence[str], kills: int) -> list[int]:
+    """Return so many numbers of moments, from the first to the last."""
+    found: list[int] = np.unique(np.linspace(1, len(names), kills).round().astype(int)).tolist()
+    return found
+
+
+def run(
+    trainer: str,
+    plans: str,
+    fold: Path,
+    log: Path,
+    last: int = 0,
+    go_on: bool = False,
+    contents: Path | None = None,
+) -> int:
     """Run nnUNetv2_train in a forked process; return its exit status, negative for a signal."""
     child = os.fork()
     if child == 0:
@@ -122,13 +207,13 @@ def run(trainer: str, plans: str, fold: Path, last: int, go_on: bool, log: Path)
         os.dup2(output, 2)
         status = 1
         try:
-            moments = Moments(fold, last, log)
+            moments = Moments(fold, last, log, contents)
             moments.listen()
             commands.run_training(
                 DATASET, CONFIGURATION, FOLD, trainer, plans,
                 continue_training=go_on, device=torch.device("cpu"),
             )  # fmt: skip
-            log.write_text(json.dumps(moments.names))
+            log.write_text(json.dumps([moments.names, moments.states]))
             status = 0
         except BaseException:
             import traceback
@@ -169,30 +254,39 @@ def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
     ]
 
 
-def measure(trainer: str, plans: str, kills: int, report: Report) -> dict[str, Any]:
-    """Return what became of a number of kills, spread evenly over the moments of a run."""
+def measure(
+    trainer: str, plans: str, choose: Callable[[Sequence[str]], list[int]], report: Report
+) -> dict[str, Any]:
+    """Return what became of a run after kills at the moments chosen among its names."""
     dataset = commands.maybe_convert_to_dataset_name(int(DATASET))
     model = Path(nnUNet_results) / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
     fold = model / f"fold_{FOLD}"
     with tempfile.TemporaryDirectory() as scratch:
-        log = Path(scratch) / "log"
+        log, contents = Path(scratch) / "log", Path(scratch) / "contents"
+        contents.mkdir()
         shutil.rmtree(model, ignore_errors=True)
-        status = run(trainer, plans, model, 0, False, log)
+        status = run(trainer, plans, model, log, contents=contents)
         assert status == 0, log.with_suffix(".out").read_text()[-5000:]
-        names, wanted = json.loads(log.read_text()), outcome(fold)
-        report(f"{len(names)} moments in an unbroken run")
+        (names, states), wanted = json.loads(log.read_text()), outcome(fold)
+        chosen = choose(names)
+        report(f"{len(names)} moments in an unbroken run, {len(chosen)} chosen")
         rows = []
-        for last in np.unique(np.linspace(1, len(names), kills).round().astype(int)).tolist():
-            shutil.rmtree(model)
+        for last in chosen:
             log.with_suffix(".out").unlink()
-            killed = run(trainer, plans, model, last, False, log)
-            assert killed == -signal.SIGKILL, (killed, last)
-            moment = log.read_text()
+            if len(rows) == len(chosen) // 2:
+                shutil.rmtree(model)
+                killed = run(trainer, plans, model, log, last)
+                assert killed == -signal.SIGKILL, (killed, last)
+                left = named(str(path.relative_to(model)) for path in model.rglob("*"))
+                assert left == named(states[last - 1]), (left, states[last - 1])
+            else:
+                put_back(model, contents, states[last - 1])
+            moment = names[last - 1]
             if len(rows) % SECOND_KILL_EVERY == 1:
-                again = run(trainer, plans, model, SECOND_KILL_AT, True, log)
+                again = run(trainer, plans, model, log, SECOND_KILL_AT, go_on=True)
                 assert again in (-signal.SIGKILL, 0), again
                 moment += f", then {log.read_text()}" if again else ""
-            status = run(trainer, plans, model, 0, True, log)
+            status = run(trainer, plans, model, log, go_on=True)
             differing = ["exit status"] if status else differences(wanted, outcome(fold))
             rows.append({"number": last, "moment": moment, "differs": differing})
             report(f"killed at {last}, {moment}: {differing or 'identical'}")
@@ -208,6 +302,7 @@ def leave_out_what_only_takes_time() -> None:
     nnUNetPredictor._internal_maybe_mirror_and_predict = lambda self, image: self.network(image)
     LocalLogger.plot_progress_png = lambda _, folder: Path(folder, "progress.png").write_bytes(b"")
     recorder.draw_cell = lambda _, path, __: write_text(path, "")
+    preflight.step_memory = lambda *_, **__: StepMemory(0, 0, (), 0)
 
 
 def _print(line: str) -> None:
@@ -219,12 +314,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("trainer")
     parser.add_argument("plans")
-    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--kills", type=int, help="evenly spread (default: one of each kind)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     leave_out_what_only_takes_time()
-    measured = measure(arguments.trainer, arguments.plans, arguments.kills, _print)
+    kills = arguments.kills
+    choose = one_of_each_kind if kills is None else partial(evenly, kills=kills)
+    measured = measure(arguments.trainer, arguments.plans, choose, _print)
     if arguments.json:
         write_json(arguments.json, {**circumstances(), **measured})
     return int(any(row["differs"] for row in measured["kills"]))

@@ -1,4 +1,4 @@
-"""Real nnU-Net folders with the embedded cases, planned once per session by nnU-Net itself."""
+"""Real nnU-Net folders with the embedded cases, planned once for all tests by nnU-Net itself."""
 
 import os
 import shutil
@@ -10,7 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
+from forked_commands import command, in_fork
 
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
@@ -18,6 +20,15 @@ from nnunet_iac.runs.atomic import read_json, write_json
 DATASET = "Dataset004_Hippocampus"
 TRAINING_CASES = 10
 FOLDS = 5
+OWN_FILES = (
+    "nnUNetPlans.json",
+    "small.json",
+    "dataset.json",
+    "dataset_fingerprint.json",
+    "splits_final.json",
+)
+"""Of the preprocessed data set; every test in the tests' process has its own."""
+FORKING_POOLS = Path(__file__).parent / "forking_pools"
 
 
 @dataclass(frozen=True)
@@ -38,14 +49,41 @@ class Workspace:
         }
 
     @property
+    def forking_pools(self) -> dict[str, str]:
+        """What saves a command's own processes from importing nnU-Net for every pool."""
+        path = [str(FORKING_POOLS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {"PYTHONPATH": os.pathsep.join(path)}
+
+    @property
     def preprocessed(self) -> Path:
         return self.path / "preprocessed" / DATASET
+
+    def share(self, preprocessed: Path) -> None:
+        """Give another folder copies of the plans and splits, and links to the cases."""
+        preprocessed.mkdir(parents=True)
+        for path in self.preprocessed.iterdir():
+            if path.is_dir():
+                (preprocessed / path.name).symlink_to(path)
+        for name in OWN_FILES:
+            shutil.copy(self.preprocessed / name, preprocessed)
 
     def model(self, trainer: str, plans: str) -> Path:
         return self.path / "results" / DATASET / f"{trainer}__{plans}__2d"
 
     def command(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run one of the installed commands; the test judges its exit status."""
+        """Run an installed command in a fork of this process; the test judges its exit status.
+
+        What it prints and its errors are one text.
+        """
+        logs = self.path / "logs"
+        logs.mkdir(exist_ok=True)
+        log = logs / f"{os.getpid()}_{len(list(logs.iterdir()))}.txt"
+        own = {**self.environment, **self.forking_pools, **environment}
+        status = in_fork(command(*map(str, words)), own, log)
+        return subprocess.CompletedProcess(words, status, log.read_text(), log.read_text())
+
+    def process(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run an installed command as a user does, in an interpreter of its own."""
         program = str(Path(sys.executable).parent / str(words[0]))
         return subprocess.run(
             [program, *map(str, words[1:])],
@@ -55,10 +93,10 @@ class Workspace:
         )
 
     def run(self, *words: object, **environment: str) -> str:
-        """Run a command that must succeed and return its output."""
+        """Run a command that must succeed in a fork and return its output."""
         done = self.command(*words, **environment)
-        assert done.returncode == 0, f"{words}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-        return done.stdout + done.stderr
+        assert done.returncode == 0, f"{words}\n{done.stdout[-4000:]}"
+        return done.stdout
 
     def train(self, trainer: str, plans: str, fold: int = 0, *flags: str) -> str:
         return self.run(
@@ -74,10 +112,16 @@ class Workspace:
         return name
 
 
+BuiltOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def planned(built_once: BuiltOnce) -> Workspace:
     """Folders with preprocessed cases and `small` plans: stock ones with a narrow network."""
-    workspace = Workspace(tmp_path_factory.mktemp("nnunet"))
+    return Workspace(built_once("nnunet", lambda path: _plan(Workspace(path))))
+
+
+def _plan(workspace: Workspace) -> None:
     source = Path(str(files("nnunet_iac") / "data" / DATASET))
     raw = workspace.path / "raw" / DATASET
     shutil.copytree(source, raw)
@@ -103,14 +147,12 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         for k in range(FOLDS)
     ]
     write_json(workspace.preprocessed / "splits_final.json", splits)
-    return workspace
 
 
 @pytest.fixture(scope="session")
-def workspace(planned: Workspace) -> Workspace:
-    """The planned folders with backbones of folds 0 and 1, trained by stock nnU-Net."""
-    for fold in (0, 1):
-        planned.train("nnUNetTrainer_1epoch", "small", fold)
+def workspace(planned: Workspace, built_once: BuiltOnce) -> Workspace:
+    """The planned folders with a backbone of fold 0, trained by stock nnU-Net."""
+    built_once("backbone", lambda _: planned.train("nnUNetTrainer_1epoch", "small"))
     return planned
 
 
@@ -118,13 +160,16 @@ def workspace(planned: Workspace) -> Workspace:
 def in_process(planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Workspace:
     """The planned data with empty results, for trainers made in the test's own process.
 
-    A stock checkpoint with initial weights stands in for the backbone of fold 0.
+    Plans and splits are the test's own, the cases all tests'. A stock checkpoint with initial
+    weights takes the place of the trained backbone of fold 0.
     """
     own = Workspace(tmp_path)
-    for part in ("raw", "preprocessed"):
-        (tmp_path / part).symlink_to(planned.path / part)
+    (tmp_path / "raw").symlink_to(planned.path / "raw")
+    planned.share(own.preprocessed)
     for name, value in own.environment.items():
         monkeypatch.setenv(name, value)
+    # Checked wherever a module is tested by itself; here it would take a third of the time.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     stock = make_stock_trainer()
     stock.initialize()
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
@@ -138,6 +183,12 @@ def make_stock_trainer(fold: int = 0) -> Any:
     return get_trainer_from_args(
         "4", "2d", fold, "nnUNetTrainer", "small", device=torch.device("cpu")
     )
+
+
+@pytest.fixture
+def checked_shapes(in_process: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the shapes in annotations checked throughout a run."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -52,13 +52,23 @@ class World:
     def fold(self, trainer: str, plans: str = "small") -> Path:
         return self.path / RESULTS / f"{trainer}__{plans}__2d" / "fold_0"
 
-    def files(self) -> dict[str, str]:
-        """Return the hash of every file, links followed, and every folder."""
-        found = {}
-        for path in sorted(self.path.glob("**/*")) + sorted((self.path / "raw").glob("**/*")):
-            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-            found[str(path.relative_to(self.path))] = content
+    def files(self) -> dict[str, object]:
+        """Return the hash of every file, size and time of those behind links, and every folder."""
+        found: dict[str, object] = {}
+        for path in sorted(self.path.glob("**/*")):
+            name = str(path.relative_to(self.path))
+            if path.is_symlink():
+                found[name] = sorted((str(p), _size_and_time(p)) for p in path.glob("**/*"))
+            elif path.is_file():
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            else:
+                found[name] = "folder"
         return found
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    seen = path.stat()
+    return seen.st_size, seen.st_mtime_ns
 
 
 Arrange = Callable[[World], object]
@@ -1612,13 +1622,13 @@ def made(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(planned: Any, made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
-    """Own folders: a copy of the preprocessed data, a backbone, and a link to the raw images."""
+    """Own folders: plans, splits and a backbone, and links to the cases and the raw images."""
+    own = World(tmp_path, tmp_path / "preprocessed" / planned.preprocessed.name, made)
     (tmp_path / "raw").symlink_to(planned.path / "raw")
-    shutil.copytree(planned.path / "preprocessed", tmp_path / "preprocessed")
+    planned.share(own.preprocessed)
     for name, value in dataclasses.replace(planned, path=tmp_path).environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    own = World(tmp_path, tmp_path / "preprocessed" / planned.preprocessed.name, made)
     own.backbone.parent.mkdir(parents=True)
     shutil.copy(made / own.backbone.relative_to(tmp_path), own.backbone)
     return own

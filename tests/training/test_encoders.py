@@ -82,6 +82,7 @@ def test_the_accelerated_search_runs_on_every_encoder(
     assert len(run.unet.implants) == len(skip_channels(run.unet))
 
 
+@pytest.mark.usefixtures("checked_shapes")
 @pytest.mark.parametrize("encoder", [RESIDUAL, "mobilenetv3_large"])
 def test_the_full_search_runs_on_other_encoders(
     make_trainer: Make, in_process: Any, encoder: str

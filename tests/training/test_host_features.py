@@ -28,11 +28,7 @@ from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.training.preflight import previous_predictions
 
-pytestmark = [
-    pytest.mark.slow,
-    # Python 3.12 warns of every fork; the forks here begin with commands, not with held locks.
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
 HIPPOCAMPUS = "Dataset004_Hippocampus"
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
@@ -485,6 +481,7 @@ def test_val_best_validates_the_network_that_predicts_from_the_best_checkpoint(
     torch.save(checkpoint, best)
     before = final.read_bytes()
     own.train(model, 0, "--val", "--val_best")
+    assert RunFolder.of_fold(fold).read_backbone().unchanged
     assert final.read_bytes() == before
     images = tmp_path / "validated"
     images.mkdir()
@@ -576,8 +573,8 @@ FIVE = Model(HIPPOCAMPUS)
 def five_folds(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Host:
     """Five searched folds of the embedded cases, and nnU-Net's choice among one configuration."""
     host = Host(tmp_path_factory.mktemp("five"))
-    for part in ("raw", "preprocessed"):
-        shutil.copytree(planned.path / part / HIPPOCAMPUS, host.path / part / HIPPOCAMPUS)
+    shutil.copytree(planned.path / "raw" / HIPPOCAMPUS, host.path / "raw" / HIPPOCAMPUS)
+    planned.share(host.path / "preprocessed" / HIPPOCAMPUS)
     for image in sorted(host.images(HIPPOCAMPUS).iterdir())[1:]:
         image.unlink()
     splits = host.path / "preprocessed" / HIPPOCAMPUS / "splits_final.json"
@@ -656,13 +653,13 @@ def test_an_ensemble_of_two_predictions_is_the_mean_of_their_probabilities(
 
 
 def test_an_exported_model_predicts_the_same_where_only_the_package_is_installed(
-    five_folds: Host, tmp_path: Path
+    five_folds: Host, wheel: Path, tmp_path: Path
 ) -> None:
     images = five_folds.images(HIPPOCAMPUS)
     before = five_folds.predict(FIVE, images, "-f", *FOLDS)
     archive = tmp_path / "model.zip"
     five_folds.typed("nnUNetv2_export_model_to_zip", *FIVE.words, "-f", *FOLDS, "-o", archive)
-    installed = _install_wheel(tmp_path)
+    installed = _installed(wheel, tmp_path)
     backbone = five_folds.model(Model(HIPPOCAMPUS, trainer="nnUNetTrainer"))
     hidden = backbone.rename(five_folds.path / "hidden")
     try:
@@ -706,16 +703,11 @@ class Installed:
         return done.stdout.strip()
 
 
-def _install_wheel(folder: Path) -> Installed:
-    root = Path(__file__).parents[2]
-    build = ("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(root))
+def _installed(wheel: Path, folder: Path) -> Installed:
     target = folder / "site"
-    pip = ("-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target))
-    for words in (build, pip):
-        wheels = [str(path) for path in folder.glob("*.whl")]
-        command = [sys.executable, *words, *(wheels if words is pip else ())]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-        assert done.returncode == 0, done.stdout + done.stderr
+    pip = (sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", target)
+    done = subprocess.run([*pip, wheel], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
     work = folder / "elsewhere"
     work.mkdir()
     installed = Installed(target, work)

@@ -65,7 +65,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 def start(workspace: Any, *words: object, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("nnunet-iac")), *map(str, words)],
-        env={**os.environ, **workspace.environment, **environment},
+        env={**os.environ, **workspace.environment, **workspace.forking_pools, **environment},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
