@@ -111,10 +111,13 @@ def _steps(workload: Workload, method: Method, phase: Phase, network: Any) -> li
     searching = phase is Phase.SEARCH
     network.alpha.requires_grad_(searching)
     network.beta.requires_grad_(searching)
-    weights, _ = search_optimiser(network, workload.settings)
+    optimisation = workload.settings.optimisation
+    weights, _ = search_optimiser(
+        network, optimisation, workload.settings.schedule.search_epochs
+    )
     if not searching:
         return [training_step(workload, network, [weights], network.weights())]
-    architecture = architecture_optimiser(network, workload.settings)
+    architecture = architecture_optimiser(network, optimisation)
     if method.bilevel:
         return [
             training_step(workload, network, [weights], network.weights()),

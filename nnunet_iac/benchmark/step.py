@@ -121,7 +121,9 @@ def finetune_step(workload: Workload) -> Step:
         workload.settings.cell,
     )
     network.discretise(genotype)
-    optimizer, _ = finetune_optimiser(network.weights(), workload.settings, 0)
+    settings = workload.settings
+    epochs = settings.schedule.finetune_epochs
+    optimizer, _ = finetune_optimiser(network.weights(), settings.optimisation, epochs, 0)
     return training_step(workload, network, [optimizer], network.weights())
 
 
@@ -145,8 +147,10 @@ def training_step(
 
 
 def _search_step(workload: Workload, network: IACUNet) -> Step:
+    optimisation = workload.settings.optimisation
+    epochs = workload.settings.schedule.search_epochs
     optimizers = [
-        search_optimiser(network, workload.settings)[0],
-        architecture_optimiser(network, workload.settings),
+        search_optimiser(network, optimisation, epochs)[0],
+        architecture_optimiser(network, optimisation),
     ]
     return training_step(workload, network, optimizers, network.weights())

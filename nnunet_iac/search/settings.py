@@ -80,7 +80,7 @@ class Settings:
     """A sentence for each given key whose name is old or that has no effect any more."""
 
     def __init__(self, **values: Any) -> None:
-        written, deprecations = _present_names(values)
+        written, deprecations = present_names(values)
         object.__setattr__(self, "written", written)
         object.__setattr__(self, "deprecations", deprecations)
         for name, part in _resolved_parts(written).items():
@@ -229,7 +229,7 @@ def _resolved_parts(written: Mapping[str, Any]) -> dict[str, CheckedPart]:
     }
 
 
-def _present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return values by the names of today, and a sentence for each that had another."""
     found: dict[str, Any] = {}
     notes = []

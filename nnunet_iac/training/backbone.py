@@ -16,7 +16,7 @@ from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.runs.records import BackboneRecord
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import DataConfig
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """In the order they are tried; nnU-Net chooses its "best" on the cases on which we report."""
@@ -111,7 +111,7 @@ def planned_network(
 
 
 def backbone_file(
-    settings: Settings, sibling_trainer: str, plans: Sequence[str], fold: Fold, results: Path
+    settings: DataConfig, sibling_trainer: str, plans: Sequence[str], fold: Fold, results: Path
 ) -> Path:
     """Return the checkpoint to freeze: the settings' own, or the sibling's final, then best.
 
@@ -163,7 +163,7 @@ def read_backbone(
     network: nn.Module,
     configuration: Mapping[str, Any],
     fold: Fold,
-    settings: Settings,
+    settings: DataConfig,
     splits: Path,
 ) -> Backbone:
     """Return the checkpoint at `path` after checking that it fits and has not seen too much.

@@ -21,7 +21,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 
 from nnunet_iac.search.patients import halves
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import SearchSchedule
 
 STREAMS = ("train", "train_search", "val_search", "validation")
 """Streams of batches; each has random numbers of its own, by its place here."""
@@ -81,13 +81,13 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed(torch.initial_seed())  # Other devices' generators, too.
 
 
-def search_halves(training: Sequence[str], settings: Settings) -> dict[str, list[str]]:
+def search_halves(training: Sequence[str], pattern: str | None, seed: int) -> dict[str, list[str]]:
     """Return the training cases of either half of a bilevel search, by the half's name.
 
     Raises:
         ValueError: fewer than two patients.
     """
-    parts = halves(training, settings.patient_pattern, settings.seed)
+    parts = halves(training, pattern, seed)
     return {name: list(part) for name, part in zip(HALVES, parts, strict=True)}
 
 
@@ -105,13 +105,17 @@ class Streams:
     """Makes the streams of a run's batches.
 
     Args:
-        settings: of the run.
+        schedule: of the run.
+        seed: of the run.
+        deterministic: whether no algorithm is picked by timing.
         rank: of this process.
         workers: how many processes may load and augment; 0 for none but this one.
         pin_memory: whether the batches go to a GPU.
     """
 
-    settings: Settings
+    schedule: SearchSchedule
+    seed: int
+    deterministic: bool
     rank: int
     workers: int
     pin_memory: bool
@@ -127,7 +131,7 @@ class Streams:
                 del os.environ[WORKERS_VARIABLE]
             else:
                 os.environ[WORKERS_VARIABLE] = before
-        if self.settings.deterministic:
+        if self.deterministic:
             for loader in loaders:
                 choose_blur_without_timing(loader.transforms)
         return loaders
@@ -146,13 +150,13 @@ class Streams:
             halves: cases of a bilevel search's halves; without them all training cases.
         """
         training, validation = loaders
-        first = epoch * self.settings.val_iterations_per_epoch
+        first = epoch * self.schedule.val_iterations_per_epoch
         scored = self._stream(validation, "validation", first, share=2)
         if not halves:
-            first = epoch * self.settings.iterations_per_epoch
+            first = epoch * self.schedule.iterations_per_epoch
             return self._stream(training, "train", first), scored
-        warmup = min(epoch, self.settings.warmup_epochs)
-        firsts = drawn(warmup, epoch - warmup, self.settings)
+        warmup = min(epoch, self.schedule.warmup_epochs)
+        firsts = drawn(warmup, epoch - warmup, self.schedule.iterations_per_epoch)
         alternating = AlternatingLoader(
             *(
                 self._stream(with_cases(training, half), name, first, share=2)
@@ -166,13 +170,13 @@ class Streams:
     ) -> list[torch.Tensor]:
         """Return the images of the first training batches of rank 0, made by this process."""
         training, _ = self.stock_loaders(get_dataloaders)
-        batches = SeededLoader(training, [self.settings.seed, STREAMS.index("train"), 0], 0, 0)
+        batches = SeededLoader(training, [self.seed, STREAMS.index("train"), 0], 0, 0)
         return [next(batches)["data"] for _ in range(count)]
 
     def _stream(self, loader: Any, stream: str, first: int, share: int = 1) -> Any:
         """Return a stream from batch number `first` on, made by a share of the workers."""
         workers = max(1, self.workers // share) if self.workers else 0
-        entropy = [self.settings.seed, STREAMS.index(stream), self.rank]
+        entropy = [self.seed, STREAMS.index(stream), self.rank]
         return augmenter(SeededLoader(loader, entropy, first, workers), workers, self.pin_memory)
 
 
@@ -226,15 +230,14 @@ class AlternatingLoader:
         return {**next(self.train_search), UPDATE: WEIGHTS}
 
 
-def drawn(warmup: int, searched: int, settings: Settings) -> tuple[int, int]:
+def drawn(warmup: int, searched: int, batches: int) -> tuple[int, int]:
     """Return how many batches of train_search and of val_search were drawn before an epoch.
 
     Args:
         warmup: completed epochs of the warm-up.
         searched: completed epochs of the search after it.
-        settings: of the run.
+        batches: per epoch.
     """
-    batches = settings.iterations_per_epoch
     return warmup * batches + searched * math.ceil(batches / 2), searched * (batches // 2)
 
 

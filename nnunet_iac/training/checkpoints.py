@@ -22,12 +22,12 @@ from nnunet_iac.runs.checkpoint import (
 )
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, configuration_of
-from nnunet_iac.search.settings import STRUCTURAL, Settings
+from nnunet_iac.search.settings import Settings
 
 CHECKPOINT_FORMAT = 3
 """Of what our trainers add to nnU-Net's checkpoints."""
 
-FREE_TO_CHANGE = ("recompute_cells",)
+FREE_TO_CHANGE = ("activation_checkpointing",)
 """Settings that may change before a run continues: the others would make its record wrong."""
 
 CURES = {
@@ -87,7 +87,7 @@ def whole_state(
             "format": CHECKPOINT_FORMAT,
             "version": nnunet_iac.__version__,
             "run": dict(identity),
-            "settings": trainer.settings.resolved().to_mapping(),
+            "settings": trainer.settings.to_mapping(),
             **state,
         },
     }
@@ -220,8 +220,8 @@ def require_same_settings(saved: Mapping[str, Any], settings: Settings, path: Pa
     Raises:
         ValueError: names the first that differs, with both values.
     """
-    began = Settings.from_mapping(saved).resolved().to_mapping()
-    for key, value in settings.resolved().to_mapping().items():
+    began = Settings.from_mapping(saved).to_mapping()
+    for key, value in settings.to_mapping().items():
         if key not in FREE_TO_CHANGE and began[key] != value:
             raise ValueError(
                 f"a run must continue with the settings it began with; {key} is {value!r} in "
@@ -264,10 +264,10 @@ def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings:
     Raises:
         ValueError: names the first thing that differs, with both values.
     """
-    own = settings.resolved().to_mapping()
+    own = settings.to_mapping()
     kept = {key: value for key, value in own.items() if key not in FREE_TO_CHANGE}
     for path, wanted, part in (
-        (record.settings_file, kept, lambda document: document),
+        (record.settings_file, kept, lambda document: Settings.from_mapping(document).to_mapping()),
         (record.cost_file, identity, lambda document: document["run"]),
     ):
         try:
@@ -284,7 +284,7 @@ def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings:
                 )
 
 
-def require_same_structure(fold_folder: Path, settings: Settings) -> None:
+def require_same_structure(fold_folder: Path, structure: Mapping[str, Any]) -> None:
     """Check the structural settings against the other folds of the model folder.
 
     Raises:
@@ -295,12 +295,12 @@ def require_same_structure(fold_folder: Path, settings: Settings) -> None:
         checkpoints = sorted(fold.glob("checkpoint_*.pth"))
         if fold.name == fold_folder.name or not checkpoints:
             continue
-        theirs = _settings_of(fold, checkpoints[0])
-        for key in STRUCTURAL:
-            if getattr(theirs, key) != getattr(settings, key):
+        theirs = _settings_of(fold, checkpoints[0]).cell.structure
+        for key, value in structure.items():
+            if theirs[key] != value:
                 raise ValueError(
                     f"the folds of a model must share their structural settings; {key} is "
-                    f"{getattr(settings, key)!r} here and {getattr(theirs, key)!r} in {fold.name} "
+                    f"{value!r} here and {theirs[key]!r} in {fold.name} "
                     f"of {fold_folder.parent}: use a new plans identifier"
                 )
 

@@ -77,13 +77,13 @@ CONTINUE = Method("continued", retrofits=False)
 def method_name(method: Method, settings: Settings) -> str:
     """Return what records call a run of a method with these settings."""
     if not method.retrofits:
-        return OF_TRAINED_PART[settings.trained_on]
+        return OF_TRAINED_PART[settings.optimisation.trainable_part]
     if method.searches:
         return method.name
-    if settings.skip != "cell":
-        return OF_SKIP[settings.skip]
-    assert settings.genotype is not None
-    return OF_KIND.get(CellSource.of(settings.genotype).kind, method.name)
+    if settings.cell.skip != "cell":
+        return OF_SKIP[settings.cell.skip]
+    assert settings.cell.genotype is not None
+    return OF_KIND.get(CellSource.of(settings.cell.genotype).kind, method.name)
 
 
 class Phase(str, Enum):
@@ -129,7 +129,7 @@ class SearchController:
         self.settings = settings
         self.method = method
         self.recorder = recorder
-        self.phase = Phase.WARMUP if settings.warmup_epochs else Phase.SEARCH
+        self.phase = Phase.WARMUP if settings.schedule.warmup_epochs else Phase.SEARCH
         self.first_finetune_epoch: int | None = None
         if not method.searches:
             self.phase, self.first_finetune_epoch = Phase.FINETUNE, 0
@@ -145,8 +145,8 @@ class SearchController:
     def num_epochs(self) -> int:
         """Epochs of the whole run: exact once the search is over, its limit before."""
         searched = self.first_finetune_epoch
-        before = self.settings.search_epochs if searched is None else searched
-        return before + self.settings.finetune_epochs
+        before = self.settings.schedule.search_epochs if searched is None else searched
+        return before + self.settings.schedule.finetune_epochs
 
     # -- start and end of a run ------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class SearchController:
             genotype: to be finetuned without a search; None to search, or without cells.
         """
         self.recorder.begin(backbone, {"method": method_name(self.method, self.settings), **run})
-        ticket = draw_ticket(network, self.settings.seed)
+        ticket = draw_ticket(network, self.settings.optimisation.seed)
         self.ticket_hash = tensors_hash(ticket)
         self.recorder.folder.write_ticket(ticket)
         if genotype is not None:
@@ -174,7 +174,11 @@ class SearchController:
             self._announce(genotype)
         load_ticket(network, ticket)
         if self.phase is Phase.SEARCH:
-            self.pruning = begin(Observation(0, network.alpha, network.beta), self.settings)
+            self.pruning = begin(
+                Observation(0, network.alpha, network.beta),
+                self.settings.stability,
+                self.settings.cell,
+            )
 
     def resume(self, network: Any) -> None:
         """Write the record as of the loaded checkpoint, ticket and found cell included."""
@@ -229,12 +233,21 @@ class SearchController:
         if self.phase is Phase.FINETUNE:
             assert self.first_finetune_epoch is not None
             learning = [*network.weights(), *network.norm_weights()]
-            return finetune_optimiser(learning, self.settings, self.first_finetune_epoch)
+            return finetune_optimiser(
+                learning,
+                self.settings.optimisation,
+                self.settings.schedule.finetune_epochs,
+                self.first_finetune_epoch,
+            )
         if searching:
-            self.architecture_optimizer = architecture_optimiser(network, self.settings)
+            self.architecture_optimizer = architecture_optimiser(
+                network, self.settings.optimisation
+            )
             if previous is not None:
                 self.architecture_optimizer.load_state_dict(previous.state_dict())
-        return search_optimiser(network, self.settings)
+        return search_optimiser(
+            network, self.settings.optimisation, self.settings.schedule.search_epochs
+        )
 
     def set_modes(self, network: Any) -> None:
         """Leave the modes of the network as they are: a retrofit keeps its backbone's itself."""
@@ -314,14 +327,14 @@ class SearchController:
         """Return the numbers of the last epoch, of that phase, by name; the finetuning has none."""
         if phase is Phase.FINETUNE:
             return {}
-        return search_scalars(self.recorder.rows[-1], self.pruning, self.settings)
+        return search_scalars(self.recorder.rows[-1], self.pruning, self.settings.cell)
 
     def progress(self, phase: Phase, epochs: int) -> Progress:
         """Return how far the run is after so many epochs, the last of them of a phase."""
         if phase is Phase.FINETUNE:
             return Progress(phase.value, epochs, (self.num_epochs, self.num_epochs))
         search = search_progress(self.pruning, epochs, self.settings, self.method.prunes)
-        further = self.settings.finetune_epochs
+        further = self.settings.schedule.finetune_epochs
         first, last = (end + further for end in search.ends)
         return Progress(phase.value, epochs, (first, last), search)
 
@@ -370,23 +383,30 @@ class SearchController:
     def _beta_decay(self, network: IACUNet, epoch: int) -> Tensor | float:
         """Return what regularises alpha in an epoch."""
         settings = self.settings
-        end = settings.latest_end if self.method.prunes else settings.search_epochs
-        weight = beta_decay_weight(epoch, end, settings)
+        end = settings.latest_end if self.method.prunes else settings.schedule.search_epochs
+        warmup, largest = settings.schedule.warmup_epochs, settings.optimisation.beta_decay
+        weight = beta_decay_weight(epoch, warmup, end, largest)
         return weight * beta_decay(network.alpha, network.active) if weight else 0.0
 
     def _end_warmup_epoch(self, observation: Observation, seconds: float) -> None:
-        self.recorder.add_row(observation, idle(observation, self.settings), seconds)
-        if observation.epoch == self.settings.warmup_epochs:
-            self.pruning = begin(observation, self.settings)
+        self.recorder.add_row(observation, idle(observation, self.settings.cell), seconds)
+        if observation.epoch == self.settings.schedule.warmup_epochs:
+            self.pruning = begin(observation, self.settings.stability, self.settings.cell)
             self.phase = Phase.SEARCH
 
     def _end_search_epoch(
         self, network: IACUNet, observation: Observation, seconds: float, loss: float
     ) -> None:
         assert self.pruning is not None
-        decision = idle(observation, self.settings)
+        decision = idle(observation, self.settings.cell)
         if self.method.prunes:
-            self.pruning, decision = close_epoch(self.pruning, observation, self.settings)
+            self.pruning, decision = close_epoch(
+                self.pruning,
+                observation,
+                self.settings.stability,
+                self.settings.cell,
+                self.settings.schedule.search_epochs,
+            )
             if any(event.rule == "forced" for event in decision.events):
                 self.recorder.log(
                     f"The search reached its limit of {observation.epoch} epochs undecided"
@@ -395,11 +415,16 @@ class SearchController:
             self.recorder.add_events(decision.events)
         self.recorder.add_row(observation, decision, seconds)
         self.health, noticed = examine(
-            self.health, observation, decision.active, loss, self.settings
+            self.health,
+            observation,
+            decision.active,
+            loss,
+            self.settings.schedule.warmup_epochs,
+            self.settings.cell,
         )
         for event in noticed:
             self.recorder.add_health_event(event)
-        if self.pruning.finished or observation.epoch >= self.settings.search_epochs:
+        if self.pruning.finished or observation.epoch >= self.settings.schedule.search_epochs:
             self._finish_search(network, observation)
 
     def _finish_search(self, network: IACUNet, observation: Observation) -> None:
@@ -409,7 +434,7 @@ class SearchController:
             ticket = self._ticket(network)
         else:
             # Another stream of the same seed: fresh, yet repeatable.
-            fresh = np.random.SeedSequence([self.settings.seed, 1]).generate_state(1)
+            fresh = np.random.SeedSequence([self.settings.optimisation.seed, 1]).generate_state(1)
             ticket = draw_ticket(network, int(fresh[0]))
         load_ticket(network, ticket)
         self.phase = Phase.FINETUNE
@@ -417,17 +442,17 @@ class SearchController:
         self._announce(genotype)
         self.recorder.log(
             f"Search finished after {observation.epoch} epochs; finetuning the cell for "
-            f"{self.settings.finetune_epochs}"
+            f"{self.settings.schedule.finetune_epochs}"
         )
 
     def _found(self, observation: Observation) -> Genotype:
         """Return the cell that the search found, within the budget if there is one."""
         assert self.pruning is not None
         alpha, beta, active = observation.alpha, observation.beta, self.pruning.active
-        wanted = discretise(alpha, beta, active, self.settings)
+        wanted = discretise(alpha, beta, active, self.settings.cell)
         if self.costs is None:
             return wanted
-        outcome = within_budget(wanted, alpha, beta, active, self.settings, self.costs)
+        outcome = within_budget(wanted, alpha, beta, active, self.settings.cell, self.costs)
         self.recorder.folder.write_budget(self.costs, outcome)
         self.recorder.log(str(outcome))
         return outcome.genotype
@@ -447,7 +472,7 @@ class SearchController:
         except (ValueError, FileNotFoundError) as error:
             reason = str(error)
         self.recorder.log(f"WARNING: {folder.ticket_file.name} is drawn again: {reason}")
-        ticket = draw_ticket(network, self.settings.seed)
+        ticket = draw_ticket(network, self.settings.optimisation.seed)
         if tensors_hash(ticket) != self.ticket_hash:
             raise RuntimeError(
                 f"{folder.ticket_file} must hold the tensors the search started from; "
@@ -472,7 +497,7 @@ class ContinuationController:
     It has one phase, and the methods of `SearchController`.
 
     Args:
-        settings: of the run; `trained_on=decoder` freezes the encoder.
+        settings: of the run; `trainable_part=decoder` freezes the encoder.
         method: of the run.
         recorder: of the run.
     """
@@ -486,8 +511,8 @@ class ContinuationController:
         self.settings = settings
         self.method = method
         self.recorder = recorder
-        self.num_epochs = settings.finetune_epochs
-        self.encoder_is_frozen = settings.trained_on == "decoder"
+        self.num_epochs = settings.schedule.finetune_epochs
+        self.encoder_is_frozen = settings.optimisation.trainable_part == "decoder"
 
     def start(
         self,
@@ -529,10 +554,12 @@ class ContinuationController:
         """Return the finetuning's optimiser and schedule over all that is trained."""
         if self.encoder_is_frozen:
             network.encoder.requires_grad_(False)
-        if not self.settings.deep_supervision:
+        if not self.settings.optimisation.deep_supervision:
             freeze_unused_heads(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        return finetune_optimiser(trained, self.settings, first_epoch=0)
+        return finetune_optimiser(
+            trained, self.settings.optimisation, self.settings.schedule.finetune_epochs, 0
+        )
 
     def set_modes(self, network: Any) -> None:
         """Keep a frozen encoder in evaluation mode."""

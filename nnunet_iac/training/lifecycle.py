@@ -92,7 +92,11 @@ class Lifecycle:
     def cases(self) -> dict[str, list[str]]:
         """The cases of either side and, in a bilevel search, of either half."""
         (training, validation), settings = self.split, self.checks.settings
-        halves = search_halves(training, settings) if self.checks.method.bilevel else {}
+        halves = (
+            search_halves(training, settings.data.patient_pattern, settings.optimisation.seed)
+            if self.checks.method.bilevel
+            else {}
+        )
         return {"training": list(training), "validation": list(validation), **halves}
 
     @functools.cached_property
@@ -136,7 +140,9 @@ class Lifecycle:
         network.load_state_dict(backbone.weights, strict=not retrofits)
         genotype, began = cell.genotype, time.perf_counter()
         if cell.scored:
-            batches = [image.to(planned.device) for image in images(checks.settings.score_batches)]
+            batches = [
+                image.to(planned.device) for image in images(checks.settings.data.score_batches)
+            ]
             scored = scored_genotype(network, batches, checks.settings, self.controller.costs)
             genotype = broadcast_from_rank0(scored)
         seconds = time.perf_counter() - began

@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.search.annealing import cosine_power, polynomial
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import Optimisation
 
 MAX_GRADIENT_NORM = 12.0
 """nnU-Net's clipping of the weights' gradient; alpha and beta are never clipped."""
@@ -42,14 +42,16 @@ class EpochSchedule:
             group["lr"] = self.rate(epoch - self.first_epoch)
 
 
-def search_optimiser(network: IACUNet, settings: Settings) -> tuple[Optimizer, EpochSchedule]:
+def search_optimiser(
+    network: IACUNet, settings: Optimisation, search_epochs: int
+) -> tuple[Optimizer, EpochSchedule]:
     """Return plain SGD on the cell weights with cosine power annealing over `search_epochs`."""
     optimizer = SGD(network.weights(), settings.weights_lr)
 
     def rate(epoch: int) -> float:
         return cosine_power(
             epoch,
-            settings.search_epochs,
+            search_epochs,
             settings.weights_lr,
             settings.weights_lr_min,
             settings.annealing_power,
@@ -58,7 +60,7 @@ def search_optimiser(network: IACUNet, settings: Settings) -> tuple[Optimizer, E
     return optimizer, EpochSchedule(optimizer, rate)
 
 
-def architecture_optimiser(network: IACUNet, settings: Settings) -> Optimizer:
+def architecture_optimiser(network: IACUNet, settings: Optimisation) -> Optimizer:
     """Return Adam on alpha and beta."""
     return Adam(
         [network.alpha, network.beta],
@@ -69,7 +71,7 @@ def architecture_optimiser(network: IACUNet, settings: Settings) -> Optimizer:
 
 
 def finetune_optimiser(
-    parameters: Sequence[nn.Parameter], settings: Settings, first_epoch: int
+    parameters: Sequence[nn.Parameter], settings: Optimisation, epochs: int, first_epoch: int
 ) -> tuple[Optimizer, EpochSchedule]:
     """Return the finetuning's optimiser; `sgd` is nnU-Net's own."""
     rate = settings.finetune_lr
@@ -83,12 +85,12 @@ def finetune_optimiser(
     def scheduled(epoch: int) -> float:
         if settings.finetune_schedule == "constant":
             return rate
-        return polynomial(epoch, settings.finetune_epochs, rate)
+        return polynomial(epoch, epochs, rate)
 
     return optimizer, EpochSchedule(optimizer, scheduled, first_epoch)
 
 
-def first_rate_and_decay(settings: Settings, searches: bool) -> tuple[float, float]:
+def first_rate_and_decay(settings: Optimisation, searches: bool) -> tuple[float, float]:
     """Return learning rate and weight decay of the weights' first optimiser, for nnU-Net's log."""
     if searches:
         return settings.weights_lr, 0.0

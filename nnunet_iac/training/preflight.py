@@ -14,7 +14,7 @@ from nnunet_iac.nn.cell_cost import cell_costs
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.memory import StepMemory, step_memory
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.nn.skip_module_unet import retrofitted
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.plans import (
     SECTION,
@@ -32,7 +32,7 @@ from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import shared_patients
-from nnunet_iac.search.settings import PRESET_VALUES, Settings
+from nnunet_iac.search.settings import PRESETS, Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
 from nnunet_iac.training.controller import Method
@@ -85,7 +85,8 @@ def checked_settings(
     require_trainable(config)
     if fold != "all" and (type(fold) is not int or fold < 0):
         raise ValueError(f"the fold must be all or an integer >= 0; got {fold!r}: give another")
-    settings = Settings.from_mapping({**config.get(SECTION, {}), **overrides})
+    written, _ = present_names(config.get(SECTION, {}))
+    settings = Settings.from_mapping({**written, **overrides})
     require_usable(method, settings)
     require_identifier(plans.get("plans_name"))
     require_dataset_name(plans.get("dataset_name"))
@@ -104,11 +105,11 @@ def require_usable(method: Method, settings: Settings) -> None:
         ValueError: a search that is told its result or is too short, or a finetuning without
             anything to finetune.
     """
-    nothing_given = (settings.genotype, settings.skip) == (None, "cell")
+    nothing_given = (settings.cell.genotype, settings.cell.skip) == (None, "cell")
     if method.searches and not nothing_given:
         raise ValueError(
             "a search finds its cells by itself; the settings have "
-            f"genotype={settings.genotype}, skip={settings.skip}: use "
+            f"genotype={settings.cell.genotype}, skip={settings.cell.skip}: use "
             "nnUNetTrainerIACDiscrete, which does not search, or leave them out"
         )
     if method.retrofits and not method.searches and nothing_given:
@@ -119,10 +120,10 @@ def require_usable(method: Method, settings: Settings) -> None:
         )
     if method.prunes:
         settings.require_prunable()
-    if method.bilevel and settings.iterations_per_epoch < 2:
+    if method.bilevel and settings.schedule.iterations_per_epoch < 2:
         raise ValueError(
             "the full search needs iterations_per_epoch >= 2, one batch for the weights and "
-            f"one for the architecture; got {settings.iterations_per_epoch}"
+            f"one for the architecture; got {settings.schedule.iterations_per_epoch}"
         )
 
 
@@ -146,23 +147,25 @@ USES: Mapping[str, Callable[[Method, Settings], bool]] = {
         ),
         lambda method, settings: True,
     ),
-    "trained_on": lambda method, settings: not method.retrofits,
+    "trainable_part": lambda method, settings: not method.retrofits,
     **dict.fromkeys(
-        ("skip", "genotype", "norm", "residual", "decoder_norms", "recompute_cells"),
+        ("skip", "genotype", "norm", "residual", "decoder_norms", "activation_checkpointing"),
         lambda method, settings: method.retrofits,
     ),
     **dict.fromkeys(
         ("channel_ratio", "min_channels", "partial_channels", "output_nodes"),
-        lambda method, settings: method.retrofits and settings.implant in ("cell", "convolution"),
+        lambda method, settings: (
+            method.retrofits and settings.cell.implant in ("cell", "convolution")
+        ),
     ),
     **dict.fromkeys(
         ("max_parameter_ratio", "max_mac_ratio"),
-        lambda method, settings: method.retrofits and settings.implant == "cell",
+        lambda method, settings: method.retrofits and settings.cell.implant == "cell",
     ),
     "score_batches": lambda method, settings: (
         method.retrofits
-        and settings.genotype is not None
-        and CellSource.of(settings.genotype).kind == "zero-cost"
+        and settings.cell.genotype is not None
+        and CellSource.of(settings.cell.genotype).kind == "zero-cost"
     ),
     **dict.fromkeys(
         (
@@ -181,15 +184,15 @@ USES: Mapping[str, Callable[[Method, Settings], bool]] = {
         ),
         lambda method, settings: method.searches,
     ),
-    "tan_clamp": lambda method, settings: method.searches and settings.edge_transform == "tan",
+    "tan_clamp": lambda method, settings: method.searches and settings.cell.edge_transform == "tan",
     # A preset sets the stability test, and some of them the length of the warm-up.
     "preset": lambda method, settings: (
-        method.prunes or (method.searches and settings.preset in PRESET_VALUES)
+        method.prunes or (method.searches and "warmup_epochs" in PRESETS[settings.schedule.preset])
     ),
-    **dict.fromkeys(("stability_test", "stable_checks"), lambda method, settings: method.prunes),
+    **dict.fromkeys(("stability_test", "patience"), lambda method, settings: method.prunes),
     **dict.fromkeys(
-        ("theta", "kappa", "reset_theta"),
-        lambda method, settings: method.prunes and settings.stability_test != "schedule",
+        ("stability_threshold", "threshold_growth", "reset_threshold"),
+        lambda method, settings: method.prunes and settings.stability.stability_test != "schedule",
     ),
 }
 """Which runs use a setting; no run uses one that is not listed."""
@@ -222,25 +225,22 @@ def ignored(
         configuration: name of the configuration.
         overrides: settings that the trainer fixes.
     """
-    section = configuration_of(plans, configuration).get(SECTION, {})
+    section, deprecations = present_names(configuration_of(plans, configuration).get(SECTION, {}))
     settings = Settings.from_mapping({**section, **overrides})
     fixed = [
         f"WARNING: {key}={section[key]} of the plans is ignored; {trainer} fixes it at {value}"
         for key, value in overrides.items()
         if key in section and section[key] != value
     ]
-    written = [
-        key
-        for key in section
-        if key not in overrides and getattr(settings, key) != getattr(Settings, key)
-    ]
+    written = [key for key in section if key not in overrides]
     unused = [
-        f"WARNING: {key}={getattr(settings, key)} is ignored; {trainer} does not use it"
+        f"WARNING: {key}={section[key]} is ignored; {trainer} does not use it"
         for key in unused_settings(method, settings, written)
     ]
+    renamed = [f"WARNING: {note}" for note in deprecations]
     wants_compile = os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
     compiled = f"WARNING: {COMPILE_VARIABLE} is ignored; retrofits train uncompiled"
-    return [*fixed, *unused, *([compiled] if wants_compile else ())]
+    return [*renamed, *fixed, *unused, *([compiled] if wants_compile else ())]
 
 
 # -- one run ---------------------------------------------------------------------------------------
@@ -314,8 +314,8 @@ class Preflight:
         """
         require_splits(self._splits, self.number, cases)
         training, validation = do_split()
-        shared = shared_patients(training, validation, self.settings.patient_pattern)
-        if shared and self.number != "all" and not self.settings.allow_leakage:
+        shared = shared_patients(training, validation, self.settings.data.patient_pattern)
+        if shared and self.number != "all" and not self.settings.data.allow_leakage:
             raise ValueError(
                 f"a patient must not be on both sides of a split; fold {self.number} has "
                 f"{', '.join(shared[:3])}{' …' if len(shared) > 3 else ''} on both: write a "
@@ -336,7 +336,7 @@ class Preflight:
         alike = lineage(self.plans, self.configuration, self.data.parent)
         results = self.fold.parent.parent
         fold = self.target(validation)
-        return backbone_file(self.settings, self.sibling_trainer, alike, fold, results)
+        return backbone_file(self.settings.data, self.sibling_trainer, alike, fold, results)
 
     def backbone(self, network: nn.Module, validation: Sequence[str]) -> Backbone:
         """Return the backbone, checked against the network of the plans.
@@ -349,7 +349,7 @@ class Preflight:
             network,
             configuration_of(self.plans, self.configuration),
             self.target(validation),
-            self.settings,
+            self.settings.data,
             self._splits,
         )
         for line in backbone.log_lines():
@@ -368,7 +368,7 @@ class Preflight:
     def require_siblings(self) -> None:
         """Check the structural settings of retrofits against the other folds of the model."""
         if self.method.retrofits:
-            require_same_structure(self.fold, self.settings)
+            require_same_structure(self.fold, self.settings.cell.structure)
 
     def costs(
         self, network: Any, input_channels: int, patch_size: Sequence[int]
@@ -378,11 +378,11 @@ class Preflight:
         Raises:
             ValueError: no cell is within the budget.
         """
-        limits = (self.settings.max_parameter_ratio, self.settings.max_mac_ratio)
+        limits = (self.settings.cell.max_parameter_ratio, self.settings.cell.max_mac_ratio)
         if not self.method.retrofits or limits == (None, None):
             return None
-        costs = cell_costs(network, self.settings, input_channels, patch_size)
-        require_possible(costs, self.settings)
+        costs = cell_costs(network, input_channels, patch_size)
+        require_possible(costs, self.settings.cell)
         return costs
 
     def fit_in_memory(
@@ -407,14 +407,14 @@ class Preflight:
         """
 
         def made(settings: Settings) -> RetrofittedUNet:
-            model = retrofitted(stock(), settings)
+            model = retrofit(stock(), **settings.cell.network_arguments())
             if isinstance(model, IACUNet) and genotype is not None:
                 model.discretise(genotype)
             return model
 
         model = made(self.settings)
-        self.log(enable_checkpointing_if_needed(model, batch, device, made))
-        network.recomputes = model.recomputes
+        self.log(enable_checkpointing_if_needed(model, batch, device, self.settings, made))
+        network.activation_checkpointing = model.activation_checkpointing
 
     def require_space(self, network: nn.Module) -> None:
         """Check that the disk has room for the run's checkpoints.
@@ -464,6 +464,7 @@ def enable_checkpointing_if_needed(
     network: RetrofittedUNet,
     batch: Sequence[int],
     device: torch.device,
+    settings: Settings,
     resized: Callable[[Settings], RetrofittedUNet],
 ) -> str:
     """Turn on activation checkpointing if a training step does not fit without; return a log line.
@@ -472,6 +473,7 @@ def enable_checkpointing_if_needed(
         network: that is going to be trained.
         batch: shape of the images, (batch, channels, *spatial).
         device: where.
+        settings: of the network.
         resized: makes the network of other settings.
 
     Raises:
@@ -481,19 +483,23 @@ def enable_checkpointing_if_needed(
     needed = _step_memory(network, batch, device)
     if free is None:
         return f"Memory: a training step needs about {_text(needed.kept)}"
-    if not network.recomputes and needed.kept <= free:
+    if not network.activation_checkpointing and needed.kept <= free:
         return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
-    if needed.recomputed <= free:
-        said = "as the settings ask" if network.recomputes else "since it would not fit otherwise"
-        network.recomputes = True
+    if needed.checkpointed <= free:
+        said = (
+            "as the settings ask"
+            if network.activation_checkpointing
+            else "since it would not fit otherwise"
+        )
+        network.activation_checkpointing = True
         return (
-            f"Memory: a training step needs about {_text(needed.recomputed)} of {_text(free)} free "
+            f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} free "
             f"with its cells' activations recomputed, {said}"
         )
     raise RuntimeError(
-        f"a training step must fit in memory; it needs about {_text(needed.recomputed)}, with its "
+        f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with its "
         f"cells' activations recomputed, and {_text(free)} are free on {device}: "
-        f"{_cure(network.settings, batch, device, free, resized)}"
+        f"{_cure(settings, batch, device, free, resized)}"
     )
 
 
@@ -505,13 +511,13 @@ def _cure(
     resized: Callable[[Settings], RetrofittedUNet],
 ) -> str:
     """Return what would fit: smaller cells if any do, else a smaller batch or patch."""
-    ratio = settings.channel_ratio / 2
-    while ratio >= SMALLEST_RATIO and settings.implant == "cell":
-        smaller = replace(settings, channel_ratio=ratio, min_channels=settings.partial_channels)
-        if _step_memory(resized(smaller), batch, device).recomputed <= free:
+    ratio = settings.cell.channel_ratio / 2
+    while ratio >= SMALLEST_RATIO and settings.cell.implant == "cell":
+        smaller = settings.replace(channel_ratio=ratio, min_channels=settings.cell.partial_channels)
+        if _step_memory(resized(smaller), batch, device).checkpointed <= free:
             return (
                 f"plan smaller cells, for example --set channel_ratio={ratio:g} "
-                f"min_channels={smaller.min_channels}"
+                f"min_channels={smaller.cell.min_channels}"
             )
         ratio /= 2
     return "free memory, or use plans with a smaller batch or patch"

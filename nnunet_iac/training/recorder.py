@@ -35,6 +35,7 @@ from nnunet_iac.search.pruning import (
     PruningState,
     full_mask,
 )
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
 from nnunet_iac.training.cost import peak_memory_bytes, provenance
@@ -157,7 +158,7 @@ class Recorder:
         """Write and log a cell, with its pictures."""
         self.folder.write_genotype(genotype)
         for path in self.folder.cell_files:
-            draw_cell(genotype, path, self.settings.output_nodes)
+            draw_cell(genotype, path, self.settings.cell.output_nodes)
         self.log(f"Genotype:\n{genotype}")
 
     def remove_cell(self) -> None:
@@ -331,7 +332,7 @@ def search_ends(
         settings: of the run.
         prunes: whether the search prunes at all; a full one ends at its limit.
     """
-    limit = settings.search_epochs
+    limit = settings.schedule.search_epochs
     if not prunes:
         return limit, limit
     test = settings.stability
@@ -340,7 +341,7 @@ def search_ends(
     elif state.finished:
         return epochs, epochs
     else:
-        needed = (state.active.sum(dim=1) - 1) * test.checks - state.stable_checks
+        needed = (state.active.sum(dim=1) - 1) * test.patience - state.stable_checks
         earliest = epochs + int(needed.max())
     return min(earliest, limit), limit if settings.can_wait else min(earliest, limit)
 
@@ -412,7 +413,7 @@ def _duration(seconds: float) -> str:
 
 
 def search_scalars(
-    row: TrajectoryRow, state: PruningState | None, settings: Settings
+    row: TrajectoryRow, state: PruningState | None, cell: CellConfig
 ) -> dict[str, float]:
     """Return the numbers of a search's epoch by name.
 
@@ -425,10 +426,10 @@ def search_scalars(
     Args:
         row: of the epoch.
         state: after the prune; None in the warm-up.
-        settings: of the run.
+        cell: how importance is computed.
     """
     active = torch.from_numpy(row.active)
-    p = distribution(torch.from_numpy(row.alpha), torch.from_numpy(row.beta), active, settings)
+    p = distribution(torch.from_numpy(row.alpha), torch.from_numpy(row.beta), active, cell)
     entropy = -torch.xlogy(p, p).sum(dim=1).numpy()
     left = (active if state is None else state.active).sum(dim=1)
     numbers = {"operations_left": float(left.sum()), "edges_settled": float((left == 1).sum())}

@@ -59,7 +59,10 @@ def validate_backbone(
         log(f"The frozen backbone's own validation is that of {known}")
         shutil.copytree(known, folder, dirs_exist_ok=True)
     if trainer.local_rank == 0:
-        pattern, ending = recorder.settings.patient_pattern, trainer.dataset_json["file_ending"]
+        pattern, ending = (
+            recorder.settings.data.patient_pattern,
+            trainer.dataset_json["file_ending"],
+        )
         write_json(folder / MEASURED_ON, depends_on)
         recorder.add_backbone_facts(reference=foreground_dice(folder / SUMMARY, ending, pattern))
         scored = read_json(folder / SUMMARY)["foreground_mean"]["Dice"]

@@ -13,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
-from nnunet_iac.nn.skip_module_unet import retrofitted
+from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.surgery import require_supported
 from nnunet_iac.runs.atomic import remove_leftovers
 from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS
@@ -61,16 +61,23 @@ class RetrofitTrainer(nnUNetTrainer):
         self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
-        self.enable_deep_supervision = settings.deep_supervision
-        self.num_iterations_per_epoch = settings.iterations_per_epoch
-        self.num_val_iterations_per_epoch = settings.val_iterations_per_epoch
+        self.enable_deep_supervision = settings.optimisation.deep_supervision
+        self.num_iterations_per_epoch = settings.schedule.iterations_per_epoch
+        self.num_val_iterations_per_epoch = settings.schedule.val_iterations_per_epoch
         self.save_every = 1
-        rates = optimisation.first_rate_and_decay(settings, self.method.searches)
+        rates = optimisation.first_rate_and_decay(settings.optimisation, self.method.searches)
         self.initial_lr, self.weight_decay = rates
         self.logger.plot_progress_png = recorder.Throttled(self.logger.plot_progress_png)
-        self.logger.update_config({SECTION: settings.resolved().to_mapping()})
+        self.logger.update_config({SECTION: settings.to_mapping()})
         workers, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
-        self.streams = batches.Streams(settings, self.local_rank, workers, pinned)
+        self.streams = batches.Streams(
+            settings.schedule,
+            settings.optimisation.seed,
+            settings.optimisation.deterministic,
+            self.local_rank,
+            workers,
+            pinned,
+        )
         data, log = Path(f"{self.preprocessed_dataset_folder}"), self.print_to_log_file
         checks = preflight.Preflight(
             *(settings, self.method, self.sibling_trainer, plans, configuration, fold),
@@ -99,7 +106,8 @@ class RetrofitTrainer(nnUNetTrainer):
         sizes = num_input_channels, num_output_channels, enable_deep_supervision
         unet = planned_network(plans_manager, configuration_manager, *sizes)
         require_supported(unet)
-        return retrofitted(unet, settings_of(configuration_manager.configuration))
+        settings = settings_of(configuration_manager.configuration)
+        return retrofit(unet, **settings.cell.network_arguments())
 
     def stock_network(self) -> nn.Module:
         """Return a new network as the plans describe it for nnUNetTrainer, on the CPU."""
@@ -173,7 +181,7 @@ class RetrofitTrainer(nnUNetTrainer):
         """Begin or continue the run: everything that can be wrong is found before long work."""
         if not self.was_initialized:
             self.initialize()
-        optimisation.use_deterministic_cudnn(self.settings.deterministic)
+        optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
         if self.local_rank == 0 and not self.disable_checkpointing:
             self.run.checks.require_space(self.network)
         self.start_run() if self._loaded is None else self.continue_run()
@@ -193,7 +201,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def on_epoch_start(self) -> None:
         """Seed, so that an epoch does not depend on the ones before it."""
-        batches.seed_epoch(self.settings.seed, self.current_epoch)
+        batches.seed_epoch(self.settings.optimisation.seed, self.current_epoch)
         super().on_epoch_start()
 
     def on_train_epoch_start(self) -> None:
@@ -260,7 +268,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate the frozen backbone alone, once, then the network as nnU-Net does."""
-        optimisation.use_deterministic_cudnn(self.settings.deterministic)
+        optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
         fold, stock = Path(self.output_folder), self.stock_network()
         with self.run.held():
             if self.method.retrofits:

@@ -138,7 +138,7 @@ SHORTEST = MappingProxyType(
     {
         "warmup_epochs": 1,
         "search_epochs": 7,
-        "stable_checks": 1,
+        "patience": 1,
         "finetune_epochs": 2,
         "iterations_per_epoch": 4,
         "val_iterations_per_epoch": 2,
@@ -150,7 +150,7 @@ SHORT = MappingProxyType(
     {
         "warmup_epochs": 3,
         "search_epochs": 15,
-        "stable_checks": 2,
+        "patience": 2,
         "finetune_epochs": 15,
         "iterations_per_epoch": 50,
         "val_iterations_per_epoch": 10,

@@ -183,12 +183,14 @@ def given_cell(
         ValueError: no valid genotype, one beyond the budget, or one that was searched on
             another fold, whose training cases are this fold's validation cases.
     """
-    source = None if settings.genotype is None else CellSource.of(settings.genotype)
+    source = None if settings.cell.genotype is None else CellSource.of(settings.cell.genotype)
     if source is None:
         return GivenCell()
     if source.kind == "random":
         drawn = random_genotypes(source.seed)
-        return GivenCell(next(g for g in drawn if costs is None or is_within(g, costs, settings)))
+        return GivenCell(
+            next(g for g in drawn if costs is None or is_within(g, costs, settings.cell))
+        )
     if source.kind == "identity":
         given = GivenCell(identity_genotype())
     elif source.path is not None:
@@ -198,7 +200,7 @@ def given_cell(
     if source.kind == "convolution":
         return replace(given, genotype=None, counterpart=given.genotype)
     if costs is not None and given.genotype is not None:
-        require_within(given.genotype, costs, settings)
+        require_within(given.genotype, costs, settings.cell)
     return given
 
 
@@ -217,11 +219,11 @@ def scored_genotype(
         ValueError: batches of one image, images that do not differ, or a genotype beyond the
             budget.
     """
-    assert settings.genotype is not None
-    load_ticket(network, draw_ticket(network, settings.seed))
-    genotype = zero_cost_genotype(network, images, CellSource.of(settings.genotype).seed)
+    assert settings.cell.genotype is not None
+    load_ticket(network, draw_ticket(network, settings.optimisation.seed))
+    genotype = zero_cost_genotype(network, images, CellSource.of(settings.cell.genotype).seed)
     if costs is not None:
-        require_within(genotype, costs, settings)
+        require_within(genotype, costs, settings.cell)
     return genotype
 
 
@@ -233,10 +235,10 @@ def _cell_at(
     if (unknown := origin.unknown()) is not None:
         log(f"WARNING: {unknown}")
     leakage = origin.leakage(
-        fold.dataset, fold.number, list(fold.validation_cases), settings.patient_pattern
+        fold.dataset, fold.number, list(fold.validation_cases), settings.data.patient_pattern
     )
     if leakage is not None:
-        if origin.run.get("dataset") == fold.dataset and not settings.allow_leakage:
+        if origin.run.get("dataset") == fold.dataset and not settings.data.allow_leakage:
             raise ValueError(
                 "the cell must not have been searched on this fold's validation cases; "
                 f"{leakage} and this is fold {fold.number}: put {{fold}} in the path, or set "

@@ -84,7 +84,12 @@ def _retrofit_hours(study: Study, run: PlannedRun, step: dict[str, float]) -> fl
     trainer = study.methods[run.method].trainer
     known = estimate(settings, step)
     if trainer == CONTINUE:
-        return settings.finetune_epochs * settings.iterations_per_epoch * step["plain"] / 3600
+        return (
+            settings.schedule.finetune_epochs
+            * settings.schedule.iterations_per_epoch
+            * step["plain"]
+            / 3600
+        )
     search = {LTH: known["lth_search_h"], FULL: known["iac_search_h"]}.get(trainer, 0.0)
     return search + known["finetune_h"]
 

@@ -271,7 +271,7 @@ class Study:
             values["genotype"] = genotype.replace("{cells}", cells)
         if not method.searches and "finetune_epochs" not in method.settings:
             common = Settings.from_mapping(self.settings)
-            longest = common.latest_end + common.finetune_epochs
+            longest = common.latest_end + common.schedule.finetune_epochs
             values["finetune_epochs"] = longest if epochs is None else epochs
         return values
 

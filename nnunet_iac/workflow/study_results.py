@@ -44,7 +44,7 @@ def _record(run: Run) -> dict[str, Any]:
         )
     final, backbone = run.cost.networks["final"], run.cost.networks["backbone"]
     return {
-        "settings": _portable(run.settings.resolved().to_mapping()),
+        "settings": _portable(run.settings.to_mapping()),
         "epochs": run.epochs,
         "search_epochs": run.search_epochs,
         "seconds": run.seconds,

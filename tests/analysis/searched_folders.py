@@ -103,13 +103,13 @@ def write_searched_run(
     split = {"training": [], "validation": list(reference)}
     run.write_settings(settings)
     run.write_split(split)
-    warmup = min(len(rows), settings.warmup_epochs)
+    warmup = min(len(rows), settings.schedule.warmup_epochs)
     phases = {"warmup": PhaseCost(warmup, 1.5 * warmup)} if searching else {}
     if len(rows) > warmup:
         phases["search"] = PhaseCost(len(rows) - warmup, 2.0 * (len(rows) - warmup))
     if finished:
         last = "finetune" if freezing else "continued"
-        phases[last] = PhaseCost(settings.finetune_epochs, 7.5)
+        phases[last] = PhaseCost(settings.schedule.finetune_epochs, 7.5)
     networks = {
         "backbone": NetworkCost(1_000_000, 10**9),
         "final": NetworkCost(1_040_000, 12 * 10**8),
@@ -166,7 +166,7 @@ def write_control(results: Path, method: str, epochs: int, **run: Any) -> Path:
         finetune_epochs=epochs,
         genotype=genotypes.get(name),
         skip=MODULES.get(name, "cell"),
-        trained_on="decoder" if name == "continued decoder" else "network",
+        trainable_part="decoder" if name == "continued decoder" else "network",
     )
     plans = f"nnUNetPlans_{method.replace(' ', '_')}"
     return write_searched_run(results, method=name, **{"settings": settings, "plans": plans, **run})
@@ -175,7 +175,7 @@ def write_control(results: Path, method: str, epochs: int, **run: Any) -> Path:
 def _given(method: str, settings: Settings) -> Genotype | None:
     """Return the cell of a control that has one."""
     if method == "random cell":
-        return random_genotype(CellSource.of(settings.genotype).seed)
+        return random_genotype(CellSource.of(settings.cell.genotype).seed)
     return identity_genotype() if method == "identity cell" else None
 
 
@@ -184,7 +184,7 @@ def _walk(
 ) -> tuple[list[TrajectoryRow], list, Genotype | None]:
     """Return rows, events and genotype of a search whose parameters drift at random."""
     generator = torch.Generator().manual_seed(
-        1000 * settings.seed + (fold if isinstance(fold, int) else 99)
+        1000 * settings.optimisation.seed + (fold if isinstance(fold, int) else 99)
     )
     alpha = torch.zeros(len(EDGES), len(OPERATIONS), dtype=torch.float64)
     beta = torch.zeros(len(EDGES), dtype=torch.float64)
@@ -192,15 +192,15 @@ def _walk(
     if collapsed:
         drift[:, 0] += 4
     slope = torch.randn(beta.shape, generator=generator, dtype=torch.float64)
-    state = begin(Observation(0, alpha, beta), settings)
+    state = begin(Observation(0, alpha, beta), settings.stability, settings.cell)
     rows, events = [], []
-    for epoch in range(1, settings.search_epochs + 1):
+    for epoch in range(1, settings.schedule.search_epochs + 1):
         seen = Observation(epoch, alpha.clone(), beta.clone())
-        decision = idle(seen, settings)
-        if epoch == settings.warmup_epochs:
-            state = begin(seen, settings)
-        elif epoch > settings.warmup_epochs and method == "IAC-LTH":
-            state, decision = close_epoch(state, seen, settings)
+        decision = idle(seen, settings.cell)
+        if epoch == settings.schedule.warmup_epochs:
+            state = begin(seen, settings.stability, settings.cell)
+        elif epoch > settings.schedule.warmup_epochs and method == "IAC-LTH":
+            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
             events.extend(decision.events)
         arrays = (decision.importance, decision.divergence, decision.threshold, decision.active)
         rows.append(
@@ -210,9 +210,9 @@ def _walk(
             return rows, events, None
         if state.finished:
             break
-        if epoch >= settings.warmup_epochs:
+        if epoch >= settings.schedule.warmup_epochs:
             noise = torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
             alpha += 0.01 * drift + 0.02 * noise
             beta += 0.01 * slope
     active = state.active
-    return rows, events, discretise(seen.alpha, seen.beta, active, settings)
+    return rows, events, discretise(seen.alpha, seen.beta, active, settings.cell)

@@ -40,17 +40,17 @@ def _search():
     generator = torch.Generator().manual_seed(0)
     alpha = torch.zeros(len(EDGES), len(OPERATIONS), dtype=torch.float64)
     beta = torch.zeros(len(EDGES), dtype=torch.float64)
-    state = begin(Observation(1, alpha, beta), SETTINGS)
+    state = begin(Observation(1, alpha, beta), SETTINGS.stability, SETTINGS.cell)
     rows, events = [], []
-    for epoch in range(2, SETTINGS.search_epochs + 1):
+    for epoch in range(2, SETTINGS.schedule.search_epochs + 1):
         alpha += 0.1 * torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
         beta += 0.1 * torch.randn(beta.shape, generator=generator, dtype=torch.float64)
-        state, seen = advance(state, Observation(epoch, alpha, beta), SETTINGS)
+        state, seen = advance(state, Observation(epoch, alpha, beta), SETTINGS.stability, SETTINGS.cell)
         arrays = (alpha, beta, seen.importance, seen.divergence, seen.threshold, seen.active)
         rows.append(TrajectoryRow(epoch, *(array.numpy().copy() for array in arrays)))
         events.extend(seen.events)
     assert state.finished
-    return rows, events, discretise(alpha, beta, state.active, SETTINGS)
+    return rows, events, discretise(alpha, beta, state.active, SETTINGS.cell)
 
 
 def _write_image(path, array):

@@ -45,20 +45,20 @@ class Search:
 
 def recorded(alphas, betas=None, settings=SETTINGS, prunes=False):
     """Return the record of a search along a path of alpha and beta, as a run leaves it."""
-    state = begin(Observation(0, torch.zeros(14, 7), torch.zeros(14)), settings)
+    state = begin(Observation(0, torch.zeros(14, 7), torch.zeros(14)), settings.stability, settings.cell)
     rows, events, genotype = [], [], None
     for number, alpha in enumerate(alphas):
         beta = np.zeros(14) if betas is None else betas[number]
         seen = Observation(number + 1, torch.from_numpy(alpha), torch.from_numpy(beta))
-        decision = idle(seen, settings)
-        if prunes and seen.epoch > settings.warmup_epochs:
-            state, decision = close_epoch(state, seen, settings)
+        decision = idle(seen, settings.cell)
+        if prunes and seen.epoch > settings.schedule.warmup_epochs:
+            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
         values = (seen.alpha, seen.beta, decision.importance, decision.divergence)
         values += (decision.threshold, decision.active)
         rows.append(TrajectoryRow(seen.epoch, *(value.numpy() for value in values)))
         events += decision.events
-        if state.finished or seen.epoch == settings.search_epochs:
-            genotype = discretise(seen.alpha, seen.beta, state.active, settings)
+        if state.finished or seen.epoch == settings.schedule.search_epochs:
+            genotype = discretise(seen.alpha, seen.beta, state.active, settings.cell)
             break
     return Search(Trajectory.of_rows(rows), settings, tuple(events), genotype)
 
@@ -66,7 +66,7 @@ def recorded(alphas, betas=None, settings=SETTINGS, prunes=False):
 def walked(seed, epochs=12, prunes=True, settings=SETTINGS):
     """Return the record of a search along a random path."""
     random = np.random.default_rng(seed)
-    after = np.arange(1, epochs + 1) > settings.warmup_epochs
+    after = np.arange(1, epochs + 1) > settings.schedule.warmup_epochs
     alphas = (random.normal(size=(epochs, 14, 7)) * after[:, None, None]).cumsum(axis=0)
     betas = (random.normal(size=(epochs, 14)) * after[:, None]).cumsum(axis=0)
     return recorded(alphas, betas, settings, prunes)
@@ -182,7 +182,7 @@ def test_what_is_final_is_there_in_the_last_epoch_and_rises_in_order(seed, prune
         for moment in ("first", "since"):
             epochs = [found.top[k].epoch(moment) for k in TOPS]
             assert epochs == sorted(epochs)
-            assert SETTINGS.warmup_epochs < epochs[-1] <= search.trajectory.epoch[-1]
+            assert SETTINGS.schedule.warmup_epochs < epochs[-1] <= search.trajectory.epoch[-1]
     nodes = node_emergence(search)
     assert {edge for node in nodes for edge in node.edges} == set(search.genotype.operations)
     assert nodes[0].pair == Emergence(3, 3)

@@ -36,24 +36,24 @@ def record(folder, settings=LITERAL, prunes=True, seed=0, scale=0.1, epochs=None
     run = RunFolder.of_fold(folder)
     generator = torch.Generator().manual_seed(seed)
     alpha, beta = torch.zeros(14, 7), torch.zeros(14)
-    state = begin(Observation(0, alpha, beta), settings)
+    state = begin(Observation(0, alpha, beta), settings.stability, settings.cell)
     rows, events = [], []
-    for epoch in range(1, (epochs or settings.search_epochs) + 1):
-        if epoch > settings.warmup_epochs:
+    for epoch in range(1, (epochs or settings.schedule.search_epochs) + 1):
+        if epoch > settings.schedule.warmup_epochs:
             alpha = alpha + scale * torch.randn(14, 7, generator=generator)
             beta = beta + scale * torch.randn(14, generator=generator)
         seen = Observation(epoch, alpha, beta)
-        decision = idle(seen, settings)
-        if epoch == settings.warmup_epochs:
-            state = begin(seen, settings)
-        elif epoch > settings.warmup_epochs and prunes:
-            state, decision = close_epoch(state, seen, settings)
+        decision = idle(seen, settings.cell)
+        if epoch == settings.schedule.warmup_epochs:
+            state = begin(seen, settings.stability, settings.cell)
+        elif epoch > settings.schedule.warmup_epochs and prunes:
+            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
         arrays = (seen.alpha, seen.beta, decision.importance, decision.divergence)
         arrays += (decision.threshold, decision.active)
         rows.append(TrajectoryRow(epoch, *(array.numpy() for array in arrays), seconds=1.0))
         events += decision.events
-        if state.finished or epoch == settings.search_epochs:
-            run.write_genotype(discretise(seen.alpha, seen.beta, state.active, settings))
+        if state.finished or epoch == settings.schedule.search_epochs:
+            run.write_genotype(discretise(seen.alpha, seen.beta, state.active, settings.cell))
             break
     run.write_settings(settings)
     run.write_trajectory(rows)
@@ -73,7 +73,7 @@ def record_budgeted(folder, settings=FRUGAL):
         if event.epoch == trajectory.epoch[-1]:
             edge = EDGES.index(Edge(event.source, event.target))
             active[edge, OPERATIONS.index(event.operation)] = False
-    outcome = within_budget(run.read_genotype(), alpha, beta, active, settings, COSTS)
+    outcome = within_budget(run.read_genotype(), alpha, beta, active, settings.cell, COSTS)
     assert outcome.gave_up
     run.write_genotype(outcome.genotype)
     run.write_budget(COSTS, outcome)
@@ -120,7 +120,7 @@ def test_a_pruning_search_replays_exactly(tmp_path, preset, importance, warmup):
 @pytest.mark.parametrize("importance", ["softmax", "raw", "raw-strict"])
 def test_a_search_that_was_forced_at_its_limit_replays_exactly(tmp_path, importance):
     settings = Settings(
-        preset="adaptive", importance=importance, theta=1e-9, warmup_epochs=2, search_epochs=9
+        preset="adaptive", importance=importance, stability_threshold=1e-9, warmup_epochs=2, search_epochs=9
     )
     run = record(tmp_path, settings)
     assert "forced" in {event.rule for event in run.read_events()}
@@ -131,7 +131,7 @@ def test_a_search_that_was_forced_at_its_limit_replays_exactly(tmp_path, importa
     "settings",
     [
         {"edge_transform": "tan", "output_nodes": 2},
-        {"theta": 1e-4, "kappa": 3.0, "stable_checks": 2, "reset_theta": False},
+        {"stability_threshold": 1e-4, "threshold_growth": 3.0, "patience": 2, "reset_threshold": False},
         {"max_identity": 0},
         {"warmup_epochs": 0},
     ],
@@ -159,7 +159,7 @@ def test_a_search_under_way_replays_exactly_without_a_genotype(tmp_path, epochs)
 @pytest.mark.parametrize("method", [IAC_LTH, IAC])
 def test_what_the_trainers_controller_records_replays_exactly(tmp_path, tiny_unet, method, warmup):
     settings = Settings(
-        preset="adaptive", warmup_epochs=warmup, search_epochs=9, finetune_epochs=1, theta=0.05
+        preset="adaptive", warmup_epochs=warmup, search_epochs=9, finetune_epochs=1, stability_threshold=0.05
     )
     network = IACUNet(tiny_unet(2))
     recorder = Recorder(settings, RunFolder.of_fold(tmp_path), lambda line: None)
@@ -209,7 +209,7 @@ def test_what_the_trainers_controller_records_under_a_budget_replays_exactly(
     assert replayed.disagreements == ()
     assert replayed.genotype_compared
     write_json(
-        recorder.folder.settings_file, settings.resolved().to_mapping() | {"max_mac_ratio": 9}
+        recorder.folder.settings_file, settings.to_mapping() | {"max_mac_ratio": 9}
     )
     assert not replay(recorder.folder).agrees
 
@@ -361,7 +361,7 @@ def test_a_threshold_in_the_warm_up_is_no_sign_of_a_pruning_search(tmp_path):
 
 def test_a_theta_that_was_changed_in_the_settings_is_named(tmp_path):
     run = record(tmp_path)
-    write_json(run.settings_file, {**read_json(run.settings_file), "theta": 0.9})
+    write_json(run.settings_file, {**read_json(run.settings_file), "stability_threshold": 0.9})
     replayed = replay(run)
     assert replayed.disagreements[0] == (
         "epoch 3, edge 0->2: threshold is 1.0 in trajectory.npz, recomputed 0.9"

@@ -517,7 +517,7 @@ def test_first_words_are_those_of_a_random_cell_that_is_not_beaten(
 
 def test_page_of_several_methods_begins_with_those_that_a_random_cell_equals(tmp_path, searched):
     fold, epochs = searched
-    full = replace(SETTINGS, search_epochs=epochs - SETTINGS.finetune_epochs)
+    full = replace(SETTINGS, search_epochs=epochs - SETTINGS.schedule.finetune_epochs)
     other = write_searched_run(tmp_path, method="IAC", settings=full, dice=_above(0.03))
     control = write_control(tmp_path, "random cell 3", epochs, dice=_above(0.025))
     runs, unread = read_runs([fold, other, control])

@@ -34,7 +34,7 @@ def trajectory(alphas, betas=None, actives=None, settings=SETTINGS):
     for number, alpha in enumerate(alphas):
         beta = np.zeros(14) if betas is None else betas[number]
         active = np.ones((14, 7), np.bool_) if actives is None else actives[number]
-        theta = importance(*map(torch.from_numpy, (alpha, beta, active)), settings).numpy()
+        theta = importance(*map(torch.from_numpy, (alpha, beta, active)), settings.cell).numpy()
         nothing = np.full(14, np.nan)
         rows.append(TrajectoryRow(number + 1, alpha, beta, theta, nothing, nothing, active))
     return Trajectory.of_rows(rows)
@@ -182,7 +182,7 @@ def test_top_one_is_what_the_search_would_take_and_tops_are_nested(mode, seed):
     for epoch in range(4):
         row = (torch.from_numpy(a[epoch]) for a in (path.alpha, path.beta, path.active))
         np.testing.assert_array_equal(
-            tops[0][epoch].argmax(axis=1), best_operations(*row, settings)
+            tops[0][epoch].argmax(axis=1), best_operations(*row, settings.cell)
         )
     left = path.active.sum(axis=2)
     for k, mask in enumerate(tops, start=1):
@@ -206,7 +206,7 @@ def test_genotype_masks_are_what_every_epoch_would_have_become(settings):
     masks = genotype_masks(path, settings)
     for epoch in range(4):
         row = (torch.from_numpy(a[epoch]) for a in (path.alpha, path.beta, path.active))
-        np.testing.assert_array_equal(masks[epoch], genotype_mask(discretise(*row, settings)))
+        np.testing.assert_array_equal(masks[epoch], genotype_mask(discretise(*row, settings.cell)))
 
 
 def test_hamming_similarity_counts_equal_entries():

@@ -67,23 +67,23 @@ def search(seed=0, settings=LITERAL, epochs=None, prunes=True):
         torch.randn(14, generator=generator),
     )
     alpha, beta = torch.zeros(14, 7), torch.zeros(14)
-    state = begin(Observation(0, alpha, beta), settings)
+    state = begin(Observation(0, alpha, beta), settings.stability, settings.cell)
     rows, events, genotype = [], [], None
-    for epoch in range(1, (epochs or settings.search_epochs) + 1):
-        searching = epoch > settings.warmup_epochs
+    for epoch in range(1, (epochs or settings.schedule.search_epochs) + 1):
+        searching = epoch > settings.schedule.warmup_epochs
         if searching:
             alpha = alpha + 0.02 * drift + 0.05 * torch.randn(14, 7, generator=generator)
             beta = beta + 0.02 * edge_drift + 0.05 * torch.randn(14, generator=generator)
         seen = Observation(epoch, alpha, beta)
-        decision = idle(seen, settings)
+        decision = idle(seen, settings.cell)
         if searching and prunes:
-            state, decision = close_epoch(state, seen, settings)
+            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
         values = (seen.alpha, seen.beta, decision.importance, decision.divergence)
         values += (decision.threshold, decision.active)
         rows.append(TrajectoryRow(epoch, *(value.numpy() for value in values)))
         events += decision.events
-        if state.finished or epoch == settings.search_epochs:
-            genotype = discretise(seen.alpha, seen.beta, state.active, settings)
+        if state.finished or epoch == settings.schedule.search_epochs:
+            genotype = discretise(seen.alpha, seen.beta, state.active, settings.cell)
             break
     return Search(Trajectory.of_rows(rows), settings, tuple(events), genotype)
 
@@ -309,7 +309,7 @@ def test_emergence_has_a_dot_per_edge_or_node_at_its_epoch_after_the_warm_up():
     searches = [search(), search(1, Settings(preset="literal", warmup_epochs=4))]
     rows = dots(emergence_figure(searches, "since").axes[0])
     expected = [
-        edge.top[1].since - each.settings.warmup_epochs
+        edge.top[1].since - each.settings.schedule.warmup_epochs
         for each in searches
         for edge in edge_emergence(each)
     ]

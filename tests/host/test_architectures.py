@@ -122,8 +122,8 @@ def test_the_paper_s_protocol_is_patch_batch_and_training_of_its_backbones(plann
     mine = configuration(planned)
     assert (mine["patch_size"], mine["batch_size"]) == ([128, 128], 128)
     settings = settings_of(mine)
-    assert (settings.deep_supervision, settings.seed) == (False, 2)
-    assert settings.backbone_trainer == PAPER_SETTINGS["backbone_trainer"]
+    assert (settings.optimisation.deep_supervision, settings.optimisation.seed) == (False, 2)
+    assert settings.data.backbone_trainer == PAPER_SETTINGS["backbone_trainer"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_plan_names_no_retrofit_of_plans_that_have_a_skip_module_already(planned
 def test_plan_names_the_trainer_that_finetunes_a_control(planned, capsys):
     assert main([*PLAN, "--set", "genotype=random:3"]) == 0
     assert capsys.readouterr().out.endswith("-tr nnUNetTrainerIACDiscrete -p Mine\n")
-    assert settings_of(configuration(planned)).genotype == "random:3"
+    assert settings_of(configuration(planned)).cell.genotype == "random:3"
 
 
 def test_the_path_of_a_convolution_means_the_folder_the_plans_are_made_in(
@@ -214,7 +214,7 @@ def test_the_path_of_a_convolution_means_the_folder_the_plans_are_made_in(
 ):
     monkeypatch.chdir(tmp_path)
     write_plans("4", "2d", "nnUNetPlans", "Mine", {"genotype": "conv:runs/fold_{fold}"})
-    genotype = settings_of(configuration(planned)).genotype
+    genotype = settings_of(configuration(planned)).cell.genotype
     assert genotype == f"conv:{tmp_path}/runs/fold_{{fold}}"
 
 

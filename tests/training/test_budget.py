@@ -19,7 +19,7 @@ LTH, DISCRETE = "nnUNetTrainerIACLTH", "nnUNetTrainerIACDiscrete"
 SHORT: dict[str, Any] = {
     "warmup_epochs": 1,
     "search_epochs": 7,
-    "stable_checks": 1,
+    "patience": 1,
     "finetune_epochs": 1,
     "iterations_per_epoch": 2,
     "val_iterations_per_epoch": 1,
@@ -56,8 +56,8 @@ def test_a_search_ends_within_its_budget_and_says_what_it_gave_up(
     costs = CellCosts.from_document(document)
     assert Genotype.from_document(document["wanted"]) == free.unet.genotype
     assert bound.unet.genotype != free.unet.genotype
-    assert is_within(bound.unet.genotype, costs, bound.settings)
-    assert not is_within(free.unet.genotype, costs, bound.settings)
+    assert is_within(bound.unet.genotype, costs, bound.settings.cell)
+    assert not is_within(free.unet.genotype, costs, bound.settings.cell)
     assert document["outcome"] in (in_process.path / bound.log_file).read_text()
     cost = record.read_cost().networks
     added = cost["final"].parameters - cost["backbone"].parameters
@@ -116,5 +116,5 @@ def test_a_random_cell_is_the_first_drawn_within_the_budget(
     plans = in_process.write_plans("drawn", genotype="random:0", max_parameter_ratio=tight)
     trainer = make_trainer(DISCRETE, plans)
     trainer.on_train_start()
-    assert is_within(trainer.unet.genotype, trainer.controller.costs, trainer.settings)
+    assert is_within(trainer.unet.genotype, trainer.controller.costs, trainer.settings.cell)
     assert trainer.unet.genotype != random_genotype(0)

@@ -38,7 +38,7 @@ def test_the_control_leaves_a_record_of_what_it_was_and_cost(
     trainer.run_training()
     record = RunFolder.of_fold(trainer.output_folder)
     assert sorted(path.name for path in record.path.iterdir()) == sorted(FILES)
-    assert record.read_settings() == trainer.settings.resolved()
+    assert record.read_settings() == trainer.settings
     split = read_json(in_process.preprocessed / "splits_final.json")[0]
     assert read_json(record.split_file) == {
         "training": split["train"],
@@ -81,7 +81,7 @@ def test_a_decoder_trained_on_leaves_its_encoder_bit_identical_and_proves_it(
     make_trainer: Make, in_process: Any
 ) -> None:
     short = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 2}
-    plans = in_process.write_plans("decoder", trained_on="decoder", **short)
+    plans = in_process.write_plans("decoder", trainable_part="decoder", **short)
     trainer = make_trainer(CONTROL, plans)
     trainer.run_training()
     record = RunFolder.of_fold(trainer.output_folder)
@@ -107,7 +107,7 @@ def test_an_encoder_that_was_to_stay_and_did_not_is_an_error(
     make_trainer: Make, in_process: Any
 ) -> None:
     short = {"iterations_per_epoch": 1, "val_iterations_per_epoch": 1, "finetune_epochs": 1}
-    trainer = make_trainer(CONTROL, in_process.write_plans("moved", trained_on="decoder", **short))
+    trainer = make_trainer(CONTROL, in_process.write_plans("moved", trainable_part="decoder", **short))
     trainer.on_train_start()
     with torch.no_grad():
         next(trainer.network.encoder.parameters()).add_(1)

@@ -77,7 +77,7 @@ def test_a_literal_search_prunes_one_operation_per_edge_and_epoch_and_leaves_its
     assert {event.epoch for event in events} == set(range(3, 9))
     assert folder.read_genotype() == network.genotype
     assert str(network.genotype) in "\n".join(log)
-    assert folder.read_settings() == controller.settings.resolved()
+    assert folder.read_settings() == controller.settings
     assert folder.cell_svg_file.stat().st_size > 0
     assert folder.cell_png_file.stat().st_size > 0
     cost = folder.read_cost()
@@ -110,7 +110,7 @@ def test_the_full_search_never_prunes_ends_at_its_limit_and_finetunes_fresh_weig
 def test_a_search_at_its_limit_is_forced_to_the_best_operations_and_says_so(
     tmp_path: Path, tiny_unet: TinyUNet
 ) -> None:
-    impatient = {"preset": "adaptive", "theta": 1e-12, "search_epochs": 9}
+    impatient = {"preset": "adaptive", "stability_threshold": 1e-12, "search_epochs": 9}
     controller, network, log = _start(tmp_path / "iac", tiny_unet(2), IAC_LTH, **impatient)
     assert _search(controller, network) == 9
     events = controller.recorder.folder.read_events()

@@ -176,12 +176,12 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
 @pytest.mark.parametrize(
     ("trainer", "settings", "ignored"),
     [
-        (DISCRETE, {"genotype": "identity", "trained_on": "decoder"}, "trained_on=decoder"),
+        (DISCRETE, {"genotype": "identity", "trainable_part": "decoder"}, "trained_on=decoder"),
         ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
         ("nnUNetTrainerIAC", {"stability_test": "rank"}, "stability_test=rank"),
         (DISCRETE, {"genotype": "identity", "beta_decay": 1.0}, "beta_decay=1.0"),
-        ("nnUNetTrainerIACLTH", {"stability_test": "schedule", "theta": 0.5}, "theta=0.5"),
+        ("nnUNetTrainerIACLTH", {"stability_test": "schedule", "stability_threshold": 0.5}, "theta=0.5"),
         ("nnUNetTrainerIACLTH", {"score_batches": 2}, "score_batches=2"),
     ],
 )
@@ -198,7 +198,7 @@ def test_nested_skips_take_the_norm_and_the_recomputation_of_the_settings(
     images, losses = torch.randn(2, 1, 56, 40), []
     for recompute in (False, True):
         plans = in_process.write_plans(
-            "nested", skip="nested", norm="batch", recompute_cells=recompute
+            "nested", skip="nested", norm="batch", activation_checkpointing=recompute
         )
         trainer = make_trainer(DISCRETE, plans)
         trainer.on_train_start()

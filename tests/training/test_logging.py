@@ -213,8 +213,8 @@ def test_a_resumed_run_goes_on_with_the_same_curves_in_wandb(
     (run,) = wandb.values()
     _require_one_value_per_epoch(resumed, run, EPOCHS)
     assert [step for step, _ in run.curve("iac/seconds")] == list(range(EPOCHS))
-    assert run.config["iac"] == resumed.settings.resolved().to_mapping()
-    assert run.config["hparas"]["initial_lr"] == resumed.settings.weights_lr
+    assert run.config["iac"] == resumed.settings.to_mapping()
+    assert run.config["hparas"]["initial_lr"] == resumed.settings.optimisation.weights_lr
 
 
 def test_the_control_logs_each_value_once_an_epoch(
@@ -227,7 +227,7 @@ def test_the_control_logs_each_value_once_an_epoch(
     (run,) = wandb.values()
     _require_one_value_per_epoch(resumed, run, 3)
     assert run.curve("iac/phase") == [(0, 3), (1, 3), (2, 3)]
-    assert run.config["hparas"]["initial_lr"] == resumed.settings.finetune_lr
+    assert run.config["hparas"]["initial_lr"] == resumed.settings.optimisation.finetune_lr
 
 
 def test_the_references_score_is_not_logged_as_the_runs_own(

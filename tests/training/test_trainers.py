@@ -285,7 +285,7 @@ def test_a_setting_that_the_trainer_fixes_is_ignored_with_a_warning(
 ) -> None:
     plans = in_process.write_plans("fixed", finetune_epochs=100)
     trainer = make_trainer(LTH, plans)
-    assert trainer.settings.finetune_epochs == 2
+    assert trainer.settings.schedule.finetune_epochs == 2
     assert "finetune_epochs=100 of the plans is ignored" in Path(trainer.log_file).read_text()
 
 
@@ -325,7 +325,7 @@ def test_a_backbone_of_another_fold_is_refused_unless_allowed_and_then_recorded(
     leakage = trainer.run.recorder.folder.read_backbone().leakage
     assert leakage is not None
     assert "fold 0" in leakage
-    assert trainer.run.recorder.folder.read_settings().allow_leakage
+    assert trainer.run.recorder.folder.read_settings().data.allow_leakage
 
 
 @pytest.mark.parametrize("source", ["record", "checkpoint"])
@@ -491,7 +491,7 @@ def test_a_run_is_not_continued_with_other_settings(make_trainer: Make, in_proce
 def test_a_run_that_needs_less_memory_may_be_continued(make_trainer: Make, in_process: Any) -> None:
     plans = in_process.write_plans("roomy")
     run_until(make_trainer(LTH, plans), 2)
-    in_process.write_plans("roomy", recompute_cells=True)
+    in_process.write_plans("roomy", activation_checkpointing=True)
     assert make_trainer(LTH, plans, resume=True).current_epoch == 2
 
 

@@ -57,7 +57,7 @@ def _require_structure(folder: Path) -> None:
     assert epochs["continued"] == summary["search_epochs"] + epochs["finetune"]
     run = RunFolder(folder / summary["run_folder"])
     assert Genotype.from_document(summary["genotype"]) == run.read_genotype()
-    assert run.read_settings().preset == "adaptive"
+    assert run.read_settings().schedule.preset == "adaptive"
     page = (folder / "report" / "index.html").read_text()
     assert len(page) < 5_000_000
     assert 'src="http' not in page

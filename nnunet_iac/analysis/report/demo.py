@@ -78,7 +78,7 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
             _dot_plot([mean, *cases]), "dots", "Dice of every test case by network"
         ),
         "genotype": str(genotype),
-        "cell": inline_svg(cell_svg(genotype, run.read_settings().output_nodes), "cell"),
+        "cell": inline_svg(cell_svg(genotype, run.read_settings().cell.output_nodes), "cell"),
         "nodes": _trajectory_panels(run, genotype),
         "health": run.read_health(),
         "operations": {operation_label(o): OPERATION_COLOURS[o] for o in OPERATIONS},

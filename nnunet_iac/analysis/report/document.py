@@ -193,7 +193,7 @@ def _cell(report: Report) -> dict[str, Any] | None:
     name, run, genotype = found[0]
     return {
         "name": name,
-        "svg": inline_svg(cell_svg(genotype, run.settings.output_nodes), "found-cell"),
+        "svg": inline_svg(cell_svg(genotype, run.settings.cell.output_nodes), "found-cell"),
         "texts": [(name, str(genotype)) for name, _, genotype in found],
     }
 
@@ -214,7 +214,7 @@ def _write_figures(report: Report, folder: Path) -> list[Path]:
     found = next((run for _, run in report.retrofits if run.genotype is not None), None)
     if found is not None and found.genotype is not None:
         paths.append(folder / CELL)
-        draw_cell(found.genotype, paths[-1], found.settings.output_nodes)
+        draw_cell(found.genotype, paths[-1], found.settings.cell.output_nodes)
     for overlay in report.overlays:
         for side, png in overlay.pictures.items():
             paths.append(folder / f"{overlay.case}_{side}.png")

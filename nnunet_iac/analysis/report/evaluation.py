@@ -176,7 +176,8 @@ def speed_up(run: Run, others: Sequence[Run]) -> float | None:
         for other in others
         if other.method == "IAC" and other.genotype is not None
         if _same_start(run, other)
-        and other.settings.iterations_per_epoch == run.settings.iterations_per_epoch
+        and other.settings.schedule.iterations_per_epoch
+        == run.settings.schedule.iterations_per_epoch
         and other.cost.hardware == run.cost.hardware
     ]
     return sum(full) / len(full) / run.search_seconds if full else None
@@ -184,7 +185,7 @@ def speed_up(run: Run, others: Sequence[Run]) -> float | None:
 
 def comparator_name(group: Group, runs: Iterable[Run]) -> str:
     """Return what pages call these runs of a group, and how many cells were drawn at random."""
-    draws = len({run.settings.genotype for run in runs})
+    draws = len({run.settings.cell.genotype for run in runs})
     several = f" ({draws} draws)" if group.method == RANDOM_CELL and draws > 1 else ""
     return f"{NAMES[group.method]}{group.mark}{several}"
 
@@ -237,7 +238,7 @@ def _compared(
     paired = compare_scores(
         pooled(list(theirs.values()), name),
         pooled(list(own.values()), group.name),
-        patient_pattern=group.runs[0].settings.patient_pattern,
+        patient_pattern=group.runs[0].settings.data.patient_pattern,
         margin=margin,
         seed=seed,
     )
@@ -253,7 +254,7 @@ def _compared(
 
 def _batches(run: Run) -> int:
     """Return the batches of a run after its backbone's training."""
-    return run.epochs * run.settings.iterations_per_epoch
+    return run.epochs * run.settings.schedule.iterations_per_epoch
 
 
 def _same_start(a: Run, b: Run) -> bool:
@@ -264,7 +265,7 @@ def _same_start(a: Run, b: Run) -> bool:
 
 def _key(run: Run) -> Key:
     """Return what the runs of a group have in common: place, backbone, method and settings."""
-    settings = run.settings.resolved().to_mapping()
+    settings = run.settings.to_mapping()
     varying = {*NOT_STRUCTURAL, "patient_pattern"}
     if run.is_control:
         varying |= {*FREE_IN_CONTROLS}

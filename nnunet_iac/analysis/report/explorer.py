@@ -98,11 +98,11 @@ def search_frames(run: Run) -> dict[str, Any]:
     trajectory = run.trajectory
     left = remaining(trajectory, run.events)
     share = np.where(left, np.maximum(np.rint(255 * shares(trajectory)), 1), 0)
-    transform = (run.settings.edge_transform, run.settings.tan_clamp)
+    transform = (run.settings.cell.edge_transform, run.settings.cell.tan_clamp)
     psi = [edge_weights(torch.from_numpy(beta), *transform).numpy() for beta in trajectory.beta]
     return {
         "epochs": len(trajectory.epoch),
-        "warmup": run.settings.warmup_epochs,
+        "warmup": run.settings.schedule.warmup_epochs,
         "shares": _bytes(share),
         "psi": _bytes(np.rint(255 * np.reshape(psi, (-1, len(EDGES))))),
         "prunes": [

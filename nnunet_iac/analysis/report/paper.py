@@ -230,5 +230,5 @@ def _write_cell(runs: Sequence[Run], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "figure2.png", folder / "figure2.svg"]
     for path in paths:
-        draw_cell(run.genotype, path, run.settings.output_nodes)
+        draw_cell(run.genotype, path, run.settings.cell.output_nodes)
     return paths

@@ -257,8 +257,8 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
 
 def _settings_tables(named: Sequence[tuple[str, Run]]) -> tuple[Table, ...]:
     """Return the settings that somebody chose, then all; differing ones name their runs."""
-    resolved = {name: run.settings.resolved().to_mapping() for name, run in named}
-    default = Settings().resolved().to_mapping()
+    resolved = {name: run.settings.to_mapping() for name, run in named}
+    default = Settings().to_mapping()
     rows, chosen = [], []
     for key in default:
         by_value: dict[str, list[str]] = {}

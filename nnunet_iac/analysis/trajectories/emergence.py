@@ -173,7 +173,7 @@ def final_genotype(search: SearchRecord) -> Genotype:
     Raises:
         ValueError: a trajectory without epochs.
     """
-    return search.genotype or discretise(*_last(search), search.settings)
+    return search.genotype or discretise(*_last(search), search.settings.cell)
 
 
 def final_operations(search: SearchRecord) -> Int[np.ndarray, " edges"]:
@@ -185,7 +185,7 @@ def final_operations(search: SearchRecord) -> Int[np.ndarray, " edges"]:
     Raises:
         ValueError: a trajectory without epochs.
     """
-    best = best_operations(*_last(search), search.settings).numpy()
+    best = best_operations(*_last(search), search.settings.cell).numpy()
     kept = genotype_mask(final_genotype(search))
     return np.where(kept.any(axis=1), kept.argmax(axis=1), best)
 
@@ -261,7 +261,7 @@ def entropy(p: Float[np.ndarray, "*edges operations"]) -> Float[np.ndarray, "*ed
 
 def _searching(search: SearchRecord) -> Bool[np.ndarray, " epochs"]:
     """Return which epochs come after the warm-up."""
-    return search.trajectory.epoch > search.settings.warmup_epochs
+    return search.trajectory.epoch > search.settings.schedule.warmup_epochs
 
 
 def _last(search: SearchRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -188,7 +188,7 @@ def emergence_figure(searches: Sequence[SearchRecord], moment: Moment = "first")
         found = [[edge.top[k] for edge in edges] for k in TOPS]
         found.append([node.pair for node in nodes if len(edges_into(node.node)) > EDGES_PER_NODE])
         for row, emerged in zip(rows.values(), found, strict=True):
-            row += [each.epoch(moment) - search.settings.warmup_epochs for each in emerged]
+            row += [each.epoch(moment) - search.settings.schedule.warmup_epochs for each in emerged]
     figure, (axes,) = _panels(1, 2.6)
     _draw_strips(axes, rows, searches)
     return figure
@@ -209,7 +209,7 @@ def difficulty_figure(searches: Sequence[SearchRecord], moment: Moment = "first"
     """
     _require_epochs(searches)
     edges = edge_difficulty([edge_emergence(search) for search in searches], moment)
-    warmups = [search.settings.warmup_epochs for search in searches]
+    warmups = [search.settings.schedule.warmup_epochs for search in searches]
     rows = {_edge_label(edge.edge): np.subtract(edge.epochs, warmups).tolist() for edge in edges}
     figure, (axes,) = _panels(1, 4.6)
     _draw_strips(axes, rows, searches)
@@ -362,7 +362,7 @@ def _finish_timeline(
 
 
 def _mark_warmup(axes: Axes, searches: Sequence[SearchRecord]) -> None:
-    ends = {search.settings.warmup_epochs for search in searches} - {0}
+    ends = {search.settings.schedule.warmup_epochs for search in searches} - {0}
     for number, epoch in enumerate(sorted(ends)):
         label = "" if number else "end of warm-up"
         axes.axvline(epoch, color=MUTED, lw=1, ls=":", label=label)
@@ -468,7 +468,7 @@ def _draw_strips(
             ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
             style: dict[str, Any] = {"ha": "right", "va": "center", "color": MUTED, "size": _SMALL}
             axes.annotate(text, place, place, ("axes fraction", "data"), bbox=ground, **style)
-    lasted = [int(s.trajectory.epoch[-1]) - s.settings.warmup_epochs for s in searches]
+    lasted = [int(s.trajectory.epoch[-1]) - s.settings.schedule.warmup_epochs for s in searches]
     end = max(2, *lasted)
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= end]
     axes.set(xscale="log", ylim=(len(rows) - 0.4, -0.6), xlim=(0.9, 1.15 * end))
@@ -538,7 +538,7 @@ def _common_epochs(
 
 def _outcome(search: SearchRecord, index: int) -> str:
     """Return an edge's final operation, in brackets where others are left; none in the warm-up."""
-    if search.trajectory.epoch[-1] <= search.settings.warmup_epochs:
+    if search.trajectory.epoch[-1] <= search.settings.schedule.warmup_epochs:
         return ""
     name = operation_label(OPERATIONS[final_operations(search)[index]])
     left = remaining(search.trajectory, search.events)[-1, index].sum()

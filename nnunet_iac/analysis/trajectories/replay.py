@@ -92,7 +92,11 @@ def replay(folder: RunFolder) -> Replay:
     disagreements = [
         *_differing_values(trajectory, decisions),
         *_differing_events(folder.read_events(), events),
-        *(() if settings.genotype else _differing_genotype(recorded, genotype, len(decisions))),
+        *(
+            ()
+            if settings.cell.genotype
+            else _differing_genotype(recorded, genotype, len(decisions))
+        ),
     ]
     compared = recorded is not None and genotype is not None
     return Replay(len(trajectory.epoch), len(events), compared, tuple(disagreements))
@@ -111,23 +115,25 @@ def _recomputed(
     trajectory: Trajectory, settings: Settings, folder: RunFolder
 ) -> tuple[list[Decision], Genotype | None]:
     """Return the decision of every epoch up to the search's end, and what it found if it ended."""
-    prunes = not np.isnan(trajectory.threshold[settings.warmup_epochs :]).all()
+    prunes = not np.isnan(trajectory.threshold[settings.schedule.warmup_epochs :]).all()
     active = full_mask()
     start = Observation(0, torch.zeros(active.shape), torch.zeros(len(EDGES)))
-    state = begin(start, settings)
+    state = begin(start, settings.stability, settings.cell)
     decisions = []
     rows = zip(trajectory.epoch.tolist(), trajectory.alpha, trajectory.beta, strict=True)
     for epoch, alpha, beta in rows:
         seen = Observation(epoch, torch.from_numpy(alpha), torch.from_numpy(beta))
-        decision = idle(seen, settings)
-        if epoch <= settings.warmup_epochs:
-            state = begin(seen, settings)
+        decision = idle(seen, settings.cell)
+        if epoch <= settings.schedule.warmup_epochs:
+            state = begin(seen, settings.stability, settings.cell)
         elif prunes:
-            state, decision = close_epoch(state, seen, settings)
+            state, decision = close_epoch(
+                state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
+            )
         decisions.append(decision)
-        if state.finished or epoch >= settings.search_epochs:
+        if state.finished or epoch >= settings.schedule.search_epochs:
             costs = _costs(folder, settings)
-            return decisions, discretise(seen.alpha, seen.beta, state.active, settings, costs)
+            return decisions, discretise(seen.alpha, seen.beta, state.active, settings.cell, costs)
     return decisions, None
 
 

@@ -23,7 +23,7 @@ def reported_epochs(trajectory: Trajectory, settings: Settings) -> tuple[int, ..
     With another warm-up its last epoch and the one after it stand for 15 and 16. Epochs inside
     the warm-up are left out, for nothing but the cell's weights changes there.
     """
-    warmup = settings.warmup_epochs
+    warmup = settings.schedule.warmup_epochs
     reported = {warmup, warmup + 1, *(epoch for epoch in REPORTED_EPOCHS[2:] if epoch > warmup)}
     present = trajectory.epoch.tolist()
     return tuple(sorted(reported.intersection(present).union(present[-1:])))
@@ -71,7 +71,7 @@ def top_masks(
     shape = trajectory.active.shape
     flat = (trajectory.alpha, trajectory.beta[..., None], trajectory.active)
     alpha, beta, active = (torch.from_numpy(a.reshape(-1, a.shape[-1])) for a in flat)
-    score = pruning_score(alpha, beta[:, 0], active, settings).masked_fill(~active, -torch.inf)
+    score = pruning_score(alpha, beta[:, 0], active, settings.cell).masked_fill(~active, -torch.inf)
     # Backwards, so that the stable sort meets the last of equals first.
     order = len(OPERATIONS) - 1 - np.argsort(-score.numpy()[:, ::-1], axis=1, kind="stable")
     masks = np.zeros(order.shape, np.bool_)
@@ -94,7 +94,7 @@ def genotype_masks(
     """
     arrays = (trajectory.alpha, trajectory.beta, trajectory.active)
     masks = [
-        genotype_mask(discretise(alpha, beta, active, settings))
+        genotype_mask(discretise(alpha, beta, active, settings.cell))
         for alpha, beta, active in zip(*map(torch.from_numpy, arrays), strict=True)
     ]
     return np.array(masks, np.bool_).reshape(trajectory.active.shape)
