@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from nnunet_iac.workflow.pareto_figure import draw_pareto
+from nnunet_iac.workflow.pareto_points import Point
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.selection import Rule
-from nnunet_iac.workflow.pareto_figure import draw_pareto
-from nnunet_iac.workflow.pareto_points import Point
 
 HERE = Path(__file__).parent
 BLUE, ORANGE = "#0072b2", "#d55e00"

@@ -112,9 +112,7 @@ def _steps(workload: Workload, method: Method, phase: Phase, network: Any) -> li
     network.alpha.requires_grad_(searching)
     network.beta.requires_grad_(searching)
     optimisation = workload.settings.optimisation
-    weights, _ = search_optimiser(
-        network, optimisation, workload.settings.schedule.search_epochs
-    )
+    weights, _ = search_optimiser(network, optimisation, workload.settings.schedule.search_epochs)
     if not searching:
         return [training_step(workload, network, [weights], network.weights())]
     architecture = architecture_optimiser(network, optimisation)

@@ -40,15 +40,7 @@ CURES = {
 def run_identity(
     trainer: str, plans: Mapping[str, Any], configuration: str, fold: int | str, split: Any
 ) -> dict[str, Any]:
-    """Return what identifies a run: a checkpoint or record of another must not be continued.
-
-    Args:
-        trainer: name of its class.
-        plans: content of its plans file.
-        configuration: name of its configuration.
-        fold: number, or `all`.
-        split: training and validation cases.
-    """
+    """Return what identifies a run: a checkpoint or record of another must not be continued."""
     config = configuration_of(plans, configuration)
     return {
         "trainer": trainer,
@@ -132,9 +124,7 @@ def read_own_checkpoint(
 def require_newest(path: Path, modified: int) -> None:
     """Check that no other process has continued the run since its checkpoint was read.
 
-    Args:
-        path: of the checkpoint.
-        modified: its time of modification then, in nanoseconds.
+    `modified` is its time of modification then, in nanoseconds.
 
     Raises:
         RuntimeError: the file is another one now.
@@ -169,13 +159,7 @@ def restoring(path: Path) -> Iterator[None]:
 def require_same_run(
     checkpoint: Mapping[str, Any], identity: Mapping[str, Any], settings: Settings, path: Path
 ) -> None:
-    """Check that a checkpoint was written by this very run.
-
-    Args:
-        checkpoint: the file's content.
-        identity: trainer, data set, plans, configuration and fold.
-        settings: of the plans.
-        path: of the file, for the message.
+    """Check that a checkpoint, read from `path`, was written by this very run.
 
     Raises:
         ValueError: names the first thing that differs, with both values.

@@ -78,11 +78,10 @@ def method_name(method: Method, settings: Settings) -> str:
     """Return what records call a run of a method with these settings."""
     if not method.retrofits:
         return OF_TRAINED_PART[settings.optimisation.trainable_part]
-    if method.searches:
-        return method.name
-    if settings.cell.skip != "cell":
+    if not method.searches and settings.cell.skip != "cell":
         return OF_SKIP[settings.cell.skip]
-    assert settings.cell.genotype is not None
+    if method.searches or settings.cell.genotype is None:
+        return method.name
     return OF_KIND.get(CellSource.of(settings.cell.genotype).kind, method.name)
 
 
@@ -99,6 +98,15 @@ class Phase(str, Enum):
     def number(self) -> int:
         """Its place in the list of phases, for loggers of numbers."""
         return list(Phase).index(self)
+
+
+def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
+    """Return the error of a number that is not finite; `edge` is where, if it has a place."""
+    where = "" if edge is None else f" on edge {edge.source}->{edge.target}"
+    return RuntimeError(
+        f"{what}{where} in epoch {epoch}. The last checkpoint is kept: look for broken images and "
+        "continue with --c, or start anew under new plans with lower learning rates"
+    )
 
 
 @dataclass(frozen=True)
@@ -261,18 +269,10 @@ class SearchController:
         update: str | None,
         grad_scaler: torch.amp.GradScaler | None,
     ) -> Tensor:
-        """Step the weights together with alpha and beta, or one of them in a bilevel search.
+        """Step the weights together with alpha and beta, or one of them; return the batch's loss.
 
-        Args:
-            network: that is searched.
-            optimizer: of its weights.
-            loss: runs the network on the batch.
-            epoch: nnU-Net's number of the epoch, from 0.
-            update: what the batch of a bilevel search is for, weights or architecture.
-            grad_scaler: None without mixed precision.
-
-        Returns:
-            The loss of the batch.
+        `loss` runs the network on the batch, `epoch` is nnU-Net's number, from 0, and `update` says
+        what the batch of a bilevel search is for, weights or architecture.
 
         Raises:
             RuntimeError: gradients that are not finite.
@@ -566,9 +566,7 @@ class ContinuationController:
         if self.encoder_is_frozen:
             network.encoder.eval()
 
-    def not_finite(self, what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
-        """Return the error of a number that is not finite."""
-        return not_finite(what, epoch, edge)
+    not_finite = staticmethod(not_finite)
 
     def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
         """Record what an epoch took; nothing changes."""
@@ -591,15 +589,6 @@ class ContinuationController:
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
         """Restore what `state_dict` returned."""
         self.recorder.load_state_dict(state["record"])
-
-
-def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
-    """Return the error of a number that is not finite; `edge` is where, if it has a place."""
-    where = "" if edge is None else f" on edge {edge.source}->{edge.target}"
-    return RuntimeError(
-        f"{what}{where} in epoch {epoch}. The last checkpoint is kept: look for broken images and "
-        "continue with --c, or start anew under new plans with lower learning rates"
-    )
 
 
 def _non_finite_edge(network: IACUNet) -> Edge | None:

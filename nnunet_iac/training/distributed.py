@@ -61,6 +61,8 @@ def require_same_on_all_ranks(*tensors: Tensor) -> None:
     Raises:
         RuntimeError: they differ, so the ranks would take different decisions.
     """
+    if not dist.is_initialized():
+        return
     own = [tensor.detach().cpu() for tensor in tensors]
     firsts = broadcast_from_rank0(own)
     same = all(torch.equal(a, b) for a, b in zip(own, firsts, strict=True))

@@ -123,7 +123,7 @@ class Lifecycle:
         Args:
             network: gets its first weights.
             planned: the network of the plans.
-            images: makes the images of the first training batches, as many as asked for.
+            images: returns the images of so many first training batches.
             continues: whether the user wanted to continue a run.
         """
         checks, retrofits = self.checks, self.checks.method.retrofits

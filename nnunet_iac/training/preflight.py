@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import nn
 from nnunet_iac.nn.cell_cost import cell_costs
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.memory import StepMemory, step_memory
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.nn.planned_retrofit import retrofit
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.plans import (
     SECTION,
@@ -66,19 +66,11 @@ def checked_settings(
 ) -> Settings:
     """Return the settings of a run after checking all that a trainer is made from.
 
-    Args:
-        plans: content of the plans file.
-        configuration: name of the configuration.
-        fold: number, or `all`.
-        dataset_json: content of dataset.json.
-        trainer: its name.
-        method: of the trainer.
-        overrides: settings that the trainer fixes.
-        results: nnU-Net's folder of results, if it is set.
+    That is what nnU-Net gives it, the name, method and fixed settings of its class, and nnU-Net's
+    folder of results, if it is set.
 
     Raises:
-        ValueError: plans that cannot be trained, settings that are invalid or of no use to
-            the method, or names that cannot be folders and files of a run.
+        ValueError: plans, settings or names with which the method cannot run.
         RuntimeError: the results cannot be written, or TensorBoard is wanted and missing.
     """
     config = configuration_of(plans, configuration)
@@ -127,85 +119,67 @@ def require_usable(method: Method, settings: Settings) -> None:
         )
 
 
-USES: Mapping[str, Callable[[Method, Settings], bool]] = {
-    **dict.fromkeys(
-        (
-            "finetune_epochs",
-            "iterations_per_epoch",
-            "val_iterations_per_epoch",
-            "finetune_optimizer",
-            "finetune_lr",
-            "finetune_schedule",
-            "deep_supervision",
-            "seed",
-            "deterministic",
-            "patient_pattern",
-            "backbone_trainer",
-            "backbone_plans",
-            "backbone_checkpoint",
-            "allow_leakage",
-        ),
+_USES: tuple[tuple[str, Callable[[Method, Settings], bool]], ...] = (
+    (
+        "finetune_epochs finetune_optimizer finetune_lr finetune_schedule iterations_per_epoch "
+        "val_iterations_per_epoch deep_supervision seed deterministic patient_pattern "
+        "backbone_trainer backbone_plans backbone_checkpoint allow_leakage",
         lambda method, settings: True,
     ),
-    "trainable_part": lambda method, settings: not method.retrofits,
-    **dict.fromkeys(
-        ("skip", "genotype", "norm", "residual", "decoder_norms", "activation_checkpointing"),
+    ("trained_on", lambda method, settings: not method.retrofits),
+    (
+        "skip genotype norm residual decoder_norms activation_checkpointing",
         lambda method, settings: method.retrofits,
     ),
-    **dict.fromkeys(
-        ("channel_ratio", "min_channels", "partial_channels", "output_nodes"),
+    (
+        "channel_ratio min_channels partial_channels output_nodes",
         lambda method, settings: (
             method.retrofits and settings.cell.implant in ("cell", "convolution")
         ),
     ),
-    **dict.fromkeys(
-        ("max_parameter_ratio", "max_mac_ratio"),
+    (
+        "max_parameter_ratio max_mac_ratio",
         lambda method, settings: method.retrofits and settings.cell.implant == "cell",
     ),
-    "score_batches": lambda method, settings: (
-        method.retrofits
-        and settings.cell.genotype is not None
-        and CellSource.of(settings.cell.genotype).kind == "zero-cost"
+    (
+        "score_batches",
+        lambda method, settings: method.retrofits and _cell_kind(settings) == "zero-cost",
     ),
-    **dict.fromkeys(
-        (
-            "warmup_epochs",
-            "search_epochs",
-            "importance",
-            "edge_transform",
-            "max_identity",
-            "weights_lr",
-            "weights_lr_min",
-            "annealing_power",
-            "architecture_lr",
-            "architecture_betas",
-            "architecture_weight_decay",
-            "beta_decay",
-        ),
+    (
+        "warmup_epochs search_epochs importance edge_transform max_identity weights_lr "
+        "weights_lr_min annealing_power architecture_lr architecture_betas "
+        "architecture_weight_decay beta_decay",
         lambda method, settings: method.searches,
     ),
-    "tan_clamp": lambda method, settings: method.searches and settings.cell.edge_transform == "tan",
-    # A preset sets the stability test, and some of them the length of the warm-up.
-    "preset": lambda method, settings: (
-        method.prunes or (method.searches and "warmup_epochs" in PRESETS[settings.schedule.preset])
+    (
+        "tan_clamp",
+        lambda method, settings: method.searches and settings.cell.edge_transform == "tan",
     ),
-    **dict.fromkeys(("stability_test", "patience"), lambda method, settings: method.prunes),
-    **dict.fromkeys(
-        ("stability_threshold", "threshold_growth", "reset_threshold"),
+    # A preset sets the stability test, and some of them the length of the warm-up.
+    (
+        "preset",
+        lambda method, settings: (
+            method.prunes
+            or (method.searches and "warmup_epochs" in PRESETS[settings.schedule.preset])
+        ),
+    ),
+    ("stability_test patience", lambda method, settings: method.prunes),
+    (
+        "stability_threshold threshold_growth reset_threshold",
         lambda method, settings: method.prunes and settings.stability.stability_test != "schedule",
     ),
-}
-"""Which runs use a setting; no run uses one that is not listed."""
+)
+
+USES = {name: uses for names, uses in _USES for name in names.split()}
+"""By setting, whether a run of a method uses it; no run uses one that is not listed."""
+
+
+def _cell_kind(settings: Settings) -> str | None:
+    return None if settings.cell.genotype is None else CellSource.of(settings.cell.genotype).kind
 
 
 def unused_settings(method: Method, settings: Settings, written: Iterable[str]) -> tuple[str, ...]:
-    """Return the settings that somebody wrote and a run does not use, in their order.
-
-    Args:
-        method: of the run.
-        settings: of the run.
-        written: names of the settings that were written.
-    """
+    """Return those of the written settings that a run of the method does not use."""
     return tuple(name for name in written if name not in USES or not USES[name](method, settings))
 
 
@@ -216,15 +190,7 @@ def ignored(
     configuration: str,
     overrides: Mapping[str, Any],
 ) -> list[str]:
-    """Return the warnings about what the user asked for and a run does not use.
-
-    Args:
-        trainer: its name.
-        method: of the trainer.
-        plans: content of the plans file.
-        configuration: name of the configuration.
-        overrides: settings that the trainer fixes.
-    """
+    """Return the warnings about what the user asked for and a run does not use."""
     section, deprecations = present_names(configuration_of(plans, configuration).get(SECTION, {}))
     settings = Settings.from_mapping({**section, **overrides})
     fixed = [
@@ -232,7 +198,7 @@ def ignored(
         for key, value in overrides.items()
         if key in section and section[key] != value
     ]
-    written = [key for key in section if key not in overrides]
+    written = [k for k, value in section.items() if k not in overrides and value is not None]
     unused = [
         f"WARNING: {key}={section[key]} is ignored; {trainer} does not use it"
         for key in unused_settings(method, settings, written)
@@ -290,11 +256,7 @@ class Preflight:
             )
 
     def preprocessed_cases(self) -> Sequence[str]:
-        """Return all cases that are preprocessed.
-
-        Raises:
-            FileNotFoundError: there are none.
-        """
+        """Return all cases that are preprocessed; none is an error, as of `require_data`."""
         self.require_data()
         folder = str(self.data)
         cases: list[str] = infer_dataset_class(folder).get_identifiers(folder)
@@ -328,22 +290,14 @@ class Preflight:
         return Fold(self.plans["dataset_name"], self.configuration, self.number, validation)
 
     def backbone_file(self, validation: Sequence[str]) -> Path:
-        """Return the backbone's checkpoint.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
+        """Return the backbone's checkpoint, which must exist."""
         alike = lineage(self.plans, self.configuration, self.data.parent)
         results = self.fold.parent.parent
         fold = self.target(validation)
         return backbone_file(self.settings.data, self.sibling_trainer, alike, fold, results)
 
     def backbone(self, network: nn.Module, validation: Sequence[str]) -> Backbone:
-        """Return the backbone, checked against the network of the plans.
-
-        Raises:
-            ValueError: a backbone of another network or preprocessing, or one that leaks.
-        """
+        """Return the backbone, checked against the network of the plans; log what it is."""
         backbone = read_backbone(
             self.backbone_file(validation),
             network,
@@ -373,11 +327,7 @@ class Preflight:
     def costs(
         self, network: Any, input_channels: int, patch_size: Sequence[int]
     ) -> CellCosts | None:
-        """Return what cells cost where the settings limit that, after checking that some cell fits.
-
-        Raises:
-            ValueError: no cell is within the budget.
-        """
+        """Return what cells cost where the settings limit that; some cell must be within it."""
         limits = (self.settings.cell.max_parameter_ratio, self.settings.cell.max_mac_ratio)
         if not self.method.retrofits or limits == (None, None):
             return None
@@ -395,15 +345,7 @@ class Preflight:
     ) -> None:
         """Let the network use activation checkpointing if a training step needs it; log memory.
 
-        Args:
-            network: that is going to be trained.
-            stock: makes a network of the plans.
-            genotype: of the cells; None where they are still to be searched, or none.
-            batch: shape of the images, (batch, channels, *spatial).
-            device: where.
-
-        Raises:
-            RuntimeError: a training step does not fit.
+        `stock` makes a network of the plans; without a genotype the cells are still to be searched.
         """
 
         def made(settings: Settings) -> RetrofittedUNet:
@@ -420,9 +362,6 @@ class Preflight:
         """Check that the disk has room for the run's checkpoints.
 
         A checkpoint takes about the bytes of all weights, and of Adam's two averages.
-
-        Raises:
-            RuntimeError: it has less.
         """
         weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
         learning = sum(
@@ -486,19 +425,16 @@ def enable_checkpointing_if_needed(
     if not network.activation_checkpointing and needed.kept <= free:
         return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
     if needed.checkpointed <= free:
-        said = (
-            "as the settings ask"
-            if network.activation_checkpointing
-            else "since it would not fit otherwise"
-        )
+        asked = network.activation_checkpointing
+        said = "as the settings ask" if asked else "since it would not fit otherwise"
         network.activation_checkpointing = True
         return (
-            f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} free "
-            f"with its cells' activations recomputed, {said}"
+            f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} "
+            f"free with its cells' activations recomputed, {said}"
         )
     raise RuntimeError(
-        f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with its "
-        f"cells' activations recomputed, and {_text(free)} are free on {device}: "
+        f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
+        f"its cells' activations recomputed, and {_text(free)} are free on {device}: "
         f"{_cure(settings, batch, device, free, resized)}"
     )
 

@@ -144,7 +144,7 @@ SHORTEST = MappingProxyType(
         "val_iterations_per_epoch": 2,
     }
 )
-"""1 warm-up, 6 search and 2 finetuning epochs of 4 iterations."""
+"""1 warm-up, 6 search and 2 finetuning epochs of 4 iterations; the cell found is worth nothing."""
 
 SHORT = MappingProxyType(
     {
@@ -160,63 +160,42 @@ SHORT = MappingProxyType(
 
 
 class nnUNetTrainerIACLTH_1warmup6search2finetune(nnUNetTrainerIACLTH):
-    """Accelerated search in 1 warm-up, 6 search and 2 finetuning epochs of 4 iterations.
-
-    Shows that everything runs; the cell it finds is worth nothing. `stable_checks` is 1.
-    """
+    """Accelerated search of `SHORTEST` length, to see that everything runs."""
 
     overrides = SHORTEST
 
 
 class nnUNetTrainerIAC_1warmup6search2finetune(nnUNetTrainerIAC):
-    """Full search in 1 warm-up, 6 search and 2 finetuning epochs of 4 iterations.
-
-    Shows that everything runs; the cell it finds is worth nothing.
-    """
+    """Full search of `SHORTEST` length, to see that everything runs."""
 
     overrides = SHORTEST
 
 
 class nnUNetTrainerIACDiscrete_2finetune(nnUNetTrainerIACDiscrete):
-    """Finetuning of a given genotype in 2 epochs of 4 iterations.
-
-    Shows that everything runs.
-    """
+    """Finetuning of a given genotype of `SHORTEST` length, to see that everything runs."""
 
     overrides = SHORTEST
 
 
 class nnUNetTrainerIACLTHNoDA_1warmup6search2finetune(nnUNetTrainerIACLTHNoDA):
-    """Accelerated search without augmentation in 1, 6 and 2 epochs of 4 iterations.
-
-    Shows that everything runs; the cell it finds is worth nothing. `stable_checks` is 1.
-    """
+    """Accelerated search without augmentation of `SHORTEST` length."""
 
     overrides = SHORTEST
 
 
 class nnUNetTrainerIACLTH_3warmup12search15finetune(nnUNetTrainerIACLTH):
-    """Accelerated search in 3 warm-up, 12 search and 15 finetuning epochs of 50 iterations.
-
-    For a first look at one's own data. `stable_checks` is 2.
-    """
+    """Accelerated search of `SHORT` length, for a first look at one's own data."""
 
     overrides = SHORT
 
 
 class nnUNetTrainerIAC_3warmup12search15finetune(nnUNetTrainerIAC):
-    """Full search in 3 warm-up, 12 search and 15 finetuning epochs of 50 iterations.
-
-    For a first look at one's own data.
-    """
+    """Full search of `SHORT` length, for a first look at one's own data."""
 
     overrides = SHORT
 
 
 class nnUNetTrainerIACDiscrete_15finetune(nnUNetTrainerIACDiscrete):
-    """Finetuning of a given genotype in 15 epochs of 50 iterations.
-
-    For a first look at one's own data.
-    """
+    """Finetuning of a given genotype of `SHORT` length, for a first look at one's own data."""
 
     overrides = SHORT

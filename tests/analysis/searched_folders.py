@@ -200,7 +200,9 @@ def _walk(
         if epoch == settings.schedule.warmup_epochs:
             state = begin(seen, settings.stability, settings.cell)
         elif epoch > settings.schedule.warmup_epochs and method == "IAC-LTH":
-            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
+            state, decision = close_epoch(
+                state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
+            )
             events.extend(decision.events)
         arrays = (decision.importance, decision.divergence, decision.threshold, decision.active)
         rows.append(

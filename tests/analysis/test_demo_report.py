@@ -45,7 +45,9 @@ def _search():
     for epoch in range(2, SETTINGS.schedule.search_epochs + 1):
         alpha += 0.1 * torch.randn(alpha.shape, generator=generator, dtype=torch.float64)
         beta += 0.1 * torch.randn(beta.shape, generator=generator, dtype=torch.float64)
-        state, seen = advance(state, Observation(epoch, alpha, beta), SETTINGS.stability, SETTINGS.cell)
+        state, seen = advance(
+            state, Observation(epoch, alpha, beta), SETTINGS.stability, SETTINGS.cell
+        )
         arrays = (alpha, beta, seen.importance, seen.divergence, seen.threshold, seen.active)
         rows.append(TrajectoryRow(epoch, *(array.numpy().copy() for array in arrays)))
         events.extend(seen.events)

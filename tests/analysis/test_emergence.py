@@ -45,14 +45,18 @@ class Search:
 
 def recorded(alphas, betas=None, settings=SETTINGS, prunes=False):
     """Return the record of a search along a path of alpha and beta, as a run leaves it."""
-    state = begin(Observation(0, torch.zeros(14, 7), torch.zeros(14)), settings.stability, settings.cell)
+    state = begin(
+        Observation(0, torch.zeros(14, 7), torch.zeros(14)), settings.stability, settings.cell
+    )
     rows, events, genotype = [], [], None
     for number, alpha in enumerate(alphas):
         beta = np.zeros(14) if betas is None else betas[number]
         seen = Observation(number + 1, torch.from_numpy(alpha), torch.from_numpy(beta))
         decision = idle(seen, settings.cell)
         if prunes and seen.epoch > settings.schedule.warmup_epochs:
-            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
+            state, decision = close_epoch(
+                state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
+            )
         values = (seen.alpha, seen.beta, decision.importance, decision.divergence)
         values += (decision.threshold, decision.active)
         rows.append(TrajectoryRow(seen.epoch, *(value.numpy() for value in values)))

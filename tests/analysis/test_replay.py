@@ -47,7 +47,9 @@ def record(folder, settings=LITERAL, prunes=True, seed=0, scale=0.1, epochs=None
         if epoch == settings.schedule.warmup_epochs:
             state = begin(seen, settings.stability, settings.cell)
         elif epoch > settings.schedule.warmup_epochs and prunes:
-            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
+            state, decision = close_epoch(
+                state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
+            )
         arrays = (seen.alpha, seen.beta, decision.importance, decision.divergence)
         arrays += (decision.threshold, decision.active)
         rows.append(TrajectoryRow(epoch, *(array.numpy() for array in arrays), seconds=1.0))
@@ -120,7 +122,11 @@ def test_a_pruning_search_replays_exactly(tmp_path, preset, importance, warmup):
 @pytest.mark.parametrize("importance", ["softmax", "raw", "raw-strict"])
 def test_a_search_that_was_forced_at_its_limit_replays_exactly(tmp_path, importance):
     settings = Settings(
-        preset="adaptive", importance=importance, stability_threshold=1e-9, warmup_epochs=2, search_epochs=9
+        preset="adaptive",
+        importance=importance,
+        stability_threshold=1e-9,
+        warmup_epochs=2,
+        search_epochs=9,
     )
     run = record(tmp_path, settings)
     assert "forced" in {event.rule for event in run.read_events()}
@@ -131,7 +137,12 @@ def test_a_search_that_was_forced_at_its_limit_replays_exactly(tmp_path, importa
     "settings",
     [
         {"edge_transform": "tan", "output_nodes": 2},
-        {"stability_threshold": 1e-4, "threshold_growth": 3.0, "patience": 2, "reset_threshold": False},
+        {
+            "stability_threshold": 1e-4,
+            "threshold_growth": 3.0,
+            "patience": 2,
+            "reset_threshold": False,
+        },
         {"max_identity": 0},
         {"warmup_epochs": 0},
     ],
@@ -159,7 +170,11 @@ def test_a_search_under_way_replays_exactly_without_a_genotype(tmp_path, epochs)
 @pytest.mark.parametrize("method", [IAC_LTH, IAC])
 def test_what_the_trainers_controller_records_replays_exactly(tmp_path, tiny_unet, method, warmup):
     settings = Settings(
-        preset="adaptive", warmup_epochs=warmup, search_epochs=9, finetune_epochs=1, stability_threshold=0.05
+        preset="adaptive",
+        warmup_epochs=warmup,
+        search_epochs=9,
+        finetune_epochs=1,
+        stability_threshold=0.05,
     )
     network = IACUNet(tiny_unet(2))
     recorder = Recorder(settings, RunFolder.of_fold(tmp_path), lambda line: None)
@@ -208,9 +223,7 @@ def test_what_the_trainers_controller_records_under_a_budget_replays_exactly(
     replayed = replay(recorder.folder)
     assert replayed.disagreements == ()
     assert replayed.genotype_compared
-    write_json(
-        recorder.folder.settings_file, settings.to_mapping() | {"max_mac_ratio": 9}
-    )
+    write_json(recorder.folder.settings_file, settings.to_mapping() | {"max_mac_ratio": 9})
     assert not replay(recorder.folder).agrees
 
 

@@ -77,7 +77,9 @@ def search(seed=0, settings=LITERAL, epochs=None, prunes=True):
         seen = Observation(epoch, alpha, beta)
         decision = idle(seen, settings.cell)
         if searching and prunes:
-            state, decision = close_epoch(state, seen, settings.stability, settings.cell, settings.schedule.search_epochs)
+            state, decision = close_epoch(
+                state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
+            )
         values = (seen.alpha, seen.beta, decision.importance, decision.divergence)
         values += (decision.threshold, decision.active)
         rows.append(TrajectoryRow(epoch, *(value.numpy() for value in values)))

@@ -604,8 +604,18 @@ TRAINED_PLANS = [
                 "'seed' must be an integer; got {'seed': 1}",
                 LTH,
             ),
-            ("a number that is not one", {"stability_threshold": math.nan}, "'theta' .*; got nan", LTH),
-            ("a number beyond all", {"stability_threshold": 10**400}, "'theta' must be a finite", LTH),
+            (
+                "a number that is not one",
+                {"stability_threshold": math.nan},
+                "'theta' .*; got nan",
+                LTH,
+            ),
+            (
+                "a number beyond all",
+                {"stability_threshold": 10**400},
+                "'theta' must be a finite",
+                LTH,
+            ),
             ("a seed beyond torch's", {"seed": 2**64}, "'seed' must be 0 to", LTH),
             ("a list of lists", {"architecture_betas": [[0], [1]]}, "list of two numbers", LTH),
             (

@@ -20,10 +20,13 @@ from nnunet_iac.training.batches import (
     UPDATE,
     AlternatingLoader,
     SeededLoader,
+    Streams,
     augmenter,
     choose_blur_without_timing,
     drawn,
     finish,
+    search_halves,
+    with_cases,
 )
 
 
@@ -127,3 +130,59 @@ def test_every_epoch_begins_with_a_batch_for_the_weights() -> None:
     next(loader)
     loader.begin_epoch(alternate=True)
     assert next(loader)[UPDATE] == "weights"
+
+
+class _Cases:
+    """A data set as nnU-Net's: it sorts the list that it gets."""
+
+    def __init__(self, folder: str, identifiers: list[str], previous: str | None = None) -> None:
+        identifiers.sort()
+        self.source_folder = folder
+        self.identifiers = identifiers
+        self.folder_with_segs_from_previous_stage = previous
+
+
+class _Loader:
+    def __init__(self, dataset: _Cases) -> None:
+        self._data = dataset
+        self.indices = dataset.identifiers
+        self.batch_size = 3
+
+    def __next__(self) -> dict[str, Any]:
+        return {"data": random.choice(self.indices)}
+
+
+def test_a_loader_with_other_cases_is_the_same_in_all_else() -> None:
+    stock = _Loader(_Cases("folder", ["b", "a"], "previous"))
+    other = with_cases(stock, ["d", "c"])
+    assert (stock.indices, other.indices) == (["a", "b"], ["c", "d"])
+    assert (other._data.source_folder, other.batch_size) == ("folder", 3)
+    assert other._data.folder_with_segs_from_previous_stage == "previous"
+
+
+def test_halves_share_no_patient_and_have_all_cases() -> None:
+    settings = Settings(patient_pattern="^.")
+    halves = search_halves(["a1", "a2", "b1", "c1", "c2", "d1"], settings)
+    sides = [{case[0] for case in half} for half in halves.values()]
+    assert list(halves) == ["train_search", "val_search"]
+    assert not sides[0] & sides[1]
+    assert sum(len(half) for half in halves.values()) == 6
+
+
+@pytest.mark.parametrize("halves", [(), (["a", "b"], ["c", "d"])])
+def test_streams_entered_at_an_epoch_go_on_as_those_from_the_start(halves: Any) -> None:
+    settings = Settings(iterations_per_epoch=5, val_iterations_per_epoch=2, warmup_epochs=1)
+    streams = Streams(settings, rank=0, workers=0, pin_memory=False)
+
+    def epochs(first: int) -> list[list[str]]:
+        loaders = [_Loader(_Cases("", list("abcd"))), _Loader(_Cases("", ["v", "w"]))]
+        training, validation = streams.from_epoch(loaders, first, [list(h) for h in halves])
+        found = []
+        for epoch in range(first, 4):
+            if halves:
+                training.begin_epoch(alternate=epoch >= 1)
+            batches = [next(training) for _ in range(5)] + [next(validation) for _ in range(2)]
+            found.append([batch["data"] for batch in batches])
+        return found
+
+    assert epochs(2) == epochs(0)[2:]

@@ -107,7 +107,9 @@ def test_an_encoder_that_was_to_stay_and_did_not_is_an_error(
     make_trainer: Make, in_process: Any
 ) -> None:
     short = {"iterations_per_epoch": 1, "val_iterations_per_epoch": 1, "finetune_epochs": 1}
-    trainer = make_trainer(CONTROL, in_process.write_plans("moved", trainable_part="decoder", **short))
+    trainer = make_trainer(
+        CONTROL, in_process.write_plans("moved", trainable_part="decoder", **short)
+    )
     trainer.on_train_start()
     with torch.no_grad():
         next(trainer.network.encoder.parameters()).add_(1)

@@ -181,7 +181,11 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
         ("nnUNetTrainerIAC", {"stability_test": "rank"}, "stability_test=rank"),
         (DISCRETE, {"genotype": "identity", "beta_decay": 1.0}, "beta_decay=1.0"),
-        ("nnUNetTrainerIACLTH", {"stability_test": "schedule", "stability_threshold": 0.5}, "theta=0.5"),
+        (
+            "nnUNetTrainerIACLTH",
+            {"stability_test": "schedule", "stability_threshold": 0.5},
+            "theta=0.5",
+        ),
         ("nnUNetTrainerIACLTH", {"score_batches": 2}, "score_batches=2"),
     ],
 )

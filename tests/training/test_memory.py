@@ -125,7 +125,11 @@ def fit(network, tiny_unet, free, monkeypatch):
     monkeypatch.setattr(preflight, "free_memory", lambda device: free)
     shape = (4, 2, 64, 64)
     return enable_checkpointing_if_needed(
-        network, shape, CPU, Settings(), lambda settings: retrofit(tiny_unet(), **settings.cell.network_arguments())
+        network,
+        shape,
+        CPU,
+        Settings(),
+        lambda settings: retrofit(tiny_unet(), **settings.cell.network_arguments()),
     )
 
 
@@ -156,7 +160,7 @@ def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, 
 
 def needs(trainer: Any) -> StepMemory:
     """Return what a training step of a search needs."""
-    network = retrofitted(trainer.stock_network(), trainer.settings)
+    network = retrofit(trainer.stock_network(), **trainer.settings.cell.network_arguments())
     patch = trainer.configuration_manager.patch_size
     return step_memory(network, (trainer.batch_size, trainer.num_input_channels, *patch))
 

@@ -93,7 +93,9 @@ def test_the_line_of_an_adaptive_search_gives_a_range() -> None:
 
 
 def test_the_line_of_a_full_search_knows_its_end() -> None:
-    search = search_progress(begin(_observation(0), Settings().stability, Settings().cell), 40, Settings(), prunes=False)
+    search = search_progress(
+        begin(_observation(0), Settings().stability, Settings().cell), 40, Settings(), prunes=False
+    )
     assert _line(Progress("search", 40, (400, 400), search), pace=10.0) == (
         "Phase: search, 40 epochs done; 98 of 98 operations left, 0 of 14 edges settled; "
         "search ends after 200 epochs; "
@@ -158,7 +160,10 @@ def test_an_end_on_another_day_has_its_date() -> None:
         ({"preset": "literal"}, (21, 21)),
         ({"preset": "paper"}, (51, 51)),
         ({"preset": "adaptive"}, (21, 200)),
-        ({"preset": "paper", "stability_threshold": 0.693}, (51, 200)),  # ln 2 = 0.69314…: a check may fail.
+        (
+            {"preset": "paper", "stability_threshold": 0.693},
+            (51, 200),
+        ),  # ln 2 = 0.69314…: a check may fail.
         ({"preset": "paper", "stability_threshold": 0.6932}, (51, 51)),
         ({"preset": "paper", "importance": "raw"}, (51, 51)),
         ({"preset": "paper", "importance": "raw-strict"}, (51, 200)),
@@ -189,7 +194,13 @@ def test_every_search_ends_within_what_was_expected_after_any_epoch(
     state, epoch = begin(_observation(2), settings.stability, settings.cell), 2
     while not state.finished:
         epoch += 1
-        state, _ = close_epoch(state, _observation(epoch, seed + epoch, size), settings.stability, settings.cell, settings.schedule.search_epochs)
+        state, _ = close_epoch(
+            state,
+            _observation(epoch, seed + epoch, size),
+            settings.stability,
+            settings.cell,
+            settings.schedule.search_epochs,
+        )
         expected.append(search_ends(state, epoch, settings, prunes=True))
     for first, last in expected:
         assert first <= epoch <= last

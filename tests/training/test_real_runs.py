@@ -37,7 +37,11 @@ def test_one_run_leaves_its_whole_record(searched: Any) -> None:
     assert (fold / "validation" / "summary.json").is_file()
     assert (fold / "progress.png").is_file()
     settings, trajectory, cost = run.read_settings(), run.read_trajectory(), run.read_cost()
-    assert (settings.schedule.warmup_epochs, settings.schedule.search_epochs, settings.schedule.finetune_epochs) == (1, 7, 2)
+    assert (
+        settings.schedule.warmup_epochs,
+        settings.schedule.search_epochs,
+        settings.schedule.finetune_epochs,
+    ) == (1, 7, 2)
     assert isinstance(trajectory, Trajectory)
     assert trajectory.alpha.shape == (7, 14, 7)
     assert len(run.read_events()) == 14 * 6

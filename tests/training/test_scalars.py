@@ -47,7 +47,9 @@ def test_entropy_and_divergence_are_means_over_edges() -> None:
     divergence[0] = np.nan
     divergence[1] = 0.15
     settings = Settings()
-    state = begin(Observation(0, torch.from_numpy(alpha), torch.zeros(14)), settings.stability, settings.cell)
+    state = begin(
+        Observation(0, torch.from_numpy(alpha), torch.zeros(14)), settings.stability, settings.cell
+    )
     row = _row(alpha=alpha, active=active.numpy(), divergence=divergence)
     numbers = search_scalars(row, state, settings)
     two = -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4))
@@ -67,12 +69,16 @@ def test_an_undefined_p_leaves_the_entropy_out() -> None:
 def test_the_numbers_stay_in_their_ranges_throughout_a_search(seed: int, epochs: int) -> None:
     settings = Settings(preset="literal", warmup_epochs=0)
     generator = torch.Generator().manual_seed(seed)
-    state = begin(Observation(0, torch.zeros(14, 7), torch.zeros(14)), settings.stability, settings.cell)
+    state = begin(
+        Observation(0, torch.zeros(14, 7), torch.zeros(14)), settings.stability, settings.cell
+    )
     for epoch in range(1, epochs + 1):
         alpha = torch.randn(14, 7, generator=generator)
         observation = Observation(epoch, alpha, torch.randn(14, generator=generator))
         before = state.active
-        state, decision = close_epoch(state, observation, settings.stability, settings.cell, settings.schedule.search_epochs)
+        state, decision = close_epoch(
+            state, observation, settings.stability, settings.cell, settings.schedule.search_epochs
+        )
         row = _row(
             alpha=observation.alpha.numpy(),
             beta=observation.beta.numpy(),

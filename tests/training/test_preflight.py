@@ -1,0 +1,173 @@
+"""Which settings a run uses, and what is logged of the others."""
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.training import trainers
+from nnunet_iac.training.controller import IAC, IAC_DISCRETE, IAC_LTH
+from nnunet_iac.training.preflight import ignored, require_usable
+from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+
+OTHER: dict[str, Any] = {
+    "preset": "paper",
+    "warmup_epochs": 4,
+    "search_epochs": 100,
+    "finetune_epochs": 7,
+    "iterations_per_epoch": 9,
+    "val_iterations_per_epoch": 9,
+    "stability_test": "rank",
+    "patience": 2,
+    "stability_threshold": 0.5,
+    "threshold_growth": 3.0,
+    "reset_threshold": True,
+    "importance": "raw",
+    "score_batches": 2,
+    "edge_transform": "tan",
+    "tan_clamp": 1.0,
+    "channel_ratio": 0.5,
+    "min_channels": 8,
+    "partial_channels": 2,
+    "output_nodes": 2,
+    "max_identity": 1,
+    "max_parameter_ratio": 9.0,
+    "max_mac_ratio": 9.0,
+    "skip": "attention",
+    "norm": "batch",
+    "residual": "none",
+    "decoder_norms": "tuned",
+    "activation_checkpointing": True,
+    "weights_lr": 0.02,
+    "weights_lr_min": 1e-5,
+    "annealing_power": 3.0,
+    "architecture_lr": 0.1,
+    "architecture_betas": [0.5, 0.9],
+    "architecture_weight_decay": 0.1,
+    "beta_decay": 1.0,
+    "finetune_optimizer": "sgd",
+    "finetune_lr": 0.1,
+    "finetune_schedule": "constant",
+    "trainable_part": "decoder",
+    "deep_supervision": False,
+    "seed": 1,
+    "deterministic": False,
+    "patient_pattern": "x",
+    "backbone_trainer": "Other",
+    "backbone_plans": "other",
+    "backbone_checkpoint": "other.pth",
+    "genotype": "identity",
+    "allow_leakage": True,
+}
+"""Another value than the default of every setting."""
+
+ALWAYS = {
+    *("finetune_epochs", "iterations_per_epoch", "val_iterations_per_epoch", "finetune_optimizer"),
+    *("finetune_lr", "finetune_schedule", "deep_supervision", "seed", "deterministic"),
+    *("patient_pattern", "backbone_trainer", "backbone_plans", "backbone_checkpoint"),
+    "allow_leakage",
+}
+RETROFIT = {"norm", "residual", "decoder_norms", "recompute_cells", "skip", "genotype"}
+CELL = {"channel_ratio", "min_channels", "partial_channels", "output_nodes"}
+BUDGET = {"max_parameter_ratio", "max_mac_ratio"}
+SEARCH = {
+    *("warmup_epochs", "search_epochs", "importance", "edge_transform", "max_identity"),
+    *("weights_lr", "weights_lr_min", "annealing_power", "architecture_lr", "architecture_betas"),
+    *("architecture_weight_decay", "beta_decay"),
+}
+PRUNING = {"preset", "stability_test", "stable_checks", "theta", "kappa", "reset_theta"}
+
+ALL = [
+    value
+    for value in vars(trainers).values()
+    if isinstance(value, type) and issubclass(value, RetrofitTrainer)
+    if value is not RetrofitTrainer
+]
+
+
+def _used_by(trainer: type[RetrofitTrainer], given: dict[str, Any]) -> set[str]:
+    if trainer.method is IAC_LTH:
+        return ALWAYS | RETROFIT | CELL | BUDGET | SEARCH | PRUNING
+    if trainer.method is IAC:
+        return ALWAYS | RETROFIT | CELL | BUDGET | SEARCH
+    if trainer.method is IAC_DISCRETE:
+        cell = set() if "skip" in given else CELL | BUDGET
+        return ALWAYS | RETROFIT | cell
+    return ALWAYS | {"trained_on"}
+
+
+def _warnings(trainer: type[RetrofitTrainer], **section: Any) -> list[str]:
+    plans = {"configurations": {"2d": {"iac": section}}}
+    return ignored(trainer.__name__, trainer.method, plans, "2d", trainer.overrides)
+
+
+def test_every_setting_has_another_value_here() -> None:
+    removed = {"pruning_score", "held_back"}
+    assert {field.name for field in fields(Settings)} - removed == set(OTHER)
+
+
+@pytest.mark.parametrize("trainer", ALL, ids=lambda trainer: trainer.__name__)
+def test_every_written_setting_that_a_trainer_does_not_use_is_named(
+    trainer: type[RetrofitTrainer],
+) -> None:
+    for key, value in OTHER.items():
+        needed = {"genotype": "random:0"} if trainer.method is IAC_DISCRETE else {}
+        section = {**({} if key == "skip" else needed), key: value}
+        named = [line for line in _warnings(trainer, **section) if f" {key}=" in line]
+        if key in trainer.overrides:
+            assert "fixes it at" in named[0]
+        elif key in _used_by(trainer, section):
+            assert named == []
+        else:
+            shown = tuple(value) if isinstance(value, list) else value
+            assert named == [
+                f"WARNING: {key}={shown} is ignored; {trainer.__name__} does not use it"
+            ]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "section", "named"),
+    [
+        (
+            trainers.nnUNetTrainerIACLTH,
+            {"stability_test": "schedule", "stability_threshold": 0.5},
+            "theta",
+        ),
+        (trainers.nnUNetTrainerIACDiscrete, {"skip": "nested", "channel_ratio": 0.5}, "channel"),
+        (trainers.nnUNetTrainerIACDiscrete, {"genotype": "conv", "score_batches": 2}, "score"),
+        (trainers.nnUNetTrainerIACDiscrete, {"genotype": "zero-cost:0", "score_batches": 2}, None),
+        (trainers.nnUNetTrainerIACDiscrete, {"genotype": "conv", "min_channels": 8}, None),
+        (trainers.nnUNetTrainerIACLTH, {"edge_transform": "tan", "tan_clamp": 1.0}, None),
+        (trainers.nnUNetTrainerIAC, {"preset": "swift"}, None),
+        (trainers.nnUNetTrainerIAC, {"stability_threshold": None, "patience": None}, None),
+    ],
+)
+def test_whether_a_setting_is_used_may_depend_on_others(
+    trainer: type[RetrofitTrainer], section: dict[str, Any], named: str | None
+) -> None:
+    lines = _warnings(trainer, **section)
+    assert [line.split(" ")[1].startswith(str(named)) for line in lines] == [True] * bool(named)
+
+
+def test_compiling_is_declined_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_compile", "true")
+    (line,) = _warnings(trainers.nnUNetTrainerIACLTH)
+    assert line == "WARNING: nnUNet_compile is ignored; retrofits train uncompiled"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "message"),
+    [
+        (trainers.nnUNetTrainerIAC, {"iterations_per_epoch": 1}, r">= 2.*got 1"),
+        (trainers.nnUNetTrainerIACLTH, {"search_epochs": 20}, "to 21 or more"),
+        (trainers.nnUNetTrainerIACLTH, {"genotype": "identity"}, "use nnUNetTrainerIACDiscrete"),
+        (trainers.nnUNetTrainerIAC, {"skip": "nested"}, "use nnUNetTrainerIACDiscrete"),
+        (trainers.nnUNetTrainerIACDiscrete, {}, "needs the setting genotype"),
+    ],
+)
+def test_settings_with_which_a_method_cannot_run_are_refused(
+    trainer: type[RetrofitTrainer], settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        require_usable(trainer.method, Settings(**settings))
