@@ -58,7 +58,6 @@ TRIED = {
     "literal-zero-slow": "a residual start, and the default learning rate (`finetune_lr=1e-3`)",
     "literal-zero-sgd": "a residual start, and nnU-Net's SGD (`finetune_optimizer=sgd`)",
     "literal-zero-long": "a residual start, and twice the finetuning (495 batches in all)",
-    "literal-zero-perturbation": "a residual start, and `pruning_score=perturbation`",
     "random-zero": "a residual start of a random cell (`genotype=random:SEED`)",
 }
 """What was tried to make the retrofit worth as much as training the reference on."""
