@@ -50,7 +50,6 @@ TRIED = {
     "literal-zero-slow": "a residual start, and the default learning rate (`finetune_lr=1e-3`)",
     "literal-zero-sgd": "a residual start, and nnU-Net's SGD (`finetune_optimizer=sgd`)",
     "literal-zero-long": "a residual start, and twice the finetuning (495 batches in all)",
-    "literal-zero-perturbation": "a residual start, and a score by perturbation (since removed)",
     "random-zero": "a residual start of a random cell (`genotype=random:SEED`)",
 }
 """What was tried to reach the Dice of the continued backbone."""

@@ -9,19 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from nnunet_iac.workflow.pareto_figure import draw_pareto
-from nnunet_iac.workflow.pareto_points import Point
 
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import read_json, replacing
+from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.selection import Rule
+from nnunet_iac.workflow.pareto import Point, draw_pareto
 
 HERE = Path(__file__).parent
 BLUE, ORANGE = "#0072b2", "#d55e00"
 
-METHODS: dict[str, tuple[Rule, int, bool]] = {
+WAYS_TO_PICK: dict[str, tuple[Rule, int, bool]] = {
     "curve, one seed (published)": ("curve", 1, False),
     "slope, one seed (published)": ("slope", 1, False),
     "curve, geometric mean of 8 seeds": ("curve", 8, True),
@@ -30,7 +29,7 @@ METHODS: dict[str, tuple[Rule, int, bool]] = {
     "dispersion, 16 seeds (experimental)": ("dispersion", 16, False),
 }
 """Rule, seeds of one repetition, and whether all seeds together decide."""
-DEFAULT = next(number for number, name in enumerate(METHODS) if "(default)" in name)
+DEFAULT = next(number for number, name in enumerate(WAYS_TO_PICK) if "(default)" in name)
 
 
 def results(pattern: str) -> list[dict[str, Any]]:
@@ -56,7 +55,7 @@ def picks(measured: dict[str, Any], rule: Rule, seeds: int, together: bool) -> l
 def stability(measured: dict[str, Any]) -> list[dict[str, Any]]:
     """Return per method how often which cap was picked."""
     rows = []
-    for name, method in METHODS.items():
+    for name, method in WAYS_TO_PICK.items():
         counts = Counter(picks(measured, *method))
         total = counts.total()
         cap, most = counts.most_common(1)[0]
