@@ -96,7 +96,8 @@ class Moments:
         if event in CHANGES:
             self.count(f"{event} {name}")
         elif event == "open" and _writes(*arguments[1:3]):
-            self.count(f"write {name}", torn=Path(path))
+            # Where a folder is opened, it is for a file without a name.
+            self.count(f"write {name}", torn=None if Path(path).is_dir() else Path(path))
         elif event == "open" and name.startswith(".writing."):
             self.count(f"fsync {name}")
 
@@ -164,20 +165,31 @@ def named(paths: Iterable[str]) -> list[str]:
 
 
 def kind(moment: str) -> str:
-    """Return what sort of moment it is: what is done, and for half files to which."""
+    """Return what sort of moment it is, after which a folder is in the same sort of state."""
     action, _, name = moment.partition(" ")
-    name = name.removeprefix(".writing.")
-    whole = ".".join(name.split(".")[:2])
-    sort = "checkpoint" if whole.startswith("checkpoint_") else "other file"
-    return f"{action} {whole if action == 'write' else sort}" if name else action
+    ours, whole = (
+        name.startswith(".writing."),
+        ".".join(name.removeprefix(".writing.").split(".")[:2]),
+    )
+    if whole.startswith("checkpoint_"):
+        whole = "checkpoint"
+    if not ours:
+        return action if whole != "checkpoint" else f"{action} {whole}"
+    if action == "write":
+        return f"half of {whole}"
+    sort = "checkpoint" if whole == "checkpoint" else "record"
+    return f"{sort} in place" if action == "os.remove" else f"{sort} not yet in place"
 
 
 def one_of_each_kind(names: Sequence[str]) -> list[int]:
-    """Return numbers of moments, one of every kind, spread over the run."""
+    """Return numbers of moments, one of every kind, spread over the run.
+
+    Kinds that the run begins with are taken late: little is left to train again.
+    """
     kinds: dict[str, list[int]] = {}
     for number, name in enumerate(names, 1):
         kinds.setdefault(kind(name), []).append(number)
-    shares = np.linspace(0, 1, len(kinds))
+    shares = np.linspace(1, 0, len(kinds))
     return sorted(
         numbers[round(share * (len(numbers) - 1))]
         for share, numbers in zip(shares, kinds.values(), strict=True)
