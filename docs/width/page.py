@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import read_json, replacing
-from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.selection import Rule
 from nnunet_iac.workflow.pareto import Point, draw_pareto

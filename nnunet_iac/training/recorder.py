@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nnunet_iac.runs.cell_picture import draw_cell
+from nnunet_iac.drawing.cell_picture import draw_cell
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION
 from nnunet_iac.runs.records import (

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import replacing, write_json, write_text
-from nnunet_iac.runs.cell_picture import INK, MUTED, PAPER
 from nnunet_iac.runs.plans import SECTION, require_file_ending
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances

@@ -76,7 +76,7 @@ def _import_what_commands_need() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("torch._dynamo", "matplotlib.pyplot", "nnunet_iac.training.variants"):
+        for name in ("torch._dynamo", "matplotlib.pyplot", "nnunet_iac.training.trainers"):
             importlib.import_module(name)
         for module in pkgutil.walk_packages(nnUNetTrainer.__path__, f"{nnUNetTrainer.__name__}."):
             importlib.import_module(module.name)
