@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from nnunet_iac import retrofit
+from nnunet_iac.host.export import retrofit_architecture
 from nnunet_iac.nn.cell import DiscreteCell, ReZero
 from nnunet_iac.nn.cell_cost import cell_parameters
 from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
 from nnunet_iac.nn.planned_retrofit import planned_retrofit
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.skip_modules import AttentionGate, ResidualAttention
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import STRUCTURAL, Settings
 
 OLD_PLANS = {
     "channel_ratio": 0.25,
@@ -128,3 +129,18 @@ def test_the_defaults_are_those_of_the_settings(tiny_unet, values):
     for name in (*names, "tan_clamp"):
         first, second = (getattr(network, name, None) for network in networks)
         assert first == second
+
+
+@pytest.mark.parametrize("values", [{}, {"skip": "attention"}, {"genotype": "conv"}], ids=str)
+def test_what_the_export_writes_can_be_built(values):
+    settings = Settings(**values)
+    plans = {
+        "architecture": {
+            "network_class_name": UNET,
+            "arch_kwargs": {},
+            "_kw_requires_import": [],
+        }
+    }
+    structure = {key: getattr(settings, key) for key in STRUCTURAL}
+    written = retrofit_architecture(plans, structure)["arch_kwargs"]["settings"]
+    assert type(planned(written)) is type(planned({**OLD_PLANS, **values}))
