@@ -44,7 +44,6 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
         settings = dataclasses.replace(
             _of_preset(workload.settings, preset),
             iterations_per_epoch=batches,
-            pruning_score="importance",
         )
         searches[name] = _search(
             dataclasses.replace(workload, settings=settings), method, batches, validation_batches

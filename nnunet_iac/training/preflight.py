@@ -93,7 +93,7 @@ def require_usable(method: Method, settings: Settings) -> None:
     """Check that a method can run with valid settings.
 
     Raises:
-        ValueError: a search that is told its result or is too short, or a finetuning without
+        ValueError: a search that is given its result or is too short, or a finetuning without
             anything to finetune.
     """
     nothing_given = (settings.genotype, settings.skip) == (None, "cell")
@@ -179,9 +179,9 @@ def unused_settings(method: Method, settings: Settings, written: Iterable[str]) 
 def ignored(
     trainer: str,
     method: Method,
+    overrides: Mapping[str, Any],
     plans: Mapping[str, Any],
     configuration: str,
-    overrides: Mapping[str, Any],
 ) -> list[str]:
     """Return the warnings about what the user asked for and a run does not use."""
     section = configuration_of(plans, configuration).get(SECTION, {})
@@ -419,11 +419,11 @@ def enable_checkpointing_if_needed(
     if not network.recomputes and needed.kept <= free:
         return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
     if needed.recomputed <= free:
-        said = "as the settings ask" if network.recomputes else "since it would not fit otherwise"
+        reason = "as the settings ask" if network.recomputes else "since it would not fit otherwise"
         network.recomputes = True
         return (
             f"Memory: a training step needs about {_text(needed.recomputed)} of {_text(free)} free "
-            f"with its cells' activations recomputed, {said}"
+            f"with its cells' activations recomputed, {reason}"
         )
     raise RuntimeError(
         f"a training step must fit in memory; it needs about {_text(needed.recomputed)}, with its "
