@@ -21,7 +21,7 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 
 from nnunet_iac.search.patients import halves
-from nnunet_iac.search.setting_parts import SearchSchedule
+from nnunet_iac.search.setting_parts import Optimisation, SearchSchedule
 
 STREAMS = ("train", "train_search", "val_search", "validation")
 """Streams of batches; each has random numbers of its own, by its place here."""
@@ -106,16 +106,14 @@ class Streams:
 
     Args:
         schedule: of the run.
-        seed: of the run.
-        deterministic: whether no algorithm is picked by timing.
+        optimisation: of the run.
         rank: of this process.
         workers: how many processes may load and augment; 0 for none but this one.
         pin_memory: whether the batches go to a GPU.
     """
 
     schedule: SearchSchedule
-    seed: int
-    deterministic: bool
+    optimisation: Optimisation
     rank: int
     workers: int
     pin_memory: bool
@@ -131,7 +129,7 @@ class Streams:
                 del os.environ[WORKERS_VARIABLE]
             else:
                 os.environ[WORKERS_VARIABLE] = before
-        if self.deterministic:
+        if self.optimisation.deterministic:
             for loader in loaders:
                 choose_blur_without_timing(loader.transforms)
         return loaders
@@ -170,13 +168,13 @@ class Streams:
     ) -> list[torch.Tensor]:
         """Return the images of the first training batches of rank 0, made by this process."""
         training, _ = self.stock_loaders(get_dataloaders)
-        batches = SeededLoader(training, [self.seed, STREAMS.index("train"), 0], 0, 0)
+        batches = SeededLoader(training, [self.optimisation.seed, STREAMS.index("train"), 0], 0, 0)
         return [next(batches)["data"] for _ in range(count)]
 
     def _stream(self, loader: Any, stream: str, first: int, share: int = 1) -> Any:
         """Return a stream from batch number `first` on, made by a share of the workers."""
         workers = max(1, self.workers // share) if self.workers else 0
-        entropy = [self.seed, STREAMS.index(stream), self.rank]
+        entropy = [self.optimisation.seed, STREAMS.index(stream), self.rank]
         return augmenter(SeededLoader(loader, entropy, first, workers), workers, self.pin_memory)
 
 

@@ -1,7 +1,7 @@
 """One run on several devices: every rank holds the same network and takes the same decisions.
 
 `torch.nn.parallel.DistributedDataParallel` notes when it is made which parameters have gradients,
-and waits for each of them in every step. So a network is wrapped anew whenever its parameters, or
+and waits for each of them in every step. So a network is wrapped again whenever its parameters, or
 which of them learn, have changed.
 """
 

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
+from nnunet_iac.runs.atomic import remove_leftovers
 from nnunet_iac.runs.fold import LOCK, archive_previous_run, held
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import NetworkCost
@@ -127,6 +128,7 @@ class Lifecycle:
             continues: whether the user wanted to continue a run.
         """
         checks, retrofits = self.checks, self.checks.method.retrofits
+        self._remove_leftovers()
         if continues and self.is_first_rank:
             require_nothing_lost(checks.fold)
         checks.require_siblings()
@@ -162,12 +164,17 @@ class Lifecycle:
 
     def resume(self, network: Any, planned: PlannedNetwork) -> None:
         """Put the record beside the loaded checkpoint in order."""
+        self._remove_leftovers()
         self.checks.require_siblings()
         self._fit_in_memory(network, planned, getattr(network, "genotype", None))
         self.controller.costs = self.checks.costs(network, *planned.image)
         require_own_record(self.recorder.folder, self.identity, self.checks.settings)
         self.controller.resume(network)
         self.recorder.folder.write_split(self.cases)
+
+    def _remove_leftovers(self) -> None:
+        if self.is_first_rank:
+            remove_leftovers(self.checks.fold)
 
     def _given(self, planned: PlannedNetwork) -> GivenCell:
         fold, dimensions = self.checks.target(self.split[1]), len(planned.batch) - 2

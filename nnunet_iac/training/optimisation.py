@@ -90,7 +90,7 @@ def finetune_optimiser(
     return optimizer, EpochSchedule(optimizer, scheduled, first_epoch)
 
 
-def first_rate_and_decay(settings: Optimisation, searches: bool) -> tuple[float, float]:
+def first_rates(settings: Optimisation, searches: bool) -> tuple[float, float]:
     """Return learning rate and weight decay of the weights' first optimiser, for nnU-Net's log."""
     if searches:
         return settings.weights_lr, 0.0

@@ -94,7 +94,7 @@ def require_usable(method: Method, settings: Settings) -> None:
     """Check that a method can run with valid settings.
 
     Raises:
-        ValueError: a search that is told its result or is too short, or a finetuning without
+        ValueError: a search that is given its result or is too short, or a finetuning without
             anything to finetune.
     """
     nothing_given = (settings.cell.genotype, settings.cell.skip) == (None, "cell")
@@ -186,9 +186,9 @@ def unused_settings(method: Method, settings: Settings, written: Iterable[str]) 
 def ignored(
     trainer: str,
     method: Method,
+    overrides: Mapping[str, Any],
     plans: Mapping[str, Any],
     configuration: str,
-    overrides: Mapping[str, Any],
 ) -> list[str]:
     """Return the warnings about what the user asked for and a run does not use."""
     section, deprecations = present_names(configuration_of(plans, configuration).get(SECTION, {}))

@@ -15,7 +15,6 @@ from torch import nn
 
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.surgery import require_supported
-from nnunet_iac.runs.atomic import remove_leftovers
 from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS
 from nnunet_iac.runs.plans import SECTION, settings_of
 from nnunet_iac.training import batches, checkpoints, optimisation, preflight, recorder, reference
@@ -55,9 +54,10 @@ class RetrofitTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
-        name, results = type(self).__name__, nnUNet_results if nnUNet_results.is_set() else None
-        given = (plans, configuration, fold, dataset_json)
-        settings = preflight.checked_settings(*given, name, self.method, self.overrides, results)
+        name, method, given = type(self).__name__, self.method, (plans, configuration, fold)
+        results = nnUNet_results if nnUNet_results.is_set() else None
+        own = (name, method, self.overrides)
+        settings = preflight.checked_settings(*given, dataset_json, *own, results)
         self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
@@ -65,28 +65,21 @@ class RetrofitTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = settings.schedule.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.schedule.val_iterations_per_epoch
         self.save_every = 1
-        rates = optimisation.first_rate_and_decay(settings.optimisation, self.method.searches)
+        rates = optimisation.first_rates(settings.optimisation, method.searches)
         self.initial_lr, self.weight_decay = rates
         self.logger.plot_progress_png = recorder.Throttled(self.logger.plot_progress_png)
         self.logger.update_config({SECTION: settings.to_mapping()})
         workers, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
         self.streams = batches.Streams(
-            settings.schedule,
-            settings.optimisation.seed,
-            settings.optimisation.deterministic,
-            self.local_rank,
-            workers,
-            pinned,
+            settings.schedule, settings.optimisation, self.local_rank, workers, pinned
         )
-        data, log = Path(f"{self.preprocessed_dataset_folder}"), self.print_to_log_file
-        checks = preflight.Preflight(
-            *(settings, self.method, self.sibling_trainer, plans, configuration, fold),
-            *(data, Path(self.output_folder), log),
-        )
+        folders = Path(f"{self.preprocessed_dataset_folder}"), Path(self.output_folder)
+        chosen, log = (settings, method, self.sibling_trainer), self.print_to_log_file
+        checks = preflight.Preflight(*chosen, *given, *folders, log)
         self.run = Lifecycle(checks, name, self.local_rank, super().do_split)
         self.controller = self.run.controller
         self.num_epochs = self.controller.num_epochs
-        for line in preflight.ignored(name, self.method, plans, configuration, self.overrides):
+        for line in preflight.ignored(*own, plans, configuration):
             log(line)
 
     @property
@@ -158,8 +151,6 @@ class RetrofitTrainer(nnUNetTrainer):
         with self.run.held(), recorder.closed_in_the_end(self.logger):
             if self._loaded is not None:
                 checkpoints.require_newest(*self._loaded)
-            if self.local_rank == 0:
-                remove_leftovers(Path(self.output_folder))
             self.on_train_start()
             while self.current_epoch < self.num_epochs:
                 self._run_epoch()

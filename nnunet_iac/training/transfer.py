@@ -113,7 +113,7 @@ class Origin:
         """Return why the cell may know validation cases of the target, or None.
 
         By the patients that both sides share; of a run whose cases are not known, by its fold and
-        its backbone. A cell that nobody searched, as a random one, knows nothing.
+        its backbone. A cell without a search, such as a random one, has seen none.
 
         Args:
             dataset: of the target.

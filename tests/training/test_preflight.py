@@ -99,7 +99,7 @@ def _used_by(trainer: type[RetrofitTrainer], given: dict[str, Any]) -> set[str]:
 
 def _warnings(trainer: type[RetrofitTrainer], **section: Any) -> list[str]:
     plans = {"configurations": {"2d": {"iac": section}}}
-    return ignored(trainer.__name__, trainer.method, plans, "2d", trainer.overrides)
+    return ignored(trainer.__name__, trainer.method, trainer.overrides, plans, "2d")
 
 
 def test_every_setting_has_another_value_here() -> None:
