@@ -648,6 +648,8 @@ def test_the_table_shows_every_number_once_per_comparison(folders):
     assert "6/0/0" in row
     assert row.endswith("better")
     assert "1  A = nnUNetTrainer__P__2d/fold_0" in lines
+    found = compare_folders(folders[:1], folders[1:]).comparisons[0]
+    assert f"   B: {finding(found, 'A')}" in lines
 
 
 def test_small_p_values_are_not_printed_as_zero():

@@ -196,6 +196,14 @@ def test_a_trajectory_with_a_wrong_array_is_an_error_naming_file_and_array(
         folder.read_trajectory()
 
 
+def test_a_trajectory_with_the_scores_of_earlier_releases_is_read_without_them(folder):
+    folder.write_trajectory([_row(1), _row(2)])
+    with np.load(folder.trajectory_file) as arrays:
+        earlier = {**arrays, "score": np.full((2, 14, 7), np.nan)}
+    np.savez(folder.trajectory_file, **earlier)
+    assert np.array_equal(folder.read_trajectory().alpha, earlier["alpha"])
+
+
 def test_a_missing_trajectory_is_named(folder):
     with pytest.raises(FileNotFoundError, match=r"trajectory\.npz"):
         folder.read_trajectory()

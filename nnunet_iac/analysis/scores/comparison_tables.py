@@ -9,11 +9,12 @@ from typing import Any
 
 from nnunet_iac.analysis.scores.comparison import PairedComparison, SurfaceComparison
 from nnunet_iac.analysis.scores.comparisons import Comparisons
-from nnunet_iac.analysis.scores.statistics import CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
+from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
 from nnunet_iac.analysis.scores.wording import (
     counted,
     difference_text,
     escaped,
+    finding,
     interval_text,
     p_text,
     score_text,
@@ -38,7 +39,7 @@ def table(made: Comparisons) -> str:
     lines.append("")
     for number, c in numbered:
         lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
-        lines += [f"   {note}" for note in _notes(c)]
+        lines += [f"   B: {finding(c, 'A')}", *(f"   {note}" for note in _notes(c))]
     lines += ["", *made.remarks, *_protocol(made).values()]
     if made.controls:
         lines += ["", *_aligned(_overview(made), labels=1)]
@@ -119,6 +120,8 @@ def _protocol(made: Comparisons) -> dict[str, str]:
         f"{RESAMPLES} resamples, seed {made.seed}).",
         "test": "p: two-sided Wilcoxon signed-rank test over patients, zeros after Pratt.",
         "adjustment": f"Holm: adjusted for {counted(number, 'comparison')}.{fisher}",
+        "verdict": "Better or worse: the interval excludes 0 and the adjusted p is at most "
+        f"{ALPHA:g}, of at least {FEWEST_PATIENTS} patients; otherwise no difference is detected.",
         "effect": "Effect r: matched-pairs rank-biserial correlation, positive where B is better.",
         "non_inferiority": f"Not inferior: the interval's lower end lies above -{made.margin:g} "
         f"Dice, of at least {FEWEST_PATIENTS} patients.",
