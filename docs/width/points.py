@@ -1,6 +1,6 @@
 """Gather Dice and cost of every width from the results of a study in this folder.
 
-    python docs/width/points.py STUDY.yaml RESULTS.json OUT.json
+python docs/width/points.py STUDY.yaml RESULTS.json OUT.json
 """
 
 import sys
