@@ -105,6 +105,7 @@ def demo(tmp_path_factory):
         "labels": "labels",
         "predictions": {method: method for method in DICE},
         "hardware": "a <small> machine",
+        "stage_seconds": {"backbone": 42.0, "continued": 43.0},
         "total_seconds": 59.0,
     }
     return folder, summary
@@ -184,7 +185,7 @@ def test_page_shows_the_cell_and_all_fourteen_edges_in_the_same_colours(demo, pa
         assert f'id="cell-edge-{edge}"' in page
     assert len(re.findall(r"<figcaption>from v\d", page)) == len(EDGES)
     assert page.count(", kept<") == 8
-    panels = page[page.index("Edges into v2") : page.index("What it cost")]
+    panels = page[page.index("Edges into v2") : page.index("<h2>Time</h2>")]
     for operation, colour in OPERATION_COLOURS.items():
         assert colour in panels
         assert operation_label(operation) in page
@@ -208,8 +209,16 @@ def test_page_names_the_source_and_the_licence_of_the_data(page):
         assert part in page
 
 
-def test_page_tells_epochs_and_times_and_escapes_what_it_is_told(page):
-    for part in ("1 min 1 s", "1 h 2 min", "59 s", "a &lt;small&gt; machine", "after 7 epochs"):
+def test_page_has_epochs_and_times_and_escapes_texts(page):
+    for part in (
+        "1 min 1 s",
+        "1 h 2 min",
+        "59 s",
+        "42 s",
+        "43 s",
+        "a &lt;small&gt; machine",
+        "after 7 epochs",
+    ):
         assert part in page
 
 
@@ -221,11 +230,11 @@ def test_page_says_whether_the_stability_test_ever_decided_anything(demo, waited
 
 
 def test_page_says_when_the_search_ran_into_its_limit(demo):
-    assert "ran into its limit" in _page((demo[0], {**demo[1], "stopped_by": "limit"}))
+    assert "reached its limit" in _page((demo[0], {**demo[1], "stopped_by": "limit"}))
 
 
 def test_page_says_what_the_watch_over_the_search_noticed(demo, page, tmp_path):
-    assert "nothing to report" in page
+    assert "found nothing" in page
     folder = shutil.copytree(demo[0], tmp_path / "demo")
     events = (
         HealthEvent(4, "dead edge", Edge(1, 3), "no gradient moved its alpha"),
@@ -233,7 +242,7 @@ def test_page_says_what_the_watch_over_the_search_noticed(demo, page, tmp_path):
     )
     RunFolder(folder / demo[1]["run_folder"]).write_health(events)
     page = _page((folder, demo[1]))
-    assert "nothing to report" not in page
+    assert "found nothing" not in page
     assert "<li>epoch 4, edge 1-&gt;3: dead edge, no gradient moved its alpha</li>" in page
     assert "<li>epoch 6: collapse, 64% of the &lt;leading&gt; operations</li>" in page
 
@@ -271,9 +280,12 @@ def test_verdict_compares_with_both_others_in_the_printed_numbers():
     }
     text = verdict(summary)
     assert "On 6 test cases" in text
-    assert "as high as its backbone (0.880)" in text
-    assert "0.005 below the backbone continued for 30 epochs without cells (0.885)" in text
-    assert "0.080 above its backbone" in verdict({**summary, "reference_dice": 0.8})
+    assert "equal to its backbone (0.880)" in text
+    assert (
+        "0.005 lower than the continued backbone (0.885), which was trained for the same 30 "
+        in text
+    )
+    assert "0.080 higher than its backbone" in verdict({**summary, "reference_dice": 0.8})
 
 
 def _case(name, gain):

@@ -1,4 +1,4 @@
-"""The page that shows what a demonstration did: one file, opened without a network."""
+"""The page of the demo: one file that needs no network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,12 +20,8 @@ from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
 
-METHODS = {
-    "reference": "backbone",
-    "continued": "continued backbone",
-    "iac": "with cells",
-}
-"""The three compared nnU-Nets: their keys in the summary and their names on the page."""
+NETWORKS = {"reference": "backbone", "continued": "continued", "iac": "retrofit"}
+"""The three compared networks: their keys in the summary and their names on the page."""
 
 Case = Mapping[str, Any]
 
@@ -34,7 +30,7 @@ def write_demo_report(demo: Path, summary: Mapping[str, Any]) -> Path:
     """Write `demo/report/index.html` and return its path.
 
     Args:
-        demo: the demonstration's folder.
+        demo: the demo's folder.
         summary: the content of its `summary.json`.
     """
     page = demo / "report" / "index.html"
@@ -45,14 +41,15 @@ def write_demo_report(demo: Path, summary: Mapping[str, Any]) -> Path:
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """Return in one sentence what the demonstration measured; the numbers add up as printed."""
-    dice = {method: round(summary[f"{method}_dice"], 3) for method in METHODS}
+    """Return the result of the demo in one sentence; the numbers add up as printed."""
+    dice = {method: round(summary[f"{method}_dice"], 3) for method in NETWORKS}
     epochs = summary["epochs"]["continued"]
     return (
-        f"On {len(summary['per_case'])} test cases the mean Dice with cells is {dice['iac']:.3f}: "
-        f"{_compared(dice['iac'] - dice['reference'])} its backbone ({dice['reference']:.3f}), and "
-        f"{_compared(dice['iac'] - dice['continued'])} the backbone continued for {epochs} epochs "
-        f"without cells ({dice['continued']:.3f})."
+        f"On {len(summary['per_case'])} test cases the retrofit has a mean Dice of "
+        f"{dice['iac']:.3f}: {_compared(dice['iac'] - dice['reference'])} its backbone "
+        f"({dice['reference']:.3f}), and {_compared(dice['iac'] - dice['continued'])} the "
+        f"continued backbone ({dice['continued']:.3f}), which was trained for the same {epochs} "
+        "extra epochs."
     )
 
 
@@ -67,11 +64,11 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     genotype = Genotype.from_document(summary["genotype"])
     backbone = run.read_backbone()
     cases = sorted(summary["per_case"], key=lambda case: case["case"])
-    mean = {"case": "mean", **{method: summary[f"{method}_dice"] for method in METHODS}}
+    mean = {"case": "mean", **{method: summary[f"{method}_dice"] for method in NETWORKS}}
     return {
         "summary": summary,
         "verdict": verdict(summary),
-        "methods": METHODS,
+        "methods": NETWORKS,
         "gains": [_gain(case) for case in cases],
         "rows": [{**row, "gain": _gain(row)} for row in (mean, *cases)],
         "dots": inline_figure(
@@ -92,12 +89,12 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _compared(difference: float) -> str:
     if abs(difference) < 5e-4:
-        return "as high as"
-    return f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
+        return "equal to"
+    return f"{abs(difference):.3f} {'higher' if difference > 0 else 'lower'} than"
 
 
 def _gain(case: Case) -> float:
-    """Return what the cells changed, as the difference of the printed numbers."""
+    """Return the change of Dice by the cells, as the difference of the printed numbers."""
     return round(case["iac"], 3) - round(case["reference"], 3)
 
 
@@ -117,10 +114,10 @@ def _dot_plot(rows: Sequence[Case]) -> Figure:
     """Return the figure of all Dice values, row by row; the first row is the mean."""
     figure, axes = _figure(4.8, 0.8 + 0.32 * len(rows))
     for y, row in enumerate(rows):
-        values = [row[method] for method in METHODS]
+        values = [row[method] for method in NETWORKS]
         axes.plot([min(values), max(values)], [y, y], color=MUTED, lw=1, alpha=0.6, zorder=1)
     for (method, name), (marker, face) in zip(
-        METHODS.items(), (("o", PAPER), ("s", MUTED), ("D", PREDICTION)), strict=True
+        NETWORKS.items(), (("o", PAPER), ("s", MUTED), ("D", PREDICTION)), strict=True
     ):
         values = [row[method] for row in rows]
         axes.plot(values, range(len(rows)), marker, ms=7, mfc=face, mec=INK, mew=1.1, label=name)
@@ -190,7 +187,7 @@ def _from_start(values: np.ndarray) -> np.ndarray:
 
 
 def _overlay(demo: Path, summary: Mapping[str, Any], case: Case) -> dict[str, Any]:
-    """Return what the page shows of one case: its fullest slice under two predictions."""
+    """Return the fullest slice of a case with two predictions."""
     name = case["case"]
     index, pictures = overlays(
         demo / summary["images"] / f"{name}_0000.nii.gz",
