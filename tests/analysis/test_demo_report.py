@@ -218,12 +218,12 @@ def test_page_says_whether_the_stability_test_ever_decided_anything(demo, waited
     assert sentence in _page((demo[0], {**demo[1], "edges_that_waited": waited}))
 
 
-def test_page_says_when_the_search_ran_into_its_limit(demo):
-    assert "ran into its limit" in _page((demo[0], {**demo[1], "stopped_by": "limit"}))
+def test_page_says_when_the_search_reached_its_limit(demo):
+    assert "reached its limit" in _page((demo[0], {**demo[1], "stopped_by": "limit"}))
 
 
-def test_page_says_what_the_watch_over_the_search_noticed(demo, page, tmp_path):
-    assert "nothing to report" in page
+def test_page_lists_the_events_of_the_search(demo, page, tmp_path):
+    assert "No event was logged during the search" in page
     folder = shutil.copytree(demo[0], tmp_path / "demo")
     events = (
         HealthEvent(4, "dead edge", Edge(1, 3), "no gradient moved its alpha"),
@@ -231,7 +231,7 @@ def test_page_says_what_the_watch_over_the_search_noticed(demo, page, tmp_path):
     )
     RunFolder(folder / demo[1]["run_folder"]).write_health(events)
     page = _page((folder, demo[1]))
-    assert "nothing to report" not in page
+    assert "No event was logged" not in page
     assert "<li>epoch 4, edge 1-&gt;3: dead edge, no gradient moved its alpha</li>" in page
     assert "<li>epoch 6: collapse, 64% of the &lt;leading&gt; operations</li>" in page
 
