@@ -162,8 +162,7 @@ def test_dense_figures_stay_small():
         active = random.random((200, 14, 7)) < 0.9
         active[:, :, 0] = True
         values = (alpha, beta, np.where(active, theta, 0), nothing, nothing, active)
-        unscored = np.full((200, 14, 7), np.nan)
-        trajectory = Trajectory(np.arange(1, 201), *values, np.ones(200), unscored)
+        trajectory = Trajectory(np.arange(1, 201), *values, np.ones(200))
         searches.append(Search(trajectory, Settings()))
     for function in (convergence_figure, pruning_figure, entropy_figure, difficulty_figure):
         assert len(svg_document(function(searches), "")) < 400_000
