@@ -3,7 +3,7 @@
     python docs/width/scores.py DATASET OUT.json [SEEDS [IMAGES]]
 
 DATASET is the id or name of a data set that nnU-Net has preprocessed for its 2d configuration. The
-file holds S of every seed and cap; interrupted, it goes on where it was.
+file holds S of every seed and cap; interrupted, it resumes.
 """
 
 import sys

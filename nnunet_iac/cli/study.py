@@ -11,7 +11,7 @@ def add_to(verbs: Verbs) -> None:
     parser = verbs.add_parser(
         "study",
         help="train data sets x folds x seeds x backbones x methods, and compare them",
-        description="Runs what FILE describes through Snakemake. Run again, it goes on; words "
+        description="Runs what FILE describes through Snakemake. Run again, it resumes; words "
         "after --snakemake are Snakemake's own, such as --profile DIR.",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="what to train, in YAML")

@@ -1,0 +1,54 @@
+"""Plans of runs whose length another run decides."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.workflow.serial import steps_of
+from nnunet_iac.workflow.study import CONTINUE, LTH, DataSet, Study, StudyMethod
+from nnunet_iac.workflow.study_plans import fold_folder, plans_name, write_plans_of
+
+DATASET = "Dataset900_Frames"
+STUDY = Study(
+    name="s",
+    datasets=(DataSet(DATASET, folds=(0, 1)),),
+    methods={"equal": StudyMethod(CONTINUE, epochs_of="iac-lth"), "iac-lth": StudyMethod(LTH)},
+)
+
+
+def test_plans_wait_for_the_epochs_of_another_run_and_differ_from_fold_to_fold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "configurations": {"2d": {"data_identifier": "nnUNetPlans_2d"}},
+    }
+    write_json(tmp_path / DATASET / "nnUNetPlans.json", plans)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setattr(
+        "nnunet_iac.workflow.study_plans.preprocessed_folder", lambda name: tmp_path / name
+    )
+    cost = SimpleNamespace(
+        phases={name: SimpleNamespace(epochs=k) for name, k in (("search", 20), ("finetune", 3))}
+    )
+    monkeypatch.setattr(RunFolder, "read_cost", lambda self: cost)
+    equal = [run for run in STUDY.runs.values() if run.method == "equal"]
+    assert [write_plans_of(STUDY, run) for run in equal] == [None, None]
+    search = STUDY.sources_of(equal[1])[1]
+    write_json(fold_folder(STUDY, search) / "validation" / "summary.json", {})
+    path = write_plans_of(STUDY, equal[1])
+    assert path is not None
+    assert path.stem == plans_name(STUDY, equal[1]) == "s_2d_planned_equal_0_fold1"
+    assert read_json(path)["configurations"]["2d"]["iac"]["finetune_epochs"] == 23
+    assert write_plans_of(STUDY, equal[0]) is None
+
+
+def test_a_run_comes_after_those_it_takes_epochs_from() -> None:
+    order = [file for file, _, _ in steps_of(STUDY)]
+    for fold in (0, 1):
+        names = [f"runs/{DATASET}_2d_{fold}_planned_{m}_default_0" for m in ("iac-lth", "equal")]
+        assert order.index(names[0]) < order.index(names[1])
