@@ -45,7 +45,7 @@ def test_the_control_leaves_a_record_of_what_it_was_and_cost(
         "validation": split["val"],
     }
     cost = record.read_cost()
-    assert cost.run == {"method": "continued", **trainer.identity, "ranks": 1}
+    assert cost.run == {"method": "continued", **trainer.run.identity, "ranks": 1}
     assert cost.run["trainer"] == CONTROL
     assert cost.run["fold"] == 0
     assert {name: phase.epochs for name, phase in cost.phases.items()} == {"continued": 3}
