@@ -59,9 +59,7 @@ QUICK_SETTINGS: Mapping[str, Any] = {
 SMALL = BackboneSpec(
     trainer="nnUNetTrainerAdam_8epochs", features_per_stage=(16, 32, 64, 128), batch_size=8
 )
-TINY = BackboneSpec(
-    trainer="nnUNetTrainerAdam_8epochs", features_per_stage=(4, 8, 8, 8), batch_size=2
-)
+TINY = BackboneSpec(trainer="nnUNetTrainer_1epoch", features_per_stage=(4, 8, 8, 8), batch_size=2)
 
 
 def demo_study(device: str, quick: bool = False) -> Study:
