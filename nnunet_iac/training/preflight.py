@@ -126,7 +126,7 @@ _USES: tuple[tuple[str, Callable[[Method, Settings], bool]], ...] = (
         "backbone_trainer backbone_plans backbone_checkpoint allow_leakage",
         lambda method, settings: True,
     ),
-    ("trained_on", lambda method, settings: not method.retrofits),
+    ("trainable_part", lambda method, settings: not method.retrofits),
     (
         "skip genotype norm residual decoder_norms activation_checkpointing",
         lambda method, settings: method.retrofits,

@@ -54,7 +54,7 @@ class nnUNetTrainerContinue(RetrofitTrainer):
     """Continues training the backbone for `finetune_epochs` with the finetuning's optimiser.
 
     Deviates from nnUNetTrainer as `RetrofitTrainer` does, with nnU-Net's own network. With
-    `trained_on=decoder` the encoder is frozen, in evaluation mode, and proven so. The record's
+    `trainable_part=decoder` the encoder is frozen, in evaluation mode, and proven so. The record's
     `backbone.json` proves what it started from; its `after` stays empty, for it is trained.
     """
 
