@@ -176,7 +176,7 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
 @pytest.mark.parametrize(
     ("trainer", "settings", "ignored"),
     [
-        (DISCRETE, {"genotype": "identity", "trainable_part": "decoder"}, "trained_on=decoder"),
+        (DISCRETE, {"genotype": "identity", "trainable_part": "decoder"}, "trainable_part=decoder"),
         ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
         ("nnUNetTrainerIAC", {"stability_test": "rank"}, "stability_test=rank"),
@@ -184,7 +184,7 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
         (
             "nnUNetTrainerIACLTH",
             {"stability_test": "schedule", "stability_threshold": 0.5},
-            "theta=0.5",
+            "stability_threshold=0.5",
         ),
         ("nnUNetTrainerIACLTH", {"score_batches": 2}, "score_batches=2"),
     ],

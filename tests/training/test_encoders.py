@@ -20,7 +20,7 @@ from nnunet_iac.search.settings import parse_assignment
 Make = Callable[..., Any]
 
 SHORT = ("iterations_per_epoch=1", "val_iterations_per_epoch=1", "finetune_epochs=1")
-ACCELERATED = ("warmup_epochs=1", "search_epochs=7", "stable_checks=1")
+ACCELERATED = ("warmup_epochs=1", "search_epochs=7", "patience=1")
 FULL = ("warmup_epochs=1", "search_epochs=2", "iterations_per_epoch=2")
 """As few epochs and iterations as either search can have."""
 
@@ -97,7 +97,9 @@ def test_the_full_search_runs_on_other_encoders(
 def test_a_decoder_is_trained_on_behind_other_encoders(
     make_trainer: Make, in_process: Any, encoder: str
 ) -> None:
-    run = trained(make_trainer, in_process, encoder, "nnUNetTrainerContinue", "trained_on=decoder")
+    run = trained(
+        make_trainer, in_process, encoder, "nnUNetTrainerContinue", "trainable_part=decoder"
+    )
     backbone = RunFolder.of_fold(run.output_folder).read_backbone()
     assert backbone.encoder_after == backbone.encoder_before is not None
 
