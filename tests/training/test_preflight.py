@@ -18,7 +18,7 @@ OTHER: dict[str, Any] = {
     "iterations_per_epoch": 9,
     "val_iterations_per_epoch": 9,
     "stability_test": "rank",
-    "patience": 2,
+    "patience": 3,
     "stability_threshold": 0.5,
     "threshold_growth": 3.0,
     "reset_threshold": True,
