@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import (
     Fold,
     backbone_file,
@@ -28,7 +28,7 @@ def _touch(results: Path, trainer: str, plans: str, checkpoint: str, fold: int =
 
 
 def _found(results: Path, **settings: Any) -> Path:
-    return backbone_file(Settings(**settings), "nnUNetTrainer", ["own", "source"], FOLD, results)
+    return backbone_file(DataConfig(**settings), "nnUNetTrainer", ["own", "source"], FOLD, results)
 
 
 def test_the_final_checkpoint_comes_before_the_best_and_the_given_plans_before_their_source(
@@ -107,9 +107,9 @@ def test_a_leaking_backbone_is_refused_unless_allowed(tmp_path: Path) -> None:
     torch.save(weights, path)
     splits = tmp_path / "splits_final.json"
     with pytest.raises(ValueError, match=r"was trained on fold 3.*set allow_leakage=true"):
-        read_backbone(path, network, CONFIGURATION, FOLD, Settings(), splits)
+        read_backbone(path, network, CONFIGURATION, FOLD, DataConfig(), splits)
     allowed = read_backbone(
-        path, network, CONFIGURATION, FOLD, Settings(allow_leakage=True), splits
+        path, network, CONFIGURATION, FOLD, DataConfig(allow_leakage=True), splits
     )
     assert allowed.leakage is not None
 
@@ -119,7 +119,7 @@ def test_an_unreadable_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> N
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=r"broken\.pth must be an nnU-Net checkpoint"):
         read_backbone(
-            path, nn.Linear(1, 1), CONFIGURATION, FOLD, Settings(), tmp_path / "none.json"
+            path, nn.Linear(1, 1), CONFIGURATION, FOLD, DataConfig(), tmp_path / "none.json"
         )
 
 
@@ -132,4 +132,4 @@ def test_a_backbone_of_other_preprocessing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"spacing is \[2\.0, 1\.0\] in them and \[1\.0, 1\.0\] in"
     ):
-        read_backbone(path, network, other, FOLD, Settings(), tmp_path / "none.json")
+        read_backbone(path, network, other, FOLD, DataConfig(), tmp_path / "none.json")

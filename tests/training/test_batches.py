@@ -63,7 +63,7 @@ def test_the_number_of_drawn_batches_leads_back_into_an_alternating_search() -> 
     train, search = iter(range(100)), iter(range(100))
     loader = AlternatingLoader(({"n": n} for n in train), ({"n": n} for n in search))
     for epoch in range(6):
-        before = drawn(min(epoch, 2), max(0, epoch - 2), settings)
+        before = drawn(min(epoch, 2), max(0, epoch - 2), settings.schedule.iterations_per_epoch)
         assert before == (_position(train), _position(search))
         loader.begin_epoch(alternate=epoch >= 2)
         for _ in range(5):
@@ -161,8 +161,7 @@ def test_a_loader_with_other_cases_is_the_same_in_all_else() -> None:
 
 
 def test_halves_share_no_patient_and_have_all_cases() -> None:
-    settings = Settings(patient_pattern="^.")
-    halves = search_halves(["a1", "a2", "b1", "c1", "c2", "d1"], settings)
+    halves = search_halves(["a1", "a2", "b1", "c1", "c2", "d1"], "^.", 0)
     sides = [{case[0] for case in half} for half in halves.values()]
     assert list(halves) == ["train_search", "val_search"]
     assert not sides[0] & sides[1]
@@ -172,7 +171,7 @@ def test_halves_share_no_patient_and_have_all_cases() -> None:
 @pytest.mark.parametrize("halves", [(), (["a", "b"], ["c", "d"])])
 def test_streams_entered_at_an_epoch_go_on_as_those_from_the_start(halves: Any) -> None:
     settings = Settings(iterations_per_epoch=5, val_iterations_per_epoch=2, warmup_epochs=1)
-    streams = Streams(settings, rank=0, workers=0, pin_memory=False)
+    streams = Streams(settings.schedule, settings.optimisation, rank=0, workers=0, pin_memory=False)
 
     def epochs(first: int) -> list[list[str]]:
         loaders = [_Loader(_Cases("", list("abcd"))), _Loader(_Cases("", ["v", "w"]))]

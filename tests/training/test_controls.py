@@ -231,5 +231,6 @@ def test_the_folds_of_a_model_share_what_is_implanted(make_trainer: Make, in_pro
     other = make_trainer(
         DISCRETE, in_process.write_plans("control", **SHORT, genotype="random:1"), fold=1
     )
+    other.initialize()
     with pytest.raises(ValueError, match="implant is 'cell' here and 'convolution' in fold_0"):
         other.start_run()

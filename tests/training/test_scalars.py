@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nnunet_iac.runs.records import TrajectoryRow
 from nnunet_iac.search.pruning import Observation, begin, close_epoch, full_mask, idle
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.recorder import search_scalars
 
@@ -28,7 +29,7 @@ def _row(**arrays: Any) -> TrajectoryRow:
 
 
 def test_before_a_search_everything_is_left_and_p_is_uniform() -> None:
-    numbers = search_scalars(_row(), None, Settings())
+    numbers = search_scalars(_row(), None, CellConfig())
     # Uniform over seven operations: ln 7. Nothing was compared, so there is no divergence.
     assert numbers == {
         "operations_left": 98,
@@ -51,7 +52,7 @@ def test_entropy_and_divergence_are_means_over_edges() -> None:
         Observation(0, torch.from_numpy(alpha), torch.zeros(14)), settings.stability, settings.cell
     )
     row = _row(alpha=alpha, active=active.numpy(), divergence=divergence)
-    numbers = search_scalars(row, state, settings)
+    numbers = search_scalars(row, state, settings.cell)
     two = -(3 / 4 * math.log(3 / 4) + 1 / 4 * math.log(1 / 4))
     assert numbers["entropy"] == pytest.approx((0 + two + 12 * math.log(7)) / 14)
     assert numbers["divergence"] == pytest.approx((0.15 + 12 * 0.02) / 13)
@@ -62,7 +63,7 @@ def test_an_undefined_p_leaves_the_entropy_out() -> None:
     alpha = np.ones((14, 7))
     alpha[:, 0] = -1  # With beta 1 its printed quotient is -1/5 on every edge.
     row = _row(alpha=alpha, beta=np.ones(14))
-    assert "entropy" not in search_scalars(row, None, Settings(importance="raw-strict"))
+    assert "entropy" not in search_scalars(row, None, CellConfig(importance="raw-strict"))
 
 
 @given(seed=st.integers(0, 10_000), epochs=st.integers(1, 8))
@@ -85,7 +86,7 @@ def test_the_numbers_stay_in_their_ranges_throughout_a_search(seed: int, epochs:
             active=decision.active.numpy(),
             divergence=decision.divergence.numpy(),
         )
-        numbers = search_scalars(row, state, settings)
+        numbers = search_scalars(row, state, settings.cell)
         most = before.sum(dim=1).double().log().mean().item()
         assert -1e-12 <= numbers["entropy"] <= most + 1e-12
         assert 14 <= numbers["operations_left"] == 14 * max(1, 7 - epoch)
@@ -99,7 +100,7 @@ def test_a_full_search_compares_nothing() -> None:
     decision = idle(observation, Settings().cell)
     row = _row(divergence=decision.divergence.numpy(), active=decision.active.numpy())
     state = begin(observation, Settings().stability, Settings().cell)
-    assert search_scalars(row, state, Settings()).keys() == {
+    assert search_scalars(row, state, CellConfig()).keys() == {
         "operations_left",
         "edges_settled",
         "entropy",
