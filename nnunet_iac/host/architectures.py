@@ -29,17 +29,10 @@ PAPER_SETTINGS: Mapping[str, Any] = {
 
 
 def with_encoder(configuration: Mapping[str, Any], encoder: str) -> dict[str, Any]:
-    """Return what a configuration of plans must say for another encoder.
+    """Return the `architecture` and `patch_size` of plans for another encoder.
 
     The skip module, if there is one, stays. Every side of the patch is rounded up to a multiple of
     what the encoder reduces it by.
-
-    Args:
-        configuration: with everything it inherits filled in.
-        encoder: one of `ENCODER_NAMES`.
-
-    Returns:
-        `architecture` and `patch_size`.
 
     Raises:
         ValueError: an unknown encoder, `plain` on plans of another network, or a timm encoder on
@@ -66,11 +59,8 @@ def with_encoder(configuration: Mapping[str, Any], encoder: str) -> dict[str, An
             f"the encoder {encoder} is two-dimensional; the configuration has patches of "
             f"{'x'.join(map(str, patch))}: use 2d, or nnU-Net's residual encoders"
         )
-    network = timm_architecture(encoder, base["arch_kwargs"])
-    return {
-        "architecture": _put_together(network, skip),
-        "patch_size": padded_patch_size(encoder, patch),
-    }
+    network = _put_together(timm_architecture(encoder, base["arch_kwargs"]), skip)
+    return {"architecture": network, "patch_size": padded_patch_size(encoder, patch)}
 
 
 def with_skip(configuration: Mapping[str, Any], skip: str) -> dict[str, Any]:

@@ -68,8 +68,7 @@ def all_checks() -> Iterator[Check]:
     """Yield the outcome of every check, the slow ones last."""
     yield from package_checks()
     yield copies_check()
-    for variable in DATA_VARIABLES:
-        yield folder_check(variable)
+    yield from map(folder_check, DATA_VARIABLES)
     yield disk_check()
     yield external_trainers_check()
     yield shadowing_check()

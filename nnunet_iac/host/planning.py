@@ -10,12 +10,7 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_iac.host.architectures import (
-    PAPER_SETTINGS,
-    with_encoder,
-    with_protocol,
-    with_skip,
-)
+from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_protocol, with_skip
 from nnunet_iac.runs import plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.controls import CellSource
@@ -39,11 +34,9 @@ class NetworkChanges:
     def changed(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """Return the keys of a configuration that differ, with what they are to be."""
         changes: dict[str, Any] = {}
-        for choice, change in (
-            (self.encoder, with_encoder),
-            (self.skip, with_skip),
-            (self.protocol, with_protocol),
-        ):
+        choices = (self.encoder, self.skip, self.protocol)
+        kinds = (with_encoder, with_skip, with_protocol)
+        for choice, change in zip(choices, kinds, strict=True):
             if choice is not None:
                 changes |= change({**configuration, **changes}, choice)
         return changes
@@ -94,12 +87,7 @@ def write_plans(
 
 
 def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any]:
-    """Return the plans that others are to be derived from.
-
-    Args:
-        folder: of the preprocessed data set.
-        configuration: one they must have.
-        source: their identifier.
+    """Return the plans `source` in a preprocessed data set's folder, with the configuration.
 
     Raises:
         ValueError: no such configuration, or names in the plans that are not file's and folder's.
@@ -113,9 +101,8 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
         )
     original: dict[str, Any] = read_json(source_file)
     plans.configuration_of(original, configuration)
-    names = {"plans_name": source, "dataset_name": folder.name}
     found = {"dataset_name": folder.name, **original}
-    for key, wanted in names.items():
+    for key, wanted in {"plans_name": source, "dataset_name": folder.name}.items():
         if found.get(key) != wanted:
             raise ValueError(
                 f"{key} in {source_file} must be {wanted!r}, as file and folder are called; got "
@@ -125,13 +112,7 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
 
 
 def next_commands(plans_file: Path, configuration: str, pretrained: Path | None) -> list[str]:
-    """Return what to do with new plans, in lines: what was changed, and how to train.
-
-    Args:
-        plans_file: the new plans.
-        configuration: that was changed in them.
-        pretrained: a checkpoint to start the backbone from.
-    """
+    """Return lines on new plans: what was changed, and how to train, from a checkpoint if any."""
     new = read_json(plans_file)
     config = plans.configuration_of(new, configuration)
     source = read_json(plans_file.with_name(f"{new['source_plans']}.json"))
@@ -141,14 +122,15 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     train = f"nnUNetv2_train {number} {configuration} FOLD"
     under = f"-p {new['plans_name']}"
     retrofit = "IACDiscrete" if settings.cell.genotype or settings.cell.skip != "cell" else "IACLTH"
-    lines = []
-    for key in ("patch_size", "batch_size"):
-        if config.get(key) != before.get(key):
-            lines.append(f"{key}: {config[key]}, was {before[key]}")
+    lines = [
+        f"{key}: {config[key]}, was {before[key]}"
+        for key in ("patch_size", "batch_size")
+        if config.get(key) != before.get(key)
+    ]
     of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
-        return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
+        return [f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
     trainer = f" -tr {settings.data.backbone_trainer}" if settings.data.backbone_trainer else ""
     start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
     lines.append(f"next: {train}{trainer} {under}{start}")
@@ -158,12 +140,7 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
 
 
 def preprocessed_folder(dataset: str) -> Path:
-    """Return nnU-Net's folder of a preprocessed data set, given by id or name.
-
-    Raises:
-        ValueError: no such data set.
-        RuntimeError: nnUNet_preprocessed is not set.
-    """
+    """Return nnU-Net's folder of a preprocessed data set, given by id or name."""
     if not nnUNet_preprocessed.is_set():
         raise RuntimeError(
             "the environment variable nnUNet_preprocessed must name nnU-Net's folder of "
@@ -185,21 +162,11 @@ def preprocessed_folder(dataset: str) -> Path:
 
 @contextmanager
 def built_from_plans() -> Iterator[None]:
-    """Say that the plans are at fault where a network cannot be built from them.
-
-    Raises:
-        ValueError: names what the network's class did not take.
-    """
+    """Raise a ValueError on the plans where a network cannot be built from them."""
+    faults = (TypeError, LookupError, AttributeError, ImportError, AssertionError, ValueError)
     try:
         yield
-    except (
-        TypeError,
-        LookupError,
-        AttributeError,
-        ImportError,
-        AssertionError,
-        ValueError,
-    ) as error:
+    except faults as error:
         raise ValueError(
             'the network that plans describe under "architecture" must be one that can be built; '
             f"it is not ({type(error).__name__}: {error}): make the plans again with "

@@ -8,11 +8,11 @@ from nnunet_iac.runs.atomic import read_json
 
 
 def require_splits(path: Path, fold: int | str, preprocessed: Iterable[str]) -> None:
-    """Check what nnU-Net reads of splits_final.json for a fold.
+    """Check what nnU-Net reads of splits_final.json for a fold; without the file it makes one.
 
     Args:
-        path: of the file; without one nnU-Net makes one.
-        fold: number; `all` needs no split, and one beyond the file gets a random split.
+        path: of the file.
+        fold: `all` needs no split, and a number beyond the file gets a random split.
         preprocessed: all cases there are.
 
     Raises:
@@ -23,17 +23,7 @@ def require_splits(path: Path, fold: int | str, preprocessed: Iterable[str]) -> 
 
 
 def require_split(folds: object, fold: int, cases: Iterable[str], name: str) -> None:
-    """Check one fold of splits.
-
-    Args:
-        folds: what nnU-Net's file of splits holds.
-        fold: number; one beyond the list passes.
-        cases: all there are.
-        name: what messages call the splits.
-
-    Raises:
-        ValueError: as `require_splits`.
-    """
+    """Check one fold of what nnU-Net's file of splits holds; `name` is what messages call it."""
     if not isinstance(folds, list):
         raise ValueError(
             f"{name} must be a list of folds, each with the lists train and val; got "
