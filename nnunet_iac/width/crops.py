@@ -17,19 +17,12 @@ from nnunet_iac.width.source import Source
 Fold = int | str
 """A number, or `all`."""
 
-FOLDS = 5
+FOLDS, _SPLIT_SEED = 5, 12345
 """As nnU-Net splits where nobody else has."""
-
-_SPLIT_SEED = 12345
 
 
 def spread_cases(source: Source, fold: Fold, images: int) -> tuple[str, ...]:
-    """Return so many of the fold's training cases, evenly spread over their sorted names.
-
-    Raises:
-        ValueError: fewer than one, or more than there are; or as `training_cases`.
-        FileNotFoundError: the data are not preprocessed.
-    """
+    """Return so many of the fold's training cases, evenly spread over their sorted names."""
     cases = training_cases(source, fold)
     if not 1 <= images <= len(cases):
         raise ValueError(
@@ -86,9 +79,6 @@ def central_crops(
     """Return the middle of every case, cropped or padded with zeros to the patch.
 
     Of a volume that is cut into slices for a two-dimensional network, the middle slice.
-
-    Raises:
-        ValueError: a case with values that are not finite.
     """
     folder = str(source.data_folder)
     data = infer_dataset_class(folder)(folder, list(cases))

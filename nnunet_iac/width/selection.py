@@ -4,7 +4,7 @@ XTinyU-Net (arXiv 2605.09639), selection. Candidates are ordered from wide to na
 S(cap) > 0, the sensitivity of a network at initialisation; only its relative course matters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -58,11 +58,7 @@ class Decision:
 
 
 def require_rule(rule: str) -> None:
-    """Check the name of a rule.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
+    """Check the name of a rule."""
     if rule not in RULES:
         raise ValueError(f"the rule must be one of {', '.join(RULES)}; got {rule!r}")
 
@@ -76,9 +72,6 @@ def choices(
         rule: one of `RULES`.
         caps: of at least `FEWEST` candidates, from wide to narrow.
         within: the largest and the smallest; None is the published range.
-
-    Raises:
-        ValueError: the rule can pick nothing in `within`.
     """
     if within is None:
         return tuple(caps[PUBLISHED[rule]])
@@ -110,26 +103,17 @@ def curve(
         scores: S of each.
         within: the largest and the smallest cap that may be picked. The published range, k from 2
             to n - 3, leaves out the widest and the three narrowest; the narrowest never can be.
-
-    Raises:
-        ValueError: fewer than five candidates, caps that are not ordered, scores that are not
-            positive and finite or do not differ, or nothing in `within`.
     """
     changes = np.abs(np.diff(_normalised("curve", caps, scores)))
     sides = {
         caps[k - 1]: (float(changes[k - 1 :].mean()), float(changes[:k].mean()))
         for k in range(1, len(caps))
     }
-
-    def reason(cap: int) -> str:
-        narrow, wide = sides[cap]
-        return (
-            f"from cap {cap} down S changes by {narrow:.3f} of its range from one candidate to the "
-            f"next, above it by {wide:.3f}"
-        )
-
-    hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
-    return _decision("curve", hinges, choices("curve", caps, within), reason)
+    reason = (
+        "from cap {} down S changes by {:.3f} of its range from one candidate to the next, above "
+        "it by {:.3f}"
+    )
+    return _decision("curve", sides, choices("curve", caps, within), reason)
 
 
 def slope(
@@ -150,10 +134,6 @@ def slope(
         parameters: of each network.
         within: the largest and the smallest cap that may be picked. The published range, k from 2
             to n - 4, leaves out the two widest and the three narrowest; k = n - 3 is possible.
-
-    Raises:
-        ValueError: as `curve`, fewer than six candidates, or parameters that do not fall with
-            the caps.
     """
     rising = _normalised("slope", caps, scores)[::-1]
     if len(parameters) != len(caps) or any(narrow >= wide for wide, narrow in pairwise(parameters)):
@@ -168,16 +148,11 @@ def slope(
         points[k]: (float(bends[: k - 1].mean()), float(bends[k - 1 :].mean()))
         for k in range(2, len(caps) - 2)
     }
-
-    def reason(cap: int) -> str:
-        narrow, wide = sides[cap]
-        return (
-            f"up to cap {cap} the slope of |S_i - S_i-1| over log10(parameters) bends by "
-            f"{narrow:.3f} from point to point, beyond it by {wide:.3f}"
-        )
-
-    hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
-    return _decision("slope", hinges, choices("slope", caps, within), reason)
+    reason = (
+        "up to cap {} the slope of |S_i - S_i-1| over log10(parameters) bends by {:.3f} from point "
+        "to point, beyond it by {:.3f}"
+    )
+    return _decision("slope", sides, choices("slope", caps, within), reason)
 
 
 def dispersion(
@@ -199,8 +174,7 @@ def dispersion(
         within: the largest and the smallest cap that may be picked; None is all.
 
     Raises:
-        ValueError: as `curve`, fewer than sixteen seeds, a `tau` that is not positive, or a spread
-            that is larger for every candidate in `within`.
+        ValueError: the spread is larger than `tau` for every candidate in `within`, among others.
     """
     if len(scores) < FEWEST_SEEDS["dispersion"]:
         raise ValueError(
@@ -225,17 +199,7 @@ def steadiest(
     tau: float,
     within: tuple[int, int] | None,
 ) -> Decision | None:
-    """Return `dispersion`'s decision of any number of seeds; None where no candidate is steady.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of every seed and cap; two seeds or more.
-        tau: in units of ln S.
-        within: as of `dispersion`.
-
-    Raises:
-        ValueError: as `dispersion`, but for the number of seeds and too large a spread.
-    """
+    """Return `dispersion`'s decision of two seeds or more; None where no candidate is steady."""
     _require_scores("dispersion", caps, scores)
     if not tau > 0:
         raise ValueError(f"tau must be above zero; got {tau}")
@@ -246,8 +210,7 @@ def steadiest(
         return None
     pick = allowed[steady - 1]
     reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {tau:g}"]
-    if steady < len(allowed):
-        narrower = allowed[steady]
+    for narrower in allowed[steady : steady + 1]:
         reasons.append(f"at cap {narrower} it spreads by {highest[narrower]:.3f}")
     others = (*allowed[: steady - 1][::-1], *allowed[steady:])
     ends = allowed[0], allowed[-1]
@@ -258,13 +221,7 @@ def steadiest(
 
 
 def boundary_warnings(rule: Rule, pick: int, ends: tuple[int, int]) -> tuple[str, ...]:
-    """Return what to know of a pick at an end of its rule's range, or alone in it.
-
-    Args:
-        rule: its name.
-        pick: the cap.
-        ends: the largest and the smallest cap that the rule can pick.
-    """
+    """Return what to know of a pick at an end of its rule's range, or alone in it."""
     if pick not in ends:
         return ()
     if ends[0] == ends[1]:
@@ -321,15 +278,20 @@ def _monotone_spread(scores: Float[np.ndarray, "seeds caps"]) -> Float[np.ndarra
 
 
 def _decision(
-    rule: Rule,
-    hinges: Mapping[int, float],
-    allowed: Sequence[int],
-    reason: Callable[[int], str],
+    rule: Rule, sides: Mapping[int, tuple[float, float]], allowed: Sequence[int], reason: str
 ) -> Decision:
-    """Return the first best of the allowed hinges; the hinges stand in the rule's own order."""
-    order = sorted((cap for cap in hinges if cap in allowed), key=lambda cap: -hinges[cap])
+    """Return the first best of the allowed hinges.
+
+    Args:
+        rule: its name.
+        sides: what each hinge, in the rule's own order, is the difference of.
+        allowed: caps.
+        reason: a template for the pick and its two sides.
+    """
+    hinges = {cap: sides[cap][0] - sides[cap][1] for cap in sides if cap in allowed}
+    order = sorted(hinges, key=lambda cap: -hinges[cap])
     pick, runner_up = order[0], order[1] if len(order) > 1 else None
-    reasons = [reason(pick)]
+    reasons = [reason.format(pick, *sides[pick])]
     if runner_up is not None:
         behind = hinges[pick] - hinges[runner_up]
         reasons.append(f"the hinge at cap {runner_up} is {behind:.3f} weaker")

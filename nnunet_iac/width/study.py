@@ -13,14 +13,7 @@ from nnunet_iac.search.cost import Cost
 from nnunet_iac.width.candidates import Candidate, candidates
 from nnunet_iac.width.consensus import TOGETHER, Consensus, consensus
 from nnunet_iac.width.crops import Fold, central_crops, spread_cases
-from nnunet_iac.width.selection import (
-    FEWEST,
-    FEWEST_SEEDS,
-    TAU,
-    Rule,
-    choices,
-    require_rule,
-)
+from nnunet_iac.width.selection import FEWEST, FEWEST_SEEDS, TAU, Rule, choices, require_rule
 from nnunet_iac.width.sensitivity import Score, prepared, sensitivities
 from nnunet_iac.width.source import Source
 
@@ -75,6 +68,7 @@ class WidthChoice:
         """Return how the pick came about in plain types, for provenance."""
         found = self.consensus
         spread = [None if math.isnan(value) else round(float(value), 4) for value in self.spread]
+        mean = [round(float(value), 4) for value in self.mean]
         return {
             "rule": found.together.rule,
             "tau": TAU if found.together.rule == "dispersion" else None,
@@ -84,10 +78,7 @@ class WidthChoice:
             "cases": list(self.cases),
             "seeds": list(self.seeds),
             "caps": [candidate.cap for candidate in self.candidates],
-            "ln_sensitivity": {
-                "mean": [round(float(value), 4) for value in self.mean],
-                "spread": spread,
-            },
+            "ln_sensitivity": {"mean": mean, "spread": spread},
             "picks": list(found.picks),
             "modal": found.modal,
             "agreement": found.agreement,
@@ -101,16 +92,13 @@ class WidthChoice:
     def lines(self) -> list[str]:
         """Return the table of the candidates, the votes, the reasons and the warnings as text."""
         found = self.consensus
-        lines = cost_lines(self.candidates, self.costs, self.pick, (self.mean, self.spread))
         count = len(self.seeds)
-        voters = (
-            f"picks with each of the {count} seeds left out"
-            if found.together.rule == "dispersion"
-            else f"picks of the {count} seeds"
-        )
+        voters = f"picks of the {count} seeds"
+        if found.together.rule == "dispersion":
+            voters = f"picks with each of the {count} seeds left out"
         second = "" if found.runner_up is None else f", runner-up {found.runner_up}"
         return [
-            *lines,
+            *cost_lines(self.candidates, self.costs, self.pick, (self.mean, self.spread)),
             f"{voters}: {', '.join(str(cap or 'none') for cap in found.picks)}",
             f"modal pick: {found.modal}, agreement {found.agreement:.0%}{second}",
             f"{TOGETHER}: {found.together.pick}",
@@ -149,12 +137,6 @@ def choose_width(
         within: the largest and the smallest cap that may be picked; None is the rule's own range.
         device: where the networks run.
         report: receives a line per seed.
-
-    Raises:
-        ValueError: as `require_rule`, `candidates`, `choices`, `Source.costs`, `spread_cases`,
-            `central_crops`, `sensitivities` and `consensus`.
-        FileNotFoundError: the data are not preprocessed.
-        RuntimeError: no such device.
     """
     require_rule(rule)
     chosen = candidates(source.architecture, caps)

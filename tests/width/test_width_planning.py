@@ -78,7 +78,7 @@ def test_plans_for_another_trainer_are_not_overwritten(source):
 
 
 def test_settings_that_are_impossible_are_refused(source):
-    with pytest.raises(ValueError, match="theta"):
+    with pytest.raises(ValueError, match="stability_threshold"):
         write_width(source(iac={"stability_threshold": -1}), 8)
 
 
