@@ -11,8 +11,6 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.training.cost import circumstances
 
-KINDS = ("step", "search", "inference")
-
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
@@ -49,13 +47,8 @@ def benchmark(
         measured = search_benchmark(workload, amounts.batches, amounts.validation_batches)
     else:
         measured = inference_benchmark(workload, amounts.cells, amounts.repeats, genotype)
-    return {
-        "benchmark": kind,
-        **circumstances(),
-        "workload": workload.described(),
-        "amounts": dataclasses.asdict(amounts),
-        **measured,
-    }
+    on = {"workload": workload.described(), "amounts": dataclasses.asdict(amounts)}
+    return {"benchmark": kind, **circumstances(), **on, **measured}
 
 
 def table(measured: Mapping[str, Any]) -> str:

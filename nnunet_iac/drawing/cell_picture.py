@@ -13,7 +13,6 @@ from nnunet_iac.drawing.figure_files import (
     INK,
     MUTED,
     PAPER,
-    require_picture,
     svg_document,
     write_figure,
 )
@@ -70,11 +69,7 @@ def draw_cell(genotype: Genotype, path: Path, output_nodes: int = 4) -> None:
         genotype: the cell.
         path: the file, replaced atomically.
         output_nodes: R, how many of the last nodes are concatenated.
-
-    Raises:
-        ValueError: another suffix than `.svg` or `.png`.
     """
-    require_picture(path)
     write_figure(cell_figure(genotype, output_nodes), path, 200, _cell_title(genotype))
 
 
