@@ -18,8 +18,7 @@ class Amounts:
 
     Args:
         repeats: steps or inferences behind a median.
-        batches: per epoch of a search, two at least: the full search moves weights and
-            architecture in turn.
+        batches: per epoch of a search; the full one updates weights and architecture in turn.
         validation_batches: per epoch of a search.
         cells: random cells for inference.
     """

@@ -48,12 +48,9 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         workload = Workload(device=arguments.device)
     else:
         workload = Workload.of_plans(arguments.d, arguments.c, arguments.p, arguments.device)
-    workload = workload.resized(
-        arguments.batch_size,
-        arguments.patch_size,
-        arguments.features,
-        workload.settings.replace(**parse_settings(arguments.assignments)),
-    )
+    settings = workload.settings.replace(**parse_settings(arguments.assignments))
+    sizes = arguments.batch_size, arguments.patch_size, arguments.features
+    workload = workload.resized(*sizes, settings)
     amounts = Amounts(
         arguments.repeats, arguments.batches, arguments.validation_batches, arguments.cells
     )

@@ -36,14 +36,7 @@ def write_figure(
 ) -> None:
     """Write a figure as SVG or PNG, by the suffix of its path, atomically.
 
-    Args:
-        figure: the figure.
-        path: the file, replaced atomically.
-        dpi: of a PNG; the figure's own by default.
-        title: stored in the file; that of an SVG is its name by default.
-
-    Raises:
-        ValueError: another suffix than `.svg` or `.png`.
+    A PNG has the figure's own `dpi` by default, and an SVG its name as `title`.
     """
     if path.suffix == ".svg":
         content = svg_document(figure, title or path.stem).encode()

@@ -33,10 +33,6 @@ def with_encoder(configuration: Mapping[str, Any], encoder: str) -> dict[str, An
 
     The skip module, if there is one, stays. Every side of the patch is rounded up to a multiple of
     what the encoder reduces it by.
-
-    Raises:
-        ValueError: an unknown encoder, `plain` on plans of another network, or a timm encoder on
-            three-dimensional ones.
     """
     if encoder not in ENCODER_NAMES:
         raise ValueError(f"the encoder must be one of {', '.join(ENCODER_NAMES)}; got {encoder!r}")
@@ -64,11 +60,7 @@ def with_encoder(configuration: Mapping[str, Any], encoder: str) -> dict[str, An
 
 
 def with_skip(configuration: Mapping[str, Any], skip: str) -> dict[str, Any]:
-    """Return the `architecture` of plans with another module in every skip connection.
-
-    Raises:
-        ValueError: an unknown module, or a network whose skips we cannot reach.
-    """
+    """Return the `architecture` of plans with another module in every skip connection."""
     if skip not in SKIP_NAMES:
         raise ValueError(f"the skip module must be one of {', '.join(SKIP_NAMES)}; got {skip!r}")
     base, _ = _taken_apart(architecture_of(configuration))
@@ -82,11 +74,7 @@ def with_skip(configuration: Mapping[str, Any], skip: str) -> dict[str, Any]:
 
 
 def with_protocol(configuration: Mapping[str, Any], protocol: str) -> dict[str, Any]:
-    """Return patch and batch size of a protocol; `PAPER_SETTINGS` are its settings.
-
-    Raises:
-        ValueError: an unknown protocol, or a network that does not divide its patch.
-    """
+    """Return patch and batch size of a protocol; `PAPER_SETTINGS` are its settings."""
     if protocol != PAPER:
         raise ValueError(f"the protocol must be {PAPER}; got {protocol!r}")
     strides = architecture_of(configuration)["arch_kwargs"]["strides"]

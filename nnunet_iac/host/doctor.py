@@ -181,11 +181,8 @@ def shadowing_check() -> Check:
     nnU-Net imports every module below each folder, so the repository root, the package itself
     and another copy's `trainers` all do.
     """
-    wrong = [
-        trouble
-        for folder in _external_folders()
-        if folder != trainers_dir() and (trouble := _trouble_with(folder))
-    ]
+    others = [folder for folder in _external_folders() if folder != trainers_dir()]
+    wrong = [trouble for trouble in map(_trouble_with, others) if trouble]
     return Check(
         f"other folders of {TRAINER_VARIABLE}",
         "; ".join(wrong) or "none that shadows our trainers",

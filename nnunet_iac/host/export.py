@@ -30,11 +30,7 @@ PICTURE, SUMMARY = "progress.png", "validation/summary.json"
 class Model:
     """A model folder TRAINER__PLANS__CONFIGURATION of nnU-Net, or one fold of it.
 
-    Args:
-        folder: of the model.
-        folds: folders of the folds that are meant.
-        configuration: of the folder's name.
-        left_out: folders of the folds that lack the checkpoint.
+    `left_out` are folders of folds that lack the checkpoint.
     """
 
     folder: Path

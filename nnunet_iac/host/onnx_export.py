@@ -29,13 +29,13 @@ LEAST_DICE = 0.999
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the ONNX network is from torch's, on whole cases by sliding window.
+    """How far the ONNX network is from torch's, on a whole case by sliding window.
 
     Args:
         case: identifier.
         difference: largest absolute difference of two logits of a patch.
         scale: largest absolute logit of torch's network in a patch.
-        dice: of the segmentations, mean over the foreground classes that either has; 1 for none.
+        dice: of the segmentations, as `agreement` returns it.
     """
 
     case: str
@@ -96,11 +96,7 @@ def predictor_of(fold: Path) -> Any:
 
 
 def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path: Path) -> None:
-    """Write a network that returns logits only, folded for inference, as ONNX for one patch.
-
-    Raises:
-        RuntimeError: torch's exporter does not know an operation of the network.
-    """
+    """Write a network that returns logits only, folded for inference, as ONNX for one patch."""
     network = fold_for_inference(network)
     example = torch.zeros(1, channels, *patch)
     with replacing(path) as temporary, warnings.catch_warnings(), _only_errors("onnxscript"):

@@ -21,10 +21,7 @@ from nnunet_iac.search.settings import Settings
 class NetworkChanges:
     """What the new plans' network is to have; None leaves it as the source plans describe it.
 
-    Args:
-        encoder: one of `architectures.ENCODER_NAMES`.
-        skip: one of `architectures.SKIP_NAMES`, trained from scratch.
-        protocol: `paper`, its patch, batch size and backbone training.
+    `encoder` and `skip` are named as in `architectures`, the only `protocol` is `paper`.
     """
 
     encoder: str | None = None
@@ -59,12 +56,6 @@ def write_plans(
         name: the new identifier.
         values: settings to set.
         network: what is to differ in it.
-
-    Raises:
-        ValueError: a bad identifier, configuration, setting or network, an unknown data set, or
-            `name` exists with other content.
-        FileNotFoundError: no such source plans; the message has the command that makes them.
-        RuntimeError: nnUNet_preprocessed is not set.
     """
     given = dict(Settings.from_mapping(values).written)
     if given.get("backbone_checkpoint") is not None:
@@ -77,22 +68,16 @@ def write_plans(
     folder = preprocessed_folder(dataset)
     original = source_plans(folder, configuration, source)
     config = plans.configuration_of(original, configuration)
-    known = plans.settings_of(config).written
-    if network.protocol is not None:
-        known = {**known, **PAPER_SETTINGS}
-    new = plans.derived(original, name, configuration, {**known, **given})
+    protocol = {} if network.protocol is None else PAPER_SETTINGS
+    values = {**plans.settings_of(config).written, **protocol, **given}
+    new = plans.derived(original, name, configuration, values)
     new["configurations"][configuration] |= network.changed(config)
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
 
 
 def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any]:
-    """Return the plans `source` in a preprocessed data set's folder, with the configuration.
-
-    Raises:
-        ValueError: no such configuration, or names in the plans that are not file's and folder's.
-        FileNotFoundError: no such plans; the message has the command that makes them.
-    """
+    """Return the plans `source` in a preprocessed data set's folder, with the configuration."""
     source_file = folder / f"{source}.json"
     if not source_file.is_file():
         raise FileNotFoundError(

@@ -22,12 +22,7 @@ def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Pat
     """Write a checkpoint to start a training of plans from, beside them; return its file.
 
     It holds the whole network: the timm encoder's ImageNet weights from a local .safetensors or
-    .pth file, the rest as nnU-Net draws it.
-
-    Raises:
-        FileNotFoundError: no such file of weights.
-        ValueError: a network without timm encoder, weights that do not fit, or another file in
-            the way.
+    .pth file, the rest as nnU-Net draws it. A file with other content is not overwritten.
     """
     manager = PlansManager(str(plans_file))
     described = manager.get_configuration(configuration)

@@ -35,16 +35,9 @@ from nnunet_iac.search.settings import Settings
 class Workload:
     """A training step's size; by default nnU-Net's 2-D plan of the Hippocampus at batch size 12.
 
-    Args:
-        batch_size: images in a batch.
-        patch_size: their spatial shape.
-        features: channels per stage.
-        input_channels: of an image, with a cascade's masks of the stage before.
-        classes: background included; without it if they are regions.
-        regions: whether classes may overlap.
-        settings: of the search.
-        device: where it runs.
-        architecture: network class and arguments as plans have them, instead of `features`.
+    `features` are channels per stage; `architecture`, as in plans, replaces them. `input_channels`
+    include a cascade's masks of the stage before, `classes` the background unless they are
+    `regions`, which may overlap.
     """
 
     batch_size: int = 12

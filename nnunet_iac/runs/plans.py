@@ -36,12 +36,7 @@ def configurations_of(plans: Any) -> dict[str, dict[str, Any]]:
 
 
 def configuration_of(plans: Any, name: str) -> dict[str, Any]:
-    """Return a configuration of plans with what it inherits from others filled in.
-
-    Raises:
-        ValueError: no plans, no such configuration, one that inherits from itself, or settings
-            that are no JSON object.
-    """
+    """Return a configuration of plans with what it inherits from others filled in."""
     known = configurations_of(plans)
     result: dict[str, Any] = {}
     line: list[Any] = [name]
@@ -131,10 +126,7 @@ def require_identifier(name: object) -> None:
 def lineage(plans: Mapping[str, Any], configuration: str, folder: Path) -> list[str]:
     """Return the identifiers of plans that train a network alike: the own, then their sources.
 
-    Args:
-        plans: a plans file's content.
-        configuration: whose network it is.
-        folder: where the plans of the data set lie.
+    `folder` is where the plans of the data set lie.
     """
     own = configuration_of(plans, configuration)
     found = [plans["plans_name"]]
@@ -159,9 +151,6 @@ def derived(
 
     `source_plans` records where it came from; the data identifier, and so the preprocessed data,
     stay shared. Settings get their present names.
-
-    Raises:
-        ValueError: a bad identifier, an unknown configuration, or impossible settings.
     """
     require_identifier(name)
     if name == plans["plans_name"]:

@@ -41,11 +41,7 @@ class TrajectoryRow:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """All rows of a search as arrays, the epoch first.
-
-    Raises:
-        ValueError: an array of another shape or type; the message names it.
-    """
+    """All rows of a search as arrays, the epoch first."""
 
     epoch: Int[np.ndarray, " epochs"]
     alpha: Float[np.ndarray, "epochs edges operations"]

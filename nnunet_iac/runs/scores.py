@@ -34,9 +34,7 @@ class ScoredCase:
 def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, ScoredCase]:
     """Return the cases of an nnU-Net summary.json by their ids.
 
-    Args:
-        summary: of `perform_actual_validation` or `nnUNetv2_evaluate_folder`.
-        file_ending: of the predictions; by default `.nii.gz`, or what follows the last dot.
+    The `file_ending` of the predictions is by default `.nii.gz`, or what follows the last dot.
 
     Raises:
         ValueError: not such a file, a case that stands in it twice, or a Dice outside [0, 1].

@@ -8,15 +8,10 @@ from nnunet_iac.runs.atomic import read_json
 
 
 def require_splits(path: Path, fold: int | str, preprocessed: Iterable[str]) -> None:
-    """Check what nnU-Net reads of splits_final.json for a fold; without the file it makes one.
+    """Check what nnU-Net reads of splits_final.json for a fold.
 
-    Args:
-        path: of the file.
-        fold: `all` needs no split, and a number beyond the file gets a random split.
-        preprocessed: all cases there are.
-
-    Raises:
-        ValueError: no list of folds, or a side without cases or with cases there are not.
+    Without the file nnU-Net makes one; `all` needs none, and a number beyond it gets a random
+    split.
     """
     if fold != "all" and path.is_file():
         require_split(read_json(path), int(fold), preprocessed, str(path))

@@ -36,13 +36,7 @@ def candidates(
 ) -> tuple[Candidate, ...]:
     """Return the candidates of a network in plans, the widest first.
 
-    Args:
-        architecture: as in plans.
-        caps: others than `caps_of`, in any order; one given twice counts once.
-
-    Raises:
-        ValueError: a network without a width, widths that shrink, a cap below one or above the
-            widest stage, or fewer than five candidates.
+    `caps` may be others than `caps_of`, in any order; one given twice counts once.
     """
     wanted = caps_of(features_of(architecture)) if caps is None else caps
     chosen = [candidate(architecture, cap) for cap in sorted(set(wanted), reverse=True)]

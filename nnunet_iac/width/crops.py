@@ -36,10 +36,6 @@ def training_cases(source: Source, fold: Fold) -> list[str]:
     """Return the sorted names of the cases that nnU-Net trains a fold on; nothing is written.
 
     Without a splits_final.json they are those of the one that nnU-Net would write.
-
-    Raises:
-        ValueError: no cases, too few to split, or a wrong splits_final.json.
-        FileNotFoundError: the data are not preprocessed; the message has the command that does.
     """
     folder = source.data_folder
     if not folder.is_dir() or not any(folder.glob("*.pkl")):

@@ -39,23 +39,14 @@ def figure_file(path: Path, configuration: str) -> Path:
 def write_width(
     source: Source, cap: int, name: str | None = None, chosen: Mapping[str, Any] | None = None
 ) -> tuple[Path, bool]:
-    """Write plans whose network has no stage wider than a cap.
+    """Write plans with no stage wider than a cap; return the file, and whether it was written.
 
     They differ from the source in their name, the widths, the setting `backbone_trainer` where the
     trainer is another than nnUNetTrainer, and `PROVENANCE`: the cap, the hash of the configuration
     they were made from, versions, and how the cap was chosen. The preprocessed data are shared. If
     they are there already, whatever the provenance, they stay as they are; if they are there with
-    widths of the source's other configurations only, this one's is added.
-
-    Args:
-        source: the plans to start from.
-        cap: in channels.
-        name: the new identifier; None is `plans_name`.
-        chosen: what a study says of the choice; None where the user named the cap.
-
-    Returns:
-        The file, and whether it was written; plans of that name with other content are a
-        ValueError.
+    widths of the source's other configurations only, this one's is added. Other content under the
+    name is a ValueError.
     """
     name = plans_name(source, cap) if name is None else name
     require_name(source, name)

@@ -45,8 +45,7 @@ class Decision:
         runner_up: the cap it would have picked next; None where there was but one to pick.
         range: the largest and the smallest cap that it could have picked.
         reasons: sentences.
-        warnings: sentences; not empty where the pick lies on the boundary of the range, or alone
-            in it.
+        warnings: of `boundary_warnings`.
     """
 
     rule: Rule
@@ -63,15 +62,21 @@ def require_rule(rule: str) -> None:
         raise ValueError(f"the rule must be one of {', '.join(RULES)}; got {rule!r}")
 
 
+def require_seeds(rule: Rule, count: int) -> None:
+    """Check the number of seeds that a rule is given."""
+    if count < FEWEST_SEEDS[rule]:
+        raise ValueError(
+            f"the rule {rule} needs at least {FEWEST_SEEDS[rule]} seeds; got {count}: use --seeds "
+            f"{FEWEST_SEEDS[rule]}"
+        )
+
+
 def choices(
     rule: Rule, caps: Sequence[int], within: tuple[int, int] | None = None
 ) -> tuple[int, ...]:
-    """Return the caps that a rule may pick, the widest first.
+    """Return the caps, out of those from wide to narrow, that a rule may pick.
 
-    Args:
-        rule: one of `RULES`.
-        caps: of at least `FEWEST` candidates, from wide to narrow.
-        within: the largest and the smallest; None is the published range.
+    `within` is the largest and the smallest; None is the published range.
     """
     if within is None:
         return tuple(caps[PUBLISHED[rule]])
@@ -96,13 +101,8 @@ def curve(
 
     With S scaled to [0, 1] and d_j = |S_{j+1} - S_j| from wide to narrow, a hinge k has the score
     mean(d_{k-1} ... d_{n-2}) - mean(d_0 ... d_{k-1}). The pick is candidate k - 1 of the first
-    best hinge.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of each.
-        within: the largest and the smallest cap that may be picked. The published range, k from 2
-            to n - 3, leaves out the widest and the three narrowest; the narrowest never can be.
+    best hinge. The published range, k from 2 to n - 3, leaves out the widest and the three
+    narrowest caps; the narrowest can never be picked.
     """
     changes = np.abs(np.diff(_normalised("curve", caps, scores)))
     sides = {
@@ -126,14 +126,9 @@ def slope(
 
     From narrow to wide, y_i = |S_i - S_{i-1}| are n - 1 points over log10(parameters), r_0 ...
     r_{n-4} the absolute differences of the slopes between them; point k has the score
-    mean(r_0 ... r_{k-2}) - mean(r_{k-1} ... r_{n-4}), and the first best one is picked.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of each.
-        parameters: of each network.
-        within: the largest and the smallest cap that may be picked. The published range, k from 2
-            to n - 4, leaves out the two widest and the three narrowest; k = n - 3 is possible.
+    mean(r_0 ... r_{k-2}) - mean(r_{k-1} ... r_{n-4}), and the first best one is picked. The
+    published range, k from 2 to n - 4, leaves out the two widest and the three narrowest caps;
+    k = n - 3 is possible.
     """
     rising = _normalised("slope", caps, scores)[::-1]
     if len(parameters) != len(caps) or any(narrow >= wide for wide, narrow in pairwise(parameters)):
@@ -163,24 +158,12 @@ def dispersion(
 ) -> Decision:
     """Return the smallest cap at which the random draw of the weights hardly matters.
 
-    Ours, not published, and experimental. The spread is the standard deviation of ln S over seeds
-    (n - 1 in the denominator); it is made monotone from wide to narrow by its running maximum. The
-    pick is the smallest cap whose spread is at most `tau`, the runner-up the next wider one.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of every seed and cap; sixteen seeds or more.
-        tau: in units of ln S.
-        within: the largest and the smallest cap that may be picked; None is all.
-
-    Raises:
-        ValueError: the spread is larger than `tau` for every candidate in `within`, among others.
+    Ours, not published, and experimental. The spread is the standard deviation of ln S over sixteen
+    seeds or more (n - 1 in the denominator); it is made monotone from wide to narrow by its running
+    maximum. The pick is the smallest cap whose spread is at most `tau`, in units of ln S; the
+    runner-up is the next wider one.
     """
-    if len(scores) < FEWEST_SEEDS["dispersion"]:
-        raise ValueError(
-            f"the rule dispersion needs at least {FEWEST_SEEDS['dispersion']} seeds; got "
-            f"{len(scores)}: use --seeds {FEWEST_SEEDS['dispersion']}"
-        )
+    require_seeds("dispersion", len(scores))
     decision = steadiest(caps, scores, tau, within)
     if decision is None:
         widest = choices("dispersion", caps, within)[0]
@@ -280,13 +263,9 @@ def _monotone_spread(scores: Float[np.ndarray, "seeds caps"]) -> Float[np.ndarra
 def _decision(
     rule: Rule, sides: Mapping[int, tuple[float, float]], allowed: Sequence[int], reason: str
 ) -> Decision:
-    """Return the first best of the allowed hinges.
+    """Return the first best of the allowed hinges, in the rule's own order of `sides`.
 
-    Args:
-        rule: its name.
-        sides: what each hinge, in the rule's own order, is the difference of.
-        allowed: caps.
-        reason: a template for the pick and its two sides.
+    A hinge is the difference of its two sides; `reason` is a template for the pick and its sides.
     """
     hinges = {cap: sides[cap][0] - sides[cap][1] for cap in sides if cap in allowed}
     order = sorted(hinges, key=lambda cap: -hinges[cap])

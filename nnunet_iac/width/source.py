@@ -32,7 +32,7 @@ class Source:
     Args:
         folder: of the preprocessed data set.
         plans: as nnU-Net wrote them.
-        configuration: a name in the plans.
+        configuration: a name in the plans, not the second stage of a cascade.
         dataset: what dataset.json says.
         trainer: a trainer of nnU-Net's kind; only its `build_network_architecture` is used.
     """
@@ -91,8 +91,7 @@ class Source:
     def input_channels(self) -> int:
         """Of the images."""
         manager = PlansManager(self.plans)
-        channels: int = determine_num_input_channels(manager, self.configuration, self.dataset)
-        return channels
+        return int(determine_num_input_channels(manager, self.configuration, self.dataset))
 
     def digest(self) -> str:
         """Return the SHA-256 of the configuration as JSON with sorted keys."""
