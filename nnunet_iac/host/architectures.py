@@ -15,7 +15,6 @@ PLAIN = "plain"
 
 ENCODER_NAMES = (PLAIN, *ENCODERS)
 SKIP_NAMES = SKIP_MODULES
-
 SKIP_UNET = "nnunet_iac.nn.skip_unet.SkipUNet"
 
 PAPER = "paper"

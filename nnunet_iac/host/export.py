@@ -69,12 +69,6 @@ class Model:
         return cls(folder, folds, folder.name.split("__")[-1], left_out)
 
 
-def export_model(model: Model, target: Path, checkpoint: str = FINAL) -> list[Path]:
-    """Write a model folder that stock nnU-Net predicts with, and return its folds."""
-    with exporting(model, target, checkpoint) as folds:
-        return [target / fold.name for fold in folds]
-
-
 @contextmanager
 def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[list[Path]]:
     """Yield the folds of an exported model that takes its name when the block ends well.
@@ -147,9 +141,9 @@ def exported_plans(
     plans: Mapping[str, Any], model: Model, target: Path, checkpoint: str = FINAL
 ) -> dict[str, Any]:
     """Return plans whose network is the retrofit, and which hold no setting of its training."""
-    result = copy.deepcopy(dict(plans))
-    result["plans_name"] = _plans_name(target, model, plans["plans_name"])
-    require_identifier(result["plans_name"])
+    name = _plans_name(target, model, plans["plans_name"])
+    require_identifier(name)
+    result = copy.deepcopy({**plans, "plans_name": name})
     described = configuration_of(plans, model.configuration)
     exported = result["configurations"][model.configuration]
     for configuration in result["configurations"].values():

@@ -170,9 +170,8 @@ class OnnxNetwork(nn.Module):
 
 def parity(predictor: Any, path: Path, case: str, image: np.ndarray) -> Parity:
     """Return how far an ONNX file is from its network on a preprocessed (channels, *spatial)."""
-    original = predictor.network
+    original, labels = predictor.network, []
     exported = OnnxNetwork(path, original)
-    labels = []
     try:
         for network in (original, exported):
             predictor.network = network

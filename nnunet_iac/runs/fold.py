@@ -84,10 +84,8 @@ def in_use(folder: Path) -> bool | None:
         return False
     if not os.access(path, os.W_OK):
         return None
-    lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
-    except (Timeout, OSError):
+        with FileLock(path, blocking=False):
+            return False
+    except OSError:  # That of a lock that is held, too.
         return True
-    lock.release()
-    return False

@@ -193,8 +193,7 @@ def steadiest(
         return None
     pick = allowed[steady - 1]
     reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {tau:g}"]
-    for narrower in allowed[steady : steady + 1]:
-        reasons.append(f"at cap {narrower} it spreads by {highest[narrower]:.3f}")
+    reasons += [f"at cap {c} it spreads by {highest[c]:.3f}" for c in allowed[steady : steady + 1]]
     others = (*allowed[: steady - 1][::-1], *allowed[steady:])
     ends = allowed[0], allowed[-1]
     return Decision(
