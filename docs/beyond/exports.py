@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 
 from nnunet_iac.benchmark.timing import interleaved
-from nnunet_iac.host.export import Model, export_model
+from nnunet_iac.host.export import Model, exporting
 from nnunet_iac.host.onnx_export import INPUT, compared, export_fold
 from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.runs.atomic import read_json, write_json
@@ -29,9 +29,8 @@ def exported(fold: Path, cases: int) -> dict[str, Any]:
     """Return how far the exported network of a fold is from the original, and how fast."""
     model = Model.at(fold, FINAL)
     described = configuration_of(read_json(model.folder / "plans.json"), model.configuration)
-    with TemporaryDirectory() as folder:
-        (written,) = export_model(model, Path(folder) / "model", FINAL)
-        predictor, path = export_fold(written)
+    with TemporaryDirectory() as folder, exporting(model, Path(folder) / "model") as folds:
+        predictor, path = export_fold(folds[0])
         network, lean = predictor.network, fold_for_inference(predictor.network)
         parities = list(compared(predictor, path, fold, cases))
         if not all(parity.holds for parity in parities):

@@ -21,13 +21,14 @@ def inference_benchmark(
     rows = [_against(workload, reference, found, repeats) for found in genotypes]
     ratios = [row["ratio"] for row in rows]
     worst = ratios.index(max(ratios))
+    median = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     return {
-        "reference_s": statistics.median(row["reference_s"] for row in rows),
-        "cell_s": statistics.median(row["cell_s"] for row in rows),
-        "inference_ratio": statistics.median(ratios),
+        "reference_s": median["reference_s"],
+        "cell_s": median["cell_s"],
+        "inference_ratio": median["ratio"],
         "inference_ratio_worst": ratios[worst],
-        "parameter_ratio": statistics.median(row["parameter_ratio"] for row in rows),
-        "mac_ratio": statistics.median(row["mac_ratio"] for row in rows),
+        "parameter_ratio": median["parameter_ratio"],
+        "mac_ratio": median["mac_ratio"],
         "cells": cells,
         "worst": {"genotype": str(genotypes[worst]), **rows[worst]},
         "given": None if genotype is None else _against(workload, reference, genotype, repeats),
@@ -48,28 +49,22 @@ def _against(
         with torch.inference_mode(), torch.autocast(workload.device, enabled=on_gpu):
             net(image)
 
-    seconds = interleaved(
-        {"reference": lambda: run(reference), "cell": lambda: run(network)},
-        repeats,
-        workload.device,
-    )
-    device = torch.device(workload.device)
-    costs = [
-        network_cost(net, workload.input_channels, workload.patch_size, device)
-        for net in (reference, network)
-    ]
+    calls = {"reference": lambda: run(reference), "cell": lambda: run(network)}
+    seconds = interleaved(calls, repeats, workload.device)
+    place = workload.input_channels, workload.patch_size, torch.device(workload.device)
+    plain, cell = (network_cost(net, *place) for net in (reference, network))
     # alpha and beta ride along in the network but take no part in inference.
-    unused = network.alpha.numel() + network.beta.numel()
+    parameters = cell.parameters - network.alpha.numel() - network.beta.numel()
     return {
         "reference_s": seconds["reference"],
         "cell_s": seconds["cell"],
         "ratio": seconds["cell"] / seconds["reference"],
-        "reference_parameters": costs[0].parameters,
-        "cell_parameters": costs[1].parameters - unused,
-        "parameter_ratio": (costs[1].parameters - unused) / costs[0].parameters,
-        "reference_macs": costs[0].macs,
-        "cell_macs": costs[1].macs,
-        "mac_ratio": costs[1].macs / costs[0].macs,
+        "reference_parameters": plain.parameters,
+        "cell_parameters": parameters,
+        "parameter_ratio": parameters / plain.parameters,
+        "reference_macs": plain.macs,
+        "cell_macs": cell.macs,
+        "mac_ratio": cell.macs / plain.macs,
     }
 
 

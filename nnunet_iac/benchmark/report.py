@@ -11,8 +11,6 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.training.cost import circumstances
 
-KINDS = ("step", "search", "inference")
-
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
@@ -20,8 +18,7 @@ class Amounts:
 
     Args:
         repeats: steps or inferences behind a median.
-        batches: per epoch of a search, two at least: the full search moves weights and
-            architecture in turn.
+        batches: per epoch of a search; the full one updates weights and architecture in turn.
         validation_batches: per epoch of a search.
         cells: random cells for inference.
     """
@@ -49,13 +46,8 @@ def benchmark(
         measured = search_benchmark(workload, amounts.batches, amounts.validation_batches)
     else:
         measured = inference_benchmark(workload, amounts.cells, amounts.repeats, genotype)
-    return {
-        "benchmark": kind,
-        **circumstances(),
-        "workload": workload.described(),
-        "amounts": dataclasses.asdict(amounts),
-        **measured,
-    }
+    on = {"workload": workload.described(), "amounts": dataclasses.asdict(amounts)}
+    return {"benchmark": kind, **circumstances(), **on, **measured}
 
 
 def table(measured: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from nnunet_iac.benchmark.timing import synchronise, timed
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.search.settings import PRESETS
 from nnunet_iac.training.controller import IAC, IAC_LTH, Method, Phase, SearchController
 from nnunet_iac.training.optimisation import architecture_optimiser, search_optimiser
 from nnunet_iac.training.recorder import Recorder
@@ -24,35 +25,29 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
     `adaptive` ends when this batch lets it; its threshold is that of epochs as long as here.
     `swift` has its own warm-up. Only training steps count; validation, and pruning with the record
     between epochs, stand apart, and nothing is plotted.
-
-    Raises:
-        ValueError: settings that leave no time to prune.
     """
     presets: dict[str, tuple[Method, Any]] = {
-        "iac": (IAC, "paper"),
-        "lth": (IAC_LTH, "paper"),
-        "literal": (IAC_LTH, "literal"),
-        "adaptive": (IAC_LTH, "adaptive"),
-        "swift": (IAC_LTH, "swift"),
+        **{"iac": (IAC, "paper"), "lth": (IAC_LTH, "paper")},
+        **{preset: (IAC_LTH, preset) for preset in ("literal", "adaptive", "swift")},
     }
-    for method, preset in presets.values():
-        if method.prunes:
-            workload.settings.replace(preset=preset).require_prunable()
-    searches = {}
+    sized = {}
     for name, (method, preset) in presets.items():
-        settings = workload.settings.replace(preset=preset, iterations_per_epoch=batches)
-        searches[name] = _search(
-            dataclasses.replace(workload, settings=settings), method, batches, validation_batches
-        )
-    iac = searches["iac"]["training_s"]
+        own = PRESETS[preset] if preset == "swift" else {}
+        settings = workload.settings.replace(preset=preset, iterations_per_epoch=batches, **own)
+        if method.prunes:
+            settings.require_prunable()
+        sized[name] = dataclasses.replace(workload, settings=settings)
+    searches = {
+        name: _search(sized[name], method, batches, validation_batches)
+        for name, (method, _) in presets.items()
+    }
+    seconds = {name: search["training_s"] for name, search in searches.items()}
+    compared = ("iac", "lth", "literal", "swift")
     return {
-        "iac_search_s": iac,
-        "lth_search_s": searches["lth"]["training_s"],
-        "literal_search_s": searches["literal"]["training_s"],
-        "swift_search_s": searches["swift"]["training_s"],
-        "speedup": iac / searches["lth"]["training_s"],
-        "speedup_literal": iac / searches["literal"]["training_s"],
-        "speedup_swift": iac / searches["swift"]["training_s"],
+        **{f"{name}_search_s": seconds[name] for name in compared},
+        "speedup": seconds["iac"] / seconds["lth"],
+        "speedup_literal": seconds["iac"] / seconds["literal"],
+        "speedup_swift": seconds["iac"] / seconds["swift"],
         "epochs_ratio": searches["iac"]["epochs"] / searches["lth"]["epochs"],
         "batches_per_epoch": batches,
         "validation_batches_per_epoch": validation_batches,
@@ -116,9 +111,7 @@ def _steps(workload: Workload, method: Method, phase: Phase, network: Any) -> li
     if not searching:
         return [training_step(workload, network, [weights], network.weights())]
     architecture = architecture_optimiser(network, optimisation)
-    if method.bilevel:
-        return [
-            training_step(workload, network, [weights], network.weights()),
-            training_step(workload, network, [architecture], []),
-        ]
-    return [training_step(workload, network, [weights, architecture], network.weights())]
+    if not method.bilevel:
+        return [training_step(workload, network, [weights, architecture], network.weights())]
+    first = training_step(workload, network, [weights], network.weights())
+    return [first, training_step(workload, network, [architecture], [])]

@@ -14,12 +14,7 @@ from nnunet_iac.nn.plain_cell import PlainSearchCell
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
-from nnunet_iac.training.optimisation import (
-    architecture_optimiser,
-    finetune_optimiser,
-    search_optimiser,
-    step,
-)
+from nnunet_iac.training import optimisation
 
 Step = Callable[[], Any]
 
@@ -32,8 +27,7 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
         "fused": (fused_step, workload, len(OPERATIONS)),
     }
     steps: dict[str, Step] = {name: make(*arguments) for name, (make, *arguments) in makers.items()}
-    steps["fused_4"] = fused_step(workload, 4)
-    steps["fused_1"] = fused_step(workload, 1)
+    steps |= {f"fused_{count}": fused_step(workload, count) for count in (4, 1)}
     steps["finetune"] = finetune_step(workload)
     seconds = interleaved(steps, repeats, workload.device)
     del steps
@@ -46,9 +40,7 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
         "fused_1_over_plain": seconds["fused_1"] / plain,
         "naive_over_plain": naive / plain,
         "naive_over_fused": naive / fused,
-        "peak_mb_plain": memory["plain"],
-        "peak_mb_fused": memory["fused"],
-        "peak_mb_naive": memory["naive"],
+        **{f"peak_mb_{name}": memory[name] for name in ("plain", "fused", "naive")},
         "peak_mb_fused_over_plain": memory["fused"] / memory["plain"],
         "estimate": {
             **estimate(workload.settings, seconds),
@@ -65,19 +57,18 @@ def estimate(settings: Settings, seconds: dict[str, float]) -> dict[str, float]:
     A search on a fixed schedule is reckoned with steps interpolated over the operations left; one
     that may wait, with all operations up to its limit, which is the most it can take.
     """
-    iterations = settings.schedule.iterations_per_epoch / 3600
-    slope = (seconds["fused"] - seconds["fused_1"]) / (len(OPERATIONS) - 1)
+    schedule, fused = settings.schedule, seconds["fused"]
+    iterations = schedule.iterations_per_epoch / 3600
+    slope = (fused - seconds["fused_1"]) / (len(OPERATIONS) - 1)
     left = range(len(OPERATIONS), 1, -1)
     pruned = sum(seconds["fused_1"] + slope * (count - 1) for count in left)
     pruning = settings.stability.patience * pruned
     if settings.can_wait:
-        pruning = (settings.schedule.search_epochs - settings.schedule.warmup_epochs) * seconds[
-            "fused"
-        ]
+        pruning = (schedule.search_epochs - schedule.warmup_epochs) * fused
     return {
-        "iac_search_h": settings.schedule.search_epochs * seconds["fused"] * iterations,
-        "lth_search_h": (settings.schedule.warmup_epochs * seconds["fused"] + pruning) * iterations,
-        "finetune_h": settings.schedule.finetune_epochs * seconds["finetune"] * iterations,
+        "iac_search_h": schedule.search_epochs * fused * iterations,
+        "lth_search_h": (schedule.warmup_epochs * fused + pruning) * iterations,
+        "finetune_h": schedule.finetune_epochs * seconds["finetune"] * iterations,
     }
 
 
@@ -113,17 +104,13 @@ def naive_step(workload: Workload) -> Step:
 
 def finetune_step(workload: Workload) -> Step:
     """Return a finetuning step of a random discrete cell."""
-    network = workload.supernet()
-    genotype = discretise(
-        torch.zeros(len(EDGES), len(OPERATIONS)),
-        torch.zeros(len(EDGES)),
-        random_mask(1),
-        workload.settings.cell,
-    )
-    network.discretise(genotype)
-    settings = workload.settings
+    network, settings = workload.supernet(), workload.settings
+    alpha, beta = torch.zeros(len(EDGES), len(OPERATIONS)), torch.zeros(len(EDGES))
+    network.discretise(discretise(alpha, beta, random_mask(1), settings.cell))
     epochs = settings.schedule.finetune_epochs
-    optimizer, _ = finetune_optimiser(network.weights(), settings.optimisation, epochs, 0)
+    optimizer, _ = optimisation.finetune_optimiser(
+        network.weights(), settings.optimisation, epochs, 0
+    )
     return training_step(workload, network, [optimizer], network.weights())
 
 
@@ -141,16 +128,15 @@ def training_step(
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast(workload.device, enabled=scaler is not None):
             value = loss(network(images), targets)
-        step(value, optimizers, clipped, scaler)
+        optimisation.step(value, optimizers, clipped, scaler)
 
     return run
 
 
 def _search_step(workload: Workload, network: IACUNet) -> Step:
-    optimisation = workload.settings.optimisation
-    epochs = workload.settings.schedule.search_epochs
-    optimizers = [
-        search_optimiser(network, optimisation, epochs)[0],
-        architecture_optimiser(network, optimisation),
-    ]
-    return training_step(workload, network, optimizers, network.weights())
+    settings = workload.settings.optimisation
+    weights, _ = optimisation.search_optimiser(
+        network, settings, workload.settings.schedule.search_epochs
+    )
+    architecture = optimisation.architecture_optimiser(network, settings)
+    return training_step(workload, network, [weights, architecture], network.weights())

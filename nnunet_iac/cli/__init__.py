@@ -1,4 +1,4 @@
-"""The command nnunet-iac: a module per verb.
+"""The command nnunet-iac: a function per verb.
 
 A verb imports what it needs when it runs, so that the light ones start fast.
 """
@@ -8,36 +8,22 @@ import sys
 from collections.abc import Sequence
 
 import nnunet_iac
-from nnunet_iac.cli import (
-    benchmark,
-    compare,
-    demo,
-    doctor,
-    export,
-    pareto,
-    plan,
-    replay,
-    report,
-    show,
-    study,
-    trainers_dir,
-    xtiny,
-)
+from nnunet_iac.cli import benchmark, export, installation, plan, scores, search, studies, xtiny
 
 VERBS = (
-    demo,
-    plan,
-    xtiny,
-    pareto,
-    study,
-    export,
-    show,
-    replay,
-    compare,
-    report,
-    benchmark,
-    doctor,
-    trainers_dir,
+    studies.add_demo,
+    plan.add_plan,
+    xtiny.add_xtiny,
+    studies.add_pareto,
+    studies.add_study,
+    export.add_export,
+    search.add_show,
+    search.add_replay,
+    scores.add_compare,
+    scores.add_report,
+    benchmark.add_benchmark,
+    installation.add_doctor,
+    installation.add_trainers_dir,
 )
 """In the order of the help."""
 
@@ -63,6 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=nnunet_iac.__version__)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in VERBS:
-        verb.add_to(verbs)
+    for add in VERBS:
+        add(verbs)
     return parser

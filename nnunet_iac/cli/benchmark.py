@@ -6,37 +6,33 @@ from pathlib import Path
 from nnunet_iac.cli.shared import Verbs, add_device, parse_settings
 
 
-def add_to(verbs: Verbs) -> None:
-    """Add the verb to the command's."""
+def add_benchmark(verbs: Verbs) -> None:
+    """Add the verb benchmark."""
     parser = verbs.add_parser(
         "benchmark",
         help="time a training step, whole searches or inference, of your plans if given",
         description="Without -d: nnU-Net's 2-D plan of the Hippocampus data at batch size 12.",
     )
-    parser.add_argument("kind", choices=("step", "search", "inference"))
-    parser.add_argument("-d", metavar="ID", help="data set, id or name")
-    parser.add_argument("-c", metavar="CONFIG", default="2d", help="default: 2d")
-    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans")
+    add = parser.add_argument
+    add("kind", choices=("step", "search", "inference"))
+    add("-d", metavar="ID", help="data set, id or name")
+    add("-c", metavar="CONFIG", default="2d", help="default: 2d")
+    add("-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans")
     add_device(parser)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the result here, too")
-    parser.add_argument("--batch-size", metavar="N", type=int)
-    parser.add_argument("--patch-size", metavar="N", type=int, nargs="+")
-    parser.add_argument("--features", metavar="N", type=int, nargs="+", help="per stage")
-    parser.add_argument("--set", dest="assignments", metavar="KEY=VALUE", nargs="+", default=[])
-    parser.add_argument("--genotype", metavar="PATH", type=Path, help="time this cell as well")
-    parser.add_argument("--repeats", metavar="N", type=int, default=7, help="default: 7")
-    parser.add_argument(
-        "--batches", metavar="N", type=int, default=2, help="per epoch of a search (default: 2)"
-    )
-    parser.add_argument("--validation-batches", metavar="N", type=int, default=1)
-    parser.add_argument(
-        "--cells", metavar="N", type=int, default=20, help="random cells (default: 20)"
-    )
-    parser.set_defaults(verb=run)
+    add("--json", metavar="FILE", type=Path, help="write the result here, too")
+    add("--batch-size", metavar="N", type=int)
+    add("--patch-size", metavar="N", type=int, nargs="+")
+    add("--features", metavar="N", type=int, nargs="+", help="per stage")
+    add("--set", dest="assignments", metavar="KEY=VALUE", nargs="+", default=[])
+    add("--genotype", metavar="PATH", type=Path, help="time this cell as well")
+    add("--repeats", metavar="N", type=int, default=7, help="default: 7")
+    add("--batches", metavar="N", type=int, default=2, help="per epoch of a search (default: 2)")
+    add("--validation-batches", metavar="N", type=int, default=1)
+    add("--cells", metavar="N", type=int, default=20, help="random cells (default: 20)")
+    parser.set_defaults(verb=_benchmark)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the verb; return the exit status."""
+def _benchmark(arguments: argparse.Namespace) -> int:
     from nnunet_iac.benchmark.report import Amounts, benchmark, table
     from nnunet_iac.host.workload import Workload
     from nnunet_iac.runs.atomic import write_json
@@ -52,12 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
         workload = Workload(device=arguments.device)
     else:
         workload = Workload.of_plans(arguments.d, arguments.c, arguments.p, arguments.device)
-    workload = workload.resized(
-        arguments.batch_size,
-        arguments.patch_size,
-        arguments.features,
-        workload.settings.replace(**parse_settings(arguments.assignments)),
-    )
+    settings = workload.settings.replace(**parse_settings(arguments.assignments))
+    sizes = arguments.batch_size, arguments.patch_size, arguments.features
+    workload = workload.resized(*sizes, settings)
     amounts = Amounts(
         arguments.repeats, arguments.batches, arguments.validation_batches, arguments.cells
     )

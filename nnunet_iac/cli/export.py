@@ -9,8 +9,8 @@ ONNX_MODULES = ("onnx", "onnxscript", "onnxruntime")
 """What the extra `onnx` brings."""
 
 
-def add_to(verbs: Verbs) -> None:
-    """Add the verb to the command's."""
+def add_export(verbs: Verbs) -> None:
+    """Add the verb export."""
     parser = verbs.add_parser(
         "export",
         help="make a model folder that stock nnU-Net predicts with, and ONNX files",
@@ -18,31 +18,23 @@ def add_to(verbs: Verbs) -> None:
         "stock nnUNetTrainer builds it and only this package must be installed. DIR appears when "
         "all of it is written; after an error nothing is left.",
     )
-    parser.add_argument(
-        "model", metavar="FOLD_OR_MODEL", type=Path, help="a fold folder, or a model folder"
-    )
-    parser.add_argument("-o", metavar="DIR", type=Path, required=True, help="a new folder")
-    parser.add_argument(
-        "-chk", metavar="FILE", default="checkpoint_final.pth", help="default: the final one"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", metavar="FOLD_OR_MODEL", type=Path, help="a fold folder, or a model folder")
+    add("-o", metavar="DIR", type=Path, required=True, help="a new folder")
+    add("-chk", metavar="FILE", default="checkpoint_final.pth", help="default: the final one")
+    add(
         "--onnx",
         action="store_true",
         help="also an ONNX file per fold, compared on real cases; one that is not its network is "
         "left out, and the exit status is 1",
     )
-    parser.add_argument(
-        "--cases", metavar="N", type=int, default=2, help="validation cases to compare (default: 2)"
-    )
-    parser.set_defaults(verb=run)
+    text = "validation cases to compare (default: 2)"
+    add("--cases", metavar="N", type=int, default=2, help=text)
+    parser.set_defaults(verb=_export)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the verb; return the exit status.
-
-    1 where an ONNX file is not its network: that file is left out, while the model folder, which
-    is right in itself, is written.
-    """
+def _export(arguments: argparse.Namespace) -> int:
+    # Where an ONNX file is not its network, the model folder is right in itself and written.
     from nnunet_iac.host.export import Model, exporting, predict_command
 
     if arguments.cases < 1:

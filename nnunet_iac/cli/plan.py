@@ -6,36 +6,25 @@ from pathlib import Path
 from nnunet_iac.cli.shared import Verbs, add_settings, add_source, parse_settings
 
 
-def add_to(verbs: Verbs) -> None:
-    """Add the verb to the command's."""
+def add_plan(verbs: Verbs) -> None:
+    """Add the verb plan."""
     parser = verbs.add_parser("plan", help="write a new plans identifier that carries settings")
     add_source(parser)
-    parser.add_argument("-o", metavar="NEW_ID", required=True, help="identifier of the new plans")
+    add = parser.add_argument
+    add("-o", metavar="NEW_ID", required=True, help="identifier of the new plans")
     add_settings(parser, "settings; may be given more than once")
-    parser.add_argument(
-        "--encoder",
-        metavar="NAME",
-        help="plain, vgg16, resnet50, mobilenetv3_large, efficientnetv2_s or efficientnetv2_m",
-    )
-    parser.add_argument(
-        "--encoder-weights",
-        metavar="FILE",
-        type=Path,
-        help="ImageNet weights of the encoder as timm has them; nothing is ever downloaded",
-    )
-    parser.add_argument(
-        "--skip",
-        metavar="NAME",
-        help="attention, nested or residual-attention, trained from scratch",
-    )
-    parser.add_argument(
-        "--protocol", metavar="NAME", help="paper: patch, batch size and training of its backbones"
-    )
-    parser.set_defaults(verb=run)
+    text = "plain, vgg16, resnet50, mobilenetv3_large, efficientnetv2_s or efficientnetv2_m"
+    add("--encoder", metavar="NAME", help=text)
+    text = "ImageNet weights of the encoder as timm has them; nothing is ever downloaded"
+    add("--encoder-weights", metavar="FILE", type=Path, help=text)
+    text = "attention, nested or residual-attention, trained from scratch"
+    add("--skip", metavar="NAME", help=text)
+    text = "paper: patch, batch size and training of its backbones"
+    add("--protocol", metavar="NAME", help=text)
+    parser.set_defaults(verb=_plan)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the verb; return the exit status."""
+def _plan(arguments: argparse.Namespace) -> int:
     from nnunet_iac.host.planning import NetworkChanges, next_commands, write_plans
 
     network = NetworkChanges(arguments.encoder, arguments.skip, arguments.protocol)
@@ -59,6 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{'wrote' if changed else 'unchanged:'} {path}")
     if pretrained is not None:
         print(f"weights: {pretrained}")
-    for line in next_commands(path, arguments.c, pretrained):
-        print(line)
+    print(*next_commands(path, arguments.c, pretrained), sep="\n")
     return 0

@@ -7,41 +7,24 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-STUDY_MODULES = ("snakemake", "yaml", "jsonschema")
-"""What the extra `study` brings."""
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """Add what names the plans that a verb starts from."""
     parser.add_argument("-d", metavar="ID", required=True, help="data set, id or name")
     parser.add_argument("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
-    parser.add_argument(
-        "-p",
-        metavar="PLANS",
-        default="nnUNetPlans",
-        help="plans to start from; they stay as they are (default: nnUNetPlans)",
-    )
+    text = "plans to start from; they stay as they are (default: nnUNetPlans)"
+    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help=text)
 
 
 def add_settings(parser: argparse.ArgumentParser, meaning: str) -> None:
     """Add --set."""
-    parser.add_argument(
-        "--set",
-        dest="assignments",
-        metavar="KEY=VALUE",
-        nargs="+",
-        action="extend",
-        default=[],
-        help=meaning,
-    )
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("--set", dest="assignments", metavar="KEY=VALUE", **many, help=meaning)
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """Return the values of --set; old names of settings are printed as deprecated.
-
-    Raises:
-        ValueError: an unknown key or an impossible value.
-    """
+    """Return the values of --set; old names of settings are printed as deprecated."""
     from nnunet_iac.search.settings import Settings, parse_assignment
 
     values = dict(parse_assignment(assignment) for assignment in assignments)
@@ -66,11 +49,7 @@ def numbers(text: str) -> list[int]:
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Check that an extra is installed.
-
-    Raises:
-        RuntimeError: a module of it is missing.
-    """
+    """Check that an extra is installed; else raise a RuntimeError."""
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeError(

@@ -6,51 +6,36 @@ import sys
 from nnunet_iac.cli.shared import Verbs, add_device, add_source, numbers
 
 
-def add_to(verbs: Verbs) -> None:
-    """Add the verb to the command's."""
+def add_xtiny(verbs: Verbs) -> None:
+    """Add the verb xtiny."""
     parser = verbs.add_parser(
         "xtiny",
         help="choose a U-Net's width before training and write plans for it",
         description="Scores narrower copies of the planned network at initialisation, on crops of "
         "the fold's training cases (XTinyU-Net), and writes plans for the width that is picked.",
     )
+    add = parser.add_argument
     add_source(parser)
-    parser.add_argument(
-        "-tr", metavar="TRAINER", default="nnUNetTrainer", help="whose network is scored"
-    )
-    parser.add_argument("-f", metavar="FOLD", type=_fold, default=0, help="default: 0")
-    parser.add_argument("-K", metavar="N", type=int, default=16, help="images (default: 16)")
-    parser.add_argument(
-        "--seeds", metavar="N", type=int, help="initialisations (default: 8; dispersion: 16)"
-    )
-    parser.add_argument(
-        "--rule",
-        choices=("curve", "slope", "dispersion"),
-        default="curve",
-        help="default: curve; dispersion is experimental",
-    )
+    add("-tr", metavar="TRAINER", default="nnUNetTrainer", help="whose network is scored")
+    add("-f", metavar="FOLD", type=_fold, default=0, help="default: 0")
+    add("-K", metavar="N", type=int, default=16, help="images (default: 16)")
+    add("--seeds", metavar="N", type=int, help="initialisations (default: 8; dispersion: 16)")
+    rules, text = ("curve", "slope", "dispersion"), "default: curve; dispersion is experimental"
+    add("--rule", choices=rules, default="curve", help=text)
     caps = parser.add_mutually_exclusive_group()
-    caps.add_argument(
-        "--caps", metavar="N,N,...", type=numbers, help="candidates (default: halves down to 1)"
-    )
+    text = "candidates (default: halves down to 1)"
+    caps.add_argument("--caps", metavar="N,N,...", type=numbers, help=text)
     caps.add_argument("--cap", metavar="N", type=int, help="take this width, without scoring")
-    parser.add_argument(
-        "--within",
-        metavar="LARGEST,SMALLEST",
-        type=_range,
-        help="caps between which the rule may pick (default: the published range)",
-    )
-    parser.add_argument("--score", choices=("sum", "frobenius"), default="sum", help="default: sum")
+    text = "caps between which the rule may pick (default: the published range)"
+    add("--within", metavar="LARGEST,SMALLEST", type=_range, help=text)
+    add("--score", choices=("sum", "frobenius"), default="sum", help="default: sum")
     add_device(parser)
-    parser.add_argument(
-        "-o", metavar="NEW_ID", help="identifier of the new plans (default: PLANS_xtiny<cap>)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="write nothing")
-    parser.set_defaults(verb=run)
+    add("-o", metavar="NEW_ID", help="identifier of the new plans (default: PLANS_xtiny<cap>)")
+    add("--dry-run", action="store_true", help="write nothing")
+    parser.set_defaults(verb=_xtiny)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run the verb; return the exit status."""
+def _xtiny(arguments: argparse.Namespace) -> int:
     from nnunet_iac.host.planning import next_commands
     from nnunet_iac.width.candidates import with_widest
     from nnunet_iac.width.figure import draw_width

@@ -13,7 +13,6 @@ from nnunet_iac.drawing.figure_files import (
     INK,
     MUTED,
     PAPER,
-    require_picture,
     svg_document,
     write_figure,
 )
@@ -61,20 +60,11 @@ def cell_svg(genotype: Genotype, output_nodes: int = 4) -> str:
 
 
 def draw_cell(genotype: Genotype, path: Path, output_nodes: int = 4) -> None:
-    """Draw a cell into an SVG or PNG file, by its suffix.
+    """Draw a cell into an SVG or PNG file, by its suffix, with the last R nodes concatenated.
 
     Every node has a row and a column. It is taken from its row, downwards into the columns of the
     nodes that use it, so no wire meets a label and every genotype has the same layout.
-
-    Args:
-        genotype: the cell.
-        path: the file, replaced atomically.
-        output_nodes: R, how many of the last nodes are concatenated.
-
-    Raises:
-        ValueError: another suffix than `.svg` or `.png`.
     """
-    require_picture(path)
     write_figure(cell_figure(genotype, output_nodes), path, 200, _cell_title(genotype))
 
 

@@ -36,29 +36,13 @@ def write_figure(
 ) -> None:
     """Write a figure as SVG or PNG, by the suffix of its path, atomically.
 
-    Args:
-        figure: the figure.
-        path: the file, replaced atomically.
-        dpi: of a PNG; the figure's own by default.
-        title: stored in the file; that of an SVG is its name by default.
-
-    Raises:
-        ValueError: another suffix than `.svg` or `.png`.
+    A PNG has the figure's own `dpi` by default, and an SVG its name as `title`.
     """
-    require_picture(path)
-    svg = path.suffix == ".svg"
-    content = (
-        svg_document(figure, title or path.stem).encode() if svg else png_bytes(figure, dpi, title)
-    )
+    if path.suffix == ".svg":
+        content = svg_document(figure, title or path.stem).encode()
+    elif path.suffix == ".png":
+        content = png_bytes(figure, dpi, title)
+    else:
+        raise ValueError(f"a picture's file name must end in .svg or .png; got {path.name!r}")
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-
-
-def require_picture(path: Path) -> None:
-    """Check the suffix of a picture.
-
-    Raises:
-        ValueError: it is neither `.svg` nor `.png`.
-    """
-    if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"a picture's file name must end in .svg or .png; got {path.name!r}")

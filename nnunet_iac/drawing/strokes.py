@@ -63,10 +63,6 @@ def draw_wire(
 
 def draw_arrow(axes: Axes, start: Point, end: Point, colour: str, width: float) -> None:
     """Draw an arrow with a filled head."""
-    style = "-|>,head_length=4.5,head_width=2.6"
     shape: dict[str, Any] = {"shrinkA": 0, "shrinkB": 0, "mutation_scale": 1, "zorder": 3}
-    axes.add_patch(
-        FancyArrowPatch(
-            start, end, arrowstyle=style, color=colour, lw=width, joinstyle="miter", **shape
-        )
-    )
+    shape |= {"arrowstyle": "-|>,head_length=4.5,head_width=2.6", "joinstyle": "miter"}
+    axes.add_patch(FancyArrowPatch(start, end, color=colour, lw=width, **shape))

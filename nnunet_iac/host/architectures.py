@@ -15,7 +15,6 @@ PLAIN = "plain"
 
 ENCODER_NAMES = (PLAIN, *ENCODERS)
 SKIP_NAMES = SKIP_MODULES
-
 SKIP_UNET = "nnunet_iac.nn.skip_unet.SkipUNet"
 
 PAPER = "paper"
@@ -29,21 +28,10 @@ PAPER_SETTINGS: Mapping[str, Any] = {
 
 
 def with_encoder(configuration: Mapping[str, Any], encoder: str) -> dict[str, Any]:
-    """Return what a configuration of plans must say for another encoder.
+    """Return the `architecture` and `patch_size` of plans for another encoder.
 
     The skip module, if there is one, stays. Every side of the patch is rounded up to a multiple of
     what the encoder reduces it by.
-
-    Args:
-        configuration: with everything it inherits filled in.
-        encoder: one of `ENCODER_NAMES`.
-
-    Returns:
-        `architecture` and `patch_size`.
-
-    Raises:
-        ValueError: an unknown encoder, `plain` on plans of another network, or a timm encoder on
-            three-dimensional ones.
     """
     if encoder not in ENCODER_NAMES:
         raise ValueError(f"the encoder must be one of {', '.join(ENCODER_NAMES)}; got {encoder!r}")
@@ -66,19 +54,12 @@ def with_encoder(configuration: Mapping[str, Any], encoder: str) -> dict[str, An
             f"the encoder {encoder} is two-dimensional; the configuration has patches of "
             f"{'x'.join(map(str, patch))}: use 2d, or nnU-Net's residual encoders"
         )
-    network = timm_architecture(encoder, base["arch_kwargs"])
-    return {
-        "architecture": _put_together(network, skip),
-        "patch_size": padded_patch_size(encoder, patch),
-    }
+    network = _put_together(timm_architecture(encoder, base["arch_kwargs"]), skip)
+    return {"architecture": network, "patch_size": padded_patch_size(encoder, patch)}
 
 
 def with_skip(configuration: Mapping[str, Any], skip: str) -> dict[str, Any]:
-    """Return the `architecture` of plans with another module in every skip connection.
-
-    Raises:
-        ValueError: an unknown module, or a network whose skips we cannot reach.
-    """
+    """Return the `architecture` of plans with another module in every skip connection."""
     if skip not in SKIP_NAMES:
         raise ValueError(f"the skip module must be one of {', '.join(SKIP_NAMES)}; got {skip!r}")
     base, _ = _taken_apart(architecture_of(configuration))
@@ -92,11 +73,7 @@ def with_skip(configuration: Mapping[str, Any], skip: str) -> dict[str, Any]:
 
 
 def with_protocol(configuration: Mapping[str, Any], protocol: str) -> dict[str, Any]:
-    """Return patch and batch size of a protocol; `PAPER_SETTINGS` are its settings.
-
-    Raises:
-        ValueError: an unknown protocol, or a network that does not divide its patch.
-    """
+    """Return patch and batch size of a protocol; `PAPER_SETTINGS` are its settings."""
     if protocol != PAPER:
         raise ValueError(f"the protocol must be {PAPER}; got {protocol!r}")
     strides = architecture_of(configuration)["arch_kwargs"]["strides"]

@@ -68,8 +68,7 @@ def all_checks() -> Iterator[Check]:
     """Yield the outcome of every check, the slow ones last."""
     yield from package_checks()
     yield copies_check()
-    for variable in DATA_VARIABLES:
-        yield folder_check(variable)
+    yield from map(folder_check, DATA_VARIABLES)
     yield disk_check()
     yield external_trainers_check()
     yield shadowing_check()
@@ -182,11 +181,8 @@ def shadowing_check() -> Check:
     nnU-Net imports every module below each folder, so the repository root, the package itself
     and another copy's `trainers` all do.
     """
-    wrong = [
-        trouble
-        for folder in _external_folders()
-        if folder != trainers_dir() and (trouble := _trouble_with(folder))
-    ]
+    others = [folder for folder in _external_folders() if folder != trainers_dir()]
+    wrong = [trouble for trouble in map(_trouble_with, others) if trouble]
     return Check(
         f"other folders of {TRAINER_VARIABLE}",
         "; ".join(wrong) or "none that shadows our trainers",

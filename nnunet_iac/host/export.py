@@ -28,13 +28,9 @@ PICTURE, SUMMARY = "progress.png", "validation/summary.json"
 
 @dataclass(frozen=True)
 class Model:
-    """A model folder of nnU-Net, or one fold of it.
+    """A model folder TRAINER__PLANS__CONFIGURATION of nnU-Net, or one fold of it.
 
-    Args:
-        folder: TRAINER__PLANS__CONFIGURATION.
-        folds: folders of the folds that are meant.
-        configuration: of the folder's name.
-        left_out: folders of the folds that lack the checkpoint.
+    `left_out` are folders of folds that lack the checkpoint.
     """
 
     folder: Path
@@ -54,11 +50,7 @@ class Model:
 
     @classmethod
     def at(cls, path: Path, checkpoint: str = FINAL) -> "Model":
-        """Return the model at a path: a model folder with its trained folds, or one fold.
-
-        Raises:
-            FileNotFoundError: no model folder, or no fold that has the checkpoint.
-        """
+        """Return the model at a path: a model folder with its trained folds, or one fold."""
         path = path.resolve()
         folder = path.parent if path.name.startswith("fold_") else path
         if not (folder / "plans.json").is_file():
@@ -77,15 +69,6 @@ class Model:
         return cls(folder, folds, folder.name.split("__")[-1], left_out)
 
 
-def export_model(model: Model, target: Path, checkpoint: str = FINAL) -> list[Path]:
-    """Write a model folder that stock nnU-Net predicts with, and return its folds.
-
-    Args and errors are those of `exporting`.
-    """
-    with exporting(model, target, checkpoint) as folds:
-        return [target / fold.name for fold in folds]
-
-
 @contextmanager
 def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[list[Path]]:
     """Yield the folds of an exported model that takes its name when the block ends well.
@@ -93,12 +76,8 @@ def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[l
     Whatever else belongs into the folder is written in the block; after an error nothing is left.
     The weights are those of the checkpoints, bit for bit. The plans' `network_class_name` builds
     the network, so that only this package must be installed, without its trainers being found.
-
-    Args:
-        model: what is exported.
-        target: a folder that does not exist yet. Where its name is nnUNetTrainer__PLANS__CONF, as
-            in nnU-Net's results, the plans are called so; else after the source.
-        checkpoint: of every fold.
+    Where the target is called nnUNetTrainer__PLANS__CONF, as in nnU-Net's results, the plans are
+    called so; else after the source.
 
     Raises:
         FileExistsError: the target exists.
@@ -119,10 +98,8 @@ def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[l
         _copy(model.folder, folder, MODEL_FILES)
         for fold in model.folds:
             (folder / fold.name).mkdir()
-            torch.save(
-                exported_checkpoint(fold / checkpoint, plans, dataset, model.configuration),
-                folder / fold.name / FINAL,
-            )
+            content = exported_checkpoint(fold / checkpoint, plans, dataset, model.configuration)
+            torch.save(content, folder / fold.name / FINAL)
             # The final validation is that of the final checkpoint.
             known = (PICTURE, SUMMARY) if checkpoint == FINAL else (PICTURE,)
             _copy(fold, folder / fold.name, known)
@@ -140,11 +117,7 @@ def predict_command(model: Model, target: Path) -> str:
 def exported_checkpoint(
     path: Path, plans: Mapping[str, Any], dataset: Mapping[str, Any], configuration: str
 ) -> dict[str, Any]:
-    """Return what nnU-Net's predictor reads of a checkpoint, the weights as they are.
-
-    Raises:
-        ValueError: a damaged checkpoint, or one that is still searching.
-    """
+    """Return what nnU-Net's predictor reads of a checkpoint, the weights as they are."""
     checkpoint = read_checkpoint(path)
     codes = checkpoint["network_weights"].get("genotype_codes")
     if codes is not None and UNDECIDED in codes.tolist():
@@ -167,14 +140,10 @@ def exported_checkpoint(
 def exported_plans(
     plans: Mapping[str, Any], model: Model, target: Path, checkpoint: str = FINAL
 ) -> dict[str, Any]:
-    """Return plans whose network is the retrofit, and which hold no setting of its training.
-
-    Raises:
-        ValueError: as `exporting` raises.
-    """
-    result = copy.deepcopy(dict(plans))
-    result["plans_name"] = _plans_name(target, model, plans["plans_name"])
-    require_identifier(result["plans_name"])
+    """Return plans whose network is the retrofit, and which hold no setting of its training."""
+    name = _plans_name(target, model, plans["plans_name"])
+    require_identifier(name)
+    result = copy.deepcopy({**plans, "plans_name": name})
     described = configuration_of(plans, model.configuration)
     exported = result["configurations"][model.configuration]
     for configuration in result["configurations"].values():
@@ -189,16 +158,12 @@ def exported_plans(
 
 
 def shared_structure(checkpoints: Sequence[Path]) -> dict[str, Any]:
-    """Return the structural settings of folds' checkpoints; none of U-Nets without implants.
-
-    Raises:
-        ValueError: folds that differ in one, or of which only some have implants.
-    """
+    """Return the structural settings that folds share; none of U-Nets without implants."""
     first, *others = checkpoints
     structure = _structure(first)
     for other in others:
         found = _structure(other)
-        for key in STRUCTURAL:
+        for key in ("implant", *STRUCTURAL):
             if found.get(key) != structure.get(key):
                 raise ValueError(
                     f"the folds of a model must share their structural settings; {key} is "
@@ -211,24 +176,14 @@ def shared_structure(checkpoints: Sequence[Path]) -> dict[str, Any]:
 def retrofit_architecture(
     described: Mapping[str, Any], structure: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the `architecture` of plans for a retrofit of the network they describe.
-
-    Args:
-        described: a configuration of plans.
-        structure: the structural settings.
-    """
+    """Return the `architecture` of plans for a retrofit of the network they describe."""
     architecture = architecture_of(described)
     built_by = {key: value for key, value in structure.items() if key != "implant"}
-    if structure["implant"] == "convolution":
-        built_by["genotype"] = "conv"
-    else:
-        built_by["skip"] = structure["implant"]
+    convolution = structure["implant"] == "convolution"
+    built_by |= {"genotype": "conv"} if convolution else {"skip": structure["implant"]}
     kwargs = {"unet": architecture["network_class_name"], "settings": built_by}
-    return {
-        **architecture,
-        "network_class_name": NETWORK,
-        "arch_kwargs": {**kwargs, **architecture["arch_kwargs"]},
-    }
+    kwargs |= architecture["arch_kwargs"]
+    return {**architecture, "network_class_name": NETWORK, "arch_kwargs": kwargs}
 
 
 def _plans_name(target: Path, model: Model, source: str) -> str:

@@ -7,29 +7,19 @@ from pathlib import Path
 from nnunet_iac.host.trainer_lookup import trainers_dir
 
 RAW, RESULTS, TRAINERS = "nnUNet_raw", "nnUNet_results", "nnUNet_extTrainer"
-_CONTENT = {RAW: "raw data", RESULTS: "results"}
 
 
 def raw_folder(dataset: str) -> Path:
-    """Return the folder of a raw data set.
-
-    Raises:
-        RuntimeError: nnUNet_raw is not set.
-        FileNotFoundError: no such data set.
-    """
-    folder = _folder(RAW) / dataset
+    """Return the folder of a raw data set."""
+    folder = _folder(RAW, "raw data") / dataset
     if not (folder / "dataset.json").is_file():
         raise FileNotFoundError(f"the data set must be there; {folder}/dataset.json does not exist")
     return folder
 
 
 def results_folder() -> Path:
-    """Return the folder of results.
-
-    Raises:
-        RuntimeError: nnUNet_results is not set.
-    """
-    return _folder(RESULTS)
+    """Return the folder of results."""
+    return _folder(RESULTS, "results")
 
 
 def command_environment() -> dict[str, str]:
@@ -45,11 +35,11 @@ def command_environment() -> dict[str, str]:
     }
 
 
-def _folder(variable: str) -> Path:
+def _folder(variable: str, content: str) -> Path:
     value = os.environ.get(variable)
     if not value:
         raise RuntimeError(
-            f"the environment variable {variable} must name nnU-Net's folder of "
-            f"{_CONTENT[variable]} and is not set; run `export {variable}=/path/to/it`"
+            f"the environment variable {variable} must name nnU-Net's folder of {content} and is "
+            f"not set; run `export {variable}=/path/to/it`"
         )
     return Path(value)

@@ -29,13 +29,13 @@ LEAST_DICE = 0.999
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the ONNX network is from torch's, on whole cases by sliding window.
+    """How far the ONNX network is from torch's, on a whole case by sliding window.
 
     Args:
         case: identifier.
         difference: largest absolute difference of two logits of a patch.
         scale: largest absolute logit of torch's network in a patch.
-        dice: of the segmentations, mean over the foreground classes that either has; 1 for none.
+        dice: of the segmentations, as `agreement` returns it.
     """
 
     case: str
@@ -63,11 +63,7 @@ class Parity:
 
 
 def export_fold(fold: Path) -> tuple[Any, Path]:
-    """Write network.onnx into a fold of an exported model; return its predictor and the file.
-
-    Raises:
-        RuntimeError: torch's exporter does not know an operation of the network.
-    """
+    """Write network.onnx into a fold of an exported model; return its predictor and the file."""
     predictor, path = predictor_of(fold), fold / "network.onnx"
     patch = tuple(predictor.configuration_manager.patch_size)
     channels = determine_num_input_channels(
@@ -90,12 +86,8 @@ def predictor_of(fold: Path) -> Any:
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    predictor = nnUNetPredictor(
-        use_mirroring=False,
-        perform_everything_on_device=False,
-        device=torch.device("cpu"),
-        allow_tqdm=False,
-    )
+    off = dict.fromkeys(("use_mirroring", "perform_everything_on_device", "allow_tqdm"), False)
+    predictor = nnUNetPredictor(device=torch.device("cpu"), **off)
     number = fold.name.removeprefix("fold_")
     folds = (number if number == "all" else int(number),)
     predictor.initialize_from_trained_model_folder(str(fold.parent), folds)
@@ -104,29 +96,15 @@ def predictor_of(fold: Path) -> Any:
 
 
 def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path: Path) -> None:
-    """Write the network, folded for inference, as ONNX, for one patch at a time.
-
-    Args:
-        network: returns logits only.
-        channels: of the image.
-        patch: its sides, as in the plans.
-        path: of the file.
-
-    Raises:
-        RuntimeError: torch's exporter does not know an operation of the network.
-    """
+    """Write a network that returns logits only, folded for inference, as ONNX for one patch."""
     network = fold_for_inference(network)
     example = torch.zeros(1, channels, *patch)
     with replacing(path) as temporary, warnings.catch_warnings(), _only_errors("onnxscript"):
         warnings.simplefilter("ignore")
         try:
+            names: Any = {"input_names": [INPUT], "output_names": [OUTPUT]}
             program: Any = torch.onnx.export(
-                network,
-                (example,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamo=True,
-                verbose=False,
+                network, (example,), dynamo=True, verbose=False, **names
             )
         except Exception as error:  # The exporter wraps whatever it meets, in many kinds.
             raise RuntimeError(
@@ -137,13 +115,7 @@ def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path:
 
 
 def require_comparable(model: Model) -> None:
-    """Check that ONNX files of a model can be compared with their networks, before any is made.
-
-    Raises:
-        ValueError: the second stage of a cascade.
-        FileNotFoundError: no record of the split, or the data are not preprocessed here.
-        RuntimeError: nnUNet_preprocessed is not set.
-    """
+    """Check that ONNX files of a model can be compared with their networks, before any is made."""
     if model.is_second_stage:
         raise ValueError(
             "an ONNX file takes images only; the second stage of a cascade takes predictions of "
@@ -163,13 +135,7 @@ def require_comparable(model: Model) -> None:
 
 
 def validation_images(fold: Path, predictor: Any, count: int) -> dict[str, np.ndarray]:
-    """Return preprocessed validation cases of a trained fold, by identifier.
-
-    Args:
-        fold: the one that was exported, whose record knows its validation cases.
-        predictor: of the model.
-        count: how many, of those there are.
-    """
+    """Return the first preprocessed validation cases of a trained fold, by identifier."""
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
     dataset = predictor.plans_manager.dataset_name
@@ -180,12 +146,7 @@ def validation_images(fold: Path, predictor: Any, count: int) -> dict[str, np.nd
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a network, run by onnxruntime on the CPU beside the one it was made from.
-
-    Args:
-        path: of the file.
-        original: what every patch is given to as well.
-    """
+    """An ONNX file as a network, run by onnxruntime on the CPU beside the one it was made from."""
 
     def __init__(self, path: Path, original: nn.Module) -> None:
         super().__init__()
@@ -193,32 +154,24 @@ class OnnxNetwork(nn.Module):
 
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         self.original = original
-        self.difference = self.scale = 0.0
-        """The largest of any patch so far."""
+        self.difference = self.scale = 0.0  # The largest of any patch so far.
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of (1, channels, *patch) that the file gives."""
         (found,) = self.session.run([OUTPUT], {INPUT: x.numpy()})
         logits, expected = torch.from_numpy(found), self.original(x)
         difference = float((logits - expected).abs().max())
-        known = difference if math.isfinite(difference) else math.inf
-        self.difference = max(self.difference, known)
+        self.difference = max(
+            self.difference, difference if math.isfinite(difference) else math.inf
+        )
         self.scale = max(self.scale, float(expected.abs().max()))
         return logits
 
 
 def parity(predictor: Any, path: Path, case: str, image: np.ndarray) -> Parity:
-    """Return how far an ONNX file is from the network it was made from.
-
-    Args:
-        predictor: with the torch network.
-        path: of the file.
-        case: identifier of the image.
-        image: (channels, *spatial), preprocessed.
-    """
-    original = predictor.network
+    """Return how far an ONNX file is from its network on a preprocessed (channels, *spatial)."""
+    original, labels = predictor.network, []
     exported = OnnxNetwork(path, original)
-    labels = []
     try:
         for network in (original, exported):
             predictor.network = network
@@ -239,7 +192,7 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 @contextmanager
 def _only_errors(name: str) -> Iterator[None]:
-    """Return a context without a logger's warnings: here, of constants that it does not fold."""
+    """Silence a logger's warnings: here, of constants that it does not fold."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(logging.ERROR)

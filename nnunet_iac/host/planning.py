@@ -10,12 +10,7 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from nnunet_iac.host.architectures import (
-    PAPER_SETTINGS,
-    with_encoder,
-    with_protocol,
-    with_skip,
-)
+from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_protocol, with_skip
 from nnunet_iac.runs import plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.controls import CellSource
@@ -26,10 +21,7 @@ from nnunet_iac.search.settings import Settings
 class NetworkChanges:
     """What the new plans' network is to have; None leaves it as the source plans describe it.
 
-    Args:
-        encoder: one of `architectures.ENCODER_NAMES`.
-        skip: one of `architectures.SKIP_NAMES`, trained from scratch.
-        protocol: `paper`, its patch, batch size and backbone training.
+    `encoder` and `skip` are named as in `architectures`, the only `protocol` is `paper`.
     """
 
     encoder: str | None = None
@@ -39,11 +31,9 @@ class NetworkChanges:
     def changed(self, configuration: dict[str, Any]) -> dict[str, Any]:
         """Return the keys of a configuration that differ, with what they are to be."""
         changes: dict[str, Any] = {}
-        for choice, change in (
-            (self.encoder, with_encoder),
-            (self.skip, with_skip),
-            (self.protocol, with_protocol),
-        ):
+        choices = (self.encoder, self.skip, self.protocol)
+        kinds = (with_encoder, with_skip, with_protocol)
+        for choice, change in zip(choices, kinds, strict=True):
             if choice is not None:
                 changes |= change({**configuration, **changes}, choice)
         return changes
@@ -66,12 +56,6 @@ def write_plans(
         name: the new identifier.
         values: settings to set.
         network: what is to differ in it.
-
-    Raises:
-        ValueError: a bad identifier, configuration, setting or network, an unknown data set, or
-            `name` exists with other content.
-        FileNotFoundError: no such source plans; the message has the command that makes them.
-        RuntimeError: nnUNet_preprocessed is not set.
     """
     given = dict(Settings.from_mapping(values).written)
     if given.get("backbone_checkpoint") is not None:
@@ -84,27 +68,16 @@ def write_plans(
     folder = preprocessed_folder(dataset)
     original = source_plans(folder, configuration, source)
     config = plans.configuration_of(original, configuration)
-    known = plans.settings_of(config).written
-    if network.protocol is not None:
-        known = {**known, **PAPER_SETTINGS}
-    new = plans.derived(original, name, configuration, {**known, **given})
+    protocol = {} if network.protocol is None else PAPER_SETTINGS
+    values = {**plans.settings_of(config).written, **protocol, **given}
+    new = plans.derived(original, name, configuration, values)
     new["configurations"][configuration] |= network.changed(config)
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
 
 
 def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any]:
-    """Return the plans that others are to be derived from.
-
-    Args:
-        folder: of the preprocessed data set.
-        configuration: one they must have.
-        source: their identifier.
-
-    Raises:
-        ValueError: no such configuration, or names in the plans that are not file's and folder's.
-        FileNotFoundError: no such plans; the message has the command that makes them.
-    """
+    """Return the plans `source` in a preprocessed data set's folder, with the configuration."""
     source_file = folder / f"{source}.json"
     if not source_file.is_file():
         raise FileNotFoundError(
@@ -113,9 +86,8 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
         )
     original: dict[str, Any] = read_json(source_file)
     plans.configuration_of(original, configuration)
-    names = {"plans_name": source, "dataset_name": folder.name}
     found = {"dataset_name": folder.name, **original}
-    for key, wanted in names.items():
+    for key, wanted in {"plans_name": source, "dataset_name": folder.name}.items():
         if found.get(key) != wanted:
             raise ValueError(
                 f"{key} in {source_file} must be {wanted!r}, as file and folder are called; got "
@@ -125,13 +97,7 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
 
 
 def next_commands(plans_file: Path, configuration: str, pretrained: Path | None) -> list[str]:
-    """Return what to do with new plans, in lines: what was changed, and how to train.
-
-    Args:
-        plans_file: the new plans.
-        configuration: that was changed in them.
-        pretrained: a checkpoint to start the backbone from.
-    """
+    """Return lines on new plans: what was changed, and how to train, from a checkpoint if any."""
     new = read_json(plans_file)
     config = plans.configuration_of(new, configuration)
     source = read_json(plans_file.with_name(f"{new['source_plans']}.json"))
@@ -141,14 +107,15 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     train = f"nnUNetv2_train {number} {configuration} FOLD"
     under = f"-p {new['plans_name']}"
     retrofit = "IACDiscrete" if settings.cell.genotype or settings.cell.skip != "cell" else "IACLTH"
-    lines = []
-    for key in ("patch_size", "batch_size"):
-        if config.get(key) != before.get(key):
-            lines.append(f"{key}: {config[key]}, was {before[key]}")
+    lines = [
+        f"{key}: {config[key]}, was {before[key]}"
+        for key in ("patch_size", "batch_size")
+        if config.get(key) != before.get(key)
+    ]
     of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
-        return [*lines, f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
+        return [f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
     trainer = f" -tr {settings.data.backbone_trainer}" if settings.data.backbone_trainer else ""
     start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
     lines.append(f"next: {train}{trainer} {under}{start}")
@@ -158,12 +125,7 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
 
 
 def preprocessed_folder(dataset: str) -> Path:
-    """Return nnU-Net's folder of a preprocessed data set, given by id or name.
-
-    Raises:
-        ValueError: no such data set.
-        RuntimeError: nnUNet_preprocessed is not set.
-    """
+    """Return nnU-Net's folder of a preprocessed data set, given by id or name."""
     if not nnUNet_preprocessed.is_set():
         raise RuntimeError(
             "the environment variable nnUNet_preprocessed must name nnU-Net's folder of "
@@ -185,21 +147,11 @@ def preprocessed_folder(dataset: str) -> Path:
 
 @contextmanager
 def built_from_plans() -> Iterator[None]:
-    """Say that the plans are at fault where a network cannot be built from them.
-
-    Raises:
-        ValueError: names what the network's class did not take.
-    """
+    """Raise a ValueError on the plans where a network cannot be built from them."""
+    faults = (TypeError, LookupError, AttributeError, ImportError, AssertionError, ValueError)
     try:
         yield
-    except (
-        TypeError,
-        LookupError,
-        AttributeError,
-        ImportError,
-        AssertionError,
-        ValueError,
-    ) as error:
+    except faults as error:
         raise ValueError(
             'the network that plans describe under "architecture" must be one that can be built; '
             f"it is not ({type(error).__name__}: {error}): make the plans again with "

@@ -21,29 +21,17 @@ SEED = 0
 def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Path:
     """Write a checkpoint to start a training of plans from, beside them; return its file.
 
-    It holds the whole network: encoder weights from a local file, the rest as nnU-Net draws it.
-
-    Args:
-        plans_file: plans of a network with a timm encoder.
-        configuration: of these plans.
-        weights: ImageNet weights of that encoder as timm has them, .safetensors or .pth.
-
-    Raises:
-        FileNotFoundError: no such file of weights.
-        ValueError: a network without timm encoder, weights that do not fit, or another file in
-            the way.
+    It holds the whole network: the timm encoder's ImageNet weights from a local .safetensors or
+    .pth file, the rest as nnU-Net draws it. A file with other content is not overwritten.
     """
     manager = PlansManager(str(plans_file))
     described = manager.get_configuration(configuration)
     dataset = read_json(plans_file.parent / "dataset.json")
     with torch.random.fork_rng(devices=[]), built_from_plans():
         torch.manual_seed(SEED)
-        network = nnUNetTrainer.build_network_architecture(
-            manager,
-            described,
-            determine_num_input_channels(manager, described, dataset),
-            manager.get_label_manager(dataset).num_segmentation_heads,
-        )
+        channels = determine_num_input_channels(manager, described, dataset)
+        heads = manager.get_label_manager(dataset).num_segmentation_heads
+        network = nnUNetTrainer.build_network_architecture(manager, described, channels, heads)
     if not isinstance(network.encoder, TimmEncoder):
         raise ValueError(
             "encoder weights are for a timm encoder; the plans describe a "

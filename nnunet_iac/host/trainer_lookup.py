@@ -22,11 +22,7 @@ def trainers_dir() -> Path:
 
 
 def exported_trainers(folder: Path) -> tuple[str, ...]:
-    """Return the names of the trainers that the modules in `folder` import, without running them.
-
-    Raises:
-        ValueError: a module that is no valid Python.
-    """
+    """Return the names of the trainers that modules in `folder` import, without running them."""
     names: set[str] = set()
     for path in folder.glob("*.py"):
         try:
@@ -40,11 +36,7 @@ def exported_trainers(folder: Path) -> tuple[str, ...]:
 
 
 def find_trainer(name: str) -> type:
-    """Return the class that nnU-Net finds by this name; its narration is dropped.
-
-    Raises:
-        RuntimeError: no such trainer. An error of a module that the scan imports passes through.
-    """
+    """Return the class that nnU-Net finds by this name; its narration is dropped."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -17,11 +17,7 @@ from nnunet_iac.host.folders import RESULTS, command_environment
 
 
 def training_length(plans: Path, configuration: str, trainer: str) -> tuple[int, int]:
-    """Return a trainer's epochs and iterations per epoch.
-
-    Raises:
-        RuntimeError: it cannot be made.
-    """
+    """Return a trainer's epochs and iterations per epoch; one not to be made is a RuntimeError."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(plans), configuration, trainer],
@@ -42,11 +38,11 @@ def main() -> None:
 
     from nnunet_iac.host.trainer_lookup import find_trainer
 
-    plans, configuration, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    described = json.loads((plans.with_name("dataset.json")).read_text())
-    trainer = find_trainer(name)(
-        json.loads(plans.read_text()), configuration, 0, described, torch.device("cpu")
+    file, configuration, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    plans, described = (
+        json.loads(path.read_text()) for path in (file, file.with_name("dataset.json"))
     )
+    trainer = find_trainer(name)(plans, configuration, 0, described, torch.device("cpu"))
     print(json.dumps([trainer.num_epochs, trainer.num_iterations_per_epoch]))  # noqa: T201
 
 

@@ -33,24 +33,11 @@ from nnunet_iac.search.settings import Settings
 
 @dataclass(frozen=True)
 class Workload:
-    """A training step's size.
+    """A training step's size; by default nnU-Net's 2-D plan of the Hippocampus at batch size 12.
 
-    The defaults are nnU-Net's 2-D plan of the Hippocampus data with the batch size 12.
-
-    Args:
-        batch_size: images in a batch.
-        patch_size: their spatial shape.
-        features: channels per stage.
-        input_channels: of an image, with a cascade's masks of the stage before.
-        classes: background included; without it if they are regions.
-        regions: whether classes may overlap.
-        settings: of the search.
-        device: where it runs.
-        architecture: network class and arguments as plans have them, instead of `features`.
-
-    Raises:
-        ValueError: sizes that no network with search cells can have.
-        RuntimeError: no GPU where one is asked for.
+    `features` are channels per stage; `architecture`, as in plans, replaces them. `input_channels`
+    include a cascade's masks of the stage before, `classes` the background unless they are
+    `regions`, which may overlap.
     """
 
     batch_size: int = 12
@@ -103,13 +90,7 @@ class Workload:
 
     @classmethod
     def of_plans(cls, dataset: str, configuration: str, plans: str, device: str) -> "Workload":
-        """Return the size that plans describe.
-
-        Raises:
-            ValueError: unknown data set or configuration, or a network without search cells.
-            FileNotFoundError: no such plans.
-            RuntimeError: nnUNet_preprocessed is not set.
-        """
+        """Return the size that plans describe."""
         folder = preprocessed_folder(dataset)
         path = folder / f"{plans}.json"
         if not path.is_file():
@@ -153,40 +134,25 @@ class Workload:
 
     def described(self) -> dict[str, Any]:
         """Return the size in plain types, for a report."""
-        settings = self.settings
-        return {
-            "batch_size": self.batch_size,
-            "patch_size": list(self.patch_size),
-            "features": list(self.features),
-            "partial_channels": settings.cell.partial_channels,
-            "channel_ratio": settings.cell.channel_ratio,
-            "min_channels": settings.cell.min_channels,
-            "device": self.device,
-        }
+        sizes = {"patch_size": list(self.patch_size), "features": list(self.features)}
+        keys = ("partial_channels", "channel_ratio", "min_channels")
+        cell = {key: getattr(self.settings.cell, key) for key in keys}
+        return {"batch_size": self.batch_size, **sizes, **cell, "device": self.device}
 
     def unet(self) -> nn.Module:
         """Return a new stock network with deep supervision on the device."""
         if self.architecture is not None:
             with built_from_plans():
-                net = get_network_from_plans(
-                    self.architecture["network_class_name"],
-                    self.architecture["arch_kwargs"],
-                    self.architecture["_kw_requires_import"],
-                    self.input_channels,
-                    self.classes,
-                    allow_init=True,
-                    deep_supervision=True,
-                )
+                keys = ("network_class_name", "arch_kwargs", "_kw_requires_import")
+                described = (self.architecture[key] for key in keys)
+                ends = self.input_channels, self.classes
+                net = get_network_from_plans(*described, *ends, deep_supervision=True)
             require_supported(net)
             return net.to(self.device)
         dimension, stages = len(self.patch_size), len(self.features)
         net = PlainConvUNet(
-            self.input_channels,
-            stages,
-            self.features,
-            getattr(nn, f"Conv{dimension}d"),
-            kernel_sizes=3,
-            strides=[1] + [2] * (stages - 1),
+            *(self.input_channels, stages, self.features),
+            *(getattr(nn, f"Conv{dimension}d"), 3, [1] + [2] * (stages - 1)),
             n_conv_per_stage=2,
             num_classes=self.classes,
             n_conv_per_stage_decoder=2,
@@ -201,9 +167,8 @@ class Workload:
 
     def retrofit(self) -> IACUNet:
         """Return a new retrofit with search cells of the settings' sizes."""
-        network = retrofit(
-            self.unet(), **{**self.settings.cell.network_arguments(), "implant": "cell"}
-        )
+        arguments = {**self.settings.cell.network_arguments(), "implant": "cell"}
+        network = retrofit(self.unet(), **arguments)
         assert isinstance(network, IACUNet)
         return network
 
@@ -231,11 +196,10 @@ class Workload:
         """Return nnU-Net's Dice and cross-entropy with its weights of deep supervision."""
         dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": self.regions, "ddp": False}
         kind = MemoryEfficientSoftDiceLoss
-        one = (
-            DC_and_BCE_loss({}, dice, dice_class=kind)
-            if self.regions
-            else DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=kind)
-        )
+        if self.regions:
+            one: nn.Module = DC_and_BCE_loss({}, dice, dice_class=kind)
+        else:
+            one = DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=kind)
         outputs = len(self.features) - 1
         weights = [2.0**-k for k in range(outputs - 1)] + [0.0]
         return DeepSupervisionWrapper(one, [w / sum(weights) for w in weights])
@@ -247,11 +211,7 @@ class Workload:
         features: Sequence[int] | None,
         settings: Settings | None,
     ) -> "Workload":
-        """Return the workload with what is given replaced.
-
-        Raises:
-            ValueError: sizes the class refuses, or features for given plans.
-        """
+        """Return the workload with what is given replaced; features only without plans."""
         if features is not None and self.architecture is not None:
             raise ValueError("plans fix the features; got both: leave out -p or --features")
         return replace(

@@ -26,12 +26,8 @@ PREVIOUS = "checkpoint_previous.pth"
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _PLAIN_CLASSES: list[Any] = [
-    np.ndarray,
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
-    np.dtypes.BoolDType,
+    *(np.ndarray, np.dtype, np.dtypes.BoolDType, np.dtypes.Int64DType),
+    *(np.dtypes.Float32DType, np.dtypes.Float64DType),
     *(
         (function, f"{module}.multiarray.{function.__name__}")
         for function in (_RECONSTRUCT, _SCALAR)
@@ -42,6 +38,11 @@ _PLAIN_CLASSES: list[Any] = [
 
 Not numpy's type of objects: an array of it is made from raw addresses.
 """
+
+_DAMAGES = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(OSError, RuntimeError, ValueError, LookupError),
+)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -69,16 +70,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"a checkpoint must hold tensors and plain values only; {path} holds more "
             f"({named[0] if named else error}): use a checkpoint that nnU-Net wrote"
         ) from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        struct.error,
-    ) as error:
+    except _DAMAGES as error:
         raise ValueError(
             f"{path} must be an nnU-Net checkpoint and is damaged or something else "
             f"({type(error).__name__}: {error}); restore it from a copy"

@@ -23,12 +23,12 @@ def held(lock: FileLock) -> Iterator[None]:
     """
     try:
         lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RuntimeError(
+            f"only one process may work on {Path(lock.lock_file).parent}, and another one does: "
+            "wait for it, or end it and continue with --c"
+        ) from error
     except OSError as error:
-        if isinstance(error, Timeout):
-            raise RuntimeError(
-                f"only one process may work on {Path(lock.lock_file).parent}, and another one "
-                "does: wait for it, or end it and continue with --c"
-            ) from error
         raise RuntimeError(
             f"{lock.lock_file} must be writable and is not ({error}): mend the permissions of its "
             "folder"
@@ -40,11 +40,7 @@ def held(lock: FileLock) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Check that a folder, or the nearest one above it that exists, can be written to.
-
-    Raises:
-        RuntimeError: it cannot.
-    """
+    """Check that a folder, or the nearest one above it that exists, can be written to."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise RuntimeError(
@@ -54,11 +50,7 @@ def require_writable(folder: Path) -> None:
 
 
 def require_space(folder: Path, wanted: int) -> None:
-    """Check that a folder's disk has room for a number of bytes.
-
-    Raises:
-        RuntimeError: it has less.
-    """
+    """Check that a folder's disk has room for a number of bytes."""
     free = shutil.disk_usage(folder).free
     if free < wanted:
         raise RuntimeError(
@@ -73,9 +65,9 @@ def archive_previous_run(fold: Path) -> Path | None:
     nnU-Net would score old predictions along with the new ones. The record goes first, so that
     `--c` continues the earlier run if this is broken off.
     """
-    earlier = [fold / FOLDER_NAME, *sorted(fold.glob("checkpoint_*.pth"))]
-    earlier += [fold / "validation", fold / "progress.png"]
-    earlier = [path for path in earlier if path.exists()]
+    named = (fold / name for name in ("validation", "progress.png"))
+    possible = (fold / FOLDER_NAME, *sorted(fold.glob("checkpoint_*.pth")), *named)
+    earlier = [path for path in possible if path.exists()]
     if not earlier:
         return None
     aside = fold / f"before_{datetime.now():%Y%m%d_%H%M%S_%f}"
@@ -92,10 +84,8 @@ def in_use(folder: Path) -> bool | None:
         return False
     if not os.access(path, os.W_OK):
         return None
-    lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
-    except (Timeout, OSError):
+        with FileLock(path, blocking=False):
+            return False
+    except OSError:  # That of a lock that is held, too.
         return True
-    lock.release()
-    return False

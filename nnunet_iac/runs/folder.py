@@ -14,12 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
-from nnunet_iac.runs.records import (
-    BackboneRecord,
-    CostRecord,
-    Trajectory,
-    TrajectoryRow,
-)
+from nnunet_iac.runs.records import SHAPES, BackboneRecord, CostRecord, Trajectory, TrajectoryRow
 from nnunet_iac.search.budget import Budgeted
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Genotype
@@ -30,6 +25,16 @@ from nnunet_iac.search.space import EDGES, Edge
 
 FOLDER_NAME = "iac"
 Event = TypeVar("Event")
+
+
+class Inside:
+    """The path of a file in a run's record, as an attribute of it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True)
@@ -43,75 +48,24 @@ class RunFolder:
         """Return the record inside nnU-Net's `fold_X`."""
         return cls(Path(fold_folder) / FOLDER_NAME)
 
-    @property
-    def settings_file(self) -> Path:
-        """All settings of the run, as they were resolved."""
-        return self.path / "settings.json"
-
-    @property
-    def genotype_file(self) -> Path:
-        """The found cell."""
-        return self.path / "genotype.json"
-
-    @property
-    def budget_file(self) -> Path:
-        """What cells cost, and what the budget gave up; only where a budget is set."""
-        return self.path / "budget.json"
-
-    @property
-    def trajectory_file(self) -> Path:
-        """The arrays of `Trajectory`."""
-        return self.path / "trajectory.npz"
-
-    @property
-    def events_file(self) -> Path:
-        """One `PruningEvent` a line."""
-        return self.path / "events.jsonl"
-
-    @property
-    def health_file(self) -> Path:
-        """One `HealthEvent` a line."""
-        return self.path / "health.jsonl"
-
-    @property
-    def cost_file(self) -> Path:
-        """The `CostRecord`."""
-        return self.path / "cost.json"
-
-    @property
-    def ticket_file(self) -> Path:
-        """The full-width tensors the cells started from."""
-        return self.path / "ticket.safetensors"
-
-    @property
-    def backbone_file(self) -> Path:
-        """The `BackboneRecord`."""
-        return self.path / "backbone.json"
-
-    @property
-    def split_file(self) -> Path:
-        """The cases of either side, and of either half in a full search."""
-        return self.path / "split.json"
-
-    @property
-    def cell_svg_file(self) -> Path:
-        """The found cell, drawn."""
-        return self.path / "cell.svg"
-
-    @property
-    def cell_png_file(self) -> Path:
-        """The found cell, drawn."""
-        return self.path / "cell.png"
+    settings_file = Inside("settings.json")  # With every default and preset filled in.
+    genotype_file = Inside("genotype.json")
+    budget_file = Inside("budget.json")  # Only where a budget is set.
+    trajectory_file = Inside("trajectory.npz")  # The arrays of `Trajectory`.
+    events_file = Inside("events.jsonl")  # One `PruningEvent` a line.
+    health_file = Inside("health.jsonl")  # One `HealthEvent` a line.
+    cost_file = Inside("cost.json")
+    ticket_file = Inside("ticket.safetensors")  # The full-width tensors the cells started from.
+    backbone_file = Inside("backbone.json")
+    split_file = Inside("split.json")  # The cases of either side, and half in a full search.
+    cell_svg_file = Inside("cell.svg")
+    cell_png_file = Inside("cell.png")
+    reference_folder = Inside("reference")  # nnU-Net's validation of the backbone by itself.
 
     @property
     def cell_files(self) -> tuple[Path, Path]:
         """Both drawings of the found cell."""
         return self.cell_svg_file, self.cell_png_file
-
-    @property
-    def reference_folder(self) -> Path:
-        """nnU-Net's validation of the frozen backbone by itself."""
-        return self.path / "reference"
 
     def write_settings(self, settings: Settings) -> None:
         """Write the settings with every default and preset filled in."""
@@ -135,36 +89,21 @@ class RunFolder:
 
     def write_budget(self, costs: CellCosts, outcome: Budgeted) -> None:
         """Write what cells cost and what the budget left of the cell the search wanted."""
-        document = {
-            **costs.to_document(),
-            "outcome": str(outcome),
-            "wanted": outcome.wanted.to_document(),
-            "kept_importance": outcome.kept_importance,
-        }
-        write_json(self.budget_file, document)
+        wanted = {"outcome": str(outcome), "wanted": outcome.wanted.to_document()}
+        kept = {"kept_importance": outcome.kept_importance}
+        write_json(self.budget_file, costs.to_document() | wanted | kept)
 
     def write_trajectory(self, rows: Sequence[TrajectoryRow]) -> None:
         """Write all rows so far."""
-        trajectory = Trajectory.of_rows(rows)
-        arrays = {f.name: getattr(trajectory, f.name) for f in dataclasses.fields(Trajectory)}
         with replacing(self.trajectory_file) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **vars(Trajectory.of_rows(rows)))
 
     def read_trajectory(self) -> Trajectory:
-        """Return all rows so far.
-
-        Raises:
-            ValueError: the file is damaged, or an array is missing or of another shape.
-        """
+        """Return all rows so far; a damaged file is a ValueError."""
         try:
-            with (
-                open(self.trajectory_file, "rb") as file,
-                np.load(file, allow_pickle=False) as arrays,
-            ):
+            with open(self.trajectory_file, "rb") as file, np.load(file) as arrays:
                 # Searches of earlier releases may have further arrays, such as `score`.
-                return Trajectory(
-                    **{f.name: arrays[f.name] for f in dataclasses.fields(Trajectory)}
-                )
+                return Trajectory(**{name: arrays[name] for name in SHAPES})
         except OSError:
             raise
         except Exception as error:  # Of a damaged file numpy, zipfile and zlib raise a dozen kinds.
@@ -180,11 +119,7 @@ class RunFolder:
         _write_lines(self.events_file, documents)
 
     def read_events(self) -> tuple[PruningEvent, ...]:
-        """Return all pruning events so far.
-
-        Raises:
-            ValueError: a damaged line; the message names file and line.
-        """
+        """Return all pruning events so far; a damaged line is a ValueError."""
         return _events(
             self.events_file,
             lambda edge, row: PruningEvent(**row, source=edge.source, target=edge.target),
@@ -195,11 +130,7 @@ class RunFolder:
         _write_lines(self.health_file, map(dataclasses.asdict, events))
 
     def read_health(self) -> tuple[HealthEvent, ...]:
-        """Return all that was noticed so far; nothing where no file was written.
-
-        Raises:
-            ValueError: a damaged line; the message names file and line.
-        """
+        """Return all that was noticed so far; nothing where no file was written."""
         if not self.health_file.is_file():
             return ()
         return _events(self.health_file, lambda edge, row: HealthEvent(**row, edge=edge))
@@ -228,11 +159,7 @@ class RunFolder:
             temporary.write_bytes(save(dict(ticket)))
 
     def read_ticket(self) -> dict[str, Tensor]:
-        """Return the tensors the cells started from.
-
-        Raises:
-            ValueError: the file is damaged.
-        """
+        """Return the tensors the cells started from; a damaged file is a ValueError."""
         try:
             return load_file(self.ticket_file)
         except SafetensorError as error:
@@ -252,11 +179,7 @@ def _fields_of(path: Path) -> Iterator[None]:
 
 
 def record_beside(path: Path) -> RunFolder | None:
-    """Return the record that a path belongs to, or None.
-
-    Args:
-        path: a fold folder, its record, or a file in either.
-    """
+    """Return the record of a fold folder, of itself, or of a file in either; or None."""
     for folder in (path / FOLDER_NAME, path, path.parent, path.parent / FOLDER_NAME):
         if RunFolder(folder).settings_file.is_file():
             return RunFolder(folder)
@@ -289,11 +212,7 @@ def path_for_fold(path: str, fold: int | str) -> Path:
 
 
 def read_genotype_file(path: Path) -> Genotype:
-    """Return the genotype of a JSON file.
-
-    Raises:
-        ValueError: the file is no valid genotype; the message names the file and what is wrong.
-    """
+    """Return the genotype of a JSON file; an invalid one is a ValueError that names the file."""
     document: Any = read_json(path)
     try:
         return Genotype.from_document(document)

@@ -9,14 +9,9 @@ from nnunet_iac.runs.folder import RunFolder, read_genotype_file, record_beside
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
 
-CHECKPOINT_SUFFIX = ".pth"
-
 
 def find_genotype(path: Path) -> Genotype:
-    """Return the genotype at `path`.
-
-    Args:
-        path: a genotype's JSON file, `fold_X`, `fold_X/iac`, or an nnU-Net checkpoint.
+    """Return the genotype of a JSON file, of `fold_X`, `fold_X/iac` or an nnU-Net checkpoint.
 
     Raises:
         FileNotFoundError: nothing there, or a run that has not found its genotype yet.
@@ -28,17 +23,13 @@ def find_genotype(path: Path) -> Genotype:
         raise FileNotFoundError(
             f"a genotype file, a fold folder or a checkpoint must be named; {path} does not exist"
         )
-    if path.suffix == CHECKPOINT_SUFFIX:
+    if path.suffix == ".pth":
         return _genotype_of_checkpoint(path)
     return read_genotype_file(path)
 
 
 def find_output_nodes(path: Path) -> int:
-    """Return how many nodes the cell at `path` concatenates, where its run says; else the default.
-
-    Args:
-        path: as for `find_genotype`.
-    """
+    """Return how many nodes the cell at `path` concatenates, by its run or else by default."""
     run = record_beside(path)
     return (Settings() if run is None else run.read_settings()).cell.output_nodes
 

@@ -12,9 +12,6 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.settings import Settings
 
 SECTION = "iac"
-ARCHITECTURE = {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": list}
-"""The keys of a network in plans."""
-
 LEARNED_WITH = ("architecture", "patch_size", "batch_size")
 """Keys of a configuration that plans share with those whose backbone is taken by itself."""
 
@@ -28,11 +25,7 @@ def settings_of(configuration: Mapping[str, Any]) -> Settings:
 
 
 def configurations_of(plans: Any) -> dict[str, dict[str, Any]]:
-    """Return the configurations of plans as they stand, by name.
-
-    Raises:
-        ValueError: something else than plans.
-    """
+    """Return the configurations of plans as they stand, by name; no plans are a ValueError."""
     known = plans.get("configurations") if isinstance(plans, dict) else None
     if not isinstance(known, dict) or not all(isinstance(c, dict) for c in known.values()):
         raise ValueError(
@@ -43,12 +36,7 @@ def configurations_of(plans: Any) -> dict[str, dict[str, Any]]:
 
 
 def configuration_of(plans: Any, name: str) -> dict[str, Any]:
-    """Return a configuration of plans with what it inherits from others filled in.
-
-    Raises:
-        ValueError: no plans, no such configuration, one that inherits from itself, or settings
-            that are no JSON object.
-    """
+    """Return a configuration of plans with what it inherits from others filled in."""
     known = configurations_of(plans)
     result: dict[str, Any] = {}
     line: list[Any] = [name]
@@ -76,13 +64,10 @@ def configuration_of(plans: Any, name: str) -> dict[str, Any]:
 
 
 def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the network that a configuration of plans describes.
-
-    Raises:
-        ValueError: none, or one without class and arguments.
-    """
+    """Return the network that a configuration of plans describes; none is a ValueError."""
     described: Any = configuration.get("architecture")
-    for key, kind in ARCHITECTURE.items():
+    kinds = {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": list}
+    for key, kind in kinds.items():
         found = described.get(key) if isinstance(described, dict) else None
         if not isinstance(found, kind):
             raise ValueError(
@@ -93,11 +78,7 @@ def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_trainable(configuration: Mapping[str, Any]) -> None:
-    """Check that a configuration of plans says what is trained: data, batch, patch and network.
-
-    Raises:
-        ValueError: names the first key that does not.
-    """
+    """Check that a configuration of plans says what is trained: data, batch, patch and network."""
     architecture_of(configuration)
     for key, kind in {"data_identifier": str, "batch_size": int, "patch_size": list}.items():
         if not isinstance(configuration.get(key), kind):
@@ -117,11 +98,7 @@ def dataset_number(name: str) -> int:
 
 
 def require_dataset_name(name: object) -> None:
-    """Check that a data set's name is one of nnU-Net's and not a path.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Check that a data set's name is one of nnU-Net's and not a path."""
     if not isinstance(name, str) or not re.fullmatch(r"Dataset\d{3,}_[^/\\]+", name):
         raise ValueError(
             "the dataset_name of plans must be of the form Dataset004_Hippocampus; got "
@@ -130,11 +107,7 @@ def require_dataset_name(name: object) -> None:
 
 
 def require_file_ending(ending: object) -> None:
-    """Check that a data set's file ending cannot lead into another folder.
-
-    Raises:
-        ValueError: it is none, such as .nii.gz, or holds a path.
-    """
+    """Check that a data set's file ending cannot lead into another folder."""
     if not isinstance(ending, str) or not re.fullmatch(r"\.[^/\\]+", ending):
         raise ValueError(
             f"file_ending of dataset.json must be one such as .nii.gz; got {ending!r}: correct it"
@@ -142,11 +115,7 @@ def require_file_ending(ending: object) -> None:
 
 
 def require_identifier(name: object) -> None:
-    """Check that nnU-Net can use a plans identifier in its folder names.
-
-    Raises:
-        ValueError: no text, an empty name, a path, `__` inside, or `_` at an end.
-    """
+    """Check that nnU-Net can use a plans identifier in its folder names."""
     if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
         raise ValueError(
             "a plans identifier must be a plain file name without '__' inside or '_' at an end, "
@@ -157,13 +126,7 @@ def require_identifier(name: object) -> None:
 def lineage(plans: Mapping[str, Any], configuration: str, folder: Path) -> list[str]:
     """Return the identifiers of plans that train a network alike: the own, then their sources.
 
-    Args:
-        plans: a plans file's content.
-        configuration: whose network it is.
-        folder: where the plans of the data set lie.
-
-    Raises:
-        ValueError: plans without that configuration, or a damaged one.
+    `folder` is where the plans of the data set lie.
     """
     own = configuration_of(plans, configuration)
     found = [plans["plans_name"]]
@@ -188,9 +151,6 @@ def derived(
 
     `source_plans` records where it came from; the data identifier, and so the preprocessed data,
     stay shared. Settings get their present names.
-
-    Raises:
-        ValueError: a bad identifier, an unknown configuration, or impossible settings.
     """
     require_identifier(name)
     if name == plans["plans_name"]:
@@ -198,20 +158,13 @@ def derived(
             f"the new plans must have a name of their own; got {name!r}, the name of their source"
         )
     configuration_of(plans, configuration)
-    written = Settings.from_mapping(values).written
-    result = copy.deepcopy(dict(plans))
-    result["plans_name"] = name
-    result["source_plans"] = plans["plans_name"]
-    result["configurations"][configuration][SECTION] = dict(written)
+    result = copy.deepcopy({**plans, "plans_name": name, "source_plans": plans["plans_name"]})
+    result["configurations"][configuration][SECTION] = dict(Settings.from_mapping(values).written)
     return result
 
 
 def write_new(path: Path, plans: Mapping[str, Any]) -> bool:
-    """Write a plans file; return whether that changed anything.
-
-    Raises:
-        ValueError: the file exists with another content; nothing is overwritten.
-    """
+    """Write a plans file; return whether that changed anything. Nothing is overwritten."""
     if path.exists():
         if read_json(path) == json.loads(json.dumps(plans)):
             return False

@@ -41,11 +41,7 @@ class TrajectoryRow:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """All rows of a search as arrays, the epoch first.
-
-    Raises:
-        ValueError: an array of another shape or type; the message names it.
-    """
+    """All rows of a search as arrays, the epoch first."""
 
     epoch: Int[np.ndarray, " epochs"]
     alpha: Float[np.ndarray, "epochs edges operations"]
@@ -69,12 +65,11 @@ class Trajectory:
     @classmethod
     def of_rows(cls, rows: Sequence[TrajectoryRow]) -> "Trajectory":
         """Return the rows stacked; no rows give empty arrays of the right shape."""
-        arrays: dict[str, Any] = {}
-        for name, shape in SHAPES.items():
-            values = [getattr(row, name) for row in rows]
-            array: np.ndarray = np.asarray(values, TYPES.get(name, np.float64))
-            arrays[name] = array.reshape(len(rows), *shape)
-        return cls(**arrays)
+        arrays: dict[str, Any] = {
+            name: np.asarray([getattr(row, name) for row in rows], TYPES.get(name, np.float64))
+            for name in SHAPES
+        }
+        return cls(**{name: a.reshape(len(rows), *SHAPES[name]) for name, a in arrays.items()})
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ import numpy as np
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.patients import patient_of
 
-BACKGROUND = "0"
-
 
 @dataclass(frozen=True)
 class ScoredCase:
@@ -21,7 +19,7 @@ class ScoredCase:
 
     Args:
         prediction: the file that was scored, where it lay then.
-        truth: the file it was scored against, where it lay then.
+        truth: likewise, the file it was scored against.
         dice: per foreground class or region, such as "1" or "(1, 2)"; None where it is absent
             from both.
         truth_voxels: per foreground class, its size in the truth.
@@ -36,9 +34,7 @@ class ScoredCase:
 def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, ScoredCase]:
     """Return the cases of an nnU-Net summary.json by their ids.
 
-    Args:
-        summary: of `perform_actual_validation` or `nnUNetv2_evaluate_folder`.
-        file_ending: of the predictions; by default `.nii.gz`, or what follows the last dot.
+    The `file_ending` of the predictions is by default `.nii.gz`, or what follows the last dot.
 
     Raises:
         ValueError: not such a file, a case that stands in it twice, or a Dice outside [0, 1].
@@ -48,17 +44,13 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
     try:
         for row in document["metric_per_case"]:
             prediction = Path(row["prediction_file"])
-            metrics = {k: m for k, m in row["metrics"].items() if k != BACKGROUND}
-            scored = ScoredCase(
-                prediction,
-                Path(row["reference_file"]),
-                {key: _dice(values["Dice"]) for key, values in metrics.items()},
-                {key: int(values["n_ref"]) for key, values in metrics.items()},
-            )
+            metrics = {k: m for k, m in row["metrics"].items() if k != "0"}
             case = case_id(prediction.name, file_ending)
             if case in cases:
                 raise ValueError(f"{case} stands in it twice")
-            cases[case] = scored
+            dice = {key: _dice(values["Dice"]) for key, values in metrics.items()}
+            voxels = {key: int(values["n_ref"]) for key, values in metrics.items()}
+            cases[case] = ScoredCase(prediction, Path(row["reference_file"]), dice, voxels)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"{summary} must be nnU-Net's summary of a validation or evaluation; it is not "

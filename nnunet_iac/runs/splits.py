@@ -10,30 +10,15 @@ from nnunet_iac.runs.atomic import read_json
 def require_splits(path: Path, fold: int | str, preprocessed: Iterable[str]) -> None:
     """Check what nnU-Net reads of splits_final.json for a fold.
 
-    Args:
-        path: of the file; without one nnU-Net makes one.
-        fold: number; `all` needs no split, and one beyond the file gets a random split.
-        preprocessed: all cases there are.
-
-    Raises:
-        ValueError: no list of folds, or a side without cases or with cases there are not.
+    Without the file nnU-Net makes one; `all` needs none, and a number beyond it gets a random
+    split.
     """
     if fold != "all" and path.is_file():
         require_split(read_json(path), int(fold), preprocessed, str(path))
 
 
 def require_split(folds: object, fold: int, cases: Iterable[str], name: str) -> None:
-    """Check one fold of splits.
-
-    Args:
-        folds: what nnU-Net's file of splits holds.
-        fold: number; one beyond the list passes.
-        cases: all there are.
-        name: what messages call the splits.
-
-    Raises:
-        ValueError: as `require_splits`.
-    """
+    """Check one fold of what nnU-Net's file of splits holds; `name` is what messages call it."""
     if not isinstance(folds, list):
         raise ValueError(
             f"{name} must be a list of folds, each with the lists train and val; got "

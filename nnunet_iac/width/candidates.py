@@ -13,8 +13,6 @@ FEWEST = 5
 """With fewer candidates there is no curve to speak of."""
 
 FEATURES = "features_per_stage"
-_WIDTHS = ("stem_channels", "bottleneck_channels")
-"""Further widths that residual encoders may be given."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +36,7 @@ def candidates(
 ) -> tuple[Candidate, ...]:
     """Return the candidates of a network in plans, the widest first.
 
-    Args:
-        architecture: as in plans.
-        caps: others than `caps_of`, in any order; one given twice counts once.
-
-    Raises:
-        ValueError: a network without a width, widths that shrink, a cap below one or above the
-            widest stage, or fewer than five candidates.
+    `caps` may be others than `caps_of`, in any order; one given twice counts once.
     """
     wanted = caps_of(features_of(architecture)) if caps is None else caps
     chosen = [candidate(architecture, cap) for cap in sorted(set(wanted), reverse=True)]
@@ -58,11 +50,7 @@ def candidates(
 
 
 def candidate(architecture: Mapping[str, Any], cap: int) -> Candidate:
-    """Return one candidate of a network in plans.
-
-    Raises:
-        ValueError: as `candidates`, but for their number.
-    """
+    """Return one candidate of a network in plans; errors as of `candidates`."""
     features = features_of(architecture)
     if not 1 <= cap <= max(features):
         raise ValueError(
@@ -72,11 +60,7 @@ def candidate(architecture: Mapping[str, Any], cap: int) -> Candidate:
 
 
 def with_widest(architecture: Mapping[str, Any], cap: int) -> tuple[Candidate, ...]:
-    """Return the widest candidate and that of a cap; one where they are the same.
-
-    Raises:
-        ValueError: as `candidate`.
-    """
+    """Return the widest candidate and that of a cap; one where they are the same."""
     widest = max(features_of(architecture))
     return tuple(candidate(architecture, each) for each in sorted({widest, cap}, reverse=True))
 
@@ -90,14 +74,11 @@ def capped(architecture: Mapping[str, Any], cap: int) -> dict[str, Any]:
     """Return a full copy of a network in plans with no stage wider than `cap`.
 
     It must be full, for nnU-Net's configurations inherit whole sections only.
-
-    Raises:
-        ValueError: a network without a width, widths that shrink, or an impossible cap.
     """
     result = copy.deepcopy(dict(architecture))
     kwargs = result["arch_kwargs"]
     kwargs[FEATURES] = list(candidate(architecture, cap).features)
-    for key in _WIDTHS:
+    for key in ("stem_channels", "bottleneck_channels"):  # Of residual encoders.
         if isinstance(given := kwargs.get(key), list):
             kwargs[key] = list(capped_features(given, cap))
         elif given is not None:
@@ -106,11 +87,7 @@ def capped(architecture: Mapping[str, Any], cap: int) -> dict[str, Any]:
 
 
 def features_of(architecture: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the channels per stage of a network in plans.
-
-    Raises:
-        ValueError: the network has none, as those with a published encoder, or they shrink.
-    """
+    """Return the channels per stage of a network in plans, which must not shrink."""
     found = architecture["arch_kwargs"].get(FEATURES)
     if found is None:
         encoder = architecture["arch_kwargs"].get("encoder", "another one")

@@ -8,17 +8,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
-from nnunet_iac.width.selection import (
-    TAU,
-    Decision,
-    Rule,
-    boundary_warnings,
-    curve,
-    dispersion,
-    require_rule,
-    slope,
-    steadiest,
-)
+from nnunet_iac.width import selection
+from nnunet_iac.width.selection import Decision, Rule, boundary_warnings
 
 AGREEMENT = 0.8
 """With a smaller share of the seeds behind the pick, more seeds are advised."""
@@ -68,38 +59,28 @@ def consensus(
     With `curve` and `slope` every seed has a vote. The geometric mean of S over the seeds, for S
     varies by factors, gives a second opinion only: where the curve is flat, its bends are the
     noise that is left, and its pick repeats less than the vote (docs/width.md). One seed is the
-    published procedure.
-
-    Args:
-        rule: one of `selection.RULES`.
-        caps: from wide to narrow.
-        parameters: of each network.
-        scores: S of every seed and cap.
-        within: the largest and the smallest cap that may be picked; None is the rule's own range.
-
-    Raises:
-        ValueError: an unknown rule, no seeds, or as the rule.
+    published procedure. `caps` run from wide to narrow, `parameters` are those of each network, and
+    `within` is as of `selection.choices`.
     """
-    require_rule(rule)
+    selection.require_rule(rule)
     if len(scores) == 0:
         raise ValueError("a width is chosen with at least one seed; got 0")
     picks: tuple[int | None, ...]
     if rule == "dispersion":
-        together = dispersion(caps, scores, within=within)
+        together = selection.dispersion(caps, scores, within=within)
         left_out = (np.delete(scores, seed, axis=0) for seed in range(len(scores)))
-        decisions = [steadiest(caps, rest, TAU, within) for rest in left_out]
+        decisions = [selection.steadiest(caps, rest, selection.TAU, within) for rest in left_out]
         picks = tuple(None if decision is None else decision.pick for decision in decisions)
     else:
-        decide = curve if rule == "curve" else partial(slope, parameters=parameters)
+        slope = partial(selection.slope, parameters=parameters)
+        decide = selection.curve if rule == "curve" else slope
         picks = tuple(decide(caps, seed, within=within).pick for seed in scores)
         together = decide(caps, np.exp(np.log(scores).mean(axis=0)), within=within)
     votes = Counter(sorted(picks, key=lambda cap: cap or 0, reverse=True))
     ranked = [cap for cap, _ in votes.most_common() if cap is not None]
     modal = ranked[0] if ranked else together.pick
     pick = together.pick if rule == "dispersion" else modal
-    others = [
-        cap for cap in (*ranked, together.pick, together.runner_up) if cap not in (pick, None)
-    ]
+    others = [c for c in (*ranked, together.pick, together.runner_up) if c not in (pick, None)]
     said = ALONE if rule != "dispersion" else LEFT_OUT
     counted = ", ".join(f"{cap or 'none'} ({count})" for cap, count in votes.most_common())
     warnings = list(boundary_warnings(rule, pick, together.range))

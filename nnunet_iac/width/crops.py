@@ -17,19 +17,12 @@ from nnunet_iac.width.source import Source
 Fold = int | str
 """A number, or `all`."""
 
-FOLDS = 5
+FOLDS, _SPLIT_SEED = 5, 12345
 """As nnU-Net splits where nobody else has."""
-
-_SPLIT_SEED = 12345
 
 
 def spread_cases(source: Source, fold: Fold, images: int) -> tuple[str, ...]:
-    """Return so many of the fold's training cases, evenly spread over their sorted names.
-
-    Raises:
-        ValueError: fewer than one, or more than there are; or as `training_cases`.
-        FileNotFoundError: the data are not preprocessed.
-    """
+    """Return so many of the fold's training cases, evenly spread over their sorted names."""
     cases = training_cases(source, fold)
     if not 1 <= images <= len(cases):
         raise ValueError(
@@ -43,10 +36,6 @@ def training_cases(source: Source, fold: Fold) -> list[str]:
     """Return the sorted names of the cases that nnU-Net trains a fold on; nothing is written.
 
     Without a splits_final.json they are those of the one that nnU-Net would write.
-
-    Raises:
-        ValueError: no cases, too few to split, or a wrong splits_final.json.
-        FileNotFoundError: the data are not preprocessed; the message has the command that does.
     """
     folder = source.data_folder
     if not folder.is_dir() or not any(folder.glob("*.pkl")):
@@ -86,9 +75,6 @@ def central_crops(
     """Return the middle of every case, cropped or padded with zeros to the patch.
 
     Of a volume that is cut into slices for a two-dimensional network, the middle slice.
-
-    Raises:
-        ValueError: a case with values that are not finite.
     """
     folder = str(source.data_folder)
     data = infer_dataset_class(folder)(folder, list(cases))

@@ -5,22 +5,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
-from nnunet_iac.runs.atomic import replacing
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
 from nnunet_iac.width.study import WidthChoice
-
-WIDTH = 4.6
-"""Inches: few, so that the text stays legible where the page is narrow."""
 
 LINES, BAND, PICK = "#56b4e9", "#0072b2", "#d55e00"
 """Single seeds, their spread, and the pick (Okabe and Ito)."""
 
 _SIZE = 9
-_DOTS_PER_INCH = 200
 _TITLE: dict[str, Any] = {"loc": "left", "color": MUTED, "size": _SIZE}
 _LEGEND: dict[str, Any] = {"frameon": False, "fontsize": _SIZE, "labelcolor": INK}
 
@@ -33,7 +27,7 @@ def width_figure(study: WidthChoice) -> Figure:
     A thin line is a seed; the thick one is their geometric mean, and the band one standard
     deviation of ln S to either side. Grey are the caps that the rule could not pick.
     """
-    figure = Figure(figsize=(WIDTH, 4.2), dpi=_DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(4.6, 4.2), dpi=200, facecolor=PAPER, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
     caps = [candidate.cap for candidate in study.candidates]
     places = np.arange(len(caps))[::-1]
@@ -59,12 +53,10 @@ def width_figure(study: WidthChoice) -> Figure:
         if count:
             below.text(place, count, str(count), color=INK, size=_SIZE, ha="center", va="bottom")
     below.set(ylim=(0, 1.35 * max(1, *counts)), yticks=())
-    none = study.consensus.picks.count(None)
-    title = (
-        f"picks with one seed left out{f' (none: {none})' if none else ''}"
-        if study.consensus.together.rule == "dispersion"
-        else "seeds that picked it"
-    )
+    title = "seeds that picked it"
+    if study.consensus.together.rule == "dispersion":
+        none = study.consensus.picks.count(None)
+        title = f"picks with one seed left out{f' (none: {none})' if none else ''}"
     below.set_title(title, **_TITLE)
     below.set_xticks(places, map(str, caps))
     below.set_xlabel("cap on the channels per stage", color=MUTED, size=_SIZE)
@@ -75,10 +67,7 @@ def width_figure(study: WidthChoice) -> Figure:
 
 def draw_width(study: WidthChoice, path: Path) -> None:
     """Draw `width_figure` into a PNG file, replaced atomically."""
-    with replacing(path) as temporary:
-        FigureCanvasAgg(width_figure(study)).print_figure(
-            temporary, format="png", metadata={"Software": None}
-        )
+    write_figure(width_figure(study), path)
 
 
 def _style(axes: Axes) -> None:

@@ -39,26 +39,14 @@ def figure_file(path: Path, configuration: str) -> Path:
 def write_width(
     source: Source, cap: int, name: str | None = None, chosen: Mapping[str, Any] | None = None
 ) -> tuple[Path, bool]:
-    """Write plans whose network has no stage wider than a cap.
+    """Write plans with no stage wider than a cap; return the file, and whether it was written.
 
     They differ from the source in their name, the widths, the setting `backbone_trainer` where the
     trainer is another than nnUNetTrainer, and `PROVENANCE`: the cap, the hash of the configuration
     they were made from, versions, and how the cap was chosen. The preprocessed data are shared. If
     they are there already, whatever the provenance, they stay as they are; if they are there with
-    widths of the source's other configurations only, this one's is added.
-
-    Args:
-        source: the plans to start from.
-        cap: in channels.
-        name: the new identifier; None is `plans_name`.
-        chosen: what a study says of the choice; None where the user named the cap.
-
-    Returns:
-        The file, and whether it was written.
-
-    Raises:
-        ValueError: a bad cap or identifier, a network without a width, or plans of that name with
-            other content, such as from another base configuration; nothing is overwritten.
+    widths of the source's other configurations only, this one's is added. Other content under the
+    name is a ValueError.
     """
     name = plans_name(source, cap) if name is None else name
     require_name(source, name)
@@ -69,18 +57,18 @@ def write_width(
     trainer = source.trainer.__name__
     new = _narrowed(source, name, {**others, source.configuration: (cap, trainer)})
     if existing is not None:
-        if _without_provenance(existing) == _without_provenance(new):
+        there, before = _without_provenance(existing), _without_provenance(new)
+        if there == before:
             return path, False
-        before = _without_provenance(new)
         original = configurations_of(source.plans)[source.configuration]
         before["configurations"][source.configuration] = original
-        same = _without_provenance(existing) == _without_provenance(before)
+        same = there == _without_provenance(before)
         if source.configuration in known or not others or not same:
-            there = "not what was made from these plans"
+            made = "not what was made from these plans"
             if source.configuration in known:
-                there = "cap {}, trainer {}".format(*known[source.configuration])
+                made = "cap {}, trainer {}".format(*known[source.configuration])
             raise ValueError(
-                f"{path} exists with other content ({source.configuration} there: {there}; now: "
+                f"{path} exists with other content ({source.configuration} there: {made}; now: "
                 f"cap {cap}, trainer {trainer}) and is not overwritten: choose another identifier, "
                 "in xtiny with -o, or remove the file"
             )
@@ -104,11 +92,7 @@ def write_width(
 
 
 def require_name(source: Source, name: str) -> None:
-    """Check, before anything is measured, that a name can be that of new plans.
-
-    Raises:
-        ValueError: a bad identifier, or plans of that name from another base configuration.
-    """
+    """Check, before anything is measured, that a name can be that of new plans."""
     require_identifier(name)
     path = source.folder / f"{name}.json"
     existing = read_json(path) if path.exists() else {"configurations": {}}
@@ -126,12 +110,12 @@ def require_name(source: Source, name: str) -> None:
 
 def _widths(plans: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
     """Return the cap and the trainer of every configuration that has our record of both."""
-    found = {}
-    for name, configuration in configurations_of(plans).items():
-        known = configuration.get(PROVENANCE)
-        if isinstance(known, dict) and {"cap", "trainer"} <= known.keys():
-            found[name] = (known["cap"], known["trainer"])
-    return found
+    records = {name: c.get(PROVENANCE) for name, c in configurations_of(plans).items()}
+    return {
+        name: (known["cap"], known["trainer"])
+        for name, known in records.items()
+        if isinstance(known, dict) and {"cap", "trainer"} <= known.keys()
+    }
 
 
 def _narrowed(source: Source, name: str, widths: Mapping[str, tuple[int, str]]) -> dict[str, Any]:

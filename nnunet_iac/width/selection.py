@@ -4,7 +4,7 @@ XTinyU-Net (arXiv 2605.09639), selection. Candidates are ordered from wide to na
 S(cap) > 0, the sensitivity of a network at initialisation; only its relative course matters.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -45,8 +45,7 @@ class Decision:
         runner_up: the cap it would have picked next; None where there was but one to pick.
         range: the largest and the smallest cap that it could have picked.
         reasons: sentences.
-        warnings: sentences; not empty where the pick lies on the boundary of the range, or alone
-            in it.
+        warnings: of `boundary_warnings`.
     """
 
     rule: Rule
@@ -58,27 +57,26 @@ class Decision:
 
 
 def require_rule(rule: str) -> None:
-    """Check the name of a rule.
-
-    Raises:
-        ValueError: there is none of that name.
-    """
+    """Check the name of a rule."""
     if rule not in RULES:
         raise ValueError(f"the rule must be one of {', '.join(RULES)}; got {rule!r}")
+
+
+def require_seeds(rule: Rule, count: int) -> None:
+    """Check the number of seeds that a rule is given."""
+    if count < FEWEST_SEEDS[rule]:
+        raise ValueError(
+            f"the rule {rule} needs at least {FEWEST_SEEDS[rule]} seeds; got {count}: use --seeds "
+            f"{FEWEST_SEEDS[rule]}"
+        )
 
 
 def choices(
     rule: Rule, caps: Sequence[int], within: tuple[int, int] | None = None
 ) -> tuple[int, ...]:
-    """Return the caps that a rule may pick, the widest first.
+    """Return the caps, out of those from wide to narrow, that a rule may pick.
 
-    Args:
-        rule: one of `RULES`.
-        caps: of at least `FEWEST` candidates, from wide to narrow.
-        within: the largest and the smallest; None is the published range.
-
-    Raises:
-        ValueError: the rule can pick nothing in `within`.
+    `within` is the largest and the smallest; None is the published range.
     """
     if within is None:
         return tuple(caps[PUBLISHED[rule]])
@@ -103,33 +101,19 @@ def curve(
 
     With S scaled to [0, 1] and d_j = |S_{j+1} - S_j| from wide to narrow, a hinge k has the score
     mean(d_{k-1} ... d_{n-2}) - mean(d_0 ... d_{k-1}). The pick is candidate k - 1 of the first
-    best hinge.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of each.
-        within: the largest and the smallest cap that may be picked. The published range, k from 2
-            to n - 3, leaves out the widest and the three narrowest; the narrowest never can be.
-
-    Raises:
-        ValueError: fewer than five candidates, caps that are not ordered, scores that are not
-            positive and finite or do not differ, or nothing in `within`.
+    best hinge. The published range, k from 2 to n - 3, leaves out the widest and the three
+    narrowest caps; the narrowest can never be picked.
     """
     changes = np.abs(np.diff(_normalised("curve", caps, scores)))
     sides = {
         caps[k - 1]: (float(changes[k - 1 :].mean()), float(changes[:k].mean()))
         for k in range(1, len(caps))
     }
-
-    def reason(cap: int) -> str:
-        narrow, wide = sides[cap]
-        return (
-            f"from cap {cap} down S changes by {narrow:.3f} of its range from one candidate to the "
-            f"next, above it by {wide:.3f}"
-        )
-
-    hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
-    return _decision("curve", hinges, choices("curve", caps, within), reason)
+    reason = (
+        "from cap {} down S changes by {:.3f} of its range from one candidate to the next, above "
+        "it by {:.3f}"
+    )
+    return _decision("curve", sides, choices("curve", caps, within), reason)
 
 
 def slope(
@@ -142,18 +126,9 @@ def slope(
 
     From narrow to wide, y_i = |S_i - S_{i-1}| are n - 1 points over log10(parameters), r_0 ...
     r_{n-4} the absolute differences of the slopes between them; point k has the score
-    mean(r_0 ... r_{k-2}) - mean(r_{k-1} ... r_{n-4}), and the first best one is picked.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of each.
-        parameters: of each network.
-        within: the largest and the smallest cap that may be picked. The published range, k from 2
-            to n - 4, leaves out the two widest and the three narrowest; k = n - 3 is possible.
-
-    Raises:
-        ValueError: as `curve`, fewer than six candidates, or parameters that do not fall with
-            the caps.
+    mean(r_0 ... r_{k-2}) - mean(r_{k-1} ... r_{n-4}), and the first best one is picked. The
+    published range, k from 2 to n - 4, leaves out the two widest and the three narrowest caps;
+    k = n - 3 is possible.
     """
     rising = _normalised("slope", caps, scores)[::-1]
     if len(parameters) != len(caps) or any(narrow >= wide for wide, narrow in pairwise(parameters)):
@@ -168,16 +143,11 @@ def slope(
         points[k]: (float(bends[: k - 1].mean()), float(bends[k - 1 :].mean()))
         for k in range(2, len(caps) - 2)
     }
-
-    def reason(cap: int) -> str:
-        narrow, wide = sides[cap]
-        return (
-            f"up to cap {cap} the slope of |S_i - S_i-1| over log10(parameters) bends by "
-            f"{narrow:.3f} from point to point, beyond it by {wide:.3f}"
-        )
-
-    hinges = {cap: narrow - wide for cap, (narrow, wide) in sides.items()}
-    return _decision("slope", hinges, choices("slope", caps, within), reason)
+    reason = (
+        "up to cap {} the slope of |S_i - S_i-1| over log10(parameters) bends by {:.3f} from point "
+        "to point, beyond it by {:.3f}"
+    )
+    return _decision("slope", sides, choices("slope", caps, within), reason)
 
 
 def dispersion(
@@ -188,25 +158,12 @@ def dispersion(
 ) -> Decision:
     """Return the smallest cap at which the random draw of the weights hardly matters.
 
-    Ours, not published, and experimental. The spread is the standard deviation of ln S over seeds
-    (n - 1 in the denominator); it is made monotone from wide to narrow by its running maximum. The
-    pick is the smallest cap whose spread is at most `tau`, the runner-up the next wider one.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of every seed and cap; sixteen seeds or more.
-        tau: in units of ln S.
-        within: the largest and the smallest cap that may be picked; None is all.
-
-    Raises:
-        ValueError: as `curve`, fewer than sixteen seeds, a `tau` that is not positive, or a spread
-            that is larger for every candidate in `within`.
+    Ours, not published, and experimental. The spread is the standard deviation of ln S over sixteen
+    seeds or more (n - 1 in the denominator); it is made monotone from wide to narrow by its running
+    maximum. The pick is the smallest cap whose spread is at most `tau`, in units of ln S; the
+    runner-up is the next wider one.
     """
-    if len(scores) < FEWEST_SEEDS["dispersion"]:
-        raise ValueError(
-            f"the rule dispersion needs at least {FEWEST_SEEDS['dispersion']} seeds; got "
-            f"{len(scores)}: use --seeds {FEWEST_SEEDS['dispersion']}"
-        )
+    require_seeds("dispersion", len(scores))
     decision = steadiest(caps, scores, tau, within)
     if decision is None:
         widest = choices("dispersion", caps, within)[0]
@@ -225,17 +182,7 @@ def steadiest(
     tau: float,
     within: tuple[int, int] | None,
 ) -> Decision | None:
-    """Return `dispersion`'s decision of any number of seeds; None where no candidate is steady.
-
-    Args:
-        caps: from wide to narrow.
-        scores: S of every seed and cap; two seeds or more.
-        tau: in units of ln S.
-        within: as of `dispersion`.
-
-    Raises:
-        ValueError: as `dispersion`, but for the number of seeds and too large a spread.
-    """
+    """Return `dispersion`'s decision of two seeds or more; None where no candidate is steady."""
     _require_scores("dispersion", caps, scores)
     if not tau > 0:
         raise ValueError(f"tau must be above zero; got {tau}")
@@ -246,9 +193,7 @@ def steadiest(
         return None
     pick = allowed[steady - 1]
     reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {tau:g}"]
-    if steady < len(allowed):
-        narrower = allowed[steady]
-        reasons.append(f"at cap {narrower} it spreads by {highest[narrower]:.3f}")
+    reasons += [f"at cap {c} it spreads by {highest[c]:.3f}" for c in allowed[steady : steady + 1]]
     others = (*allowed[: steady - 1][::-1], *allowed[steady:])
     ends = allowed[0], allowed[-1]
     return Decision(
@@ -258,13 +203,7 @@ def steadiest(
 
 
 def boundary_warnings(rule: Rule, pick: int, ends: tuple[int, int]) -> tuple[str, ...]:
-    """Return what to know of a pick at an end of its rule's range, or alone in it.
-
-    Args:
-        rule: its name.
-        pick: the cap.
-        ends: the largest and the smallest cap that the rule can pick.
-    """
+    """Return what to know of a pick at an end of its rule's range, or alone in it."""
     if pick not in ends:
         return ()
     if ends[0] == ends[1]:
@@ -321,15 +260,16 @@ def _monotone_spread(scores: Float[np.ndarray, "seeds caps"]) -> Float[np.ndarra
 
 
 def _decision(
-    rule: Rule,
-    hinges: Mapping[int, float],
-    allowed: Sequence[int],
-    reason: Callable[[int], str],
+    rule: Rule, sides: Mapping[int, tuple[float, float]], allowed: Sequence[int], reason: str
 ) -> Decision:
-    """Return the first best of the allowed hinges; the hinges stand in the rule's own order."""
-    order = sorted((cap for cap in hinges if cap in allowed), key=lambda cap: -hinges[cap])
+    """Return the first best of the allowed hinges, in the rule's own order of `sides`.
+
+    A hinge is the difference of its two sides; `reason` is a template for the pick and its sides.
+    """
+    hinges = {cap: sides[cap][0] - sides[cap][1] for cap in sides if cap in allowed}
+    order = sorted(hinges, key=lambda cap: -hinges[cap])
     pick, runner_up = order[0], order[1] if len(order) > 1 else None
-    reasons = [reason(pick)]
+    reasons = [reason.format(pick, *sides[pick])]
     if runner_up is not None:
         behind = hinges[pick] - hinges[runner_up]
         reasons.append(f"the hinge at cap {runner_up} is {behind:.3f} weaker")

@@ -43,19 +43,11 @@ def sensitivities(
     images: Sequence[Float[Tensor, "1 channels *spatial"]],
     score: Score = "sum",
 ) -> list[float]:
-    """Return the score of every image.
+    """Return the score of every image, measured one by one.
 
     `sum` is the published one. `frobenius` is the Frobenius norm of the whole Jacobian J of the
     logits, by Hutchinson's estimator: the root of the mean of ||J^T v||^2 over `PROBES` vectors v
-    of random signs, the same for all networks.
-
-    Args:
-        network: as `prepared`, or any with logits as output; of several outputs the first counts.
-        images: on any device; they are measured one by one.
-        score: one of `SCORES`.
-
-    Raises:
-        ValueError: an unknown score, or batch norms on a single voxel.
+    of random signs, the same for all networks. Of several outputs of a network the first counts.
     """
     if score not in SCORES:
         raise ValueError(f"the score must be one of {', '.join(SCORES)}; got {score!r}")

@@ -32,13 +32,9 @@ class Source:
     Args:
         folder: of the preprocessed data set.
         plans: as nnU-Net wrote them.
-        configuration: a name in the plans.
+        configuration: a name in the plans, not the second stage of a cascade.
         dataset: what dataset.json says.
         trainer: a trainer of nnU-Net's kind; only its `build_network_architecture` is used.
-
-    Raises:
-        ValueError: the configuration says not what is trained, or is the second stage of a
-            cascade; or dataset.json has no labels or no channels.
     """
 
     folder: Path
@@ -65,13 +61,7 @@ class Source:
 
     @classmethod
     def of_plans(cls, dataset: str, configuration: str, plans: str, trainer: str) -> "Source":
-        """Return the source for names as nnU-Net's commands take them.
-
-        Raises:
-            ValueError: unknown data set or configuration, or as the class.
-            FileNotFoundError: no such plans; the message has the command that makes them.
-            RuntimeError: no such trainer, or nnUNet_preprocessed is not set.
-        """
+        """Return the source for names as nnU-Net's commands take them."""
         folder = preprocessed_folder(dataset)
         content = source_plans(folder, configuration, plans)
         data = read_json(folder / "dataset.json")
@@ -101,8 +91,7 @@ class Source:
     def input_channels(self) -> int:
         """Of the images."""
         manager = PlansManager(self.plans)
-        channels: int = determine_num_input_channels(manager, self.configuration, self.dataset)
-        return channels
+        return int(determine_num_input_channels(manager, self.configuration, self.dataset))
 
     def digest(self) -> str:
         """Return the SHA-256 of the configuration as JSON with sorted keys."""
@@ -114,9 +103,6 @@ class Source:
 
         Its initial weights depend on `seed` alone; torch's random numbers go on as if none had
         been drawn.
-
-        Raises:
-            ValueError: the plans describe a network that cannot be built.
         """
         plans = copy.deepcopy(self.plans)
         plans["configurations"][self.configuration]["architecture"] = capped(self.architecture, cap)
@@ -144,11 +130,7 @@ class Source:
         return Cost(parameters, multiply_accumulates(network, patch))
 
     def costs(self, candidates: Sequence[Candidate]) -> tuple[Cost, ...]:
-        """Return the cost of every candidate, the widest first.
-
-        Raises:
-            ValueError: the trainer's network does not shrink with the widths of the plans.
-        """
+        """Return the cost of every candidate, the widest first; the networks must shrink."""
         found = tuple(self.cost(candidate.cap) for candidate in candidates)
         pairs = zip(pairwise(candidates), pairwise(found), strict=True)
         for (wide, narrow), (large, small) in pairs:

@@ -10,17 +10,11 @@ import torch
 from jaxtyping import Float
 
 from nnunet_iac.search.cost import Cost
+from nnunet_iac.width import selection
 from nnunet_iac.width.candidates import Candidate, candidates
 from nnunet_iac.width.consensus import TOGETHER, Consensus, consensus
 from nnunet_iac.width.crops import Fold, central_crops, spread_cases
-from nnunet_iac.width.selection import (
-    FEWEST,
-    FEWEST_SEEDS,
-    TAU,
-    Rule,
-    choices,
-    require_rule,
-)
+from nnunet_iac.width.selection import FEWEST, FEWEST_SEEDS, TAU, Rule
 from nnunet_iac.width.sensitivity import Score, prepared, sensitivities
 from nnunet_iac.width.source import Source
 
@@ -32,16 +26,8 @@ SEEDS = 8
 class WidthChoice:
     """What was measured, and what is picked from it.
 
-    Args:
-        candidates: the widest first.
-        costs: of each.
-        fold: whose training cases were used.
-        cases: their names, one image each.
-        seeds: of the initial weights.
-        score: which sensitivity.
-        device: where it was measured.
-        scores: S, the mean over the images, of every seed and candidate.
-        consensus: the seeds' votes and the pick.
+    `scores` are S, the mean over the `cases` of the fold (one image each), of every seed and
+    candidate, the widest first.
     """
 
     candidates: tuple[Candidate, ...]
@@ -75,6 +61,7 @@ class WidthChoice:
         """Return how the pick came about in plain types, for provenance."""
         found = self.consensus
         spread = [None if math.isnan(value) else round(float(value), 4) for value in self.spread]
+        mean = [round(float(value), 4) for value in self.mean]
         return {
             "rule": found.together.rule,
             "tau": TAU if found.together.rule == "dispersion" else None,
@@ -84,10 +71,7 @@ class WidthChoice:
             "cases": list(self.cases),
             "seeds": list(self.seeds),
             "caps": [candidate.cap for candidate in self.candidates],
-            "ln_sensitivity": {
-                "mean": [round(float(value), 4) for value in self.mean],
-                "spread": spread,
-            },
+            "ln_sensitivity": {"mean": mean, "spread": spread},
             "picks": list(found.picks),
             "modal": found.modal,
             "agreement": found.agreement,
@@ -101,16 +85,13 @@ class WidthChoice:
     def lines(self) -> list[str]:
         """Return the table of the candidates, the votes, the reasons and the warnings as text."""
         found = self.consensus
-        lines = cost_lines(self.candidates, self.costs, self.pick, (self.mean, self.spread))
         count = len(self.seeds)
-        voters = (
-            f"picks with each of the {count} seeds left out"
-            if found.together.rule == "dispersion"
-            else f"picks of the {count} seeds"
-        )
+        voters = f"picks of the {count} seeds"
+        if found.together.rule == "dispersion":
+            voters = f"picks with each of the {count} seeds left out"
         second = "" if found.runner_up is None else f", runner-up {found.runner_up}"
         return [
-            *lines,
+            *cost_lines(self.candidates, self.costs, self.pick, (self.mean, self.spread)),
             f"{voters}: {', '.join(str(cap or 'none') for cap in found.picks)}",
             f"modal pick: {found.modal}, agreement {found.agreement:.0%}{second}",
             f"{TOGETHER}: {found.together.pick}",
@@ -143,20 +124,14 @@ def choose_width(
         rule: one of `selection.RULES`.
         fold: whose training cases the images come from.
         images: how many.
-        seeds: of the initial weights; None is 0 to 7, and 0 to 15 for `dispersion`.
+        seeds: of the initial weights; None is `default_seeds`.
         score: one of `sensitivity.SCORES`.
         caps: instead of the published halves.
         within: the largest and the smallest cap that may be picked; None is the rule's own range.
         device: where the networks run.
         report: receives a line per seed.
-
-    Raises:
-        ValueError: as `require_rule`, `candidates`, `choices`, `Source.costs`, `spread_cases`,
-            `central_crops`, `sensitivities` and `consensus`.
-        FileNotFoundError: the data are not preprocessed.
-        RuntimeError: no such device.
     """
-    require_rule(rule)
+    selection.require_rule(rule)
     chosen = candidates(source.architecture, caps)
     if len(chosen) < FEWEST[rule]:
         raise ValueError(
@@ -164,13 +139,9 @@ def choose_width(
             f"{', '.join(str(each.cap) for each in chosen)}: give more with --caps"
         )
     caps_in_order = [candidate.cap for candidate in chosen]
-    choices(rule, caps_in_order, within)
+    selection.choices(rule, caps_in_order, within)
     seeds = default_seeds(rule) if seeds is None else tuple(seeds)
-    if len(seeds) < FEWEST_SEEDS[rule]:
-        raise ValueError(
-            f"the rule {rule} needs at least {FEWEST_SEEDS[rule]} seeds; got {len(seeds)}: use "
-            f"--seeds {FEWEST_SEEDS[rule]}"
-        )
+    selection.require_seeds(rule, len(seeds))
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"-device {device} must have a GPU that torch can use; there is none: use -device cpu, "

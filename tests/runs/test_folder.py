@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_iac.runs.folder import RunFolder, read_genotype_file
+from nnunet_iac.runs.folder import Inside, RunFolder, read_genotype_file
 from nnunet_iac.runs.records import (
     BackboneRecord,
     CostRecord,
@@ -50,7 +50,7 @@ def test_the_record_lies_in_the_fold_under_the_names_that_reports_rely_on(folder
     names = {
         getattr(folder, name).name
         for name, member in vars(RunFolder).items()
-        if isinstance(member, property) and name != "cell_files"
+        if isinstance(member, Inside)
     }
     assert names == {
         "settings.json",
