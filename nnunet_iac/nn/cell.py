@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.operations import build_operation
+from nnunet_iac.nn.layers import Layers, build_operation
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
 

@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell
 from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.operations import build_operation
+from nnunet_iac.nn.layers import Layers, build_operation
 from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge

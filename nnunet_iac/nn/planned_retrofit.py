@@ -50,7 +50,7 @@ def retrofit(
     With the defaults these are search cells (an `IACUNet`): `alpha` (14 edges, 7 operations) and
     `beta` (14 edges) are the architecture's parameters, `weights()` those of the cells. With a
     genotype they are its discrete cells. Their initial weights are torch's; runs of the trainers
-    draw them as nnU-Net does (`nn.ticket`).
+    draw them as nnU-Net does (`draw_ticket`).
 
     Like the U-Net, the result maps (batch, channels, *spatial) to logits, or to a list of them
     with deep supervision. State-dict keys of the U-Net are kept; those of the new modules begin

@@ -6,15 +6,49 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import CellShape, ReZero
-from nnunet_iac.nn.decoder_norms import tune_norms
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
 from nnunet_iac.search.genotype import Genotype
+
+
+class TunedNorm(nn.Module):
+    """A scale and a shift per channel, which begin as 1 and 0.
+
+    After a norm's own gamma and beta it gives (scale gamma) x + (scale beta + shift): the same
+    functions as a tuned gamma and beta, while the norm's own tensors stay as they are.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return a norm's output, scaled and shifted; called as the norm's forward hook."""
+        shape = (1, -1, *(1 for _ in output.shape[2:]))
+        return output * self.scale.view(shape) + self.shift.view(shape)
+
+
+def tune_norms(decoder: nn.Module) -> nn.ModuleList:
+    """Hook a `TunedNorm` to every instance and batch norm of a decoder, and return them."""
+    tuned = nn.ModuleList()
+    for module in _norms(decoder):
+        norm = TunedNorm(module.num_features)
+        module.register_forward_hook(norm)
+        tuned.append(norm)
+    return tuned
+
+
+def _norms(decoder: nn.Module) -> list[Any]:
+    # Not the decoder's own modules, for the encoder is among them.
+    stages: Any = decoder.stages
+    return [module for module in stages.modules() if isinstance(module, _NormBase)]
 
 
 class RetrofittedUNet(ImplantedUNet):
@@ -132,3 +166,27 @@ def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count in kept:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def draw_ticket(network: RetrofittedUNet, seed: int) -> dict[str, Tensor]:
+    """Return the initial full-width tensors of every (level, edge, operation), on the CPU.
+
+    Keys are those of the network's state dict. Convolutions are drawn as nnU-Net draws them (He,
+    slope 0.01); the global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        implants = network.new_implants()
+        implants.apply(InitWeights_He(1e-2))
+    return {f"implants.{name}": p.detach().clone() for name, p in implants.named_parameters()}
+
+
+@torch.no_grad()
+def load_ticket(network: RetrofittedUNet, ticket: dict[str, Tensor]) -> None:
+    """Start the cells from the ticket: each parameter takes the leading slice of its tensor.
+
+    A search cell's operations are C/K wide and take a true slice, a discrete cell's all of it.
+    """
+    for name, parameter in network.implants.named_parameters():
+        corner = tuple(slice(size) for size in parameter.shape)
+        parameter.copy_(ticket[f"implants.{name}"][corner])

@@ -8,11 +8,16 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 
 from nnunet_iac.nn.cell_cost import cell_parameters, mean_parameters
-from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.nested_skips import NestedSkips, widen_for_nested_skips
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet, checkpointed
-from nnunet_iac.nn.skip_modules import build_skip_module, require_skip_module
+from nnunet_iac.nn.skip_modules import (
+    ConvolutionBlock,
+    NestedSkips,
+    build_skip_module,
+    equal_widths,
+    require_skip_module,
+    widen_for_nested_skips,
+)
 from nnunet_iac.nn.surgery import ImplantedUNet, located_unet, skip_channels
 from nnunet_iac.search.genotype import Genotype
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nnunet_iac.search.importance import distribution, importance, pruning_score
+from nnunet_iac.search.relaxation import distribution, importance, pruning_score
 from nnunet_iac.search.setting_parts import CellConfig, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
 from nnunet_iac.search.stability import TESTS

@@ -14,12 +14,15 @@ from typing import Any
 
 from nnunet_iac.search.setting_parts import (
     CellConfig,
+    CheckedPart,
     DataConfig,
     Optimisation,
     SearchSchedule,
     StabilityTest,
+    converted,
+    field_types,
+    is_text,
 )
-from nnunet_iac.search.setting_values import CheckedPart, converted, field_types, is_text
 
 PRUNES_PER_EDGE = 6
 """Operations an edge loses until one of seven is left."""

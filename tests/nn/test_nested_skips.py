@@ -4,7 +4,7 @@ from dynamic_network_architectures.building_blocks.plain_conv_encoder import Pla
 from torch import nn
 from torch.nn import functional
 
-from nnunet_iac.nn.nested_skips import NestedSkips, widen_for_nested_skips
+from nnunet_iac.nn.skip_modules import NestedSkips, widen_for_nested_skips
 from nnunet_iac.nn.skip_unet import SkipUNet
 
 FEATURES = (4, 6, 8, 10)

@@ -7,10 +7,14 @@ from nnunet_iac import retrofit
 from nnunet_iac.host.export import retrofit_architecture
 from nnunet_iac.nn.cell import DiscreteCell, ReZero
 from nnunet_iac.nn.cell_cost import cell_parameters
-from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
 from nnunet_iac.nn.planned_retrofit import planned_retrofit
 from nnunet_iac.nn.search_cell import SearchCell
-from nnunet_iac.nn.skip_modules import AttentionGate, ResidualAttention
+from nnunet_iac.nn.skip_modules import (
+    AttentionGate,
+    ConvolutionBlock,
+    ResidualAttention,
+    equal_widths,
+)
 from nnunet_iac.search.settings import STRUCTURAL, Settings
 
 OLD_PLANS = {
