@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates of cells, counted without allocating or running them."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell
 from nnunet_iac.nn.iac_unet import IACUNet
 from nnunet_iac.nn.layers import Layers, build_operation
+from nnunet_iac.search.controls import uniform_genotype
 from nnunet_iac.search.cost import CellCosts, Cost
-from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.space import OPERATIONS
 
 _NO_MEMORY = torch.device("meta")
 
@@ -36,17 +37,14 @@ def multiply_accumulates(module: nn.Module, *inputs: Tensor) -> int:
 
 @torch.no_grad()
 def cell_costs(network: IACUNet, input_channels: int, patch_size: Sequence[int]) -> CellCosts:
-    """Return the costs of discrete cells in every skip of a retrofit, for one patch.
+    """Return the costs of discrete cells in every skip of a retrofit, for one patch in voxels.
 
-    Counted on shapes alone: nothing is computed, and memory does not grow with the patch.
-
-    Args:
-        network: with cells of any kind; the costs are those of its backbone and of discrete cells
-            with its sizes, norm and gates. Deep supervision counts as it is set.
-        input_channels: of the images.
-        patch_size: in voxels, one number per axis.
+    Counted on shapes alone: nothing is computed, and memory does not grow with the patch. The
+    costs are those of the backbone, with deep supervision as it is set, and of discrete cells with
+    the retrofit's sizes, norm and gates; its own cells may be of any kind.
     """
-    backbone = _without_values(nn.Sequential(network.encoder, network.decoder)).eval()
+    stock = nn.Sequential(network.encoder, network.decoder)
+    backbone = copy_with(stock, lambda tensor: tensor.to(_NO_MEMORY)).eval()
     patch = torch.zeros(1, input_channels, *patch_size, device=_NO_MEMORY)
     levels = list(network.levels())[::-1]
     fixed: list[Cost] = []
@@ -55,9 +53,7 @@ def cell_costs(network: IACUNet, input_channels: int, patch_size: Sequence[int])
         with _NO_MEMORY:
             cell = Cell(shape, layers, {}, shape.channels, affine=True, pool_norm=False)
             for name in OPERATIONS:
-                operation = build_operation(
-                    name, shape.channels, layers, affine=True, pool_norm=False
-                )
+                operation = build_operation(name, shape.channels, layers, True, False)
                 operations[name].append(_cost(operation, shape.channels, skip))
         fixed += [_cost(projection, shape.skip_channels, skip) for projection in cell.projections]
         fixed.append(_cost(cell.output, shape.output_nodes * shape.channels, skip))
@@ -83,33 +79,21 @@ def mean_parameters(shape: CellShape, layers: Layers) -> int:
     Every operation is equally likely on every kept edge, and what an edge adds does not depend on
     which edge it is: so this is the mean over the cells that have one operation on all edges.
     """
-    counts = (cell_parameters(shape, layers, _uniform(operation)) for operation in OPERATIONS)
-    return round(fmean(counts))
+    genotypes = map(uniform_genotype, OPERATIONS)
+    return round(fmean(cell_parameters(shape, layers, genotype) for genotype in genotypes))
 
 
-def _uniform(operation: str) -> Genotype:
-    """Return a genotype with the same operation on all its edges."""
-    return Genotype(
-        tuple(
-            Choice(Edge(source, node), operation)
-            for node in INTERMEDIATE_NODES
-            for source in range(EDGES_PER_NODE)
-        )
-    )
-
-
-def _without_values(module: nn.Module) -> Any:
-    """Return a copy of a module whose tensors have shapes but no values."""
+def copy_with(module: nn.Module, replacement: Callable[[Tensor], Tensor]) -> Any:
+    """Return a copy of a module with other parameters and buffers, whose values are not copied."""
     replaced: dict[int, Any] = {
-        id(parameter): nn.Parameter(parameter.detach().to(_NO_MEMORY))
-        for parameter in module.parameters()
+        id(p): nn.Parameter(replacement(p), p.requires_grad) for p in module.parameters()
     }
-    replaced |= {id(buffer): buffer.to(_NO_MEMORY) for buffer in module.buffers()}
+    replaced |= {id(buffer): replacement(buffer) for buffer in module.buffers()}
     return copy.deepcopy(module, replaced)
 
 
 def _cost(module: nn.Module, channels: int, like: Tensor) -> Cost:
-    """Return the cost of a module that gets so many channels at the resolution of a tensor."""
+    """Return the cost of a module at the resolution of a tensor."""
     parameters = sum(parameter.numel() for parameter in module.parameters())
     image = torch.zeros(1, channels, *like.shape[2:], device=_NO_MEMORY)
     return Cost(parameters, multiply_accumulates(module, image))

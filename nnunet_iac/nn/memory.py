@@ -1,6 +1,5 @@
 """The memory of a training step, estimated from shapes before anything is allocated."""
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunet_iac.nn.cell_cost import copy_with
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
 
 TRANSIENT = 1.6
@@ -28,7 +28,7 @@ class StepMemory:
         fixed: parameters, buffers, their gradients and the optimisers' averages.
         outside: activations kept for the backward pass outside of the implants.
         levels: those kept inside each implant, the lowest resolution first.
-        inputs: what goes into the implants and is not among those kept outside.
+        inputs: what goes into the implants and is not kept outside of them.
     """
 
     fixed: int
@@ -55,20 +55,20 @@ def step_memory(
 ) -> StepMemory:
     """Return what a training step on a batch of images needs.
 
-    A copy of the network runs once on tensors that have a shape and no data; what autograd keeps is
-    counted, every storage once.
+    A copy of the network that keeps all activations runs once on tensors with a shape and no data;
+    what autograd keeps is counted, every storage once.
 
     Args:
-        network: as it is going to be trained; nothing of it changes.
+        network: as it is going to be trained.
         batch: shape of the images, (batch, channels, *spatial).
         mixed_precision: whether activations take half as much, as nnU-Net has them on CUDA.
     """
-    learning = [p for p in network.parameters() if p.requires_grad]
-    tensors = [*network.parameters(), *network.buffers()]
+    fixed = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     # The gradient, and Adam's two averages.
-    fixed = sum(map(_bytes, tensors)) + 3 * sum(map(_bytes, learning))
-    mode = FakeTensorMode()
-    shadow = _shadow(network, mode)
+    fixed += 3 * sum(p.nbytes for p in network.parameters() if p.requires_grad)
+    with FakeTensorMode() as mode:
+        shadow = copy_with(network, lambda x: torch.empty(x.shape, dtype=x.dtype))
+    shadow.activation_checkpointing = False
     seen = {_storage(tensor) for tensor in (*shadow.parameters(), *shadow.buffers())}
     counts: Counter[int] = Counter()
     outside: set[int] = set()
@@ -91,26 +91,6 @@ def step_memory(
     levels = tuple(size // share for key, size in sorted(counts.items()) if key != OUTSIDE)
     further = sum(size for storage, size in inputs.items() if storage not in outside)
     return StepMemory(fixed, counts[OUTSIDE] // share, levels, further // share)
-
-
-def _shadow(network: RetrofittedUNet, mode: FakeTensorMode) -> RetrofittedUNet:
-    """Return a copy that keeps all activations and whose tensors, on the CPU, have no data."""
-    shadow = copy.deepcopy(network)
-    shadow.activation_checkpointing = False
-    made: dict[Tensor, Any] = {}
-    for module in shadow.modules():
-        held: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for tensors in held:
-            for name, tensor in tensors.items():
-                if tensor is not None and tensor not in made:
-                    with mode:
-                        empty = torch.empty(tensor.shape, dtype=tensor.dtype)
-                        is_parameter = isinstance(tensor, nn.Parameter)
-                        made[tensor] = (
-                            nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-                        )
-                tensors[name] = None if tensor is None else made[tensor]
-    return shadow
 
 
 @contextmanager
@@ -139,10 +119,6 @@ def _by_level(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _storage(tensor: Tensor) -> int:

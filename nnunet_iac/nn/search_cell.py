@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from nnunet_iac.nn.cell import Cell, CellShape, Image
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
+from nnunet_iac.search.space import EDGES, IDENTITY, INTERMEDIATE_NODES, OPERATIONS, edges_into
 
 Samples = Float[Tensor, "samples voxels features"]
 
@@ -124,7 +124,6 @@ class _NormalisedSum(torch.autograd.Function):
 
 
 SOURCES = range(INTERMEDIATE_NODES[-1])
-IDENTITY = OPERATIONS.index("identity")
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 LARGEST_PRODUCT = 32
 """Channels up to which the product of depthwise and pointwise weights pays (measured)."""

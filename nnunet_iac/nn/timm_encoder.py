@@ -1,6 +1,7 @@
 """Published image-classification networks from timm as encoders of 2-D U-Nets."""
 
 import pickle
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Encoder:
     Args:
         timm_name: what timm calls it.
         channels: of the features of its trunk, the highest resolution first.
-        head: what the names of the parameters behind the trunk begin with.
+        head: prefixes of the names of the parameters behind the trunk.
     """
 
     timm_name: str
@@ -39,7 +40,7 @@ class Encoder:
 
     @property
     def has_stem(self) -> bool:
-        """Whether it needs a stem, for its own first feature has half the resolution."""
+        """Whether it needs a stem, since its own first feature has half the resolution."""
         return len(self.channels) < STAGES
 
     def output_channels(self, stem_channels: int) -> list[int]:
@@ -66,22 +67,14 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
 
 
 def known_encoder(name: str) -> Encoder:
-    """Return the encoder of a name.
-
-    Raises:
-        ValueError: no such encoder.
-    """
+    """Return the encoder of a name, or raise a `ValueError`."""
     if name not in ENCODERS:
         raise ValueError(f"the encoder must be one of {', '.join(ENCODERS)}; got {name!r}")
     return ENCODERS[name]
 
 
 def encoder_strides(name: str) -> list[list[int]]:
-    """Return the stride of every stage as plans write it: 1, then 2 five times.
-
-    Raises:
-        ValueError: no such encoder.
-    """
+    """Return the stride of every stage as plans write it: 1, then 2 five times."""
     known_encoder(name)
     return [[1, 1], *([2, 2] for _ in range(STAGES - 1))]
 
@@ -118,13 +111,13 @@ class TimmEncoder(nn.Module):
         stem_channels: of the full-resolution skip; None is 32, and VGG-16 allows nothing else.
         conv_op: `nn.Conv2d`.
         kernel_sizes: of the decoder's convolutions, one for all or one per stage.
-        conv_bias: whether convolutions of stem and decoder have a bias.
-        norm_op: norm of stem and decoder; likewise all that follows, as in the plans.
-        norm_op_kwargs: keywords of `norm_op`.
-        dropout_op: dropout.
-        dropout_op_kwargs: keywords of `dropout_op`.
-        nonlin: nonlinearity.
-        nonlin_kwargs: keywords of `nonlin`.
+        conv_bias: of stem and decoder, like all that follows, as in nnU-Net's plans.
+        norm_op: see `conv_bias`.
+        norm_op_kwargs: see `conv_bias`.
+        dropout_op: see `conv_bias`.
+        dropout_op_kwargs: see `conv_bias`.
+        nonlin: see `conv_bias`.
+        nonlin_kwargs: see `conv_bias`.
 
     Raises:
         ValueError: no such encoder, a `conv_op` that is not 2-D, or a stem asked of VGG-16.
@@ -171,14 +164,10 @@ class TimmEncoder(nn.Module):
         # What a decoder, and the surgery, need to know.
         self.output_channels = published.output_channels(stem_channels)
         self.strides = encoder_strides(name)
-        self.conv_op = conv_op
-        self.norm_op = norm_op
-        self.norm_op_kwargs = norm_op_kwargs
-        self.nonlin = nonlin
-        self.nonlin_kwargs = nonlin_kwargs
-        self.dropout_op = dropout_op
-        self.dropout_op_kwargs = dropout_op_kwargs
-        self.conv_bias = conv_bias
+        self.conv_op, self.conv_bias = conv_op, conv_bias
+        self.norm_op, self.norm_op_kwargs = norm_op, norm_op_kwargs
+        self.dropout_op, self.dropout_op_kwargs = dropout_op, dropout_op_kwargs
+        self.nonlin, self.nonlin_kwargs = nonlin, nonlin_kwargs
         same = isinstance(kernel_sizes, int)
         self.kernel_sizes = [kernel_sizes] * STAGES if same else kernel_sizes
 
@@ -190,10 +179,8 @@ class TimmEncoder(nn.Module):
         """
         sides = x.shape[2:]
         if any(side % FACTOR for side in sides):
-            given, wanted = (
-                "x".join(str(side) for side in size)
-                for size in (sides, padded_patch_size(self.name, sides))
-            )
+            padded = padded_patch_size(self.name, sides)
+            given, wanted = ("x".join(map(str, size)) for size in (sides, padded))
             raise ValueError(
                 f"the sides of an image for a {self.name} encoder must be multiples of {FACTOR}; "
                 f"got {given}: plan or pad to {wanted}"
@@ -205,16 +192,19 @@ class TimmEncoder(nn.Module):
 
 
 def require_2d(name: str, conv_op: str) -> None:
-    """Check that the class named `conv_op` is the convolution of 2-D images.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise a `ValueError` unless the class named `conv_op` is the convolution of 2-D images."""
     if conv_op.rpartition(".")[2] != "Conv2d":
         raise ValueError(
             f"conv_op must be Conv2d, for {name} is an encoder of 2-D images; got {conv_op}: use "
             "a 2-D configuration"
         )
+
+
+_UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, struct.error),
+    *(EOFError, RuntimeError, ValueError, LookupError),
+)
+"""What damaged files raise."""
 
 
 def read_encoder_weights(path: Path) -> dict[str, Tensor]:
@@ -237,15 +227,7 @@ def read_encoder_weights(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        LookupError,
-        struct.error,
-    ) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"the encoder's weights must be a state dict of tensors; {path} cannot be read as "
             f"one ({error}): save timm's weights again"
@@ -271,8 +253,8 @@ def load_encoder_weights(unet: nn.Module, weights: Mapping[str, Tensor]) -> None
         weights: the state dict of the whole model.
 
     Raises:
-        ValueError: weights of another architecture; the first key that is missing, of another
-            shape, or unknown is named. The network is then unchanged.
+        ValueError: weights of another architecture; the message names the first key that is
+            missing, of another shape, or unknown. The network is then unchanged.
     """
     from timm.models import adapt_input_conv  # Takes two seconds, so not before it is needed.
 
@@ -281,29 +263,25 @@ def load_encoder_weights(unet: nn.Module, weights: Mapping[str, Tensor]) -> None
     own = encoder.trunk.state_dict()
     # timm flattens VGG's one container when it takes the trunk out of the model.
     found = {
-        key.replace("features.", "features_", 1) if key.startswith("features.") else key: tensor
+        re.sub(r"^features\.", "features_", key): tensor
         for key, tensor in weights.items()
         if not key.startswith(published.head)
     }
     first = next(iter(own))
     if first in found and found[first].ndim == 4 and found[first].shape[1] == 3:
         found[first] = adapt_input_conv(own[first].shape[1], found[first])
-    for key, tensor in own.items():
-        if key not in found:
-            if key.endswith("num_batches_tracked"):  # Older files lack these counters.
-                continue
-            raise _foreign(encoder.name, f"{key} is missing")
-        if found[key].shape != tensor.shape:
-            shapes = f"{list(found[key].shape)} instead of {list(tensor.shape)}"
-            raise _foreign(encoder.name, f"{key} has the shape {shapes}")
-    for key in found:
+    loaded = {**own, **found}
+    for key, tensor in loaded.items():
         if key not in own:
-            raise _foreign(encoder.name, f"{key} is unknown")
-    encoder.trunk.load_state_dict({**own, **found})
-
-
-def _foreign(name: str, finding: str) -> ValueError:
-    return ValueError(
-        f"the weights must be those of timm's {ENCODERS[name].timm_name}, which the encoder "
-        f"{name} is made of; {finding}: give the file of that model"
-    )
+            finding = f"{key} is unknown"
+        elif key not in found and not key.endswith("num_batches_tracked"):  # as in older files
+            finding = f"{key} is missing"
+        elif tensor.shape != own[key].shape:
+            finding = f"{key} has the shape {list(tensor.shape)} instead of {list(own[key].shape)}"
+        else:
+            continue
+        raise ValueError(
+            f"the weights must be those of timm's {published.timm_name}, which the encoder "
+            f"{encoder.name} is made of; {finding}: give the file of that model"
+        )
+    encoder.trunk.load_state_dict(loaded)

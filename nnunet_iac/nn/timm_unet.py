@@ -36,16 +36,10 @@ class TimmUNet(nn.Module):
         stem_channels: of the full-resolution skip; None is 32, and VGG-16 allows nothing else.
         n_conv_per_stage_decoder: convolutions in a stage of the decoder, one number for all or
             five, the lowest resolution first.
-        kernel_sizes: of the decoder's convolutions, one for all or one per encoder stage.
-        conv_bias: whether convolutions of stem and decoder have a bias.
-        norm_op: norm of stem and decoder; likewise the following, as in nnU-Net's plans.
-        norm_op_kwargs: keywords of `norm_op`.
-        dropout_op: dropout.
-        dropout_op_kwargs: keywords of `dropout_op`.
-        nonlin: nonlinearity.
-        nonlin_kwargs: keywords of `nonlin`.
         deep_supervision: whether all resolutions but the lowest give logits;
             `decoder.deep_supervision` switches it later.
+        layers: `kernel_sizes` and the norm, dropout, nonlinearity and bias of stem and decoder, as
+            `TimmEncoder` takes them.
 
     Raises:
         ValueError: no such encoder, other strides than its own, a `conv_op` that is not 2-D, or
@@ -61,15 +55,8 @@ class TimmUNet(nn.Module):
         conv_op: type[nn.Module],
         stem_channels: int | None = None,
         n_conv_per_stage_decoder: int | Sequence[int] = 2,
-        kernel_sizes: int | Sequence[Any] = 3,
-        conv_bias: bool = False,
-        norm_op: type[nn.Module] | None = None,
-        norm_op_kwargs: dict[str, Any] | None = None,
-        dropout_op: type[nn.Module] | None = None,
-        dropout_op_kwargs: dict[str, Any] | None = None,
-        nonlin: type[nn.Module] | None = None,
-        nonlin_kwargs: dict[str, Any] | None = None,
         deep_supervision: bool = False,
+        **layers: Any,
     ) -> None:
         super().__init__()
         own = encoder_strides(encoder)
@@ -79,20 +66,13 @@ class TimmUNet(nn.Module):
                 f"strides must be those of the encoder {encoder}, {own}; got {given}: correct "
                 "them in the plans"
             )
-        self.encoder = TimmEncoder(
-            *(encoder, input_channels, stem_channels, conv_op, kernel_sizes, conv_bias),
-            *(norm_op, norm_op_kwargs, dropout_op, dropout_op_kwargs, nonlin, nonlin_kwargs),
-        )
+        self.encoder = TimmEncoder(encoder, input_channels, stem_channels, conv_op, **layers)
         self.decoder = UNetDecoder(
             self.encoder, num_classes, n_conv_per_stage_decoder, deep_supervision
         )
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Tensor | list[Tensor]:
-        """Return logits; with deep supervision a list, the highest resolution first.
-
-        Raises:
-            ValueError: a side is not a multiple of 32.
-        """
+        """Return logits; with deep supervision a list, the highest resolution first."""
         return self.decoder(self.encoder(x))
 
     def initialize(self, module: nn.Module) -> None:
@@ -131,11 +111,7 @@ def arch_kwargs_of(encoder: str, base_kwargs: Mapping[str, Any]) -> dict[str, An
 
 
 def architecture_of(encoder: str, base_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `architecture` section of plans for a `TimmUNet` (see `arch_kwargs_of`).
-
-    Raises:
-        ValueError: no such encoder, or plans of a 3-D network.
-    """
+    """Return the `architecture` section of plans for a `TimmUNet` (see `arch_kwargs_of`)."""
     return {
         "network_class_name": f"{TimmUNet.__module__}.{TimmUNet.__qualname__}",
         "arch_kwargs": arch_kwargs_of(encoder, base_kwargs),

@@ -1,23 +1,28 @@
 """The budget of the discrete cell: what it may cost, and the best genotype within that."""
 
 import decimal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations, product
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from nnunet_iac.search.cost import NAMES, CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.relaxation import edge_weights, operation_weights
+from nnunet_iac.search.relaxation import (
+    Active,
+    PerEdge,
+    PerOperation,
+    edge_weights,
+    operation_weights,
+)
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,
+    IDENTITY,
     INTERMEDIATE_NODES,
     OPERATIONS,
-    Edge,
     edges_into,
 )
 
@@ -60,7 +65,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Budgeted:
-    """The genotype a budget leaves, and what it gave up.
+    """The genotype a budget leaves, the one wanted without it, and what their cells cost.
 
     Args:
         genotype: the best within the budget.
@@ -92,9 +97,7 @@ class Budgeted:
         if not self.gave_up:
             return f"{', '.join(map(str, self.limits))}: the cells add {shares}"
         exceeded = [limit for limit in self.limits if not limit.allows(self.wanted_cost)]
-        would = " and ".join(
-            f"{_percent(limit.share(self.wanted_cost))} of {limit.unit}" for limit in exceeded
-        )
+        would = " and ".join(f"{_percent(x.share(self.wanted_cost))} of {x.unit}" for x in exceeded)
         return (
             f"{', '.join(map(str, exceeded))}: the cells would add {would}; "
             f"{', '.join(self._changes())}; they add {shares} and keep "
@@ -108,14 +111,14 @@ class Budgeted:
         for node in INTERMEDIATE_NODES:
             edges = [EDGES[index] for index in edges_into(node)]
             changes += [
-                f"{before[edge]} on {_arrow(edge)} became {after[edge]}"
+                f"{before[edge]} on {edge} became {after[edge]}"
                 for edge in edges
                 if edge in before and edge in after and before[edge] != after[edge]
             ]
             left = [edge for edge in edges if edge in before and edge not in after]
             came = [edge for edge in edges if edge in after and edge not in before]
             changes += [
-                f"edge {_arrow(old)} with {before[old]} gave way to {_arrow(new)} with {after[new]}"
+                f"edge {old} with {before[old]} gave way to {new} with {after[new]}"
                 for old, new in zip(left, came, strict=True)
             ]
         return changes
@@ -123,20 +126,12 @@ class Budgeted:
 
 def limits(costs: CellCosts, cell: CellConfig) -> tuple[Limit, ...]:
     """Return the limits that are set."""
-    ratios = {setting: getattr(cell, setting) for setting in QUANTITIES}
-    return tuple(
-        Limit(setting, ratio, costs.backbone)
-        for setting, ratio in ratios.items()
-        if ratio is not None
-    )
+    ratios = ((setting, getattr(cell, setting)) for setting in QUANTITIES)
+    return tuple(Limit(*ratio, costs.backbone) for ratio in ratios if ratio[1] is not None)
 
 
 def require_possible(costs: CellCosts, cell: CellConfig) -> None:
-    """Check that some cell is within the budget; a search may only begin if so.
-
-    Raises:
-        ValueError: even a cell whose edges cost nothing exceeds a limit.
-    """
+    """Raise a `ValueError` if even a cell whose edges cost nothing exceeds a limit."""
     for limit in limits(costs, cell):
         if not limit.allows(costs.fixed):
             least = _rounded_up(limit.share(costs.fixed))
@@ -153,11 +148,7 @@ def is_within(genotype: Genotype, costs: CellCosts, cell: CellConfig) -> bool:
 
 
 def require_within(genotype: Genotype, costs: CellCosts, cell: CellConfig) -> None:
-    """Check that a genotype that was given, not searched, is within the budget.
-
-    Raises:
-        ValueError: its cells exceed a limit.
-    """
+    """Raise a `ValueError` if the cells of a given genotype, not a searched one, exceed a limit."""
     for limit in limits(costs, cell):
         if not limit.allows(costs.of(genotype)):
             share = _rounded_up(limit.share(costs.of(genotype)))
@@ -170,9 +161,9 @@ def require_within(genotype: Genotype, costs: CellCosts, cell: CellConfig) -> No
 
 def within_budget(
     wanted: Genotype,
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
+    alpha: PerOperation,
+    beta: PerEdge,
+    active: Active,
     cell: CellConfig,
     costs: CellCosts,
 ) -> Budgeted:
@@ -199,21 +190,12 @@ def within_budget(
     if not is_within(wanted, costs, cell):
         genotype = _most_important(among_active, among_all, cell, costs)
     total, wanted_total = (
-        sum(
-            among_active[EDGES.index(choice.edge)][OPERATIONS.index(choice.operation)]
-            for choice in found.choices
-        )
+        sum(among_active[EDGES.index(c.edge)][OPERATIONS.index(c.operation)] for c in found.choices)
         for found in (genotype, wanted)
     )
     kept = min(1.0, total / wanted_total) if wanted_total else 1.0
-    return Budgeted(
-        genotype=genotype,
-        wanted=wanted,
-        cost=costs.of(genotype),
-        wanted_cost=costs.of(wanted),
-        kept_importance=kept,
-        limits=limits(costs, cell),
-    )
+    spent = costs.of(genotype), costs.of(wanted)
+    return Budgeted(genotype, wanted, *spent, kept, limits(costs, cell))
 
 
 Spent = tuple[int, int, int]
@@ -224,10 +206,7 @@ Merit = tuple[int, int, tuple[tuple[int, int], ...]]
 
 
 def _most_important(
-    among_active: list[list[int]],
-    among_all: list[list[int]],
-    cell: CellConfig,
-    costs: CellCosts,
+    among_active: list[list[int]], among_all: list[list[int]], cell: CellConfig, costs: CellCosts
 ) -> Genotype:
     """Return the optimum by dynamic programming over the nodes.
 
@@ -237,51 +216,39 @@ def _most_important(
     bounds = limits(costs, cell)
     most = len(EDGES) if cell.max_identity is None else cell.max_identity
 
-    def is_within(spent: Spent) -> bool:
+    def is_possible(spent: Spent) -> bool:
         cost = costs.fixed + Cost(*spent[:2])
         return spent[2] <= most and all(limit.allows(cost) for limit in bounds)
 
+    prices = [
+        (o, (costs.operations[name].parameters, costs.operations[name].macs, int(o == IDENTITY)))
+        for o, name in enumerate(OPERATIONS)
+    ]
+    singles: list[list[tuple[Spent, Merit]]] = [
+        [(price, (among_active[e][o], among_all[e][o], ((-e, o),))) for o, price in prices]
+        for e in range(len(EDGES))
+    ]
     best: dict[Spent, Merit] = {(0, 0, 0): (0, 0, ())}
     for node in INTERMEDIATE_NODES:
-        options = _options(node, among_active, among_all, costs)
-        longer: dict[Spent, Merit] = {}
-        for (parameters, macs, identities), (first, second, choices) in best.items():
-            for (p, m, i), (a, b, added) in options.items():
-                spent = (parameters + p, macs + m, identities + i)
-                merit = (first + a, second + b, choices + added)
-                if spent not in longer or merit > longer[spent]:
-                    longer[spent] = merit
-        best = {spent: merit for spent, merit in longer.items() if is_within(spent)}
+        pairs = (
+            pair
+            for first, second in combinations(edges_into(node), EDGES_PER_NODE)
+            for pair in product(singles[first], singles[second])
+        )
+        longer = _best(product(best.items(), _best(pairs).items()))
+        best = {spent: merit for spent, merit in longer.items() if is_possible(spent)}
     _, _, choices = max(best.values())
     return Genotype(tuple(Choice(EDGES[-e], OPERATIONS[o]) for e, o in choices))
 
 
-def _options(
-    node: int, among_active: list[list[int]], among_all: list[list[int]], costs: CellCosts
-) -> dict[Spent, Merit]:
-    """Return the best two edges into a node for everything one may spend on them."""
-    prices = [(costs.operations[name], name == "identity") for name in OPERATIONS]
-    options: dict[Spent, Merit] = {}
-    for edges in combinations(edges_into(node), EDGES_PER_NODE):
-        for operations in product(range(len(OPERATIONS)), repeat=EDGES_PER_NODE):
-            choices = tuple(zip(edges, operations, strict=True))
-            spent = (
-                sum(prices[o][0].parameters for o in operations),
-                sum(prices[o][0].macs for o in operations),
-                sum(prices[o][1] for o in operations),
-            )
-            merit = (
-                sum(among_active[e][o] for e, o in choices),
-                sum(among_all[e][o] for e, o in choices),
-                tuple((-e, o) for e, o in choices),
-            )
-            if spent not in options or merit > options[spent]:
-                options[spent] = merit
-    return options
-
-
-def _arrow(edge: Edge) -> str:
-    return f"{edge.source}->{edge.target}"
+def _best(pairs: Iterable[tuple[tuple[Spent, Merit], tuple[Spent, Merit]]]) -> dict[Spent, Merit]:
+    """Return the largest merit of two parts together for everything they may spend."""
+    best: dict[Spent, Merit] = {}
+    for ((p, m, i), (a, b, first)), ((q, n, j), (c, d, second)) in pairs:
+        spent, merit = (p + q, m + n, i + j), (a + c, b + d, first + second)
+        if spent not in best or merit > best[spent]:
+            best[spent] = merit
+    return best
 
 
 def _percent(share: float) -> str:

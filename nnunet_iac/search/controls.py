@@ -110,10 +110,10 @@ def identity_genotype() -> Genotype:
 
     It is not the identity skip: its projections, norms and output convolution learn.
     """
-    return Genotype(
-        tuple(
-            Choice(Edge(source, node), "identity")
-            for node in INTERMEDIATE_NODES
-            for source in range(EDGES_PER_NODE)
-        )
-    )
+    return uniform_genotype("identity")
+
+
+def uniform_genotype(operation: str) -> Genotype:
+    """Return the cell with one operation on the edges from both inputs to every node."""
+    edges = (Edge(i, node) for node in INTERMEDIATE_NODES for i in range(EDGES_PER_NODE))
+    return Genotype(tuple(Choice(edge, operation) for edge in edges))

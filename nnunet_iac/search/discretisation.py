@@ -1,30 +1,29 @@
 """From the relaxed cell to a genotype."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from nnunet_iac.search.budget import within_budget
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.pruning import best_operations, last_largest
-from nnunet_iac.search.relaxation import edge_weights
+from nnunet_iac.search.relaxation import Active, PerEdge, PerOperation, edge_weights
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,
+    IDENTITY,
     INTERMEDIATE_NODES,
     OPERATIONS,
     edges_into,
 )
 
-IDENTITY = OPERATIONS.index("identity")
-
 
 def discretise(
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
+    alpha: PerOperation,
+    beta: PerEdge,
+    active: Active,
     cell: CellConfig = CellConfig(),
     costs: CellCosts | None = None,
 ) -> Genotype:
@@ -66,10 +65,7 @@ def discretise(
 
 
 def _best_but_identity(
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig,
+    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig
 ) -> Int[Tensor, " edges"]:
     """Return the index of each edge's best other active operation.
 

@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Observation
-from nnunet_iac.search.relaxation import edge_weights, operation_weights
+from nnunet_iac.search.relaxation import (
+    Active,
+    PerEdge,
+    PerOperation,
+    edge_weights,
+    operation_weights,
+)
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import EDGES, OPERATIONS, PARAMETER_FREE, Edge
 
@@ -43,7 +46,7 @@ class HealthEvent:
 
     def __str__(self) -> str:
         """The event as one line."""
-        where = "" if self.edge is None else f", edge {self.edge.source}->{self.edge.target}"
+        where = "" if self.edge is None else f", edge {self.edge}"
         return f"epoch {self.epoch}{where}: {self.kind}, {self.message}"
 
 
@@ -65,7 +68,7 @@ class HealthState:
 def examine(
     state: HealthState,
     observation: Observation,
-    active: Bool[Tensor, "edges operations"],
+    active: Active,
     loss: float,
     warmup_epochs: int,
     cell: CellConfig = CellConfig(),
@@ -94,10 +97,8 @@ def examine(
     share = operation_weights(alpha, active)[:, _WITHOUT_PARAMETERS].sum().item() / len(EDGES)
     if share > COLLAPSE_SHARE:
         found["collapse", None] = f"{share:.0%} of phi lies on operations without parameters"
-    trend = loss_trend(losses)
-    if trend is not None:
-        kind, message = trend
-        found[kind, None] = message
+    if (trend := loss_trend(losses)) is not None:
+        found[trend[0], None] = trend[1]
     events = tuple(
         HealthEvent(observation.epoch, kind, None if index is None else EDGES[index], message)
         for (kind, index), message in found.items()
@@ -134,11 +135,7 @@ def parameter_free_share(genotype: Genotype) -> float:
 
 
 def _dead_edges(
-    alpha: Float[Tensor, "edges operations"],
-    previous: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig,
+    alpha: PerOperation, previous: PerOperation, beta: PerEdge, active: Active, cell: CellConfig
 ) -> dict[tuple[str, int | None], str]:
     weights = edge_weights(beta, cell.edge_transform, cell.tan_clamp)
     undecided = active.sum(dim=1) > 1

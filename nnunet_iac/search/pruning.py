@@ -3,10 +3,17 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from nnunet_iac.search.relaxation import distribution, importance, pruning_score
+from nnunet_iac.search.relaxation import (
+    Active,
+    PerEdge,
+    PerOperation,
+    distribution,
+    importance,
+    pruning_score,
+)
 from nnunet_iac.search.setting_parts import CellConfig, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
 from nnunet_iac.search.stability import TESTS
@@ -26,8 +33,8 @@ class Observation:
     """
 
     epoch: int
-    alpha: Float[Tensor, "edges operations"]
-    beta: Float[Tensor, " edges"]
+    alpha: PerOperation
+    beta: PerEdge
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", self.alpha.detach().cpu().double().clone())
@@ -38,26 +45,22 @@ class Observation:
                 edge = EDGES[int(wrong[0][0])]
                 raise RuntimeError(
                     f"{name} must be finite; after epoch {self.epoch} it is "
-                    f"{values[tuple(wrong[0])].item()} on edge {edge.source}->{edge.target}: "
+                    f"{values[tuple(wrong[0])].item()} on edge {edge}: "
                     "start anew with a lower architecture_lr or weights_lr"
                 )
 
 
 @dataclass(frozen=True)
 class PruningState:
-    """What a pruning search remembers between epochs, per edge.
+    """What a pruning search remembers between epochs, per edge."""
 
-    Args:
-        active: the operations that are left.
-        threshold: below which an edge is stable.
-        stable_checks: in a row, up to now.
-        history: the distributions that were seen, the newest last; as many as the test looks at.
-    """
-
-    active: Bool[Tensor, "edges operations"]
-    threshold: Float[Tensor, " edges"]
+    active: Active
+    threshold: PerEdge
+    """Below which an edge is stable."""
     stable_checks: Int[Tensor, " edges"]
+    """In a row, up to now."""
     history: Float[Tensor, "checks edges operations"]
+    """The distributions that were seen, the newest last; as many as the test looks at."""
 
     @property
     def finished(self) -> bool:
@@ -67,10 +70,7 @@ class PruningState:
 
 @dataclass(frozen=True)
 class PruningEvent:
-    """One operation leaving one edge, and why.
-
-    The divergence is what the stability test measured.
-    """
+    """One operation leaving one edge, and why; the divergence is what the test measured."""
 
     epoch: int
     source: int
@@ -87,22 +87,20 @@ class PruningEvent:
 class Decision:
     """What one epoch's pruning step saw and did; the arrays describe the cell before the prune."""
 
-    importance: Float[Tensor, "edges operations"]
-    divergence: Float[Tensor, " edges"]
-    threshold: Float[Tensor, " edges"]
-    active: Bool[Tensor, "edges operations"]
+    importance: PerOperation
+    divergence: PerEdge
+    threshold: PerEdge
+    active: Active
     events: tuple[PruningEvent, ...] = ()
 
 
-def full_mask() -> Bool[Tensor, "edges operations"]:
+def full_mask() -> Active:
     """Return the mask of an unpruned cell."""
     return torch.ones(len(EDGES), len(OPERATIONS), dtype=torch.bool)
 
 
 def begin(
-    observation: Observation,
-    test: StabilityTest = StabilityTest(),
-    cell: CellConfig = CellConfig(),
+    observation: Observation, test: StabilityTest = StabilityTest(), cell: CellConfig = CellConfig()
 ) -> PruningState:
     """Return the state at the end of the warm-up, from which the first check measures."""
     active = full_mask()
@@ -147,7 +145,7 @@ def advance(
     if undefined.any() and cell.importance != "raw-strict":
         edge = EDGES[int(undefined.nonzero()[0])]
         raise RuntimeError(
-            f"the divergence of edge {edge.source}->{edge.target} must be a number; after epoch "
+            f"the divergence of edge {edge} must be a number; after epoch "
             f"{observation.epoch} it is {divergence[undefined][0].item()}"
         )
     on_schedule = test.stability_test == "schedule"
@@ -189,15 +187,10 @@ def force(
     The end of a search that reaches its epoch limit undecided.
     """
     alpha, beta = observation.alpha, observation.beta
-    seen = Decision(
-        importance=importance(alpha, beta, state.active, cell),
-        divergence=torch.full((len(EDGES),), torch.nan, dtype=torch.float64),
-        threshold=state.threshold,
-        active=state.active,
-    )
+    theta = importance(alpha, beta, state.active, cell)
+    seen = Decision(theta, state.threshold, state.threshold, state.active)
     kept = best_operations(alpha, beta, state.active, cell)
-    remaining = torch.zeros_like(state.active)
-    remaining[torch.arange(len(EDGES)), kept] = True
+    remaining = torch.nn.functional.one_hot(kept, len(OPERATIONS)).bool()
     events = tuple(
         _event(observation.epoch, seen, int(index), int(operation), "forced")
         for index, operation in (state.active & ~remaining).nonzero()
@@ -212,10 +205,7 @@ def close_epoch(
     cell: CellConfig,
     search_epochs: int,
 ) -> tuple[PruningState, Decision]:
-    """Return the state after an epoch of a pruning search, and all that was decided.
-
-    `advance`, and at the epoch limit `force` on top where edges are still undecided.
-    """
+    """Return the state and decision of `advance`, and at the epoch limit of `force` on top."""
     advanced, decision = advance(state, observation, test, cell)
     if observation.epoch < search_epochs:
         return advanced, decision
@@ -232,26 +222,22 @@ def idle(observation: Observation, cell: CellConfig = CellConfig()) -> Decision:
 
 
 def best_operations(
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig = CellConfig(),
+    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
 ) -> Int[Tensor, " edges"]:
     """Return the index of each edge's most important active operation; ties go to the last.
 
     The counterpart of pruning, where ties remove the first.
     """
-    score = pruning_score(alpha, beta, active, cell).masked_fill(~active, -torch.inf)
-    return last_largest(score)
+    return last_largest(pruning_score(alpha, beta, active, cell).masked_fill(~active, -torch.inf))
 
 
-def last_largest(score: Float[Tensor, "edges operations"]) -> Int[Tensor, " edges"]:
+def last_largest(score: PerOperation) -> Int[Tensor, " edges"]:
     """Return the index of each edge's largest score; ties go to the last."""
     return len(OPERATIONS) - 1 - torch.argmax(score.flip(1), dim=1)
 
 
 def _restricted(
-    history: Float[Tensor, "checks edges operations"], active: Bool[Tensor, "edges operations"]
+    history: Float[Tensor, "checks edges operations"], active: Active
 ) -> Float[Tensor, "checks edges operations"]:
     survivors = torch.where(active, history, 0.0)
     return survivors / survivors.sum(dim=2, keepdim=True)
@@ -263,15 +249,13 @@ def _is_outlier(score: Float[Tensor, " operations"], operation: int) -> bool:
 
 
 def _event(epoch: int, decision: Decision, index: int, operation: int, rule: str) -> PruningEvent:
-    divergence = decision.divergence[index].item()
     forced = rule == "forced"
     return PruningEvent(
-        epoch=epoch,
-        source=EDGES[index].source,
-        target=EDGES[index].target,
-        operation=OPERATIONS[operation],
-        importance=decision.importance[index, operation].item(),
-        divergence=None if forced else divergence,
-        threshold=None if forced else decision.threshold[index].item(),
-        rule=rule,
+        epoch,
+        *EDGES[index],
+        OPERATIONS[operation],
+        decision.importance[index, operation].item(),
+        None if forced else decision.divergence[index].item(),
+        None if forced else decision.threshold[index].item(),
+        rule,
     )

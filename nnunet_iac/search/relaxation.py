@@ -7,13 +7,15 @@ from torch import Tensor
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import INTERMEDIATE_NODES, edges_into
 
+PerOperation = Float[Tensor, "edges operations"]
+PerEdge = Float[Tensor, " edges"]
+Active = Bool[Tensor, "edges operations"]
+
 CAP = 0.5
 """The largest weight one edge may have among those into its node (paper)."""
 
 
-def operation_weights(
-    alpha: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
-) -> Float[Tensor, "edges operations"]:
+def operation_weights(alpha: PerOperation, active: Active) -> PerOperation:
     """Return phi, the softmax of `alpha` over an edge's active operations (DARTS, Liu et al. 2019).
 
     A pruned operation weighs exactly zero; the only active one of an edge weighs exactly one.
@@ -21,9 +23,7 @@ def operation_weights(
     return torch.softmax(alpha.masked_fill(~active, -torch.inf), dim=1)
 
 
-def transformed(
-    beta: Float[Tensor, " edges"], transform: str, tan_clamp: float
-) -> Float[Tensor, " edges"]:
+def transformed(beta: PerEdge, transform: str, tan_clamp: float) -> PerEdge:
     """Return t(beta), the logits of the edge weights: `tanh`, or `tan` as printed.
 
     tan has a pole at pi/2, which beta can reach, so it is clamped to +-`tan_clamp` before.
@@ -49,11 +49,8 @@ def capped_softmax(logits: Float[Tensor, " incoming"]) -> Float[Tensor, " incomi
 
 
 def edge_weights(
-    beta: Float[Tensor, " edges"],
-    transform: str = "tanh",
-    tan_clamp: float = 1.5,
-    capped: bool = True,
-) -> Float[Tensor, " edges"]:
+    beta: PerEdge, transform: str = "tanh", tan_clamp: float = 1.5, capped: bool = True
+) -> PerEdge:
     """Return Psi, the softmax of t(beta) over the edges into each node, capped at 0.5 (paper)."""
     logits = transformed(beta, transform, tan_clamp)
     per_node = (logits[list(edges_into(node))] for node in INTERMEDIATE_NODES)
@@ -65,11 +62,8 @@ EPSILON = 1e-12
 
 
 def importance(
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig = CellConfig(),
-) -> Float[Tensor, "edges operations"]:
+    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
+) -> PerOperation:
     """Return Theta, the importance of every operation; zero where pruned.
 
     `softmax`: Theta = phi Psi. `raw` and `raw-strict`: Theta = alpha beta, as printed (paper,
@@ -82,11 +76,8 @@ def importance(
 
 
 def distribution(
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig = CellConfig(),
-) -> Float[Tensor, "edges operations"]:
+    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
+) -> PerOperation:
     """Return p, each edge's importance as a distribution over its active operations.
 
     `softmax`: p = Theta / sum Theta = phi; Psi cancels, so it is left out and beta cannot reach
@@ -106,11 +97,8 @@ def distribution(
 
 
 def pruning_score(
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig = CellConfig(),
-) -> Float[Tensor, "edges operations"]:
+    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
+) -> PerOperation:
     """Return what orders the operations of an edge for pruning: the least goes first.
 
     phi in `softmax` mode, the signed Theta in the raw modes; +inf where already pruned.
@@ -122,9 +110,7 @@ def pruning_score(
     return score.masked_fill(~active, torch.inf)
 
 
-def beta_decay(
-    alpha: Float[Tensor, "edges operations"], active: Bool[Tensor, "edges operations"]
-) -> Float[Tensor, ""]:
+def beta_decay(alpha: PerOperation, active: Active) -> Float[Tensor, ""]:
     """Return the mean over edges of log sum exp alpha, over active operations (their eq. 14).
 
     Its gradient is phi/14: what is favoured most is held back most. It has its name from the

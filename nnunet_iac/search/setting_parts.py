@@ -21,17 +21,13 @@ class Constraint:
 
 
 def at_least(minimum: int) -> Constraint:
-    """Return the rule of a least value that is allowed."""
+    """Return the constraint of a least value."""
     return Constraint(f">= {minimum}", lambda value: value >= minimum)
 
 
 def above(minimum: int) -> Constraint:
-    """Return the rule of a bound that is not allowed itself."""
+    """Return the constraint of a bound that is not allowed itself."""
     return Constraint(f"> {minimum}", lambda value: value > minimum)
-
-
-def _valid_betas(betas: tuple[float, float]) -> bool:
-    return all(0 <= value < 1 for value in betas)
 
 
 def _valid_pattern(pattern: str) -> bool:
@@ -45,7 +41,7 @@ def _valid_pattern(pattern: str) -> bool:
 BELOW_THE_POLE = Constraint("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
 SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
 NODE_COUNT = Constraint("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
-ADAM_BETAS = Constraint("two numbers in [0, 1)", _valid_betas)
+ADAM_BETAS = Constraint("two numbers in [0, 1)", lambda pair: 0 <= min(pair) <= max(pair) < 1)
 PATTERN = Constraint("a valid regular expression", _valid_pattern)
 SEED = Constraint("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
 
@@ -80,24 +76,12 @@ def converted(name: str, value: Any, annotation: Any) -> Any:
     return found
 
 
-def _as_int(value: Any) -> int | None:
-    return value if type(value) is int else None
-
-
 def _as_float(value: Any) -> float | None:
     try:
         number = float(value) if type(value) in (int, float) else math.nan
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _as_bool(value: Any) -> bool | None:
-    return value if type(value) is bool else None
-
-
-def _as_text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def _as_pair(value: Any) -> tuple[float, float] | None:
@@ -108,10 +92,10 @@ def _as_pair(value: Any) -> tuple[float, float] | None:
 
 
 _CONVERSIONS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    int: (_as_int, "an integer"),
+    int: (lambda value: value if type(value) is int else None, "an integer"),
     float: (_as_float, "a finite number"),
-    bool: (_as_bool, "true or false"),
-    str: (_as_text, "a non-empty text"),
+    bool: (lambda value: value if type(value) is bool else None, "true or false"),
+    str: (lambda value: value if isinstance(value, str) and value else None, "a non-empty text"),
     tuple[float, float]: (_as_pair, "a list of two numbers"),
 }
 
@@ -125,13 +109,23 @@ class CheckedPart:
     """
 
     def __post_init__(self) -> None:
-        part: Any = type(self)
-        for name, annotation in field_types(part).items():
-            value = converted(name, getattr(self, name), annotation)
-            constraint = _constraints(part).get(name)
-            if constraint is not None and value is not None and not constraint.holds(value):
-                raise ValueError(f"setting {name!r} must be {constraint.allowed}; got {value!r}")
-            object.__setattr__(self, name, value)
+        for name in field_types(type(self)):
+            object.__setattr__(self, name, checked_value(type(self), name, getattr(self, name)))
+
+
+def checked_value(part: Any, name: str, value: Any) -> Any:
+    """Return the value of a part's field, converted to its type.
+
+    Raises:
+        ValueError: a wrong type, or a value outside the field's range.
+    """
+    value = converted(name, value, field_types(part)[name])
+    hint = _annotated_types(part)[name]
+    if value is not None and get_origin(hint) is Annotated:
+        constraint: Constraint = hint.__metadata__[0]
+        if not constraint.holds(value):
+            raise ValueError(f"setting {name!r} must be {constraint.allowed}; got {value!r}")
+    return value
 
 
 @functools.cache
@@ -141,11 +135,8 @@ def field_types(part: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _constraints(part: Any) -> dict[str, Constraint]:
-    hints = typing.get_type_hints(part, include_extras=True)
-    return {
-        name: hint.__metadata__[0] for name, hint in hints.items() if get_origin(hint) is Annotated
-    }
+def _annotated_types(part: Any) -> dict[str, Any]:
+    return typing.get_type_hints(part, include_extras=True)
 
 
 Preset = Literal["literal", "paper", "adaptive", "swift"]
@@ -199,12 +190,12 @@ class CellConfig(CheckedPart):
                 "min_channels must be at least partial_channels; got "
                 f"min_channels={self.min_channels}, partial_channels={self.partial_channels}"
             )
-        if self.genotype is not None and self.skip != "cell":
-            raise ValueError(
-                "genotype chooses a cell, so skip must be cell with it; got "
-                f"genotype={self.genotype}, skip={self.skip}"
-            )
         if self.genotype is not None:
+            if self.skip != "cell":
+                raise ValueError(
+                    "genotype chooses a cell, so skip must be cell with it; got "
+                    f"genotype={self.genotype}, skip={self.skip}"
+                )
             CellSource.of(self.genotype)
         limits = (self.max_parameter_ratio, self.max_mac_ratio)
         if self.implant != "cell" and limits != (None, None):
