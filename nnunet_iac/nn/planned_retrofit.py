@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.nn.surgery import located_unet

@@ -14,7 +14,9 @@ The channels of an image lie innermost in memory throughout.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import chain
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +25,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from nnunet_iac.nn.cell import Cell, CellShape, Image
+from nnunet_iac.nn.cell import Cell, CellShape, Image, Node
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.search.space import EDGES, IDENTITY, INTERMEDIATE_NODES, OPERATIONS, edges_into
+from nnunet_iac.search.space import (
+    EDGES,
+    IDENTITY,
+    INTERMEDIATE_NODES,
+    OPERATIONS,
+    Edge,
+    edges_into,
+)
 
 Samples = Float[Tensor, "samples voxels features"]
 
@@ -344,3 +353,41 @@ def _convolved(x: Tensor, weight: Tensor, like: Any, groups: int) -> Tensor:
     """Return the convolution of `x`, padded and dilated as the layer `like`."""
     convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
     return convolution(x, weight, padding=like.padding, dilation=like.dilation, groups=groups)
+
+
+class PlainSearchCell(SearchCell):
+    """v_j = sum_i Psi_ij f_ij(v_i); f mixes the operations on the first C/K channels."""
+
+    def forward(
+        self,
+        skip: Image,
+        up: Image,
+        phi: Float[Tensor, "edges operations"],
+        psi: Float[Tensor, " edges"],
+    ) -> Image:
+        """Return the skip tensor's replacement."""
+        nodes = self.inputs(skip, up)
+        for node in INTERMEDIATE_NODES:
+            terms = (
+                psi[index] * self._mixed_edge(edge, nodes[edge.source], phi[index])
+                for index, edge in enumerate(EDGES)
+                if edge.target == node
+            )
+            nodes.append(reduce(add, terms))
+        return self.joined(nodes)
+
+    def _mixed_edge(self, edge: Edge, x: Node, phi: Float[Tensor, " operations"]) -> Node:
+        first, rest = x[:, : self.width], x[:, self.width :]
+        terms = (
+            phi[OPERATIONS.index(name)] * operation(first)
+            for name, operation in self.operations(edge).items()
+        )
+        mixed = torch.cat((reduce(add, terms), rest), dim=1)
+        return channel_shuffle(mixed, self.shape.partial_channels)
+
+
+def channel_shuffle(x: Node, groups: int) -> Node:
+    """Return `x` with its channels interleaved over `groups` (ShuffleNet, Zhang et al. 2018)."""
+    batch, channels, *spatial = x.shape
+    grouped = x.view(batch, groups, channels // groups, *spatial)
+    return grouped.transpose(1, 2).reshape(x.shape)

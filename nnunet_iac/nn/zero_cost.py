@@ -20,7 +20,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from nnunet_iac.nn.cell import Image, ReZero
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import (
     EDGES,

@@ -20,8 +20,8 @@ from nnunet_iac.runs.records import (
     Trajectory,
     TrajectoryRow,
 )
-from nnunet_iac.search.budget import Budgeted
 from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.discretisation import Budgeted
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent

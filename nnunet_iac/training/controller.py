@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet, draw_ticket, load_ticket
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
-from nnunet_iac.search.budget import within_budget
 from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource
 from nnunet_iac.search.cost import CellCosts
-from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.discretisation import discretise, within_budget
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import (
     COLLAPSE_SHARE,

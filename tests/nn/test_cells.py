@@ -15,9 +15,9 @@ from nnunet_iac.nn.cell import (
     ReZero,
     full_width_cell,
 )
-from nnunet_iac.nn.cell_cost import cell_costs
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.cost import cell_costs
 from nnunet_iac.nn.layers import AveragePool, Layers, build_operation
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.relaxation import edge_weights, operation_weights

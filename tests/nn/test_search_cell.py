@@ -10,8 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_iac.nn import search_cell
 from nnunet_iac.nn.cell import CellShape
 from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.plain_cell import PlainSearchCell, channel_shuffle
-from nnunet_iac.nn.search_cell import SearchCell
+from nnunet_iac.nn.search_cell import PlainSearchCell, SearchCell, channel_shuffle
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
 from nnunet_iac.search.space import OPERATIONS
 

@@ -13,7 +13,7 @@ from torch import nn
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import SkipUNet
-from nnunet_iac.nn.timm_encoder import ENCODERS, encoder_strides
+from nnunet_iac.nn.timm_unet import ENCODERS, encoder_strides
 
 CLASS_NAME = "nnunet_iac.nn.skip_unet.SkipUNet"
 UNETS = "dynamic_network_architectures.architectures.unet"
