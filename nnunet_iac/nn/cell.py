@@ -67,13 +67,8 @@ class CellShape:
 class Cell(nn.Module):
     """What both cells share: two projections, operations on edges, and the output convolution.
 
-    A parameter has the same name in either cell, so the tensors of one can start the other.
-
-    Args:
-        operations: the names of the operations on every edge the cell has.
-        channels: the channels an operation works on.
-        affine: whether norms learn scale and shift.
-        pool_norm: whether a norm follows pooling.
+    A parameter has the same name in either cell, so the tensors of one can start the other. The
+    operations work on `channels` channels; see `build_operation` for `affine` and `pool_norm`.
     """
 
     projections: Any
@@ -188,9 +183,6 @@ class ReZero(nn.Module):
     """skip + gate x module(skip, up), with the scalar gate starting at zero (ReZero).
 
     Bachlechner et al. 2020 (arXiv 2003.04887). At the start it is the identity skip, bit for bit.
-
-    Args:
-        cell: a cell, or another module (skip, up) -> skip.
     """
 
     def __init__(self, cell: nn.Module) -> None:

@@ -147,15 +147,11 @@ class StepMemory:
 def step_memory(
     network: RetrofittedUNet, batch: Sequence[int], mixed_precision: bool = False
 ) -> StepMemory:
-    """Return what a training step on a batch of images needs.
+    """Return what a training step on a batch of shape (batch, channels, *spatial) needs.
 
     A copy of the network that keeps all activations runs once on tensors with a shape and no data;
-    what autograd keeps is counted, every storage once.
-
-    Args:
-        network: as it is going to be trained.
-        batch: shape of the images, (batch, channels, *spatial).
-        mixed_precision: whether activations take half as much, as nnU-Net has them on CUDA.
+    what autograd keeps is counted, every storage once. With `mixed_precision` activations take half
+    as much, as nnU-Net has them on CUDA.
     """
     fixed = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     # The gradient, and Adam's two averages.

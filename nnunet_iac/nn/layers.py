@@ -94,11 +94,7 @@ class Layers:
 
 
 class AveragePool(nn.Module):
-    """The mean of the neighbours inside the image, as a convolution: torch's pooling is slower.
-
-    Args:
-        sides: of the neighbourhood, odd, one per axis.
-    """
+    """The mean of the neighbours inside the image, as a convolution: torch's pooling is slower."""
 
     def __init__(self, sides: tuple[int, ...]) -> None:
         super().__init__()
@@ -121,12 +117,8 @@ def build_operation(
 ) -> nn.Module:
     """Return the candidate operation called `name` (paper; DARTS, Liu et al. 2019).
 
-    Args:
-        name: one of `OPERATIONS`.
-        channels: channels of input and output.
-        layers: the constructors for the host's dimension and norm.
-        affine: whether norms learn scale and shift: off while searching, on in the final cell.
-        pool_norm: whether a norm follows pooling: on while searching, off in the final cell.
+    While searching, norms learn no scale and shift (`affine`) and one follows pooling
+    (`pool_norm`); in the final cell they learn them and none follows pooling.
     """
     if name == "identity":
         return nn.Identity()

@@ -97,9 +97,6 @@ def planned_retrofit(
         settings: values of `retrofit` by their names, and either `skip`, the implant, or
             `genotype`, which is `conv` for a convolution.
         arch_kwargs: what that class takes, `deep_supervision` included.
-
-    Raises:
-        ValueError: no U-Net that the surgery knows, or as `retrofit` raises.
     """
     cell = dict(settings)
     implant = cell.pop("skip", "cell")

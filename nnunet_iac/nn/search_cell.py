@@ -53,15 +53,10 @@ def normalised_sum(
 ) -> Float[Tensor, "samples voxels outputs"]:
     """Return `total + normalised(cat(terms), eps) @ weight`; nothing normalised is ever held.
 
-    Once its statistics are known the norm is linear, so it merges with the product that follows:
-    x @ (w / deviation) - mean @ (w / deviation), with a weight of each sample's own. Backward, the
-    gradient for x is one product and one scaled copy of x.
-
-    Args:
-        terms: (samples, voxels, some of the features) each.
-        weight: is applied to the features of all terms, one term after the other.
-        total: what the sum is added to.
-        eps: is added to the variances.
+    The terms are (samples, voxels, some of the features) each. Once its statistics are known the
+    norm is linear, so it merges with the product that follows: x @ (w / deviation) -
+    mean @ (w / deviation), with a weight of each sample's own. Backward, the gradient for x is one
+    product and one scaled copy of x.
     """
     with torch.autocast(total.device.type, enabled=False):
         return _NormalisedSum.apply(eps, weight, total, *terms)

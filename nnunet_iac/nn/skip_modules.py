@@ -29,11 +29,7 @@ def build_skip_module(name: str, skip_channels: int, layers: Layers) -> nn.Modul
 
 
 def require_skip_module(name: str) -> None:
-    """Check that a name is known.
-
-    Raises:
-        ValueError: it is not one of `SKIP_MODULES`.
-    """
+    """Raise a `ValueError` unless a name is one of `SKIP_MODULES`."""
     if name not in SKIP_MODULES:
         raise ValueError(f"skip must be one of {', '.join(SKIP_MODULES)}; got {name!r}")
 
@@ -47,10 +43,6 @@ class AttentionGate(nn.Module):
     interpolated back. Here it is the upsampled tensor, already on the skip's own grid with C_skip
     channels, so nothing is resampled. As in the equations there is no norm and no convolution
     after the product.
-
-    Args:
-        skip_channels: channels of both inputs.
-        layers: its norm is not used.
     """
 
     def __init__(self, skip_channels: int, layers: Layers) -> None:
@@ -77,11 +69,6 @@ class ResidualAttention(nn.Module):
     The mask halves the resolution `steps` times at every level, while both papers do so once more
     with every doubling of the resolution. A pooling, over two voxels as in RA-UNet, leaves axes of
     one or two voxels alone, so that norms always have voxels to average over.
-
-    Args:
-        skip_channels: channels of both inputs.
-        layers: constructors with the host's dimension and norm.
-        steps: how often the mask pools, at least once.
     """
 
     def __init__(self, skip_channels: int, layers: Layers, steps: int = 2) -> None:
@@ -180,13 +167,8 @@ TOLERANCE = 0.01
 class ConvolutionBlock(nn.Module):
     """The skip and the upsampled tensor through a 1x1, a 3x3 and a 1x1 convolution.
 
-    The first two have h1 and h2 channels, no bias, and are followed by norm and ReLU; the last
-    has C_skip channels and a bias, as the cell's output has.
-
-    Args:
-        skip_channels: channels of both inputs and of the output.
-        widths: (h1, h2).
-        layers: constructors with the host's dimension and norm.
+    The first two have h1 and h2 channels (`widths`), no bias, and are followed by norm and ReLU;
+    the last has C_skip channels and a bias, as the cell's output has.
     """
 
     def __init__(self, skip_channels: int, widths: tuple[int, int], layers: Layers) -> None:
@@ -268,16 +250,11 @@ class NestedSkips(nn.Module):
     U-Net++ (Zhou et al. 2018, arXiv 1807.10165, eq. 1): i counts resolutions from the highest, j
     nodes along a level, X^{i,0} is the encoder's tensor and `up` the transposed convolution of
     X^{i+1,j-1}. H is nnU-Net's stack of 3x3 convolutions, two as in the paper, with the encoder's
-    own kernel sizes, norm, dropout, bias and nonlinearity. Level i has nodes up to
-    J_i = stages - 2 - i; the decoder's stages are the nodes that follow.
+    own kernel sizes, norm (unless `norm` is given, with its keywords), dropout, bias and
+    nonlinearity. Level i has nodes up to J_i = stages - 2 - i; the decoder's stages follow.
 
     A frozen decoder has room for one tensor per level: the last node, which has C_i channels.
-    `widen_for_nested_skips` makes room for all of them.
-
-    Args:
-        encoder: an encoder of dynamic_network_architectures; it is read, not kept.
-        n_conv_per_stage: convolutions per node.
-        norm: another norm than the encoder's, and its keywords.
+    `widen_for_nested_skips` makes room for all of them. The encoder is read, not kept.
     """
 
     def __init__(
@@ -316,11 +293,7 @@ class NestedSkips(nn.Module):
                 )
 
     def forward(self, skips: list[Tensor]) -> list[list[Tensor]]:
-        """Return the nodes of every level, X^{i,0} first.
-
-        Args:
-            skips: the encoder's tensors, the highest resolution first, the bottleneck last.
-        """
+        """Return the nodes of every level, X^{i,0} first; the highest resolution is first."""
         nodes = [[skip] for skip in skips[:-1]]
         for node in range(1, len(nodes)):
             for level in range(len(nodes) - node):

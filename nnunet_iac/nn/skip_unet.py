@@ -35,12 +35,7 @@ class SkipUNet(ImplantedUNet):
         num_classes: channels of the logits.
         skip: one of `SKIP_MODULES`.
         unet: dotted class name of the U-Net.
-        arch_kwargs: what that class takes, `deep_supervision` included; nnU-Net switches it later
-            through `decoder.deep_supervision`.
-
-    Raises:
-        ValueError: an unknown skip module, no class of that name that the surgery knows, or fewer
-            than three stages; unless skips are nested, a U-Net without instance or batch norm.
+        arch_kwargs: what that class takes, `deep_supervision` included.
     """
 
     def __init__(
@@ -86,11 +81,6 @@ class SkipModuleUNet(RetrofittedUNet):
 
     A convolution has as many parameters as the cell of its level has on average over all cells,
     until `match` is given another one; the widths travel in the weights' shapes.
-
-    Args:
-        unet: the backbone.
-        kind: `attention`, `residual-attention` or `convolution`.
-        retrofit: as `RetrofittedUNet` takes it.
     """
 
     def __init__(self, unet: nn.Module, kind: str, **retrofit: Any) -> None:

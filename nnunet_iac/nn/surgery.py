@@ -99,11 +99,7 @@ def require_supported(unet: nn.Module) -> None:
 
 
 def located_unet(name: str) -> type[nn.Module]:
-    """Return the U-Net's class of a dotted name.
-
-    Raises:
-        ValueError: no class of that name, or one that the surgery does not know.
-    """
+    """Return the U-Net class of a dotted name, or raise a `ValueError`."""
     found = pydoc.locate(name)
     if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
         names = ", ".join(supported.__name__ for supported in SUPPORTED)

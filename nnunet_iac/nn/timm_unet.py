@@ -84,11 +84,7 @@ def encoder_strides(name: str) -> list[list[int]]:
 
 
 def padded_patch_size(name: str, patch_size: Sequence[int]) -> list[int]:
-    """Return a patch size in pixels with each side rounded up to a multiple of 32.
-
-    Raises:
-        ValueError: no such encoder, or not two positive sides.
-    """
+    """Return a patch size in pixels with each side rounded up to a multiple of 32."""
     known_encoder(name)
     if len(patch_size) != 2 or min(patch_size) < 1:
         raise ValueError(
@@ -111,20 +107,9 @@ class TimmEncoder(nn.Module):
 
     Args:
         name: one of `ENCODERS`.
-        input_channels: of the image.
         stem_channels: of the full-resolution skip; None is 32, and VGG-16 allows nothing else.
-        conv_op: `nn.Conv2d`.
         kernel_sizes: of the decoder's convolutions, one for all or one per stage.
         conv_bias: of stem and decoder, like all that follows, as in nnU-Net's plans.
-        norm_op: see `conv_bias`.
-        norm_op_kwargs: see `conv_bias`.
-        dropout_op: see `conv_bias`.
-        dropout_op_kwargs: see `conv_bias`.
-        nonlin: see `conv_bias`.
-        nonlin_kwargs: see `conv_bias`.
-
-    Raises:
-        ValueError: no such encoder, a `conv_op` that is not 2-D, or a stem asked of VGG-16.
     """
 
     def __init__(
@@ -176,11 +161,7 @@ class TimmEncoder(nn.Module):
         self.kernel_sizes = [kernel_sizes] * STAGES if same else kernel_sizes
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> list[Tensor]:
-        """Return the features of all stages, the highest resolution first.
-
-        Raises:
-            ValueError: a side is not a multiple of 32.
-        """
+        """Return the features of all stages, the highest resolution first."""
         sides = x.shape[2:]
         if any(side % FACTOR for side in sides):
             padded = padded_patch_size(self.name, sides)
@@ -245,16 +226,12 @@ def read_encoder_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_encoder_weights(unet: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give the trunk of a network the weights of timm's whole model of the same name.
+    """Give the trunk of a `TimmEncoder` in `unet` the weights of timm's whole model of its name.
 
     The classifier is dropped. Weights of a first convolution of three channels are adapted to
     the trunk's input as timm does it (`timm.models.adapt_input_conv`): summed over the channels
     for one channel, otherwise repeated in the order of the channels and scaled by 3 / channels,
     so that equal channels give the same response as before.
-
-    Args:
-        unet: a network whose `encoder` is a `TimmEncoder`.
-        weights: the state dict of the whole model.
 
     Raises:
         ValueError: weights of another architecture; the message names the first key that is
@@ -300,23 +277,15 @@ class TimmUNet(nn.Module):
     """A 2-D U-Net with a published encoder (`TimmEncoder`) and nnU-Net's decoder.
 
     Args:
-        input_channels: of the image.
-        num_classes: logits per pixel.
         encoder: a key of `ENCODERS`.
         strides: of the stages; nnU-Net reads its deep supervision from the plans' strides, so
             they must be there and be the encoder's: 1, then 2 five times.
-        conv_op: `nn.Conv2d`.
-        stem_channels: of the full-resolution skip; None is 32, and VGG-16 allows nothing else.
         n_conv_per_stage_decoder: convolutions in a stage of the decoder, one number for all or
             five, the lowest resolution first.
         deep_supervision: whether all resolutions but the lowest give logits;
             `decoder.deep_supervision` switches it later.
         layers: `kernel_sizes` and the norm, dropout, nonlinearity and bias of stem and decoder, as
             `TimmEncoder` takes them.
-
-    Raises:
-        ValueError: no such encoder, other strides than its own, a `conv_op` that is not 2-D, or
-            a stem asked of VGG-16.
     """
 
     def __init__(
@@ -367,9 +336,6 @@ def arch_kwargs_of(encoder: str, base_kwargs: Mapping[str, Any]) -> dict[str, An
 
     Norm, nonlinearity, dropout and bias are the plans'; the stem is as wide as their first
     stage, and every stage of the decoder has the number of convolutions most of theirs have.
-
-    Raises:
-        ValueError: no such encoder, or plans of a 3-D network.
     """
     published = known_encoder(encoder)
     require_2d(encoder, base_kwargs["conv_op"])

@@ -41,8 +41,8 @@ class CellSource:
     Args:
         kind: a file, a draw, the identity everywhere, no cell but a convolution, or a score of
             initial weights.
-        path: of the file; of a convolution, the cell whose number of parameters it is to have, or
-            None for that of the average random cell.
+        path: of the file, or of the cell whose number of parameters a convolution is to have; None
+            for that of the average random cell.
         seed: of the draw, or of the order in which a score decides.
     """
 
@@ -52,11 +52,7 @@ class CellSource:
 
     @classmethod
     def of(cls, genotype: str) -> "CellSource":
-        """Return what the setting `genotype` means.
-
-        Raises:
-            ValueError: `random` or `zero-cost` without a valid seed, or `conv:` without a path.
-        """
+        """Return what the setting `genotype` means, or raise a `ValueError`."""
         if genotype == "identity":
             return cls("identity")
         if genotype == _CONVOLUTION:

@@ -130,14 +130,8 @@ class Limit:
 class Budgeted:
     """The genotype a budget leaves, the one wanted without it, and what their cells cost.
 
-    Args:
-        genotype: the best within the budget.
-        wanted: what the search would take without one.
-        cost: of the genotype's cells, all levels together.
-        wanted_cost: of the wanted one's.
-        kept_importance: sum of Theta over the genotype's edges, as a share of the wanted one's, in
-            [0, 1]; 1 also where rearranging undecided edges makes it more.
-        limits: of the budget; none where it is unlimited.
+    `kept_importance` is the sum of Theta over the genotype's edges, as a share of the wanted one's,
+    in [0, 1]; 1 also where rearranging undecided edges makes it more.
     """
 
     genotype: Genotype
@@ -239,9 +233,6 @@ def within_budget(
     when pruned. Further ties keep the first edges and the last operations, as `discretise` does.
     phi Psi is taken in the raw modes too, whose own importance may be negative. The optimum is
     exact. The budget is our decision; the paper has none.
-
-    Raises:
-        ValueError: as `require_possible`.
     """
     require_possible(costs, cell)
     weights = edge_weights(beta, cell.edge_transform, cell.tan_clamp)[:, None]

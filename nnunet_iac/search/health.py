@@ -32,11 +32,7 @@ WINDOW = 15
 class HealthEvent:
     """A condition that began: `dead edge`, `collapse`, `plateau`, `divergence` or `non-finite`.
 
-    Args:
-        epoch: the completed epoch after which it was seen.
-        kind: which condition.
-        edge: of a dead edge or a gradient; None where the whole cell or its loss is meant.
-        message: what was measured.
+    The edge is None where the whole cell or its loss is meant.
     """
 
     epoch: int
@@ -78,15 +74,7 @@ def examine(
     Dead edge: it has operations to choose from, and their alpha stood still or its Psi is below
     `DEAD_WEIGHT`. Collapse: more than `COLLAPSE_SHARE` of phi, over all edges, lies on operations
     without parameters (three sevenths at the start). The loss: see `loss_trend`. What lasts is
-    reported once, and again if it had ended.
-
-    Args:
-        state: of the epoch before.
-        observation: the end of the epoch.
-        active: the operations the epoch was trained with, so before its prune.
-        loss: the epoch's mean training loss.
-        warmup_epochs: of the run.
-        cell: weights of the edges.
+    reported once, and again if it had ended. `active` is the mask the epoch was trained with.
     """
     alpha, beta = observation.alpha, observation.beta
     rows = tuple(tuple(row) for row in alpha.tolist())

@@ -122,12 +122,7 @@ def beta_decay(alpha: PerOperation, active: Active) -> Float[Tensor, ""]:
 def beta_decay_weight(epoch: int, warmup: int, end: int, largest: float) -> float:
     """Return the regulariser's weight in the epoch that follows `epoch` completed ones.
 
-    It rises linearly from 0 at the end of the warm-up to `largest` at the end.
-
-    Args:
-        epoch: completed epochs.
-        warmup: epochs of the warm-up.
-        end: epochs after which the search has ended in any case, warm-up included.
-        largest: the setting `beta_decay`.
+    It rises linearly from 0 at the end of the warm-up to `largest`, the setting `beta_decay`, at
+    the epoch `end` after which the search has ended in any case.
     """
     return largest * (epoch - warmup) / (end - warmup)

@@ -53,11 +53,7 @@ def is_text(annotation: Any) -> bool:
 
 
 def converted(name: str, value: Any, annotation: Any) -> Any:
-    """Return `value` as the type of its setting; integers become floats, lists become tuples.
-
-    Raises:
-        ValueError: of another type, or none of the words that are allowed.
-    """
+    """Return `value` as the type of its setting; integers become floats, lists become tuples."""
     if get_origin(annotation) is Literal:
         if value not in get_args(annotation):
             allowed = ", ".join(get_args(annotation))
@@ -101,12 +97,7 @@ _CONVERSIONS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 
 
 class CheckedPart:
-    """A frozen dataclass whose fields are converted to their types and checked.
-
-    Raises:
-        ValueError: a value of the wrong type or outside its range; the message names the key, the
-            value and what is allowed.
-    """
+    """A frozen dataclass whose fields are converted to their types and checked."""
 
     def __post_init__(self) -> None:
         for name in field_types(type(self)):
@@ -114,11 +105,7 @@ class CheckedPart:
 
 
 def checked_value(part: Any, name: str, value: Any) -> Any:
-    """Return the value of a part's field, converted to its type.
-
-    Raises:
-        ValueError: a wrong type, or a value outside the field's range.
-    """
+    """Return the value of a part's field, converted to its type, or raise a `ValueError`."""
     value = converted(name, value, field_types(part)[name])
     hint = _annotated_types(part)[name]
     if value is not None and get_origin(hint) is Annotated:

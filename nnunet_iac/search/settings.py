@@ -108,11 +108,7 @@ class Settings:
 
     @classmethod
     def from_mapping(cls, values: Any) -> "Settings":
-        """Return the settings of a plans file's `iac` section.
-
-        Raises:
-            ValueError: no mapping with text keys, or as the class raises.
-        """
+        """Return the settings of a plans file's `iac` section, or raise a `ValueError`."""
         if not isinstance(values, Mapping):
             raise ValueError(
                 f"settings must be a JSON object of keys and values; got {values!r}: write {{}} "
@@ -147,11 +143,7 @@ class Settings:
         return limit if self.can_wait else min(self.soonest_end, limit)
 
     def require_prunable(self) -> None:
-        """Check that a pruning search can finish.
-
-        Raises:
-            ValueError: fewer epochs between warm-up and limit than six prunes need.
-        """
+        """Raise a `ValueError` if a pruning search has fewer epochs than six prunes need."""
         warmup, limit = self.schedule.warmup_epochs, self.schedule.search_epochs
         if limit < self.soonest_end:
             first = " and one more before the first" if self.stability.idle_epochs else ""
@@ -178,11 +170,7 @@ def keys() -> tuple[str, ...]:
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Return key and typed value of a command line's `key=value`; old keys are kept.
-
-    Raises:
-        ValueError: no `=`, an unknown key, or a value of the wrong type.
-    """
+    """Return key and typed value of a command line's `key=value`; old keys are kept."""
     key, separator, text = assignment.partition("=")
     if not separator:
         raise ValueError(f"a setting must have the form key=value; got {assignment!r}")
