@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nnunet_iac.nn.layers import Layers, build_operation
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
+from nnunet_iac.search.space import INTERMEDIATE_NODES, Edge
 
 Image = Float[Tensor, "batch channels *spatial"]
 Node = Float[Tensor, "batch width *spatial"]
@@ -67,8 +67,8 @@ class CellShape:
 class Cell(nn.Module):
     """What both cells share: two projections, operations on edges, and the output convolution.
 
-    A parameter has the same name in either cell, so the tensors of one can start the other. The
-    operations work on `channels` channels; see `build_operation` for `affine` and `pool_norm`.
+    A parameter has the same name in either cell, so the tensors of one can start the other. While
+    searching, operations work on C/K channels and norms learn nothing; see `build_operation`.
     """
 
     projections: Any
@@ -79,27 +79,23 @@ class Cell(nn.Module):
         shape: CellShape,
         layers: Layers,
         operations: Mapping[Edge, Iterable[str]],
-        channels: int,
-        affine: bool,
-        pool_norm: bool,
+        searching: bool = False,
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.width = shape.channels // shape.partial_channels if searching else shape.channels
         self.projections = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(),
                 layers.conv(shape.skip_channels, shape.channels, bias=False),
-                layers.norm(shape.channels, affine),
+                layers.norm(shape.channels, affine=not searching),
             )
             for _ in range(2)
         )
         self.edges = nn.ModuleDict(
             {
                 edge.name: nn.ModuleDict(
-                    {
-                        name: build_operation(name, channels, layers, affine, pool_norm)
-                        for name in names
-                    }
+                    {name: build_operation(name, self.width, layers, searching) for name in names}
                 )
                 for edge, names in operations.items()
             }
@@ -138,14 +134,8 @@ class DiscreteCell(Cell):
     """
 
     def __init__(self, shape: CellShape, layers: Layers, genotype: Genotype) -> None:
-        super().__init__(
-            shape,
-            layers,
-            {edge: (operation,) for edge, operation in genotype.operations.items()},
-            channels=shape.channels,
-            affine=True,
-            pool_norm=False,
-        )
+        operations = {edge: (operation,) for edge, operation in genotype.operations.items()}
+        super().__init__(shape, layers, operations)
         self.genotype = genotype
 
     def forward(self, skip: Image, up: Image) -> Image:
@@ -165,18 +155,6 @@ def _channels_last(x: Node) -> Node:
     """Return `x` with its channels innermost in memory, where depthwise convolutions are fast."""
     layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
     return x.contiguous(memory_format=layout)
-
-
-def full_width_cell(shape: CellShape, layers: Layers) -> Cell:
-    """Return a cell holding the final cell's parameters for every operation on every edge."""
-    return Cell(
-        shape,
-        layers,
-        dict.fromkeys(EDGES, OPERATIONS),
-        channels=shape.channels,
-        affine=True,
-        pool_norm=False,
-    )
 
 
 class ReZero(nn.Module):

@@ -55,9 +55,9 @@ def cell_costs(network: IACUNet, input_channels: int, patch_size: Sequence[int])
     operations: dict[str, list[Cost]] = {name: [] for name in OPERATIONS}
     for skip, (shape, layers) in zip(backbone[0](patch)[:-1], levels, strict=True):
         with _NO_MEMORY:
-            cell = Cell(shape, layers, {}, shape.channels, affine=True, pool_norm=False)
+            cell = Cell(shape, layers, {})
             for name in OPERATIONS:
-                operation = build_operation(name, shape.channels, layers, True, False)
+                operation = build_operation(name, shape.channels, layers, searching=False)
                 operations[name].append(_cost(operation, shape.channels, skip))
         fixed += [_cost(projection, shape.skip_channels, skip) for projection in cell.projections]
         fixed.append(_cost(cell.output, shape.output_nodes * shape.channels, skip))

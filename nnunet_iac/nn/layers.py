@@ -112,21 +112,18 @@ class AveragePool(nn.Module):
         return self.convolution(x, kernel, padding=self.padding, groups=x.shape[1]) / count
 
 
-def build_operation(
-    name: str, channels: int, layers: Layers, affine: bool, pool_norm: bool
-) -> nn.Module:
+def build_operation(name: str, channels: int, layers: Layers, searching: bool) -> nn.Module:
     """Return the candidate operation called `name` (paper; DARTS, Liu et al. 2019).
 
-    While searching, norms learn no scale and shift (`affine`) and one follows pooling
-    (`pool_norm`); in the final cell they learn them and none follows pooling.
+    While searching, norms learn no scale and shift, and one follows pooling.
     """
     if name == "identity":
         return nn.Identity()
     if name in ("max_pool_3x3", "avg_pool_3x3"):
         pool = layers.max_pool() if name == "max_pool_3x3" else layers.avg_pool()
-        return nn.Sequential(pool, layers.norm(channels, affine=False)) if pool_norm else pool
-    family, kernel = name[:8], int(name[-1])
-    if family == "sep_conv":
+        return nn.Sequential(pool, layers.norm(channels, affine=False)) if searching else pool
+    kernel, affine = int(name[-1]), not searching
+    if name.startswith("sep_conv"):
         rounds = (separable_conv(channels, kernel, 1, layers, affine) for _ in range(2))
         return nn.Sequential(*rounds)
     return separable_conv(channels, kernel, 2, layers, affine)

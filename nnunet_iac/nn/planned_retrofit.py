@@ -58,25 +58,23 @@ def retrofit(
                 f"a retrofit must be described by {', '.join(_VALUES)}; got {key!r}: leave it out"
             )
         checked_value(CellConfig, key, value)
+    if genotype is not None and implant not in ("cell", "convolution"):
+        raise ValueError(
+            f"a genotype belongs to a cell or a convolution; implant is {implant!r}: leave the "
+            "genotype out"
+        )
     if implant == "cell":
         network = IACUNet(unet, **cell)
         if genotype is not None:
             network.discretise(genotype)
         return network
     common = {key: value for key, value in cell.items() if key not in _SEARCH_ONLY}
-    if implant == "convolution":
-        block = SkipModuleUNet(unet, implant, **common)
-        if genotype is not None:
-            block.match(genotype)
-        return block
-    if genotype is not None:
-        raise ValueError(
-            f"a genotype belongs to a cell or a convolution; implant is {implant!r}: leave the "
-            "genotype out"
-        )
     if implant == "nested":
         return NestedUNet(unet, **common)
-    return SkipModuleUNet(unet, implant, **common)
+    other = SkipModuleUNet(unet, implant, **common)
+    if genotype is not None:
+        other.match(genotype)
+    return other
 
 
 def planned_retrofit(

@@ -7,18 +7,23 @@ from typing import Any
 
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_iac.nn.cell import CellShape, DiscreteCell, ReZero, full_width_cell
+from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, ReZero
 from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
-from nnunet_iac.search.relaxation import edge_weights, operation_weights
+from nnunet_iac.search.relaxation import (
+    Active,
+    PerEdge,
+    PerOperation,
+    edge_weights,
+    operation_weights,
+)
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 
@@ -40,20 +45,15 @@ class TunedNorm(nn.Module):
         return output * self.scale.view(shape) + self.shift.view(shape)
 
 
-def tune_norms(decoder: nn.Module) -> nn.ModuleList:
+def tune_norms(decoder: Any) -> nn.ModuleList:
     """Hook a `TunedNorm` to every instance and batch norm of a decoder, and return them."""
     tuned = nn.ModuleList()
-    for module in _norms(decoder):
-        norm = TunedNorm(module.num_features)
-        module.register_forward_hook(norm)
-        tuned.append(norm)
+    # Not the decoder's own modules, since the encoder is among them.
+    for module in decoder.stages.modules():
+        if isinstance(module, _NormBase):
+            tuned.append(norm := TunedNorm(module.num_features))
+            module.register_forward_hook(norm)
     return tuned
-
-
-def _norms(decoder: nn.Module) -> list[Any]:
-    # Not the decoder's own modules, for the encoder is among them.
-    stages: Any = decoder.stages
-    return [module for module in stages.modules() if isinstance(module, _NormBase)]
 
 
 class RetrofittedUNet(ImplantedUNet):
@@ -213,7 +213,7 @@ class IACUNet(RetrofittedUNet):
 
     alpha: nn.Parameter
     beta: nn.Parameter
-    active: Bool[Tensor, "edges operations"]
+    active: Active
     genotype_codes: Tensor
 
     def __init__(
@@ -249,9 +249,7 @@ class IACUNet(RetrofittedUNet):
         return phi, psi
 
     @contextmanager
-    def mixed_by(
-        self, phi: Float[Tensor, "edges operations"], psi: Float[Tensor, " edges"]
-    ) -> Iterator[None]:
+    def mixed_by(self, phi: PerOperation, psi: PerEdge) -> Iterator[None]:
         """Return a context in which the search cells mix with the given weights."""
         self._given_mixing = phi, psi
         try:
@@ -259,7 +257,7 @@ class IACUNet(RetrofittedUNet):
         finally:
             self._given_mixing = None
 
-    def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
+    def prune(self, active: Active) -> None:
         """Remove the operations outside `active`, on whatever device, from all levels."""
         active = active.to(self.active.device)
         assert not (active & ~self.active).any(), "a deleted operation cannot become active"
@@ -277,13 +275,12 @@ class IACUNet(RetrofittedUNet):
 
     def cells(self) -> list[Any]:
         """Return the cells, the lowest resolution first."""
-        return [
-            implant.cell if isinstance(implant, ReZero) else implant for implant in self.implants
-        ]
+        return [x.cell if isinstance(x, ReZero) else x for x in self.implants]
 
     def new_implants(self) -> nn.ModuleList:
         """Return fresh implants with the final parameters of every edge, operation and level."""
-        return nn.ModuleList(self.gated(full_width_cell(*sizes)) for sizes in self.levels())
+        operations = dict.fromkeys(EDGES, OPERATIONS)
+        return nn.ModuleList(self.gated(Cell(*sizes, operations)) for sizes in self.levels())
 
     def architecture_parameters(self) -> list[nn.Parameter]:
         """Return alpha (14 edges, 7 operations) and beta (14 edges)."""
@@ -297,7 +294,7 @@ class IACUNet(RetrofittedUNet):
         self.alpha.requires_grad_(True)
         self.beta.requires_grad_(True)
 
-    def _restructure(self, codes: list[int], active: Bool[Tensor, "edges operations"]) -> None:
+    def _restructure(self, codes: list[int], active: Active) -> None:
         """Rebuild the cells unless they already have the given structure."""
         if codes != self.genotype_codes.tolist() or bool((active & ~self.active).any()):
             if codes[0] == UNDECIDED:

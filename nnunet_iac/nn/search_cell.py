@@ -1,6 +1,6 @@
 """The search cell: all active operations of all edges, evaluated together.
 
-`plain_cell.py` writes the same cell edge by edge. Here few large calls do the work:
+`PlainSearchCell` writes the same cell edge by edge. Here few large calls do the work:
 
 - All outgoing edges of a node are evaluated at once. Pooling happens once for all of them, and
   since nothing lies between a depthwise and a pointwise convolution, a first round of all edges
@@ -173,15 +173,7 @@ class SearchCell(Cell):
     placing: Float[Tensor, "coefficients places"]
 
     def __init__(self, shape: CellShape, layers: Layers) -> None:
-        self.width = shape.channels // shape.partial_channels
-        super().__init__(
-            shape,
-            layers,
-            dict.fromkeys(EDGES, OPERATIONS),
-            channels=self.width,
-            affine=False,
-            pool_norm=True,
-        )
+        super().__init__(shape, layers, dict.fromkeys(EDGES, OPERATIONS), searching=True)
         self.eps = layers.eps
         self.over_batch = layers.over_batch
         self._arrange()

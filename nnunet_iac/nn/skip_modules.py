@@ -237,11 +237,7 @@ def equal_widths(skip_channels: int, parameters: int, layers: Layers) -> tuple[i
         misses[first, second] = abs(count - parameters)
     allowed = max(min(misses.values()), int(TOLERANCE * parameters))
     candidates = [widths for widths, miss in misses.items() if miss <= allowed]
-    return min(candidates, key=lambda widths: (_imbalance(widths), misses[widths], widths))
-
-
-def _imbalance(widths: tuple[int, int]) -> float:
-    return max(widths) / min(widths)
+    return min(candidates, key=lambda w: (max(w) / min(w), misses[w], w))
 
 
 class NestedSkips(nn.Module):
@@ -273,23 +269,13 @@ class NestedSkips(nn.Module):
             channels, below = encoder.output_channels[level : level + 2]
             stride = encoder.strides[level + 1]
             for node in range(1, levels - level):
-                self.ups[_name(level, node)] = transposed(
-                    below, channels, stride, stride, bias=encoder.conv_bias
-                )
-                self.nodes[_name(level, node)] = StackedConvBlocks(
-                    n_conv_per_stage,
-                    encoder.conv_op,
-                    (node + 1) * channels,
-                    channels,
-                    encoder.kernel_sizes[level],
-                    1,
-                    encoder.conv_bias,
-                    norm_op,
-                    norm_kwargs,
-                    encoder.dropout_op,
-                    encoder.dropout_op_kwargs,
-                    encoder.nonlin,
-                    encoder.nonlin_kwargs,
+                name = _name(level, node)
+                self.ups[name] = transposed(below, channels, stride, stride, bias=encoder.conv_bias)
+                self.nodes[name] = StackedConvBlocks(
+                    *(n_conv_per_stage, encoder.conv_op, (node + 1) * channels, channels),
+                    *(encoder.kernel_sizes[level], 1, encoder.conv_bias, norm_op, norm_kwargs),
+                    *(encoder.dropout_op, encoder.dropout_op_kwargs),
+                    *(encoder.nonlin, encoder.nonlin_kwargs),
                 )
 
     def forward(self, skips: list[Tensor]) -> list[list[Tensor]]:
@@ -314,17 +300,12 @@ def widen_for_nested_skips(decoder: UNetDecoder) -> None:
     Only the stages' first convolutions are replaced, by freshly initialised ones; the lowest
     stage has one node anyway and stays.
     """
-    for level, stage in enumerate(decoder.stages):
+    for level, stage in enumerate(decoder.stages[1:], start=1):
         block = stage.convs[0]
         narrow = block.conv
-        if level == 0:
-            continue
         block.input_channels = narrow.in_channels // 2 * (level + 2)
         block.conv = block.all_modules[0] = type(narrow)(
-            block.input_channels,
-            narrow.out_channels,
-            narrow.kernel_size,
-            narrow.stride,
-            narrow.padding,
+            *(block.input_channels, narrow.out_channels, narrow.kernel_size),
+            *(narrow.stride, narrow.padding),
             bias=narrow.bias is not None,
         )

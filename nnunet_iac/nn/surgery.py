@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nnunet_iac.nn.timm_unet import TimmUNet
 
 SUPPORTED = (PlainConvUNet, ResidualEncoderUNet, TimmUNet)
+_NAMES = ", ".join(supported.__name__ for supported in SUPPORTED)
 
 
 class ImplantedUNet(nn.Module):
@@ -68,12 +69,8 @@ class ImplantedUNet(nn.Module):
 
     def backbone_state(self) -> dict[str, Tensor]:
         """Return the stock network's part of the state dict, buffers included."""
-        return backbone_part(self.state_dict())
-
-
-def backbone_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the entries of a state dict that belong to encoder and decoder."""
-    return {key: value for key, value in state.items() if key.startswith(("encoder.", "decoder."))}
+        parts = ("encoder.", "decoder.")
+        return {key: value for key, value in self.state_dict().items() if key.startswith(parts)}
 
 
 def skip_channels(unet: Any) -> list[int]:
@@ -84,9 +81,8 @@ def skip_channels(unet: Any) -> list[int]:
 def require_supported(unet: nn.Module) -> None:
     """Check that the surgery knows a network (see `ImplantedUNet`)."""
     if not isinstance(unet, SUPPORTED):
-        names = ", ".join(supported.__name__ for supported in SUPPORTED)
         raise ValueError(
-            f"the network must be one of {names}; the plans describe a {type(unet).__name__}: "
+            f"the network must be one of {_NAMES}; the plans describe a {type(unet).__name__}: "
             "use the plans it was made from, or plan with one of nnU-Net's planners "
             "(nnUNetv2_plan_experiment -pl ExperimentPlanner or nnUNetPlannerResEncM)"
         )
@@ -102,9 +98,8 @@ def located_unet(name: str) -> type[nn.Module]:
     """Return the U-Net class of a dotted name, or raise a `ValueError`."""
     found = pydoc.locate(name)
     if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
-        names = ", ".join(supported.__name__ for supported in SUPPORTED)
         raise ValueError(
-            f"unet must be the dotted name of one of {names}; got {name!r}: take the "
+            f"unet must be the dotted name of one of {_NAMES}; got {name!r}: take the "
             "network_class_name of the plans of an ordinary U-Net"
         )
     return found
