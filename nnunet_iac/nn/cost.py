@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell
-from nnunet_iac.nn.layers import Layers, build_operation
+from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers, build_operation
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.search.controls import uniform_genotype
 from nnunet_iac.search.cost import CellCosts, Cost
@@ -159,27 +158,25 @@ def step_memory(
     with FakeTensorMode() as mode:
         shadow = copy_with(network, lambda x: torch.empty(x.shape, dtype=x.dtype))
     shadow.activation_checkpointing = False
-    seen = {_storage(tensor) for tensor in (*shadow.parameters(), *shadow.buffers())}
+    tensors = (*shadow.parameters(), *shadow.buffers())
+    seen: dict[int, int | None] = {_storage(tensor): None for tensor in tensors}
     counts: Counter[int] = Counter()
-    outside: set[int] = set()
     inputs: dict[int, int] = {}
     held: list[Tensor] = []  # So that no other storage takes the place of one that was counted.
     with mode, _by_level(shadow, inputs, held) as level:
 
         def keep(tensor: Tensor) -> Tensor:
-            if _storage(tensor) not in seen:
-                seen.add(_storage(tensor))
+            if (storage := _storage(tensor)) not in seen:
+                seen[storage] = level()
                 held.append(tensor)
                 counts[level()] += tensor.untyped_storage().nbytes()
-                if level() == OUTSIDE:
-                    outside.add(_storage(tensor))
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             shadow(torch.empty(*batch))
     share = 2 if mixed_precision else 1
     levels = tuple(size // share for key, size in sorted(counts.items()) if key != OUTSIDE)
-    further = sum(size for storage, size in inputs.items() if storage not in outside)
+    further = sum(size for storage, size in inputs.items() if seen.get(storage) != OUTSIDE)
     return StepMemory(fixed, counts[OUTSIDE] // share, levels, further // share)
 
 
@@ -189,7 +186,6 @@ def _by_level(
 ) -> Iterator[Callable[[], int]]:
     """Return a context that yields the current level and records the inputs of every implant."""
     inside = [OUTSIDE]
-    handles = []
 
     def enter(index: int, tensors: tuple[Any, ...]) -> None:
         inside.append(index)
@@ -201,14 +197,12 @@ def _by_level(
     def leave(*_: object) -> None:
         inside.pop()
 
-    for index, implant in enumerate(network.implants):
-        handles.append(implant.register_forward_pre_hook(lambda _, x, i=index: enter(i, x)))
-        handles.append(implant.register_forward_hook(leave))
-    try:
+    with ExitStack() as hooks:
+        for index, implant in enumerate(network.implants):
+            entered = implant.register_forward_pre_hook(lambda _, x, i=index: enter(i, x))
+            hooks.enter_context(entered)
+            hooks.enter_context(implant.register_forward_hook(leave))
         yield lambda: inside[-1]
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _storage(tensor: Tensor) -> int:

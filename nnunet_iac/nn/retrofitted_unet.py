@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, ReZero
-from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers, ReZero
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
 from nnunet_iac.search.genotype import UNDECIDED, Genotype

@@ -20,13 +20,13 @@ from operator import add
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from nnunet_iac.nn.cell import Cell, CellShape, Image, Node
-from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.cell import Cell, CellShape, Image, Layers, Node
+from nnunet_iac.search.relaxation import Active, PerEdge, PerOperation
 from nnunet_iac.search.space import (
     EDGES,
     IDENTITY,
@@ -178,7 +178,7 @@ class SearchCell(Cell):
         self.over_batch = layers.over_batch
         self._arrange()
 
-    def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
+    def prune(self, active: Active) -> None:
         """Delete the operations that `active` no longer holds, with their weights."""
         for edge, row in zip(EDGES, active.tolist(), strict=True):
             operations = self.operations(edge)
@@ -187,13 +187,7 @@ class SearchCell(Cell):
                     del operations[name]
         self._arrange()
 
-    def forward(
-        self,
-        skip: Image,
-        up: Image,
-        phi: Float[Tensor, "edges operations"],
-        psi: Float[Tensor, " edges"],
-    ) -> Image:
+    def forward(self, skip: Image, up: Image, phi: PerOperation, psi: PerEdge) -> Image:
         """Return the skip tensor's replacement, of the same shape; v_j = sum_i Psi_ij f_ij(v_i).
 
         Args:
@@ -252,9 +246,7 @@ class SearchCell(Cell):
         projected = torch.bmm(weight.expand(len(skip), -1, -1), rectified).mT.contiguous()
         return normalised(self._samples(projected), self.eps)
 
-    def _nodes(
-        self, identity: Float[Tensor, " edges"], psi: Float[Tensor, " edges"]
-    ) -> Float[Tensor, "nodes basis channels"]:
+    def _nodes(self, identity: PerEdge, psi: PerEdge) -> Float[Tensor, "nodes basis channels"]:
         """Return the matrices by which the basis gives every node.
 
         The basis is nodes 0 and 1 and what the operations add to each intermediate node.
@@ -275,7 +267,7 @@ class SearchCell(Cell):
             nodes = torch.cat((nodes, grouped.mT.flatten(1).unsqueeze(0)))
         return nodes
 
-    def _weights(self, coefficients: Float[Tensor, "edges operations"]) -> Sequence[Tensor]:
+    def _weights(self, coefficients: PerOperation) -> Sequence[Tensor]:
         """Return for every source the matrix (channels of its terms, those of all targets)."""
         placed = (coefficients.flatten() @ self.placing).view(-1, 1, len(INTERMEDIATE_NODES), 1)
         unit = torch.eye(self.width, dtype=placed.dtype, device=placed.device)
@@ -345,13 +337,7 @@ def _convolved(x: Tensor, weight: Tensor, like: Any, groups: int) -> Tensor:
 class PlainSearchCell(SearchCell):
     """v_j = sum_i Psi_ij f_ij(v_i); f mixes the operations on the first C/K channels."""
 
-    def forward(
-        self,
-        skip: Image,
-        up: Image,
-        phi: Float[Tensor, "edges operations"],
-        psi: Float[Tensor, " edges"],
-    ) -> Image:
+    def forward(self, skip: Image, up: Image, phi: PerOperation, psi: PerEdge) -> Image:
         """Return the skip tensor's replacement."""
         nodes = self.inputs(skip, up)
         for node in INTERMEDIATE_NODES:

@@ -11,8 +11,7 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_iac.nn.cell import Image
-from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.cell import Image, Layers
 
 SKIP_MODULES = ("attention", "nested", "residual-attention")
 """All names; nested skips span the levels, the others are one module (skip, up) -> skip each."""

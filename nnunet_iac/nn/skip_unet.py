@@ -7,8 +7,8 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunet_iac.nn.cell import Layers
 from nnunet_iac.nn.cost import cell_parameters, mean_parameters
-from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet, checkpointed
 from nnunet_iac.nn.skip_modules import (
     ConvolutionBlock,

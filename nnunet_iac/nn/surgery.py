@@ -22,10 +22,6 @@ class ImplantedUNet(nn.Module):
     Encoder and decoder are the stock network's own modules under their own names, so a stock
     checkpoint's keys are a subset of this network's and load unchanged. `implants` are ordered
     like the decoder's stages, the lowest resolution first.
-
-    Raises:
-        ValueError: a network class the surgery does not know, or a net of fewer than three
-            stages, whose deep supervision nnU-Net cannot weight.
     """
 
     encoder: Any

@@ -11,7 +11,7 @@ One genotype is found; the paper's validation of several is not implemented.
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import Any
 
@@ -112,12 +112,11 @@ def _codes(network: IACUNet) -> Iterator[list[Tensor]]:
 
     # Not the decoder's own modules, since the encoder is among them.
     stages = network.decoder.stages.modules()
-    handles = [m.register_forward_pre_hook(note) for m in stages if isinstance(m, ACTIVATIONS)]
-    try:
+    with ExitStack() as hooks:
+        for module in stages:
+            if isinstance(module, ACTIVATIONS):
+                hooks.enter_context(module.register_forward_pre_hook(note))
         yield codes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

@@ -29,9 +29,8 @@ OF_KIND: dict[Kind, str] = {
 OF_TRAINED_PART = {"network": "continued", "decoder": "continued decoder"}
 """What records call the control that trains the backbone on, by the setting `trained_on`."""
 
-_SEEDED = re.compile(r"(random|zero-cost)(?::(.*))?", re.DOTALL)
+_WITH_ARGUMENT = re.compile(r"(conv|random|zero-cost)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")
-_CONVOLUTION = "conv"
 
 
 @dataclass(frozen=True)
@@ -55,28 +54,24 @@ class CellSource:
         """Return what the setting `genotype` means, or raise a `ValueError`."""
         if genotype == "identity":
             return cls("identity")
-        if genotype == _CONVOLUTION:
-            return cls("convolution")
-        if genotype.startswith(f"{_CONVOLUTION}:"):
-            path = genotype.removeprefix(f"{_CONVOLUTION}:")
-            if not path:
-                raise ValueError(
-                    "setting 'genotype' must be conv:PATH of a cell, or plain conv; got "
-                    f"{genotype!r}"
-                )
-            return cls("convolution", path)
-        if seeded := _SEEDED.fullmatch(genotype):
-            kind, seed = seeded.groups()
-            if not _SEED.fullmatch(seed or ""):
-                raise ValueError(
-                    f"setting 'genotype' must be {kind}:SEED with an integer >= 0; got {genotype!r}"
-                )
-            return cls("random" if kind == "random" else "zero-cost", seed=int(seed))
-        return cls("path", genotype)
+        if not (found := _WITH_ARGUMENT.fullmatch(genotype)):
+            return cls("path", genotype)
+        kind, argument = found.groups()
+        if genotype == "conv:":
+            raise ValueError(
+                f"setting 'genotype' must be conv:PATH of a cell, or plain conv; got {genotype!r}"
+            )
+        if kind == "conv":
+            return cls("convolution", argument)
+        if not _SEED.fullmatch(argument or ""):
+            raise ValueError(
+                f"setting 'genotype' must be {kind}:SEED with an integer >= 0; got {genotype!r}"
+            )
+        return cls(kind, seed=int(argument))
 
     def moved(self, path: str) -> str:
         """Return the setting with another path in it."""
-        return f"{_CONVOLUTION}:{path}" if self.kind == "convolution" else path
+        return f"conv:{path}" if self.kind == "convolution" else path
 
 
 def random_genotypes(seed: int) -> Iterator[Genotype]:

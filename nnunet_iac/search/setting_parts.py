@@ -100,8 +100,9 @@ class CheckedPart:
     """A frozen dataclass whose fields are converted to their types and checked."""
 
     def __post_init__(self) -> None:
-        for name in field_types(type(self)):
-            object.__setattr__(self, name, checked_value(type(self), name, getattr(self, name)))
+        part: Any = type(self)
+        for name in field_types(part):
+            object.__setattr__(self, name, checked_value(part, name, getattr(self, name)))
 
 
 def checked_value(part: Any, name: str, value: Any) -> Any:
@@ -232,7 +233,7 @@ class SearchSchedule(CheckedPart):
 class StabilityTest(CheckedPart):
     """When an edge is pruned: after `patience` consecutive stable checks.
 
-    `stability_test` names what is measured (`search.stability`). A check is stable while that is
+    `stability_test` names what is measured (`search.pruning`). A check is stable while that is
     below `stability_threshold`; a `schedule` has no threshold. Whenever an edge is unstable its
     threshold is multiplied by `threshold_growth`; with `reset_threshold` every prune restores it.
     """

@@ -10,13 +10,15 @@ from torch import nn
 from torch.nn import functional
 
 from nnunet_iac.nn.cell import (
+    AveragePool,
     Cell,
     CellShape,
     DiscreteCell,
+    Layers,
     ReZero,
+    build_operation,
 )
 from nnunet_iac.nn.cost import cell_costs
-from nnunet_iac.nn.layers import AveragePool, Layers, build_operation
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import Choice, Genotype

@@ -114,7 +114,8 @@ def test_widened_stages_take_all_nodes_and_are_otherwise_as_they_were(tiny_unet)
 
 def test_a_gradient_reaches_every_node_under_deep_supervision():
     net = SkipUNet(
-        *(1, 2, "nested", UNET, True),
+        *(1, 2, "nested", UNET),
+        deep_supervision=True,
         n_stages=4,
         features_per_stage=FEATURES,
         conv_op=nn.Conv2d,

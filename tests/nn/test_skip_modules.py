@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from nnunet_iac.nn.cell import CellShape, DiscreteCell, ReZero
+from nnunet_iac.nn.cell import CellShape, DiscreteCell, Layers, ReZero
 from nnunet_iac.nn.cost import cell_parameters, mean_parameters
-from nnunet_iac.nn.layers import Layers
 from nnunet_iac.nn.skip_modules import (
     SKIP_MODULES,
     AttentionGate,
