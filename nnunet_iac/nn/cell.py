@@ -1,4 +1,4 @@
-"""What both cells share, and the discrete cell, which runs a genotype."""
+"""Layers, candidate operations, what both cells share, and the discrete cell of a genotype."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -16,6 +16,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES, Edge
+
+Image = Float[Tensor, "batch channels *spatial"]
+Node = Float[Tensor, "batch width *spatial"]
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,7 @@ class AveragePool(nn.Module):
         self.padding = tuple(side // 2 for side in sides)
         self.convolution = functional.conv2d if len(sides) == 2 else functional.conv3d
 
-    def forward(
-        self, x: Float[Tensor, "batch channels *spatial"]
-    ) -> Float[Tensor, "batch channels *spatial"]:
+    def forward(self, x: Image) -> Image:
         """Return the sum of the neighbours divided by their number."""
         kernel = x.new_ones(x.shape[1], 1, *self.sides)
         ones = x.new_ones(1, 1, *x.shape[2:])
@@ -147,10 +148,6 @@ def separable_conv(
         layers.conv(channels, channels, bias=False),
         layers.norm(channels, affine),
     )
-
-
-Image = Float[Tensor, "batch channels *spatial"]
-Node = Float[Tensor, "batch width *spatial"]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Parameters and multiply-accumulates of cells, counted without allocating or running them."""
+"""Parameters, multiply-accumulates and memory, counted without allocating or running anything."""
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import fmean
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers, build_operation
+from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.search.controls import uniform_genotype
 from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.space import OPERATIONS
+from nnunet_iac.search.space import EDGES, OPERATIONS
 
 _NO_MEMORY = torch.device("meta")
 
@@ -50,23 +50,18 @@ def cell_costs(network: IACUNet, input_channels: int, patch_size: Sequence[int])
     backbone = copy_with(stock, lambda tensor: tensor.to(_NO_MEMORY)).eval()
     patch = torch.zeros(1, input_channels, *patch_size, device=_NO_MEMORY)
     levels = list(network.levels())[::-1]
-    fixed: list[Cost] = []
-    operations: dict[str, list[Cost]] = {name: [] for name in OPERATIONS}
+    fixed, operations = Cost(0, 0), dict.fromkeys(OPERATIONS, Cost(0, 0))
     for skip, (shape, layers) in zip(backbone[0](patch)[:-1], levels, strict=True):
         with _NO_MEMORY:
-            cell = Cell(shape, layers, {})
-            for name in OPERATIONS:
-                operation = build_operation(name, shape.channels, layers, searching=False)
-                operations[name].append(_cost(operation, shape.channels, skip))
-        fixed += [_cost(projection, shape.skip_channels, skip) for projection in cell.projections]
-        fixed.append(_cost(cell.output, shape.output_nodes * shape.channels, skip))
+            cell = Cell(shape, layers, {EDGES[0]: OPERATIONS})
+            for name, operation in cell.operations(EDGES[0]).items():
+                operations[name] += _cost(operation, shape.channels, skip)
+        for projection in cell.projections:
+            fixed += _cost(projection, shape.skip_channels, skip)
+        fixed += _cost(cell.output, shape.output_nodes * shape.channels, skip)
         if network.residual == "zero":
-            fixed.append(Cost(parameters=1, macs=0))
-    return CellCosts(
-        _cost(backbone, input_channels, patch),
-        _total(fixed),
-        {name: _total(costs) for name, costs in operations.items()},
-    )
+            fixed += Cost(parameters=1, macs=0)
+    return CellCosts(_cost(backbone, input_channels, patch), fixed, operations)
 
 
 def cell_parameters(shape: CellShape, layers: Layers, genotype: Genotype) -> int:
@@ -100,10 +95,6 @@ def _cost(module: nn.Module, channels: int, like: Tensor) -> Cost:
     parameters = sum(parameter.numel() for parameter in module.parameters())
     image = torch.zeros(1, channels, *like.shape[2:], device=_NO_MEMORY)
     return Cost(parameters, multiply_accumulates(module, image))
-
-
-def _total(costs: Iterable[Cost]) -> Cost:
-    return sum(costs, Cost(0, 0))
 
 
 TRANSIENT = 1.6

@@ -5,10 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet, located_unet
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
-from nnunet_iac.nn.surgery import located_unet
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.setting_parts import STRUCTURAL, CellConfig, checked_value
 
@@ -86,15 +85,9 @@ def planned_retrofit(
 ) -> RetrofittedUNet:
     """Return the retrofit that the plans of an exported model describe.
 
-    nnU-Net calls it as the plans' `network_class_name`. The genotype is in the weights.
-
-    Args:
-        input_channels: of the image.
-        num_classes: channels of the logits.
-        unet: dotted class name of the U-Net.
-        settings: values of `retrofit` by their names, and either `skip`, the implant, or
-            `genotype`, which is `conv` for a convolution.
-        arch_kwargs: what that class takes, `deep_supervision` included.
+    nnU-Net calls it as the plans' `network_class_name`. The genotype is in the weights. `unet` is
+    the dotted name of a class that takes `arch_kwargs`, and `settings` has values of `retrofit` by
+    their names, and either `skip`, the implant, or `genotype`, which is `conv` for a convolution.
     """
     cell = dict(settings)
     implant = cell.pop("skip", "cell")

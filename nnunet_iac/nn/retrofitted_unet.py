@@ -1,29 +1,115 @@
-"""A trained U-Net, frozen, with trainable modules in its skip connections."""
+"""Stock U-Nets with modules in their skip connections; frozen ones with trainable cells."""
 
+import pydoc
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers, ReZero
 from nnunet_iac.nn.search_cell import SearchCell
-from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
+from nnunet_iac.nn.timm_unet import TimmUNet
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
-from nnunet_iac.search.relaxation import (
-    Active,
-    PerEdge,
-    PerOperation,
-    edge_weights,
-    operation_weights,
-)
+from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
 from nnunet_iac.search.space import EDGES, OPERATIONS
+
+SUPPORTED = (PlainConvUNet, ResidualEncoderUNet, TimmUNet)
+_NAMES = ", ".join(supported.__name__ for supported in SUPPORTED)
+
+
+class ImplantedUNet(nn.Module):
+    """A U-Net of dynamic_network_architectures with a module (skip, up) -> skip on every skip.
+
+    Encoder and decoder are the stock network's own modules under their own names, so a stock
+    checkpoint's keys are a subset of this network's and load unchanged. `implants` are ordered
+    like the decoder's stages, the lowest resolution first.
+    """
+
+    encoder: Any
+    decoder: UNetDecoder
+
+    def __init__(self, unet: nn.Module, implants: Iterable[nn.Module]) -> None:
+        super().__init__()
+        require_supported(unet)
+        self.encoder = unet.encoder
+        self.decoder = unet.decoder
+        self.implants = nn.ModuleList(implants)
+
+    def forward(self, x: Float[Tensor, "batch channels *spatial"]) -> Tensor | list[Tensor]:
+        """Return logits; with deep supervision a list, the highest resolution first."""
+        mixing = self.mixing()
+        decoder = self.decoder
+        skips = self.rewired(self.encoder(x))
+        below = skips[-1]
+        outputs = []
+        for level, (upsample, stage, head) in enumerate(
+            zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
+        ):
+            up = upsample(below)
+            skip = self.implanted(level, skips[-(level + 2)], up, *mixing)
+            below = stage(torch.cat((up, skip), dim=1))
+            if decoder.deep_supervision or level == len(decoder.stages) - 1:
+                outputs.append(head(below))
+        return outputs[::-1] if decoder.deep_supervision else outputs[0]
+
+    def rewired(self, skips: list[Tensor]) -> list[Tensor]:
+        """Return the encoder's tensors as the decoder gets them, the highest resolution first."""
+        return skips
+
+    def implanted(self, level: int, *inputs: Tensor) -> Tensor:
+        """Return what the implant of a level gives."""
+        return self.implants[level](*inputs)
+
+    def mixing(self) -> tuple[Tensor, ...]:
+        """Return what every implant gets after the skip and the upsampled tensor."""
+        return ()
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """Return the stock network's part of the state dict, buffers included."""
+        parts = ("encoder.", "decoder.")
+        return {key: value for key, value in self.state_dict().items() if key.startswith(parts)}
+
+
+def skip_channels(unet: Any) -> list[int]:
+    """Return the channels of every skip connection, the lowest resolution first."""
+    return list(unet.encoder.output_channels[-2::-1])
+
+
+def require_supported(unet: nn.Module) -> None:
+    """Check that the surgery knows a network (see `ImplantedUNet`)."""
+    if not isinstance(unet, SUPPORTED):
+        raise ValueError(
+            f"the network must be one of {_NAMES}; the plans describe a {type(unet).__name__}: "
+            "use the plans it was made from, or plan with one of nnU-Net's planners "
+            "(nnUNetv2_plan_experiment -pl ExperimentPlanner or nnUNetPlannerResEncM)"
+        )
+    stages = len(unet.encoder.output_channels)
+    if stages < 3:
+        raise ValueError(
+            f"the network must have at least 3 stages, since nnU-Net gives the lowest decoder "
+            f"output no weight in deep supervision; the plans describe {stages}"
+        )
+
+
+def located_unet(name: str) -> type[nn.Module]:
+    """Return the U-Net class of a dotted name, or raise a `ValueError`."""
+    found = pydoc.locate(name)
+    if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
+        raise ValueError(
+            f"unet must be the dotted name of one of {_NAMES}; got {name!r}: take the "
+            "network_class_name of the plans of an ordinary U-Net"
+        )
+    return found
 
 
 class TunedNorm(nn.Module):
@@ -204,7 +290,6 @@ class IACUNet(RetrofittedUNet):
     cells where they differ, so one instance can load the checkpoints of folds with other cells.
 
     Args:
-        unet: the backbone.
         edge_transform: t of the edge weights, `tanh` or `tan`.
         tan_clamp: the largest |beta| that `tan` is applied to.
         retrofit: as `RetrofittedUNet` takes it.
@@ -229,8 +314,7 @@ class IACUNet(RetrofittedUNet):
         self.alpha = nn.Parameter(torch.zeros(len(EDGES), len(OPERATIONS)))
         self.beta = nn.Parameter(torch.zeros(len(EDGES)))
         self.register_buffer("active", full_mask())
-        codes = torch.full((len(EDGES),), UNDECIDED, dtype=torch.int64)
-        self.register_buffer("genotype_codes", codes)
+        self.register_buffer("genotype_codes", torch.full((len(EDGES),), UNDECIDED))
         self.genotype: Genotype | None = None
         self._given_mixing: tuple[Tensor, ...] | None = None
         self._implant_search_cells()
@@ -248,7 +332,7 @@ class IACUNet(RetrofittedUNet):
         return phi, psi
 
     @contextmanager
-    def mixed_by(self, phi: PerOperation, psi: PerEdge) -> Iterator[None]:
+    def mixed_by(self, phi: Matrix, psi: PerEdge) -> Iterator[None]:
         """Return a context in which the search cells mix with the given weights."""
         self._given_mixing = phi, psi
         try:

@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nnunet_iac.nn.cell import Cell, CellShape, Image, Layers, Node
-from nnunet_iac.search.relaxation import Active, PerEdge, PerOperation
+from nnunet_iac.search.relaxation import Active, Matrix, PerEdge
 from nnunet_iac.search.space import (
     EDGES,
     IDENTITY,
@@ -37,6 +37,11 @@ from nnunet_iac.search.space import (
 )
 
 Samples = Float[Tensor, "samples voxels features"]
+"""The voxels of an image one after another, with the channels innermost.
+
+Statistics are those of one sample: an image for instance norm, the whole batch for batch norm. No
+norm here has scale, shift or running statistics.
+"""
 
 
 def normalised(x: Samples, eps: float, rectify: bool = False) -> Samples:
@@ -187,7 +192,7 @@ class SearchCell(Cell):
                     del operations[name]
         self._arrange()
 
-    def forward(self, skip: Image, up: Image, phi: PerOperation, psi: PerEdge) -> Image:
+    def forward(self, skip: Image, up: Image, phi: Matrix, psi: PerEdge) -> Image:
         """Return the skip tensor's replacement, of the same shape; v_j = sum_i Psi_ij f_ij(v_i).
 
         Args:
@@ -267,7 +272,7 @@ class SearchCell(Cell):
             nodes = torch.cat((nodes, grouped.mT.flatten(1).unsqueeze(0)))
         return nodes
 
-    def _weights(self, coefficients: PerOperation) -> Sequence[Tensor]:
+    def _weights(self, coefficients: Matrix) -> Sequence[Tensor]:
         """Return for every source the matrix (channels of its terms, those of all targets)."""
         placed = (coefficients.flatten() @ self.placing).view(-1, 1, len(INTERMEDIATE_NODES), 1)
         unit = torch.eye(self.width, dtype=placed.dtype, device=placed.device)
@@ -335,9 +340,12 @@ def _convolved(x: Tensor, weight: Tensor, like: Any, groups: int) -> Tensor:
 
 
 class PlainSearchCell(SearchCell):
-    """v_j = sum_i Psi_ij f_ij(v_i); f mixes the operations on the first C/K channels."""
+    """The search cell edge by edge: its reference, and its baseline in time.
 
-    def forward(self, skip: Image, up: Image, phi: PerOperation, psi: PerEdge) -> Image:
+    v_j = sum_i Psi_ij f_ij(v_i); f mixes the operations on the first C/K channels.
+    """
+
+    def forward(self, skip: Image, up: Image, phi: Matrix, psi: PerEdge) -> Image:
         """Return the skip tensor's replacement."""
         nodes = self.inputs(skip, up)
         for node in INTERMEDIATE_NODES:

@@ -1,4 +1,4 @@
-"""The skip modules that a searched cell is compared with: attention gates, residual attention."""
+"""The modules a cell is compared with: attention, residual attention, convolutions, U-Net++."""
 
 import math
 from collections.abc import Mapping
@@ -21,10 +21,8 @@ MIN_WIDTH = 4
 
 def build_skip_module(name: str, skip_channels: int, layers: Layers) -> nn.Module:
     """Return the module of one level, for any name but `nested`."""
-    if name == "attention":
-        return AttentionGate(skip_channels, layers)
-    assert name == "residual-attention", f"{name} is no module of one level"
-    return ResidualAttention(skip_channels, layers)
+    kinds = {"attention": AttentionGate, "residual-attention": ResidualAttention}
+    return kinds[name](skip_channels, layers)
 
 
 def require_skip_module(name: str) -> None:

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from nnunet_iac.nn.cell import Layers
 from nnunet_iac.nn.cost import cell_parameters, mean_parameters
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet, checkpointed
+from nnunet_iac.nn.retrofitted_unet import (
+    ImplantedUNet,
+    RetrofittedUNet,
+    checkpointed,
+    located_unet,
+    skip_channels,
+)
 from nnunet_iac.nn.skip_modules import (
     ConvolutionBlock,
     NestedSkips,
@@ -18,7 +24,6 @@ from nnunet_iac.nn.skip_modules import (
     require_skip_module,
     widen_for_nested_skips,
 )
-from nnunet_iac.nn.surgery import ImplantedUNet, located_unet, skip_channels
 from nnunet_iac.search.genotype import Genotype
 
 
@@ -31,8 +36,6 @@ class SkipUNet(ImplantedUNet):
     highest resolution, would not fit nnU-Net's loss.
 
     Args:
-        input_channels: of the image.
-        num_classes: channels of the logits.
         skip: one of `SKIP_MODULES`.
         unet: dotted class name of the U-Net.
         arch_kwargs: what that class takes, `deep_supervision` included.

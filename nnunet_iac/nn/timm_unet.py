@@ -1,4 +1,4 @@
-"""U-Nets of a timm encoder and nnU-Net's decoder, as nnU-Net builds networks from plans."""
+"""U-Nets of a published encoder from timm, with or without its weights, and nnU-Net's decoder."""
 
 import pickle
 import re
@@ -30,17 +30,13 @@ STEM_CHANNELS = 32
 
 @dataclass(frozen=True)
 class Encoder:
-    """A network of timm that can be an encoder.
-
-    Args:
-        timm_name: what timm calls it.
-        channels: of the features of its trunk, the highest resolution first.
-        head: prefixes of the names of the parameters behind the trunk.
-    """
+    """A network of timm that can be an encoder."""
 
     timm_name: str
     channels: tuple[int, ...]
+    """Of the features of its trunk, the highest resolution first."""
     head: tuple[str, ...]
+    """Prefixes of the names of the parameters behind the trunk."""
 
     @property
     def has_stem(self) -> bool:

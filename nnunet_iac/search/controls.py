@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
@@ -54,7 +54,8 @@ class CellSource:
         """Return what the setting `genotype` means, or raise a `ValueError`."""
         if genotype == "identity":
             return cls("identity")
-        if not (found := _WITH_ARGUMENT.fullmatch(genotype)):
+        found: Any = _WITH_ARGUMENT.fullmatch(genotype)
+        if found is None:
             return cls("path", genotype)
         kind, argument = found.groups()
         if genotype == "conv:":

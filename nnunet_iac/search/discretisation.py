@@ -1,4 +1,4 @@
-"""From the relaxed cell to a genotype."""
+"""From the relaxed cell to a genotype, and to the most important one within a budget."""
 
 import decimal
 from collections.abc import Iterable
@@ -12,13 +12,7 @@ from torch import Tensor
 from nnunet_iac.search.cost import NAMES, CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.pruning import best_operations, last_largest
-from nnunet_iac.search.relaxation import (
-    Active,
-    PerEdge,
-    PerOperation,
-    edge_weights,
-    operation_weights,
-)
+from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
@@ -31,7 +25,7 @@ from nnunet_iac.search.space import (
 
 
 def discretise(
-    alpha: PerOperation,
+    alpha: Matrix,
     beta: PerEdge,
     active: Active,
     cell: CellConfig = CellConfig(),
@@ -75,7 +69,7 @@ def discretise(
 
 
 def _best_but_identity(
-    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig
+    alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig
 ) -> Int[Tensor, " edges"]:
     """Return the index of each edge's best other active operation.
 
@@ -84,19 +78,15 @@ def _best_but_identity(
     is_identity = torch.arange(len(OPERATIONS)) == IDENTITY
     others = active & ~is_identity
     best = best_operations(alpha, beta, others, cell)
-    return torch.where(
-        others.any(dim=1), best, last_largest(alpha.masked_fill(is_identity, -torch.inf))
-    )
+    pruned = last_largest(alpha.masked_fill(is_identity, -torch.inf))
+    return torch.where(others.any(dim=1), best, pruned)
 
 
 QUANTITIES = {"max_parameter_ratio": "parameters", "max_mac_ratio": "macs"}
 """What each setting limits, as a field of `Cost`."""
 
 RESOLUTION = 10**12
-"""Importances are compared as integers in units of one over this.
-
-Their sums are exact then, whatever the order, so that equal ones are equal.
-"""
+"""Importances are compared as integers in units of one over this, so that sums are exact."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +208,7 @@ def require_within(genotype: Genotype, costs: CellCosts, cell: CellConfig) -> No
 
 def within_budget(
     wanted: Genotype,
-    alpha: PerOperation,
+    alpha: Matrix,
     beta: PerEdge,
     active: Active,
     cell: CellConfig,

@@ -6,13 +6,7 @@ from dataclasses import dataclass
 
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Observation
-from nnunet_iac.search.relaxation import (
-    Active,
-    PerEdge,
-    PerOperation,
-    edge_weights,
-    operation_weights,
-)
+from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import EDGES, OPERATIONS, PARAMETER_FREE, Edge
 
@@ -123,7 +117,7 @@ def parameter_free_share(genotype: Genotype) -> float:
 
 
 def _dead_edges(
-    alpha: PerOperation, previous: PerOperation, beta: PerEdge, active: Active, cell: CellConfig
+    alpha: Matrix, previous: Matrix, beta: PerEdge, active: Active, cell: CellConfig
 ) -> dict[tuple[str, int | None], str]:
     weights = edge_weights(beta, cell.edge_transform, cell.tan_clamp)
     undecided = active.sum(dim=1) > 1

@@ -1,16 +1,16 @@
-"""The pruning search: an explicit state, and the one function that advances it by an epoch."""
+"""The pruning search: stability tests, a state, and the function that advances it an epoch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nnunet_iac.search.relaxation import (
     Active,
+    Matrix,
     PerEdge,
-    PerOperation,
     distribution,
     importance,
     pruning_score,
@@ -19,6 +19,7 @@ from nnunet_iac.search.setting_parts import CellConfig, StabilityTest, TestName
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 History = Float[Tensor, "checks edges operations"]
+"""Distributions that the checks saw, the newest last; a test gives one number per edge of them."""
 
 
 def js_divergence(
@@ -49,8 +50,8 @@ def rank(history: History, active: Active) -> PerEdge:
     order = torch.sign(history[-2:].unsqueeze(3) - history[-2:].unsqueeze(2))
     pairs = (active.unsqueeze(2) & active.unsqueeze(1)).triu(diagonal=1)
     changed = ((order[0] != order[1]) & pairs).sum((1, 2))
-    undefined = _undefined(history[-2:], active).any(dim=0)
-    return (changed / pairs.sum((1, 2)).clamp(min=1)).double().masked_fill(undefined, torch.nan)
+    distance = (changed / pairs.sum((1, 2)).clamp(min=1)).double()
+    return _where_defined(distance, history[-2:], active)
 
 
 def mask(history: History, active: Active) -> PerEdge:
@@ -61,9 +62,8 @@ def mask(history: History, active: Active) -> PerEdge:
     found so, with five epochs of equal masks.
     """
     least = torch.argmin(history[-2:].masked_fill(~active, torch.inf), dim=2)
-    undefined = _undefined(history[-2:], active).any(dim=0)
     distance = torch.where(least[0] == least[1], 0.0, 2 / active.sum(dim=1)).double()
-    return distance.masked_fill(undefined, torch.nan)
+    return _where_defined(distance, history[-2:], active)
 
 
 def drift(history: History, active: Active) -> PerEdge:
@@ -78,13 +78,12 @@ def drift(history: History, active: Active) -> PerEdge:
     are not independent: the more alike they are, the more often than its level the test errs.
     Fewer than two increments say nothing: 1.
     """
-    # Imported here, for who reads settings does without.
+    # Imported here, since reading settings does not need it.
     from scipy.special import stdtr
 
-    undefined = _undefined(history, active).any(dim=0)
     count = len(history) - 1
     if count < 2:
-        return torch.ones(len(active), dtype=torch.float64).masked_fill(undefined, torch.nan)
+        return _where_defined(torch.ones(len(active), dtype=torch.float64), history, active)
     last = history[-1].masked_fill(~active, torch.inf)
     least = torch.topk(last, 2, dim=1, largest=False, sorted=True).indices
     tiny = torch.finfo(history.dtype).tiny
@@ -94,7 +93,7 @@ def drift(history: History, active: Active) -> PerEdge:
     # Without any spread the sign of the mean is certain.
     t = torch.where(mean == 0, 0.0, mean / (deviation / count**0.5))
     p = 2 * torch.from_numpy(stdtr(count - 1, t.double().numpy()))
-    return p.clamp(max=1).masked_fill(undefined, torch.nan)
+    return _where_defined(p.clamp(max=1), history, active)
 
 
 TESTS: Mapping[TestName, Callable[[History, Active], PerEdge]] = {
@@ -107,8 +106,9 @@ TESTS: Mapping[TestName, Callable[[History, Active], PerEdge]] = {
 """By the setting `stability_test`; a `schedule` records the divergence and does not ask for it."""
 
 
-def _undefined(history: History, active: Active) -> Bool[Tensor, "checks edges"]:
-    return (~torch.isfinite(history) & active).any(dim=2)
+def _where_defined(distance: PerEdge, history: History, active: Active) -> PerEdge:
+    undefined = (~torch.isfinite(history) & active).any(dim=2).any(dim=0)
+    return distance.masked_fill(undefined, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Observation:
     """
 
     epoch: int
-    alpha: PerOperation
+    alpha: Matrix
     beta: PerEdge
 
     def __post_init__(self) -> None:
@@ -151,7 +151,7 @@ class PruningState:
     """Below which an edge is stable."""
     stable_checks: Int[Tensor, " edges"]
     """In a row, up to now."""
-    history: Float[Tensor, "checks edges operations"]
+    history: History
     """The distributions that were seen, the newest last; as many as the test looks at."""
 
     @property
@@ -179,7 +179,7 @@ class PruningEvent:
 class Decision:
     """What one epoch's pruning step saw and did; the arrays describe the cell before the prune."""
 
-    importance: PerOperation
+    importance: Matrix
     divergence: PerEdge
     threshold: PerEdge
     active: Active
@@ -272,7 +272,7 @@ def advance(
 
 
 def force(
-    state: PruningState, observation: Observation, cell: CellConfig = CellConfig()
+    state: PruningState, observation: Observation, cell: CellConfig
 ) -> tuple[PruningState, tuple[PruningEvent, ...]]:
     """Return the state with only the best operation left on every edge, and what that removed.
 
@@ -305,7 +305,7 @@ def close_epoch(
     return forced, replace(decision, events=decision.events + events)
 
 
-def idle(observation: Observation, cell: CellConfig = CellConfig()) -> Decision:
+def idle(observation: Observation, cell: CellConfig) -> Decision:
     """Return the decision of an epoch that decides nothing: of a warm-up, or of a full search."""
     active = full_mask()
     nothing = observation.beta.new_full((len(EDGES),), torch.nan)
@@ -314,7 +314,7 @@ def idle(observation: Observation, cell: CellConfig = CellConfig()) -> Decision:
 
 
 def best_operations(
-    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
+    alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig
 ) -> Int[Tensor, " edges"]:
     """Return the index of each edge's most important active operation; ties go to the last.
 
@@ -323,7 +323,7 @@ def best_operations(
     return last_largest(pruning_score(alpha, beta, active, cell).masked_fill(~active, -torch.inf))
 
 
-def last_largest(score: PerOperation) -> Int[Tensor, " edges"]:
+def last_largest(score: Matrix) -> Int[Tensor, " edges"]:
     """Return the index of each edge's largest score; ties go to the last."""
     return len(OPERATIONS) - 1 - torch.argmax(score.flip(1), dim=1)
 

@@ -1,4 +1,4 @@
-"""The continuous relaxation of the cell: operation weights, edge weights and their cap."""
+"""The continuous relaxation of the cell: weights of operations and edges, and importance."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,7 +7,7 @@ from torch import Tensor
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import INTERMEDIATE_NODES, edges_into
 
-PerOperation = Float[Tensor, "edges operations"]
+Matrix = Float[Tensor, "edges operations"]
 PerEdge = Float[Tensor, " edges"]
 Active = Bool[Tensor, "edges operations"]
 
@@ -15,7 +15,7 @@ CAP = 0.5
 """The largest weight one edge may have among those into its node (paper)."""
 
 
-def operation_weights(alpha: PerOperation, active: Active) -> PerOperation:
+def operation_weights(alpha: Matrix, active: Active) -> Matrix:
     """Return phi, the softmax of `alpha` over an edge's active operations (DARTS, Liu et al. 2019).
 
     A pruned operation weighs exactly zero; the only active one of an edge weighs exactly one.
@@ -61,9 +61,7 @@ EPSILON = 1e-12
 """The epsilon of Algorithm 1 that keeps a quotient of importances defined."""
 
 
-def importance(
-    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
-) -> PerOperation:
+def importance(alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig) -> Matrix:
     """Return Theta, the importance of every operation; zero where pruned.
 
     `softmax`: Theta = phi Psi. `raw` and `raw-strict`: Theta = alpha beta, as printed (paper,
@@ -75,9 +73,7 @@ def importance(
     return torch.where(active, alpha * beta[:, None], 0.0)
 
 
-def distribution(
-    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
-) -> PerOperation:
+def distribution(alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig) -> Matrix:
     """Return p, each edge's importance as a distribution over its active operations.
 
     `softmax`: p = Theta / sum Theta = phi; Psi cancels, so it is left out and beta cannot reach
@@ -96,9 +92,7 @@ def distribution(
     return torch.where(is_distribution[:, None], printed, torch.nan)
 
 
-def pruning_score(
-    alpha: PerOperation, beta: PerEdge, active: Active, cell: CellConfig = CellConfig()
-) -> PerOperation:
+def pruning_score(alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig) -> Matrix:
     """Return what orders the operations of an edge for pruning: the least goes first.
 
     phi in `softmax` mode, the signed Theta in the raw modes; +inf where already pruned.
@@ -110,11 +104,11 @@ def pruning_score(
     return score.masked_fill(~active, torch.inf)
 
 
-def beta_decay(alpha: PerOperation, active: Active) -> Float[Tensor, ""]:
-    """Return the mean over edges of log sum exp alpha, over active operations (their eq. 14).
+def beta_decay(alpha: Matrix, active: Active) -> Float[Tensor, ""]:
+    """Return the mean over edges of log sum exp alpha, over active operations.
 
-    Its gradient is phi/14: what is favoured most is held back most. It has its name from the
-    weights phi, which they call beta; our beta, the edges' weights, is not touched.
+    Beta-decay (Ye et al. 2022, beta-DARTS, eq. 14). Its gradient is phi/14: what is favoured most
+    is held back most. They call the weights phi beta; our beta, the edges' weights, stays.
     """
     return torch.logsumexp(alpha.masked_fill(~active, -torch.inf), dim=1).mean()
 

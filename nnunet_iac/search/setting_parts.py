@@ -1,4 +1,4 @@
-"""The five parts of the settings, each what one concern of a run depends on."""
+"""The five parts of the settings, each what one concern of a run depends on, and their checks."""
 
 import functools
 import math
@@ -101,25 +101,20 @@ class CheckedPart:
 
     def __post_init__(self) -> None:
         part: Any = type(self)
-        for name in field_types(part):
+        for name in part.__dataclass_fields__:
             object.__setattr__(self, name, checked_value(part, name, getattr(self, name)))
 
 
 def checked_value(part: Any, name: str, value: Any) -> Any:
     """Return the value of a part's field, converted to its type, or raise a `ValueError`."""
-    value = converted(name, value, field_types(part)[name])
     hint = _annotated_types(part)[name]
-    if value is not None and get_origin(hint) is Annotated:
-        constraint: Constraint = hint.__metadata__[0]
-        if not constraint.holds(value):
-            raise ValueError(f"setting {name!r} must be {constraint.allowed}; got {value!r}")
+    if get_origin(hint) is not Annotated:
+        return converted(name, value, hint)
+    constraint: Constraint = hint.__metadata__[0]
+    value = converted(name, value, hint.__origin__)
+    if value is not None and not constraint.holds(value):
+        raise ValueError(f"setting {name!r} must be {constraint.allowed}; got {value!r}")
     return value
-
-
-@functools.cache
-def field_types(part: Any) -> dict[str, Any]:
-    """Return the type of every field of a part."""
-    return typing.get_type_hints(part)
 
 
 @functools.cache

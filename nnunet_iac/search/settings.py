@@ -8,6 +8,7 @@ import difflib
 import functools
 import json
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,6 @@ from nnunet_iac.search.setting_parts import (
     SearchSchedule,
     StabilityTest,
     converted,
-    field_types,
     is_text,
 )
 
@@ -39,7 +39,6 @@ RENAMED = {
 
 REMOVED = {"pruning_score": "importance", "held_back": None}
 """Settings that are gone, and the one value of each that still means what happens now."""
-
 
 OWN_STABILITY: Mapping[str, StabilityTest] = {
     "rank": StabilityTest("rank", 2, 0.01, 1.0, False),
@@ -245,8 +244,8 @@ def present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
 
 @functools.cache
 def _key_types() -> dict[str, Any]:
-    parts: tuple[Any, ...] = tuple(PARTS.values())
-    return {key: kind for part in parts for key, kind in field_types(part).items()}
+    types = map(typing.get_type_hints, PARTS.values())
+    return {key: kind for part in types for key, kind in part.items()}
 
 
 def _require_known(key: Any) -> None:

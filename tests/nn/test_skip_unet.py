@@ -294,7 +294,7 @@ def test_deep_supervision_is_switched_through_the_decoder(skip):
 @unets
 def test_all_weights_start_as_nnunet_draws_them(skip, unet):
     net = SkipUNet(
-        *(1, 3, skip, f"{UNETS}.{unet}", False),
+        *(1, 3, skip, f"{UNETS}.{unet}"),
         **{
             **{k: v for k, v in arch_kwargs(skip, unet).items() if k not in ("skip", "unet")},
             "conv_op": nn.Conv2d,

@@ -3,7 +3,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualUNet
 from torch import nn
 
-from nnunet_iac.nn.surgery import ImplantedUNet, require_supported, skip_channels
+from nnunet_iac.nn.retrofitted_unet import ImplantedUNet, require_supported, skip_channels
 
 
 class SkipOnly(nn.Module):

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet
-from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
+from nnunet_iac.nn.retrofitted_unet import IACUNet, ImplantedUNet, skip_channels
 from nnunet_iac.nn.timm_unet import (
     ENCODERS,
     TimmEncoder,
