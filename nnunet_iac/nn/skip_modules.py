@@ -139,13 +139,8 @@ def residual_unit(channels: int, layers: Layers) -> Residual:
     Inside it has a quarter of the channels, at least `MIN_WIDTH`.
     """
     width = max(MIN_WIDTH, channels // 4)
-    return Residual(
-        nn.Sequential(
-            *preactivated(channels, width, 1, layers),
-            *preactivated(width, width, 3, layers),
-            *preactivated(width, channels, 1, layers),
-        )
-    )
+    sizes = ((channels, width, 1), (width, width, 3), (width, channels, 1))
+    return Residual(nn.Sequential(*(m for size in sizes for m in preactivated(*size, layers))))
 
 
 def preactivated(inputs: int, outputs: int, kernel: int, layers: Layers) -> list[nn.Module]:
@@ -198,14 +193,9 @@ def block_parameters(skip_channels: int, widths: tuple[int, int], layers: Layers
     2 C h1 + 2 h1 of the first convolution and norm, 3^d h1 h2 + 2 h2 of the second ones, and
     C h2 + C of the last convolution, in d dimensions along which the host's kernels are not flat.
     """
-    first, second = widths
+    (first, second), c = widths, skip_channels
     kernel = math.prod(layers.sides(3))
-    return (
-        first * (2 * skip_channels + 2)
-        + kernel * first * second
-        + second * (skip_channels + 2)
-        + skip_channels
-    )
+    return first * (2 * c + 2) + kernel * first * second + second * (c + 2) + c
 
 
 def equal_widths(skip_channels: int, parameters: int, layers: Layers) -> tuple[int, int]:
