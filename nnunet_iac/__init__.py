@@ -8,8 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_iac.nn.cell import CellShape, DiscreteCell
-    from nnunet_iac.nn.layers import Layers
+    from nnunet_iac.nn.cell import CellShape, DiscreteCell, Layers
     from nnunet_iac.nn.planned_retrofit import retrofit
     from nnunet_iac.nn.search_cell import SearchCell
     from nnunet_iac.search.controls import random_genotype
@@ -38,7 +37,7 @@ _MODULES = {
     "CellShape": "nn.cell",
     "DiscreteCell": "nn.cell",
     "Genotype": "search.genotype",
-    "Layers": "nn.layers",
+    "Layers": "nn.cell",
     "Observation": "search.pruning",
     "SearchCell": "nn.search_cell",
     "advance": "search.pruning",

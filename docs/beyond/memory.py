@@ -10,7 +10,7 @@ from pathlib import Path
 from nnunet_iac.benchmark.step import fused_step
 from nnunet_iac.benchmark.timing import peak_mb
 from nnunet_iac.host.workload import Workload
-from nnunet_iac.nn.memory import step_memory
+from nnunet_iac.nn.cost import step_memory
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.space import OPERATIONS
 from nnunet_iac.training.cost import circumstances

@@ -14,11 +14,10 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from nnunet_iac.nn.cell_cost import multiply_accumulates
+from nnunet_iac.nn.cost import multiply_accumulates
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.skip_unet import SkipUNet
-from nnunet_iac.nn.timm_encoder import ENCODERS, encoder_strides
-from nnunet_iac.nn.timm_unet import TimmUNet
+from nnunet_iac.nn.timm_unet import ENCODERS, TimmUNet, encoder_strides
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import identity_genotype, random_genotype
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 from nnunet_iac.benchmark.step import plain_step, training_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.normalisation import normalised_sum
-from nnunet_iac.nn.surgery import ImplantedUNet
+from nnunet_iac.nn.cell import Layers
+from nnunet_iac.nn.retrofitted_unet import ImplantedUNet
+from nnunet_iac.nn.search_cell import normalised_sum
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.training.cost import circumstances
 

@@ -9,8 +9,8 @@ from torch.optim import SGD, Optimizer
 
 from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
 from nnunet_iac.host.workload import Workload
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.plain_cell import PlainSearchCell
+from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.search_cell import PlainSearchCell
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
-from nnunet_iac.nn.surgery import SUPPORTED
-from nnunet_iac.nn.timm_encoder import ENCODERS, padded_patch_size
+from nnunet_iac.nn.timm_unet import ENCODERS, padded_patch_size
 from nnunet_iac.nn.timm_unet import architecture_of as timm_architecture
 from nnunet_iac.runs.plans import architecture_of
 

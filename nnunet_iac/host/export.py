@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nnunet_iac.nn.surgery import SUPPORTED
+from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, require_identifier

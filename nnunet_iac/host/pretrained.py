@@ -9,8 +9,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_iac.host.planning import built_from_plans
-from nnunet_iac.nn.pretrained_encoder import load_encoder_weights, read_encoder_weights
-from nnunet_iac.nn.timm_encoder import TimmEncoder
+from nnunet_iac.nn.timm_unet import TimmEncoder, load_encoder_weights, read_encoder_weights
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 

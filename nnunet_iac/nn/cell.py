@@ -1,8 +1,8 @@
-"""What both cells share, and the discrete cell, which runs a genotype."""
+"""Layers, candidate operations, what both cells share, and the discrete cell of a genotype."""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any, cast
@@ -10,14 +10,144 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.operations import build_operation
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
+from nnunet_iac.search.space import INTERMEDIATE_NODES, Edge
 
 Image = Float[Tensor, "batch channels *spatial"]
 Node = Float[Tensor, "batch width *spatial"]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layer constructors for 2-D or 3-D cells.
+
+    Args:
+        dimension: 2 or 3.
+        norm_op: an instance or batch norm; with another one, or None, `norm` raises.
+        norm_kwargs: its keywords; `affine` is decided per layer.
+        flat: axes along which the host's kernels are one voxel wide, and so are these; nnU-Net
+            plans such kernels where voxels are long.
+    """
+
+    dimension: int
+    norm_op: type[nn.Module] | None
+    norm_kwargs: dict[str, Any] = field(default_factory=dict)
+    flat: tuple[int, ...] = ()
+
+    @classmethod
+    def of_levels(cls, encoder: Any, norm: str = "plans") -> "list[Layers]":
+        """Return the layers that match an encoder's skip connections, the lowest resolution first.
+
+        Args:
+            encoder: of dynamic_network_architectures, or one with its attributes.
+            norm: `plans` for the encoder's own, or `batch`.
+        """
+        dimension = 3 if encoder.conv_op is nn.Conv3d else 2
+        norm_op, kwargs = encoder.norm_op, dict(encoder.norm_op_kwargs or {})
+        if norm == "batch":
+            norm_op, kwargs = getattr(nn, f"BatchNorm{dimension}d"), {}
+        stages = getattr(encoder, "kernel_sizes", [3] * len(encoder.output_channels))
+        kernels = [[k] * dimension if isinstance(k, int) else k for k in stages]
+        flat = [tuple(axis for axis, side in enumerate(k) if side == 1) for k in kernels]
+        return [cls(dimension, norm_op, kwargs, axes) for axes in flat[-2::-1]]
+
+    def sides(self, kernel: int) -> tuple[int, ...]:
+        """Return the sides of a kernel, flat where the host's are."""
+        return tuple(1 if axis in self.flat else kernel for axis in range(self.dimension))
+
+    def conv(self, inputs: int, outputs: int, kernel: int = 1, **keywords: Any) -> nn.Module:
+        """Return a stride-1 convolution that keeps the spatial shape."""
+        dilation, sides = keywords.get("dilation", 1), self.sides(kernel)
+        padding = tuple(dilation * (side // 2) for side in sides)
+        convolution = getattr(nn, f"Conv{self.dimension}d")
+        return convolution(inputs, outputs, sides, padding=padding, **keywords)
+
+    def max_pool(self) -> nn.Module:
+        """Return a stride-1 3x3 maximum."""
+        sides = self.sides(3)
+        padding = tuple(side // 2 for side in sides)
+        return getattr(nn, f"MaxPool{self.dimension}d")(sides, stride=1, padding=padding)
+
+    def avg_pool(self) -> nn.Module:
+        """Return a stride-1 3x3 mean that does not count the border's padding."""
+        return AveragePool(self.sides(3))
+
+    def norm(self, channels: int, affine: bool) -> nn.Module:
+        """Return the norm; where not `affine`, as while searching, it has no state at all.
+
+        Raises:
+            ValueError: it is the plans', whose network has none or another than instance or batch
+                norm.
+        """
+        if self.norm_op is None or not issubclass(self.norm_op, (_BatchNorm, _InstanceNorm)):
+            raise ValueError(
+                "what is put into skips needs instance or batch norm; the plans' network has "
+                f"norm_op = {getattr(self.norm_op, '__name__', None)}: use plans with one of "
+                "them, or, for a retrofit, set norm=batch"
+            )
+        stateless = {} if affine else {"track_running_stats": False}
+        return self.norm_op(channels, **{**self.norm_kwargs, "affine": affine, **stateless})
+
+    @property
+    def eps(self) -> float:
+        """What the norms add to the variance."""
+        norm: Any = self.norm(1, affine=False)
+        return norm.eps
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether the norms' statistics are those of the whole batch, not of each image."""
+        return self.norm_op is not None and issubclass(self.norm_op, _BatchNorm)
+
+
+class AveragePool(nn.Module):
+    """The mean of the neighbours inside the image, as a convolution: torch's pooling is slower."""
+
+    def __init__(self, sides: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sides = sides
+        self.padding = tuple(side // 2 for side in sides)
+        self.convolution = functional.conv2d if len(sides) == 2 else functional.conv3d
+
+    def forward(self, x: Image) -> Image:
+        """Return the sum of the neighbours divided by their number."""
+        kernel = x.new_ones(x.shape[1], 1, *self.sides)
+        ones = x.new_ones(1, 1, *x.shape[2:])
+        count = self.convolution(ones, kernel[:1], padding=self.padding)
+        return self.convolution(x, kernel, padding=self.padding, groups=x.shape[1]) / count
+
+
+def build_operation(name: str, channels: int, layers: Layers, searching: bool) -> nn.Module:
+    """Return the candidate operation called `name` (paper; DARTS, Liu et al. 2019).
+
+    While searching, norms learn no scale and shift, and one follows pooling.
+    """
+    if name == "identity":
+        return nn.Identity()
+    if name in ("max_pool_3x3", "avg_pool_3x3"):
+        pool = layers.max_pool() if name == "max_pool_3x3" else layers.avg_pool()
+        return nn.Sequential(pool, layers.norm(channels, affine=False)) if searching else pool
+    kernel, affine = int(name[-1]), not searching
+    if name.startswith("sep_conv"):
+        rounds = (separable_conv(channels, kernel, 1, layers, affine) for _ in range(2))
+        return nn.Sequential(*rounds)
+    return separable_conv(channels, kernel, 2, layers, affine)
+
+
+def separable_conv(
+    channels: int, kernel: int, dilation: int, layers: Layers, affine: bool
+) -> nn.Sequential:
+    """Return one round of ReLU, depthwise convolution, pointwise convolution and norm."""
+    return nn.Sequential(
+        nn.ReLU(),
+        layers.conv(channels, channels, kernel, dilation=dilation, groups=channels, bias=False),
+        layers.conv(channels, channels, bias=False),
+        layers.norm(channels, affine),
+    )
 
 
 @dataclass(frozen=True)
@@ -68,13 +198,8 @@ class CellShape:
 class Cell(nn.Module):
     """What both cells share: two projections, operations on edges, and the output convolution.
 
-    A parameter has the same name in either cell, so the tensors of one can start the other.
-
-    Args:
-        operations: the names of the operations on every edge the cell has.
-        channels: the channels an operation works on.
-        affine: whether norms learn scale and shift.
-        pool_norm: whether a norm follows pooling.
+    A parameter has the same name in either cell, so the tensors of one can start the other. While
+    searching, operations work on C/K channels and norms learn nothing; see `build_operation`.
     """
 
     projections: Any
@@ -85,27 +210,23 @@ class Cell(nn.Module):
         shape: CellShape,
         layers: Layers,
         operations: Mapping[Edge, Iterable[str]],
-        channels: int,
-        affine: bool,
-        pool_norm: bool,
+        searching: bool = False,
     ) -> None:
         super().__init__()
         self.shape = shape
+        self.width = shape.channels // shape.partial_channels if searching else shape.channels
         self.projections = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(),
                 layers.conv(shape.skip_channels, shape.channels, bias=False),
-                layers.norm(shape.channels, affine),
+                layers.norm(shape.channels, affine=not searching),
             )
             for _ in range(2)
         )
         self.edges = nn.ModuleDict(
             {
                 edge.name: nn.ModuleDict(
-                    {
-                        name: build_operation(name, channels, layers, affine, pool_norm)
-                        for name in names
-                    }
+                    {name: build_operation(name, self.width, layers, searching) for name in names}
                 )
                 for edge, names in operations.items()
             }
@@ -144,14 +265,8 @@ class DiscreteCell(Cell):
     """
 
     def __init__(self, shape: CellShape, layers: Layers, genotype: Genotype) -> None:
-        super().__init__(
-            shape,
-            layers,
-            {edge: (operation,) for edge, operation in genotype.operations.items()},
-            channels=shape.channels,
-            affine=True,
-            pool_norm=False,
-        )
+        operations = {edge: (operation,) for edge, operation in genotype.operations.items()}
+        super().__init__(shape, layers, operations)
         self.genotype = genotype
 
     def forward(self, skip: Image, up: Image) -> Image:
@@ -173,25 +288,10 @@ def _channels_last(x: Node) -> Node:
     return x.contiguous(memory_format=layout)
 
 
-def full_width_cell(shape: CellShape, layers: Layers) -> Cell:
-    """Return a cell holding the final cell's parameters for every operation on every edge."""
-    return Cell(
-        shape,
-        layers,
-        dict.fromkeys(EDGES, OPERATIONS),
-        channels=shape.channels,
-        affine=True,
-        pool_norm=False,
-    )
-
-
 class ReZero(nn.Module):
     """skip + gate x module(skip, up), with the scalar gate starting at zero (ReZero).
 
     Bachlechner et al. 2020 (arXiv 2003.04887). At the start it is the identity skip, bit for bit.
-
-    Args:
-        cell: a cell, or another module (skip, up) -> skip.
     """
 
     def __init__(self, cell: nn.Module) -> None:

@@ -1,45 +1,20 @@
 """Builds retrofits: from a network and values, and from the plans of an exported model."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet, located_unet
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
-from nnunet_iac.nn.surgery import located_unet
 from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.setting_parts import STRUCTURAL, CellConfig, checked_value
 
 IMPLANTS = ("cell", "convolution", *SKIP_MODULES)
-SEARCH_ONLY = ("edge_transform", "tan_clamp")
-"""Values that only search cells use."""
-
-
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in names, f"one of {', '.join(names)}"
-
-
-def _between(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: type(value) in (int, float) and low < value <= high
-
-
-_COUNT = (lambda value: type(value) is int and value >= 1, "an integer of at least 1")
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "channel_ratio": (_between(0.0, 1.0), "a number in (0, 1]"),
-    "min_channels": _COUNT,
-    "partial_channels": _COUNT,
-    "output_nodes": (lambda value: type(value) is int and value in range(1, 5), "1, 2, 3 or 4"),
-    "norm": _one_of("plans", "batch"),
-    "residual": _one_of("none", "zero"),
-    "decoder_norms": _one_of("frozen", "tuned"),
-    "edge_transform": _one_of("tanh", "tan"),
-    "tan_clamp": (_between(0.0, math.nextafter(math.pi / 2, 0.0)), "a number in (0, pi/2)"),
-    "activation_checkpointing": (lambda value: type(value) is bool, "true or false"),
-}
-"""The values that `retrofit` takes: for each a check, and the allowed values in words."""
+_SEARCH_ONLY = ("edge_transform", "tan_clamp")
+_VALUES = (*(key for key in STRUCTURAL if key != "implant"), "activation_checkpointing")
+"""The settings that `retrofit` takes."""
 
 
 def retrofit(
@@ -50,7 +25,7 @@ def retrofit(
     With the defaults these are search cells (an `IACUNet`): `alpha` (14 edges, 7 operations) and
     `beta` (14 edges) are the architecture's parameters, `weights()` those of the cells. With a
     genotype they are its discrete cells. Their initial weights are torch's; runs of the trainers
-    draw them as nnU-Net does (`nn.ticket`).
+    draw them as nnU-Net does (`draw_ticket`).
 
     Like the U-Net, the result maps (batch, channels, *spatial) to logits, or to a list of them
     with deep supervision. State-dict keys of the U-Net are kept; those of the new modules begin
@@ -76,26 +51,29 @@ def retrofit(
     """
     if implant not in IMPLANTS:
         raise ValueError(f"implant must be one of {', '.join(IMPLANTS)}; got {implant!r}")
-    _require_allowed(cell)
+    for key, value in cell.items():
+        if key not in _VALUES:
+            raise ValueError(
+                f"a retrofit must be described by {', '.join(_VALUES)}; got {key!r}: leave it out"
+            )
+        checked_value(CellConfig, key, value)
+    if genotype is not None and implant not in ("cell", "convolution"):
+        raise ValueError(
+            f"a genotype belongs to a cell or a convolution; implant is {implant!r}: leave the "
+            "genotype out"
+        )
     if implant == "cell":
         network = IACUNet(unet, **cell)
         if genotype is not None:
             network.discretise(genotype)
         return network
-    common = {key: value for key, value in cell.items() if key not in SEARCH_ONLY}
-    if implant == "convolution":
-        block = SkipModuleUNet(unet, implant, **common)
-        if genotype is not None:
-            block.match(genotype)
-        return block
-    if genotype is not None:
-        raise ValueError(
-            f"a genotype belongs to a cell or a convolution; implant is {implant!r}: leave the "
-            "genotype out"
-        )
+    common = {key: value for key, value in cell.items() if key not in _SEARCH_ONLY}
     if implant == "nested":
         return NestedUNet(unet, **common)
-    return SkipModuleUNet(unet, implant, **common)
+    other = SkipModuleUNet(unet, implant, **common)
+    if genotype is not None:
+        other.match(genotype)
+    return other
 
 
 def planned_retrofit(
@@ -103,24 +81,13 @@ def planned_retrofit(
     num_classes: int,
     unet: str,
     settings: Mapping[str, Any],
-    deep_supervision: bool = False,
     **arch_kwargs: Any,
 ) -> RetrofittedUNet:
     """Return the retrofit that the plans of an exported model describe.
 
-    nnU-Net calls it as the plans' `network_class_name`. The genotype is in the weights.
-
-    Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
-        unet: dotted class name of the U-Net.
-        settings: values of `retrofit` by their names, and either `skip`, the implant, or
-            `genotype`, which is `conv` for a convolution.
-        deep_supervision: whether the network returns all outputs.
-        arch_kwargs: what the U-Net's class takes.
-
-    Raises:
-        ValueError: no U-Net that the surgery knows, or as `retrofit` raises.
+    nnU-Net calls it as the plans' `network_class_name`. The genotype is in the weights. `unet` is
+    the dotted name of a class that takes `arch_kwargs`, and `settings` has values of `retrofit` by
+    their names, and either `skip`, the implant, or `genotype`, which is `conv` for a convolution.
     """
     cell = dict(settings)
     implant = cell.pop("skip", "cell")
@@ -132,20 +99,6 @@ def planned_retrofit(
             )
         implant = "convolution"
     network = located_unet(unet)(
-        input_channels=input_channels,
-        num_classes=num_classes,
-        deep_supervision=deep_supervision,
-        **arch_kwargs,
+        input_channels=input_channels, num_classes=num_classes, **arch_kwargs
     )
     return retrofit(network, implant=implant, **cell)
-
-
-def _require_allowed(values: Mapping[str, Any]) -> None:
-    for key, value in values.items():
-        if key not in _RULES:
-            raise ValueError(
-                f"a retrofit must be described by {', '.join(_RULES)}; got {key!r}: leave it out"
-            )
-        allows, allowed = _RULES[key]
-        if not allows(value):
-            raise ValueError(f"{key} of a retrofit must be {allowed}; got {value!r}")

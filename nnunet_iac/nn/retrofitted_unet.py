@@ -1,20 +1,144 @@
-"""A trained U-Net, frozen, with trainable modules in its skip connections."""
+"""Stock U-Nets with modules in their skip connections; frozen ones with trainable cells."""
 
+import pydoc
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_iac.nn.cell import CellShape, ReZero
-from nnunet_iac.nn.decoder_norms import tune_norms
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
-from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers, ReZero
+from nnunet_iac.nn.search_cell import SearchCell
+from nnunet_iac.nn.timm_unet import TimmUNet
+from nnunet_iac.search.genotype import UNDECIDED, Genotype
+from nnunet_iac.search.pruning import full_mask
+from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
+from nnunet_iac.search.space import EDGES, OPERATIONS
+
+SUPPORTED = (PlainConvUNet, ResidualEncoderUNet, TimmUNet)
+_NAMES = ", ".join(supported.__name__ for supported in SUPPORTED)
+
+
+class ImplantedUNet(nn.Module):
+    """A U-Net of dynamic_network_architectures with a module (skip, up) -> skip on every skip.
+
+    Encoder and decoder are the stock network's own modules under their own names, so a stock
+    checkpoint's keys are a subset of this network's and load unchanged. `implants` are ordered
+    like the decoder's stages, the lowest resolution first.
+    """
+
+    encoder: Any
+    decoder: UNetDecoder
+
+    def __init__(self, unet: nn.Module, implants: Iterable[nn.Module]) -> None:
+        super().__init__()
+        require_supported(unet)
+        self.encoder = unet.encoder
+        self.decoder = unet.decoder
+        self.implants = nn.ModuleList(implants)
+
+    def forward(self, x: Float[Tensor, "batch channels *spatial"]) -> Tensor | list[Tensor]:
+        """Return logits; with deep supervision a list, the highest resolution first."""
+        mixing = self.mixing()
+        decoder = self.decoder
+        skips = self.rewired(self.encoder(x))
+        below = skips[-1]
+        outputs = []
+        for level, (upsample, stage, head) in enumerate(
+            zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True)
+        ):
+            up = upsample(below)
+            skip = self.implanted(level, skips[-(level + 2)], up, *mixing)
+            below = stage(torch.cat((up, skip), dim=1))
+            if decoder.deep_supervision or level == len(decoder.stages) - 1:
+                outputs.append(head(below))
+        return outputs[::-1] if decoder.deep_supervision else outputs[0]
+
+    def rewired(self, skips: list[Tensor]) -> list[Tensor]:
+        """Return the encoder's tensors as the decoder gets them, the highest resolution first."""
+        return skips
+
+    def implanted(self, level: int, *inputs: Tensor) -> Tensor:
+        """Return what the implant of a level gives."""
+        return self.implants[level](*inputs)
+
+    def mixing(self) -> tuple[Tensor, ...]:
+        """Return what every implant gets after the skip and the upsampled tensor."""
+        return ()
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """Return the stock network's part of the state dict, buffers included."""
+        parts = ("encoder.", "decoder.")
+        return {key: value for key, value in self.state_dict().items() if key.startswith(parts)}
+
+
+def skip_channels(unet: Any) -> list[int]:
+    """Return the channels of every skip connection, the lowest resolution first."""
+    return list(unet.encoder.output_channels[-2::-1])
+
+
+def require_supported(unet: nn.Module) -> None:
+    """Check that the surgery knows a network (see `ImplantedUNet`)."""
+    if not isinstance(unet, SUPPORTED):
+        raise ValueError(
+            f"the network must be one of {_NAMES}; the plans describe a {type(unet).__name__}: "
+            "use the plans it was made from, or plan with one of nnU-Net's planners "
+            "(nnUNetv2_plan_experiment -pl ExperimentPlanner or nnUNetPlannerResEncM)"
+        )
+    stages = len(unet.encoder.output_channels)
+    if stages < 3:
+        raise ValueError(
+            f"the network must have at least 3 stages, since nnU-Net gives the lowest decoder "
+            f"output no weight in deep supervision; the plans describe {stages}"
+        )
+
+
+def located_unet(name: str) -> type[nn.Module]:
+    """Return the U-Net class of a dotted name, or raise a `ValueError`."""
+    found = pydoc.locate(name)
+    if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
+        raise ValueError(
+            f"unet must be the dotted name of one of {_NAMES}; got {name!r}: take the "
+            "network_class_name of the plans of an ordinary U-Net"
+        )
+    return found
+
+
+class TunedNorm(nn.Module):
+    """A scale and a shift per channel, which begin as 1 and 0.
+
+    After a norm's own gamma and beta it gives (scale gamma) x + (scale beta + shift): the same
+    functions as a tuned gamma and beta, while the norm's own tensors stay as they are.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return a norm's output, scaled and shifted; called as the norm's forward hook."""
+        shape = (1, -1, *(1 for _ in output.shape[2:]))
+        return output * self.scale.view(shape) + self.shift.view(shape)
+
+
+def tune_norms(decoder: Any) -> nn.ModuleList:
+    """Hook a `TunedNorm` to every instance and batch norm of a decoder, and return them."""
+    tuned = nn.ModuleList()
+    # Not the decoder's own modules, since the encoder is among them.
+    for module in decoder.stages.modules():
+        if isinstance(module, _NormBase):
+            tuned.append(norm := TunedNorm(module.num_features))
+            module.register_forward_hook(norm)
+    return tuned
 
 
 class RetrofittedUNet(ImplantedUNet):
@@ -132,3 +256,139 @@ def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count in kept:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def draw_ticket(network: RetrofittedUNet, seed: int) -> dict[str, Tensor]:
+    """Return the initial full-width tensors of every (level, edge, operation), on the CPU.
+
+    Keys are those of the network's state dict. Convolutions are drawn as nnU-Net draws them (He,
+    slope 0.01); the global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        implants = network.new_implants()
+        implants.apply(InitWeights_He(1e-2))
+    return {f"implants.{name}": p.detach().clone() for name, p in implants.named_parameters()}
+
+
+@torch.no_grad()
+def load_ticket(network: RetrofittedUNet, ticket: dict[str, Tensor]) -> None:
+    """Start the cells from the ticket: each parameter takes the leading slice of its tensor.
+
+    A search cell's operations are C/K wide and take a true slice, a discrete cell's all of it.
+    """
+    for name, parameter in network.implants.named_parameters():
+        corner = tuple(slice(size) for size in parameter.shape)
+        parameter.copy_(ticket[f"implants.{name}"][corner])
+
+
+class IACUNet(RetrofittedUNet):
+    """A frozen backbone with search cells or, once a genotype is known, discrete cells.
+
+    alpha and beta are parameters shared by all levels; genotype and mask are integer buffers, so
+    the structure travels in the weights. `load_state_dict` reads them first and rebuilds the
+    cells where they differ, so one instance can load the checkpoints of folds with other cells.
+
+    Args:
+        edge_transform: t of the edge weights, `tanh` or `tan`.
+        tan_clamp: the largest |beta| that `tan` is applied to.
+        retrofit: as `RetrofittedUNet` takes it.
+    """
+
+    alpha: nn.Parameter
+    beta: nn.Parameter
+    active: Active
+    genotype_codes: Tensor
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        *,
+        edge_transform: str = "tanh",
+        tan_clamp: float = 1.5,
+        **retrofit: Any,
+    ) -> None:
+        super().__init__(unet, **retrofit)
+        self.edge_transform = edge_transform
+        self.tan_clamp = tan_clamp
+        self.alpha = nn.Parameter(torch.zeros(len(EDGES), len(OPERATIONS)))
+        self.beta = nn.Parameter(torch.zeros(len(EDGES)))
+        self.register_buffer("active", full_mask())
+        self.register_buffer("genotype_codes", torch.full((len(EDGES),), UNDECIDED))
+        self.genotype: Genotype | None = None
+        self._given_mixing: tuple[Tensor, ...] | None = None
+        self._implant_search_cells()
+        self.train()
+
+    def mixing(self) -> tuple[Tensor, ...]:
+        """Return phi (edges, operations) and Psi (edges) in float32; of discrete cells nothing."""
+        if self._given_mixing is not None:
+            return self._given_mixing
+        if self.genotype is not None:
+            return ()
+        with torch.autocast(self.alpha.device.type, enabled=False):
+            phi = operation_weights(self.alpha, self.active)
+            psi = edge_weights(self.beta, self.edge_transform, self.tan_clamp)
+        return phi, psi
+
+    @contextmanager
+    def mixed_by(self, phi: Matrix, psi: PerEdge) -> Iterator[None]:
+        """Return a context in which the search cells mix with the given weights."""
+        self._given_mixing = phi, psi
+        try:
+            yield
+        finally:
+            self._given_mixing = None
+
+    def prune(self, active: Active) -> None:
+        """Remove the operations outside `active`, on whatever device, from all levels."""
+        active = active.to(self.active.device)
+        assert not (active & ~self.active).any(), "a deleted operation cannot become active"
+        self.active.copy_(active)
+        for cell in self.cells():
+            cell.prune(active)
+
+    def discretise(self, genotype: Genotype) -> None:
+        """Replace the cells of all levels by fresh discrete cells; alpha and beta are kept."""
+        self.genotype = genotype
+        self.genotype_codes.copy_(torch.tensor(genotype.to_codes()))
+        self.implant(DiscreteCell(*sizes, genotype) for sizes in self.levels())
+        self.alpha.requires_grad_(False)
+        self.beta.requires_grad_(False)
+
+    def cells(self) -> list[Any]:
+        """Return the cells, the lowest resolution first."""
+        return [x.cell if isinstance(x, ReZero) else x for x in self.implants]
+
+    def new_implants(self) -> nn.ModuleList:
+        """Return fresh implants with the final parameters of every edge, operation and level."""
+        operations = dict.fromkeys(EDGES, OPERATIONS)
+        return nn.ModuleList(self.gated(Cell(*sizes, operations)) for sizes in self.levels())
+
+    def architecture_parameters(self) -> list[nn.Parameter]:
+        """Return alpha (14 edges, 7 operations) and beta (14 edges)."""
+        return [self.alpha, self.beta]
+
+    def _implant_search_cells(self) -> None:
+        self.genotype = None
+        self.genotype_codes.fill_(UNDECIDED)
+        self.active.fill_(True)
+        self.implant(SearchCell(*sizes) for sizes in self.levels())
+        self.alpha.requires_grad_(True)
+        self.beta.requires_grad_(True)
+
+    def _restructure(self, codes: list[int], active: Active) -> None:
+        """Rebuild the cells unless they already have the given structure."""
+        if codes != self.genotype_codes.tolist() or bool((active & ~self.active).any()):
+            if codes[0] == UNDECIDED:
+                self._implant_search_cells()
+            else:
+                self.discretise(Genotype.from_codes(codes))
+        if self.genotype is None:
+            self.prune(active)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        codes, active = (state_dict.get(prefix + key) for key in ("genotype_codes", "active"))
+        if codes is not None and active is not None:
+            self._restructure(codes.tolist(), active.to(self.active.device))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -1,6 +1,6 @@
 """The search cell: all active operations of all edges, evaluated together.
 
-`plain_cell.py` writes the same cell edge by edge. Here few large calls do the work:
+`PlainSearchCell` writes the same cell edge by edge. Here few large calls do the work:
 
 - All outgoing edges of a node are evaluated at once. Pooling happens once for all of them, and
   since nothing lies between a depthwise and a pointwise convolution, a first round of all edges
@@ -14,21 +14,125 @@ The channels of an image lie innermost in memory throughout.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import chain
+from operator import add
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from nnunet_iac.nn.cell import Cell, CellShape, Image
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.normalisation import Samples, normalised, normalised_sum
-from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
+from nnunet_iac.nn.cell import Cell, CellShape, Image, Layers, Node
+from nnunet_iac.search.relaxation import Active, Matrix, PerEdge
+from nnunet_iac.search.space import (
+    EDGES,
+    IDENTITY,
+    INTERMEDIATE_NODES,
+    OPERATIONS,
+    Edge,
+    edges_into,
+)
+
+Samples = Float[Tensor, "samples voxels features"]
+"""The voxels of an image one after another, with the channels innermost.
+
+Statistics are those of one sample: an image for instance norm, the whole batch for batch norm. No
+norm here has scale, shift or running statistics.
+"""
+
+
+def normalised(x: Samples, eps: float, rectify: bool = False) -> Samples:
+    """Return (x - mean) / sqrt(variance + eps), and of that the positive part if `rectify`."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _Normalised.apply(x, eps, rectify)
+
+
+def normalised_sum(
+    terms: Sequence[Tensor],
+    weight: Float[Tensor, "features outputs"],
+    total: Float[Tensor, "samples voxels outputs"],
+    eps: float,
+) -> Float[Tensor, "samples voxels outputs"]:
+    """Return `total + normalised(cat(terms), eps) @ weight`; nothing normalised is ever held.
+
+    The terms are (samples, voxels, some of the features) each. Once its statistics are known the
+    norm is linear, so it merges with the product that follows: x @ (w / deviation) -
+    mean @ (w / deviation), with a weight of each sample's own. Backward, the gradient for x is one
+    product and one scaled copy of x.
+    """
+    with torch.autocast(total.device.type, enabled=False):
+        return _NormalisedSum.apply(eps, weight, total, *terms)
+
+
+def _mean(x: Samples) -> Float[Tensor, "samples 1 features"]:
+    return x.mean(1, keepdim=True, dtype=_exact(x))
+
+
+def _scale(centred: Samples, eps: float) -> Float[Tensor, "samples 1 features"]:
+    """Return 1 / sqrt(variance + eps); uncentred values would cancel, squares in half overflow."""
+    return _mean(centred.to(_exact(centred)).square()).add_(eps).rsqrt_()
+
+
+def _exact(x: Tensor) -> torch.dtype:
+    """Return the type for statistics: float32, or that of `x` if it has more digits."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class _Normalised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, rectify: bool) -> Tensor:
+        result = x - _mean(x).to(x.dtype)
+        scale = _scale(result, eps)
+        result.mul_(scale)
+        ctx.save_for_backward(result, scale)
+        ctx.rectify = rectify
+        return result.relu() if rectify else result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        result, scale = ctx.saved_tensors
+        if ctx.rectify:
+            grad = grad * (result > 0)
+        offset, slope = _mean(grad), _mean(grad * result)
+        # scale * (grad - offset - result * slope)
+        gradient = torch.addcmul(-offset * scale, result, slope * scale, value=-1)
+        return gradient.addcmul_(grad, scale).to(result.dtype), None, None
+
+
+class _NormalisedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, eps: float, weight: Tensor, total: Tensor, *terms: Tensor) -> Tensor:
+        centred = torch.cat(terms, dim=2)
+        centred.sub_(_mean(centred))
+        scale = _scale(centred, eps)
+        ctx.save_for_backward(centred, scale, weight)
+        ctx.sizes = [term.shape[2] for term in terms]
+        return torch.baddbmm(total, centred, (scale.mT * weight).to(total.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        centred, scale, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        # Of each sample: normalised(x)^T grad.
+        products = scale.mT * torch.bmm(centred.mT, grad)
+        scaled = weight.mT * scale
+        offset = _mean(grad) @ scaled
+        slope = (products.mT * scaled).sum(1, keepdim=True) * scale / grad.shape[1]
+        scaled = scaled.to(grad.dtype)
+        parts = zip(*(t.split(ctx.sizes, 2) for t in (centred, offset, slope, scaled)), strict=True)
+        gradients = [
+            torch.addcmul(-offset, x, slope, value=-1).to(x.dtype).baddbmm_(grad, scaled)
+            for x, offset, slope, scaled in parts
+        ]
+        return None, products.sum(0).to(weight.dtype), grad, *gradients
+
 
 SOURCES = range(INTERMEDIATE_NODES[-1])
-IDENTITY = OPERATIONS.index("identity")
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 LARGEST_PRODUCT = 32
 """Channels up to which the product of depthwise and pointwise weights pays (measured)."""
@@ -74,20 +178,12 @@ class SearchCell(Cell):
     placing: Float[Tensor, "coefficients places"]
 
     def __init__(self, shape: CellShape, layers: Layers) -> None:
-        self.width = shape.channels // shape.partial_channels
-        super().__init__(
-            shape,
-            layers,
-            dict.fromkeys(EDGES, OPERATIONS),
-            channels=self.width,
-            affine=False,
-            pool_norm=True,
-        )
+        super().__init__(shape, layers, dict.fromkeys(EDGES, OPERATIONS), searching=True)
         self.eps = layers.eps
         self.over_batch = layers.over_batch
         self._arrange()
 
-    def prune(self, active: Bool[Tensor, "edges operations"]) -> None:
+    def prune(self, active: Active) -> None:
         """Delete the operations that `active` no longer holds, with their weights."""
         for edge, row in zip(EDGES, active.tolist(), strict=True):
             operations = self.operations(edge)
@@ -96,13 +192,7 @@ class SearchCell(Cell):
                     del operations[name]
         self._arrange()
 
-    def forward(
-        self,
-        skip: Image,
-        up: Image,
-        phi: Float[Tensor, "edges operations"],
-        psi: Float[Tensor, " edges"],
-    ) -> Image:
+    def forward(self, skip: Image, up: Image, phi: Matrix, psi: PerEdge) -> Image:
         """Return the skip tensor's replacement, of the same shape; v_j = sum_i Psi_ij f_ij(v_i).
 
         Args:
@@ -161,9 +251,7 @@ class SearchCell(Cell):
         projected = torch.bmm(weight.expand(len(skip), -1, -1), rectified).mT.contiguous()
         return normalised(self._samples(projected), self.eps)
 
-    def _nodes(
-        self, identity: Float[Tensor, " edges"], psi: Float[Tensor, " edges"]
-    ) -> Float[Tensor, "nodes basis channels"]:
+    def _nodes(self, identity: PerEdge, psi: PerEdge) -> Float[Tensor, "nodes basis channels"]:
         """Return the matrices by which the basis gives every node.
 
         The basis is nodes 0 and 1 and what the operations add to each intermediate node.
@@ -184,7 +272,7 @@ class SearchCell(Cell):
             nodes = torch.cat((nodes, grouped.mT.flatten(1).unsqueeze(0)))
         return nodes
 
-    def _weights(self, coefficients: Float[Tensor, "edges operations"]) -> Sequence[Tensor]:
+    def _weights(self, coefficients: Matrix) -> Sequence[Tensor]:
         """Return for every source the matrix (channels of its terms, those of all targets)."""
         placed = (coefficients.flatten() @ self.placing).view(-1, 1, len(INTERMEDIATE_NODES), 1)
         unit = torch.eye(self.width, dtype=placed.dtype, device=placed.device)
@@ -249,3 +337,38 @@ def _convolved(x: Tensor, weight: Tensor, like: Any, groups: int) -> Tensor:
     """Return the convolution of `x`, padded and dilated as the layer `like`."""
     convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
     return convolution(x, weight, padding=like.padding, dilation=like.dilation, groups=groups)
+
+
+class PlainSearchCell(SearchCell):
+    """The search cell edge by edge: its reference, and its baseline in time.
+
+    v_j = sum_i Psi_ij f_ij(v_i); f mixes the operations on the first C/K channels.
+    """
+
+    def forward(self, skip: Image, up: Image, phi: Matrix, psi: PerEdge) -> Image:
+        """Return the skip tensor's replacement."""
+        nodes = self.inputs(skip, up)
+        for node in INTERMEDIATE_NODES:
+            terms = (
+                psi[index] * self._mixed_edge(edge, nodes[edge.source], phi[index])
+                for index, edge in enumerate(EDGES)
+                if edge.target == node
+            )
+            nodes.append(reduce(add, terms))
+        return self.joined(nodes)
+
+    def _mixed_edge(self, edge: Edge, x: Node, phi: Float[Tensor, " operations"]) -> Node:
+        first, rest = x[:, : self.width], x[:, self.width :]
+        terms = (
+            phi[OPERATIONS.index(name)] * operation(first)
+            for name, operation in self.operations(edge).items()
+        )
+        mixed = torch.cat((reduce(add, terms), rest), dim=1)
+        return channel_shuffle(mixed, self.shape.partial_channels)
+
+
+def channel_shuffle(x: Node, groups: int) -> Node:
+    """Return `x` with its channels interleaved over `groups` (ShuffleNet, Zhang et al. 2018)."""
+    batch, channels, *spatial = x.shape
+    grouped = x.view(batch, groups, channels // groups, *spatial)
+    return grouped.transpose(1, 2).reshape(x.shape)

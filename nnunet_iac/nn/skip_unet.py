@@ -7,13 +7,23 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
-from nnunet_iac.nn.cell_cost import cell_parameters, mean_parameters
-from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.nested_skips import NestedSkips, widen_for_nested_skips
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet, checkpointed
-from nnunet_iac.nn.skip_modules import build_skip_module, require_skip_module
-from nnunet_iac.nn.surgery import ImplantedUNet, located_unet, skip_channels
+from nnunet_iac.nn.cell import Layers
+from nnunet_iac.nn.cost import cell_parameters, mean_parameters
+from nnunet_iac.nn.retrofitted_unet import (
+    ImplantedUNet,
+    RetrofittedUNet,
+    checkpointed,
+    located_unet,
+    skip_channels,
+)
+from nnunet_iac.nn.skip_modules import (
+    ConvolutionBlock,
+    NestedSkips,
+    build_skip_module,
+    equal_widths,
+    require_skip_module,
+    widen_for_nested_skips,
+)
 from nnunet_iac.search.genotype import Genotype
 
 
@@ -26,34 +36,17 @@ class SkipUNet(ImplantedUNet):
     highest resolution, would not fit nnU-Net's loss.
 
     Args:
-        input_channels: channels of the image.
-        num_classes: channels of the logits.
         skip: one of `SKIP_MODULES`.
         unet: dotted class name of the U-Net.
-        deep_supervision: whether the network starts with all outputs; nnU-Net switches it later
-            through `decoder.deep_supervision`.
-        arch_kwargs: what the U-Net's class takes.
-
-    Raises:
-        ValueError: an unknown skip module, no class of that name that the surgery knows, or fewer
-            than three stages; unless skips are nested, a U-Net without instance or batch norm.
+        arch_kwargs: what that class takes, `deep_supervision` included.
     """
 
     def __init__(
-        self,
-        input_channels: int,
-        num_classes: int,
-        skip: str,
-        unet: str,
-        deep_supervision: bool = False,
-        **arch_kwargs: Any,
+        self, input_channels: int, num_classes: int, skip: str, unet: str, **arch_kwargs: Any
     ) -> None:
         require_skip_module(skip)
         network: Any = located_unet(unet)(
-            input_channels=input_channels,
-            num_classes=num_classes,
-            deep_supervision=deep_supervision,
-            **arch_kwargs,
+            input_channels=input_channels, num_classes=num_classes, **arch_kwargs
         )
         super().__init__(network, ())
         self.nested = skip == "nested"
@@ -82,7 +75,7 @@ class SkipUNet(ImplantedUNet):
         return [*(torch.cat(nodes, dim=1) for nodes in self.implants[0](skips)), skips[-1]]
 
     def implanted(self, level: int, *inputs: Tensor) -> Tensor:
-        """Return what the implant of a level gives; nested skips are complete already."""
+        """Return a level's output; nested skips are complete already."""
         return inputs[0] if self.nested else super().implanted(level, *inputs)
 
 
@@ -91,34 +84,26 @@ class SkipModuleUNet(RetrofittedUNet):
 
     A convolution has as many parameters as the cell of its level has on average over all cells,
     until `match` is given another one; the widths travel in the weights' shapes.
-
-    Args:
-        unet: the backbone.
-        kind: `attention`, `residual-attention` or `convolution`.
-        retrofit: as `RetrofittedUNet` takes it.
     """
 
     def __init__(self, unet: nn.Module, kind: str, **retrofit: Any) -> None:
         super().__init__(unet, **retrofit)
         self.kind = kind
-        self._widths: list[tuple[int, int]] = []
-        if kind == "convolution":
-            self.match(None)
-        else:
-            self.implant(self._drawn())
+        self.match(None)
         self.train()
 
     def match(self, genotype: Genotype | None) -> None:
-        """Give the convolutions as many parameters as a cell has; None means the average cell."""
-        widths = []
-        for shape, layers in self.levels():
-            count = (
-                mean_parameters(shape, layers)
-                if genotype is None
-                else cell_parameters(shape, layers, genotype)
-            )
-            widths.append(equal_widths(shape.skip_channels, count, layers))
-        self._set_widths(widths)
+        """Give convolutions as many parameters as a cell has; None means the average cell."""
+        self._widths: list[tuple[int, int]] = []
+        if self.kind == "convolution":
+            for shape, layers in self.levels():
+                count = (
+                    mean_parameters(shape, layers)
+                    if genotype is None
+                    else cell_parameters(shape, layers, genotype)
+                )
+                self._widths.append(equal_widths(shape.skip_channels, count, layers))
+        self.implant(self._drawn())
 
     def new_implants(self) -> nn.ModuleList:
         """Return fresh implants."""
@@ -131,25 +116,17 @@ class SkipModuleUNet(RetrofittedUNet):
                 for (shape, layers), widths in zip(self.levels(), self._widths, strict=True)
             ]
         return [
-            build_skip_module(self.kind, shape.skip_channels, layers)
-            for shape, layers in self.levels()
+            build_skip_module(self.kind, s.skip_channels, layers) for s, layers in self.levels()
         ]
 
-    def _set_widths(self, widths: list[tuple[int, int]]) -> None:
-        self._widths = widths
-        self.implant(self._drawn())
-
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        if self.kind == "convolution" and any(
-            key.startswith(f"{prefix}implants.") for key in state_dict
-        ):
-            inner = ".cell." if self.residual == "zero" else "."
-            widths = [
-                ConvolutionBlock.widths_of(state_dict, f"{prefix}implants.{level}{inner}")
-                for level in range(len(self.implants))
-            ]
+        prefixes = [f"{prefix}implants.{level}." for level in range(len(self.implants))]
+        if self.kind == "convolution" and any(key.startswith(prefixes[0]) for key in state_dict):
+            inner = "cell." if self.residual == "zero" else ""
+            widths = [ConvolutionBlock.widths_of(state_dict, start + inner) for start in prefixes]
             if widths != self._widths:
-                self._set_widths(widths)
+                self._widths = widths
+                self.implant(self._drawn())
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

@@ -10,17 +10,17 @@ One genotype is found; the paper's validation of several is not implemented.
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from statistics import fmean
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from nnunet_iac.nn.cell import Image, ReZero
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import (
     EDGES,
@@ -38,15 +38,13 @@ def zero_cost_genotype(network: IACUNet, batches: Sequence[Image], seed: int) ->
     """Return the genotype of the best scores at the initial weights.
 
     Args:
-        network: with search cells, none of which has been pruned, at their initial weights. Gates
-            count as open.
+        network: with unpruned search cells at their initial weights. Gates count as open.
         batches: each (images, channels, spatial) of training cases, two images at least; a score is
             the mean over them.
         seed: of the order in which edges are decided, then nodes.
 
     Raises:
-        ValueError: fewer than two images in a batch, or images that the decoder cannot tell apart:
-            the score compares images.
+        ValueError: fewer than two images in a batch, or images that the decoder cannot tell apart.
     """
     if (fewest := min(map(len, batches))) < 2:
         raise ValueError(
@@ -55,41 +53,40 @@ def zero_cost_genotype(network: IACUNet, batches: Sequence[Image], seed: int) ->
         )
     order = random.Random(seed)
     phi, psi = (weights.clone() for weights in network.mixing())
-    with _open_gates(network), _codes(network) as codes:
+    with _open_gates(network), _codes(network) as codes, network.mixed_by(phi, psi):
 
-        def score(phi: Tensor, psi: Tensor) -> float:
+        def score() -> float:
             found = []
             for images in batches:
                 codes.clear()
-                with network.mixed_by(phi, psi):
-                    network(images)
+                network(images)
                 found.append(naswot(codes))
             return fmean(found)
 
-        if not math.isfinite(whole := score(phi, psi)):
+        def scores_without(weights: Tensor, entries: Iterable[Any]) -> list[float]:
+            found = []
+            for entry in entries:
+                before = weights[entry].clone()
+                weights[entry] = 0.0
+                found.append(score())
+                weights[entry] = before
+            return found
+
+        if not math.isfinite(whole := score()):
             raise ValueError(
                 "a zero-cost genotype compares images, so the decoder must see each of a batch "
                 f"differently; the score of the whole cell is {whole}: take another seed, a "
                 "trained backbone, or search"
             )
         for edge in order.sample(range(len(EDGES)), len(EDGES)):
-            without = []
-            for operation in range(len(OPERATIONS)):
-                left = phi.clone()
-                left[edge, operation] = 0.0
-                without.append(score(left, psi))
+            without = scores_without(phi, [(edge, o) for o in range(len(OPERATIONS))])
             phi[edge] = 0.0
             phi[edge, without.index(min(without))] = 1.0
         for node in order.sample(INTERMEDIATE_NODES, len(INTERMEDIATE_NODES)):
             kept = list(edges_into(node))
             while len(kept) > EDGES_PER_NODE:
-                without = []
-                for edge in kept:
-                    left = psi.clone()
-                    left[edge] = 0.0
-                    without.append(score(phi, left))
-                dropped = kept.pop(without.index(max(without)))
-                psi[dropped] = 0.0
+                without = scores_without(psi, kept)
+                psi[kept.pop(without.index(max(without)))] = 0.0
     kept_edges = [edge for edge in range(len(EDGES)) if psi[edge] > 0]
     operations = phi.argmax(dim=1).tolist()
     return Genotype(tuple(Choice(EDGES[e], OPERATIONS[operations[e]]) for e in kept_edges))
@@ -98,16 +95,11 @@ def zero_cost_genotype(network: IACUNet, batches: Sequence[Image], seed: int) ->
 def naswot(codes: Sequence[Bool[Tensor, "images _"]]) -> float:
     """Return log |det K| of binary codes, -inf where two images have the same (Mellor et al. 2021).
 
-    Args:
-        codes: of every layer; K is summed over all units of all layers.
+    K is summed over all units of all layers, one code each.
     """
-    kernel = sum(_agreements(code.double()) for code in codes)
-    assert isinstance(kernel, Tensor)
+    units = (code.double() for code in codes)
+    kernel: Any = sum(x @ x.mT + (1 - x) @ (1 - x).mT for x in units)
     return float(torch.linalg.slogdet(kernel).logabsdet)
-
-
-def _agreements(code: Float[Tensor, "images _"]) -> Float[Tensor, "images images"]:
-    return code @ code.mT + (1 - code) @ (1 - code).mT
 
 
 @contextmanager
@@ -118,20 +110,18 @@ def _codes(network: IACUNet) -> Iterator[list[Tensor]]:
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         codes.append((inputs[0] > 0).flatten(1).cpu())
 
-    # Not the decoder's own modules, for the encoder is among them.
+    # Not the decoder's own modules, since the encoder is among them.
     stages = network.decoder.stages.modules()
-    modules: list[Any] = [module for module in stages if isinstance(module, ACTIVATIONS)]
-    handles = [module.register_forward_pre_hook(note) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in stages:
+            if isinstance(module, ACTIVATIONS):
+                hooks.enter_context(module.register_forward_pre_hook(note))
         yield codes
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def _open_gates(network: IACUNet) -> Iterator[None]:
-    """Return a context in which cells that begin behind a gate at zero are seen."""
+    """Return a context in which all gates are open."""
     gates = [m.gate for m in network.implants if isinstance(m, ReZero)]
     before = [gate.detach().clone() for gate in gates]
     try:

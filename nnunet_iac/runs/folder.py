@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
 from nnunet_iac.runs.records import SHAPES, BackboneRecord, CostRecord, Trajectory, TrajectoryRow
-from nnunet_iac.search.budget import Budgeted
 from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.discretisation import Budgeted
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent

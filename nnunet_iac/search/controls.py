@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import EDGES_PER_NODE, INTERMEDIATE_NODES, OPERATIONS, Edge
@@ -29,9 +29,8 @@ OF_KIND: dict[Kind, str] = {
 OF_TRAINED_PART = {"network": "continued", "decoder": "continued decoder"}
 """What records call the control that trains the backbone on, by the setting `trainable_part`."""
 
-_SEEDED = re.compile(r"(random|zero-cost)(?::(.*))?", re.DOTALL)
+_WITH_ARGUMENT = re.compile(r"(conv|random|zero-cost)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")
-_CONVOLUTION = "conv"
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class CellSource:
     Args:
         kind: a file, a draw, the identity everywhere, no cell but a convolution, or a score of
             initial weights.
-        path: of the file; of a convolution, the cell whose number of parameters it is to have, or
-            None for that of the average random cell.
+        path: of the file, or of the cell whose number of parameters a convolution is to have; None
+            for that of the average random cell.
         seed: of the draw, or of the order in which a score decides.
     """
 
@@ -52,35 +51,28 @@ class CellSource:
 
     @classmethod
     def of(cls, genotype: str) -> "CellSource":
-        """Return what the setting `genotype` means.
-
-        Raises:
-            ValueError: `random` or `zero-cost` without a valid seed, or `conv:` without a path.
-        """
+        """Return what the setting `genotype` means, or raise a `ValueError`."""
         if genotype == "identity":
             return cls("identity")
-        if genotype == _CONVOLUTION:
-            return cls("convolution")
-        if genotype.startswith(f"{_CONVOLUTION}:"):
-            path = genotype.removeprefix(f"{_CONVOLUTION}:")
-            if not path:
-                raise ValueError(
-                    "setting 'genotype' must be conv:PATH of a cell, or plain conv; got "
-                    f"{genotype!r}"
-                )
-            return cls("convolution", path)
-        if seeded := _SEEDED.fullmatch(genotype):
-            kind, seed = seeded.groups()
-            if not _SEED.fullmatch(seed or ""):
-                raise ValueError(
-                    f"setting 'genotype' must be {kind}:SEED with an integer >= 0; got {genotype!r}"
-                )
-            return cls("random" if kind == "random" else "zero-cost", seed=int(seed))
-        return cls("path", genotype)
+        found: Any = _WITH_ARGUMENT.fullmatch(genotype)
+        if found is None:
+            return cls("path", genotype)
+        kind, argument = found.groups()
+        if genotype == "conv:":
+            raise ValueError(
+                f"setting 'genotype' must be conv:PATH of a cell, or plain conv; got {genotype!r}"
+            )
+        if kind == "conv":
+            return cls("convolution", argument)
+        if not _SEED.fullmatch(argument or ""):
+            raise ValueError(
+                f"setting 'genotype' must be {kind}:SEED with an integer >= 0; got {genotype!r}"
+            )
+        return cls(kind, seed=int(argument))
 
     def moved(self, path: str) -> str:
         """Return the setting with another path in it."""
-        return f"{_CONVOLUTION}:{path}" if self.kind == "convolution" else path
+        return f"conv:{path}" if self.kind == "convolution" else path
 
 
 def random_genotypes(seed: int) -> Iterator[Genotype]:
@@ -110,10 +102,10 @@ def identity_genotype() -> Genotype:
 
     It is not the identity skip: its projections, norms and output convolution learn.
     """
-    return Genotype(
-        tuple(
-            Choice(Edge(source, node), "identity")
-            for node in INTERMEDIATE_NODES
-            for source in range(EDGES_PER_NODE)
-        )
-    )
+    return uniform_genotype("identity")
+
+
+def uniform_genotype(operation: str) -> Genotype:
+    """Return the cell with one operation on the edges from both inputs to every node."""
+    edges = (Edge(i, node) for node in INTERMEDIATE_NODES for i in range(EDGES_PER_NODE))
+    return Genotype(tuple(Choice(edge, operation) for edge in edges))

@@ -33,10 +33,6 @@ class CellCosts:
         backbone: the frozen network, which the limits are relative to.
         fixed: what every cell has: projections, output convolution, gate.
         operations: one edge with an operation; all edges are equally wide, so it may be any.
-
-    Raises:
-        ValueError: an operation is missing or unknown, the backbone costs nothing, or `FREE` costs
-            something.
     """
 
     backbone: Cost
@@ -65,11 +61,7 @@ class CellCosts:
 
     @classmethod
     def from_document(cls, document: Any) -> "CellCosts":
-        """Return the costs of a JSON document written by `to_document`; more entries are ignored.
-
-        Raises:
-            ValueError: an entry is missing or no count, or as the class raises.
-        """
+        """Return the costs of a JSON document of `to_document`; more entries are ignored."""
         parts = ("backbone", "fixed", "operations")
         if not isinstance(document, Mapping) or not all(part in document for part in parts):
             raise ValueError(

@@ -38,19 +38,18 @@ class Genotype:
             if choice.operation not in OPERATIONS:
                 raise ValueError(
                     f"an operation of a genotype must be one of {', '.join(OPERATIONS)}; edge "
-                    f"{choice.edge.source}->{choice.edge.target} has {choice.operation!r}"
+                    f"{choice.edge} has {choice.operation!r}"
                 )
             if choice.edge not in EDGES:
                 raise ValueError(
                     "an edge of a genotype must run from a node to a later one among 2 to 5; "
-                    f"got {choice.edge.source}->{choice.edge.target}"
+                    f"got {choice.edge}"
                 )
         edges = [choice.edge for choice in self.choices]
         for edge in edges:
             if edges.count(edge) > 1:
                 raise ValueError(
-                    "a genotype must name every edge at most once; "
-                    f"{edge.source}->{edge.target} is a duplicate"
+                    f"a genotype must name every edge at most once; {edge} is a duplicate"
                 )
         for node in INTERMEDIATE_NODES:
             incoming = sum(edge.target == node for edge in edges)
@@ -59,9 +58,8 @@ class Genotype:
                     f"every intermediate node of a genotype must have {EDGES_PER_NODE} incoming "
                     f"edges; node {node} has {incoming}"
                 )
-        object.__setattr__(
-            self, "choices", tuple(sorted(self.choices, key=lambda c: EDGES.index(c.edge)))
-        )
+        in_order = sorted(self.choices, key=lambda choice: EDGES.index(choice.edge))
+        object.__setattr__(self, "choices", tuple(in_order))
 
     @property
     def operations(self) -> dict[Edge, str]:
@@ -95,10 +93,7 @@ class Genotype:
 
     def to_document(self) -> dict[str, Any]:
         """Return the genotype as its JSON document; operations by name, never by index."""
-        edges = [
-            {"source": c.edge.source, "target": c.edge.target, "operation": c.operation}
-            for c in self.choices
-        ]
+        edges = [{**c.edge._asdict(), "operation": c.operation} for c in self.choices]
         return {"format": FORMAT, "version": VERSION, "edges": edges}
 
     @classmethod
@@ -111,10 +106,8 @@ class Genotype:
         if not isinstance(document, Mapping):
             raise ValueError(f"a genotype document must be a JSON object; got {document!r}")
         if document.get("format") != FORMAT:
-            raise ValueError(
-                f'a genotype document must have "format": "{FORMAT}"; got '
-                f"{document.get('format')!r}"
-            )
+            found = document.get("format")
+            raise ValueError(f'a genotype document must have "format": "{FORMAT}"; got {found!r}')
         if type(document.get("version")) is not int or document["version"] != VERSION:
             raise ValueError(
                 f"this release reads genotype version {VERSION}; the document has version "
@@ -129,13 +122,11 @@ class Genotype:
 
     def __str__(self) -> str:
         """The cell as text, one line per node."""
-        lines = []
-        for node in INTERMEDIATE_NODES:
-            terms = [
-                f"{c.operation}(v{c.edge.source})" for c in self.choices if c.edge.target == node
-            ]
-            lines.append(f"v{node} = " + " + ".join(terms))
-        return "\n".join(lines)
+        terms = [(c.edge.target, f"{c.operation}(v{c.edge.source})") for c in self.choices]
+        return "\n".join(
+            f"v{node} = " + " + ".join(term for target, term in terms if target == node)
+            for node in INTERMEDIATE_NODES
+        )
 
 
 def _choice(entry: Any) -> Choice:

@@ -4,12 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
-from torch import Tensor
-
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Observation
-from nnunet_iac.search.relaxation import edge_weights, operation_weights
+from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import EDGES, OPERATIONS, PARAMETER_FREE, Edge
 
@@ -29,11 +26,7 @@ WINDOW = 15
 class HealthEvent:
     """A condition that began: `dead edge`, `collapse`, `plateau`, `divergence` or `non-finite`.
 
-    Args:
-        epoch: the completed epoch after which it was seen.
-        kind: which condition.
-        edge: of a dead edge or a gradient; None where the whole cell or its loss is meant.
-        message: what was measured.
+    The edge is None where the whole cell or its loss is meant.
     """
 
     epoch: int
@@ -43,7 +36,7 @@ class HealthEvent:
 
     def __str__(self) -> str:
         """The event as one line."""
-        where = "" if self.edge is None else f", edge {self.edge.source}->{self.edge.target}"
+        where = "" if self.edge is None else f", edge {self.edge}"
         return f"epoch {self.epoch}{where}: {self.kind}, {self.message}"
 
 
@@ -65,7 +58,7 @@ class HealthState:
 def examine(
     state: HealthState,
     observation: Observation,
-    active: Bool[Tensor, "edges operations"],
+    active: Active,
     loss: float,
     warmup_epochs: int,
     cell: CellConfig = CellConfig(),
@@ -75,15 +68,7 @@ def examine(
     Dead edge: it has operations to choose from, and their alpha stood still or its Psi is below
     `DEAD_WEIGHT`. Collapse: more than `COLLAPSE_SHARE` of phi, over all edges, lies on operations
     without parameters (three sevenths at the start). The loss: see `loss_trend`. What lasts is
-    reported once, and again if it had ended.
-
-    Args:
-        state: of the epoch before.
-        observation: the end of the epoch.
-        active: the operations the epoch was trained with, so before its prune.
-        loss: the epoch's mean training loss.
-        warmup_epochs: of the run.
-        cell: weights of the edges.
+    reported once, and again if it had ended. `active` is the mask the epoch was trained with.
     """
     alpha, beta = observation.alpha, observation.beta
     rows = tuple(tuple(row) for row in alpha.tolist())
@@ -94,10 +79,8 @@ def examine(
     share = operation_weights(alpha, active)[:, _WITHOUT_PARAMETERS].sum().item() / len(EDGES)
     if share > COLLAPSE_SHARE:
         found["collapse", None] = f"{share:.0%} of phi lies on operations without parameters"
-    trend = loss_trend(losses)
-    if trend is not None:
-        kind, message = trend
-        found[kind, None] = message
+    if (trend := loss_trend(losses)) is not None:
+        found[trend[0], None] = trend[1]
     events = tuple(
         HealthEvent(observation.epoch, kind, None if index is None else EDGES[index], message)
         for (kind, index), message in found.items()
@@ -134,11 +117,7 @@ def parameter_free_share(genotype: Genotype) -> float:
 
 
 def _dead_edges(
-    alpha: Float[Tensor, "edges operations"],
-    previous: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig,
+    alpha: Matrix, previous: Matrix, beta: PerEdge, active: Active, cell: CellConfig
 ) -> dict[tuple[str, int | None], str]:
     weights = edge_weights(beta, cell.edge_transform, cell.tan_clamp)
     undecided = active.sum(dim=1) > 1

@@ -6,11 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def patient_of(case: str, pattern: str | None) -> str:
-    """Return the patient of a case: the pattern's match, or the whole case id without a pattern.
-
-    Raises:
-        ValueError: the pattern does not match the case.
-    """
+    """Return the pattern's match in a case, or the whole case id without a pattern."""
     if pattern is None:
         return case
     match = re.search(pattern, case)
@@ -36,9 +32,6 @@ def halves(
     """Return the cases as train_search and val_search: half of the patients each, by `seed`.
 
     With an odd number of patients the first half has one more.
-
-    Raises:
-        ValueError: fewer than two patients.
     """
     patients = sorted({patient_of(case, pattern) for case in cases})
     if len(patients) < 2:

@@ -1,15 +1,114 @@
-"""The pruning search: an explicit state, and the one function that advances it by an epoch."""
+"""The pruning search: stability tests, a state, and the function that advances it an epoch."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from nnunet_iac.search.importance import distribution, importance, pruning_score
-from nnunet_iac.search.setting_parts import CellConfig, StabilityTest
+from nnunet_iac.search.relaxation import (
+    Active,
+    Matrix,
+    PerEdge,
+    distribution,
+    importance,
+    pruning_score,
+)
+from nnunet_iac.search.setting_parts import CellConfig, StabilityTest, TestName
 from nnunet_iac.search.space import EDGES, OPERATIONS
-from nnunet_iac.search.stability import TESTS
+
+History = Float[Tensor, "checks edges operations"]
+"""Distributions that the checks saw, the newest last; a test gives one number per edge of them."""
+
+
+def js_divergence(
+    p: Float[Tensor, "*edges operations"], q: Float[Tensor, "*edges operations"]
+) -> Float[Tensor, "*edges"]:
+    """Return the Jensen-Shannon divergence of `p` and `q` in nats, in [0, ln 2] (Lin 1991).
+
+    JS(p || q) = KL(p || m)/2 + KL(q || m)/2 with m = (p + q)/2 and 0 log 0 = 0. Rounding may not
+    make it negative. NaN wherever an entry is NaN or negative.
+    """
+    mean = (p + q) / 2
+    # log(0) is masked rather than avoided: xlogy gives 0 log 0 = 0 and keeps NaN for negatives.
+    terms = torch.xlogy(p, p) + torch.xlogy(q, q) - 2 * torch.xlogy(mean, mean)
+    return (terms.sum(-1) / 2).clamp(min=0.0)
+
+
+def js(history: History, active: Active) -> PerEdge:
+    """Return the Jensen-Shannon divergence of the last two distributions (paper, Algorithm 1)."""
+    return js_divergence(history[-2], history[-1])
+
+
+def rank(history: History, active: Active) -> PerEdge:
+    """Return Kendall's distance of the last two orders: the share of pairs that changed theirs.
+
+    Of the active operations (Kendall 1938). A pair that is tied on one side only has changed.
+    0 is the same order; with one operation there is no pair, and the distance is 0.
+    """
+    order = torch.sign(history[-2:].unsqueeze(3) - history[-2:].unsqueeze(2))
+    pairs = (active.unsqueeze(2) & active.unsqueeze(1)).triu(diagonal=1)
+    changed = ((order[0] != order[1]) & pairs).sum((1, 2))
+    distance = (changed / pairs.sum((1, 2)).clamp(min=1)).double()
+    return _where_defined(distance, history[-2:], active)
+
+
+def mask(history: History, active: Active) -> PerEdge:
+    """Return the Hamming distance of the masks that the last two checks would have pruned to.
+
+    Such a mask keeps all active operations but the least important one; the distance is the share
+    of entries that differ, 2/n of n operations or 0. Early-Bird tickets (You et al. 2020) are
+    found so, with five epochs of equal masks.
+    """
+    least = torch.argmin(history[-2:].masked_fill(~active, torch.inf), dim=2)
+    distance = torch.where(least[0] == least[1], 0.0, 2 / active.sum(dim=1)).double()
+    return _where_defined(distance, history[-2:], active)
+
+
+def drift(history: History, active: Active) -> PerEdge:
+    """Return twice the p value of the hypothesis that the least operation is not falling behind.
+
+    With x_t the logarithm of its share over that of the next one, a one-sided t test on the
+    increments of x since the search began: H0, their mean is not below 0; H1, it is. Twice, for
+    the same data say which operation is the least: with two left the test is two-sided. A threshold
+    of 0.05 then means: were the increments independent and normal and no operation falling behind,
+    a check would prune with about that probability at most (tests). Per check: whoever looks every
+    epoch errs more often over a whole search. Increments of one sign in a row, as Adam makes them,
+    are not independent: the more alike they are, the more often than its level the test errs.
+    Fewer than two increments say nothing: 1.
+    """
+    # Imported here, since reading settings does not need it.
+    from scipy.special import stdtr
+
+    count = len(history) - 1
+    if count < 2:
+        return _where_defined(torch.ones(len(active), dtype=torch.float64), history, active)
+    last = history[-1].masked_fill(~active, torch.inf)
+    least = torch.topk(last, 2, dim=1, largest=False, sorted=True).indices
+    tiny = torch.finfo(history.dtype).tiny
+    logs = history.clamp(min=tiny).log().gather(2, least.expand(len(history), -1, -1))
+    increments = (logs[..., 0] - logs[..., 1]).diff(dim=0)
+    mean, deviation = increments.mean(0), increments.std(0)
+    # Without any spread the sign of the mean is certain.
+    t = torch.where(mean == 0, 0.0, mean / (deviation / count**0.5))
+    p = 2 * torch.from_numpy(stdtr(count - 1, t.double().numpy()))
+    return _where_defined(p.clamp(max=1), history, active)
+
+
+TESTS: Mapping[TestName, Callable[[History, Active], PerEdge]] = {
+    "js": js,
+    "schedule": js,
+    "rank": rank,
+    "mask": mask,
+    "drift": drift,
+}
+"""By the setting `stability_test`; a `schedule` records the divergence and does not ask for it."""
+
+
+def _where_defined(distance: PerEdge, history: History, active: Active) -> PerEdge:
+    undefined = (~torch.isfinite(history) & active).any(dim=2).any(dim=0)
+    return distance.masked_fill(undefined, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -26,8 +125,8 @@ class Observation:
     """
 
     epoch: int
-    alpha: Float[Tensor, "edges operations"]
-    beta: Float[Tensor, " edges"]
+    alpha: Matrix
+    beta: PerEdge
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpha", self.alpha.detach().cpu().double().clone())
@@ -38,26 +137,22 @@ class Observation:
                 edge = EDGES[int(wrong[0][0])]
                 raise RuntimeError(
                     f"{name} must be finite; after epoch {self.epoch} it is "
-                    f"{values[tuple(wrong[0])].item()} on edge {edge.source}->{edge.target}: "
+                    f"{values[tuple(wrong[0])].item()} on edge {edge}: "
                     "start anew with a lower architecture_lr or weights_lr"
                 )
 
 
 @dataclass(frozen=True)
 class PruningState:
-    """What a pruning search remembers between epochs, per edge.
+    """What a pruning search remembers between epochs, per edge."""
 
-    Args:
-        active: the operations that are left.
-        threshold: below which an edge is stable.
-        stable_checks: in a row, up to now.
-        history: the distributions that were seen, the newest last; as many as the test looks at.
-    """
-
-    active: Bool[Tensor, "edges operations"]
-    threshold: Float[Tensor, " edges"]
+    active: Active
+    threshold: PerEdge
+    """Below which an edge is stable."""
     stable_checks: Int[Tensor, " edges"]
-    history: Float[Tensor, "checks edges operations"]
+    """In a row, up to now."""
+    history: History
+    """The distributions that were seen, the newest last; as many as the test looks at."""
 
     @property
     def finished(self) -> bool:
@@ -67,10 +162,7 @@ class PruningState:
 
 @dataclass(frozen=True)
 class PruningEvent:
-    """One operation leaving one edge, and why.
-
-    The divergence is what the stability test measured.
-    """
+    """One operation leaving one edge, and why; the divergence is what the test measured."""
 
     epoch: int
     source: int
@@ -87,22 +179,20 @@ class PruningEvent:
 class Decision:
     """What one epoch's pruning step saw and did; the arrays describe the cell before the prune."""
 
-    importance: Float[Tensor, "edges operations"]
-    divergence: Float[Tensor, " edges"]
-    threshold: Float[Tensor, " edges"]
-    active: Bool[Tensor, "edges operations"]
+    importance: Matrix
+    divergence: PerEdge
+    threshold: PerEdge
+    active: Active
     events: tuple[PruningEvent, ...] = ()
 
 
-def full_mask() -> Bool[Tensor, "edges operations"]:
+def full_mask() -> Active:
     """Return the mask of an unpruned cell."""
     return torch.ones(len(EDGES), len(OPERATIONS), dtype=torch.bool)
 
 
 def begin(
-    observation: Observation,
-    test: StabilityTest = StabilityTest(),
-    cell: CellConfig = CellConfig(),
+    observation: Observation, test: StabilityTest = StabilityTest(), cell: CellConfig = CellConfig()
 ) -> PruningState:
     """Return the state at the end of the warm-up, from which the first check measures."""
     active = full_mask()
@@ -147,7 +237,7 @@ def advance(
     if undefined.any() and cell.importance != "raw-strict":
         edge = EDGES[int(undefined.nonzero()[0])]
         raise RuntimeError(
-            f"the divergence of edge {edge.source}->{edge.target} must be a number; after epoch "
+            f"the divergence of edge {edge} must be a number; after epoch "
             f"{observation.epoch} it is {divergence[undefined][0].item()}"
         )
     on_schedule = test.stability_test == "schedule"
@@ -182,22 +272,17 @@ def advance(
 
 
 def force(
-    state: PruningState, observation: Observation, cell: CellConfig = CellConfig()
+    state: PruningState, observation: Observation, cell: CellConfig
 ) -> tuple[PruningState, tuple[PruningEvent, ...]]:
     """Return the state with only the best operation left on every edge, and what that removed.
 
     The end of a search that reaches its epoch limit undecided.
     """
     alpha, beta = observation.alpha, observation.beta
-    seen = Decision(
-        importance=importance(alpha, beta, state.active, cell),
-        divergence=torch.full((len(EDGES),), torch.nan, dtype=torch.float64),
-        threshold=state.threshold,
-        active=state.active,
-    )
+    theta = importance(alpha, beta, state.active, cell)
+    seen = Decision(theta, state.threshold, state.threshold, state.active)
     kept = best_operations(alpha, beta, state.active, cell)
-    remaining = torch.zeros_like(state.active)
-    remaining[torch.arange(len(EDGES)), kept] = True
+    remaining = torch.nn.functional.one_hot(kept, len(OPERATIONS)).bool()
     events = tuple(
         _event(observation.epoch, seen, int(index), int(operation), "forced")
         for index, operation in (state.active & ~remaining).nonzero()
@@ -212,10 +297,7 @@ def close_epoch(
     cell: CellConfig,
     search_epochs: int,
 ) -> tuple[PruningState, Decision]:
-    """Return the state after an epoch of a pruning search, and all that was decided.
-
-    `advance`, and at the epoch limit `force` on top where edges are still undecided.
-    """
+    """Return the state and decision of `advance`, and at the epoch limit of `force` on top."""
     advanced, decision = advance(state, observation, test, cell)
     if observation.epoch < search_epochs:
         return advanced, decision
@@ -223,7 +305,7 @@ def close_epoch(
     return forced, replace(decision, events=decision.events + events)
 
 
-def idle(observation: Observation, cell: CellConfig = CellConfig()) -> Decision:
+def idle(observation: Observation, cell: CellConfig) -> Decision:
     """Return the decision of an epoch that decides nothing: of a warm-up, or of a full search."""
     active = full_mask()
     nothing = observation.beta.new_full((len(EDGES),), torch.nan)
@@ -232,26 +314,22 @@ def idle(observation: Observation, cell: CellConfig = CellConfig()) -> Decision:
 
 
 def best_operations(
-    alpha: Float[Tensor, "edges operations"],
-    beta: Float[Tensor, " edges"],
-    active: Bool[Tensor, "edges operations"],
-    cell: CellConfig = CellConfig(),
+    alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig
 ) -> Int[Tensor, " edges"]:
     """Return the index of each edge's most important active operation; ties go to the last.
 
     The counterpart of pruning, where ties remove the first.
     """
-    score = pruning_score(alpha, beta, active, cell).masked_fill(~active, -torch.inf)
-    return last_largest(score)
+    return last_largest(pruning_score(alpha, beta, active, cell).masked_fill(~active, -torch.inf))
 
 
-def last_largest(score: Float[Tensor, "edges operations"]) -> Int[Tensor, " edges"]:
+def last_largest(score: Matrix) -> Int[Tensor, " edges"]:
     """Return the index of each edge's largest score; ties go to the last."""
     return len(OPERATIONS) - 1 - torch.argmax(score.flip(1), dim=1)
 
 
 def _restricted(
-    history: Float[Tensor, "checks edges operations"], active: Bool[Tensor, "edges operations"]
+    history: Float[Tensor, "checks edges operations"], active: Active
 ) -> Float[Tensor, "checks edges operations"]:
     survivors = torch.where(active, history, 0.0)
     return survivors / survivors.sum(dim=2, keepdim=True)
@@ -263,15 +341,13 @@ def _is_outlier(score: Float[Tensor, " operations"], operation: int) -> bool:
 
 
 def _event(epoch: int, decision: Decision, index: int, operation: int, rule: str) -> PruningEvent:
-    divergence = decision.divergence[index].item()
     forced = rule == "forced"
     return PruningEvent(
-        epoch=epoch,
-        source=EDGES[index].source,
-        target=EDGES[index].target,
-        operation=OPERATIONS[operation],
-        importance=decision.importance[index, operation].item(),
-        divergence=None if forced else divergence,
-        threshold=None if forced else decision.threshold[index].item(),
-        rule=rule,
+        epoch,
+        *EDGES[index],
+        OPERATIONS[operation],
+        decision.importance[index, operation].item(),
+        None if forced else decision.divergence[index].item(),
+        None if forced else decision.threshold[index].item(),
+        rule,
     )

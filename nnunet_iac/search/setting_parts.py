@@ -1,20 +1,126 @@
-"""The five parts of the settings, each what one concern of a run depends on."""
+"""The five parts of the settings, each what one concern of a run depends on, and their checks."""
 
+import functools
+import math
+import re
+import types
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.search.setting_values import (
-    ADAM_BETAS,
-    BELOW_THE_POLE,
-    NODE_COUNT,
-    PATTERN,
-    SEED,
-    SHARE,
-    CheckedPart,
-    above,
-    at_least,
-)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the value of a setting must fulfil beyond its type, in words and as a predicate."""
+
+    allowed: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(minimum: int) -> Constraint:
+    """Return the constraint of a least value."""
+    return Constraint(f">= {minimum}", lambda value: value >= minimum)
+
+
+def above(minimum: int) -> Constraint:
+    """Return the constraint of a bound that is not allowed itself."""
+    return Constraint(f"> {minimum}", lambda value: value > minimum)
+
+
+def _valid_pattern(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
+BELOW_THE_POLE = Constraint("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
+SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
+NODE_COUNT = Constraint("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
+ADAM_BETAS = Constraint("two numbers in [0, 1)", lambda pair: 0 <= min(pair) <= max(pair) < 1)
+PATTERN = Constraint("a valid regular expression", _valid_pattern)
+SEED = Constraint("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
+
+
+def is_text(annotation: Any) -> bool:
+    """Return whether a setting of this type is a text, or one of several."""
+    choices = get_args(annotation)
+    return annotation is str or str in choices or get_origin(annotation) is Literal
+
+
+def converted(name: str, value: Any, annotation: Any) -> Any:
+    """Return `value` as the type of its setting; integers become floats, lists become tuples."""
+    if get_origin(annotation) is Literal:
+        if value not in get_args(annotation):
+            allowed = ", ".join(get_args(annotation))
+            raise ValueError(f"setting {name!r} must be one of {allowed}; got {value!r}")
+        return value
+    if get_origin(annotation) is types.UnionType:
+        if value is None:
+            return None
+        annotation = get_args(annotation)[0]
+    convert, expected = _CONVERSIONS[annotation]
+    found = convert(value)
+    if found is None:
+        raise ValueError(
+            f"setting {name!r} must be {expected}; got {value!r} ({type(value).__name__})"
+        )
+    return found
+
+
+def _as_float(value: Any) -> float | None:
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _as_pair(value: Any) -> tuple[float, float] | None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    first, second = _as_float(value[0]), _as_float(value[1])
+    return None if first is None or second is None else (first, second)
+
+
+_CONVERSIONS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    int: (lambda value: value if type(value) is int else None, "an integer"),
+    float: (_as_float, "a finite number"),
+    bool: (lambda value: value if type(value) is bool else None, "true or false"),
+    str: (lambda value: value if isinstance(value, str) and value else None, "a non-empty text"),
+    tuple[float, float]: (_as_pair, "a list of two numbers"),
+}
+
+
+class CheckedPart:
+    """A frozen dataclass whose fields are converted to their types and checked."""
+
+    def __post_init__(self) -> None:
+        part: Any = type(self)
+        for name in part.__dataclass_fields__:
+            object.__setattr__(self, name, checked_value(part, name, getattr(self, name)))
+
+
+def checked_value(part: Any, name: str, value: Any) -> Any:
+    """Return the value of a part's field, converted to its type, or raise a `ValueError`."""
+    hint = _annotated_types(part)[name]
+    if get_origin(hint) is not Annotated:
+        return converted(name, value, hint)
+    constraint: Constraint = hint.__metadata__[0]
+    value = converted(name, value, hint.__origin__)
+    if value is not None and not constraint.holds(value):
+        raise ValueError(f"setting {name!r} must be {constraint.allowed}; got {value!r}")
+    return value
+
+
+@functools.cache
+def _annotated_types(part: Any) -> dict[str, Any]:
+    return typing.get_type_hints(part, include_extras=True)
+
 
 Preset = Literal["literal", "paper", "adaptive", "swift"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
@@ -67,12 +173,12 @@ class CellConfig(CheckedPart):
                 "min_channels must be at least partial_channels; got "
                 f"min_channels={self.min_channels}, partial_channels={self.partial_channels}"
             )
-        if self.genotype is not None and self.skip != "cell":
-            raise ValueError(
-                "genotype chooses a cell, so skip must be cell with it; got "
-                f"genotype={self.genotype}, skip={self.skip}"
-            )
         if self.genotype is not None:
+            if self.skip != "cell":
+                raise ValueError(
+                    "genotype chooses a cell, so skip must be cell with it; got "
+                    f"genotype={self.genotype}, skip={self.skip}"
+                )
             CellSource.of(self.genotype)
         limits = (self.max_parameter_ratio, self.max_mac_ratio)
         if self.implant != "cell" and limits != (None, None):
@@ -122,7 +228,7 @@ class SearchSchedule(CheckedPart):
 class StabilityTest(CheckedPart):
     """When an edge is pruned: after `patience` consecutive stable checks.
 
-    `stability_test` names what is measured (`search.stability`). A check is stable while that is
+    `stability_test` names what is measured (`search.pruning`). A check is stable while that is
     below `stability_threshold`; a `schedule` has no threshold. Whenever an edge is unstable its
     threshold is multiplied by `threshold_growth`; with `reset_threshold` every prune restores it.
     """

@@ -8,18 +8,21 @@ import difflib
 import functools
 import json
 import math
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nnunet_iac.search.setting_parts import (
     CellConfig,
+    CheckedPart,
     DataConfig,
     Optimisation,
     SearchSchedule,
     StabilityTest,
+    converted,
+    is_text,
 )
-from nnunet_iac.search.setting_values import CheckedPart, converted, field_types, is_text
 
 PRUNES_PER_EDGE = 6
 """Operations an edge loses until one of seven is left."""
@@ -36,7 +39,6 @@ RENAMED = {
 
 REMOVED = {"pruning_score": "importance", "held_back": None}
 """Settings that are gone, and the one value of each that still means what happens now."""
-
 
 OWN_STABILITY: Mapping[str, StabilityTest] = {
     "rank": StabilityTest("rank", 2, 0.01, 1.0, False),
@@ -105,11 +107,7 @@ class Settings:
 
     @classmethod
     def from_mapping(cls, values: Any) -> "Settings":
-        """Return the settings of a plans file's `iac` section.
-
-        Raises:
-            ValueError: no mapping with text keys, or as the class raises.
-        """
+        """Return the settings of a plans file's `iac` section, or raise a `ValueError`."""
         if not isinstance(values, Mapping):
             raise ValueError(
                 f"settings must be a JSON object of keys and values; got {values!r}: write {{}} "
@@ -144,11 +142,7 @@ class Settings:
         return limit if self.can_wait else min(self.soonest_end, limit)
 
     def require_prunable(self) -> None:
-        """Check that a pruning search can finish.
-
-        Raises:
-            ValueError: fewer epochs between warm-up and limit than six prunes need.
-        """
+        """Raise a `ValueError` if a pruning search has fewer epochs than six prunes need."""
         warmup, limit = self.schedule.warmup_epochs, self.schedule.search_epochs
         if limit < self.soonest_end:
             first = " and one more before the first" if self.stability.idle_epochs else ""
@@ -175,11 +169,7 @@ def keys() -> tuple[str, ...]:
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Return key and typed value of a command line's `key=value`; old keys are kept.
-
-    Raises:
-        ValueError: no `=`, an unknown key, or a value of the wrong type.
-    """
+    """Return key and typed value of a command line's `key=value`; old keys are kept."""
     key, separator, text = assignment.partition("=")
     if not separator:
         raise ValueError(f"a setting must have the form key=value; got {assignment!r}")
@@ -254,8 +244,8 @@ def present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
 
 @functools.cache
 def _key_types() -> dict[str, Any]:
-    parts: tuple[Any, ...] = tuple(PARTS.values())
-    return {key: kind for part in parts for key, kind in field_types(part).items()}
+    types = map(typing.get_type_hints, PARTS.values())
+    return {key: kind for part in types for key, kind in part.items()}
 
 
 def _require_known(key: Any) -> None:

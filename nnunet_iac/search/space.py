@@ -17,6 +17,9 @@ class Edge(NamedTuple):
     source: int
     target: int
 
+    def __str__(self) -> str:
+        return f"{self.source}->{self.target}"
+
     @property
     def name(self) -> str:
         """The edge as state-dict keys spell it, for example `0_2`."""
@@ -40,6 +43,7 @@ OPERATIONS = (
 Along an axis where the plans' own kernels are one voxel wide, they are so as well.
 """
 
+IDENTITY = OPERATIONS.index("identity")
 PARAMETER_FREE = OPERATIONS[:3]
 """The operations without weights, to which differentiable searches are known to collapse."""
 

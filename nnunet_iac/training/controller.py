@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
-from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet, draw_ticket, load_ticket
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
-from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
-from nnunet_iac.search.budget import within_budget
 from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource
 from nnunet_iac.search.cost import CellCosts
-from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.discretisation import discretise, within_budget
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import (
     COLLAPSE_SHARE,
@@ -30,6 +26,7 @@ from nnunet_iac.search.health import (
     parameter_free_share,
 )
 from nnunet_iac.search.pruning import Observation, PruningState, begin, close_epoch, idle
+from nnunet_iac.search.relaxation import beta_decay, beta_decay_weight
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training.batches import ARCHITECTURE

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import nnunet_iac
-from nnunet_iac.nn.cell_cost import multiply_accumulates
+from nnunet_iac.nn.cost import multiply_accumulates
 from nnunet_iac.runs.records import CostRecord, NetworkCost
 
 CODE = ("nnunet_iac", "trainers")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.search.annealing import cosine_power, polynomial
 from nnunet_iac.search.setting_parts import Optimisation
 

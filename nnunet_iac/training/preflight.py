@@ -10,11 +10,9 @@ import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
-from nnunet_iac.nn.cell_cost import cell_costs
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.memory import StepMemory, step_memory
+from nnunet_iac.nn.cost import StepMemory, cell_costs, step_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.plans import (
     SECTION,
@@ -27,9 +25,9 @@ from nnunet_iac.runs.plans import (
     require_trainable,
 )
 from nnunet_iac.runs.splits import require_splits
-from nnunet_iac.search.budget import require_possible
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.discretisation import require_possible
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.settings import PRESETS, Settings, present_names

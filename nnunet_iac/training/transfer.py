@@ -8,16 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet, draw_ticket, load_ticket
 from nnunet_iac.nn.zero_cost import zero_cost_genotype
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.plans import configuration_of
-from nnunet_iac.search.budget import is_within, require_within
 from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, random_genotypes
 from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.discretisation import is_within, require_within
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import patient_of, shared_patients
 from nnunet_iac.search.settings import Settings

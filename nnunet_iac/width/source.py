@@ -18,7 +18,7 @@ from torch import nn
 
 from nnunet_iac.host.planning import built_from_plans, preprocessed_folder, source_plans
 from nnunet_iac.host.trainer_lookup import find_trainer
-from nnunet_iac.nn.cell_cost import multiply_accumulates
+from nnunet_iac.nn.cost import multiply_accumulates
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.plans import architecture_of, configuration_of, require_trainable
 from nnunet_iac.search.cost import Cost

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from nnunet_iac.analysis.trajectories.replay import SHOWN, replay
-from nnunet_iac.nn.cell_cost import cell_costs
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.cost import cell_costs
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, TrajectoryRow
-from nnunet_iac.search.budget import within_budget
 from nnunet_iac.search.cost import CellCosts, Cost
-from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.discretisation import discretise, within_budget
 from nnunet_iac.search.pruning import Observation, begin, close_epoch, idle
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, Edge

@@ -20,8 +20,8 @@ from nnunet_iac.analysis.trajectories.similarity import (
 )
 from nnunet_iac.runs.records import Trajectory, TrajectoryRow
 from nnunet_iac.search.discretisation import discretise
-from nnunet_iac.search.importance import importance
 from nnunet_iac.search.pruning import best_operations
+from nnunet_iac.search.relaxation import importance
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 

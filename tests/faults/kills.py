@@ -34,7 +34,7 @@ from nnunetv2.run import run_training as commands
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 
-from nnunet_iac.nn.memory import StepMemory
+from nnunet_iac.nn.cost import StepMemory
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_iac.nn.cell_cost import cell_costs, multiply_accumulates
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.cost import cell_costs, multiply_accumulates
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import network_cost
 

@@ -10,15 +10,16 @@ from torch import nn
 from torch.nn import functional
 
 from nnunet_iac.nn.cell import (
+    AveragePool,
+    Cell,
     CellShape,
     DiscreteCell,
+    Layers,
     ReZero,
-    full_width_cell,
+    build_operation,
 )
-from nnunet_iac.nn.cell_cost import cell_costs
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.layers import AveragePool, Layers
-from nnunet_iac.nn.operations import build_operation
+from nnunet_iac.nn.cost import cell_costs
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
@@ -156,9 +157,7 @@ def mixing(active=None):
 @operations
 @pytest.mark.parametrize("final", [False, True], ids=["searching", "final"])
 def test_an_operation_keeps_the_shape(dimension, norm, operation, final):
-    module = build_operation(
-        operation, 8, make_layers(dimension, norm), affine=final, pool_norm=not final
-    )
+    module = build_operation(operation, 8, make_layers(dimension, norm), searching=not final)
     x = image(dimension, 8).float()
     before = x.clone()
     assert module(x).shape == x.shape
@@ -170,7 +169,7 @@ def test_an_operation_keeps_the_shape(dimension, norm, operation, final):
 @pytest.mark.parametrize("final", [False, True], ids=["searching", "final"])
 def test_an_operation_equals_its_definition(dimension, operation, final):
     layers = make_layers(dimension)
-    module = randomised(build_operation(operation, 8, layers, affine=final, pool_norm=not final))
+    module = randomised(build_operation(operation, 8, layers, searching=not final))
     x = image(dimension, 8)
     expected = reference_operation(operation, x, module.state_dict(), "", pool_norm=not final)
     torch.testing.assert_close(module(x), expected, rtol=1e-10, atol=1e-10)
@@ -187,8 +186,8 @@ def test_average_pooling_does_not_count_the_border(dimension):
 @operations
 def test_norms_learn_scale_and_shift_in_the_final_cell_only(dimension, norm, operation):
     layers = make_layers(dimension, norm)
-    searching = build_operation(operation, 8, layers, affine=False, pool_norm=True)
-    final = build_operation(operation, 8, layers, affine=True, pool_norm=False)
+    searching = build_operation(operation, 8, layers, searching=True)
+    final = build_operation(operation, 8, layers, searching=False)
     rounds = {"sep": 2, "dil": 1}.get(operation[:3], 0)
     assert [p.ndim for p in searching.parameters()] == [dimension + 2] * 2 * rounds
     assert [p.ndim for p in final.parameters()] == [dimension + 2, dimension + 2, 1, 1] * rounds
@@ -196,8 +195,8 @@ def test_norms_learn_scale_and_shift_in_the_final_cell_only(dimension, norm, ope
 
 def test_the_parameters_of_an_operation_have_frozen_names():
     layers = make_layers(2)
-    separable = build_operation("sep_conv_3x3", 8, layers, affine=True, pool_norm=False)
-    dilated = build_operation("dil_conv_5x5", 8, layers, affine=False, pool_norm=True)
+    separable = build_operation("sep_conv_3x3", 8, layers, searching=False)
+    dilated = build_operation("dil_conv_5x5", 8, layers, searching=True)
     assert {name: tuple(p.shape) for name, p in separable.named_parameters()} == {
         "0.1.weight": (8, 1, 3, 3),
         "0.2.weight": (8, 8, 1, 1),
@@ -343,7 +342,7 @@ def test_without_partial_channels_operations_see_all_channels_unshuffled():
 
 def test_the_full_width_cell_holds_every_parameter_of_the_other_cells():
     layers = make_layers(2)
-    full = dict(full_width_cell(SHAPE, layers).named_parameters())
+    full = dict(Cell(SHAPE, layers, dict.fromkeys(EDGES, OPERATIONS)).named_parameters())
     discrete = dict(DiscreteCell(SHAPE, layers, ALL_OPERATIONS).named_parameters())
     searching = dict(SearchCell(SHAPE, layers).named_parameters())
     assert discrete.keys() < full.keys()

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 
 TUNED = {"decoder_norms": "tuned", "residual": "zero"}
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_iac.nn.memory import TRANSIENT, step_memory
+from nnunet_iac.nn.cost import TRANSIENT, step_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
 
 IMPLANTS = ["cell", "convolution", "attention", "nested"]

@@ -4,7 +4,7 @@ from dynamic_network_architectures.building_blocks.plain_conv_encoder import Pla
 from torch import nn
 from torch.nn import functional
 
-from nnunet_iac.nn.nested_skips import NestedSkips, widen_for_nested_skips
+from nnunet_iac.nn.skip_modules import NestedSkips, widen_for_nested_skips
 from nnunet_iac.nn.skip_unet import SkipUNet
 
 FEATURES = (4, 6, 8, 10)
@@ -114,7 +114,8 @@ def test_widened_stages_take_all_nodes_and_are_otherwise_as_they_were(tiny_unet)
 
 def test_a_gradient_reaches_every_node_under_deep_supervision():
     net = SkipUNet(
-        *(1, 2, "nested", UNET, True),
+        *(1, 2, "nested", UNET),
+        deep_supervision=True,
         n_stages=4,
         features_per_stage=FEATURES,
         conv_op=nn.Conv2d,

@@ -3,7 +3,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn import functional
 
-from nnunet_iac.nn.normalisation import normalised, normalised_sum
+from nnunet_iac.nn.search_cell import normalised, normalised_sum
 
 EPS = 1e-3
 

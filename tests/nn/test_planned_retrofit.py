@@ -6,12 +6,16 @@ import torch
 from nnunet_iac import retrofit
 from nnunet_iac.host.export import retrofit_architecture
 from nnunet_iac.nn.cell import DiscreteCell, ReZero
-from nnunet_iac.nn.cell_cost import cell_parameters
-from nnunet_iac.nn.convolution_block import ConvolutionBlock, equal_widths
+from nnunet_iac.nn.cost import cell_parameters
 from nnunet_iac.nn.planned_retrofit import planned_retrofit
 from nnunet_iac.nn.search_cell import SearchCell
-from nnunet_iac.nn.skip_modules import AttentionGate, ResidualAttention
-from nnunet_iac.search.settings import STRUCTURAL, Settings
+from nnunet_iac.nn.skip_modules import (
+    AttentionGate,
+    ConvolutionBlock,
+    ResidualAttention,
+    equal_widths,
+)
+from nnunet_iac.search.settings import Settings
 
 OLD_PLANS = {
     "channel_ratio": 0.25,
@@ -76,12 +80,13 @@ def test_nested_skips_of_an_exported_model_are_built():
         ({"genotype": "random:1"}, "genotype in exported plans must be conv.*'random:1'"),
         ({"genotype": "conv", "skip": "nested"}, "without skip; got .* skip='nested'"),
         ({"skip": "dense"}, "implant must be one of cell, convolution, .*; got 'dense'"),
-        ({"norm": "group"}, "norm of a retrofit must be one of plans, batch; got 'group'"),
-        ({"channel_ratio": "0.5"}, r"channel_ratio of a retrofit must be a number in \(0, 1\]"),
-        ({"min_channels": 0}, "min_channels of a retrofit must be an integer of at least 1"),
-        ({"partial_channels": 2.0}, "partial_channels of a retrofit must be an integer"),
-        ({"output_nodes": 5}, "output_nodes of a retrofit must be 1, 2, 3 or 4; got 5"),
-        ({"tan_clamp": 1.6}, r"tan_clamp of a retrofit must be a number in \(0, pi/2\); got 1.6"),
+        ({"norm": "group"}, "'norm' must be one of plans, batch; got 'group'"),
+        ({"channel_ratio": "0.5"}, "'channel_ratio' must be a finite number; got '0.5'"),
+        ({"channel_ratio": 2}, r"'channel_ratio' must be \(0, 1\]; got 2"),
+        ({"min_channels": 0}, "'min_channels' must be >= 1; got 0"),
+        ({"partial_channels": 2.0}, "'partial_channels' must be an integer; got 2.0"),
+        ({"output_nodes": 5}, "'output_nodes' must be 1, 2, 3 or 4; got 5"),
+        ({"tan_clamp": 1.6}, r"'tan_clamp' must be \(0, pi/2\); got 1.6"),
         ({"activation_checkpointing": 1}, "must be true or false; got 1"),
     ],
 )
@@ -141,6 +146,5 @@ def test_what_the_export_writes_can_be_built(values):
             "_kw_requires_import": [],
         }
     }
-    structure = {key: getattr(settings, key) for key in STRUCTURAL}
-    written = retrofit_architecture(plans, structure)["arch_kwargs"]["settings"]
+    written = retrofit_architecture(plans, settings.cell.structure)["arch_kwargs"]["settings"]
     assert type(planned(written)) is type(planned({**OLD_PLANS, **values}))

@@ -9,7 +9,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.cell import Layers
 from nnunet_iac.nn.skip_modules import AttentionGate, ResidualAttention
 from nnunet_iac.nn.skip_unet import SkipUNet
 

@@ -8,10 +8,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_iac.nn import search_cell
-from nnunet_iac.nn.cell import CellShape
-from nnunet_iac.nn.layers import Layers
-from nnunet_iac.nn.plain_cell import PlainSearchCell, channel_shuffle
-from nnunet_iac.nn.search_cell import SearchCell
+from nnunet_iac.nn.cell import CellShape, Layers
+from nnunet_iac.nn.search_cell import PlainSearchCell, SearchCell, channel_shuffle
 from nnunet_iac.search.relaxation import edge_weights, operation_weights
 from nnunet_iac.search.space import OPERATIONS
 

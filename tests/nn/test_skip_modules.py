@@ -7,15 +7,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from nnunet_iac.nn.cell import CellShape, DiscreteCell, ReZero
-from nnunet_iac.nn.cell_cost import cell_parameters, mean_parameters
-from nnunet_iac.nn.convolution_block import ConvolutionBlock, block_parameters, equal_widths
-from nnunet_iac.nn.layers import Layers
+from nnunet_iac.nn.cell import CellShape, DiscreteCell, Layers, ReZero
+from nnunet_iac.nn.cost import cell_parameters, mean_parameters
 from nnunet_iac.nn.skip_modules import (
     SKIP_MODULES,
     AttentionGate,
+    ConvolutionBlock,
     ResidualAttention,
+    block_parameters,
     build_skip_module,
+    equal_widths,
     require_skip_module,
 )
 from nnunet_iac.search.genotype import Choice, Genotype

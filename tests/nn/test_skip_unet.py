@@ -13,7 +13,7 @@ from torch import nn
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import SkipUNet
-from nnunet_iac.nn.timm_encoder import ENCODERS, encoder_strides
+from nnunet_iac.nn.timm_unet import ENCODERS, encoder_strides
 
 CLASS_NAME = "nnunet_iac.nn.skip_unet.SkipUNet"
 UNETS = "dynamic_network_architectures.architectures.unet"
@@ -294,7 +294,7 @@ def test_deep_supervision_is_switched_through_the_decoder(skip):
 @unets
 def test_all_weights_start_as_nnunet_draws_them(skip, unet):
     net = SkipUNet(
-        *(1, 3, skip, f"{UNETS}.{unet}", False),
+        *(1, 3, skip, f"{UNETS}.{unet}"),
         **{
             **{k: v for k, v in arch_kwargs(skip, unet).items() if k not in ("skip", "unet")},
             "conv_op": nn.Conv2d,

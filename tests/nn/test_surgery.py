@@ -3,7 +3,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualUNet
 from torch import nn
 
-from nnunet_iac.nn.surgery import ImplantedUNet, backbone_part, require_supported, skip_channels
+from nnunet_iac.nn.retrofitted_unet import ImplantedUNet, require_supported, skip_channels
 
 
 class SkipOnly(nn.Module):
@@ -62,9 +62,9 @@ def test_the_state_dict_holds_the_stock_nets_keys_and_tensors(tiny_unet):
     assert stock.keys() <= net.state_dict().keys()
     names = net.implants[0].state_dict()
     assert added == {f"implants.{level}.{name}" for level in (0, 1) for name in names}
-    for state in (net.backbone_state(), backbone_part(net.state_dict())):
-        assert state.keys() == stock.keys()
-        assert all(torch.equal(state[key], value) for key, value in stock.items())
+    state = net.backbone_state()
+    assert state.keys() == stock.keys()
+    assert all(torch.equal(state[key], value) for key, value in stock.items())
 
 
 def test_a_stock_state_dict_loads_into_the_implanted_net(tiny_unet):

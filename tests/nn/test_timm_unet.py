@@ -17,16 +17,18 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.iac_unet import IACUNet
-from nnunet_iac.nn.pretrained_encoder import load_encoder_weights, read_encoder_weights
-from nnunet_iac.nn.surgery import ImplantedUNet, skip_channels
-from nnunet_iac.nn.timm_encoder import (
+from nnunet_iac.nn.retrofitted_unet import IACUNet, ImplantedUNet, skip_channels
+from nnunet_iac.nn.timm_unet import (
     ENCODERS,
     TimmEncoder,
+    TimmUNet,
+    arch_kwargs_of,
+    architecture_of,
     encoder_strides,
+    load_encoder_weights,
     padded_patch_size,
+    read_encoder_weights,
 )
-from nnunet_iac.nn.timm_unet import TimmUNet, arch_kwargs_of, architecture_of
 
 encoders = pytest.mark.parametrize("encoder", ENCODERS)
 
@@ -330,7 +332,7 @@ def test_networks_are_built_without_any_connection(monkeypatch):
 
 
 def test_timm_is_not_imported_before_a_trunk_is_built():
-    program = "import nnunet_iac.nn.pretrained_encoder, sys; sys.exit('timm' in sys.modules)"
+    program = "import nnunet_iac.nn.timm_unet, sys; sys.exit('timm' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nnunet_iac.nn.iac_unet import IACUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.genotype_source import find_genotype, find_output_nodes
 from nnunet_iac.search.settings import Settings

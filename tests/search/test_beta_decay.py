@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from nnunet_iac.search.beta_decay import beta_decay, beta_decay_weight
 from nnunet_iac.search.pruning import full_mask
-from nnunet_iac.search.relaxation import operation_weights
+from nnunet_iac.search.relaxation import beta_decay, beta_decay_weight, operation_weights
 
 
 def test_the_gradient_is_phi_over_the_edges():

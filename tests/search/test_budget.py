@@ -10,18 +10,18 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from nnunet_iac.search.budget import (
+from nnunet_iac.search.cost import CellCosts, Cost
+from nnunet_iac.search.discretisation import (
     RESOLUTION,
+    discretise,
     is_within,
     require_possible,
     require_within,
     within_budget,
 )
-from nnunet_iac.search.cost import CellCosts, Cost
-from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.importance import importance
 from nnunet_iac.search.pruning import full_mask
+from nnunet_iac.search.relaxation import importance
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge, edges_into
 

@@ -1,9 +1,14 @@
 import pytest
 import torch
 
-from nnunet_iac.search.importance import distribution, importance, pruning_score
 from nnunet_iac.search.pruning import full_mask
-from nnunet_iac.search.relaxation import edge_weights, operation_weights
+from nnunet_iac.search.relaxation import (
+    distribution,
+    edge_weights,
+    importance,
+    operation_weights,
+    pruning_score,
+)
 from nnunet_iac.search.settings import Settings
 
 SOFTMAX = Settings()

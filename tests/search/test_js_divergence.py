@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from nnunet_iac.search.stability import js_divergence
+from nnunet_iac.search.pruning import js_divergence
 
 
 @st.composite

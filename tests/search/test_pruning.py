@@ -9,7 +9,6 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nnunet_iac.search.importance import importance
 from nnunet_iac.search.pruning import (
     Observation,
     advance,
@@ -20,6 +19,7 @@ from nnunet_iac.search.pruning import (
     full_mask,
     idle,
 )
+from nnunet_iac.search.relaxation import importance
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 

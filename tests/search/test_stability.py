@@ -6,10 +6,18 @@ import pytest
 import torch
 from scipy import stats
 
-from nnunet_iac.search.pruning import Observation, advance, begin, close_epoch, full_mask
+from nnunet_iac.search.pruning import (
+    Observation,
+    advance,
+    begin,
+    close_epoch,
+    drift,
+    full_mask,
+    mask,
+    rank,
+)
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import OPERATIONS
-from nnunet_iac.search.stability import drift, mask, rank
 
 
 def histories(*distributions):

@@ -8,9 +8,9 @@ from interruption import run_until
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.search.budget import is_within
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.discretisation import is_within
 from nnunet_iac.search.genotype import Genotype
 
 Make = Callable[..., Any]

@@ -12,7 +12,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_iac.host.architectures import ENCODER_NAMES, SKIP_NAMES
 from nnunet_iac.host.planning import NetworkChanges, write_plans
-from nnunet_iac.nn.surgery import skip_channels
+from nnunet_iac.nn.retrofitted_unet import skip_channels
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import parse_assignment

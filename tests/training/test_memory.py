@@ -8,7 +8,7 @@ import pytest
 import torch
 from interruption import run_until
 
-from nnunet_iac.nn.memory import StepMemory, step_memory
+from nnunet_iac.nn.cost import StepMemory, step_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import memory, preflight

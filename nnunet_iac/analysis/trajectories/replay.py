@@ -9,9 +9,8 @@ import torch
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
-from nnunet_iac.search.budget import QUANTITIES
 from nnunet_iac.search.cost import CellCosts
-from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.discretisation import QUANTITIES, discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import (
     Decision,

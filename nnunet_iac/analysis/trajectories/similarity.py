@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.importance import pruning_score
+from nnunet_iac.search.relaxation import pruning_score
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
