@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK
@@ -19,6 +20,11 @@ from nnunet_iac.drawing.figure_files import png_bytes
 from nnunet_iac.runs.scores import case_id, read_summary
 
 DOTS_PER_INCH = 110
+RAW, PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
+NOT_FOUND = (
+    "Images were not found: set nnUNet_raw to the folder they are in, and keep nnU-Net's "
+    "validation folders."
+)
 TRUTH, PREDICTION = "#f0e442", "#56b4e9"
 """Contours on grey images; yellow and blue differ for every kind of colour vision."""
 
@@ -49,15 +55,7 @@ def overlays(
     """Return the slice with the most truth, and its picture under every prediction, as PNG.
 
     The slices are those of the image's first axis in SimpleITK's order (its last in the file).
-
-    Args:
-        image: the case's first channel.
-        truth: its labels.
-        predictions: files by name.
-        dpi: of the pictures, which are four inches wide.
-
-    Raises:
-        RuntimeError: a file cannot be read.
+    `image` is the case's first channel; the pictures are four inches wide.
     """
     grey, aspect = _image(image)
     labels = _labels(truth)
@@ -100,29 +98,18 @@ def _slice_picture(
     figure = Figure(figsize=(4, 4 * aspect * rows / columns))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
+    how: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto"}
     low, high = np.percentile(grey, [1, 99])
-    extent = (0, columns, rows, 0)
-    axes.imshow(
-        grey, "gray", vmin=low, vmax=high, interpolation="nearest", extent=extent, aspect="auto"
-    )
+    axes.imshow(grey, "gray", vmin=low, vmax=high, extent=(0, columns, rows, 0), **how)
     for labels, colour, lw in ((truth, TRUTH, 4), (predicted, PREDICTION, 1.8)):
-        axes.add_collection(
-            LineCollection(list(outlines(labels)), colors=colour, lw=lw, capstyle="round")
-        )
+        lines = LineCollection(list(outlines(labels)), colors=colour, lw=lw, capstyle="round")
+        axes.add_collection(lines)
     return png_bytes(figure, dpi)
 
 
 @dataclass(frozen=True)
 class CaseOverlay:
-    """One case under two predictions.
-
-    Args:
-        case: its id.
-        frozen: its Dice before, of the run whose prediction is shown.
-        cells: its Dice with the cells of that run.
-        slice: which of its slices is shown.
-        pictures: PNG by `frozen` and `cells`.
-    """
+    """One case, its Dice before and after, and PNGs of a slice by `frozen` and `cells`."""
 
     case: str
     frozen: float
@@ -151,10 +138,7 @@ def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOve
             reasons[f"An image could not be drawn: {error}"] = None
     found = tuple(overlay for overlay in made if overlay is not None)
     if len(found) < len(made):
-        reasons[
-            "Images were not found: set nnUNet_raw to the folder they are in, and keep nnU-Net's "
-            "validation folders."
-        ] = None
+        reasons[NOT_FOUND] = None
     return found, " ".join(reasons)
 
 
@@ -192,24 +176,18 @@ def _files(case: str, sources: Sequence[ScoredSummary]) -> tuple[Path, Path] | N
 def _truth_file(dataset: str, recorded: Path) -> Path | None:
     """Return the truth where it was, or in today's folders of nnU-Net."""
     candidates = [recorded]
-    if raw := _folder("raw"):
-        candidates.append(Path(raw) / dataset / "labelsTr" / recorded.name)
-    if preprocessed := _folder("preprocessed"):
-        candidates.append(Path(preprocessed) / dataset / "gt_segmentations" / recorded.name)
+    for kind, name in ((RAW, "labelsTr"), (PREPROCESSED, "gt_segmentations")):
+        if folder := os.environ.get(kind):
+            candidates.append(Path(folder) / dataset / name / recorded.name)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _image_file(dataset: str, case: str, truth: Path) -> Path | None:
     """Return the first channel of a case in nnU-Net's raw data."""
-    raw = _folder("raw")
+    raw = os.environ.get(RAW)
     ending = truth.name.removeprefix(case_id(truth.name))
     folders = [Path(raw) / dataset] if raw else []
     # nnU-Net's three folders usually lie side by side.
     folders += [parent / "nnUNet_raw" / dataset for parent in truth.parents]
     paths = (folder / "imagesTr" / f"{case}_0000{ending}" for folder in folders)
     return next((path for path in paths if path.is_file()), None)
-
-
-def _folder(kind: str) -> str | None:
-    """Return one of nnU-Net's folders, as its environment variable names it."""
-    return os.environ.get(f"nnUNet_{kind}")

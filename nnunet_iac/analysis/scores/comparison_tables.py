@@ -1,8 +1,6 @@
 """Comparisons as text, CSV, JSON and LaTeX."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,11 @@ from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
 from nnunet_iac.analysis.scores.wording import (
     counted,
+    csv_text,
     difference_text,
     escaped,
     finding,
+    floating,
     interval_text,
     p_text,
     score_text,
@@ -51,9 +51,6 @@ def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path
 
     The CSV has a line per comparison and case; cells without a value are empty. The JSON has
     everything, null where there is no value. The LaTeX table needs the package booktabs.
-
-    Raises:
-        RuntimeError: the folder cannot be written to.
     """
     paths = (folder / "comparison.csv", folder / "comparison.json", folder / "comparison.tex")
     write_text(paths[0], _csv(made))
@@ -80,15 +77,12 @@ def latex(made: Comparisons) -> str:
     overview = _overview(made)
     notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
     lines = [
-        r"\begin{table}",
-        rf"\caption{{{escaped(caption)}}}",
         *tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
         *(tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
         *(tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
         *(rf"\par {escaped(note)}" for note in dict.fromkeys(notes)),
-        r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
+    return floating(caption, lines)
 
 
 def _notes(c: PairedComparison) -> list[str]:
@@ -109,10 +103,8 @@ def _overview(made: Comparisons) -> list[list[str]]:
 def _protocol(made: Comparisons) -> dict[str, str]:
     """Return what was done, in a sentence each."""
     number = len({frozenset(c.labels) for c in made.comparisons})
-    fisher = ""
-    if made.fisher is not None:
-        combined = p_text(made.fisher)
-        fisher = f" Fisher's combination (some difference, either way): p = {combined}."
+    combined = f" Fisher's combination (some difference, either way): p = {p_text(made.fisher)}."
+    fisher = "" if made.fisher is None else combined
     said = {
         "unit": "Dice is the mean over foreground classes, then over a patient's cases, then over "
         "patients; B - A is paired by patient.",
@@ -153,11 +145,8 @@ def _csv(made: Comparisons) -> str:
         for row in c.rows
     ]
     columns = dict.fromkeys(name for row in rows for name in row if name != "leakage")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, "leakage"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    head = [*columns, "leakage"]
+    return csv_text([head, *([row.get(name, "") for name in head] for row in rows)])
 
 
 def _roles(c: PairedComparison, made: Comparisons) -> dict[str, str]:
@@ -170,30 +159,15 @@ def _roles(c: PairedComparison, made: Comparisons) -> dict[str, str]:
 
 def _cells(c: PairedComparison) -> list[str]:
     """Return a comparison's numbers, from patients to non-inferiority, as both tables have them."""
-    return [
-        str(c.patients),
-        str(c.cases),
-        score_text(c.mean_a),
-        score_text(c.mean_b),
-        signed_text(c.difference),
-        interval_text(c.interval),
-        p_text(c.p),
-        p_text(c.p_holm),
-        f"{c.effect:+.2f}",
-        f"{c.better}/{c.equal}/{c.worse}",
-        "shown" if c.non_inferiority.shown else "not shown",
-    ]
+    cells = [str(c.patients), str(c.cases), score_text(c.mean_a), score_text(c.mean_b)]
+    cells += [signed_text(c.difference), interval_text(c.interval), p_text(c.p), p_text(c.p_holm)]
+    cells += [f"{c.effect:+.2f}", f"{c.better}/{c.equal}/{c.worse}"]
+    return [*cells, "shown" if c.non_inferiority.shown else "not shown"]
 
 
 def _surface_cells(s: SurfaceComparison) -> list[str]:
-    return [
-        s.metric,
-        score_text(s.mean_a),
-        score_text(s.mean_b),
-        signed_text(s.difference),
-        interval_text(s.interval),
-        f"{s.undefined_a}, {s.undefined_b}",
-    ]
+    cells = [s.metric, score_text(s.mean_a), score_text(s.mean_b), signed_text(s.difference)]
+    return [*cells, interval_text(s.interval), f"{s.undefined_a}, {s.undefined_b}"]
 
 
 def _aligned(rows: Sequence[Sequence[str]], labels: int = 0) -> list[str]:

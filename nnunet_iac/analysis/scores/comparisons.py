@@ -5,14 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_iac.analysis.scores import comparison as paired
 from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
-from nnunet_iac.analysis.scores.comparison import (
-    PairedComparison,
-    adjusted,
-    compare_scores,
-    require_paired,
-    require_pattern,
-)
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
 from nnunet_iac.analysis.scores.statistics import MARGIN, fisher_combination, require_margin
 from nnunet_iac.analysis.scores.wording import finding
@@ -21,10 +16,10 @@ from nnunet_iac.analysis.vocabulary import RANDOM_CELL
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Comparisons made together.
+    """Comparisons made together, in the order asked for, their p values adjusted for each other.
 
     Args:
-        comparisons: in the order asked for; their p values are adjusted for each other.
+        comparisons: of them.
         margin: of non-inferiority, in Dice.
         seed: of the bootstrap.
         tolerance: of NSD in mm; None without surfaces.
@@ -75,7 +70,7 @@ def compare_folders(
     """
     require_margin(margin)
     if patient_pattern is not None:
-        require_pattern(patient_pattern)
+        paired.require_pattern(patient_pattern)
     if len(references) not in (1, len(others)):
         raise ValueError(
             f"-a must be given once, or once for each -b; got {len(references)} -a and "
@@ -96,7 +91,7 @@ def compare_folders(
     compared = []
     for baseline, other in (*pairs, *((references[0], control) for control in controls)):
         a, b = scores[baseline], scores[other]
-        require_paired(a, b)
+        paired.require_paired(a, b)
         origin = ("A need not be the backbone of B (--unrelated)",)
         remarks = origin if unrelated else require_frozen(a, b)
         comparison = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
@@ -146,14 +141,12 @@ def _method(scores: CaseScores) -> str | None:
 def _names(sides: Sequence[CaseScores]) -> dict[str, str]:
     """Return what tables call each side: its method, with its label where others have that, too."""
     methods = [_method(side) for side in sides]
-    return {
-        side.label: side.label
-        if method is None
-        else method
-        if methods.count(method) == 1
-        else f"{method} ({side.label})"
-        for side, method in zip(sides, methods, strict=True)
-    }
+    names = {}
+    for side, method in zip(sides, methods, strict=True):
+        alone = methods.count(method) == 1
+        known = method if method is None or alone else f"{method} ({side.label})"
+        names[side.label] = known or side.label
+    return names
 
 
 def _together(

@@ -44,16 +44,8 @@ def surface_score(
 
     A boundary voxel is one of the mask with a face to the outside, where the image's border counts
     as outside. Sources: Maier-Hein et al., Metrics reloaded, Nature Methods 21 (2024) for both;
-    Seidlitz et al., arXiv 2111.05408, for the count of voxels as surface in NSD.
-
-    Args:
-        prediction: where the class was predicted.
-        truth: where it is.
-        spacing: of the voxels in mm, in the order of the arrays' axes.
-        tolerance: in mm.
-
-    Raises:
-        RuntimeError: MONAI is not installed.
+    Seidlitz et al., arXiv 2111.05408, for the count of voxels as surface in NSD. `spacing` is in
+    mm, in the order of the arrays' axes.
     """
     if not (prediction.any() or truth.any()):
         return None
@@ -78,16 +70,8 @@ def read_surface_scores(
 ) -> dict[str, SurfaceScore]:
     """Return HD95 and NSD per class of one case; classes that both sides lack are left out.
 
-    Args:
-        prediction: an image that SimpleITK reads; its header has the spacing in mm.
-        truth: likewise.
-        classes: as a summary.json names them: "1", or "(1, 2)" for a region.
-        tolerance: in mm.
-
-    Raises:
-        FileNotFoundError: a file is gone.
-        ValueError: images of different size or spacing, or a tolerance that is not positive.
-        RuntimeError: MONAI is not installed.
+    SimpleITK reads the images; the header has the spacing in mm. Classes are named as in a
+    summary.json: "1", or "(1, 2)" for a region.
     """
     require_tolerance(tolerance)
     (predicted, spacing), (true, other) = _read(prediction), _read(truth)
@@ -108,11 +92,7 @@ def read_surface_scores(
 
 
 def require_tolerance(tolerance: float) -> None:
-    """Check the tolerance of NSD.
-
-    Raises:
-        ValueError: it is not a positive number of millimetres.
-    """
+    """Check that the tolerance of NSD is a positive number of millimetres."""
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(
             f"the tolerance must be a positive number of millimetres; got {tolerance}: take what "
@@ -121,11 +101,7 @@ def require_tolerance(tolerance: float) -> None:
 
 
 def require_monai() -> None:
-    """Check that the optional extra is installed.
-
-    Raises:
-        RuntimeError: it is not.
-    """
+    """Check that the optional extra is installed."""
     _monai_metrics()
 
 

@@ -34,13 +34,9 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Replay:
-    """What was recomputed, and where the record differs.
+    """What was recomputed, and a sentence for every difference from the record.
 
-    Args:
-        epochs: of the trajectory, warm-up included.
-        prunes: operations that the recomputed search removed.
-        genotype_compared: whether there were a recomputed and a recorded genotype.
-        disagreements: one sentence each, with epoch and edge.
+    `genotype_compared`: whether there were a recomputed and a recorded genotype.
     """
 
     epochs: int
@@ -62,20 +58,19 @@ class Replay:
         lines += self.disagreements[:SHOWN]
         if len(self.disagreements) > SHOWN:
             lines.append(f"and {len(self.disagreements) - SHOWN} more disagreements")
-        return "\n".join([*lines, *(["agrees"] if self.agrees else [])])
+        return "\n".join([*lines, "agrees"] if self.agrees else lines)
 
 
 def replay(folder: RunFolder) -> Replay:
     """Return the search recomputed from `trajectory.npz` and `settings.json`, and compared.
 
-    Of the trajectory only the epochs, alpha and beta are taken, and whether the
-    search prunes: its threshold is a number then. All else must equal the record bit for bit: the
-    other columns, `events.jsonl`, and `genotype.json` where it exists. Under a budget the genotype
-    depends on what cells cost, which `budget.json` says.
+    Of the trajectory only the epochs, alpha and beta are taken, and whether the search prunes: its
+    threshold is a number then. All else must equal the record bit for bit: the other columns,
+    `events.jsonl`, and `genotype.json` where it exists. Under a budget the genotype depends on what
+    cells cost, which `budget.json` says.
 
     Raises:
-        FileNotFoundError: settings, trajectory or events are missing, or the costs of a search
-            that ended under a budget.
+        FileNotFoundError: settings, trajectory, events, or a budget's costs are missing.
         ValueError: a damaged file, or a gap in the epochs.
     """
     for path in (folder.settings_file, folder.trajectory_file, folder.events_file):
@@ -89,15 +84,10 @@ def replay(folder: RunFolder) -> Replay:
     decisions, genotype = _recomputed(trajectory, settings, folder)
     events = [event for decision in decisions for event in decision.events]
     recorded = folder.read_genotype() if folder.genotype_file.is_file() else None
-    disagreements = [
-        *_differing_values(trajectory, decisions),
-        *_differing_events(folder.read_events(), events),
-        *(
-            ()
-            if settings.cell.genotype
-            else _differing_genotype(recorded, genotype, len(decisions))
-        ),
-    ]
+    disagreements = [*_differing_values(trajectory, decisions)]
+    disagreements += _differing_events(folder.read_events(), events)
+    if not settings.cell.genotype:
+        disagreements += _differing_genotype(recorded, genotype, len(decisions))
     compared = recorded is not None and genotype is not None
     return Replay(len(trajectory.epoch), len(events), compared, tuple(disagreements))
 
@@ -211,11 +201,9 @@ def _differing_genotype(
         return
     found, expected = recorded.operations, recomputed.operations
     for index, edge in enumerate(EDGES):
-        if found.get(edge) != expected.get(edge):
-            yield (
-                f"{_place(epoch, index)}: genotype.json has {found.get(edge, 'no operation')}, "
-                f"recomputed {expected.get(edge, 'no operation')}"
-            )
+        was, now = (side.get(edge, "no operation") for side in (found, expected))
+        if was != now:
+            yield f"{_place(epoch, index)}: genotype.json has {was}, recomputed {now}"
 
 
 def _place(epoch: int, index: int) -> str:
