@@ -97,9 +97,8 @@ def _dot_plot(rows: Sequence[Case]) -> Figure:
     for y, row in enumerate(rows):
         values = [row[method] for method in NETWORKS]
         axes.plot([min(values), max(values)], [y, y], color=MUTED, lw=1, alpha=0.6, zorder=1)
-    for (method, name), (marker, face) in zip(
-        NETWORKS.items(), (("o", PAPER), ("s", MUTED), ("D", PREDICTION)), strict=True
-    ):
+    marks = (("o", PAPER), ("s", MUTED), ("D", PREDICTION))
+    for (method, name), (marker, face) in zip(NETWORKS.items(), marks, strict=True):
         values = [row[method] for row in rows]
         axes.plot(values, range(len(rows)), marker, ms=7, mfc=face, mec=INK, mew=1.1, label=name)
     axes.set_yticks(range(len(rows)), [row["case"] for row in rows], color=INK)
@@ -123,13 +122,9 @@ def _trajectory_panels(run: RunFolder, genotype: Genotype) -> dict[int, list[dic
         found = operation_label(left[0]) if decided else f"{len(left)} operations left"
         figure = _share_plot(trajectory.epoch, share[:, index], edge, events)
         title = f"v{edge.source} to v{edge.target}: {found}"
-        return {
-            "source": edge.source,
-            "found": found,
-            "colour": OPERATION_COLOURS[left[0]] if decided else "none",
-            "kept": edge in genotype.operations,
-            "svg": inline_figure(figure, f"edge{edge.name}", title),
-        }
+        colour = OPERATION_COLOURS[left[0]] if decided else "none"
+        svg, kept = inline_figure(figure, f"edge{edge.name}", title), edge in genotype.operations
+        return {"source": edge.source, "found": found, "colour": colour, "kept": kept, "svg": svg}
 
     return {node: [panel(index) for index in edges_into(node)] for node in INTERMEDIATE_NODES}
 

@@ -26,7 +26,7 @@ PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "report.json"
 CELL = "cell.png"
 FIGURES, TABLES, PAPER = "figures", "tables", "paper"
 FIRST_SCREEN = ("verdicts", "alarms", "found", "cost")
-SECONDS = ("search_seconds", "seconds")
+OF_RUN = ("stage", "search_epochs", "search_seconds", "seconds")
 OWN = tuple(f"{name}/" for name in (FIGURES, TABLES, PAPER))
 
 
@@ -59,21 +59,14 @@ def write_report(
     margin: float = MARGIN,
     seed: int = 0,
 ) -> Path:
-    """Write the report of runs into a folder and return the page.
+    """Write the report of runs and of controls beside them into a folder and return the page.
 
     `index.html` needs no network; `report.md`, `figures/`, `tables/` and `report.json` hold the
-    same. What an earlier report left there and this one has not is removed.
-
-    Args:
-        paths: see `find_runs`; controls that lie beside a run are taken in.
-        folder: made if absent.
-        paper: the paper's tables and figures as well, in `folder/paper`.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
+    same, and with `paper` its tables and figures are in `paper/`. What an earlier report left there
+    and this one has not is removed.
 
     Raises:
-        ValueError: no run, or a damaged record.
-        FileNotFoundError: a record without the files every run begins with.
+        ValueError, FileNotFoundError: no run, or a damaged or incomplete record.
         RuntimeError: the folder cannot be written to.
     """
     earlier = _files_of(folder)
@@ -208,20 +201,14 @@ def _numbers(report: Report) -> dict[str, Any]:
             {
                 "name": name,
                 **{key: run.cost.run[key] for key in ("method", "dataset", "plans", "fold")},
-                **{key: getattr(run, key) for key in ("stage", "search_epochs", *SECONDS)},
+                **{key: getattr(run, key) for key in OF_RUN},
                 "genotype": run.genotype and run.genotype.to_document(),
                 "commit": run.cost.commit,
             }
             for name, run in report.runs
         ],
-        "comparisons": [
-            {"cells": one.group.name, **_compared(one, "cells")}
-            for one in report.evaluation.comparisons
-        ],
-        "controls": [
-            {"control": one.group.name, **_compared(one, "control")}
-            for one in report.evaluation.control_comparisons
-        ],
+        "comparisons": [_compared(one, "cells") for one in report.evaluation.comparisons],
+        "controls": [_compared(one, "control") for one in report.evaluation.control_comparisons],
     }
 
 
@@ -229,6 +216,7 @@ def _compared(one: GroupComparison, side: str) -> dict[str, Any]:
     """Return the numbers of a comparison; `side` is what B is called."""
     c = one.paired
     return {
+        side: one.group.name,
         "against": one.against.name,
         "patients": c.patients,
         "dice": c.mean_a,

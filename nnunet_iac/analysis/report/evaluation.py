@@ -15,10 +15,10 @@ from nnunet_iac.analysis.vocabulary import BACKBONE, BASELINES, RANDOM_CELL
 Key = tuple[tuple[str, str, str, str], tuple[tuple[str, str], ...]]
 Kind = Literal["reference", "control", "full search"]
 
-NOT_STRUCTURAL = ("seed", "recompute_cells", "deterministic")
+NOT_STRUCTURAL = ("seed", "activation_checkpointing", "deterministic")
 """Settings in which repetitions of one method may differ."""
 
-FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip", "trained_on")
+FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip", "trainable_part")
 """Settings in which the runs of one control may differ: the method says which it is, each length of
 a fold's run needs plans of its own, and all random cells are one control."""
 
@@ -92,10 +92,7 @@ def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All comparisons that runs allow: of cells, and of controls against the backbone.
-
-    All p values are adjusted together. `left_out` says why a comparison could not be made.
-    """
+    """All comparisons that runs allow, adjusted together, and why others could not be made."""
 
     groups: tuple[Group, ...]
     comparisons: tuple[GroupComparison, ...]

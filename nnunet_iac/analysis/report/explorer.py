@@ -75,10 +75,9 @@ def drawing() -> Drawing:
 
 
 def search_frames(run: Run) -> dict[str, Any]:
-    """Return what the script needs of one search, small enough for many on one page.
+    """Return what the script needs of one search: bytes in base64, epochs after their prune.
 
-    Every epoch is shown after its prune, as the log counts operations. Shares and edge weights
-    are bytes in base64: 0 is pruned, 1 to 255 a share of up to one.
+    Of shares and edge weights 0 is pruned, 1 to 255 a share of up to one.
     """
     trajectory = run.trajectory
     left = remaining(trajectory, run.events)

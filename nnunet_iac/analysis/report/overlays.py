@@ -129,17 +129,16 @@ def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOve
     rows = [row for row in one.paired.rows if row.difference is not None]
     rows.sort(key=lambda row: row.difference or 0.0)
     shown = [rows[i] for i in sorted({0, len(rows) // 2, len(rows) - 1})]
-    made: list[CaseOverlay | None] = []
-    reasons: dict[str, None] = {}
+    found, reasons, absent = [], dict[str, None](), False
     for row in shown:
         try:
-            made.append(_overlay(row.case, one.group.scored))
+            overlay = _overlay(row.case, one.group.scored)
         except (RuntimeError, LookupError, ValueError) as error:
             reasons[f"An image could not be drawn: {error}"] = None
-    found = tuple(overlay for overlay in made if overlay is not None)
-    if len(found) < len(made):
-        reasons[NOT_FOUND] = None
-    return found, " ".join(reasons)
+        else:
+            found += [overlay] if overlay else []
+            absent = absent or overlay is None
+    return tuple(found), " ".join([*reasons, *([NOT_FOUND] if absent else [])])
 
 
 def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
@@ -149,17 +148,15 @@ def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
             continue
         before, after = run.reference.dice.get(case), run.scores.dice.get(case)
         sides = {"frozen": run.reference.sources, "cells": run.scores.sources}
-        files = {side: _files(case, sources) for side, sources in sides.items()}
-        predictions = {side: found[0] for side, found in files.items() if found is not None}
-        recorded = next((found[1] for found in files.values() if found is not None), None)
-        if before is None or after is None or recorded is None or len(predictions) < len(sides):
+        files = {side: found for side, s in sides.items() if (found := _files(case, s))}
+        if before is None or after is None or len(files) < len(sides):
             continue
+        predictions, recorded = {side: f[0] for side, f in files.items()}, files["frozen"][1]
         truth = _truth_file(run.dataset, recorded)
-        image = None if truth is None else _image_file(run.dataset, case, truth)
-        if image is None or truth is None:
-            continue
-        index, pictures = overlays(image, truth, predictions, DOTS_PER_INCH)
-        return CaseOverlay(case, before, after, index, pictures)
+        image = truth and _image_file(run.dataset, case, truth)
+        if image and truth:
+            index, pictures = overlays(image, truth, predictions, DOTS_PER_INCH)
+            return CaseOverlay(case, before, after, index, pictures)
     return None
 
 

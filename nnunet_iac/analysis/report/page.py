@@ -60,18 +60,14 @@ def percent(share: float) -> str:
 
 
 def inline_figure(figure: Figure, name: str, title: str) -> Markup:
-    """Return a figure, drawn in `INK`, `MUTED` and `PAPER`, as an element of the page.
-
-    Its name must be unique on the page; a screen reader says the title.
-    """
+    """Return a figure as an element of the page, where its name must be unique."""
     return inline_svg(svg_document(figure, title), name)
 
 
 def inline_svg(document: str, name: str) -> Markup:
     """Return an SVG document as an element of the page, in the page's colours.
 
-    Its identifiers get a prefix, for the page holds many such elements; images, which matplotlib
-    names by their content, lose theirs.
+    Its identifiers get a prefix; images, which matplotlib names by their content, lose theirs.
     """
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", document[document.index("<svg") :], flags=re.S)
     svg = re.sub(r' id="image[0-9a-f]+"', "", svg)

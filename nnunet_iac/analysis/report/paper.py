@@ -50,12 +50,7 @@ FIGURES: dict[int, tuple[str, Callable[[Sequence[Run]], Figure]]] = {
 
 
 def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Path) -> list[Path]:
-    """Write tables and figures and return the files.
-
-    Tables as CSV and LaTeX (booktabs), figures as PNG and SVG, and `paper.md` with all of them.
-    The figures are of the full searches where there are any, else of the accelerated ones, and
-    say which.
-    """
+    """Write tables, figures (of the full searches, else the accelerated ones) and `paper.md`."""
     written = tables(runs, made)
     paths = [write_csv(table, folder) for table in written]
     for table in written:

@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.scores.case_scores import (
-    SUMMARY,
-    VALIDATION,
-    CaseScores,
-    read_case_scores,
-)
+from nnunet_iac.analysis.scores import case_scores
+from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.vocabulary import BASELINES, TRAINS_BACKBONE
 from nnunet_iac.runs.fold import in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
-from nnunet_iac.runs.records import BackboneRecord, CostRecord, Trajectory
+from nnunet_iac.runs.records import BackboneRecord, CostRecord, PhaseCost, Trajectory
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
 from nnunet_iac.search.pruning import PruningEvent
@@ -31,10 +27,8 @@ class Run:
     Args:
         method: how it came to its cells, or which control it is.
         configuration: of the plans, such as 2d.
-        fold_folder: nnU-Net's `fold_X`.
         backbone: the proof that the backbone is unchanged.
         trajectory: all epochs of the search so far; none where nothing is searched.
-        genotype: the found or given cell, once there is one.
         validated: whether nnU-Net's final validation is there.
         scores: of that validation; none for `fold_all`, which is validated on its training cases.
         reference: of the backbone on the same cases, once there are some.
@@ -78,22 +72,22 @@ class Run:
     @property
     def search_epochs(self) -> int:
         """Epochs of the search so far, warm-up included."""
-        return self._epochs("warmup", "search")
+        return sum(phase.epochs for phase in self._search_phases)
 
     @property
     def search_seconds(self) -> float:
         """Seconds of the search so far, warm-up and its validation included."""
-        return self._seconds("warmup", "search")
+        return sum(phase.seconds for phase in self._search_phases)
 
     @property
     def epochs(self) -> int:
         """All epochs so far."""
-        return self._epochs(*self.cost.phases)
+        return sum(phase.epochs for phase in self.cost.phases.values())
 
     @property
     def seconds(self) -> float:
         """Seconds of all epochs so far."""
-        return self._seconds(*self.cost.phases)
+        return sum(phase.seconds for phase in self.cost.phases.values())
 
     @property
     def collapsed(self) -> bool:
@@ -111,11 +105,10 @@ class Run:
         state = {True: "in progress", False: "interrupted", None: "unfinished"}[self.busy]
         return f"{state} {where}"
 
-    def _epochs(self, *phases: str) -> int:
-        return sum(self.cost.phases[p].epochs for p in phases if p in self.cost.phases)
-
-    def _seconds(self, *phases: str) -> float:
-        return sum(self.cost.phases[p].seconds for p in phases if p in self.cost.phases)
+    @property
+    def _search_phases(self) -> list[PhaseCost]:
+        phases = self.cost.phases
+        return [phases[name] for name in ("warmup", "search") if name in phases]
 
 
 def read_run(fold_folder: Path) -> Run:
@@ -158,12 +151,12 @@ def read_run(fold_folder: Path) -> Run:
 
 
 def _validated(folder: Path) -> bool:
-    return (folder / VALIDATION / SUMMARY).is_file()
+    return (folder / case_scores.VALIDATION / case_scores.SUMMARY).is_file()
 
 
 def _scores(folder: Path) -> CaseScores | None:
     """Return what nnU-Net's final validation wrote of held-out cases, or None before it."""
-    return read_case_scores(folder) if _validated(folder) else None
+    return case_scores.read_case_scores(folder) if _validated(folder) else None
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -188,9 +181,9 @@ def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def controls_beside(run: Run) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Return the controls beside a run that began with its frozen tensors, on its fold.
+    """Return the controls in nnU-Net's results that began with a run's frozen tensors on its fold.
 
-    Looked for in nnU-Net's results of the data set. Why one could not be read is returned, too.
+    Why one could not be read is returned, too.
     """
     beside = run.fold_folder.parent.parent
     found, unread = [], []

@@ -18,13 +18,7 @@ from nnunet_iac.analysis.report.evaluation import (
 from nnunet_iac.analysis.report.page import Picture, Section, Table, commit_text, duration
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.wording import difference_text, p_text, score_text
-from nnunet_iac.analysis.trajectories import figures
-from nnunet_iac.analysis.trajectories.emergence import (
-    TOPS,
-    Emergence,
-    edge_emergence,
-    node_emergence,
-)
+from nnunet_iac.analysis.trajectories import emergence, figures
 from nnunet_iac.drawing.cell_picture import operation_label
 from nnunet_iac.search.settings import Settings
 
@@ -173,18 +167,18 @@ def _emergence_tables(retrofits: Sequence[tuple[str, Run]]) -> tuple[Table, ...]
     rows = []
     for name, run in retrofits:
         ended = run.genotype is not None and run.trajectory.epoch.size
-        for found in edge_emergence(run) if ended else ():
+        for found in emergence.edge_emergence(run) if ended else ():
             edge = f"v{found.edge.source} to v{found.edge.target}"
-            moments = [_moments(found.top[k]) for k in TOPS]
+            moments = [_moments(found.top[k]) for k in emergence.TOPS]
             rows.append((name, edge, operation_label(found.operation), *moments))
-        for node in node_emergence(run) if ended else ():
+        for node in emergence.node_emergence(run) if ended else ():
             edges = " and ".join(f"v{edge.source}" for edge in node.edges)
             rows.append((name, f"into v{node.node}", edges, "", "", _moments(node.pair)))
-    head = ("run", "edge", "final operation, or edges", *(f"top {k}" for k in TOPS))
+    head = ("run", "edge", "final operation, or edges", *(f"top {k}" for k in emergence.TOPS))
     return (Table("emergence", CAPTIONS["emergence_table"], head, tuple(rows), folded=True),)
 
 
-def _moments(found: Emergence) -> str:
+def _moments(found: emergence.Emergence) -> str:
     """Return the epoch of the first appearance and that of the lasting one."""
     return f"{found.first or 'never'} / {found.since or 'never'}"
 

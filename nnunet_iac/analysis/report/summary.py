@@ -24,13 +24,8 @@ def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
     Cells that are no better than a random cell are named first: the search has no part in what a
     random cell gains as well.
     """
-    first = [
-        one
-        for one in evaluation.comparisons
-        if one.against.group is not None
-        and one.against.group.method == RANDOM_CELL
-        and one.paired.verdict != "better"
-    ]
+    open_to = [one for one in evaluation.comparisons if one.paired.verdict != "better"]
+    first = [c for c in open_to if c.against.group and c.against.group.method == RANDOM_CELL]
     random = " ".join(f"{one.group.name}: {finding(one.paired, _trained(one))}." for one in first)
     paragraphs = [
         _paragraph(group, [one for one in evaluation.comparisons if one.group is group], first)
@@ -41,11 +36,7 @@ def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
 
 
 def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> str:
-    """Return what to do, from the comparisons with the backbone and the controls.
-
-    The cells are advised only where no network has seen the cases, and where the cells are better
-    than the backbone and every control at equal budget.
-    """
+    """Return what to do, from the comparisons with the backbone and the controls."""
     against = [one.paired.verdict for one in controls]
     if any(one.paired.leakage for one in (backbone, *controls)):
         return "Keep your backbone: a network has seen cases on which it was scored."

@@ -28,12 +28,8 @@ PerClass = dict[str, dict[str, float | None]]
 class ScoredSummary:
     """One summary.json, and what lies beside it about the run it belongs to.
 
-    Args:
-        summary: the file.
-        cases: the cases in it.
-        fold: nnU-Net's folder `fold_X`, where it is a validation; else None.
-        frozen: whether the scores are those of the frozen backbone by itself.
-        record: `iac/backbone.json`, where the fold has one; `method` and `settings` likewise.
+    `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` says whether the scores
+    are those of the frozen backbone by itself; `record` is the fold's `iac/backbone.json`.
     """
 
     summary: Path
@@ -84,12 +80,10 @@ class CaseScores:
 
 
 def read_case_scores(folder: Path, *, tolerance: float | None = None) -> CaseScores:
-    """Return the scores of an nnU-Net folder.
+    """Return the scores of an nnU-Net folder; with a tolerance in mm, HD95 and NSD as well.
 
-    Args:
-        folder: one with nnU-Net's summary.json; a fold's folder; a model's folder
-            `TRAINER__PLANS__CONFIG`, whose numbered folds are pooled; or a run's `iac/reference`.
-        tolerance: in mm; if given, HD95 and NSD are measured on the images.
+    It is one with a summary.json; a fold's folder; a model's folder `TRAINER__PLANS__CONFIG`, whose
+    numbered folds are pooled; or a run's `iac/reference`.
 
     Raises:
         FileNotFoundError: no summary.json, or with a tolerance, an image that is gone.
@@ -156,7 +150,7 @@ def patient_means(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return each patient's mean over its cases, and the cases left out for having no value.
 
-    The match of the regular expression `pattern` in a case id is the patient; None: the whole id.
+    A regular expression's match in a case id is the patient; without one, the whole id.
     """
     per_patient: dict[str, list[float]] = {}
     for case, value in sorted(values.items()):

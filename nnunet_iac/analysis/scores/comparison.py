@@ -52,16 +52,13 @@ class PairedComparison:
 
     Args:
         labels: of A and B, as `folders`.
-        cases: how many have a score on both sides.
-        patients: how many they belong to.
-        mean_a: mean Dice over classes, then a patient's cases, then patients.
-        difference: mean of B - A over patients.
-        interval: of the difference; None for one patient.
-        p: of the signed-rank test; None where there is none.
-        p_holm: adjusted for the comparisons made together.
+        cases: how many have a score on both sides; `patients`: how many they belong to.
+        mean_a: mean Dice over classes, then a patient's cases, then patients; `mean_b` likewise.
+        difference: mean of B - A over patients, with its interval; None for one patient.
+        p: of the signed-rank test; None where there is none; `p_holm`: adjusted for the
+            comparisons made together.
         effect: matched-pairs rank-biserial correlation; positive where B is better.
         better: patients whose Dice B raises; `equal` and `worse` likewise.
-        surface: HD95 and NSD, where they were asked for.
         leakage: why a network may have seen the cases it is scored on.
         remarks: what else a reader must know.
     """
@@ -127,12 +124,7 @@ def compare_scores(
 ) -> PairedComparison:
     """Return B against A, one difference per patient: the mean over its cases of B - A.
 
-    Args:
-        a: the reference.
-        b: what is compared to it.
-        patient_pattern: in place of the runs' own setting; without either a case is a patient.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
+    `patient_pattern` is in place of the runs' own setting; without either a case is a patient.
 
     Raises:
         ValueError: other cases, classes or truths on one side; settings that disagree on the

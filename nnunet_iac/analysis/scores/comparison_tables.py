@@ -5,22 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.analysis.scores import wording
 from nnunet_iac.analysis.scores.comparison import PairedComparison, SurfaceComparison
 from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
-from nnunet_iac.analysis.scores.wording import (
-    counted,
-    csv_text,
-    difference_text,
-    escaped,
-    finding,
-    floating,
-    interval_text,
-    p_text,
-    score_text,
-    signed_text,
-    tabular,
-)
+from nnunet_iac.analysis.scores.wording import interval_text, p_text, score_text, signed_text
 from nnunet_iac.runs.atomic import write_json, write_text
 
 HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
@@ -39,7 +28,7 @@ def table(made: Comparisons) -> str:
     lines.append("")
     for number, c in numbered:
         lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
-        lines += [f"   B: {finding(c, 'A')}", *(f"   {note}" for note in _notes(c))]
+        lines += [f"   B: {wording.finding(c, 'A')}", *(f"   {note}" for note in _notes(c))]
     lines += ["", *made.remarks, *_protocol(made).values()]
     if made.controls:
         lines += ["", *_aligned(_overview(made), labels=1)]
@@ -47,11 +36,7 @@ def table(made: Comparisons) -> str:
 
 
 def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path]:
-    """Write comparison.csv, comparison.json and comparison.tex, and return their paths.
-
-    The CSV has a line per comparison and case; cells without a value are empty. The JSON has
-    everything, null where there is no value. The LaTeX table needs the package booktabs.
-    """
+    """Write comparison.csv (a line per case), comparison.json and comparison.tex (booktabs)."""
     paths = (folder / "comparison.csv", folder / "comparison.json", folder / "comparison.tex")
     write_text(paths[0], _csv(made))
     write_json(paths[1], document(made))
@@ -67,9 +52,8 @@ def document(made: Comparisons) -> dict[str, Any]:
 
 def latex(made: Comparisons) -> str:
     """Return comparisons as a LaTeX table; its caption says what was measured and how."""
-    sizes = (
-        f"{counted(c.patients, 'patient')} ({counted(c.cases, 'case')})" for c in made.comparisons
-    )
+    pairs = [((c.patients, "patient"), (c.cases, "case")) for c in made.comparisons]
+    sizes = ("{} ({})".format(*(wording.counted(*of) for of in pair)) for pair in pairs)
     said = [f"B against A; n = {'; '.join(sizes)}.", *_protocol(made).values()]
     caption = " ".join([made.headline, *said] if made.headline else said)
     rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
@@ -77,12 +61,12 @@ def latex(made: Comparisons) -> str:
     overview = _overview(made)
     notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
     lines = [
-        *tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
-        *(tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
-        *(tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
-        *(rf"\par {escaped(note)}" for note in dict.fromkeys(notes)),
+        *wording.tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
+        *(wording.tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
+        *(wording.tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
+        *(rf"\par {wording.escaped(note)}" for note in dict.fromkeys(notes)),
     ]
-    return floating(caption, lines)
+    return wording.floating(caption, lines)
 
 
 def _notes(c: PairedComparison) -> list[str]:
@@ -93,7 +77,7 @@ def _overview(made: Comparisons) -> list[list[str]]:
     """Return a head, and a row per method with its differences to the reference and controls."""
     names = {label: made.names.get(label, label) for c in made.comparisons for label in c.labels}
     columns, rows = (dict.fromkeys(c.labels[side] for c in made.comparisons) for side in (0, 1))
-    found = {c.labels: difference_text(c) for c in made.comparisons}
+    found = {c.labels: wording.difference_text(c) for c in made.comparisons}
     return [
         ["Dice minus that of", *(names[a] for a in columns)],
         *([names[b], *(found.get((a, b), "") for a in columns)] for b in rows),
@@ -111,7 +95,7 @@ def _protocol(made: Comparisons) -> dict[str, str]:
         "interval": f"Interval: {CONFIDENCE:.0%} bootstrap of the mean over patients (BCa, "
         f"{RESAMPLES} resamples, seed {made.seed}).",
         "test": "p: two-sided Wilcoxon signed-rank test over patients, zeros after Pratt.",
-        "adjustment": f"Holm: adjusted for {counted(number, 'comparison')}.{fisher}",
+        "adjustment": f"Holm: adjusted for {wording.counted(number, 'comparison')}.{fisher}",
         "verdict": "Better or worse: the interval excludes 0 and the adjusted p is at most "
         f"{ALPHA:g}, of at least {FEWEST_PATIENTS} patients; otherwise no difference is detected.",
         "effect": "Effect r: matched-pairs rank-biserial correlation, positive where B is better.",
@@ -146,7 +130,7 @@ def _csv(made: Comparisons) -> str:
     ]
     columns = dict.fromkeys(name for row in rows for name in row if name != "leakage")
     head = [*columns, "leakage"]
-    return csv_text([head, *([row.get(name, "") for name in head] for row in rows)])
+    return wording.csv_text([head, *([row.get(name, "") for name in head] for row in rows)])
 
 
 def _roles(c: PairedComparison, made: Comparisons) -> dict[str, str]:

@@ -19,12 +19,8 @@ class Comparisons:
     """Comparisons made together, in the order asked for, their p values adjusted for each other.
 
     Args:
-        comparisons: of them.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
         tolerance: of NSD in mm; None without surfaces.
         fisher: the combined p, where there are several comparisons of different patients.
-        remarks: of all of them.
         controls: labels of what each B of the others must beat.
         names: short ones of all labels, where there are controls.
         headline: what must be read before any number; empty where there is nothing.
@@ -54,15 +50,9 @@ def compare_folders(
 ) -> Comparisons:
     """Return every B against its A and against every control, and the controls against A.
 
-    Args:
-        references: the A, one for all or one for each B; see `read_case_scores`.
-        others: the B.
-        controls: what each B must beat.
-        patient_pattern: in place of the runs' own setting.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
-        tolerance: of NSD in mm; None leaves HD95 and NSD out.
-        unrelated: A need not be the backbone of B; otherwise that is required.
+    There is one A (`references`) for all B (`others`), or one for each. The pattern of patients is
+    in place of the runs' own; without a tolerance HD95 and NSD are left out. Unless `unrelated`, A
+    must be the backbone of B.
 
     Raises:
         FileNotFoundError, ValueError, RuntimeError: see `read_case_scores`, `require_frozen` and

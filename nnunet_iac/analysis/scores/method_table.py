@@ -19,17 +19,9 @@ WHERE = ("dataset", "configuration", "backbone", "augmentation")
 class Row:
     """One method of a study: means over its runs, minutes as medians.
 
-    Args:
-        method: its name in the study.
-        runs: how many trainings.
-        epochs: on top of the reference, search included.
-        search_epochs: of these.
-        minutes: of all epochs.
-        search_minutes: of the search.
-        parameters: what it adds to the reference, as a share of it; `macs` likewise.
-        dice: mean over classes, a patient's cases, seeds, then patients.
-        spread: standard deviation over seeds; None of one.
-        against: the method minus a baseline, by the baseline's name.
+    Epochs and minutes are on top of the reference, search included; parameters and MACs are what it
+    adds, as a share; `dice` is the mean over classes, a patient's cases, seeds, then patients, and
+    `spread` its standard deviation over seeds; `against` has the method minus each baseline.
     """
 
     method: str
@@ -49,11 +41,8 @@ class Row:
 class MethodTable:
     """All methods on one backbone, in the study's order.
 
-    Args:
-        place: data set, configuration, backbone and augmentation.
-        scores: of the test cases, or of the validation.
-        reference: mean Dice of the backbone.
-        baselines: what methods are compared to: the reference, and controls.
+    `place` has `WHERE`, `scores` says of which cases, `reference` is the backbone's mean Dice, and
+    `baselines` are what methods are compared to: the reference, and controls.
     """
 
     place: Mapping[str, str]

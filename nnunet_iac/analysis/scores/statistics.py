@@ -42,7 +42,6 @@ class NonInferiority:
             one-sided 97.5 % bound; None where there is no interval.
         p: of the one-sided signed-rank test that the differences lie above -margin; None where
             there are too few. It is reported and does not decide.
-        shown: whether `lower` lies above -margin, of at least `FEWEST_PATIENTS` differences.
     """
 
     margin: float

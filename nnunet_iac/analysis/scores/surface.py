@@ -53,7 +53,7 @@ def surface_score(
         return SurfaceScore(hd95=None, nsd=0.0)
     import torch
 
-    metrics = _monai_metrics()
+    metrics = require_monai()
     # MONAI makes floats of whole images; nothing outside the foreground's box is a boundary.
     box = find_objects((prediction | truth).astype(np.uint8))[0]
     masks = [torch.from_numpy(mask[box].copy())[None, None] for mask in (prediction, truth)]
@@ -70,8 +70,7 @@ def read_surface_scores(
 ) -> dict[str, SurfaceScore]:
     """Return HD95 and NSD per class of one case; classes that both sides lack are left out.
 
-    SimpleITK reads the images; the header has the spacing in mm. Classes are named as in a
-    summary.json: "1", or "(1, 2)" for a region.
+    Classes are named as in a summary.json: "1", or "(1, 2)" for a region.
     """
     require_tolerance(tolerance)
     (predicted, spacing), (true, other) = _read(prediction), _read(truth)
@@ -100,12 +99,8 @@ def require_tolerance(tolerance: float) -> None:
         )
 
 
-def require_monai() -> None:
-    """Check that the optional extra is installed."""
-    _monai_metrics()
-
-
-def _monai_metrics() -> Any:
+def require_monai() -> Any:
+    """Return MONAI's metrics, or say how to install that optional extra."""
     try:
         with warnings.catch_warnings():  # On import MONAI warns of others' deprecations.
             warnings.simplefilter("ignore")

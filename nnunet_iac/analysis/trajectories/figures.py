@@ -58,10 +58,8 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 def similarity_figure(searches: Sequence[SearchRecord]) -> Figure:
     """Return how alike the cells of the reported epochs are (paper, Fig. 4).
 
-    Cosine similarity of Theta, and Hamming similarity of the masks of the one, two and three most
-    important operations per edge. Of several searches the mean, over the epochs that all of them
-    have; their last epochs differ, so they are called `end`. All panels share one colour scale. A
-    dash is a cosine that is not defined.
+    Cosine of Theta, and Hamming similarity of the masks of an edge's best operations; of several
+    searches the mean over the epochs that all have, their last epochs called `end`.
     """
     _require_epochs(searches)
     labels, rows = _common_epochs(searches)
@@ -103,9 +101,8 @@ def convergence_figure(searches: Sequence[SearchRecord]) -> Figure:
 def importance_figure(search: SearchRecord) -> Figure:
     """Return the share p of every operation on every edge over time (paper, Fig. 3).
 
-    A panel per edge: a column for the node it enters, a row for the node it leaves. Its name is
-    bold if the cell keeps it, and below stands its final operation, in brackets where it merely
-    leads. In the warm-up none leads.
+    A column for the node that an edge enters, a row for the one it leaves. Its name is bold if the
+    cell keeps it; below stands its final operation, in brackets where it merely leads.
     """
     _require_epochs([search])
     figure = _figure(1.45 * WIDTH)
@@ -133,9 +130,8 @@ def importance_figure(search: SearchRecord) -> Figure:
 def emergence_figure(searches: Sequence[SearchRecord], moment: Moment = "first") -> Figure:
     """Return when the final operations and the nodes' edges emerged (paper, Fig. 6).
 
-    A dot is an edge, or in the last row a node, of one search; the bar spans the quartiles, the
-    stroke is the median; epochs are counted after the warm-up, on a logarithmic axis. Node 2 is
-    left out, since it has no edges to choose from.
+    A dot is an edge, or in the last row a node, of one search, the bar the quartiles, the stroke
+    the median. Node 2 is left out, since it has no edges to choose from.
     """
     _require_epochs(searches)
     rows: dict[str, list[float]] = {f"operation in top {k}": [] for k in TOPS}
@@ -150,11 +146,7 @@ def emergence_figure(searches: Sequence[SearchRecord], moment: Moment = "first")
 
 
 def difficulty_figure(searches: Sequence[SearchRecord], moment: Moment = "first") -> Figure:
-    """Return when every edge's final operation became the most important one (paper, Fig. 7).
-
-    The edges in `edge_difficulty`'s order, the hardest on top; a dot is a search, the rest is as in
-    `emergence_figure`.
-    """
+    """Return when every edge's final operation became the most important one (paper, Fig. 7)."""
     _require_epochs(searches)
     found = [emergence.edge_emergence(search) for search in searches]
     warmups = [search.settings.schedule.warmup_epochs for search in searches]
@@ -164,10 +156,7 @@ def difficulty_figure(searches: Sequence[SearchRecord], moment: Moment = "first"
 
 
 def pruning_figure(searches: Sequence[SearchRecord]) -> Figure:
-    """Return how many operations are left and how many edges decided, after every epoch's prune.
-
-    Of several searches a thin line each, and their median, in which one that has ended stays.
-    """
+    """Return how many operations are left and how many edges decided, after every epoch's prune."""
     _require_epochs(searches)
     figure, (above, below) = panels(3.6, "operations left", "edges decided")
     left = [emergence.operations_left(search.trajectory, search.events) for search in searches]
@@ -219,11 +208,7 @@ def operations_figure(genotypes: Sequence[Genotype]) -> Figure:
 
 
 def agreement_figure(genotypes: Sequence[Genotype], names: Sequence[str]) -> Figure:
-    """Return what every two named cells have in common: choices above, kept edges below.
-
-    In brackets stands the level of cells drawn at random. More than `MANY` cells are numbered from
-    one, with a colour bar instead of their shares.
-    """
+    """Return what every two named cells have in common: choices above, kept edges below."""
     if not genotypes or len(names) != len(genotypes):
         raise ValueError(
             "a figure of agreement needs cells and a name for each; got "

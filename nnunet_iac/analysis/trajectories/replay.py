@@ -9,19 +9,12 @@ import torch
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
+from nnunet_iac.search import pruning
 from nnunet_iac.search.budget import QUANTITIES
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.pruning import (
-    Decision,
-    Observation,
-    PruningEvent,
-    begin,
-    close_epoch,
-    full_mask,
-    idle,
-)
+from nnunet_iac.search.pruning import Decision, Observation, PruningEvent
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
@@ -106,18 +99,18 @@ def _recomputed(
 ) -> tuple[list[Decision], Genotype | None]:
     """Return the decision of every epoch up to the search's end, and what it found if it ended."""
     prunes = not np.isnan(trajectory.threshold[settings.schedule.warmup_epochs :]).all()
-    active = full_mask()
+    active = pruning.full_mask()
     start = Observation(0, torch.zeros(active.shape), torch.zeros(len(EDGES)))
-    state = begin(start, settings.stability, settings.cell)
+    state = pruning.begin(start, settings.stability, settings.cell)
     decisions = []
     rows = zip(trajectory.epoch.tolist(), trajectory.alpha, trajectory.beta, strict=True)
     for epoch, alpha, beta in rows:
         seen = Observation(epoch, torch.from_numpy(alpha), torch.from_numpy(beta))
-        decision = idle(seen, settings.cell)
+        decision = pruning.idle(seen, settings.cell)
         if epoch <= settings.schedule.warmup_epochs:
-            state = begin(seen, settings.stability, settings.cell)
+            state = pruning.begin(seen, settings.stability, settings.cell)
         elif prunes:
-            state, decision = close_epoch(
+            state, decision = pruning.close_epoch(
                 state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
             )
         decisions.append(decision)

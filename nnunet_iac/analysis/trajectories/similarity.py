@@ -11,22 +11,17 @@ import torch
 from jaxtyping import Bool, Float
 
 from nnunet_iac.runs.records import Trajectory
+from nnunet_iac.search import space
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.importance import pruning_score
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.search.space import (
-    EDGES,
-    EDGES_PER_NODE,
-    INTERMEDIATE_NODES,
-    OPERATIONS,
-    edges_into,
-)
+from nnunet_iac.search.space import EDGES, OPERATIONS
 
 REPORTED_EPOCHS = (15, 16, 20, 40, 80, 100, 150, 200)
 """The epochs whose cells the paper compares; 15 ends its warm-up, 16 is the first to search."""
 
-KEPT = EDGES_PER_NODE * len(INTERMEDIATE_NODES)
+KEPT = space.EDGES_PER_NODE * len(space.INTERMEDIATE_NODES)
 """Choices of a cell."""
 
 Part = Literal["choices", "edges"]
@@ -130,10 +125,9 @@ def hamming_similarity(
 
 @dataclass(frozen=True)
 class Agreement:
-    """How much pairs of cells agree, in shares of their eight choices.
+    """How much pairs of cells agree, in shares of their eight choices; `expected`: random cells.
 
-    `expected` is that of cells drawn at random, `deviation` the standard deviation of the mean of
-    as many random cells.
+    `deviation` is the standard deviation of the mean of as many random cells.
     """
 
     mean: float
@@ -188,8 +182,8 @@ def chance(part: Part = "choices") -> tuple[Fraction, Fraction]:
     """
     q = Fraction(1, len(OPERATIONS)) if part == "choices" else Fraction(1)
     mean = variance = Fraction(0)
-    for node in INTERMEDIATE_NODES:
-        k, n = EDGES_PER_NODE, len(edges_into(node))
+    for node in space.INTERMEDIATE_NODES:
+        k, n = space.EDGES_PER_NODE, len(space.edges_into(node))
         shared = Fraction(k * k, n)
         spread = shared * Fraction(n - k, n) * Fraction(n - k, n - 1)
         mean += q * shared
