@@ -61,8 +61,7 @@ def write_report(
 ) -> Path:
     """Write the report of runs and of controls beside them into a folder and return the page.
 
-    `index.html` needs no network; `report.md`, `figures/`, `tables/` and `report.json` hold the
-    same, and with `paper` its tables and figures are in `paper/`. What an earlier report left there
+    `index.html` needs no network; the other files hold the same. What an earlier report left there
     and this one has not is removed.
 
     Raises:

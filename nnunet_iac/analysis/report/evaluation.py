@@ -136,11 +136,7 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Eval
 
 
 def speed_up(run: Run, others: Sequence[Run]) -> float | None:
-    """Return how many times longer the full search took than an accelerated one.
-
-    The mean over full searches of the same frozen tensors, fold, batches per epoch and hardware;
-    None where there is none, or where `run` is no accelerated search that ended.
-    """
+    """Return how many times longer full searches of the same start and hardware took, or None."""
     if run.method != "IAC-LTH" or run.genotype is None:
         return None
 

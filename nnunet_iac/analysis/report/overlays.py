@@ -119,10 +119,7 @@ class CaseOverlay:
 
 
 def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOverlay, ...], str]:
-    """Return the largest loss, the middle and the largest gain, or why they cannot be shown.
-
-    Of the first group that was compared with its backbone.
-    """
+    """Return the first group's largest loss, middle and largest gain, or why none is shown."""
     one = next((c for c in comparisons if c.against.kind == "reference"), None)
     if one is None:
         return (), "No run has been validated yet."
@@ -181,10 +178,9 @@ def _truth_file(dataset: str, recorded: Path) -> Path | None:
 
 def _image_file(dataset: str, case: str, truth: Path) -> Path | None:
     """Return the first channel of a case in nnU-Net's raw data."""
-    raw = os.environ.get(RAW)
     ending = truth.name.removeprefix(case_id(truth.name))
-    folders = [Path(raw) / dataset] if raw else []
-    # nnU-Net's three folders usually lie side by side.
-    folders += [parent / "nnUNet_raw" / dataset for parent in truth.parents]
-    paths = (folder / "imagesTr" / f"{case}_0000{ending}" for folder in folders)
+    set_folder = os.environ.get(RAW)
+    folders = [Path(set_folder)] if set_folder else []
+    folders += [parent / RAW for parent in truth.parents]  # Its folders usually lie side by side.
+    paths = (folder / dataset / "imagesTr" / f"{case}_0000{ending}" for folder in folders)
     return next((path for path in paths if path.is_file()), None)

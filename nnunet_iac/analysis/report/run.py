@@ -26,8 +26,6 @@ class Run:
 
     Args:
         method: how it came to its cells, or which control it is.
-        configuration: of the plans, such as 2d.
-        backbone: the proof that the backbone is unchanged.
         trajectory: all epochs of the search so far; none where nothing is searched.
         validated: whether nnU-Net's final validation is there.
         scores: of that validation; none for `fold_all`, which is validated on its training cases.

@@ -30,14 +30,10 @@ def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[
     """Return all sections of named retrofits and controls that have something to say."""
     retrofits = [(name, run) for name, run in named if not run.is_control]
     searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
+    drawn = tuple(_search_pictures(searched, evaluation.retrofits))
     made = [
         Section("scores", "What the cells are worth", *_scores(evaluation)),
-        Section(
-            "search",
-            "What the search did",
-            tables=_emergence_tables(retrofits),
-            pictures=tuple(_search_pictures(searched, evaluation.retrofits)),
-        ),
+        Section("search", "What the search did", (), _emergence_tables(retrofits), drawn),
         Section("agreement", "What was chosen", pictures=tuple(_choice_pictures(retrofits))),
         Section("cost", "What it cost", tables=(_cost_table(named),)),
         Section("settings", "Settings", tables=_settings_tables(named)),
@@ -256,8 +252,7 @@ def _runs(names: Sequence[str], named: Sequence[tuple[str, Run]]) -> str:
     for method, own in by_method.items():
         meant = [name for name in own if name in names]
         said += [method] if meant == own else []
-        for name in meant if meant != own else ():
-            whose, _, fold = name.rpartition(", ")
+        for whose, _, fold in [n.rpartition(", ") for n in meant] if meant != own else ():
             single.setdefault(fold, []).append(whose)
     for fold, several in single.items():
         one = len(several) == 1
@@ -270,9 +265,8 @@ def _setting(value: Any) -> str:
         return "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(_setting, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.lower() if isinstance(value, bool) else text
 
 
 def _unchanged(run: Run) -> str:
@@ -296,8 +290,7 @@ def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tupl
         tables.append(Table("health", CAPTIONS["health"], ("run", "noticed"), tuple(health)))
     versions: dict[str, list[str]] = {}
     for name, run in named:
-        text = ", ".join(f"{package} {version}" for package, version in run.cost.versions.items())
-        versions.setdefault(text, []).append(name)
+        versions.setdefault(", ".join(map(" ".join, run.cost.versions.items())), []).append(name)
     said = [
         f"Versions: {text}" if len(versions) == 1 else f"{_runs(names, named)}: {text}"
         for text, names in versions.items()

@@ -19,11 +19,7 @@ GRAVE = ("collapse", "non-finite")
 
 
 def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
-    """Return what each group's cells are worth, in a paragraph each.
-
-    Cells that are no better than a random cell are named first: the search has no part in what a
-    random cell gains as well.
-    """
+    """Return what each group's cells are worth; those that do not beat a random cell come first."""
     open_to = [one for one in evaluation.comparisons if one.paired.verdict != "better"]
     first = [c for c in open_to if c.against.group and c.against.group.method == RANDOM_CELL]
     random = " ".join(f"{one.group.name}: {finding(one.paired, _trained(one))}." for one in first)
@@ -87,11 +83,10 @@ def _trained(one: GroupComparison) -> str:
 
 
 def _why_unscored(run: Run) -> str:
-    if not run.validated:
-        return run.stage
-    if run.scores is None:
+    if run.validated and run.scores is None:
         return "validated on cases of its own training"
-    return "the backbone's own validation is missing, which --val writes"
+    missing = "the backbone's own validation is missing, which --val writes"
+    return missing if run.validated else run.stage
 
 
 def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:

@@ -43,18 +43,12 @@ class ScoredSummary:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """The scores of one method.
+    """The scores of one method, by case, and by case and class.
 
-    Args:
-        folder: where they were read, as it was given.
-        label: what outputs call it.
-        dice: per case, the mean over foreground classes; a class absent from prediction and truth
-            is left out, None where nothing is left.
-        per_class: Dice per case and class; None where the class is absent from both.
-        truth_voxels: per case and class, the class's size in the truth, where known.
-        hd95: per case and class, in mm, where it was asked for; a class absent from both is left
-            out, None where it is absent from one.
-        nsd: likewise, in [0, 1], and 0 where the class is absent from one.
+    Dice is the mean over foreground classes; a class absent from prediction and truth is None and
+    left out, None where nothing is left. `truth_voxels` are a class's size in the truth, where
+    known. HD95 (in mm) and NSD (in [0, 1]) are there where they were asked for, without classes
+    absent from both; where one side lacks a class, HD95 is None and NSD 0.
     """
 
     folder: Path
@@ -109,8 +103,7 @@ def read_case_scores(folder: Path, *, tolerance: float | None = None) -> CaseSco
                 )
             found_in[case] = summary
         scored.update(cases)
-    surfaces = None if tolerance is None else _surfaces(scored, found_in, tolerance)
-    hd95, nsd = surfaces or (None, None)
+    hd95, nsd = (None, None) if tolerance is None else _surfaces(scored, found_in, tolerance)
     return CaseScores(
         folder=folder,
         label=_label(folder, sources),

@@ -52,15 +52,13 @@ class PairedComparison:
 
     Args:
         labels: of A and B, as `folders`.
-        cases: how many have a score on both sides; `patients`: how many they belong to.
+        cases: how many have a score on both sides.
         mean_a: mean Dice over classes, then a patient's cases, then patients; `mean_b` likewise.
         difference: mean of B - A over patients, with its interval; None for one patient.
-        p: of the signed-rank test; None where there is none; `p_holm`: adjusted for the
-            comparisons made together.
+        p: of the signed-rank test, None without one; `p_holm`: adjusted for those made together.
         effect: matched-pairs rank-biserial correlation; positive where B is better.
         better: patients whose Dice B raises; `equal` and `worse` likewise.
         leakage: why a network may have seen the cases it is scored on.
-        remarks: what else a reader must know.
     """
 
     labels: tuple[str, str]

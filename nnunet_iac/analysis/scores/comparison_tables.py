@@ -23,8 +23,7 @@ def table(made: Comparisons) -> str:
     head = ["", "patients", "cases", *HEAD, "not inferior", "verdict"]
     lines = _aligned([head, *([f"{n}", *_cells(c), c.verdict] for n, c in numbered)])
     surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
-    if surfaces:
-        lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])]
+    lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])] if surfaces else []
     lines.append("")
     for number, c in numbered:
         lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
@@ -114,8 +113,7 @@ def _protocol(made: Comparisons) -> dict[str, str]:
 def _csv(made: Comparisons) -> str:
     rows: list[dict[str, Any]] = [
         {
-            "a": c.labels[0],
-            "b": c.labels[1],
+            **dict(zip("ab", c.labels, strict=True)),
             **_roles(c, made),
             "case": row.case,
             "patient": row.patient,
@@ -157,10 +155,6 @@ def _surface_cells(s: SurfaceComparison) -> list[str]:
 def _aligned(rows: Sequence[Sequence[str]], labels: int = 0) -> list[str]:
     """Return rows as lines; the first `labels` columns are flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place < labels else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    sides = "<" * labels + ">" * (len(widths) - labels)
+    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return [line.format(*row).rstrip() for row in rows]

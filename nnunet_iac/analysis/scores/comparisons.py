@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_iac.analysis.scores import comparison as paired
+from nnunet_iac.analysis.scores import comparison
 from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
@@ -18,12 +18,9 @@ from nnunet_iac.analysis.vocabulary import RANDOM_CELL
 class Comparisons:
     """Comparisons made together, in the order asked for, their p values adjusted for each other.
 
-    Args:
-        tolerance: of NSD in mm; None without surfaces.
-        fisher: the combined p, where there are several comparisons of different patients.
-        controls: labels of what each B of the others must beat.
-        names: short ones of all labels, where there are controls.
-        headline: what must be read before any number; empty where there is nothing.
+    `fisher` is the combined p of comparisons of different patients; `controls` are labels of what
+    each B of the others must beat, `names` short ones of all labels where there are controls;
+    `headline` must be read before any number.
     """
 
     comparisons: tuple[PairedComparison, ...]
@@ -60,7 +57,7 @@ def compare_folders(
     """
     require_margin(margin)
     if patient_pattern is not None:
-        paired.require_pattern(patient_pattern)
+        comparison.require_pattern(patient_pattern)
     if len(references) not in (1, len(others)):
         raise ValueError(
             f"-a must be given once, or once for each -b; got {len(references)} -a and "
@@ -81,27 +78,24 @@ def compare_folders(
     compared = []
     for baseline, other in (*pairs, *((references[0], control) for control in controls)):
         a, b = scores[baseline], scores[other]
-        paired.require_paired(a, b)
+        comparison.require_paired(a, b)
         origin = ("A need not be the backbone of B (--unrelated)",)
         remarks = origin if unrelated else require_frozen(a, b)
-        comparison = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
-        compared.append(dataclasses.replace(comparison, remarks=(*remarks, *comparison.remarks)))
+        one = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
+        compared.append(dataclasses.replace(one, remarks=(*remarks, *one.remarks)))
     made = _together(compared, margin, seed, tolerance)
     if not controls:
         return made
     names = _names([scores[path] for path in paths if path not in references])
     names[scores[references[0]].label] = "reference"
     random = {scores[c].label for c in controls if _method(scores[c]) == RANDOM_CELL}
-    return dataclasses.replace(
-        made,
-        controls=tuple(scores[control].label for control in controls),
-        names=names,
-        headline=" ".join(
-            f"{names[c.labels[1]]}: {finding(c, f'a {names[c.labels[0]]}')}."
-            for c in made.comparisons
-            if c.labels[0] in random and c.verdict != "better"
-        ),
+    headline = " ".join(
+        f"{names[c.labels[1]]}: {finding(c, f'a {names[c.labels[0]]}')}."
+        for c in made.comparisons
+        if c.labels[0] in random and c.verdict != "better"
     )
+    beaten = tuple(scores[control].label for control in controls)
+    return dataclasses.replace(made, controls=beaten, names=names, headline=headline)
 
 
 def _require_apart(

@@ -34,14 +34,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """Whether B is worse than A by less than a margin.
+    """Whether B is worse than A by less than a positive margin.
 
-    Args:
-        margin: in the unit of the differences, positive.
-        lower: lower end of the two-sided 95 % bootstrap interval of the mean difference, so a
-            one-sided 97.5 % bound; None where there is no interval.
-        p: of the one-sided signed-rank test that the differences lie above -margin; None where
-            there are too few. It is reported and does not decide.
+    `lower` is the lower end of the two-sided 95 % bootstrap interval of the mean difference, so a
+    one-sided 97.5 % bound; `p` is of the one-sided signed-rank test that the differences lie above
+    -margin: it is reported and does not decide. Either is None where there are too few.
     """
 
     margin: float

@@ -94,8 +94,7 @@ def edge_emergence(search: SearchRecord) -> tuple[EdgeEmergence, ...]:
     """Return for every edge of `EDGES` when its final operation emerged (paper, Fig. 6 and 7).
 
     Only epochs after the warm-up count; before, all operations are equal. An edge that has lost
-    all but k operations has all of them among its k most important. The final operation is
-    `final_operations`'.
+    all but k operations has all of them among its k most important.
     """
     searching = _searching(search)
     epochs = search.trajectory.epoch[searching]

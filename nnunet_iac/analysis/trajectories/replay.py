@@ -58,13 +58,11 @@ def replay(folder: RunFolder) -> Replay:
     """Return the search recomputed from `trajectory.npz` and `settings.json`, and compared.
 
     Of the trajectory only the epochs, alpha and beta are taken, and whether the search prunes: its
-    threshold is a number then. All else must equal the record bit for bit: the other columns,
-    `events.jsonl`, and `genotype.json` where it exists. Under a budget the genotype depends on what
-    cells cost, which `budget.json` says.
+    threshold is a number then. All else must equal the record bit for bit. Under a budget the
+    genotype depends on what cells cost, which `budget.json` says.
 
     Raises:
-        FileNotFoundError: settings, trajectory, events, or a budget's costs are missing.
-        ValueError: a damaged file, or a gap in the epochs.
+        FileNotFoundError, ValueError: a missing or damaged file, or a gap in the epochs.
     """
     for path in (folder.settings_file, folder.trajectory_file, folder.events_file):
         if not path.is_file():
@@ -122,7 +120,7 @@ def _recomputed(
 
 def _costs(folder: RunFolder, settings: Settings) -> CellCosts | None:
     """Return what cells cost in the run, or None where no budget asks for it."""
-    if all(getattr(settings, name) is None for name in QUANTITIES):
+    if all(getattr(settings.cell, name) is None for name in QUANTITIES):
         return None
     path = folder.budget_file
     if not path.is_file():
