@@ -52,11 +52,7 @@ def outlines(labels: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "segmen
 def overlays(
     image: Path, truth: Path, predictions: dict[str, Path], dpi: int = 200
 ) -> tuple[int, dict[str, bytes]]:
-    """Return the slice with the most truth, and its picture under every prediction, as PNG.
-
-    The slices are those of the image's first axis in SimpleITK's order (its last in the file).
-    `image` is the case's first channel; the pictures are four inches wide.
-    """
+    """Return the slice (in SimpleITK's order) with the most truth, and its PNG by prediction."""
     grey, aspect = _image(image)
     labels = _labels(truth)
     index = fullest_slice(labels)

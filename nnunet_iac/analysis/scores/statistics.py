@@ -137,10 +137,7 @@ def rank_biserial(differences: Sequence[float]) -> float:
 
 
 def non_inferiority(
-    differences: Sequence[float],
-    margin: float = MARGIN,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    differences: Sequence[float], margin: float = MARGIN, seed: int = 0, resamples: int = RESAMPLES
 ) -> NonInferiority:
     """Return whether the mean of B - A (more is better) lies above -margin, at one-sided 2.5 %.
 

@@ -48,10 +48,7 @@ class SearchRecord(Protocol):
 
 @dataclass(frozen=True)
 class Emergence:
-    """When something was first there, and since when it stayed until the last epoch.
-
-    In completed epochs; None where it never was there, or is not there in the last epoch.
-    """
+    """Completed epochs when something was first there, and since when to the end; or None."""
 
     first: int | None
     since: int | None
@@ -110,11 +107,7 @@ def edge_emergence(search: SearchRecord) -> tuple[EdgeEmergence, ...]:
 
 
 def node_emergence(search: SearchRecord) -> tuple[NodeEmergence, ...]:
-    """Return for every intermediate node when its final two edges emerged (paper, Fig. 6).
-
-    The edges are ranked by Psi as `discretise` ranks them, after the warm-up. Node 2 has but two
-    edges, so it always keeps both.
-    """
+    """Return when every node's final two edges by Psi emerged after the warm-up (paper, Fig. 6)."""
     searching = _searching(search)
     epochs = search.trajectory.epoch[searching]
     masks = genotype_masks(search.trajectory, search.settings)[searching]

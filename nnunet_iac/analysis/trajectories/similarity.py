@@ -63,9 +63,7 @@ def cosine_similarity(
     return np.clip(unit @ unit.T, -1.0, 1.0)
 
 
-def convergence(
-    vectors: Float[np.ndarray, "vectors entries"],
-) -> Float[np.ndarray, " vectors"]:
+def convergence(vectors: Float[np.ndarray, "vectors entries"]) -> Float[np.ndarray, " vectors"]:
     """Return the cosine of every vector to the last one (paper, Fig. 5); none of no vectors."""
     return cosine_similarity(vectors)[:, -1:].ravel()
 
