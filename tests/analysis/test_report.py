@@ -618,7 +618,7 @@ def test_page_has_a_table_of_the_controls_and_no_figure_of_their_cases(tmp_path)
     fold = write_searched_run(results)
     for method in ("identity cell", "random cell 1", "residual attention"):
         write_control(results, method, 20, dice=BETTER)
-    page = write_report([fold], tmp_path / "report", paper=True).read_text()
+    page = write_report([fold], tmp_path / "report").read_text()
     first = page[page.index("</h1>") :]
     assert "random cell" in first[: first.index("</p>")].split(". ")[0]
     rows = (tmp_path / "report" / "tables" / "controls.csv").read_text().splitlines()
