@@ -13,7 +13,7 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
 from nnunet_iac.analysis.scores.method_table import MethodTable, markdown, method_tables
 from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
-from nnunet_iac.analysis.trajectories.agreement import mean_agreement, pairwise_agreement
+from nnunet_iac.analysis.trajectories.similarity import mean_agreement, pairwise_agreement
 from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
 from nnunet_iac.runs.atomic import read_json, write_text

@@ -1,7 +1,6 @@
 """Folders of whole runs, searched over parameters that walk at random instead of training."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +160,7 @@ def write_control(results: Path, method: str, epochs: int, **run: Any) -> Path:
         "identity cell": "identity",
         "convolution": "conv",
     }
-    settings = replace(
-        SETTINGS,
+    settings = SETTINGS.replace(
         finetune_epochs=epochs,
         genotype=genotypes.get(name),
         skip=MODULES.get(name, "cell"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_iac.analysis.trajectories.agreement import (
+from nnunet_iac.analysis.trajectories.similarity import (
     chance,
     mean_agreement,
     operation_histogram,

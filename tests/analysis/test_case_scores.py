@@ -97,7 +97,6 @@ def test_a_fold_stands_for_its_validation_and_is_called_after_its_model(tmp_path
         assert (scores.dice, scores.label) == ({"a": 0.5}, f"{MODEL}/fold_0")
         assert [source.fold for source in scores.sources] == [fold]
         assert scores.sources[0].record is None
-    assert read_case_scores(fold, label="stock").label == "stock"
 
 
 def test_a_model_stands_for_its_numbered_folds_together(tmp_path):

@@ -45,7 +45,7 @@ def test_final_operations_are_the_genotypes_on_kept_edges(run):
 
 
 def test_full_search_has_a_final_operation_on_every_edge(tmp_path):
-    full = replace(SETTINGS, search_epochs=10)
+    full = SETTINGS.replace(search_epochs=10)
     frames = search_frames(read_run(write_searched_run(tmp_path, method="IAC", settings=full)))
     assert len(frames["final"]) == len(EDGES)
     assert (_shares(frames) > 0).all()
@@ -54,7 +54,7 @@ def test_full_search_has_a_final_operation_on_every_edge(tmp_path):
 def test_run_without_epochs_is_left_out(tmp_path, run):
     given = read_run(write_searched_run(tmp_path, method="IAC-Discrete"))
     empty = replace(given, trajectory=Trajectory.of_rows([]))
-    names = [search["name"] for search in page_content([run, empty], ["one", "none"])["searches"]]
+    names = [search["name"] for search in page_content([("one", run), ("none", empty)])["searches"]]
     assert names == ["one"]
 
 

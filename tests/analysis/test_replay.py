@@ -26,7 +26,7 @@ COSTS = CellCosts(
     Cost(10, 10),
     {name: Cost(abs(index - 1), (index - 1) ** 2) for index, name in enumerate(OPERATIONS)},
 )
-FRUGAL = dataclasses.replace(LITERAL, max_parameter_ratio=0.02, max_mac_ratio=0.03)
+FRUGAL = LITERAL.replace(max_parameter_ratio=0.02, max_mac_ratio=0.03)
 """A budget of 10 parameters and 20 MACs for eight operations of 0 to 5 and 0 to 25."""
 
 
@@ -148,7 +148,7 @@ def test_a_search_that_was_forced_at_its_limit_replays_exactly(tmp_path, importa
 )
 @pytest.mark.parametrize("prunes", [True, False])
 def test_other_settings_and_the_full_search_replay_exactly(tmp_path, settings, prunes):
-    run = record(tmp_path, dataclasses.replace(LITERAL, **settings), prunes, scale=0.5)
+    run = record(tmp_path, LITERAL.replace(**settings), prunes, scale=0.5)
     replayed = replay(run)
     assert replayed.disagreements == ()
     assert replayed.genotype_compared
@@ -246,7 +246,7 @@ def test_damaged_costs_are_an_error_naming_the_file_and_what_is_wrong(tmp_path):
 
 def test_a_run_without_a_search_says_so(tmp_path, random_genotype):
     run = RunFolder.of_fold(tmp_path)
-    run.write_settings(dataclasses.replace(LITERAL, genotype="cell.json"))
+    run.write_settings(LITERAL.replace(genotype="cell.json"))
     run.write_trajectory(())
     run.write_events(())
     run.write_genotype(random_genotype(0))

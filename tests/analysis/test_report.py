@@ -1,6 +1,5 @@
 import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -21,7 +20,6 @@ from nnunet_iac.analysis.report.run import read_run
 from nnunet_iac.cli import main
 from nnunet_iac.runs.fold import LOCK, held
 from nnunet_iac.search.health import HealthEvent
-from nnunet_iac.search.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def written(tmp_path_factory):
     for fold, frozen in cases.items():
         same = {"fold": fold, "reference": frozen, "frozen": f"hash{fold}"}
         write_searched_run(results, **same, dice={c: d + 0.02 for c, d in frozen.items()})
-        full = Settings(**{**vars(SETTINGS), "search_epochs": 40})
+        full = SETTINGS.replace(search_epochs=40)
         write_searched_run(
             results,
             **same,
@@ -212,7 +210,7 @@ def test_what_the_watch_noticed_is_listed(tmp_path):
 
 def test_settings_that_differ_name_their_runs(tmp_path):
     write_searched_run(tmp_path)
-    write_searched_run(tmp_path, settings=replace(SETTINGS, seed=3), plans="nnUNetPlans_3")
+    write_searched_run(tmp_path, settings=SETTINGS.replace(seed=3), plans="nnUNetPlans_3")
     said = _said(_report(tmp_path))
     assert "seed 3 (IAC-LTH, nnUNetPlans_3, fold 0); 0 (IAC-LTH, nnUNetPlans, fold 0) 0" in said
 
@@ -221,7 +219,7 @@ def test_seeds_are_averaged_per_case_before_they_are_tested(tmp_path):
     for seed, gain in ((0, 0.02), (1, 0.04)):
         dice = {case: value + gain for case, value in FROZEN.items()}
         write_searched_run(
-            tmp_path, settings=replace(SETTINGS, seed=seed), plans=f"seed{seed}", dice=dice
+            tmp_path, settings=SETTINGS.replace(seed=seed), plans=f"seed{seed}", dice=dice
         )
     (one,) = _report(tmp_path).evaluation.comparisons
     assert one.paired.patients == len(FROZEN)
@@ -231,7 +229,7 @@ def test_seeds_are_averaged_per_case_before_they_are_tested(tmp_path):
 def test_control_of_another_length_is_not_called_equal(tmp_path):
     write_searched_run(tmp_path, dice=BETTER)
     write_searched_run(
-        tmp_path, method="continued", dice=FROZEN, settings=replace(SETTINGS, finetune_epochs=2)
+        tmp_path, method="continued", dice=FROZEN, settings=SETTINGS.replace(finetune_epochs=2)
     )
     (verdict,) = _report(tmp_path).verdicts
     assert "higher than the continued backbone trained for 2 epochs instead of" in verdict
@@ -242,7 +240,7 @@ def test_control_of_another_length_is_not_called_equal(tmp_path):
 
 def test_cells_that_beat_a_control_at_equal_budget_are_advised(tmp_path):
     run = read_run(write_searched_run(tmp_path, dice=BETTER))
-    longer = replace(SETTINGS, finetune_epochs=run.epochs)
+    longer = SETTINGS.replace(finetune_epochs=run.epochs)
     write_searched_run(tmp_path, method="continued", dice=FROZEN, settings=longer)
     (verdict,) = _report(tmp_path).verdicts
     assert "trained for as long: 0.0218 higher than the continued backbone" in verdict
@@ -283,7 +281,7 @@ def test_undecided_control_is_no_advice_for_the_cells(tmp_path):
             write_searched_run(
                 tmp_path,
                 method="continued",
-                settings=replace(SETTINGS, finetune_epochs=run.epochs),
+                settings=SETTINGS.replace(finetune_epochs=run.epochs),
                 reference=frozen,
                 dice={case: value + 0.05 for case, value in frozen.items()},
                 frozen="h0",
@@ -295,7 +293,7 @@ def test_undecided_control_is_no_advice_for_the_cells(tmp_path):
 
 def test_leaked_cases_are_no_advice_for_the_cells(tmp_path):
     run = read_run(write_searched_run(tmp_path, dice=BETTER, leakage="it saw case_01"))
-    longer = replace(SETTINGS, finetune_epochs=run.epochs)
+    longer = SETTINGS.replace(finetune_epochs=run.epochs)
     write_searched_run(tmp_path, method="continued", dice=FROZEN, settings=longer)
     (verdict,) = _report(tmp_path).verdicts
     assert verdict.endswith("Keep your backbone: a network has seen cases on which it was scored.")
@@ -303,7 +301,7 @@ def test_leaked_cases_are_no_advice_for_the_cells(tmp_path):
 
 def test_gain_of_a_given_cell_is_not_the_searchs(tmp_path):
     write_searched_run(tmp_path, dice=BETTER)
-    given = replace(SETTINGS, genotype="random.json", finetune_epochs=24)
+    given = SETTINGS.replace(genotype="random.json", finetune_epochs=24)
     write_searched_run(tmp_path, method="IAC-Discrete", dice=BETTER, settings=given)
     searched = next(v for v in _report(tmp_path).verdicts if v.startswith("IAC-LTH"))
     assert "no difference detected from a given cell" in searched
@@ -312,7 +310,7 @@ def test_gain_of_a_given_cell_is_not_the_searchs(tmp_path):
 
 def test_cells_given_by_different_files_are_not_averaged(tmp_path):
     for name, dice in (("found", BETTER), ("random", WORSE)):
-        given = replace(SETTINGS, genotype=f"{name}.json")
+        given = SETTINGS.replace(genotype=f"{name}.json")
         write_searched_run(tmp_path, method="IAC-Discrete", plans=name, dice=dice, settings=given)
     names = {group.name for group in _report(tmp_path).evaluation.groups}
     assert names == {"IAC-Discrete (genotype=found.json)", "IAC-Discrete (genotype=random.json)"}
@@ -336,7 +334,7 @@ def test_a_control_that_does_not_fit_is_left_out_aloud(tmp_path, spoil):
     if spoil == "other cases":
         reference = {**FROZEN, "case_99": 0.7}
     if spoil == "other patients":
-        settings = replace(SETTINGS, patient_pattern=r"case_\d")
+        settings = SETTINGS.replace(patient_pattern=r"case_\d")
     control = write_searched_run(
         tmp_path, method="continued", reference=reference, dice=reference, settings=settings
     )
@@ -377,7 +375,7 @@ def test_model_folder_may_be_a_link(tmp_path):
 
 
 def test_forty_runs_of_twenty_groups_make_a_page_of_less_than_five_megabytes(tmp_path):
-    short = replace(SETTINGS, search_epochs=25)
+    short = SETTINGS.replace(search_epochs=25)
     for number in range(20):
         for fold in (0, 1):
             write_searched_run(
@@ -517,7 +515,7 @@ def test_first_words_are_those_of_a_random_cell_that_is_not_beaten(
 
 def test_page_of_several_methods_begins_with_those_that_a_random_cell_equals(tmp_path, searched):
     fold, epochs = searched
-    full = replace(SETTINGS, search_epochs=epochs - SETTINGS.schedule.finetune_epochs)
+    full = SETTINGS.replace(search_epochs=epochs - SETTINGS.schedule.finetune_epochs)
     other = write_searched_run(tmp_path, method="IAC", settings=full, dice=_above(0.03))
     control = write_control(tmp_path, "random cell 3", epochs, dice=_above(0.025))
     runs, unread = read_runs([fold, other, control])
@@ -620,7 +618,7 @@ def test_page_has_a_table_of_the_controls_and_no_figure_of_their_cases(tmp_path)
     fold = write_searched_run(results)
     for method in ("identity cell", "random cell 1", "residual attention"):
         write_control(results, method, 20, dice=BETTER)
-    page = write_report([fold], tmp_path / "report", paper=True).read_text()
+    page = write_report([fold], tmp_path / "report").read_text()
     first = page[page.index("</h1>") :]
     assert "random cell" in first[: first.index("</p>")].split(". ")[0]
     rows = (tmp_path / "report" / "tables" / "controls.csv").read_text().splitlines()

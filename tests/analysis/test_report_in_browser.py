@@ -7,7 +7,6 @@ from playwright.sync_api import sync_playwright
 from searched_folders import SETTINGS, write_searched_run
 
 from nnunet_iac.analysis.report.document import write_report
-from nnunet_iac.search.settings import Settings
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -27,7 +26,7 @@ def browser():
 def address(tmp_path_factory):
     """Return the page of an accelerated, a full and a broken-off search."""
     results = tmp_path_factory.mktemp("results")
-    full = Settings(**{**vars(SETTINGS), "search_epochs": 30})
+    full = SETTINGS.replace(search_epochs=30)
     write_searched_run(results)
     write_searched_run(results, method="IAC", settings=full)
     write_searched_run(results, fold=1, dice=None, epochs=12, frozen="d4")

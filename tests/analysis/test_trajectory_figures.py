@@ -329,10 +329,10 @@ def test_difficulty_lists_the_hardest_edge_on_top():
     searches = [search(seed) for seed in range(5)]
     axes = difficulty_figure(searches).axes[0]
     ranked = edge_difficulty([edge_emergence(each) for each in searches])
-    names = [f"v{edge.edge.source} \N{RIGHTWARDS ARROW} v{edge.edge.target}" for edge in ranked]
+    names = [f"v{edge.source} \N{RIGHTWARDS ARROW} v{edge.target}" for edge in ranked]
     assert [label.get_text() for label in axes.get_yticklabels()] == names
     assert axes.yaxis_inverted()
-    assert dots(axes)[0] == sorted(epoch - 2 for epoch in ranked[0].epochs)
+    assert dots(axes)[0] == sorted(epoch - 2 for epoch in next(iter(ranked.values())))
 
 
 def test_pruning_shows_the_operations_left_after_every_prune():

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nnunet_iac.analysis.report.evaluation import GroupComparison
 from nnunet_iac.analysis.scores.comparison import CaseRow, PairedComparison
-from nnunet_iac.analysis.trajectories.figures import WIDTH
+from nnunet_iac.analysis.trajectories.figures import LEGEND, panels
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 
 GAIN, LOSS = "#0072b2", "#d55e00"
@@ -24,16 +24,10 @@ LABELLED_CASES = 30
 
 
 def paired_dots(comparison: PairedComparison, a: str = "before", b: str = "with cells") -> Figure:
-    """Return the Dice of every case on both sides, ordered by what changed.
-
-    Args:
-        comparison: of one method with its reference.
-        a: name of the reference in the key.
-        b: name of the method.
-    """
+    """Return the Dice of every case on both sides, named `a` and `b`, ordered by what changed."""
     rows = sorted((row for row in comparison.rows if row.difference is not None), key=_difference)
     named = len(rows) <= LABELLED_CASES
-    figure, axes = _axes(WIDTH, 0.9 + 0.2 * len(rows) if named else 3.4)
+    figure, axes = _axes(0.9 + 0.2 * len(rows) if named else 3.4)
     for place, row in enumerate(rows):
         assert row.a is not None
         assert row.b is not None
@@ -58,7 +52,7 @@ def paired_dots(comparison: PairedComparison, a: str = "before", b: str = "with 
 
 def forest(comparisons: Sequence[GroupComparison]) -> Figure:
     """Return every comparison as its mean difference with the 95 % interval, zero marked."""
-    figure, axes = _axes(WIDTH, 0.75 + 0.52 * len(comparisons))
+    figure, axes = _axes(0.75 + 0.52 * len(comparisons))
     for place, paired in enumerate(one.paired for one in comparisons):
         marks = {"better": ("^", GAIN), "worse": ("v", LOSS)}
         marker, colour = marks.get(paired.verdict, ("o", MUTED))
@@ -67,9 +61,8 @@ def forest(comparisons: Sequence[GroupComparison]) -> Figure:
             axes.plot(ends, [place, place], color=colour, lw=2)
         axes.plot([paired.difference], [place], marker, color=colour, ms=7)
     axes.axvline(0, color=INK, lw=0.8)
-    names = [
-        f"{c.group.name}\n{fill(f'against {c.against.name}', NAME_WIDTH)}" for c in comparisons
-    ]
+    against = [fill(f"against {c.against.name}", NAME_WIDTH) for c in comparisons]
+    names = [f"{c.group.name}\n{other}" for c, other in zip(comparisons, against, strict=True)]
     axes.set_yticks(range(len(comparisons)), names)
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_ylim(len(comparisons) - 0.5, -0.5)
@@ -89,13 +82,10 @@ def _difference(row: CaseRow) -> float:
     return row.difference
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
-    axes = figure.add_subplot(facecolor="none")
-    axes.spines[["top", "right"]].set_visible(False)
-    for spine in ("left", "bottom"):
-        axes.spines[spine].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=9)
+def _axes(height: float) -> tuple[Figure, Axes]:
+    figure, (axes,) = panels(height)
+    axes.spines["left"].set(visible=True, color=MUTED)
+    axes.tick_params(labelcolor=INK)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return figure, axes
 
@@ -106,12 +96,4 @@ def _key(figure: Figure, a: str, b: str) -> None:
         Line2D([], [], ls="", marker="^", color=GAIN, label=f"{b}: gain"),
         Line2D([], [], ls="", marker="v", color=LOSS, label=f"{b}: loss"),
     ]
-    figure.legend(
-        handles=marks,
-        loc="outside upper left",
-        ncols=3,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handletextpad=0.2,
-    )
+    figure.legend(handles=marks, loc="outside upper left", ncols=3, handletextpad=0.2, **LEGEND)

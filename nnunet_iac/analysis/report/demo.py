@@ -6,37 +6,32 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.overlays import PREDICTION, TRUTH, data_uri, overlays
 from nnunet_iac.analysis.report.page import environment, inline_figure, inline_svg
 from nnunet_iac.analysis.trajectories.emergence import shares, survivors
+from nnunet_iac.analysis.trajectories.figures import LEGEND, draw_prunes, panels
 from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, cell_svg, operation_label
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import PruningEvent
-from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, edges_into
+from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge, edges_into
 
 NETWORKS = {"reference": "backbone", "continued": "continued", "iac": "retrofit"}
 """The three compared networks: their keys in the summary and their names on the page."""
 
+DOTS = "Dice of every test case by network"
+TEMPLATE = "demo_report.html.j2"
 Case = Mapping[str, Any]
 
 
 def write_demo_report(demo: Path, summary: Mapping[str, Any]) -> Path:
-    """Write `demo/report/index.html` and return its path.
-
-    Args:
-        demo: the demo's folder.
-        summary: the content of its `summary.json`.
-    """
-    page = demo / "report" / "index.html"
-    write_text(
-        page, environment().get_template("demo_report.html.j2").render(_content(demo, summary))
-    )
+    """Write `demo/report/index.html` of the content of its `summary.json`, and return its path."""
+    page, template = demo / "report" / "index.html", environment().get_template(TEMPLATE)
+    write_text(page, template.render(_content(demo, summary)))
     return page
 
 
@@ -71,9 +66,7 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "methods": NETWORKS,
         "gains": [_gain(case) for case in cases],
         "rows": [{**row, "gain": _gain(row)} for row in (mean, *cases)],
-        "dots": inline_figure(
-            _dot_plot([mean, *cases]), "dots", "Dice of every test case by network"
-        ),
+        "dots": inline_figure(_dot_plot([mean, *cases]), "dots", DOTS),
         "genotype": str(genotype),
         "cell": inline_svg(cell_svg(genotype, run.read_settings().cell.output_nodes), "cell"),
         "nodes": _trajectory_panels(run, genotype),
@@ -98,27 +91,14 @@ def _gain(case: Case) -> float:
     return round(case["iac"], 3) - round(case["reference"], 3)
 
 
-# --- figures ---------------------------------------------------------------------------------
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), facecolor=PAPER, layout="constrained")
-    axes = figure.add_subplot(facecolor="none")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9)
-    return figure, axes
-
-
 def _dot_plot(rows: Sequence[Case]) -> Figure:
     """Return the figure of all Dice values, row by row; the first row is the mean."""
-    figure, axes = _figure(4.8, 0.8 + 0.32 * len(rows))
+    figure, (axes,) = panels(0.8 + 0.32 * len(rows), width=4.8)
     for y, row in enumerate(rows):
         values = [row[method] for method in NETWORKS]
         axes.plot([min(values), max(values)], [y, y], color=MUTED, lw=1, alpha=0.6, zorder=1)
-    for (method, name), (marker, face) in zip(
-        NETWORKS.items(), (("o", PAPER), ("s", MUTED), ("D", PREDICTION)), strict=True
-    ):
+    marks = (("o", PAPER), ("s", MUTED), ("D", PREDICTION))
+    for (method, name), (marker, face) in zip(NETWORKS.items(), marks, strict=True):
         values = [row[method] for row in rows]
         axes.plot(values, range(len(rows)), marker, ms=7, mfc=face, mec=INK, mew=1.1, label=name)
     axes.set_yticks(range(len(rows)), [row["case"] for row in rows], color=INK)
@@ -127,7 +107,7 @@ def _dot_plot(rows: Sequence[Case]) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.axhline(0.5, color=MUTED, lw=0.8)
     axes.set_xlabel("Dice", color=MUTED, size=9)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    figure.legend(loc="outside upper center", ncols=3, **LEGEND)
     return figure
 
 
@@ -140,16 +120,11 @@ def _trajectory_panels(run: RunFolder, genotype: Genotype) -> dict[int, list[dic
         edge, left = EDGES[index], survivors(events, index)
         decided = len(left) == 1
         found = operation_label(left[0]) if decided else f"{len(left)} operations left"
-        on_edge = [event for event in events if (event.source, event.target) == edge]
-        figure = _share_plot(trajectory.epoch, share[:, index], on_edge)
+        figure = _share_plot(trajectory.epoch, share[:, index], edge, events)
         title = f"v{edge.source} to v{edge.target}: {found}"
-        return {
-            "source": edge.source,
-            "found": found,
-            "colour": OPERATION_COLOURS[left[0]] if decided else "none",
-            "kept": edge in genotype.operations,
-            "svg": inline_figure(figure, f"edge{edge.name}", title),
-        }
+        colour = OPERATION_COLOURS[left[0]] if decided else "none"
+        svg, kept = inline_figure(figure, f"edge{edge.name}", title), edge in genotype.operations
+        return {"source": edge.source, "found": found, "colour": colour, "kept": kept, "svg": svg}
 
     return {node: [panel(index) for index in edges_into(node)] for node in INTERMEDIATE_NODES}
 
@@ -157,33 +132,23 @@ def _trajectory_panels(run: RunFolder, genotype: Genotype) -> dict[int, list[dic
 def _share_plot(
     epochs: Int[np.ndarray, " epochs"],
     share: Float[np.ndarray, "epochs operations"],
+    edge: Edge,
     events: Sequence[PruningEvent],
 ) -> Figure:
     """Return one edge: its operations' shares stacked, with a cross where one is pruned."""
-    figure, axes = _figure(2.4, 1.3)
-    upper = np.cumsum(share, axis=1)
-    lower = upper - share
+    figure, (axes,) = panels(1.3, width=2.4)
     ends = np.concatenate([epochs[:1] - 1, epochs])
+    held = share[[0, *range(len(share))]]  # Each row holds for the epoch before it.
+    upper = np.cumsum(held, axis=1)
     for column, operation in enumerate(OPERATIONS):
-        low, high, alive = (_from_start(a[:, column]) for a in (lower, upper, share > 0))
-        colour = OPERATION_COLOURS[operation]
-        axes.fill_between(ends, low, high, where=alive, step="pre", fc=colour, ec=PAPER, lw=0.5)
-    for event in events:
-        row, column = np.searchsorted(epochs, event.epoch), OPERATIONS.index(event.operation)
-        middle = (lower[row, column] + upper[row, column]) / 2
-        axes.plot([event.epoch], [middle], "x", color=INK, ms=4.5, mew=1.2, clip_on=False)
-    axes.set(xlim=(ends[0], ends[-1]), ylim=(0, 1), yticks=[])
-    axes.set_xticks([ends[0], ends[-1]])
+        high, alive = upper[:, column], held[:, column] > 0
+        how: dict[str, Any] = {"step": "pre", "fc": OPERATION_COLOURS[operation], "ec": PAPER}
+        axes.fill_between(ends, high - held[:, column], high, where=alive, lw=0.5, **how)
+    draw_prunes(axes, events, edge, epochs, share, ms=4.5, mew=1.2)
+    limits = (ends[0], ends[-1])
+    axes.set(xlim=limits, ylim=(0, 1), yticks=[], xticks=limits)
     axes.set_xlabel("epoch", color=MUTED, size=9, labelpad=-9)
     return figure
-
-
-def _from_start(values: np.ndarray) -> np.ndarray:
-    """Return values that each hold for the epoch before them, with the first one repeated."""
-    return np.concatenate([values[:1], values])
-
-
-# --- segmentations ---------------------------------------------------------------------------
 
 
 def _overlay(demo: Path, summary: Mapping[str, Any], case: Case) -> dict[str, Any]:

@@ -6,23 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.report import explorer
+from nnunet_iac.analysis.report import explorer, overlays
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.evaluation import Evaluation, GroupComparison, evaluate
-from nnunet_iac.analysis.report.overlays import (
-    PREDICTION,
-    TRUTH,
-    CaseOverlay,
-    case_overlays,
-    data_uri,
-)
-from nnunet_iac.analysis.report.page import (
-    Section,
-    environment,
-    inline_svg,
-    write_csv,
-    write_png,
-)
+from nnunet_iac.analysis.report.overlays import CaseOverlay, case_overlays
+from nnunet_iac.analysis.report.page import Section, environment, inline_svg, write_csv, write_png
 from nnunet_iac.analysis.report.paper import write_paper
 from nnunet_iac.analysis.report.run import Run, controls_beside, find_runs, labels, read_run
 from nnunet_iac.analysis.report.sections import sections
@@ -37,25 +25,14 @@ from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
 PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "report.json"
 CELL = "cell.png"
 FIGURES, TABLES, PAPER = "figures", "tables", "paper"
+FIRST_SCREEN = ("verdicts", "alarms", "found", "cost")
+OF_RUN = ("stage", "search_epochs", "search_seconds", "seconds")
 OWN = tuple(f"{name}/" for name in (FIGURES, TABLES, PAPER))
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page and its likenesses say.
-
-    Args:
-        title: names the data.
-        verdicts: what each group's cells are worth, in a sentence each.
-        alarms: what must be known before anything is believed.
-        found: the cells in a sentence.
-        cost: what they cost in a sentence.
-        sections: in the order of reading.
-        runs: retrofits and controls, with their names.
-        evaluation: every comparison made.
-        overlays: the cases shown as images.
-        overlays_absent: why there are none.
-    """
+    """All that the page and its likenesses say."""
 
     title: str
     verdicts: tuple[str, ...]
@@ -82,44 +59,30 @@ def write_report(
     margin: float = MARGIN,
     seed: int = 0,
 ) -> Path:
-    """Write the report of runs into a folder and return the page.
+    """Write the report of runs and of controls beside them into a folder and return the page.
 
-    `index.html` needs no network; `report.md`, `figures/`, `tables/` and `report.json` hold the
-    same. What an earlier report left there and this one has not is removed.
-
-    Args:
-        paths: see `find_runs`; controls that lie beside a run are taken in.
-        folder: made if absent.
-        paper: the paper's tables and figures as well, in `folder/paper`.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
+    `index.html` needs no network; the other files hold the same. What an earlier report left there
+    and this one has not is removed.
 
     Raises:
-        ValueError: no run, or a damaged record.
-        FileNotFoundError: a record without the files every run begins with.
+        ValueError, FileNotFoundError: no run, or a damaged or incomplete record.
         RuntimeError: the folder cannot be written to.
     """
     earlier = _files_of(folder)
     runs, unread = read_runs(paths)
     report = make_report(runs, margin, seed, unread)
-    files = [
-        *_write_tables(report, folder / TABLES, margin, seed),
-        *_write_figures(report, folder / FIGURES),
-    ]
+    tables = _write_tables(report, folder / TABLES, margin, seed)
+    files = [*tables, *_write_figures(report, folder / FIGURES)]
     if paper:
-        files += write_paper(
-            [run for _, run in report.runs], report.evaluation.comparisons, folder / PAPER
-        )
+        files += write_paper(runs, report.evaluation.comparisons, folder / PAPER)
     names = [file.relative_to(folder).as_posix() for file in files]
     content = {
         "report": report,
-        "explorer": explorer.page_content(
-            [run for _, run in report.retrofits], [name for name, _ in report.retrofits]
-        ),
+        "explorer": explorer.page_content(report.retrofits),
         "cell": _cell(report),
-        "truth": TRUTH,
-        "prediction": PREDICTION,
-        "data_uri": data_uri,
+        "truth": overlays.TRUTH,
+        "prediction": overlays.PREDICTION,
+        "data_uri": overlays.data_uri,
         "captions": CAPTIONS,
     }
     templates = environment()
@@ -151,16 +114,9 @@ def read_runs(paths: Iterable[Path]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
 def make_report(
     runs: Sequence[Run], margin: float = MARGIN, seed: int = 0, unread: Sequence[str] = ()
 ) -> Report:
-    """Return the report of runs, of which some may be unfinished or controls.
+    """Return the report of retrofits and controls, of which some may be unfinished.
 
-    Args:
-        runs: retrofits and controls.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
-        unread: what could not be read, in sentences for the reader.
-
-    Raises:
-        ValueError: controls alone.
+    `unread` says what could not be read, in sentences for the reader.
     """
     retrofits = [run for run in runs if not run.is_control]
     if not retrofits:
@@ -170,7 +126,7 @@ def make_report(
         )
     named = tuple(zip(labels(runs), runs, strict=True))
     evaluation = evaluate(runs, margin, seed)
-    overlays, absent = case_overlays(evaluation.comparisons)
+    shown, absent = case_overlays(evaluation.comparisons)
     return Report(
         title=", ".join(dict.fromkeys(f"{run.dataset}, {run.configuration}" for run in retrofits)),
         verdicts=verdicts(evaluation),
@@ -180,7 +136,7 @@ def make_report(
         sections=sections(named, evaluation),
         runs=named,
         evaluation=evaluation,
-        overlays=overlays,
+        overlays=shown,
         overlays_absent=absent,
     )
 
@@ -211,10 +167,9 @@ def _write_tables(report: Report, folder: Path, margin: float, seed: int) -> lis
 def _write_figures(report: Report, folder: Path) -> list[Path]:
     pictures = (picture for section in report.sections for picture in section.pictures)
     paths = [write_png(picture, folder) for picture in pictures]
-    found = next((run for _, run in report.retrofits if run.genotype is not None), None)
-    if found is not None and found.genotype is not None:
+    for run, genotype in [(run, run.genotype) for _, run in report.retrofits if run.genotype][:1]:
         paths.append(folder / CELL)
-        draw_cell(found.genotype, paths[-1], found.settings.cell.output_nodes)
+        draw_cell(genotype, paths[-1], run.settings.cell.output_nodes)
     for overlay in report.overlays:
         for side, png in overlay.pictures.items():
             paths.append(folder / f"{overlay.case}_{side}.png")
@@ -224,54 +179,35 @@ def _write_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def _files_of(folder: Path) -> set[str]:
-    """Return what an earlier report wrote into its folders.
-
-    Raises:
-        ValueError: the folder holds a page that is not ours.
-    """
+    """Return what an earlier report wrote into its folders."""
     path = folder / NUMBERS
     listed = read_json(path) if path.is_file() else None
     files = listed.get("files") if isinstance(listed, dict) else None
-    if not isinstance(files, list):
-        foreign = [n for n in (PAGE, MARKDOWN, NUMBERS) if (folder / n).exists()]
-        if foreign:
-            raise ValueError(
-                f"a report must go into a folder of its own; {folder} holds {foreign[0]} of "
-                "something else: name another folder with -o"
-            )
-        return set()
-    return {f for f in files if isinstance(f, str) and f.startswith(OWN) and ".." not in f}
+    foreign = [n for n in (PAGE, MARKDOWN, NUMBERS) if (folder / n).exists()]
+    if foreign and not isinstance(files, list):
+        raise ValueError(
+            f"a report must go into a folder of its own; {folder} holds {foreign[0]} of "
+            "something else: name another folder with -o"
+        )
+    return {f for f in files or () if isinstance(f, str) and f.startswith(OWN) and ".." not in f}
 
 
 def _numbers(report: Report) -> dict[str, Any]:
     """Return what a program wants to know of a report."""
     return {
-        "title": report.title,
-        "verdicts": report.verdicts,
-        "alarms": report.alarms,
-        "found": report.found,
-        "cost": report.cost,
+        **{key: getattr(report, key) for key in ("title", *FIRST_SCREEN)},
         "runs": [
             {
                 "name": name,
                 **{key: run.cost.run[key] for key in ("method", "dataset", "plans", "fold")},
-                "stage": run.stage,
-                "search_epochs": run.search_epochs,
-                "search_seconds": run.search_seconds,
-                "seconds": run.seconds,
+                **{key: getattr(run, key) for key in OF_RUN},
                 "genotype": run.genotype and run.genotype.to_document(),
                 "commit": run.cost.commit,
             }
             for name, run in report.runs
         ],
-        "comparisons": [
-            {"cells": one.group.name, **_compared(one, "cells")}
-            for one in report.evaluation.comparisons
-        ],
-        "controls": [
-            {"control": one.group.name, **_compared(one, "control")}
-            for one in report.evaluation.control_comparisons
-        ],
+        "comparisons": [_compared(one, "cells") for one in report.evaluation.comparisons],
+        "controls": [_compared(one, "control") for one in report.evaluation.control_comparisons],
     }
 
 
@@ -279,6 +215,7 @@ def _compared(one: GroupComparison, side: str) -> dict[str, Any]:
     """Return the numbers of a comparison; `side` is what B is called."""
     c = one.paired
     return {
+        side: one.group.name,
         "against": one.against.name,
         "patients": c.patients,
         "dice": c.mean_a,

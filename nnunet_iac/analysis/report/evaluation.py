@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.case_scores import pooled
@@ -26,11 +27,9 @@ NAMES = {**BASELINES, "IAC-Discrete": "a given cell", "IAC": "the full search"}
 
 @dataclass(frozen=True)
 class Group:
-    """The folds and seeds of one method on one data set.
+    """The folds and seeds of one method: same place, backbone and settings but for the seed.
 
-    Args:
-        mark: its difference from other groups of its method; empty where there are none.
-        runs: of the same method, place, backbone and settings but for the seed.
+    `mark` is its difference from other groups of its method; empty where there are none.
     """
 
     mark: str
@@ -59,15 +58,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparator:
-    """What a group is compared with.
+    """What a group is compared with: the backbone (no group), a control, or the full search.
 
-    Args:
-        kind: the backbone (`reference`), a control, or the full search.
-        group: its runs; None for the backbone.
-        name: for people.
-        epochs: mean epochs of its training after the backbone's.
-        equal_budget: whether it was trained for as many batches as the cells were searched and
-            finetuned.
+    `epochs` are means, after the backbone's training; `equal_budget` says whether it was trained
+    for as many batches as the cells were searched and finetuned.
     """
 
     kind: Kind
@@ -79,14 +73,7 @@ class Comparator:
 
 @dataclass(frozen=True)
 class GroupComparison:
-    """A group (B) against a comparator (A) on the same cases.
-
-    Args:
-        group: whose scores are B.
-        against: whose scores are A.
-        paired: the statistics of B minus A.
-        epochs: mean epochs of the group's training after the backbone's.
-    """
+    """A group (B) against a comparator (A) on the same cases; `epochs` are the group's."""
 
     group: Group
     against: Comparator
@@ -105,15 +92,7 @@ def groups(runs: Sequence[Run]) -> tuple[Group, ...]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All comparisons that runs allow.
-
-    Args:
-        groups: of all runs, controls included.
-        comparisons: of cells.
-        control_comparisons: of controls, each against the backbone; all p values are adjusted
-            together.
-        left_out: why a comparison could not be made, in a sentence each.
-    """
+    """All comparisons that runs allow, adjusted together, and why others could not be made."""
 
     groups: tuple[Group, ...]
     comparisons: tuple[GroupComparison, ...]
@@ -134,25 +113,18 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Eval
     found, other skip modules); the accelerated search against the full one; and every control
     against the backbone. Cases that several runs validated (seeds, random cells) are
     averaged first, then a patient's cases.
-
-    Args:
-        runs: retrofits and controls.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
     """
     compared = groups(runs)
     made: list[GroupComparison] = []
     left_out = []
-    for group in compared:
-        for kind, other in _comparators(group, compared):
-            pairs = _pairs(group, other, runs)
-            if not pairs:
-                continue
-            try:
+    candidates = [(group, *to) for group in compared for to in _comparators(group, compared)]
+    for group, kind, other in candidates:
+        try:
+            if pairs := _pairs(group, other, runs):
                 made.append(_compared(group, kind, other, pairs, margin, seed))
-            except ValueError as error:
-                against = BACKBONE if other is None else other.name
-                left_out.append(f"{group.name} is not compared with {against}: {error}.")
+        except ValueError as error:
+            against = BACKBONE if other is None else other.name
+            left_out.append(f"{group.name} is not compared with {against}: {error}.")
     family = adjusted([one.paired for one in made])
     made = [replace(one, paired=paired) for one, paired in zip(made, family, strict=True)]
     return Evaluation(
@@ -164,21 +136,18 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Eval
 
 
 def speed_up(run: Run, others: Sequence[Run]) -> float | None:
-    """Return how many times longer the full search took than an accelerated one.
-
-    The mean over full searches of the same frozen tensors, fold, batches per epoch and hardware;
-    None where there is none, or where `run` is no accelerated search that ended.
-    """
+    """Return how many times longer full searches of the same start and hardware took, or None."""
     if run.method != "IAC-LTH" or run.genotype is None:
         return None
+
+    def how(searched: Run) -> tuple[int, Any]:
+        return searched.settings.schedule.iterations_per_epoch, searched.cost.hardware
+
     full = [
         other.search_seconds
         for other in others
         if other.method == "IAC" and other.genotype is not None
-        if _same_start(run, other)
-        and other.settings.schedule.iterations_per_epoch
-        == run.settings.schedule.iterations_per_epoch
-        and other.cost.hardware == run.cost.hardware
+        if _same_start(run, other) and how(other) == how(run)
     ]
     return sum(full) / len(full) / run.search_seconds if full else None
 
@@ -231,25 +200,17 @@ def _compared(
     seed: int,
 ) -> GroupComparison:
     name = BACKBONE if other is None else comparator_name(other, [run for _, run in pairs])
+    theirs = [run.reference if other is None else run.scores for _, run in pairs]
+    sides = (name, theirs), (group.name, [run.scores for run, _ in pairs])
     # By identity: a run may be in several pairs.
-    own = {id(run): run.scores for run, _ in pairs if run.scores is not None}
-    found = [run.reference if other is None else run.scores for _, run in pairs]
-    theirs = {id(scores): scores for scores in found if scores is not None}
-    paired = compare_scores(
-        pooled(list(theirs.values()), name),
-        pooled(list(own.values()), group.name),
-        patient_pattern=group.runs[0].settings.data.patient_pattern,
-        margin=margin,
-        seed=seed,
-    )
-    epochs, other_epochs = (
-        sum(run.epochs for run in side) / len(pairs) for side in zip(*pairs, strict=True)
-    )
-    against = Comparator(kind, other, name)  # The backbone is not trained any further.
-    if other is not None:
-        equal = all(_batches(a) == _batches(b) for a, b in pairs)
-        against = Comparator(kind, other, name, other_epochs, equal)
-    return GroupComparison(group, against, paired, epochs)
+    a, b = (pooled(list({id(s): s for s in side if s}.values()), label) for label, side in sides)
+    pattern = group.runs[0].settings.data.patient_pattern
+    paired = compare_scores(a, b, patient_pattern=pattern, margin=margin, seed=seed)
+    epochs, later = (fmean(run.epochs for run in side) for side in zip(*pairs, strict=True))
+    if other is None:  # The backbone is not trained any further.
+        return GroupComparison(group, Comparator(kind, other, name), paired, epochs)
+    equal = all(_batches(run) == _batches(control) for run, control in pairs)
+    return GroupComparison(group, Comparator(kind, other, name, later, equal), paired, epochs)
 
 
 def _batches(run: Run) -> int:
@@ -266,9 +227,7 @@ def _same_start(a: Run, b: Run) -> bool:
 def _key(run: Run) -> Key:
     """Return what the runs of a group have in common: place, backbone, method and settings."""
     settings = run.settings.to_mapping()
-    varying = {*NOT_STRUCTURAL, "patient_pattern"}
-    if run.is_control:
-        varying |= {*FREE_IN_CONTROLS}
+    varying = {*NOT_STRUCTURAL, "patient_pattern", *(FREE_IN_CONTROLS if run.is_control else ())}
     structural = {k: str(v) for k, v in settings.items() if k not in varying}
     backbone = Path(run.backbone.path).parent.parent.name
     return (run.dataset, run.configuration, run.method, backbone), tuple(structural.items())
@@ -277,14 +236,9 @@ def _key(run: Run) -> Key:
 def _marks(keys: Sequence[Key]) -> list[str]:
     """Return how groups of one method differ, in brackets; nothing where one is alone."""
     marks = []
-    for (dataset, configuration, method, backbone), settings in keys:
-        similar = [key for key in keys if key[0][2] == method]
-        places = {place for place, _ in similar}
-        parts = [
-            part
-            for i, part in enumerate((dataset, configuration, method, backbone))
-            if i != 2 and len({place[i] for place in places}) > 1
-        ]
+    for place, settings in keys:
+        similar = [key for key in keys if key[0][2] == place[2]]
+        parts = [p for i, p in enumerate(place) if len({other[i] for other, _ in similar}) > 1]
         known: dict[str, set[str]] = {}
         for _, others in similar:
             for name, value in others:

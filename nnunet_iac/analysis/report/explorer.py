@@ -26,15 +26,7 @@ CHIP = (36, 46)
 
 @dataclass(frozen=True)
 class Lane:
-    """Where one edge is drawn: it falls from its source's row through a chip to its sum.
-
-    Args:
-        index: of the edge in `EDGES`.
-        x: of the lane.
-        source_y: height of the source's row.
-        chip_y: upper end of the chip.
-        end: where the edge meets the sum.
-    """
+    """Where an edge of `EDGES` is drawn: from its source's row through a chip to its sum."""
 
     index: int
     x: float
@@ -76,24 +68,16 @@ def drawing() -> Drawing:
             end = (middle + (x - middle) * 0.12, y - 13)
             lanes[index] = Lane(index, x, nodes[EDGES[index].source][1], y - 78, end)
         left += LANE * len(edges) + GAP
-    rows = {
-        node: (nodes[node][0], max(lane.x for lane in lanes.values() if _leaves(lane, node)))
-        for node in nodes
-        if any(_leaves(lane, node) for lane in lanes.values())
-    }
+    leaving = {n: [x.x for x in lanes.values() if EDGES[x.index].source == n] for n in nodes}
+    rows = {node: (nodes[node][0], max(xs)) for node, xs in leaving.items() if xs}
     height = nodes[INTERMEDIATE_NODES[-1]][1] + 28
     return Drawing(tuple(lanes[i] for i in range(len(EDGES))), nodes, rows, left - GAP + 8, height)
 
 
-def _leaves(lane: Lane, node: int) -> bool:
-    return EDGES[lane.index].source == node
-
-
 def search_frames(run: Run) -> dict[str, Any]:
-    """Return what the script needs of one search, small enough for many on one page.
+    """Return what the script needs of one search: bytes in base64, epochs after their prune.
 
-    Every epoch is shown after its prune, as the log counts operations. Shares and edge weights
-    are bytes in base64: 0 is pruned, 1 to 255 a share of up to one.
+    Of shares and edge weights 0 is pruned, 1 to 255 a share of up to one.
     """
     trajectory = run.trajectory
     left = remaining(trajectory, run.events)
@@ -106,37 +90,32 @@ def search_frames(run: Run) -> dict[str, Any]:
         "shares": _bytes(share),
         "psi": _bytes(np.rint(255 * np.reshape(psi, (-1, len(EDGES))))),
         "prunes": [
-            [EDGES.index((event.source, event.target)), event.epoch, _operation(event.operation)]
-            for event in run.events
+            [EDGES.index((e.source, e.target)), e.epoch, OPERATIONS.index(e.operation)]
+            for e in run.events
         ],
-        "kept": run.genotype.to_codes() if run.genotype is not None else None,
-        "final": final_operations(run).tolist() if run.genotype is not None else None,
+        "kept": run.genotype and run.genotype.to_codes(),
+        "final": run.genotype and final_operations(run).tolist(),
     }
 
 
-def page_content(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
+def page_content(named: Sequence[tuple[str, Run]]) -> dict[str, Any]:
     """Return drawing, operations and searches for the template, of the runs that have epochs."""
-    searched = [
-        (run, name) for run, name in zip(runs, names, strict=True) if run.trajectory.epoch.size
-    ]
     return {
         "drawing": drawing(),
         "operations": [
             {"name": operation_label(o), "colour": OPERATION_COLOURS[o], "short": _short(o)}
             for o in OPERATIONS
         ],
-        "searches": [{"name": name, **search_frames(run)} for run, name in searched],
+        "searches": [
+            {"name": name, **search_frames(run)} for name, run in named if run.trajectory.epoch.size
+        ],
     }
 
 
 def _short(operation: str) -> list[str]:
     """Return two lines that fit a chip."""
     words = operation_label(operation).split(" ")
-    return [words[0] if len(words) > 1 else "id", words[-1] if len(words) > 1 else ""]
-
-
-def _operation(name: str) -> int:
-    return OPERATIONS.index(name)
+    return [words[0], words[-1]] if len(words) > 1 else ["id", ""]
 
 
 def _bytes(values: Float[np.ndarray, "..."]) -> str:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK
@@ -19,6 +20,11 @@ from nnunet_iac.drawing.figure_files import png_bytes
 from nnunet_iac.runs.scores import case_id, read_summary
 
 DOTS_PER_INCH = 110
+RAW, PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
+NOT_FOUND = (
+    "Images were not found: set nnUNet_raw to the folder they are in, and keep nnU-Net's "
+    "validation folders."
+)
 TRUTH, PREDICTION = "#f0e442", "#56b4e9"
 """Contours on grey images; yellow and blue differ for every kind of colour vision."""
 
@@ -46,19 +52,7 @@ def outlines(labels: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "segmen
 def overlays(
     image: Path, truth: Path, predictions: dict[str, Path], dpi: int = 200
 ) -> tuple[int, dict[str, bytes]]:
-    """Return the slice with the most truth, and its picture under every prediction, as PNG.
-
-    The slices are those of the image's first axis in SimpleITK's order (its last in the file).
-
-    Args:
-        image: the case's first channel.
-        truth: its labels.
-        predictions: files by name.
-        dpi: of the pictures, which are four inches wide.
-
-    Raises:
-        RuntimeError: a file cannot be read.
-    """
+    """Return the slice (in SimpleITK's order) with the most truth, and its PNG by prediction."""
     grey, aspect = _image(image)
     labels = _labels(truth)
     index = fullest_slice(labels)
@@ -100,29 +94,18 @@ def _slice_picture(
     figure = Figure(figsize=(4, 4 * aspect * rows / columns))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
+    how: dict[str, Any] = {"interpolation": "nearest", "aspect": "auto"}
     low, high = np.percentile(grey, [1, 99])
-    extent = (0, columns, rows, 0)
-    axes.imshow(
-        grey, "gray", vmin=low, vmax=high, interpolation="nearest", extent=extent, aspect="auto"
-    )
+    axes.imshow(grey, "gray", vmin=low, vmax=high, extent=(0, columns, rows, 0), **how)
     for labels, colour, lw in ((truth, TRUTH, 4), (predicted, PREDICTION, 1.8)):
-        axes.add_collection(
-            LineCollection(list(outlines(labels)), colors=colour, lw=lw, capstyle="round")
-        )
+        lines = LineCollection(list(outlines(labels)), colors=colour, lw=lw, capstyle="round")
+        axes.add_collection(lines)
     return png_bytes(figure, dpi)
 
 
 @dataclass(frozen=True)
 class CaseOverlay:
-    """One case under two predictions.
-
-    Args:
-        case: its id.
-        frozen: its Dice before, of the run whose prediction is shown.
-        cells: its Dice with the cells of that run.
-        slice: which of its slices is shown.
-        pictures: PNG by `frozen` and `cells`.
-    """
+    """One case, its Dice before and after, and PNGs of a slice by `frozen` and `cells`."""
 
     case: str
     frozen: float
@@ -132,30 +115,23 @@ class CaseOverlay:
 
 
 def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOverlay, ...], str]:
-    """Return the largest loss, the middle and the largest gain, or why they cannot be shown.
-
-    Of the first group that was compared with its backbone.
-    """
+    """Return the first group's largest loss, middle and largest gain, or why none is shown."""
     one = next((c for c in comparisons if c.against.kind == "reference"), None)
     if one is None:
         return (), "No run has been validated yet."
     rows = [row for row in one.paired.rows if row.difference is not None]
     rows.sort(key=lambda row: row.difference or 0.0)
     shown = [rows[i] for i in sorted({0, len(rows) // 2, len(rows) - 1})]
-    made: list[CaseOverlay | None] = []
-    reasons: dict[str, None] = {}
+    found, reasons, absent = [], dict[str, None](), False
     for row in shown:
         try:
-            made.append(_overlay(row.case, one.group.scored))
+            overlay = _overlay(row.case, one.group.scored)
         except (RuntimeError, LookupError, ValueError) as error:
             reasons[f"An image could not be drawn: {error}"] = None
-    found = tuple(overlay for overlay in made if overlay is not None)
-    if len(found) < len(made):
-        reasons[
-            "Images were not found: set nnUNet_raw to the folder they are in, and keep nnU-Net's "
-            "validation folders."
-        ] = None
-    return found, " ".join(reasons)
+        else:
+            found += [overlay] if overlay else []
+            absent = absent or overlay is None
+    return tuple(found), " ".join([*reasons, *([NOT_FOUND] if absent else [])])
 
 
 def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
@@ -165,17 +141,15 @@ def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
             continue
         before, after = run.reference.dice.get(case), run.scores.dice.get(case)
         sides = {"frozen": run.reference.sources, "cells": run.scores.sources}
-        files = {side: _files(case, sources) for side, sources in sides.items()}
-        predictions = {side: found[0] for side, found in files.items() if found is not None}
-        recorded = next((found[1] for found in files.values() if found is not None), None)
-        if before is None or after is None or recorded is None or len(predictions) < len(sides):
+        files = {side: found for side, s in sides.items() if (found := _files(case, s))}
+        if before is None or after is None or len(files) < len(sides):
             continue
+        predictions, recorded = {side: f[0] for side, f in files.items()}, files["frozen"][1]
         truth = _truth_file(run.dataset, recorded)
-        image = None if truth is None else _image_file(run.dataset, case, truth)
-        if image is None or truth is None:
-            continue
-        index, pictures = overlays(image, truth, predictions, DOTS_PER_INCH)
-        return CaseOverlay(case, before, after, index, pictures)
+        image = truth and _image_file(run.dataset, case, truth)
+        if image and truth:
+            index, pictures = overlays(image, truth, predictions, DOTS_PER_INCH)
+            return CaseOverlay(case, before, after, index, pictures)
     return None
 
 
@@ -192,24 +166,17 @@ def _files(case: str, sources: Sequence[ScoredSummary]) -> tuple[Path, Path] | N
 def _truth_file(dataset: str, recorded: Path) -> Path | None:
     """Return the truth where it was, or in today's folders of nnU-Net."""
     candidates = [recorded]
-    if raw := _folder("raw"):
-        candidates.append(Path(raw) / dataset / "labelsTr" / recorded.name)
-    if preprocessed := _folder("preprocessed"):
-        candidates.append(Path(preprocessed) / dataset / "gt_segmentations" / recorded.name)
+    for kind, name in ((RAW, "labelsTr"), (PREPROCESSED, "gt_segmentations")):
+        if folder := os.environ.get(kind):
+            candidates.append(Path(folder) / dataset / name / recorded.name)
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _image_file(dataset: str, case: str, truth: Path) -> Path | None:
     """Return the first channel of a case in nnU-Net's raw data."""
-    raw = _folder("raw")
     ending = truth.name.removeprefix(case_id(truth.name))
-    folders = [Path(raw) / dataset] if raw else []
-    # nnU-Net's three folders usually lie side by side.
-    folders += [parent / "nnUNet_raw" / dataset for parent in truth.parents]
-    paths = (folder / "imagesTr" / f"{case}_0000{ending}" for folder in folders)
+    set_folder = os.environ.get(RAW)
+    folders = [Path(set_folder)] if set_folder else []
+    folders += [parent / RAW for parent in truth.parents]  # Its folders usually lie side by side.
+    paths = (folder / dataset / "imagesTr" / f"{case}_0000{ending}" for folder in folders)
     return next((path for path in paths if path.is_file()), None)
-
-
-def _folder(kind: str) -> str | None:
-    """Return one of nnU-Net's folders, as its environment variable names it."""
-    return os.environ.get(f"nnUNet_{kind}")

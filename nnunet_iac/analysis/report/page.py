@@ -1,43 +1,34 @@
 """Pages: their templates, sections, tables and figures, and the files that these become."""
 
-import csv
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from nnunet_iac.analysis.scores.wording import csv_text
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, svg_document, write_figure
 from nnunet_iac.runs.atomic import write_text
+
+HOW: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
 
 
 def environment() -> Environment:
     """Return the environment of the templates: everything escaped, nothing undefined."""
-    templates = Environment(
-        loader=PackageLoader("nnunet_iac.analysis.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    loader = PackageLoader("nnunet_iac.analysis.report")
+    templates = Environment(loader=loader, autoescape=True, **HOW)
     templates.filters.update(duration=duration, signed=signed)
     return templates
 
 
 def markdown_environment(folder: Path) -> Environment:
     """Return the environment of Markdown templates in a folder: nothing escaped or undefined."""
-    made = Environment(
-        loader=FileSystemLoader(folder),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    made = Environment(loader=FileSystemLoader(folder), keep_trailing_newline=True, **HOW)
     made.filters["commit"] = commit_text
     return made
 
@@ -69,21 +60,14 @@ def percent(share: float) -> str:
 
 
 def inline_figure(figure: Figure, name: str, title: str) -> Markup:
-    """Return a figure as an element of the page.
-
-    Args:
-        figure: drawn in `INK`, `MUTED` and `PAPER`, which become the page's own.
-        name: unique on the page.
-        title: what a screen reader says.
-    """
+    """Return a figure as an element of the page, where its name must be unique."""
     return inline_svg(svg_document(figure, title), name)
 
 
 def inline_svg(document: str, name: str) -> Markup:
     """Return an SVG document as an element of the page, in the page's colours.
 
-    Its identifiers get a prefix, for the page holds many such elements; images, which matplotlib
-    names by their content, lose theirs.
+    Its identifiers get a prefix; images, which matplotlib names by their content, lose theirs.
     """
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", document[document.index("<svg") :], flags=re.S)
     svg = re.sub(r' id="image[0-9a-f]+"', "", svg)
@@ -99,14 +83,7 @@ DOTS_PER_INCH = 160
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, drawn when it is first needed.
-
-    Args:
-        name: of its file.
-        title: what it shows, for screen readers too.
-        caption: how to read it.
-        draw: makes it.
-    """
+    """A figure, drawn when it is first needed, with its file name, title and caption."""
 
     name: str
     title: str
@@ -148,12 +125,8 @@ class Section:
 
 def write_csv(table: Table, folder: Path) -> Path:
     """Write a table as CSV, named after it, and return the path."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.head)
-    writer.writerows(table.rows)
     path = folder / f"{table.name}.csv"
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([table.head, *table.rows]))
     return path
 
 

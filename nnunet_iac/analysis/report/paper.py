@@ -6,6 +6,7 @@ the paper pools over backbones or data sets, so do we, and a cell without runs s
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.figure import Figure
 
@@ -13,14 +14,8 @@ from nnunet_iac.analysis.report.evaluation import GroupComparison, speed_up
 from nnunet_iac.analysis.report.page import Table, environment, write_csv
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.statistics import fisher_combination
-from nnunet_iac.analysis.scores.wording import difference_text, escaped, p_text, tabular
-from nnunet_iac.analysis.trajectories.figures import (
-    convergence_figure,
-    difficulty_figure,
-    emergence_figure,
-    importance_figure,
-    similarity_figure,
-)
+from nnunet_iac.analysis.scores.wording import difference_text, floating, p_text, tabular
+from nnunet_iac.analysis.trajectories import figures as drawn
 from nnunet_iac.drawing.cell_picture import draw_cell
 from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import write_text
@@ -41,28 +36,21 @@ COMPARED = (
 FIGURES: dict[int, tuple[str, Callable[[Sequence[Run]], Figure]]] = {
     3: (
         "Share of every operation in its edge's importance over the search",
-        lambda runs: importance_figure(runs[0]),
+        lambda runs: drawn.importance_figure(runs[0]),
     ),
-    4: ("Cosine and Hamming similarity of the cells of the reported epochs", similarity_figure),
-    5: ("Cosine of every epoch's importances to the final ones", convergence_figure),
-    6: ("Epochs at which final operations and final edges first emerged", emergence_figure),
-    7: ("Epochs at which each edge's final operation first came first", difficulty_figure),
+    4: (
+        "Cosine and Hamming similarity of the cells of the reported epochs",
+        drawn.similarity_figure,
+    ),
+    5: ("Cosine of every epoch's importances to the final ones", drawn.convergence_figure),
+    6: ("Epochs at which final operations and final edges first emerged", drawn.emergence_figure),
+    7: ("Epochs at which each edge's final operation first came first", drawn.difficulty_figure),
 }
 """Caption and drawing of the paper's figures, by their numbers there."""
 
 
 def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Path) -> list[Path]:
-    """Write tables and figures and return the files.
-
-    Tables as CSV and LaTeX (booktabs), figures as PNG and SVG, and `paper.md` with all of them.
-    The figures are of the full searches where there are any, else of the accelerated ones, and
-    say which.
-
-    Args:
-        runs: retrofits and controls.
-        made: every comparison of them.
-        folder: made if absent.
-    """
+    """Write tables, figures (of the full searches, else the accelerated ones) and `paper.md`."""
     written = tables(runs, made)
     paths = [write_csv(table, folder) for table in written]
     for table in written:
@@ -70,8 +58,8 @@ def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Pa
         write_text(paths[-1], latex_table(table))
     searched = searches(runs)
     of = f"{len(searched)} {searched[0].method} runs" if searched else "no searches"
-    shown = [(2, "The found cell of the first of the runs")] if _cell_of(searched) else []
-    paths += _write_cell(searched, folder)
+    shown = [(2, "The found cell of the first of the runs")] if searched else []
+    paths += _write_cell(searched[0], folder) if searched else ()
     for number, (caption, draw) in FIGURES.items() if searched else ():
         figure = draw(searched)
         for suffix in (".png", ".svg"):
@@ -86,17 +74,17 @@ def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Pa
 
 def searches(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Return the ended searches that the figures show: the full ones, or the accelerated."""
-    for method in (FULL, ACCELERATED):
-        found = tuple(r for r in runs if r.method == method and r.genotype is not None)
-        if found:
-            return found
-    return ()
+    full, accelerated = (
+        tuple(run for run in runs if run.method == method and run.genotype is not None)
+        for method in (FULL, ACCELERATED)
+    )
+    return full or accelerated
 
 
 def tables(runs: Sequence[Run], made: Sequence[GroupComparison]) -> tuple[Table, ...]:
     """Return the paper's five tables; of those with nothing to say the head alone."""
-    augmented = [one for one in made if NO_AUGMENTATION not in _trainer(one)]
-    plain = [one for one in made if NO_AUGMENTATION in _trainer(one)]
+    plain = [one for one in made if NO_AUGMENTATION in one.group.runs[0].trainer]
+    augmented = [one for one in made if NO_AUGMENTATION not in one.group.runs[0].trainer]
     return (
         _combined(made),
         _compared("table2", "without augmentation", plain),
@@ -108,13 +96,7 @@ def tables(runs: Sequence[Run], made: Sequence[GroupComparison]) -> tuple[Table,
 
 def latex_table(table: Table) -> str:
     """Return a table as LaTeX; it needs the package booktabs."""
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{escaped(table.caption)}}}",
-        *tabular(table.head, table.rows),
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    return floating(table.caption, tabular(table.head, table.rows))
 
 
 def _combined(made: Sequence[GroupComparison]) -> Table:
@@ -127,16 +109,10 @@ def _combined(made: Sequence[GroupComparison]) -> Table:
                 continue
             differences = [c.difference for c in paired]
             p_values = [c.p for c in paired if c.p is not None]
-            rows.append(
-                (
-                    *place,
-                    name,
-                    str(len(paired)),
-                    f"{sum(differences) / len(paired):+.3f}",
-                    f"{min(differences):+.3f} to {max(differences):+.3f}",
-                    p_text(fisher_combination(p_values) if p_values else None),
-                )
-            )
+            mean = f"{fmean(differences):+.3f}"
+            span = f"{min(differences):+.3f} to {max(differences):+.3f}"
+            p = p_text(fisher_combination(p_values) if p_values else None)
+            rows.append((*place, name, str(len(paired)), mean, span, p))
     head = ("data set", "configuration", "comparison", "backbones", "mean difference")
     return Table(
         "table1",
@@ -149,21 +125,13 @@ def _combined(made: Sequence[GroupComparison]) -> Table:
 
 def _compared(name: str, how: str, made: Sequence[GroupComparison]) -> Table:
     """Return table 2 or 3: every comparison by itself."""
-    rows = [
-        (
-            *_place(one),
-            one.group.runs[0].backbone.trainer,
-            comparison,
-            str(one.paired.patients),
-            f"{one.paired.mean_a:.3f}",
-            f"{one.paired.mean_b:.3f}",
-            difference_text(one.paired),
-            p_text(one.paired.p),
-            p_text(one.paired.p_holm),
-        )
-        for comparison, method, kind in COMPARED
-        for one in _chosen(made, method, kind)
-    ]
+    rows = []
+    for comparison, method, kind in COMPARED:
+        for one in _chosen(made, method, kind):
+            c, backbone = one.paired, one.group.runs[0].backbone.trainer
+            scores = (str(c.patients), f"{c.mean_a:.3f}", f"{c.mean_b:.3f}", difference_text(c))
+            row = (backbone, comparison, *scores, p_text(c.p), p_text(c.p_holm))
+            rows.append((*_place(one), *row))
     head = ("data set", "configuration", "backbone", "comparison", "patients")
     return Table(
         name,
@@ -178,7 +146,7 @@ def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table
     """Return table 4 or 5: minutes and epochs of both searches, and the speed-up."""
 
     def key(run: Run) -> tuple[str, str, str]:
-        bare = NO_AUGMENTATION in str(run.cost.run["trainer"])
+        bare = NO_AUGMENTATION in run.trainer
         distinguished = run.backbone.trainer if by_backbone else "no" if bare else "yes"
         return run.dataset, run.configuration, distinguished
 
@@ -188,14 +156,11 @@ def _times(name: str, how: str, runs: Sequence[Run], by_backbone: bool) -> Table
         cells: list[str] = []
         for method in (FULL, ACCELERATED):
             own = [run for run in searched if key(run) == at and run.method == method]
-            if own:
-                minutes = sum(run.search_seconds for run in own) / len(own) / 60
-                epochs = sum(run.search_epochs for run in own) / len(own)
-                cells += [f"{minutes:.1f}", f"{epochs:.0f}"]
-            else:
-                cells += ["", ""]
+            minutes = fmean(run.search_seconds for run in own) / 60 if own else 0
+            epochs = fmean(run.search_epochs for run in own) if own else 0
+            cells += [f"{minutes:.1f}", f"{epochs:.0f}"] if own else ["", ""]
         factors = [f for run in searched if key(run) == at and (f := speed_up(run, searched))]
-        rows.append((*at, *cells, f"{sum(factors) / len(factors):.1f}" if factors else ""))
+        rows.append((*at, *cells, f"{fmean(factors):.1f}" if factors else ""))
     head = ("data set", "configuration", "backbone" if by_backbone else "augmentation")
     return Table(
         name,
@@ -215,18 +180,8 @@ def _place(one: GroupComparison) -> tuple[str, str]:
     return run.dataset, run.configuration
 
 
-def _trainer(one: GroupComparison) -> str:
-    return str(one.group.runs[0].cost.run["trainer"])
-
-
-def _cell_of(runs: Sequence[Run]) -> Run | None:
-    return next((run for run in runs if run.genotype is not None), None)
-
-
-def _write_cell(runs: Sequence[Run], folder: Path) -> list[Path]:
-    run = _cell_of(runs)
-    if run is None or run.genotype is None:
-        return []
+def _write_cell(run: Run, folder: Path) -> list[Path]:
+    assert run.genotype is not None
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "figure2.png", folder / "figure2.svg"]
     for path in paths:

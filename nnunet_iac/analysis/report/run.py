@@ -3,17 +3,14 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from nnunet_iac.analysis.scores.case_scores import (
-    SUMMARY,
-    VALIDATION,
-    CaseScores,
-    read_case_scores,
-)
+from nnunet_iac.analysis.scores import case_scores
+from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.vocabulary import BASELINES, TRAINS_BACKBONE
 from nnunet_iac.runs.fold import in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
-from nnunet_iac.runs.records import BackboneRecord, CostRecord, Trajectory
+from nnunet_iac.runs.records import BackboneRecord, CostRecord, PhaseCost, Trajectory
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
 from nnunet_iac.search.pruning import PruningEvent
@@ -28,20 +25,20 @@ class Run:
     """One fold's record, complete or not.
 
     Args:
-        fold_folder: nnU-Net's `fold_X`.
-        settings: of the run.
-        cost: what it cost so far, and which run it is.
-        backbone: the proof that the backbone is unchanged.
+        method: how it came to its cells, or which control it is.
         trajectory: all epochs of the search so far; none where nothing is searched.
-        events: all prunes so far.
-        health: what was noticed so far.
-        genotype: the found or given cell, once there is one.
         validated: whether nnU-Net's final validation is there.
         scores: of that validation; none for `fold_all`, which is validated on its training cases.
         reference: of the backbone on the same cases, once there are some.
         busy: whether a process is at work on it; None where that cannot be known.
     """
 
+    method: str
+    trainer: str
+    dataset: str
+    plans: str
+    configuration: str
+    fold: str
     fold_folder: Path
     settings: Settings
     cost: CostRecord
@@ -61,11 +58,6 @@ class Run:
         return RunFolder.of_fold(self.fold_folder)
 
     @property
-    def method(self) -> str:
-        """How it came to its cells, or which control it is."""
-        return str(self.cost.run["method"])
-
-    @property
     def is_control(self) -> bool:
         """Whether it is there for cells to be compared with, though it may have some itself."""
         return self.method in BASELINES
@@ -76,44 +68,24 @@ class Run:
         return self.method in TRAINS_BACKBONE
 
     @property
-    def dataset(self) -> str:
-        """The data set's name."""
-        return str(self.cost.run["dataset"])
-
-    @property
-    def plans(self) -> str:
-        """The plans' identifier."""
-        return str(self.cost.run["plans"])
-
-    @property
-    def configuration(self) -> str:
-        """The plans' configuration, such as 2d."""
-        return str(self.cost.run["configuration"])
-
-    @property
-    def fold(self) -> str:
-        """The fold."""
-        return str(self.cost.run["fold"])
-
-    @property
     def search_epochs(self) -> int:
         """Epochs of the search so far, warm-up included."""
-        return self._epochs("warmup", "search")
+        return sum(phase.epochs for phase in self._search_phases)
 
     @property
     def search_seconds(self) -> float:
         """Seconds of the search so far, warm-up and its validation included."""
-        return self._seconds("warmup", "search")
+        return sum(phase.seconds for phase in self._search_phases)
 
     @property
     def epochs(self) -> int:
         """All epochs so far."""
-        return self._epochs(*self.cost.phases)
+        return sum(phase.epochs for phase in self.cost.phases.values())
 
     @property
     def seconds(self) -> float:
         """Seconds of all epochs so far."""
-        return self._seconds(*self.cost.phases)
+        return sum(phase.seconds for phase in self.cost.phases.values())
 
     @property
     def collapsed(self) -> bool:
@@ -131,11 +103,10 @@ class Run:
         state = {True: "in progress", False: "interrupted", None: "unfinished"}[self.busy]
         return f"{state} {where}"
 
-    def _epochs(self, *phases: str) -> int:
-        return sum(self.cost.phases[p].epochs for p in phases if p in self.cost.phases)
-
-    def _seconds(self, *phases: str) -> float:
-        return sum(self.cost.phases[p].seconds for p in phases if p in self.cost.phases)
+    @property
+    def _search_phases(self) -> list[PhaseCost]:
+        phases = self.cost.phases
+        return [phases[name] for name in ("warmup", "search") if name in phases]
 
 
 def read_run(fold_folder: Path) -> Run:
@@ -152,14 +123,16 @@ def read_run(fold_folder: Path) -> Run:
                 f"a run's record must hold {path.name}; {path} does not exist: wait for the run's "
                 "first epoch, restore the file, or leave this run out"
             )
-    searched = record.trajectory_file.is_file()
     cost = record.read_cost()
     if missing := [key for key in IDENTITY if key not in cost.run]:
         raise ValueError(
             f"{record.cost_file} must say which run it is; under 'run' it lacks "
             f"{', '.join(missing)}: restore it, or read it with the release that wrote it"
         )
+    searched, of_all = record.trajectory_file.is_file(), cost.run["fold"] == "all"
+    identity: dict[str, Any] = {key: str(cost.run[key]) for key in IDENTITY}
     return Run(
+        **identity,
         fold_folder=fold_folder,
         settings=record.read_settings(),
         cost=cost,
@@ -169,29 +142,25 @@ def read_run(fold_folder: Path) -> Run:
         health=record.read_health(),
         genotype=record.read_genotype() if record.genotype_file.is_file() else None,
         validated=_validated(fold_folder),
-        scores=None if cost.run["fold"] == "all" else _scores(fold_folder),
-        reference=None if cost.run["fold"] == "all" else _scores(record.reference_folder),
+        scores=None if of_all else _scores(fold_folder),
+        reference=None if of_all else _scores(record.reference_folder),
         busy=in_use(fold_folder),
     )
 
 
 def _validated(folder: Path) -> bool:
-    return (folder / VALIDATION / SUMMARY).is_file()
+    return (folder / case_scores.VALIDATION / case_scores.SUMMARY).is_file()
 
 
 def _scores(folder: Path) -> CaseScores | None:
     """Return what nnU-Net's final validation wrote of held-out cases, or None before it."""
-    return read_case_scores(folder) if _validated(folder) else None
+    return case_scores.read_case_scores(folder) if _validated(folder) else None
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
     """Return the fold folders with a record at or below paths, in order and each once.
 
-    Args:
-        paths: fold folders, their `iac` folders, model folders, or folders of several models.
-
-    Raises:
-        ValueError: a path without any record; the message names it.
+    Paths are fold folders, their `iac` folders, model folders, or folders of several models.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -210,36 +179,28 @@ def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def controls_beside(run: Run) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Return the controls beside a run that began with its frozen tensors, on its fold.
+    """Return the controls in nnU-Net's results that began with a run's frozen tensors on its fold.
 
-    Looked for in nnU-Net's results of the data set.
-
-    Returns:
-        The controls, and why one could not be read, in a sentence each.
+    Why one could not be read is returned, too.
     """
     beside = run.fold_folder.parent.parent
     found, unread = [], []
-    for path in sorted(
-        beside.glob(f"nnUNetTrainer*/{run.fold_folder.name}/{FOLDER_NAME}/cost.json")
-    ):
-        folder = path.parent.parent
+    records = beside.glob(f"nnUNetTrainer*/{run.fold_folder.name}/{FOLDER_NAME}/cost.json")
+    for folder in sorted(path.parent.parent for path in records):
         try:
-            if RunFolder.of_fold(folder).read_cost().run.get("method") not in BASELINES:
-                continue
-            control = read_run(folder)
+            if RunFolder.of_fold(folder).read_cost().run.get("method") in BASELINES:
+                found.append(read_run(folder))
         except (ValueError, OSError) as error:
             unread.append(f"{folder.parent.name}/{folder.name} beside it was not read: {error}.")
-            continue
-        if control.backbone.before == run.backbone.before:
-            found.append(control)
-    return tuple(found), tuple(unread)
+    start = run.backbone.before
+    same = tuple(control for control in found if control.backbone.before == start)
+    return same, tuple(unread)
 
 
 def labels(runs: Sequence[Run]) -> tuple[str, ...]:
     """Return a short name for each run, different from the others' of its method."""
-    parts = [
-        (run.dataset, run.configuration, run.method, run.plans, f"fold {run.fold}") for run in runs
-    ]
+    keys = ("dataset", "configuration", "method", "plans")
+    parts = [(*(getattr(run, key) for key in keys), f"fold {run.fold}") for run in runs]
     names = []
     for part in parts:
         similar = [other for other in parts if other[2] == part[2]]

@@ -17,25 +17,8 @@ from nnunet_iac.analysis.report.evaluation import (
 )
 from nnunet_iac.analysis.report.page import Picture, Section, Table, commit_text, duration
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.report.summary import Searches
 from nnunet_iac.analysis.scores.wording import difference_text, p_text, score_text
-from nnunet_iac.analysis.trajectories.emergence import (
-    TOPS,
-    Emergence,
-    edge_emergence,
-    node_emergence,
-)
-from nnunet_iac.analysis.trajectories.figures import (
-    agreement_figure,
-    convergence_figure,
-    difficulty_figure,
-    emergence_figure,
-    entropy_figure,
-    importance_figure,
-    operations_figure,
-    pruning_figure,
-    similarity_figure,
-)
+from nnunet_iac.analysis.trajectories import emergence, figures
 from nnunet_iac.drawing.cell_picture import operation_label
 from nnunet_iac.search.settings import Settings
 
@@ -44,22 +27,13 @@ MANY_GROUPS = 6
 
 
 def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[Section, ...]:
-    """Return all sections that have something to say.
-
-    Args:
-        named: retrofits and controls, with their names.
-        evaluation: of these runs.
-    """
+    """Return all sections of named retrofits and controls that have something to say."""
     retrofits = [(name, run) for name, run in named if not run.is_control]
     searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
+    drawn = tuple(_search_pictures(searched, evaluation.retrofits))
     made = [
         Section("scores", "What the cells are worth", *_scores(evaluation)),
-        Section(
-            "search",
-            "What the search did",
-            tables=_emergence_tables(retrofits),
-            pictures=tuple(_search_pictures(searched, evaluation.retrofits)),
-        ),
+        Section("search", "What the search did", (), _emergence_tables(retrofits), drawn),
         Section("agreement", "What was chosen", pictures=tuple(_choice_pictures(retrofits))),
         Section("cost", "What it cost", tables=(_cost_table(named),)),
         Section("settings", "Settings", tables=_settings_tables(named)),
@@ -74,33 +48,32 @@ def _scores(
     compared, controls = evaluation.comparisons, evaluation.control_comparisons
     if not compared:
         return (), (), ()
-    pictures = [
-        _picture("comparisons", "Differences of Dice with intervals", partial(forest, compared))
-    ]
+    title = "Differences of Dice with intervals"
+    pictures = [_picture("comparisons", title, partial(forest, compared))]
     for number, one in enumerate(c for c in compared if c.against.kind == "reference"):
-        pictures.append(
-            _picture(
-                "cases",
-                f"Dice of every case before and after: {one.group.name}",
-                partial(paired_dots, one.paired, "backbone"),
-                number,
-                one.group.name,
-            )
-        )
-    tables = (_comparisons_table(compared), _controls_table(controls))
-    return _remarks((*compared, *controls)), tables, tuple(pictures)
-
-
-def _remarks(compared: Sequence[GroupComparison]) -> tuple[str, ...]:
-    """Return what a reader must know of comparisons; what is not true of all names its own."""
+        title = f"Dice of every case before and after: {one.group.name}"
+        draw = partial(paired_dots, one.paired, "backbone")
+        pictures.append(_picture("cases", title, draw, number, one.group.name))
     found: dict[str, list[str]] = {}
-    for one in compared:
+    for one in (*compared, *controls):
         for remark in one.paired.remarks:
             found.setdefault(remark, []).append(f"{one.group.name} against {one.against.name}")
-    return tuple(
-        remark if len(whose) == len(compared) else f"{'; '.join(whose)}: {remark}"
+    number = len(compared) + len(controls)
+    # A remark that is not true of all comparisons names its own.
+    remarks = [
+        remark if len(whose) == number else f"{'; '.join(whose)}: {remark}"
         for remark, whose in found.items()
+    ]
+    tables = (_comparisons_table(compared), _controls_table(controls))
+    return tuple(remarks), tables, tuple(pictures)
+
+
+_Columns = dict[str, Callable[[GroupComparison], str]]
+_CHANGES: _Columns = {
+    "better / same / worse": lambda one: (
+        f"{one.paired.better} / {one.paired.equal} / {one.paired.worse}"
     )
+}
 
 
 def _comparisons_table(compared: Sequence[GroupComparison]) -> Table:
@@ -110,7 +83,7 @@ def _comparisons_table(compared: Sequence[GroupComparison]) -> Table:
         "verdict": lambda one: one.paired.verdict,
         **_numbers("cells'"),
         "effect": lambda one: f"{one.paired.effect:+.2f}",
-        "better / same / worse": _changes,
+        **_CHANGES,
         "not inferior": lambda one: "shown" if one.paired.non_inferiority.shown else "not shown",
         "epochs": lambda one: f"{one.epochs:.0f} / {one.against.epochs:.0f}",
     }
@@ -123,13 +96,13 @@ def _controls_table(compared: Sequence[GroupComparison]) -> Table:
     columns = {
         "control": lambda one: comparator_name(one.group, one.group.scored),
         **_numbers("control's"),
-        "better / same / worse": _changes,
+        **_CHANGES,
         "epochs": lambda one: f"{one.epochs:.0f}",
     }
     return _table("controls", CAPTIONS["controls"], columns, compared)
 
 
-def _numbers(whose: str) -> dict[str, Callable[[GroupComparison], str]]:
+def _numbers(whose: str) -> _Columns:
     return {
         "difference (95 % interval)": lambda one: difference_text(one.paired),
         "patients": lambda one: str(one.paired.patients),
@@ -140,15 +113,8 @@ def _numbers(whose: str) -> dict[str, Callable[[GroupComparison], str]]:
     }
 
 
-def _changes(one: GroupComparison) -> str:
-    return f"{one.paired.better} / {one.paired.equal} / {one.paired.worse}"
-
-
 def _table(
-    name: str,
-    caption: str,
-    columns: dict[str, Callable[[GroupComparison], str]],
-    compared: Sequence[GroupComparison],
+    name: str, caption: str, columns: _Columns, compared: Sequence[GroupComparison]
 ) -> Table:
     rows = tuple(tuple(text(one) for text in columns.values()) for one in compared)
     return Table(name, caption, tuple(columns), rows)
@@ -168,24 +134,26 @@ def _search_pictures(
         runs = [run for run in group.runs if id(run) in names]
         found.setdefault(group.method if many else group.name, []).extend(runs)
     found = {name: runs for name, runs in found.items() if runs}
-    several: dict[str, tuple[str, Callable[[Searches], Figure]]] = {
-        "similarity": ("Similarity of the cell between epochs", similarity_figure),
-        "convergence": ("Similarity to the final vector over time", convergence_figure),
-        "emergence": ("When final operations emerged", emergence_figure),
+    several: dict[str, tuple[str, Callable[[Sequence[Run]], Figure]]] = {
+        "similarity": ("Similarity of the cell between epochs", figures.similarity_figure),
+        "convergence": ("Similarity to the final vector over time", figures.convergence_figure),
+        "emergence": ("When final operations emerged", figures.emergence_figure),
         "emergence_lasting": (
             "When final operations came to stay",
-            partial(emergence_figure, moment="since"),
+            partial(figures.emergence_figure, moment="since"),
         ),
-        "difficulty": ("When each edge's final operation came first", difficulty_figure),
-        "pruning": ("Operations left and edges decided", pruning_figure),
-        "entropy": ("Entropy of every edge", entropy_figure),
+        "difficulty": ("When each edge's final operation came first", figures.difficulty_figure),
+        "pruning": ("Operations left and edges decided", figures.pruning_figure),
+        "entropy": ("Entropy of every edge", figures.entropy_figure),
     }
     for number, (whose, runs) in enumerate(found.items()):
         first = names[id(runs[0])]
         of = whose if len(found) > 1 else ""
         title = f"Importance of the operations on every edge: {first}"
         shown = first if len(searched) > 1 else ""
-        yield _picture("importance", title, partial(importance_figure, runs[0]), number, shown)
+        yield _picture(
+            "importance", title, partial(figures.importance_figure, runs[0]), number, shown
+        )
         for name, (title, draw) in several.items():
             yield _picture(name, title, partial(draw, runs), number, of)
 
@@ -194,36 +162,32 @@ def _emergence_tables(retrofits: Sequence[tuple[str, Run]]) -> tuple[Table, ...]
     """Return when the final operations and pairs of edges of ended searches emerged."""
     rows = []
     for name, run in retrofits:
-        if run.genotype is None or not run.trajectory.epoch.size:
-            continue
-        for found in edge_emergence(run):
+        ended = run.genotype is not None and run.trajectory.epoch.size
+        for found in emergence.edge_emergence(run) if ended else ():
             edge = f"v{found.edge.source} to v{found.edge.target}"
-            moments = [_moments(found.top[k]) for k in TOPS]
+            moments = [_moments(found.top[k]) for k in emergence.TOPS]
             rows.append((name, edge, operation_label(found.operation), *moments))
-        for node in node_emergence(run):
+        for node in emergence.node_emergence(run) if ended else ():
             edges = " and ".join(f"v{edge.source}" for edge in node.edges)
             rows.append((name, f"into v{node.node}", edges, "", "", _moments(node.pair)))
-    head = ("run", "edge", "final operation, or edges", *(f"top {k}" for k in TOPS))
+    head = ("run", "edge", "final operation, or edges", *(f"top {k}" for k in emergence.TOPS))
     return (Table("emergence", CAPTIONS["emergence_table"], head, tuple(rows), folded=True),)
 
 
-def _moments(emergence: Emergence) -> str:
+def _moments(found: emergence.Emergence) -> str:
     """Return the epoch of the first appearance and that of the lasting one."""
-    never = "never"
-    return f"{emergence.first or never} / {emergence.since or never}"
+    return f"{found.first or 'never'} / {found.since or 'never'}"
 
 
 def _choice_pictures(retrofits: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
-    found = [(name, run.genotype) for name, run in retrofits if run.genotype is not None]
-    if not found:
-        return
-    names, cells = zip(*found, strict=True)
-    yield _picture(
-        "operations", "How often each operation was chosen", partial(operations_figure, cells)
-    )
-    if len(cells) > 1:
+    cells = {name: run.genotype for name, run in retrofits if run.genotype is not None}
+    drawn = list(cells.values())
+    if drawn:
+        title = "How often each operation was chosen"
+        yield _picture("operations", title, partial(figures.operations_figure, drawn))
+    if len(drawn) > 1:
         title = "What every two cells have in common"
-        yield _picture("agreement", title, partial(agreement_figure, cells, names))
+        yield _picture("agreement", title, partial(figures.agreement_figure, drawn, list(cells)))
 
 
 def _picture(
@@ -240,18 +204,19 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
         networks = run.cost.networks
         faster = speed_up(run, [other for _, other in named])
         final = networks.get("final") or networks.get("supernet") or networks.get("backbone")
-        row = {
-            "run": name,
-            "stage": run.stage,
-            "search epochs": str(run.search_epochs) if run.search_epochs else "",
-            "search": duration(run.search_seconds) if run.search_epochs else "",
-            "speed-up": f"{faster:.1f}" if faster else "",
-            "further training": duration(run.seconds - run.search_seconds),
-            "memory": f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
-            "parameters": f"{final.parameters / 1e6:.2f} M" if final else "",
-            "MACs": f"{final.macs / 1e9:.2f} G" if final else "",
-        }
-        rows.append(row)
+        rows.append(
+            {
+                "run": name,
+                "stage": run.stage,
+                "search epochs": str(run.search_epochs) if run.search_epochs else "",
+                "search": duration(run.search_seconds) if run.search_epochs else "",
+                "speed-up": f"{faster:.1f}" if faster else "",
+                "further training": duration(run.seconds - run.search_seconds),
+                "memory": f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
+                "parameters": f"{final.parameters / 1e6:.2f} M" if final else "",
+                "MACs": f"{final.macs / 1e9:.2f} G" if final else "",
+            }
+        )
     return Table("cost", CAPTIONS["cost"], tuple(rows[0]), tuple(tuple(r.values()) for r in rows))
 
 
@@ -287,8 +252,7 @@ def _runs(names: Sequence[str], named: Sequence[tuple[str, Run]]) -> str:
     for method, own in by_method.items():
         meant = [name for name in own if name in names]
         said += [method] if meant == own else []
-        for name in meant if meant != own else ():
-            whose, _, fold = name.rpartition(", ")
+        for whose, _, fold in [n.rpartition(", ") for n in meant] if meant != own else ():
             single.setdefault(fold, []).append(whose)
     for fold, several in single.items():
         one = len(several) == 1
@@ -301,9 +265,8 @@ def _setting(value: Any) -> str:
         return "none"
     if isinstance(value, list | tuple):
         return ", ".join(map(_setting, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.lower() if isinstance(value, bool) else text
 
 
 def _unchanged(run: Run) -> str:
@@ -316,25 +279,18 @@ def _unchanged(run: Run) -> str:
 
 
 def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tuple[Table, ...]]:
-    rows = tuple(
-        (
-            name,
-            run.backbone.trainer,
-            run.backbone.before[:16],
-            _unchanged(run),
-            commit_text(run.cost.commit),
-        )
-        for name, run in named
-    )
+    rows = []
+    for name, run in named:
+        proof, commit = run.backbone, commit_text(run.cost.commit)
+        rows.append((name, proof.trainer, proof.before[:16], _unchanged(run), commit))
     head = ("run", "backbone", "its SHA-256", "unchanged", "commit")
     health = [(name, str(event)) for name, run in named for event in run.health]
-    tables = [Table("provenance", CAPTIONS["provenance"], head, rows)]
+    tables = [Table("provenance", CAPTIONS["provenance"], head, tuple(rows))]
     if health:
         tables.append(Table("health", CAPTIONS["health"], ("run", "noticed"), tuple(health)))
     versions: dict[str, list[str]] = {}
     for name, run in named:
-        text = ", ".join(f"{package} {version}" for package, version in run.cost.versions.items())
-        versions.setdefault(text, []).append(name)
+        versions.setdefault(", ".join(map(" ".join, run.cost.versions.items())), []).append(name)
     said = [
         f"Versions: {text}" if len(versions) == 1 else f"{_runs(names, named)}: {text}"
         for text, names in versions.items()

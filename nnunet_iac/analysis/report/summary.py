@@ -1,52 +1,38 @@
 """The first screen of a report, in sentences: worth, doubts, cells and cost."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from nnunet_iac.analysis.report.evaluation import Evaluation, Group, GroupComparison
 from nnunet_iac.analysis.report.page import duration, percent
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.scores.wording import enumerated, finding, score_text
-from nnunet_iac.analysis.trajectories.agreement import mean_agreement, operation_histogram
+from nnunet_iac.analysis.scores.wording import counted, enumerated, finding, score_text
+from nnunet_iac.analysis.trajectories.similarity import mean_agreement, operation_histogram
 from nnunet_iac.analysis.vocabulary import RANDOM_CELL
-from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import parameter_free_share
 
-Searches = Sequence[Run]
-
+FAMILIES = {"sep": "separable", "dil": "dilated", "max": "max pooling", "avg": "average pooling"}
 GRAVE = ("collapse", "non-finite")
 """Kinds of health events that the first screen must name."""
 
 
 def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
-    """Return what each group's cells are worth, in a paragraph each.
-
-    Cells that are no better than a random cell are named first: the search has no part in what a
-    random cell gains as well.
-    """
-    first = [
-        one
-        for one in evaluation.comparisons
-        if one.against.group is not None
-        and one.against.group.method == RANDOM_CELL
-        and one.paired.verdict != "better"
-    ]
+    """Return what each group's cells are worth; those that do not beat a random cell come first."""
+    open_to = [one for one in evaluation.comparisons if one.paired.verdict != "better"]
+    first = [c for c in open_to if c.against.group and c.against.group.method == RANDOM_CELL]
     random = " ".join(f"{one.group.name}: {finding(one.paired, _trained(one))}." for one in first)
     paragraphs = [
         _paragraph(group, [one for one in evaluation.comparisons if one.group is group], first)
         for group in evaluation.retrofits
     ]
-    if len(paragraphs) == 1:
-        return (" ".join(filter(None, (random, *paragraphs))),)
-    return tuple(filter(None, (random, *paragraphs)))
+    said = tuple(filter(None, (random, *paragraphs)))
+    return (" ".join(said),) if len(paragraphs) == 1 else said
 
 
 def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> str:
-    """Return what to do, from the comparisons with the backbone and the controls.
-
-    The cells are advised only where no network has seen the cases, and where the cells are better
-    than the backbone and every control at equal budget.
-    """
+    """Return what to do, from the comparisons with the backbone and the controls."""
     against = [one.paired.verdict for one in controls]
     if any(one.paired.leakage for one in (backbone, *controls)):
         return "Keep your backbone: a network has seen cases on which it was scored."
@@ -70,13 +56,7 @@ def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> st
 def _paragraph(
     group: Group, own: Sequence[GroupComparison], said: Sequence[GroupComparison]
 ) -> str:
-    """Return what the cells of a group are worth beside the backbone and controls, and advice.
-
-    Args:
-        group: with cells.
-        own: its comparisons.
-        said: comparisons that are stated elsewhere.
-    """
+    """Return what a group's cells are worth beside backbone and controls, but for what was said."""
     backbone = next((one for one in own if one.against.kind == "reference"), None)
     if backbone is None:
         reasons = ", ".join(dict.fromkeys(map(_why_unscored, group.runs)))
@@ -103,11 +83,10 @@ def _trained(one: GroupComparison) -> str:
 
 
 def _why_unscored(run: Run) -> str:
-    if not run.validated:
-        return run.stage
-    if run.scores is None:
+    if run.validated and run.scores is None:
         return "validated on cases of its own training"
-    return "the backbone's own validation is missing, which --val writes"
+    missing = "the backbone's own validation is missing, which --val writes"
+    return missing if run.validated else run.stage
 
 
 def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
@@ -120,38 +99,27 @@ def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
             raised.append(f"{name}: {run.backbone.leakage}.")
         if run.genotype is not None and run.collapsed:
             share = percent(parameter_free_share(run.genotype))
-            raised.append(
-                f"{name}: the search has collapsed, {share} of the cell's operations have no "
-                "parameters."
-            )
+            lost = f"{share} of the cell's operations have no parameters"
+            raised.append(f"{name}: the search has collapsed, {lost}.")
         grave = [event for event in run.health if event.kind in GRAVE]
         if grave and not run.collapsed:
             raised.append(f"{name}: {grave[-1]}.")
         if not run.validated:
             raised.append(f"{name}: {run.stage}; it is left out of all scores.")
         elif run.scores is None:
-            raised.append(
-                f"{name}: it was validated on cases of its own training and is left out of all "
-                "scores."
-            )
+            seen = "it was validated on cases of its own training"
+            raised.append(f"{name}: {seen} and is left out of all scores.")
     return tuple(raised)
 
 
-def found(runs: Searches) -> str:
+def found(runs: Sequence[Run]) -> str:
     """Return what cells were found, and how much they agree."""
-    cells = genotypes(runs)
+    cells = [run.genotype for run in runs if run.genotype is not None]
     if not cells:
         return "No cell yet: no search has ended."
-    families = {
-        "sep": "separable",
-        "dil": "dilated",
-        "max": "max pooling",
-        "avg": "average pooling",
-    }
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     for operation, count in operation_histogram(cells).items():
-        family = families.get(operation[:3], "identity")
-        counts[family] = counts.get(family, 0) + count
+        counts[FAMILIES.get(operation[:3], "identity")] += count
     parts = ", ".join(f"{count} {family}" for family, count in counts.items() if count)
     if len(cells) == 1:
         return f"One cell of eight operations: {parts}."
@@ -163,15 +131,16 @@ def found(runs: Searches) -> str:
     )
 
 
-def cost(searched: Sequence[Group], runs: Searches) -> str:
+def cost(searched: Sequence[Group], runs: Sequence[Run]) -> str:
     """Return the time of an average search that ended, and what the cells add to the network."""
     parts = []
     for group in searched:
         ended = [run for run in group.runs if run.search_epochs and run.genotype is not None]
         if ended:
-            epochs = _span([run.search_epochs for run in ended])
-            seconds = sum(run.search_seconds for run in ended) / len(ended)
-            parts.append(f"{group.name} searched {epochs} epochs in {duration(seconds)}")
+            epochs = sorted({run.search_epochs for run in ended})
+            span = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
+            seconds = fmean(run.search_seconds for run in ended)
+            parts.append(f"{group.name} searched {span} epochs in {duration(seconds)}")
     grown = [
         (final.parameters / backbone.parameters - 1, final.macs / backbone.macs - 1)
         for run in runs
@@ -179,29 +148,14 @@ def cost(searched: Sequence[Group], runs: Searches) -> str:
         and (backbone := run.cost.networks.get("backbone"))
     ]
     if grown:
-        parameters, macs = (sum(values) / len(grown) for values in zip(*grown, strict=True))
-        parts.append(
-            f"the cells add {percent(parameters)} to the parameters and {percent(macs)} to the MACs"
-        )
-    return f"{'; '.join(parts) or 'No search has ended yet'}. On {_hardware(runs)}."
+        parameters, macs = (percent(fmean(values)) for values in zip(*grown, strict=True))
+        parts.append(f"the cells add {parameters} to the parameters and {macs} to the MACs")
+    hardware = "; ".join(dict.fromkeys(_hardware(run.cost.hardware) for run in runs))
+    return f"{'; '.join(parts) or 'No search has ended yet'}. On {hardware}."
 
 
-def _span(values: Sequence[int]) -> str:
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _hardware(runs: Searches) -> str:
-    def text(hardware: dict[str, Any]) -> str:
-        if not hardware:
-            return "unknown hardware"
-        cores = hardware["cores"]
-        processor = f"{hardware['processor']}, {cores} {'core' if cores == 1 else 'cores'}"
-        return f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor
-
-    return "; ".join(dict.fromkeys(text(run.cost.hardware) for run in runs))
-
-
-def genotypes(runs: Searches) -> list[Genotype]:
-    """Return the cells found so far."""
-    return [run.genotype for run in runs if run.genotype is not None]
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    if not hardware:
+        return "unknown hardware"
+    processor = f"{hardware['processor']}, {counted(hardware['cores'], 'core')}"
+    return f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor

@@ -28,14 +28,8 @@ PerClass = dict[str, dict[str, float | None]]
 class ScoredSummary:
     """One summary.json, and what lies beside it about the run it belongs to.
 
-    Args:
-        summary: the file.
-        cases: the cases in it.
-        fold: nnU-Net's folder `fold_X`, where it is a validation; else None.
-        frozen: whether the scores are those of the frozen backbone by itself.
-        record: `iac/backbone.json`, where the fold has one.
-        method: of the run, from `iac/cost.json`; None where that is not there.
-        settings: of the run; None where there are none.
+    `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` says whether the scores
+    are those of the frozen backbone by itself; `record` is the fold's `iac/backbone.json`.
     """
 
     summary: Path
@@ -49,20 +43,12 @@ class ScoredSummary:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """The scores of one method.
+    """The scores of one method, by case, and by case and class.
 
-    Args:
-        folder: where they were read, as it was given.
-        label: what outputs call it.
-        dice: per case, the mean over foreground classes; a class absent from prediction and truth
-            is left out, None where nothing is left.
-        per_class: Dice per case and class; None where the class is absent from both.
-        truth_voxels: per case and class, the class's size in the truth, where known.
-        hd95: per case and class, in mm, where it was asked for; a class absent from both is left
-            out, None where it is absent from one.
-        nsd: likewise, in [0, 1], and 0 where the class is absent from one.
-        sources: the summaries that were pooled, one per fold.
-        remarks: what a reader must know of them.
+    Dice is the mean over foreground classes; a class absent from prediction and truth is None and
+    left out, None where nothing is left. `truth_voxels` are a class's size in the truth, where
+    known. HD95 (in mm) and NSD (in [0, 1]) are there where they were asked for, without classes
+    absent from both; where one side lacks a class, HD95 is None and NSD 0.
     """
 
     folder: Path
@@ -87,16 +73,11 @@ class CaseScores:
         return tuple(sorted(names, key=labels_of))
 
 
-def read_case_scores(
-    folder: Path, *, label: str | None = None, tolerance: float | None = None
-) -> CaseScores:
-    """Return the scores of an nnU-Net folder.
+def read_case_scores(folder: Path, *, tolerance: float | None = None) -> CaseScores:
+    """Return the scores of an nnU-Net folder; with a tolerance in mm, HD95 and NSD as well.
 
-    Args:
-        folder: one with nnU-Net's summary.json; a fold's folder; a model's folder
-            `TRAINER__PLANS__CONFIG`, whose numbered folds are pooled; or a run's `iac/reference`.
-        label: what outputs call it; by default its name, with the model's for a fold.
-        tolerance: in mm; if given, HD95 and NSD are measured on the images.
+    It is one with a summary.json; a fold's folder; a model's folder `TRAINER__PLANS__CONFIG`, whose
+    numbered folds are pooled; or a run's `iac/reference`.
 
     Raises:
         FileNotFoundError: no summary.json, or with a tolerance, an image that is gone.
@@ -112,8 +93,8 @@ def read_case_scores(
     sources, found_in = [], dict[str, Path]()
     for summary in summaries:
         cases = read_summary(summary)
-        source = _source(summary, cases)
-        _require_whole(source, cases)
+        sources.append(_source(summary, cases))
+        _require_whole(sources[-1], cases)
         for case in cases:
             if case in found_in:
                 raise ValueError(
@@ -122,13 +103,10 @@ def read_case_scores(
                 )
             found_in[case] = summary
         scored.update(cases)
-        sources.append(source)
-    hd95, nsd = None, None
-    if tolerance is not None:
-        hd95, nsd = _surfaces(scored, found_in, tolerance)
+    hd95, nsd = (None, None) if tolerance is None else _surfaces(scored, found_in, tolerance)
     return CaseScores(
         folder=folder,
-        label=_label(folder, sources) if label is None else label,
+        label=_label(folder, sources),
         dice={case: mean_of_present(row.dice.values()) for case, row in scored.items()},
         per_class={case: row.dice for case, row in scored.items()},
         truth_voxels={case: row.truth_voxels for case, row in scored.items()},
@@ -140,30 +118,22 @@ def read_case_scores(
 
 
 def pooled(parts: Sequence[CaseScores], label: str) -> CaseScores:
-    """Return the scores of several runs as one; a case that several have is their mean.
-
-    Its folder is no folder but the label, because there are several.
-
-    Raises:
-        ValueError: no scores.
-    """
+    """Return the scores of several runs as one; a case that several have is their mean."""
     if not parts:
         raise ValueError("scores to be pooled must be at least one; got none: finish a run first")
-    dice: dict[str, list[float | None]] = {}
-    per_class: dict[str, dict[str, list[float | None]]] = {}
-    for part in parts:
-        for case, value in part.dice.items():
-            dice.setdefault(case, []).append(value)
-            for name, score in part.per_class[case].items():
-                per_class.setdefault(case, {}).setdefault(name, []).append(score)
+
+    def mean(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+        """Return the mean of every key over the rows that have it."""
+        keys = dict.fromkeys(key for row in rows for key in row)
+        return {key: mean_of_present(row[key] for row in rows if key in row) for key in keys}
+
+    dice = mean([part.dice for part in parts])
+    classes = {case: [p.per_class[case] for p in parts if case in p.dice] for case in dice}
     return CaseScores(
         folder=Path(label),
         label=label,
-        dice={case: mean_of_present(values) for case, values in dice.items()},
-        per_class={
-            case: {name: mean_of_present(values) for name, values in classes.items()}
-            for case, classes in per_class.items()
-        },
+        dice=dice,
+        per_class={case: mean(rows) for case, rows in classes.items()},
         sources=tuple(source for part in parts for source in part.sources),
     )
 
@@ -173,22 +143,14 @@ def patient_means(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """Return each patient's mean over its cases, and the cases left out for having no value.
 
-    Args:
-        values: per case.
-        pattern: regular expression whose match in a case id is the patient; None: the whole id.
-
-    Raises:
-        ValueError: the pattern does not match a case.
+    A regular expression's match in a case id is the patient; without one, the whole id.
     """
     per_patient: dict[str, list[float]] = {}
-    left_out = []
-    for case in sorted(values):
-        value = values[case]
-        if value is None:
-            left_out.append(case)
-        else:
+    for case, value in sorted(values.items()):
+        if value is not None:
             per_patient.setdefault(patient_of(case, pattern), []).append(value)
-    return {p: sum(v) / len(v) for p, v in sorted(per_patient.items())}, tuple(left_out)
+    left_out = tuple(sorted(case for case, value in values.items() if value is None))
+    return {p: sum(v) / len(v) for p, v in sorted(per_patient.items())}, left_out
 
 
 def named(names: Iterable[str]) -> str:
@@ -247,11 +209,7 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
 
 
 def _require_whole(source: ScoredSummary, cases: Mapping[str, ScoredCase]) -> None:
-    """Check that the summary has the cases of its split and of the predictions beside it.
-
-    Raises:
-        ValueError: it lacks some, or has others; the message names them.
-    """
+    """Check that the summary has the cases of its split and of the predictions beside it."""
     scored = set(cases)
     split_file = None if source.fold is None else RunFolder.of_fold(source.fold).split_file
     if split_file is not None and split_file.is_file():

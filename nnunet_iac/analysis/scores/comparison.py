@@ -2,29 +2,13 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from nnunet_iac.analysis.scores.case_scores import (
-    CaseScores,
-    PerClass,
-    named,
-    patient_means,
-)
-from nnunet_iac.analysis.scores.statistics import (
-    ALPHA,
-    DECIMALS,
-    FEWEST_PATIENTS,
-    MARGIN,
-    Interval,
-    NonInferiority,
-    bootstrap_interval,
-    holm,
-    non_inferiority,
-    rank_biserial,
-    wilcoxon,
-)
+from nnunet_iac.analysis.scores import statistics
+from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, named, patient_means
+from nnunet_iac.analysis.scores.statistics import DECIMALS, FEWEST_PATIENTS, MARGIN, Interval
 from nnunet_iac.runs.scores import mean_of_present
 from nnunet_iac.search.patients import patient_of
 
@@ -46,17 +30,11 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class SurfaceComparison:
-    """HD95 in mm or NSD in [0, 1], described and not tested: Dice is what is tested.
+    """HD95 in mm (less is better) or NSD in [0, 1], described and not tested: Dice is tested.
 
-    Args:
-        metric: `HD95 [mm]`, of which less is better, or `NSD`.
-        mean_a: over a case's classes, a patient's cases, and patients. A class counts in HD95 where
-            both sides have it, in NSD where prediction or truth has it.
-        mean_b: likewise.
-        difference: mean of B - A over patients.
-        interval: of the difference.
-        undefined_a: classes of cases that one of A's prediction and the truth lacks.
-        undefined_b: likewise.
+    Means are over a case's classes, a patient's cases, and patients; the difference is the mean of
+    B - A over patients. A class counts in HD95 where both sides have it, in NSD where prediction or
+    truth has it. `undefined`: classes of cases that one of a side's prediction and the truth lacks.
     """
 
     metric: str
@@ -73,23 +51,14 @@ class PairedComparison:
     """B against A; every number is over patients, and Dice is in [0, 1].
 
     Args:
-        labels: of A and B.
-        folders: of A and B.
+        labels: of A and B, as `folders`.
         cases: how many have a score on both sides.
-        patients: how many they belong to.
-        mean_a: mean Dice over classes, then a patient's cases, then patients.
-        mean_b: likewise.
-        difference: mean of B - A over patients.
-        interval: of the difference; None for one patient.
-        p: of the signed-rank test; None where there is none.
-        p_holm: adjusted for the comparisons made together.
+        mean_a: mean Dice over classes, then a patient's cases, then patients; `mean_b` likewise.
+        difference: mean of B - A over patients, with its interval; None for one patient.
+        p: of the signed-rank test, None without one; `p_holm`: adjusted for those made together.
         effect: matched-pairs rank-biserial correlation; positive where B is better.
         better: patients whose Dice B raises; `equal` and `worse` likewise.
-        non_inferiority: of B to A.
-        rows: one per case.
-        surface: HD95 and NSD, where they were asked for.
         leakage: why a network may have seen the cases it is scored on.
-        remarks: what else a reader must know.
     """
 
     labels: tuple[str, str]
@@ -106,7 +75,7 @@ class PairedComparison:
     better: int
     equal: int
     worse: int
-    non_inferiority: NonInferiority
+    non_inferiority: statistics.NonInferiority
     rows: tuple[CaseRow, ...]
     surface: tuple[SurfaceComparison, ...] = ()
     leakage: tuple[str, ...] = ()
@@ -122,7 +91,7 @@ class PairedComparison:
         """
         if self.patients < FEWEST_PATIENTS or self.interval is None:
             return "too few patients"
-        if self.p_holm is not None and self.p_holm <= ALPHA:
+        if self.p_holm is not None and self.p_holm <= statistics.ALPHA:
             if self.interval.low > 0:
                 return "better"
             if self.interval.high < 0:
@@ -136,7 +105,7 @@ def adjusted(family: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]
     B against A and A against B are one test.
     """
     p_values = {frozenset(c.labels): c.p for c in family if c.p is not None}
-    holms = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    holms = dict(zip(p_values, statistics.holm(list(p_values.values())), strict=True))
     return tuple(
         dataclasses.replace(c, p_holm=None if c.p is None else holms[frozenset(c.labels)])
         for c in family
@@ -153,12 +122,7 @@ def compare_scores(
 ) -> PairedComparison:
     """Return B against A, one difference per patient: the mean over its cases of B - A.
 
-    Args:
-        a: the reference.
-        b: what is compared to it.
-        patient_pattern: in place of the runs' own setting; without either a case is a patient.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
+    `patient_pattern` is in place of the runs' own setting; without either a case is a patient.
 
     Raises:
         ValueError: other cases, classes or truths on one side; settings that disagree on the
@@ -173,27 +137,28 @@ def compare_scores(
             f"a comparison needs a case with a Dice on both sides; {a.label} and {b.label} have "
             "none: name folders with some foreground"
         )
-    means_a, _ = patient_means({case: x for case, (x, _) in both.items()}, pattern)
-    means_b, _ = patient_means({case: y for case, (_, y) in both.items()}, pattern)
-    differences, _ = patient_means({case: y - x for case, (x, y) in both.items()}, pattern)
-    values = [round(difference, DECIMALS) for difference in differences.values()]
-    interval, p = bootstrap_interval(values, seed), wilcoxon(values)
+    means_a, means_b, differences = (
+        list(patient_means(dict(zip(both, values, strict=True)), pattern)[0].values())
+        for values in zip(*((x, y, y - x) for x, y in both.values()), strict=True)
+    )
+    values = [round(difference, DECIMALS) for difference in differences]
+    interval, p = statistics.bootstrap_interval(values, seed), statistics.wilcoxon(values)
     return PairedComparison(
         labels=(a.label, b.label),
         folders=(str(a.folder), str(b.folder)),
         cases=len(both),
         patients=len(values),
-        mean_a=_mean(means_a),
-        mean_b=_mean(means_b),
-        difference=_mean(differences),
+        mean_a=sum(means_a) / len(values),
+        mean_b=sum(means_b) / len(values),
+        difference=sum(differences) / len(values),
         interval=interval,
         p=p,
         p_holm=p,
-        effect=rank_biserial(values),
+        effect=statistics.rank_biserial(values),
         better=sum(value > 0 for value in values),
         equal=sum(value == 0 for value in values),
         worse=sum(value < 0 for value in values),
-        non_inferiority=non_inferiority(values, margin, seed),
+        non_inferiority=statistics.non_inferiority(values, margin, seed),
         rows=tuple(_row(case, patient_of(case, pattern), a, b) for case in pairs),
         surface=_surfaces(a, b, pattern, seed),
         leakage=tuple(dict.fromkeys((*_leakage(a), *_leakage(b)))),
@@ -205,11 +170,7 @@ def compare_scores(
 
 
 def require_paired(a: CaseScores, b: CaseScores) -> None:
-    """Check that both sides have the same cases, classes and truths.
-
-    Raises:
-        ValueError: they differ; the message names what is missing where.
-    """
+    """Check that both sides have the same cases, classes and truths."""
     for one, other in ((a, b), (b, a)):
         if missing := one.dice.keys() - other.dice.keys():
             raise ValueError(
@@ -247,11 +208,7 @@ def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
 
 
 def require_pattern(pattern: str) -> None:
-    """Check what is given in place of the runs' own pattern of patients.
-
-    Raises:
-        ValueError: it is no regular expression.
-    """
+    """Check that what is given in place of the runs' own pattern is a regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -283,9 +240,8 @@ def _remarks(
     else:
         yield f"patients are the matches of {pattern!r} in the case ids"
     if left_out:
-        yield (
-            f"left out because a side has no foreground in prediction and truth: {named(left_out)}"
-        )
+        why = "left out because a side has no foreground in prediction and truth"
+        yield f"{why}: {named(left_out)}"
     lopsided = [
         case
         for case, scores in a.per_class.items()
@@ -327,10 +283,8 @@ def _surfaces(
     if a.hd95 is None or b.hd95 is None or a.nsd is None or b.nsd is None:
         return ()
     lacking = [sum(v is None for row in s.values() for v in row.values()) for s in (a.hd95, b.hd95)]
-    sides = {
-        "HD95 [mm]": (_defined(a.hd95, b.hd95), _defined(b.hd95, a.hd95)),
-        "NSD": (a.nsd, b.nsd),
-    }
+    hd95 = (_defined(a.hd95, b.hd95), _defined(b.hd95, a.hd95))
+    sides = {"HD95 [mm]": hd95, "NSD": (a.nsd, b.nsd)}
     return tuple(_surface(name, *two, pattern, seed, lacking) for name, two in sides.items())
 
 
@@ -354,10 +308,6 @@ def _surface(
         mean_of_present(means_a.values()),
         mean_of_present(means_b.values()),
         mean_of_present(differences),
-        bootstrap_interval(differences, seed),
+        statistics.bootstrap_interval(differences, seed),
         *lacking,
     )
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)

@@ -1,26 +1,15 @@
 """Comparisons as text, CSV, JSON and LaTeX."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.analysis.scores import wording
 from nnunet_iac.analysis.scores.comparison import PairedComparison, SurfaceComparison
 from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
-from nnunet_iac.analysis.scores.wording import (
-    counted,
-    difference_text,
-    escaped,
-    finding,
-    interval_text,
-    p_text,
-    score_text,
-    signed_text,
-    tabular,
-)
+from nnunet_iac.analysis.scores.wording import interval_text, p_text, score_text, signed_text
 from nnunet_iac.runs.atomic import write_json, write_text
 
 HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
@@ -34,12 +23,11 @@ def table(made: Comparisons) -> str:
     head = ["", "patients", "cases", *HEAD, "not inferior", "verdict"]
     lines = _aligned([head, *([f"{n}", *_cells(c), c.verdict] for n, c in numbered)])
     surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
-    if surfaces:
-        lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])]
+    lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])] if surfaces else []
     lines.append("")
     for number, c in numbered:
         lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
-        lines += [f"   B: {finding(c, 'A')}", *(f"   {note}" for note in _notes(c))]
+        lines += [f"   B: {wording.finding(c, 'A')}", *(f"   {note}" for note in _notes(c))]
     lines += ["", *made.remarks, *_protocol(made).values()]
     if made.controls:
         lines += ["", *_aligned(_overview(made), labels=1)]
@@ -47,14 +35,7 @@ def table(made: Comparisons) -> str:
 
 
 def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path]:
-    """Write comparison.csv, comparison.json and comparison.tex, and return their paths.
-
-    The CSV has a line per comparison and case; cells without a value are empty. The JSON has
-    everything, null where there is no value. The LaTeX table needs the package booktabs.
-
-    Raises:
-        RuntimeError: the folder cannot be written to.
-    """
+    """Write comparison.csv (a line per case), comparison.json and comparison.tex (booktabs)."""
     paths = (folder / "comparison.csv", folder / "comparison.json", folder / "comparison.tex")
     write_text(paths[0], _csv(made))
     write_json(paths[1], document(made))
@@ -70,9 +51,8 @@ def document(made: Comparisons) -> dict[str, Any]:
 
 def latex(made: Comparisons) -> str:
     """Return comparisons as a LaTeX table; its caption says what was measured and how."""
-    sizes = (
-        f"{counted(c.patients, 'patient')} ({counted(c.cases, 'case')})" for c in made.comparisons
-    )
+    pairs = [((c.patients, "patient"), (c.cases, "case")) for c in made.comparisons]
+    sizes = ("{} ({})".format(*(wording.counted(*of) for of in pair)) for pair in pairs)
     said = [f"B against A; n = {'; '.join(sizes)}.", *_protocol(made).values()]
     caption = " ".join([made.headline, *said] if made.headline else said)
     rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
@@ -80,15 +60,12 @@ def latex(made: Comparisons) -> str:
     overview = _overview(made)
     notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
     lines = [
-        r"\begin{table}",
-        rf"\caption{{{escaped(caption)}}}",
-        *tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
-        *(tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
-        *(tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
-        *(rf"\par {escaped(note)}" for note in dict.fromkeys(notes)),
-        r"\end{table}",
+        *wording.tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
+        *(wording.tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
+        *(wording.tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
+        *(rf"\par {wording.escaped(note)}" for note in dict.fromkeys(notes)),
     ]
-    return "\n".join(lines) + "\n"
+    return wording.floating(caption, lines)
 
 
 def _notes(c: PairedComparison) -> list[str]:
@@ -99,7 +76,7 @@ def _overview(made: Comparisons) -> list[list[str]]:
     """Return a head, and a row per method with its differences to the reference and controls."""
     names = {label: made.names.get(label, label) for c in made.comparisons for label in c.labels}
     columns, rows = (dict.fromkeys(c.labels[side] for c in made.comparisons) for side in (0, 1))
-    found = {c.labels: difference_text(c) for c in made.comparisons}
+    found = {c.labels: wording.difference_text(c) for c in made.comparisons}
     return [
         ["Dice minus that of", *(names[a] for a in columns)],
         *([names[b], *(found.get((a, b), "") for a in columns)] for b in rows),
@@ -109,17 +86,15 @@ def _overview(made: Comparisons) -> list[list[str]]:
 def _protocol(made: Comparisons) -> dict[str, str]:
     """Return what was done, in a sentence each."""
     number = len({frozenset(c.labels) for c in made.comparisons})
-    fisher = ""
-    if made.fisher is not None:
-        combined = p_text(made.fisher)
-        fisher = f" Fisher's combination (some difference, either way): p = {combined}."
+    combined = f" Fisher's combination (some difference, either way): p = {p_text(made.fisher)}."
+    fisher = "" if made.fisher is None else combined
     said = {
         "unit": "Dice is the mean over foreground classes, then over a patient's cases, then over "
         "patients; B - A is paired by patient.",
         "interval": f"Interval: {CONFIDENCE:.0%} bootstrap of the mean over patients (BCa, "
         f"{RESAMPLES} resamples, seed {made.seed}).",
         "test": "p: two-sided Wilcoxon signed-rank test over patients, zeros after Pratt.",
-        "adjustment": f"Holm: adjusted for {counted(number, 'comparison')}.{fisher}",
+        "adjustment": f"Holm: adjusted for {wording.counted(number, 'comparison')}.{fisher}",
         "verdict": "Better or worse: the interval excludes 0 and the adjusted p is at most "
         f"{ALPHA:g}, of at least {FEWEST_PATIENTS} patients; otherwise no difference is detected.",
         "effect": "Effect r: matched-pairs rank-biserial correlation, positive where B is better.",
@@ -138,8 +113,7 @@ def _protocol(made: Comparisons) -> dict[str, str]:
 def _csv(made: Comparisons) -> str:
     rows: list[dict[str, Any]] = [
         {
-            "a": c.labels[0],
-            "b": c.labels[1],
+            **dict(zip("ab", c.labels, strict=True)),
             **_roles(c, made),
             "case": row.case,
             "patient": row.patient,
@@ -153,11 +127,8 @@ def _csv(made: Comparisons) -> str:
         for row in c.rows
     ]
     columns = dict.fromkeys(name for row in rows for name in row if name != "leakage")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, "leakage"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    head = [*columns, "leakage"]
+    return wording.csv_text([head, *([row.get(name, "") for name in head] for row in rows)])
 
 
 def _roles(c: PairedComparison, made: Comparisons) -> dict[str, str]:
@@ -170,39 +141,20 @@ def _roles(c: PairedComparison, made: Comparisons) -> dict[str, str]:
 
 def _cells(c: PairedComparison) -> list[str]:
     """Return a comparison's numbers, from patients to non-inferiority, as both tables have them."""
-    return [
-        str(c.patients),
-        str(c.cases),
-        score_text(c.mean_a),
-        score_text(c.mean_b),
-        signed_text(c.difference),
-        interval_text(c.interval),
-        p_text(c.p),
-        p_text(c.p_holm),
-        f"{c.effect:+.2f}",
-        f"{c.better}/{c.equal}/{c.worse}",
-        "shown" if c.non_inferiority.shown else "not shown",
-    ]
+    cells = [str(c.patients), str(c.cases), score_text(c.mean_a), score_text(c.mean_b)]
+    cells += [signed_text(c.difference), interval_text(c.interval), p_text(c.p), p_text(c.p_holm)]
+    cells += [f"{c.effect:+.2f}", f"{c.better}/{c.equal}/{c.worse}"]
+    return [*cells, "shown" if c.non_inferiority.shown else "not shown"]
 
 
 def _surface_cells(s: SurfaceComparison) -> list[str]:
-    return [
-        s.metric,
-        score_text(s.mean_a),
-        score_text(s.mean_b),
-        signed_text(s.difference),
-        interval_text(s.interval),
-        f"{s.undefined_a}, {s.undefined_b}",
-    ]
+    cells = [s.metric, score_text(s.mean_a), score_text(s.mean_b), signed_text(s.difference)]
+    return [*cells, interval_text(s.interval), f"{s.undefined_a}, {s.undefined_b}"]
 
 
 def _aligned(rows: Sequence[Sequence[str]], labels: int = 0) -> list[str]:
     """Return rows as lines; the first `labels` columns are flush left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place < labels else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    sides = "<" * labels + ">" * (len(widths) - labels)
+    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return [line.format(*row).rstrip() for row in rows]

@@ -5,14 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_iac.analysis.scores import comparison
 from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
-from nnunet_iac.analysis.scores.comparison import (
-    PairedComparison,
-    adjusted,
-    compare_scores,
-    require_paired,
-    require_pattern,
-)
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
 from nnunet_iac.analysis.scores.statistics import MARGIN, fisher_combination, require_margin
 from nnunet_iac.analysis.scores.wording import finding
@@ -21,18 +16,11 @@ from nnunet_iac.analysis.vocabulary import RANDOM_CELL
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Comparisons made together.
+    """Comparisons made together, in the order asked for, their p values adjusted for each other.
 
-    Args:
-        comparisons: in the order asked for; their p values are adjusted for each other.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
-        tolerance: of NSD in mm; None without surfaces.
-        fisher: the combined p, where there are several comparisons of different patients.
-        remarks: of all of them.
-        controls: labels of what each B of the others must beat.
-        names: short ones of all labels, where there are controls.
-        headline: what must be read before any number; empty where there is nothing.
+    `fisher` is the combined p of comparisons of different patients; `controls` are labels of what
+    each B of the others must beat, `names` short ones of all labels where there are controls;
+    `headline` must be read before any number.
     """
 
     comparisons: tuple[PairedComparison, ...]
@@ -59,15 +47,9 @@ def compare_folders(
 ) -> Comparisons:
     """Return every B against its A and against every control, and the controls against A.
 
-    Args:
-        references: the A, one for all or one for each B; see `read_case_scores`.
-        others: the B.
-        controls: what each B must beat.
-        patient_pattern: in place of the runs' own setting.
-        margin: of non-inferiority, in Dice.
-        seed: of the bootstrap.
-        tolerance: of NSD in mm; None leaves HD95 and NSD out.
-        unrelated: A need not be the backbone of B; otherwise that is required.
+    There is one A (`references`) for all B (`others`), or one for each. The pattern of patients is
+    in place of the runs' own; without a tolerance HD95 and NSD are left out. Unless `unrelated`, A
+    must be the backbone of B.
 
     Raises:
         FileNotFoundError, ValueError, RuntimeError: see `read_case_scores`, `require_frozen` and
@@ -75,7 +57,7 @@ def compare_folders(
     """
     require_margin(margin)
     if patient_pattern is not None:
-        require_pattern(patient_pattern)
+        comparison.require_pattern(patient_pattern)
     if len(references) not in (1, len(others)):
         raise ValueError(
             f"-a must be given once, or once for each -b; got {len(references)} -a and "
@@ -96,27 +78,24 @@ def compare_folders(
     compared = []
     for baseline, other in (*pairs, *((references[0], control) for control in controls)):
         a, b = scores[baseline], scores[other]
-        require_paired(a, b)
+        comparison.require_paired(a, b)
         origin = ("A need not be the backbone of B (--unrelated)",)
         remarks = origin if unrelated else require_frozen(a, b)
-        comparison = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
-        compared.append(dataclasses.replace(comparison, remarks=(*remarks, *comparison.remarks)))
+        one = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
+        compared.append(dataclasses.replace(one, remarks=(*remarks, *one.remarks)))
     made = _together(compared, margin, seed, tolerance)
     if not controls:
         return made
     names = _names([scores[path] for path in paths if path not in references])
     names[scores[references[0]].label] = "reference"
     random = {scores[c].label for c in controls if _method(scores[c]) == RANDOM_CELL}
-    return dataclasses.replace(
-        made,
-        controls=tuple(scores[control].label for control in controls),
-        names=names,
-        headline=" ".join(
-            f"{names[c.labels[1]]}: {finding(c, f'a {names[c.labels[0]]}')}."
-            for c in made.comparisons
-            if c.labels[0] in random and c.verdict != "better"
-        ),
+    headline = " ".join(
+        f"{names[c.labels[1]]}: {finding(c, f'a {names[c.labels[0]]}')}."
+        for c in made.comparisons
+        if c.labels[0] in random and c.verdict != "better"
     )
+    beaten = tuple(scores[control].label for control in controls)
+    return dataclasses.replace(made, controls=beaten, names=names, headline=headline)
 
 
 def _require_apart(
@@ -146,14 +125,12 @@ def _method(scores: CaseScores) -> str | None:
 def _names(sides: Sequence[CaseScores]) -> dict[str, str]:
     """Return what tables call each side: its method, with its label where others have that, too."""
     methods = [_method(side) for side in sides]
-    return {
-        side.label: side.label
-        if method is None
-        else method
-        if methods.count(method) == 1
-        else f"{method} ({side.label})"
-        for side, method in zip(sides, methods, strict=True)
-    }
+    names = {}
+    for side, method in zip(sides, methods, strict=True):
+        alone = methods.count(method) == 1
+        known = method if method is None or alone else f"{method} ({side.label})"
+        names[side.label] = known or side.label
+    return names
 
 
 def _together(

@@ -8,6 +8,9 @@ from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
 
+NO_RECORD = (
+    "neither A nor B has the record of a run, so nothing says that A is the network that B froze"
+)
 SAME_DICE = 1e-3
 """How far a case's Dice may differ between two validations of one network."""
 
@@ -33,10 +36,10 @@ def require_frozen(a: CaseScores, b: CaseScores) -> tuple[str, ...]:
             folds differ; or a run's backbone did not stay as it was.
     """
     remarks = dict[str, None]()
-    for first, second in _pairs(a, b):
-        for side in (first, second):
+    for sides in _pairs(a, b):
+        for side in sides:
             _require_unchanged(side)
-        remarks |= dict.fromkeys(_origin(first, second))
+        remarks |= dict.fromkeys(_origin(*sides))
     return tuple(remarks)
 
 
@@ -72,20 +75,15 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
         for side in (a, b)
         if side.source.method in TRAINS_BACKBONE and not side.source.frozen
     )
-    if a.source.record is None and b.source.record is None:
-        return (
-            "neither A nor B has the record of a run, so nothing says that A is the network that "
-            "B froze",
-        )
-    if a.source.record is None:
-        assert b.source.record is not None
-        return (*continued, *_stock_origin(a, b, b.source.record))
-    if b.source.record is None:
-        return (*continued, *_stock_origin(b, a, a.source.record))
-    if a.source.record.before != b.source.record.before:
+    of_a, of_b = a.source.record, b.source.record
+    if of_b is None:
+        return (*continued, *_stock_origin(b, a, of_a)) if of_a is not None else (NO_RECORD,)
+    if of_a is None:
+        return (*continued, *_stock_origin(a, b, of_b))
+    if of_a.before != of_b.before:
         found = " and ".join(
             f"{side.scores.label} froze {record.path} ({record.before[:12]})"
-            for side, record in ((a, a.source.record), (b, b.source.record))
+            for side, record in ((a, of_a), (b, of_b))
         )
         raise ValueError(
             f"both sides must have the same backbone; {found}: compare runs of one "
@@ -103,15 +101,15 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
     differs = f"the Dice of {worst} differs by {difference or 0:.4f} from the backbone's own"
     instead = f"take {run.source.fold}/iac/reference, or say --unrelated"
     folder = stock.source.fold
-    found = [] if folder is None else [n for n in (FINAL, BEST) if (folder / n).is_file()]
-    for name in found:
-        assert folder is not None
-        if tensors_hash(read_checkpoint(folder / name)["network_weights"]) != record.before:
+    files = [] if folder is None else [folder / name for name in (FINAL, BEST)]
+    found = {file.name: file for file in files if file.is_file()}
+    for name, file in found.items():
+        if tensors_hash(read_checkpoint(file)["network_weights"]) != record.before:
             continue
         proof = f"{said}: its {name} has the recorded hash"
         if difference is None or agrees:
             return (proof,)
-        if name == found[0]:
+        if name == next(iter(found)):
             return (proof, f"{stock.name} was validated under other circumstances: {differs}")
         raise ValueError(
             f"a reference must have the scores of the network that was frozen; {folder} holds it "
@@ -141,13 +139,13 @@ def _worst(
 
     Where only one of both has a Dice, that counts as 1; None where nothing is known.
     """
-    differences = {}
-    for case, expected in known.items():
-        dice = found.get(case)
+
+    def off(dice: float | None, expected: float | None) -> float:
         if dice is None or expected is None:
-            differences[case] = 0.0 if dice is expected else 1.0
-        else:
-            differences[case] = abs(dice - expected)
+            return 0.0 if dice is expected else 1.0
+        return abs(dice - expected)
+
+    differences = {case: off(found.get(case), expected) for case, expected in known.items()}
     worst = max(differences, key=differences.__getitem__, default="")
     return worst, differences.get(worst)
 

@@ -17,20 +17,11 @@ WHERE = ("dataset", "configuration", "backbone", "augmentation")
 
 @dataclass(frozen=True)
 class Row:
-    """One method.
+    """One method of a study: means over its runs, minutes as medians.
 
-    Args:
-        method: its name in the study.
-        runs: how many trainings.
-        epochs: on top of the reference, search included; mean over runs.
-        search_epochs: of these; mean over runs.
-        minutes: of all epochs; median over runs.
-        search_minutes: of the search; median over runs.
-        parameters: what it adds to the reference, as a share of it; mean over runs.
-        macs: likewise.
-        dice: mean over classes, a patient's cases, seeds, then patients.
-        spread: standard deviation over seeds; None of one.
-        against: the method minus a baseline, by the baseline's name.
+    Epochs and minutes are on top of the reference, search included; parameters and MACs are what it
+    adds, as a share; `dice` is the mean over classes, a patient's cases, seeds, then patients, and
+    `spread` its standard deviation over seeds; `against` has the method minus each baseline.
     """
 
     method: str
@@ -48,16 +39,10 @@ class Row:
 
 @dataclass(frozen=True)
 class MethodTable:
-    """All methods on one backbone.
+    """All methods on one backbone, in the study's order.
 
-    Args:
-        place: data set, configuration, backbone and augmentation.
-        scores: of the test cases, or of the validation.
-        patients: how many are scored.
-        cases: theirs.
-        reference: mean Dice of the backbone.
-        rows: one per method, in the study's order.
-        baselines: what methods are compared to: the reference, and controls.
+    `place` has `WHERE`, `scores` says of which cases, `reference` is the backbone's mean Dice, and
+    `baselines` are what methods are compared to: the reference, and controls.
     """
 
     place: Mapping[str, str]
@@ -80,25 +65,19 @@ def method_tables(
 ) -> list[MethodTable]:
     """Return a table per backbone and augmentation of a study's result file.
 
-    Args:
-        document: as `workflow.study_results.document`.
-        baselines: methods that the others are compared to, besides the reference; those the study
-            does not have are left out.
-        margin: of non-inferiority, in Dice.
+    Besides the reference, methods are compared to those `baselines` that the study has.
     """
     runs = [run for run in document["runs"] if run["method"] != REFERENCE]
     tables = []
-    for place in dict.fromkeys(tuple(run[key] for key in WHERE) for run in runs):
-        own = [run for run in runs if tuple(run[key] for key in WHERE) == place]
+    for place in dict.fromkeys(map(_place, runs)):
+        own = [run for run in runs if _place(run) == place]
+        named = dict(zip(WHERE, place, strict=True))
         methods = [m for m in document["methods"] if any(run["method"] == m for run in own)]
         _require_one_backbone(own)
-        references = [
-            run
-            for run in document["runs"]
-            if run["method"] == REFERENCE and tuple(run[key] for key in WHERE[:3]) == place[:3]
-        ]
+        references = [run for run in document["runs"] if run["method"] == REFERENCE]
+        references = [run for run in references if tuple(run[k] for k in WHERE[:3]) == place[:3]]
         # Without cells only its own validation is known, which mirrors as trainers do by default.
-        mirrored = dict(zip(WHERE, place, strict=True))["augmentation"] == "default"
+        mirrored = named["augmentation"] == "default"
         own_validation = [run["dice"] for run in references] if mirrored else []
         tested = [run["test_dice"] for run in references if "test_dice" in run]
         # Where cells were trained, the backbone was scored under their circumstances.
@@ -112,16 +91,16 @@ def method_tables(
             if reference and all(key in run for run in own):
                 groups = {m: [run for run in own if run["method"] == m] for m in methods}
                 found = _table_values(groups, known, reference, key, margin)
-                tables.append(MethodTable(dict(zip(WHERE, place, strict=True)), scores, **found))
+                tables.append(MethodTable(named, scores, **found))
     return tables
 
 
-def _require_one_backbone(runs: Sequence[Mapping[str, Any]]) -> None:
-    """Check that runs that are compared began with the same tensors, fold by fold.
+def _place(run: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(run[key] for key in WHERE)
 
-    Raises:
-        ValueError: they did not.
-    """
+
+def _require_one_backbone(runs: Sequence[Mapping[str, Any]]) -> None:
+    """Check that runs that are compared began with the same tensors, fold by fold."""
     first: dict[Any, Mapping[str, Any]] = {}
     for run in runs:
         known = first.setdefault(run["fold"], run)
@@ -140,14 +119,9 @@ def _table_values(
     key: str,
     margin: float,
 ) -> dict[str, Any]:
-    """Return what a table has beside its place.
+    """Return what a table has beside its place, of the runs of every method.
 
-    Args:
-        groups: the runs of every method.
-        baselines: some of the methods.
-        reference: Dice per case of the backbone, once or more for every case.
-        key: of the Dice per case in a run.
-        margin: of non-inferiority.
+    `reference` has the backbone's Dice per case, once or more for every case.
     """
     pattern = next(run["patient_pattern"] for runs in groups.values() for run in runs) or ".*"
 
@@ -168,33 +142,19 @@ def _table_values(
         seeds = dict.fromkeys(run["seed"] for run in runs)
         parts = [scores([run for run in runs if run["seed"] == seed], name) for seed in seeds]
         dice = [against(REFERENCE, part).mean_b for part in parts]
-        rows.append(
-            Row(
-                method=name,
-                runs=len(runs),
-                epochs=fmean(run["epochs"] for run in runs),
-                search_epochs=fmean(run["search_epochs"] for run in runs),
-                minutes=median(run["seconds"] for run in runs) / 60,
-                search_minutes=median(run["search_seconds"] for run in runs) / 60,
-                parameters=_added(runs, "parameters"),
-                macs=_added(runs, "macs"),
-                dice=compared[REFERENCE].mean_b,
-                spread=stdev(dice) if len(dice) > 1 else None,
-                against=compared,
-            )
-        )
+        values: dict[str, float] = {
+            **{key: fmean(run[key] for run in runs) for key in ("epochs", "search_epochs")},
+            "minutes": median(run["seconds"] for run in runs) / 60,
+            "search_minutes": median(run["search_seconds"] for run in runs) / 60,
+        }
+        for cost in ("parameters", "macs"):
+            values[cost] = fmean(run[cost]["final"] / run[cost]["backbone"] for run in runs) - 1
+        spread = stdev(dice) if len(dice) > 1 else None
+        mean = compared[REFERENCE].mean_b
+        rows.append(Row(name, len(runs), **values, dice=mean, spread=spread, against=compared))
     same = against(REFERENCE, backbone)
-    return {
-        "patients": same.patients,
-        "cases": same.cases,
-        "reference": same.mean_a,
-        "rows": tuple(rows),
-        "baselines": sides,
-    }
-
-
-def _added(runs: Sequence[Mapping[str, Any]], key: str) -> float:
-    return fmean(run[key]["final"] / run[key]["backbone"] for run in runs) - 1
+    found = {"patients": same.patients, "cases": same.cases, "reference": same.mean_a}
+    return {**found, "rows": tuple(rows), "baselines": sides}
 
 
 def cells(table: MethodTable) -> list[list[str]]:

@@ -34,15 +34,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """Whether B is worse than A by less than a margin.
+    """Whether B is worse than A by less than a positive margin.
 
-    Args:
-        margin: in the unit of the differences, positive.
-        lower: lower end of the two-sided 95 % bootstrap interval of the mean difference, so a
-            one-sided 97.5 % bound; None where there is no interval.
-        p: of the one-sided signed-rank test that the differences lie above -margin; None where
-            there are too few. It is reported and does not decide.
-        shown: whether `lower` lies above -margin, of at least `FEWEST_PATIENTS` differences.
+    `lower` is the lower end of the two-sided 95 % bootstrap interval of the mean difference, so a
+    one-sided 97.5 % bound; `p` is of the one-sided signed-rank test that the differences lie above
+    -margin: it is reported and does not decide. Either is None where there are too few.
     """
 
     margin: float
@@ -59,20 +55,9 @@ def bootstrap_interval(
 ) -> Interval | None:
     """Return the bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
 
-    Equal values v give (v, v). Where BCa is degenerate (all resamples on one side of the mean, or
-    values that differ by rounding alone) the interval is the percentile one, and says so.
-
-    Args:
-        values: finite, one per patient, in any unit.
-        seed: the same seed and values give the same interval.
-        confidence: between 0 and 1.
-        resamples: how many bootstrap samples.
-
-    Returns:
-        None for fewer than two values.
-
-    Raises:
-        ValueError: a value is not finite.
+    Equal values v give (v, v), fewer than two None. Where BCa is degenerate (all resamples on one
+    side of the mean, or values that differ by rounding alone) the interval is the percentile one,
+    and says so. The same seed and values, one per patient, give the same interval.
     """
     sample = _finite(values)
     if sample.size < 2:
@@ -103,15 +88,7 @@ def wilcoxon(differences: Sequence[float]) -> float | None:
     Zeros are ranked along and their ranks dropped (Pratt 1959), so that many equal patients speak
     for equality. The distribution is exact for up to 50 differences without zeros and ties, and
     for up to 13 with them; else normal, with Cureton's variance and a continuity correction.
-
-    Args:
-        differences: finite, one per patient; compared up to `DECIMALS` decimals.
-
-    Returns:
-        None where all are zero, or there are fewer than two.
-
-    Raises:
-        ValueError: a difference is not finite.
+    Differences are compared up to `DECIMALS` decimals; None where all are zero, or below two.
     """
     return _signed_rank_p(_finite(differences), "two-sided")
 
@@ -121,9 +98,6 @@ def fisher_combination(p_values: Sequence[float]) -> float:
 
     For independent tests only. Of two-sided p values it says that there is some difference, not
     which way. Source: Fisher, Statistical Methods for Research Workers, 1932, section 21.1.
-
-    Raises:
-        ValueError: no p value, or one outside [0, 1].
     """
     checked = _probabilities(p_values)
     if not checked.size:
@@ -138,9 +112,6 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
     The k-th smallest of m becomes the largest of (m - j + 1) p_j over j <= k, at most 1: an
     adjusted p of at most 0.05 keeps the chance of any false finding among them at 5 %.
-
-    Raises:
-        ValueError: a p value outside [0, 1].
     """
     checked = _probabilities(p_values)
     order = np.argsort(checked, kind="stable")
@@ -153,17 +124,9 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def rank_biserial(differences: Sequence[float]) -> float:
     """Return the matched-pairs rank-biserial correlation (W+ - W-) / (W+ + W-) (Kerby 2014).
 
-    W+ and W- are the sums of the ranks of the positive and negative differences by size; zeros are
-    left out before ranking, ties share their mean rank.
-
-    Args:
-        differences: finite, one per patient; compared up to `DECIMALS` decimals.
-
-    Returns:
-        From -1 (all negative) to 1 (all positive); 0 where all are zero.
-
-    Raises:
-        ValueError: a difference is not finite.
+    W+ and W- are the sums of the ranks of the positive and negative differences by size, up to
+    `DECIMALS` decimals; zeros are left out before ranking, ties share their mean rank. From -1 (all
+    negative) to 1 (all positive); 0 where all are zero.
     """
     rounded = np.round(_finite(differences), DECIMALS)
     nonzero = rounded[rounded != 0]
@@ -174,24 +137,12 @@ def rank_biserial(differences: Sequence[float]) -> float:
 
 
 def non_inferiority(
-    differences: Sequence[float],
-    margin: float = MARGIN,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
+    differences: Sequence[float], margin: float = MARGIN, seed: int = 0, resamples: int = RESAMPLES
 ) -> NonInferiority:
-    """Return whether the mean difference lies above -margin, at one-sided 2.5 %.
+    """Return whether the mean of B - A (more is better) lies above -margin, at one-sided 2.5 %.
 
     Decided by the lower end of `bootstrap_interval` at 95 %; beside it stands the p of the
-    one-sided signed-rank test on differences + margin.
-
-    Args:
-        differences: B - A where more is better, finite, one per patient.
-        margin: in the same unit, positive; to be fixed before the data are seen.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
-
-    Raises:
-        ValueError: a margin that is not positive, or a difference that is not finite.
+    one-sided signed-rank test on differences + margin, which must be fixed before they are seen.
     """
     require_margin(margin)
     sample = _finite(differences)
@@ -202,11 +153,7 @@ def non_inferiority(
 
 
 def require_margin(margin: float) -> None:
-    """Check a margin of non-inferiority.
-
-    Raises:
-        ValueError: it is not a positive number.
-    """
+    """Check that a margin of non-inferiority is a positive number."""
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(
             f"the margin of non-inferiority must be a positive number; got {margin}: name the loss "

@@ -21,13 +21,11 @@ TOLERANCE = 1.0
 
 @dataclass(frozen=True)
 class SurfaceScore:
-    """How far apart two surfaces are.
+    """How far apart two surfaces are; `hd95` is None and `nsd` 0 where one side lacks the class.
 
-    Args:
-        hd95: the larger of the two directed 95th percentiles of the distance from a boundary voxel
-            to the other boundary, in mm; None, undefined, where one side lacks the class.
-        nsd: normalised surface Dice, the share of both sides' boundary voxels that lie within the
-            tolerance of the other boundary; 0 where one side lacks the class.
+    HD95 is the larger of the two directed 95th percentiles of the distance from a boundary voxel to
+    the other boundary, in mm; NSD (normalised surface Dice) the share of both sides' boundary
+    voxels that lie within the tolerance of the other boundary.
     """
 
     hd95: float | None
@@ -44,16 +42,8 @@ def surface_score(
 
     A boundary voxel is one of the mask with a face to the outside, where the image's border counts
     as outside. Sources: Maier-Hein et al., Metrics reloaded, Nature Methods 21 (2024) for both;
-    Seidlitz et al., arXiv 2111.05408, for the count of voxels as surface in NSD.
-
-    Args:
-        prediction: where the class was predicted.
-        truth: where it is.
-        spacing: of the voxels in mm, in the order of the arrays' axes.
-        tolerance: in mm.
-
-    Raises:
-        RuntimeError: MONAI is not installed.
+    Seidlitz et al., arXiv 2111.05408, for the count of voxels as surface in NSD. `spacing` is in
+    mm, in the order of the arrays' axes.
     """
     if not (prediction.any() or truth.any()):
         return None
@@ -61,7 +51,7 @@ def surface_score(
         return SurfaceScore(hd95=None, nsd=0.0)
     import torch
 
-    metrics = _monai_metrics()
+    metrics = require_monai()
     # MONAI makes floats of whole images; nothing outside the foreground's box is a boundary.
     box = find_objects((prediction | truth).astype(np.uint8))[0]
     masks = [torch.from_numpy(mask[box].copy())[None, None] for mask in (prediction, truth)]
@@ -78,16 +68,7 @@ def read_surface_scores(
 ) -> dict[str, SurfaceScore]:
     """Return HD95 and NSD per class of one case; classes that both sides lack are left out.
 
-    Args:
-        prediction: an image that SimpleITK reads; its header has the spacing in mm.
-        truth: likewise.
-        classes: as a summary.json names them: "1", or "(1, 2)" for a region.
-        tolerance: in mm.
-
-    Raises:
-        FileNotFoundError: a file is gone.
-        ValueError: images of different size or spacing, or a tolerance that is not positive.
-        RuntimeError: MONAI is not installed.
+    Classes are named as in a summary.json: "1", or "(1, 2)" for a region.
     """
     require_tolerance(tolerance)
     (predicted, spacing), (true, other) = _read(prediction), _read(truth)
@@ -108,11 +89,7 @@ def read_surface_scores(
 
 
 def require_tolerance(tolerance: float) -> None:
-    """Check the tolerance of NSD.
-
-    Raises:
-        ValueError: it is not a positive number of millimetres.
-    """
+    """Check that the tolerance of NSD is a positive number of millimetres."""
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(
             f"the tolerance must be a positive number of millimetres; got {tolerance}: take what "
@@ -120,16 +97,8 @@ def require_tolerance(tolerance: float) -> None:
         )
 
 
-def require_monai() -> None:
-    """Check that the optional extra is installed.
-
-    Raises:
-        RuntimeError: it is not.
-    """
-    _monai_metrics()
-
-
-def _monai_metrics() -> Any:
+def require_monai() -> Any:
+    """Return MONAI's metrics, or say how to install that optional extra."""
     try:
         with warnings.catch_warnings():  # On import MONAI warns of others' deprecations.
             warnings.simplefilter("ignore")

@@ -1,5 +1,7 @@
 """Numbers and comparisons as text: one wording of a verdict, and tables for LaTeX."""
 
+import csv
+import io
 import re
 from collections.abc import Iterable, Sequence
 
@@ -35,6 +37,13 @@ def p_text(value: float | None) -> str:
     return f"{value:.4f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
 
 
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV; a cell that is None is empty."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number of things, for example `6 patients`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
@@ -57,11 +66,8 @@ def finding(comparison: PairedComparison, a: str) -> str:
 
     For example `0.0012 lower than a random cell (95 % CI 0.0007 to 0.0017, n = 32)`, or
     `no difference detected from a random cell (+0.0001, 95 % CI -0.0013 to +0.0014, n = 14)`.
-    Where the interval alone would decide, the adjusted p that does not agree is given.
-
-    Args:
-        comparison: B against A.
-        a: what A is, with its article.
+    Where the interval alone would decide, the adjusted p that does not agree is given. `a` says
+    what A is, with its article.
     """
     n, verdict, between = f"n = {comparison.patients}", comparison.verdict, comparison.interval
     level = f"{100 * CONFIDENCE:.0f} % CI"
@@ -93,6 +99,12 @@ def tabular(head: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 2)
         r"\bottomrule",
         r"\end{tabular}",
     ]
+
+
+def floating(caption: str, lines: Iterable[str]) -> str:
+    """Return a LaTeX table of a caption and what stands below it."""
+    head = [r"\begin{table}", rf"\caption{{{escaped(caption)}}}"]
+    return "\n".join([*head, *lines, r"\end{table}", ""])
 
 
 def escaped(text: str) -> str:

@@ -1,9 +1,9 @@
 """When what a search ended with first showed, and how its choices narrowed (paper, section 4)."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal, Protocol
 
 import numpy as np
@@ -48,12 +48,7 @@ class SearchRecord(Protocol):
 
 @dataclass(frozen=True)
 class Emergence:
-    """When something was first there, and since when it stayed until the last epoch.
-
-    Args:
-        first: completed epochs; None where it never was there.
-        since: None where it is not there in the last epoch.
-    """
+    """Completed epochs when something was first there, and since when to the end; or None."""
 
     first: int | None
     since: int | None
@@ -76,13 +71,7 @@ class Emergence:
 
 @dataclass(frozen=True)
 class EdgeEmergence:
-    """When the final operation of an edge came to be among its most important ones.
-
-    Args:
-        edge: which.
-        operation: its final one.
-        top: for every k of `TOPS`, when the operation was among the k most important.
-    """
+    """When the final operation of an edge came to be among its k most important ones, by k."""
 
     edge: Edge
     operation: str
@@ -91,46 +80,18 @@ class EdgeEmergence:
 
 @dataclass(frozen=True)
 class NodeEmergence:
-    """When the two edges that a node keeps came to be its heaviest.
-
-    Args:
-        node: which.
-        edges: the two.
-        pair: when they were the two that `discretise` would have kept.
-    """
+    """When the two edges that a node keeps came to be the two that `discretise` would keep."""
 
     node: int
     edges: tuple[Edge, ...]
     pair: Emergence
 
 
-@dataclass(frozen=True)
-class EdgeDifficulty:
-    """How long searches took to put an edge's final operation first.
-
-    Args:
-        edge: which.
-        epochs: one per search, in completed epochs; infinite where that never happened.
-    """
-
-    edge: Edge
-    epochs: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The median epoch; infinite where half of the searches never put it first."""
-        return statistics.median(self.epochs)
-
-
 def edge_emergence(search: SearchRecord) -> tuple[EdgeEmergence, ...]:
     """Return for every edge of `EDGES` when its final operation emerged (paper, Fig. 6 and 7).
 
     Only epochs after the warm-up count; before, all operations are equal. An edge that has lost
-    all but k operations has all of them among its k most important. The final operation is
-    `final_operations`'.
-
-    Raises:
-        ValueError: a trajectory without epochs.
+    all but k operations has all of them among its k most important.
     """
     searching = _searching(search)
     epochs = search.trajectory.epoch[searching]
@@ -146,14 +107,7 @@ def edge_emergence(search: SearchRecord) -> tuple[EdgeEmergence, ...]:
 
 
 def node_emergence(search: SearchRecord) -> tuple[NodeEmergence, ...]:
-    """Return for every intermediate node when its final two edges emerged (paper, Fig. 6).
-
-    The edges are ranked by Psi as `discretise` ranks them, after the warm-up. Node 2 has but two
-    edges, so it always keeps both.
-
-    Raises:
-        ValueError: a trajectory without epochs.
-    """
+    """Return when every node's final two edges by Psi emerged after the warm-up (paper, Fig. 6)."""
     searching = _searching(search)
     epochs = search.trajectory.epoch[searching]
     masks = genotype_masks(search.trajectory, search.settings)[searching]
@@ -168,11 +122,7 @@ def node_emergence(search: SearchRecord) -> tuple[NodeEmergence, ...]:
 
 
 def final_genotype(search: SearchRecord) -> Genotype:
-    """Return the found cell; of an unfinished search, the cell of its last epoch.
-
-    Raises:
-        ValueError: a trajectory without epochs.
-    """
+    """Return the found cell; of an unfinished search, the cell of its last epoch."""
     return search.genotype or discretise(*_last(search), search.settings.cell)
 
 
@@ -181,9 +131,6 @@ def final_operations(search: SearchRecord) -> Int[np.ndarray, " edges"]:
 
     The found cell's on the edges it keeps. On the others, the only one that the last prune left,
     or, where several are left, the most important one in the last epoch.
-
-    Raises:
-        ValueError: a trajectory without epochs.
     """
     best = best_operations(*_last(search), search.settings.cell).numpy()
     kept = genotype_mask(final_genotype(search))
@@ -192,26 +139,20 @@ def final_operations(search: SearchRecord) -> Int[np.ndarray, " edges"]:
 
 def edge_difficulty(
     searches: Sequence[Sequence[EdgeEmergence]], moment: Moment = "first"
-) -> tuple[EdgeDifficulty, ...]:
+) -> dict[Edge, tuple[float, ...]]:
     """Return when the final operation of every edge became the most important one (paper, Fig. 7).
 
+    In completed epochs, one per result of `edge_emergence`; infinite where that never happened.
     The hardest edge comes first: that of the latest median epoch, then of the latest epoch in any
-    search, then the first of `EDGES`. Never counts as infinitely late.
-
-    Args:
-        searches: what `edge_emergence` returned for each.
-        moment: which epoch counts.
-
-    Raises:
-        ValueError: no searches.
+    search, then the first of `EDGES`.
     """
     if not searches:
         raise ValueError("the difficulty of edges needs at least one search; got none")
-    edges = [
-        EdgeDifficulty(found[0].edge, tuple(each.top[1].epoch(moment) for each in found))
+    edges = {
+        found[0].edge: tuple(each.top[1].epoch(moment) for each in found)
         for found in zip(*searches, strict=True)
-    ]
-    return tuple(sorted(edges, key=lambda edge: (-edge.median, -max(edge.epochs))))
+    }
+    return dict(sorted(edges.items(), key=lambda edge: (-median(edge[1]), -max(edge[1]))))
 
 
 def remaining(
@@ -272,8 +213,6 @@ def _last(search: SearchRecord) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
             "a search must have completed an epoch for its choices to emerge; this trajectory has "
             "0 epochs: wait for the first one, or leave out a run that searches nothing"
         )
-    left = remaining(trajectory, search.events)
-    alpha, beta, active = (
-        torch.from_numpy(a[-1]) for a in (trajectory.alpha, trajectory.beta, left)
-    )
+    arrays = (trajectory.alpha, trajectory.beta, remaining(trajectory, search.events))
+    alpha, beta, active = (torch.from_numpy(array[-1]) for array in arrays)
     return alpha, beta, active

@@ -9,18 +9,11 @@ import torch
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
+from nnunet_iac.search import pruning
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import QUANTITIES, discretise
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.pruning import (
-    Decision,
-    Observation,
-    PruningEvent,
-    begin,
-    close_epoch,
-    full_mask,
-    idle,
-)
+from nnunet_iac.search.pruning import Decision, Observation, PruningEvent
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
@@ -33,13 +26,9 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Replay:
-    """What was recomputed, and where the record differs.
+    """What was recomputed, and a sentence for every difference from the record.
 
-    Args:
-        epochs: of the trajectory, warm-up included.
-        prunes: operations that the recomputed search removed.
-        genotype_compared: whether there were a recomputed and a recorded genotype.
-        disagreements: one sentence each, with epoch and edge.
+    `genotype_compared`: whether there were a recomputed and a recorded genotype.
     """
 
     epochs: int
@@ -61,21 +50,18 @@ class Replay:
         lines += self.disagreements[:SHOWN]
         if len(self.disagreements) > SHOWN:
             lines.append(f"and {len(self.disagreements) - SHOWN} more disagreements")
-        return "\n".join([*lines, *(["agrees"] if self.agrees else [])])
+        return "\n".join([*lines, "agrees"] if self.agrees else lines)
 
 
 def replay(folder: RunFolder) -> Replay:
     """Return the search recomputed from `trajectory.npz` and `settings.json`, and compared.
 
-    Of the trajectory only the epochs, alpha and beta are taken, and whether the
-    search prunes: its threshold is a number then. All else must equal the record bit for bit: the
-    other columns, `events.jsonl`, and `genotype.json` where it exists. Under a budget the genotype
-    depends on what cells cost, which `budget.json` says.
+    Of the trajectory only the epochs, alpha and beta are taken, and whether the search prunes: its
+    threshold is a number then. All else must equal the record bit for bit. Under a budget the
+    genotype depends on what cells cost, which `budget.json` says.
 
     Raises:
-        FileNotFoundError: settings, trajectory or events are missing, or the costs of a search
-            that ended under a budget.
-        ValueError: a damaged file, or a gap in the epochs.
+        FileNotFoundError, ValueError: a missing or damaged file, or a gap in the epochs.
     """
     for path in (folder.settings_file, folder.trajectory_file, folder.events_file):
         if not path.is_file():
@@ -88,15 +74,10 @@ def replay(folder: RunFolder) -> Replay:
     decisions, genotype = _recomputed(trajectory, settings, folder)
     events = [event for decision in decisions for event in decision.events]
     recorded = folder.read_genotype() if folder.genotype_file.is_file() else None
-    disagreements = [
-        *_differing_values(trajectory, decisions),
-        *_differing_events(folder.read_events(), events),
-        *(
-            ()
-            if settings.cell.genotype
-            else _differing_genotype(recorded, genotype, len(decisions))
-        ),
-    ]
+    disagreements = [*_differing_values(trajectory, decisions)]
+    disagreements += _differing_events(folder.read_events(), events)
+    if not settings.cell.genotype:
+        disagreements += _differing_genotype(recorded, genotype, len(decisions))
     compared = recorded is not None and genotype is not None
     return Replay(len(trajectory.epoch), len(events), compared, tuple(disagreements))
 
@@ -115,18 +96,18 @@ def _recomputed(
 ) -> tuple[list[Decision], Genotype | None]:
     """Return the decision of every epoch up to the search's end, and what it found if it ended."""
     prunes = not np.isnan(trajectory.threshold[settings.schedule.warmup_epochs :]).all()
-    active = full_mask()
+    active = pruning.full_mask()
     start = Observation(0, torch.zeros(active.shape), torch.zeros(len(EDGES)))
-    state = begin(start, settings.stability, settings.cell)
+    state = pruning.begin(start, settings.stability, settings.cell)
     decisions = []
     rows = zip(trajectory.epoch.tolist(), trajectory.alpha, trajectory.beta, strict=True)
     for epoch, alpha, beta in rows:
         seen = Observation(epoch, torch.from_numpy(alpha), torch.from_numpy(beta))
-        decision = idle(seen, settings.cell)
+        decision = pruning.idle(seen, settings.cell)
         if epoch <= settings.schedule.warmup_epochs:
-            state = begin(seen, settings.stability, settings.cell)
+            state = pruning.begin(seen, settings.stability, settings.cell)
         elif prunes:
-            state, decision = close_epoch(
+            state, decision = pruning.close_epoch(
                 state, seen, settings.stability, settings.cell, settings.schedule.search_epochs
             )
         decisions.append(decision)
@@ -138,7 +119,7 @@ def _recomputed(
 
 def _costs(folder: RunFolder, settings: Settings) -> CellCosts | None:
     """Return what cells cost in the run, or None where no budget asks for it."""
-    if all(getattr(settings, name) is None for name in QUANTITIES):
+    if all(getattr(settings.cell, name) is None for name in QUANTITIES):
         return None
     path = folder.budget_file
     if not path.is_file():
@@ -210,11 +191,9 @@ def _differing_genotype(
         return
     found, expected = recorded.operations, recomputed.operations
     for index, edge in enumerate(EDGES):
-        if found.get(edge) != expected.get(edge):
-            yield (
-                f"{_place(epoch, index)}: genotype.json has {found.get(edge, 'no operation')}, "
-                f"recomputed {expected.get(edge, 'no operation')}"
-            )
+        was, now = (side.get(edge, "no operation") for side in (found, expected))
+        if was != now:
+            yield f"{_place(epoch, index)}: genotype.json has {was}, recomputed {now}"
 
 
 def _place(epoch: int, index: int) -> str:
