@@ -1,6 +1,7 @@
 """The whole method on a small real data set."""
 
 import argparse
+import os
 from pathlib import Path
 
 from nnunet_iac.cli.shared import Verbs, add_device
@@ -21,6 +22,10 @@ def add_to(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit status."""
+    from nnunet_iac.host.folders import command_environment
+
+    # Before torch is imported, which reads then how its threads wait: commands are forks of this.
+    os.environ.update(command_environment())
     from nnunet_iac.workflow.demo import run_demo
 
     page = run_demo(

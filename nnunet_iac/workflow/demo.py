@@ -18,7 +18,7 @@ from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import foreground_dice
 from nnunet_iac.workflow.serial import Report, read_seconds, run_serially
-from nnunet_iac.workflow.steps import predictions_folder
+from nnunet_iac.workflow.steps import predictions_folder, processors
 from nnunet_iac.workflow.study import (
     CONTINUE,
     LTH,
@@ -103,7 +103,7 @@ def run_demo(folder: Path, device: str, quick: bool, report: Report) -> Path:
     study = demo_study(device, quick)
     with as_file(files("nnunet_iac") / "data" / DATASET) as embedded:
         shutil.copytree(embedded, folder / FOLDERS[0] / DATASET, dirs_exist_ok=True)
-    with _own_folders(folder):
+    with _own_folders(folder, study):
         seconds = read_seconds(run_serially(study, report))
         summary = {**_summary(study, folder), **_stage_seconds(study, seconds)}
     write_json(folder / "summary.json", summary)
@@ -113,20 +113,20 @@ def run_demo(folder: Path, device: str, quick: bool, report: Report) -> Path:
 
 
 @contextmanager
-def _own_folders(folder: Path) -> Iterator[None]:
-    """Set nnU-Net's folders to those of the demo, and no other variable of nnU-Net's."""
-    before = {key: value for key, value in os.environ.items() if key.lower().startswith("nnunet")}
+def _own_folders(folder: Path, study: Study) -> Iterator[None]:
+    """Set nnU-Net's folders and processes to those of the demo, and no other variable of its."""
+    before = dict(os.environ)
     for key in before:
-        del os.environ[key]
-    own = {name: str(folder / name) for name in FOLDERS}
-    for path in own.values():
-        Path(path).mkdir(parents=True, exist_ok=True)
-    os.environ.update(own)
+        if key.lower().startswith("nnunet"):
+            del os.environ[key]
+    for name in FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(folder / name)
+    os.environ.update(processors(study))
     try:
         yield
     finally:
-        for name in own:
-            del os.environ[name]
+        os.environ.clear()
         os.environ.update(before)
 
 

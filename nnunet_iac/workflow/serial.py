@@ -3,8 +3,9 @@
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from nnunet_iac.host.folders import command_environment
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import steps
+from nnunet_iac.workflow.forks import run_forked
 from nnunet_iac.workflow.study import REFERENCE, DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_plans import study_folder
@@ -43,6 +45,8 @@ def run_serially(study: Study, report: Report) -> Path:
     folder = study_folder(study)
     planned = steps_of(study)
     seconds = read_seconds(folder)
+    # macOS forbids its libraries in forks; CUDA cannot be used in them at all.
+    run = run_forked if study.device == "cpu" and sys.platform == "linux" else run_process
     complete = True
     for number, (file, title, step) in enumerate(planned, start=1):
         to = folder / f"{file}.json"
@@ -54,7 +58,7 @@ def run_serially(study: Study, report: Report) -> Path:
         report(head)
         started = time.monotonic()
         log = folder / "logs" / f"{file.replace('/', '_')}.log"
-        write_json(to, step(LoggedCommand(log, report)))
+        write_json(to, step(LoggedCommand(log, report, run)))
         took = time.monotonic() - started
         seconds[file] = round(seconds.get(file, 0) + took, 1)
         write_json(folder / SECONDS, seconds)
@@ -103,10 +107,12 @@ class LoggedCommand:
     Args:
         log: the file.
         report: receives lines.
+        run: a command's words, environment and what receives its lines; returns its status.
     """
 
     log: Path
     report: Report
+    run: Callable[[Sequence[str], Mapping[str, str], Report], int]
 
     def __call__(self, words: Sequence[str], **environment: str) -> None:
         """Run a command.
@@ -116,26 +122,32 @@ class LoggedCommand:
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.report(f"    $ {' '.join(words)}")
-        own = {"PYTHONUNBUFFERED": "1", **command_environment(), **environment}
-        with (
-            open(self.log, "a", encoding="utf-8") as file,
-            subprocess.Popen(
-                words,
-                env={**os.environ, **own},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            ) as process,
-        ):
-            assert process.stdout is not None
-            for line in process.stdout:
+        with open(self.log, "a", encoding="utf-8") as file:
+
+            def hear(line: str) -> None:
                 file.write(line)
                 if shown := PROGRESS.search(line.rstrip()):
                     self.report(f"      {shown.group(1)}")
-        if process.returncode != 0:
+
+            status = self.run(words, {**command_environment(), **environment}, hear)
+        if status != 0:
             end = "\n".join(self.log.read_text(encoding="utf-8").splitlines()[-15:])
             raise RuntimeError(
-                f"{words[0]} must succeed and exited with {process.returncode}; {self.log} ends "
-                f"with\n{end}"
+                f"{words[0]} must succeed and exited with {status}; {self.log} ends with\n{end}"
             )
+
+
+def run_process(words: Sequence[str], environment: Mapping[str, str], hear: Report) -> int:
+    """Run a command in a process of its own, pass on its lines, and return its exit status."""
+    with subprocess.Popen(
+        words,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            hear(line)
+    return process.returncode

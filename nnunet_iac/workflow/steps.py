@@ -159,7 +159,7 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
                         *("-tr", study.trainer_of(run), "-p", plans_name(study, run)),
                         *("-device", study.device, *(["--c"] if begun else [])),
                     ],
-                    **_processors(study),
+                    **processors(study),
                     **own,
                 )
     known = provenance(study, run)
@@ -197,7 +197,7 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
                     *("-p", plans_name(study, run), "-f", str(run.fold)),
                     *("--disable_tta", "-npp", "1", "-nps", "1", "-device", study.device),
                 ],
-                **_processors(study),
+                **processors(study),
                 **own,
             )
         files = ["-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json")]
@@ -222,7 +222,7 @@ def report(study: Study, results: Sequence[Path], to: Path) -> None:
     write_study_report(document(study, runs), to)
 
 
-def _processors(study: Study) -> dict[str, str]:
+def processors(study: Study) -> dict[str, str]:
     """Return the variables that limit a run to its processors; those that are set win."""
     threads = f"{study.threads}"
     if study.device == "cpu":

@@ -12,12 +12,8 @@ REFERENCE = "reference"
 DEFAULT = "default"
 """The augmentation of a trainer without a suffix."""
 
-CONTINUE, LTH, FULL, DISCRETE = (
-    "nnUNetTrainerContinue",
-    "nnUNetTrainerIACLTH",
-    "nnUNetTrainerIAC",
-    "nnUNetTrainerIACDiscrete",
-)
+CONTINUE, DISCRETE = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
+SEARCHES = LTH, FULL = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "continued": (CONTINUE, {}),
     "iac-lth": (LTH, {}),
@@ -34,29 +30,18 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 PLANNED = "nnUNetPlans"
 """The plans that a study makes itself where there are none."""
-SEARCHES = (LTH, FULL)
-OURS_TO_SET = (
-    "backbone_trainer",
-    "backbone_plans",
-    "backbone_checkpoint",
-    "patient_pattern",
-    "seed",
-)
+OURS_TO_SET = {f"backbone_{part}" for part in ("trainer", "plans", "checkpoint")}
+OURS_TO_SET |= {"patient_pattern", "seed"}
 """Settings that a study decides by other keys of its file."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set of a study.
+    """One data set of a study, by id or name.
 
-    Args:
-        dataset: id or name.
-        configurations: of nnU-Net, such as 2d.
-        folds: numbers.
-        splits: a file of splits or its content. Without it, nnU-Net's own splits are used or, with
-            `patients`, splits by patient.
-        patients: regular expression whose match in a case id is the patient.
-        predict: whether the test cases are predicted and scored as well.
+    Without `splits`, a file or its content, nnU-Net's own splits are used or, with `patients`, a
+    regular expression whose match in a case id is the patient, splits by patient. With `predict`
+    the test cases are predicted and scored as well.
     """
 
     dataset: str
@@ -71,14 +56,8 @@ class DataSet:
 class BackboneSpec:
     """How a backbone differs from the plans it starts from, and its trainer.
 
-    Args:
-        plans: identifier of the plans to start from.
-        trainer: any of nnU-Net's.
-        encoder: as `nnunet-iac plan --encoder`.
-        skip: as `nnunet-iac plan --skip`.
-        cap: on the channels per stage, as `nnunet-iac xtiny --cap`.
-        features_per_stage: channels; data sets whose networks have fewer stages take the first.
-        batch_size: instead of the plans'.
+    `encoder` and `skip` are those of `nnunet-iac plan`, `cap` is that of `nnunet-iac xtiny`. Data
+    sets whose networks have fewer stages take the first of `features_per_stage`.
     """
 
     plans: str = PLANNED
@@ -97,13 +76,11 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class StudyMethod:
-    """What is trained on top of a backbone.
+    """What is trained on top of a backbone, by a trainer without the suffix of an augmentation.
 
-    Args:
-        trainer: without the suffix of an augmentation.
-        settings: of its own; `{seed}` and `{cells}` in `genotype` are filled in.
-        cells_of: the method whose found cells `{cells}` are.
-        epochs_of: the searching method whose epochs, search and finetuning together, it trains for.
+    `{seed}` and `{cells}` in the setting `genotype` are filled in, the latter with the cells that
+    the method `cells_of` found. A method with `epochs_of` trains for the epochs of that one, search
+    and finetuning together.
     """
 
     trainer: str
@@ -121,14 +98,8 @@ class StudyMethod:
 class PlannedRun:
     """One training of a study: of a backbone if `method` is `reference`, else on top of one.
 
-    Args:
-        dataset: its entry in the study.
-        configuration: of nnU-Net.
-        fold: number.
-        backbone: its name in the study.
-        method: its name in the study, or `reference`.
-        augmentation: `default`, or the suffix of the trainers that have another.
-        seed: of the run; None for a backbone.
+    The augmentation is `default`, or the suffix of the trainers that have another. A backbone has
+    no seed.
     """
 
     dataset: DataSet
@@ -176,8 +147,12 @@ class Study:
 
     def __post_init__(self) -> None:
         for name, method in self.methods.items():
-            self._require_searching("cells", name, method.cells_of)
-            self._require_searching("epochs", name, method.epochs_of)
+            for what, source in (("cells", method.cells_of), ("epochs", method.epochs_of)):
+                if source and not (source in self.methods and self.methods[source].searches):
+                    raise ValueError(
+                        f"method {name!r} takes the {what} of {source!r}, which must be a method "
+                        f"of the study that searches: add it, or name another with {what}_of"
+                    )
             if method.epochs_of and (method.searches or "finetune_epochs" in method.settings):
                 raise ValueError(
                     f"method {name!r} must not search or set finetune_epochs if epochs_of decides "
@@ -188,16 +163,9 @@ class Study:
             except ValueError as error:
                 raise ValueError(f"method {name!r}: {error}") from error
 
-    def _require_searching(self, what: str, name: str, source: str | None) -> None:
-        if source is not None and (source not in self.methods or not self.methods[source].searches):
-            raise ValueError(
-                f"method {name!r} takes the {what} of {source!r}, which must be a method of the "
-                f"study that searches: add it, or name another with {what}_of"
-            )
-
     def _require_settings(self, name: str) -> None:
         method = self.methods[name]
-        if taken := sorted({*OURS_TO_SET} & {**self.settings, **method.settings}.keys()):
+        if taken := sorted(OURS_TO_SET & {**self.settings, **method.settings}.keys()):
             raise ValueError(
                 f"{taken[0]} must not be among the settings, since the study decides it: use "
                 "the keys backbones, patients and seeds"
@@ -209,19 +177,20 @@ class Study:
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
         """All runs by name, every backbone before the methods on top of it."""
-        found = []
-        for dataset in self.datasets:
-            for configuration in dataset.configurations:
-                for fold in dataset.folds:
-                    for backbone in self.backbones:
-                        reference = PlannedRun(dataset, configuration, fold, backbone)
-                        found.append(reference)
-                        found += [
-                            replace(reference, method=method, augmentation=augmentation, seed=seed)
-                            for augmentation in self.augmentations
-                            for method in self.methods
-                            for seed in self.seeds
-                        ]
+        methods = [
+            (method, augmentation, seed)
+            for augmentation in self.augmentations
+            for method in self.methods
+            for seed in self.seeds
+        ]
+        found = [
+            PlannedRun(dataset, configuration, fold, backbone, *method)
+            for dataset in self.datasets
+            for configuration in dataset.configurations
+            for fold in dataset.folds
+            for backbone in self.backbones
+            for method in [(), *methods]
+        ]
         return {run.name: run for run in found}
 
     def sources_of(self, run: PlannedRun) -> list[PlannedRun]:
@@ -257,12 +226,9 @@ class Study:
     ) -> dict[str, Any]:
         """Return the settings of a method as its plans hold them, without those of the backbone.
 
-        Args:
-            name: of the method.
-            seed: of the run.
-            cells: replaces `{cells}` in `genotype`.
-            epochs: of a method without a search or a length of its own. By default as many as an
-                accelerated search with the study's settings and its finetuning take at most.
+        `cells` replaces `{cells}` in `genotype`. `epochs` are those of a method without a search or
+        a length of its own: by default as many as an accelerated search with the study's settings
+        and its finetuning take at most.
         """
         method = self.methods[name]
         values = {**self.settings, **method.settings, "seed": seed}
