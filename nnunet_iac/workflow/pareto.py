@@ -42,16 +42,9 @@ OTHERS_TO_SET = {*OURS_TO_SET, "genotype", "skip"} - {"seed", "patient_pattern"}
 
 @dataclass(frozen=True)
 class Pareto:
-    """A grid of widths and methods, whose backbones are trained by the source's trainer.
+    """A grid of widths (caps) and methods, whose backbones are trained by the source's trainer.
 
-    Args:
-        source: plans and the trainer of the backbones.
-        caps: the widths.
-        methods: of `STYLES`; the backbone (`reference`) is trained in any case.
-        folds: numbers.
-        settings: of the methods, as in plans.
-        name: of the study.
-        device: as nnU-Net's -device.
+    The backbone (`reference`) is trained in any case.
 
     Raises:
         ValueError: an unknown method, no or an impossible cap, no fold, something named twice, a
@@ -68,11 +61,9 @@ class Pareto:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in STYLES]
+        unknown = ", ".join(method for method in self.methods if method not in STYLES)
         if unknown or not self.methods:
-            raise ValueError(
-                f"methods must be of {', '.join(STYLES)}; got {', '.join(unknown) or 'none'}"
-            )
+            raise ValueError(f"methods must be of {', '.join(STYLES)}; got {unknown or 'none'}")
         if not self.caps or not self.folds:
             raise ValueError(
                 "a comparison needs at least one cap and one fold; got "
@@ -96,9 +87,8 @@ class Pareto:
 
     def document(self) -> dict[str, Any]:
         """Return the content of the study file."""
-        known = self.source.described.get(SECTION, {})
+        known = {**self.source.described.get(SECTION, {}), **(self.settings or {})}
         settings = {key: value for key, value in known.items() if key not in OTHERS_TO_SET}
-        settings |= self.settings or {}
         seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
         dataset = {
             "dataset": self.source.folder.name,
@@ -124,14 +114,7 @@ class Pareto:
         return study_of(self.document())
 
     def write_study(self, folder: Path) -> Path:
-        """Write the plans of all widths, which stay if they are there, and the study file.
-
-        Returns:
-            The study file.
-
-        Raises:
-            ValueError: plans of such a name with other content.
-        """
+        """Write the plans of all widths, which stay if they are there; return the study file."""
         for cap in self.caps:
             write_width(self.source, cap)
         path = folder / "study.yaml"
@@ -149,19 +132,17 @@ def study_name(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """What a method at a width costs and scores.
+    """What a method at a width costs and scores; costs and epochs are means over folds.
 
     Args:
         cap: on the channels per stage.
         method: one of `STYLES`.
-        parameters: of the network with its cells; over folds with different cells, their mean.
-        macs: multiply-accumulates of one patch without deep supervision; likewise.
+        parameters: of the network with its cells.
+        macs: multiply-accumulates of one patch without deep supervision.
         dice: mean foreground Dice over a patient's validation cases, then over patients.
-        low: lower end of its 95 % bootstrap interval over patients; None for a single one.
-        high: upper end.
-        patients: in all folds.
-        cases: theirs.
-        epochs: after the backbone's, search included; over folds, their mean.
+        low, high: its 95 % bootstrap interval over patients; None for a single one.
+        patients, cases: in all folds.
+        epochs: after the backbone's, search included.
     """
 
     cap: int
@@ -177,12 +158,7 @@ class Point:
 
 
 def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Return the points of the methods whose folds are all there, by cap and method.
-
-    Args:
-        pareto: the grid.
-        runs: as a study's result file holds them.
-    """
+    """Return the points of the methods whose folds are all in a study's runs, by cap and method."""
     found = []
     for cap in pareto.caps:
         width = pareto.source.cost(cap)
@@ -194,13 +170,9 @@ def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
 
 
 def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Cost) -> Point | None:
-    """Return the point of a method's folds; None if no case has a Dice.
+    """Return the point of a method's runs, one per fold, on a backbone of the cost `width`.
 
-    Args:
-        cap: of the backbone.
-        method: of the runs.
-        runs: one per fold, as a study's result file holds them.
-        width: what the backbone costs.
+    None if no case has a Dice.
     """
     dice: dict[str, float | None] = {}
     for run in runs:
@@ -210,8 +182,8 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
         return None
     interval = bootstrap_interval(list(means.values())) if len(means) > 1 else None
 
-    def added(cost: str) -> float:
-        costs = [run[cost] for run in runs if cost in run]
+    def added(name: str) -> float:
+        costs = [run[name] for run in runs if name in run]
         return sum(cost["final"] - cost["backbone"] for cost in costs) / len(runs)
 
     return Point(
@@ -220,8 +192,8 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
         width.parameters + added("parameters"),
         width.macs + added("macs"),
         fmean(means.values()),
-        None if interval is None else interval.low,
-        None if interval is None else interval.high,
+        interval and interval.low,
+        interval and interval.high,
         len(means),
         len(dice) - len(left_out),
         fmean(run.get("epochs", 0) for run in runs),
@@ -261,8 +233,7 @@ def table(found: Sequence[Point]) -> str:
 
 # --- figure ----------------------------------------------------------------------------------
 
-FIGURE_SIZE = (4.6, 5.2)
-"""Inches: narrow, so that the text stays legible on a narrow page."""
+FIGURE_SIZE = (4.6, 5.2)  # Inches: the text stays legible on a narrow page.
 TEXT_SIZE = 9
 
 
@@ -276,7 +247,7 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
     """
     if not found:
         raise ValueError("a figure of widths needs a finished training; got none: train one first")
-    shown = [method for method in STYLES if any(p.method == method for p in found)]
+    shown = [method for method in STYLES if method in {p.method for p in found}]
     figure = Figure(figsize=FIGURE_SIZE, dpi=200, facecolor=PAPER, layout="constrained")
     panels = figure.subplots(2, 1, sharey=True)
     labels = {"parameters": "parameters", "macs": "MACs of one patch"}
@@ -284,17 +255,14 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
         for method in shown:
             marker, colour = STYLES[method]
             own = sorted((p for p in found if p.method == method), key=lambda p: p.cap)
-            costs = [getattr(point, name) for point in own]
-            for cost, point in zip(costs, own, strict=True):
+            costs, dice = [getattr(p, name) for p in own], [p.dice for p in own]
+            for x, point in zip(costs, own, strict=True):
                 if point.low is not None:
-                    ends = [point.low, point.high]
-                    axes.plot([cost, cost], ends, color=colour, lw=1, alpha=0.6)
+                    axes.plot([x, x], [point.low, point.high], color=colour, lw=1, alpha=0.6)
                 if method == shown[0]:
-                    axes.annotate(
-                        str(point.cap), (cost, point.dice), (-5, 3), textcoords="offset points",
-                        color=MUTED, size=8, ha="right",
-                    )  # fmt: skip
-            dice = [point.dice for point in own]
+                    style = {"color": MUTED, "size": 8, "ha": "right"}
+                    where = ((x, point.dice), (-5, 3))
+                    axes.annotate(str(point.cap), *where, textcoords="offset points", **style)
             axes.plot(costs, dice, color=colour, lw=1.4, ms=4.5, marker=marker, label=method)
         axes.set_xscale("log")
         axes.set_facecolor("none")

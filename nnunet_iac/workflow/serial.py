@@ -15,7 +15,7 @@ from nnunet_iac.host.folders import command_environment
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import steps
 from nnunet_iac.workflow.forks import run_forked
-from nnunet_iac.workflow.study import REFERENCE, DataSet, PlannedRun, Study
+from nnunet_iac.workflow.study import REFERENCE, PlannedRun, Study
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_plans import study_folder
 
@@ -31,11 +31,7 @@ def run_serially(study: Study, report: Report) -> Path:
     """Run all missing steps of a study, and return the folder of its results.
 
     Finished steps are kept, and interrupted trainings are continued. After a step that ran, all
-    later ones are checked again.
-
-    Args:
-        study: to run; nnU-Net's folders must be set in the environment.
-        report: receives lines of progress.
+    later ones are checked again. nnU-Net's folders must be set in the environment.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: the study cannot be run, or a step failed; the
@@ -75,14 +71,10 @@ def read_seconds(folder: Path) -> dict[str, float]:
 
 def steps_of(study: Study) -> list[tuple[str, str, Step]]:
     """Return the steps of a study in their order: the file that each ends with, title and step."""
-
-    def prepare(dataset: DataSet, command: steps.Command) -> dict[str, Any]:
-        return {"plans": steps.prepare(study, dataset, command)}
-
     found: list[tuple[str, str, Step]] = []
     for dataset in study.datasets:
         title = f"Plan and preprocess {dataset.dataset}"
-        found.append((f"prepared/{dataset.dataset}", title, partial(prepare, dataset)))
+        found.append((f"prepared/{dataset.dataset}", title, partial(steps.prepare, study, dataset)))
     # A method may take cells or epochs from another one that the study lists later.
     ordered = sorted(study.runs.values(), key=lambda run: len(study.sources_of(run)))
     for run in ordered:
@@ -102,13 +94,7 @@ def _title(study: Study, run: PlannedRun) -> str:
 
 @dataclass(frozen=True)
 class LoggedCommand:
-    """Runs commands with their output in a log; lines that show progress are reported.
-
-    Args:
-        log: the file.
-        report: receives lines.
-        run: a command's words, environment and what receives its lines; returns its status.
-    """
+    """Runs commands with their output in a log; lines that show progress are reported."""
 
     log: Path
     report: Report

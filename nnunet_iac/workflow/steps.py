@@ -29,7 +29,7 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
-from nnunet_iac.workflow.study_checks import SPLITS, Splits, training_cases, wanted_splits
+from nnunet_iac.workflow.study_checks import SPLITS, training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
     is_finished,
@@ -38,8 +38,7 @@ from nnunet_iac.workflow.study_plans import (
     study_folder,
     write_plans_of,
 )
-from nnunet_iac.workflow.study_report import write_study_report
-from nnunet_iac.workflow.study_results import document, provenance
+from nnunet_iac.workflow.study_report import provenance, write_study_report
 
 Command = Callable[..., None]
 """Runs words as a command, with keywords as additional environment variables."""
@@ -63,15 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         study = read_study(given.study)
-        if given.step == "prepare":
-            named = next(d for d in study.datasets if d.dataset == given.dataset)
-            write_json(given.to, {"plans": prepare(study, named)})
-        elif given.step == "train":
-            write_json(given.to, train(study, study.runs[given.run]))
-        elif given.step == "predict":
-            write_json(given.to, predict(study, study.runs[given.run]))
-        else:
+        if given.step == "report":
             report(study, given.results, given.to)
+        elif given.step == "prepare":
+            named = next(d for d in study.datasets if d.dataset == given.dataset)
+            write_json(given.to, prepare(study, named))
+        else:
+            step = train if given.step == "train" else predict
+            write_json(given.to, step(study, study.runs[given.run]))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -92,11 +90,8 @@ def run_command(words: Sequence[str], **environment: str) -> None:
         )
 
 
-def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> list[str]:
-    """Plan and preprocess what is missing, put the splits in place and write all plans.
-
-    Returns the identifiers of the plans.
-    """
+def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> dict[str, Any]:
+    """Plan and preprocess what is missing, put the splits in place, and write all plans."""
     folder = preprocessed_folder(dataset.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
@@ -107,16 +102,7 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> l
             write_json(folder / SPLITS, splits)
         own = [run for run in study.runs.values() if run.dataset == dataset]
         written = [path for run in own if (path := write_plans_of(study, run)) is not None]
-        return list(dict.fromkeys(path.stem for path in written))
-
-
-def put_splits(study: Study, dataset: DataSet) -> Splits:
-    """Put a study's splits in place, where there are none, and return them."""
-    path = preprocessed_folder(dataset.dataset) / SPLITS
-    splits = wanted_splits(study, dataset)
-    if not path.is_file():
-        write_json(path, splits)
-    return splits
+        return {"plans": list(dict.fromkeys(path.stem for path in written))}
 
 
 def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, command: Command) -> None:
@@ -141,7 +127,9 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
     """
     write_plans_of(study, run)
     require_own_results(study, run)
-    split = put_splits(study, run.dataset)[run.fold]
+    splits, path = wanted_splits(study, run.dataset), preprocessed_folder(run.dataset.dataset)
+    if not (path / SPLITS).is_file():
+        write_json(path / SPLITS, splits)
     folder = fold_folder(study, run)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
@@ -163,7 +151,7 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
                     **own,
                 )
     known = provenance(study, run)
-    if known["dice"].keys() != set(split["val"]):
+    if known["dice"].keys() != set(splits[run.fold]["val"]):
         raise RuntimeError(
             f"{folder} must be validated on the cases of the study's fold {run.fold}, and was on "
             "others: move it elsewhere, and it is trained again"
@@ -209,17 +197,19 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
 def report(study: Study, results: Sequence[Path], to: Path) -> None:
     """Gather the results of all runs, and write results.json, tables and page beside each other.
 
-    Args:
-        study: its runs, in their order; files of other runs are ignored.
-        results: folders with a file per run.
-        to: the page.
+    Files in the folders `results` that are not of the study's runs are ignored.
     """
     gathered: dict[str, dict[str, Any]] = {}
     for path in [path for folder in results for path in sorted(folder.glob("*.json"))]:
         known = read_json(path)
         gathered.setdefault(known["run"], {}).update(known)
-    runs = [gathered[name] for name in study.runs if name in gathered]
-    write_study_report(document(study, runs), to)
+    document = {
+        "study": study.name,
+        "device": study.device,
+        "methods": list(study.methods),
+        "runs": [gathered[name] for name in study.runs if name in gathered],
+    }
+    write_study_report(document, to)
 
 
 def processors(study: Study) -> dict[str, str]:

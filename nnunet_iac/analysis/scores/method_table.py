@@ -81,7 +81,7 @@ def method_tables(
     """Return a table per backbone and augmentation of a study's result file.
 
     Args:
-        document: as `workflow.study_results.document`.
+        document: as `workflow.steps.report` gathers it.
         baselines: methods that the others are compared to, besides the reference; those the study
             does not have are left out.
         margin: of non-inferiority, in Dice.
