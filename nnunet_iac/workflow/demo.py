@@ -13,7 +13,6 @@ import numpy as np
 
 from nnunet_iac.analysis.report.demo import write_demo_report
 from nnunet_iac.analysis.report.document import write_report
-from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import foreground_dice
@@ -22,12 +21,10 @@ from nnunet_iac.workflow.steps import predictions_folder, processors
 from nnunet_iac.workflow.study import CONTINUE, LTH, BackboneSpec, DataSet, Study, StudyMethod
 from nnunet_iac.workflow.study_plans import fold_folder, study_folder
 
-DATASET = "Dataset004_Hippocampus"
-FILE_ENDING = ".nii.gz"
+DATASET, FILE_ENDING = "Dataset004_Hippocampus", ".nii.gz"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 BACKBONE_LR = 1e-3
-MOST_THREADS = 4
-"""Of one training: more only wait for each other on networks this small."""
+MOST_THREADS = 4  # Of a training: more only wait for each other on networks this small.
 
 SETTINGS: Mapping[str, Any] = {
     "preset": "adaptive",
@@ -147,9 +144,6 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
     length = re.search(r"(\d+)epochs?$", study.trainer_of(runs["reference"]))
     assert length is not None
 
-    def relative(path: Path) -> str:
-        return str(path.relative_to(folder))
-
     return {
         **{f"{name}_dice": dice[name]["mean"] for name in ("reference", "continued", "iac")},
         "per_case": per_case,
@@ -165,9 +159,9 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
         },
         "edges_that_waited": int(np.count_nonzero(waited)),
         "stopped_by": "limit" if forced else "criterion",
-        "run_folder": relative(record.path),
-        "images": relative(raw_folder(DATASET) / "imagesTs"),
-        "labels": relative(raw_folder(DATASET) / "labelsTs"),
-        "predictions": {name: relative(path) for name, path in predictions.items()},
+        "run_folder": str(record.path.relative_to(folder)),
+        "images": f"{FOLDERS[0]}/{DATASET}/imagesTs",
+        "labels": f"{FOLDERS[0]}/{DATASET}/labelsTs",
+        "predictions": {k: str(path.relative_to(folder)) for k, path in predictions.items()},
         "hardware": f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor,
     }

@@ -49,8 +49,7 @@ def run_study(
         count = _present_gpus() if gpus is None else gpus
         command += ["--resources", f"gpu={count}"]
         environment[GPUS] = str(count)
-    done = subprocess.run([*command, *options], env=environment)
-    if done.returncode != 0:
+    if subprocess.run([*command, *options], env=environment).returncode != 0:
         raise RuntimeError(
             "all jobs of the study must succeed, and some did not; their logs, named above, are "
             f"in {own / 'logs'}: fix the errors there and run the same command again, which resumes"

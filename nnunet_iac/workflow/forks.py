@@ -28,7 +28,7 @@ def run_forked(
     task = command(*words)
 
     def run() -> None:
-        os.close(reader)
+        os.close(reader)  # A command then fails, and does not wait, once nobody reads its lines.
         task()
 
     process = fork(run, environment, writer)
@@ -47,7 +47,7 @@ def command(*words: str) -> Callable[[], object]:
         words = words[2:]
 
         def main() -> None:
-            runpy.run_module(words[0], run_name="__main__")
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     else:
         (script,) = entry_points(group="console_scripts", name=words[0])
         main = script.load()

@@ -8,13 +8,12 @@ from statistics import fmean
 from typing import Any
 
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
-from nnunet_iac.runs.atomic import replacing, write_json, write_text
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.plans import SECTION, require_file_ending
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
@@ -34,7 +33,6 @@ STYLES = {
 }
 """The methods that can be compared, with their markers and Okabe and Ito's colours."""
 assert STYLES.keys() - {REFERENCE} <= METHODS.keys()
-DEFAULT_METHODS = tuple(method for method in STYLES if method != "iac")
 
 OTHERS_TO_SET = {*OURS_TO_SET, "genotype", "skip"} - {"seed", "patient_pattern"}
 """Settings of the source plans that would lead a method to another backbone or other cells."""
@@ -54,7 +52,7 @@ class Pareto:
 
     source: Source
     caps: tuple[int, ...]
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: tuple[str, ...] = tuple(method for method in STYLES if method != "iac")
     folds: tuple[int, ...] = (0,)
     settings: Mapping[str, Any] | None = None
     name: str = "pareto"
@@ -65,16 +63,12 @@ class Pareto:
         if unknown or not self.methods:
             raise ValueError(f"methods must be of {', '.join(STYLES)}; got {unknown or 'none'}")
         if not self.caps or not self.folds:
-            raise ValueError(
-                "a comparison needs at least one cap and one fold; got "
-                f"{len(self.caps)} caps and {len(self.folds)} folds"
-            )
+            found = f"{len(self.caps)} caps and {len(self.folds)} folds"
+            raise ValueError(f"a comparison needs at least one cap and one fold; got {found}")
         for named in (self.caps, self.folds, self.methods):
             if len(set(named)) < len(named):
-                raise ValueError(
-                    "caps, folds and methods must each be named once; got "
-                    f"{', '.join(map(str, named))}"
-                )
+                found = ", ".join(map(str, named))
+                raise ValueError(f"caps, folds and methods must each be named once; got {found}")
         widest = max(features_of(self.source.architecture))
         caps = sorted({widest, *self.caps}, reverse=True)
         self.source.costs([candidate(self.source.architecture, cap) for cap in caps])
@@ -90,11 +84,8 @@ class Pareto:
         known = {**self.source.described.get(SECTION, {}), **(self.settings or {})}
         settings = {key: value for key, value in known.items() if key not in OTHERS_TO_SET}
         seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
-        dataset = {
-            "dataset": self.source.folder.name,
-            "configurations": [self.source.configuration],
-            "folds": list(self.folds),
-        }
+        name, configuration = self.source.folder.name, self.source.configuration
+        dataset = {"dataset": name, "configurations": [configuration], "folds": list(self.folds)}
         trainer = self.source.trainer.__name__
         return {
             "name": self.name,
@@ -125,9 +116,6 @@ class Pareto:
 def study_name(folder: Path) -> str:
     """Return the name of a study whose results go to a folder: trainings are called after it."""
     return re.sub(r"[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-") or "pareto"
-
-
-# --- points ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -161,11 +149,10 @@ def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
     """Return the points of the methods whose folds are all in a study's runs, by cap and method."""
     found = []
     for cap in pareto.caps:
-        width = pareto.source.cost(cap)
         for method in (m for m in STYLES if m in pareto.methods):
             own = [r for r in runs if (r["backbone"], r["method"]) == (f"cap{cap}", method)]
             if {r["fold"] for r in own} == set(pareto.folds):
-                found.append(point_of(cap, method, own, width))
+                found.append(point_of(cap, method, own, pareto.source.cost(cap)))
     return [point for point in found if point is not None]
 
 
@@ -174,9 +161,7 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
 
     None if no case has a Dice.
     """
-    dice: dict[str, float | None] = {}
-    for run in runs:
-        dice |= run["dice"]
+    dice = {case: value for run in runs for case, value in run["dice"].items()}
     means, left_out = patient_means(dice, runs[0]["patient_pattern"])
     if not means:
         return None
@@ -202,11 +187,12 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
 
 def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
     """Write the points as JSON, with the data, settings and versions behind them."""
+    source = pareto.source
     document = {
-        "dataset": pareto.source.folder.name,
-        "configuration": pareto.source.configuration,
-        "plans": pareto.source.plans["plans_name"],
-        "trainer": pareto.source.trainer.__name__,
+        "dataset": source.folder.name,
+        "configuration": source.configuration,
+        "plans": source.plans["plans_name"],
+        "trainer": source.trainer.__name__,
         "folds": list(pareto.folds),
         "settings": pareto.document()["settings"],
         "device": pareto.device,
@@ -231,10 +217,9 @@ def table(found: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-# --- figure ----------------------------------------------------------------------------------
-
 FIGURE_SIZE = (4.6, 5.2)  # Inches: the text stays legible on a narrow page.
 TEXT_SIZE = 9
+CAP_STYLE: Any = {"textcoords": "offset points", "color": MUTED, "size": 8, "ha": "right"}
 
 
 def pareto_figure(found: Sequence[Point]) -> Figure:
@@ -260,9 +245,7 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
                 if point.low is not None:
                     axes.plot([x, x], [point.low, point.high], color=colour, lw=1, alpha=0.6)
                 if method == shown[0]:
-                    style = {"color": MUTED, "size": 8, "ha": "right"}
-                    where = ((x, point.dice), (-5, 3))
-                    axes.annotate(str(point.cap), *where, textcoords="offset points", **style)
+                    axes.annotate(str(point.cap), (x, point.dice), (-5, 3), **CAP_STYLE)
             axes.plot(costs, dice, color=colour, lw=1.4, ms=4.5, marker=marker, label=method)
         axes.set_xscale("log")
         axes.set_facecolor("none")
@@ -272,17 +255,12 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
         axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
         axes.set_xlabel(label, color=MUTED, size=TEXT_SIZE)
         axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=TEXT_SIZE)
+    style: Any = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside upper center", ncols=len(names), frameon=False,
-        fontsize=TEXT_SIZE, labelcolor=INK,
-    )  # fmt: skip
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), **style)
     return figure
 
 
 def draw_pareto(found: Sequence[Point], path: Path) -> None:
     """Draw `pareto_figure` into a PNG file, replaced atomically."""
-    with replacing(path) as temporary:
-        FigureCanvasAgg(pareto_figure(found)).print_figure(
-            temporary, format="png", metadata={"Software": None}
-        )
+    write_figure(pareto_figure(found), path)

@@ -14,8 +14,8 @@ from typing import Any
 from nnunet_iac.host.folders import command_environment
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import steps
-from nnunet_iac.workflow.forks import run_forked
-from nnunet_iac.workflow.study import REFERENCE, PlannedRun, Study
+from nnunet_iac.workflow.forks import import_nnunet, run_forked
+from nnunet_iac.workflow.study import REFERENCE, Study
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_plans import study_folder
 
@@ -37,6 +37,7 @@ def run_serially(study: Study, report: Report) -> Path:
         ValueError, FileNotFoundError, RuntimeError: the study cannot be run, or a step failed; the
             message has the end of its output.
     """
+    import_nnunet()  # The checks would, and show warnings.
     require_ready(study)
     folder = study_folder(study)
     planned = steps_of(study)
@@ -77,19 +78,16 @@ def steps_of(study: Study) -> list[tuple[str, str, Step]]:
         found.append((f"prepared/{dataset.dataset}", title, partial(steps.prepare, study, dataset)))
     # A method may take cells or epochs from another one that the study lists later.
     ordered = sorted(study.runs.values(), key=lambda run: len(study.sources_of(run)))
-    for run in ordered:
-        title = f"Train {_title(study, run)}"
-        found.append((f"runs/{run.name}", title, partial(steps.train, study, run)))
-    for run in ordered:
-        if run.dataset.predict:
-            title = f"Predict the test cases: {_title(study, run)}"
-            found.append((f"predictions/{run.name}", title, partial(steps.predict, study, run)))
+    for folder, verb, step in (
+        ("runs", "Train", steps.train),
+        ("predictions", "Predict the test cases:", steps.predict),
+    ):
+        for run in ordered:
+            name = f"the backbone {run.backbone}" if run.method == REFERENCE else run.method
+            title = f"{verb} {name} ({study.trainer_of(run)}, fold {run.fold})"
+            if folder == "runs" or run.dataset.predict:
+                found.append((f"{folder}/{run.name}", title, partial(step, study, run)))
     return found
-
-
-def _title(study: Study, run: PlannedRun) -> str:
-    name = f"the backbone {run.backbone}" if run.method == REFERENCE else run.method
-    return f"{name} ({study.trainer_of(run)}, fold {run.fold})"
 
 
 @dataclass(frozen=True)

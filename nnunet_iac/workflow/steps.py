@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from tempfile import gettempdir
@@ -77,11 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(words: Sequence[str], **environment: str) -> None:
-    """Run a command whose output goes to this process's own.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """Run a command, which must succeed and whose output goes to this process's own."""
     print("$", *words, flush=True)
     done = subprocess.run(words, env={**os.environ, **command_environment(), **environment})
     if done.returncode != 0:
@@ -121,10 +117,7 @@ def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, comman
 
 
 def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict[str, Any]:
-    """Train and validate a run, unless that is done, and return its provenance, scores and costs.
-
-    An interrupted training is continued.
-    """
+    """Train a run or continue its training, and return its provenance, scores and costs."""
     write_plans_of(study, run)
     require_own_results(study, run)
     splits, path = wanted_splits(study, run.dataset), preprocessed_folder(run.dataset.dataset)
@@ -169,12 +162,10 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
 
     Without mirroring, because some trainers mirror and others do not.
     """
-    model = fold_folder(study, run).parent
+    folder, output = fold_folder(study, run), predictions_folder(study, run)
+    model, scored = folder.parent, output / "summary.json"
     raw = raw_folder(model.parent.name)
-    output = predictions_folder(study, run)
-    trained = (fold_folder(study, run) / FINAL).stat().st_mtime
-    scored = output / "summary.json"
-    if not scored.is_file() or scored.stat().st_mtime < trained:
+    if not scored.is_file() or scored.stat().st_mtime < (folder / FINAL).stat().st_mtime:
         shutil.rmtree(output, ignore_errors=True)
         number = str(dataset_number(model.parent.name))
         with _a_gpu(study) as own:
@@ -224,11 +215,7 @@ def processors(study: Study) -> dict[str, str]:
 
 @contextmanager
 def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
-    """Yield the environment of a process that has a GPU of its own, if the study assigns them.
-
-    Raises:
-        RuntimeError: more trainings at once than GPUs.
-    """
+    """Yield the environment of a process that has a GPU of its own, if the study assigns them."""
     count = int(os.environ.get(GPUS, "0"))
     if study.device == "cpu" or count < 2:
         yield {}
@@ -236,19 +223,18 @@ def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     for device in visible:
         lock = FileLock(Path(gettempdir()) / f"nnunet-iac-gpu-{device}-{os.getuid()}.lock")
-        try:
+        with suppress(Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        try:
-            yield {"CUDA_VISIBLE_DEVICES": device}
-        finally:
-            lock.release()
-        return
-    raise RuntimeError(
-        f"a training must have a GPU of its own; all of {', '.join(visible)} are taken: give "
-        "--gpus the number that is free"
-    )
+            break
+    else:
+        raise RuntimeError(
+            f"a training must have a GPU of its own; all of {', '.join(visible)} are taken: give "
+            "--gpus the number that is free"
+        )
+    try:
+        yield {"CUDA_VISIBLE_DEVICES": device}
+    finally:
+        lock.release()
 
 
 if __name__ == "__main__":

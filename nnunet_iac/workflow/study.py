@@ -126,12 +126,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Study:
-    """The content of a study file.
-
-    Raises:
-        ValueError: settings that are impossible or that another key of the file decides, or a
-            method whose cells or epochs are those of a method that is not there.
-    """
+    """The content of a study file, which must be possible (ValueError)."""
 
     name: str
     datasets: tuple[DataSet, ...]
@@ -158,21 +153,17 @@ class Study:
                     f"method {name!r} must not search or set finetune_epochs if epochs_of decides "
                     "its length: remove one of them"
                 )
+            if taken := sorted(OURS_TO_SET & {**self.settings, **method.settings}.keys()):
+                raise ValueError(
+                    f"method {name!r}: {taken[0]} must not be among the settings, since the study "
+                    "decides it: use the keys backbones, patients and seeds"
+                )
             try:
-                self._require_settings(name)
+                settings = self.settings_of(name, self.seeds[0])
+                if method.trainer == LTH:
+                    settings.require_prunable()
             except ValueError as error:
                 raise ValueError(f"method {name!r}: {error}") from error
-
-    def _require_settings(self, name: str) -> None:
-        method = self.methods[name]
-        if taken := sorted(OURS_TO_SET & {**self.settings, **method.settings}.keys()):
-            raise ValueError(
-                f"{taken[0]} must not be among the settings, since the study decides it: use "
-                "the keys backbones, patients and seeds"
-            )
-        settings = self.settings_of(name, self.seeds[0])
-        if method.trainer == LTH:
-            settings.require_prunable()
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
@@ -203,12 +194,9 @@ class Study:
 
     def fingerprint(self, run: PlannedRun) -> dict[str, Any]:
         """Return all values that decide what a run is; if they change, it is another run."""
-        known = {
-            "network": asdict(self.backbones[run.backbone]),
-            "splits": str(run.dataset.splits),
-            "trainer": self.trainer_of(run),
-        }
-        if run.method == REFERENCE or run.seed is None:
+        network, splits = asdict(self.backbones[run.backbone]), str(run.dataset.splits)
+        known = {"network": network, "splits": splits, "trainer": self.trainer_of(run)}
+        if run.seed is None:
             return known
         if epochs_of := self.methods[run.method].epochs_of:
             known["epochs_of"] = epochs_of
@@ -218,8 +206,7 @@ class Study:
         """Return the name of a run's trainer."""
         if run.method == REFERENCE:
             return self.backbones[run.backbone].trainer
-        suffix = "" if run.augmentation == DEFAULT else run.augmentation
-        return self.methods[run.method].trainer + suffix
+        return self.methods[run.method].trainer + run.augmentation.removeprefix(DEFAULT)
 
     def values_of(
         self, name: str, seed: int, cells: str = "cells", epochs: int | None = None

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sklearn.model_selection import KFold
 
@@ -93,8 +92,14 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
     for case in cases:
         patient_of(case, dataset.patients)
     known = own if own.is_file() else raw / SPLITS
-    if dataset.splits is not None:
-        wanted = _given(dataset, cases)
+    if (given := dataset.splits) is not None:
+        if isinstance(given, Path):
+            if not given.is_file():
+                raise FileNotFoundError(f"splits must name a file; {given} does not exist")
+            given = read_json(given)
+        for fold in dataset.folds:
+            require_split(given, fold, cases, f"the splits of {dataset.dataset}")
+        wanted = list(given)
         if own.is_file() and read_json(own) != wanted:
             raise ValueError(
                 f"{own} must be the splits that the study names, and is another: move "
@@ -130,23 +135,13 @@ def training_cases(raw: Path) -> list[str]:
 
 def grouped(cases: Sequence[str], pattern: str | None) -> Splits:
     """Return nnU-Net's five folds, drawn over patients; without a pattern every case is one."""
-    patients = sorted({patient_of(case, pattern) for case in cases})
+    patient = {case: patient_of(case, pattern) for case in cases}
+    patients = sorted(set(patient.values()))
     if len(patients) < FOLDS:
         raise ValueError(f"{FOLDS} folds need as many patients; there are {len(patients)}")
     found = []
     for _, held in KFold(FOLDS, shuffle=True, random_state=SHUFFLE).split(patients):
         out = {patients[i] for i in held}
-        val = [case for case in cases if patient_of(case, pattern) in out]
-        found.append({"train": [case for case in cases if case not in val], "val": val})
+        train = [case for case in cases if patient[case] not in out]
+        found.append({"train": train, "val": [case for case in cases if patient[case] in out]})
     return found
-
-
-def _given(dataset: DataSet, cases: Sequence[str]) -> Splits:
-    given: Any = dataset.splits
-    if isinstance(given, Path):
-        if not given.is_file():
-            raise FileNotFoundError(f"splits must name a file; {given} does not exist")
-        given = read_json(given)
-    for fold in dataset.folds:
-        require_split(given, fold, cases, f"the splits of {dataset.dataset}")
-    return list(given)

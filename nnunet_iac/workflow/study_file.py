@@ -93,8 +93,7 @@ def absolute_genotype(folder: Path, genotype: str) -> str:
     """Return the setting `genotype`, with a path in it made absolute from a folder."""
     if "{cells}" in genotype:
         return genotype
-    source = CellSource.of(genotype.replace("{seed}", "0"))
-    if source.path is None:
+    if (source := CellSource.of(genotype.replace("{seed}", "0"))).path is None:
         return genotype
     # Not its own path, in which a seed stands for all.
     path = genotype.removeprefix("conv:") if source.kind == "convolution" else genotype
