@@ -168,7 +168,7 @@ class Study:
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
         """All runs by name, every backbone before the methods on top of it."""
-        methods = [
+        methods: list[tuple[str, str, int | None]] = [
             (method, augmentation, seed)
             for augmentation in self.augmentations
             for method in self.methods
@@ -180,7 +180,7 @@ class Study:
             for configuration in dataset.configurations
             for fold in dataset.folds
             for backbone in self.backbones
-            for method in [(), *methods]
+            for method in [(REFERENCE, DEFAULT, None), *methods]
         ]
         return {run.name: run for run in found}
 

@@ -130,4 +130,4 @@ def test_a_studys_folder_finds_the_cells_that_its_file_names(tmp_path: Path) -> 
     path.write_text(yaml.safe_dump(document))
     engine._lay_out(folder, path, read_study(path))
     copied = read_study(folder / engine.AS_RUN).settings_of("own", 2)
-    assert copied.genotype == str(path.parent / "cells" / "own_2.json")
+    assert copied.cell.genotype == str(path.parent / "cells" / "own_2.json")
