@@ -43,21 +43,21 @@ def run_forked(
 
 def command(*words: str) -> Callable[[], object]:
     """Return the task of an installed command, or of `python -m`, with its arguments."""
-    if words[:2] == (sys.executable, "-m"):
-        words = words[2:]
 
-        def main() -> None:
-            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
-    else:
-        (script,) = entry_points(group="console_scripts", name=words[0])
-        main = script.load()
+    def run_module() -> None:
+        sys.argv = list(words[2:])
+        runpy.run_module(words[2], run_name="__main__", alter_sys=True)
 
-    def run() -> None:
+    def run_script() -> None:
         sys.argv = list(words)
         if status := main():
             sys.exit(status)
 
-    return run
+    if words[:2] == (sys.executable, "-m"):
+        return run_module
+    (script,) = entry_points(group="console_scripts", name=words[0])
+    main = script.load()
+    return run_script
 
 
 def fork(task: Callable[[], object], environment: Mapping[str, str], output: int) -> ForkProcess:

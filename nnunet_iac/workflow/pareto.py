@@ -120,17 +120,11 @@ def study_name(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """What a method at a width costs and scores; costs and epochs are means over folds.
+    """What a method at a width (cap) costs and scores; costs and epochs are means over folds.
 
-    Args:
-        cap: on the channels per stage.
-        method: one of `STYLES`.
-        parameters: of the network with its cells.
-        macs: multiply-accumulates of one patch without deep supervision.
-        dice: mean foreground Dice over a patient's validation cases, then over patients.
-        low, high: its 95 % bootstrap interval over patients; None for a single one.
-        patients, cases: in all folds.
-        epochs: after the backbone's, search included.
+    The multiply-accumulates are those of one patch without deep supervision. The foreground Dice is
+    the mean over a patient's validation cases, then over patients, with its 95 % bootstrap interval
+    unless there is only one. The epochs are those after the backbone's, search included.
     """
 
     cap: int
@@ -177,8 +171,8 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
         width.parameters + added("parameters"),
         width.macs + added("macs"),
         fmean(means.values()),
-        interval and interval.low,
-        interval and interval.high,
+        interval.low if interval else None,
+        interval.high if interval else None,
         len(means),
         len(dice) - len(left_out),
         fmean(run.get("epochs", 0) for run in runs),

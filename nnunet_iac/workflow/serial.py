@@ -20,8 +20,6 @@ from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_plans import study_folder
 
 PROGRESS = re.compile(r"(Epoch \d+|Phase: .*|Pseudo dice .*|Pruned .*|predicting .*|Mean Val.*)$")
-"""Lines of nnU-Net's output that show its progress."""
-
 SECONDS = "seconds.json"
 Report = Callable[[str], None]
 Step = Callable[[steps.Command], dict[str, Any]]
@@ -66,8 +64,7 @@ def run_serially(study: Study, report: Report) -> Path:
 
 def read_seconds(folder: Path) -> dict[str, float]:
     """Return the seconds of the finished steps of a study, by the file that each ends with."""
-    path = folder / SECONDS
-    return read_json(path) if path.is_file() else {}
+    return read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {}
 
 
 def steps_of(study: Study) -> list[tuple[str, str, Step]]:

@@ -9,9 +9,7 @@ from typing import Any
 from nnunet_iac.search.settings import Settings
 
 REFERENCE = "reference"
-DEFAULT = "default"
-"""The augmentation of a trainer without a suffix."""
-
+DEFAULT = "default"  # The augmentation of a trainer without a suffix.
 CONTINUE, DISCRETE = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
 SEARCHES = LTH, FULL = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -28,8 +26,7 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Trainer of every method on top of a backbone, and the settings that make it that method."""
 
-PLANNED = "nnUNetPlans"
-"""The plans that a study makes itself where there are none."""
+PLANNED = "nnUNetPlans"  # The plans that a study makes itself where there are none.
 OURS_TO_SET = {f"backbone_{part}" for part in ("trainer", "plans", "checkpoint")}
 OURS_TO_SET |= {"patient_pattern", "seed"}
 """Settings that a study decides by other keys of its file."""

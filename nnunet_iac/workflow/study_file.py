@@ -13,8 +13,8 @@ from jsonschema.exceptions import best_match
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study import METHODS, REFERENCE, BackboneSpec, DataSet, Study, StudyMethod
 
+# Of a training unless the file names another number: on a GPU they load the data.
 THREADS = {"cpu": 1, "cuda": 8}
-"""Processors of a training unless the file names another number: on a GPU they load the data."""
 
 
 def read_study(path: Path) -> Study:

@@ -19,6 +19,7 @@ from nnunet_iac.workflow.study import REFERENCE, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
 SEARCHES = ("iac-lth", "iac")
+TIMES = ("epochs", "search_epochs", "seconds", "search_seconds")
 
 
 def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
@@ -50,10 +51,7 @@ def _record(run: Run) -> dict[str, Any]:
     networks = {name: run.cost.networks[name] for name in ("backbone", "final")}
     return {
         "settings": _portable(run.settings.to_mapping()),
-        "epochs": run.epochs,
-        "search_epochs": run.search_epochs,
-        "seconds": run.seconds,
-        "search_seconds": run.search_seconds,
+        **{name: getattr(run, name) for name in TIMES},
         "epoch_seconds": [round(float(s), 3) for s in run.trajectory.seconds],
         "parameters": {name: cost.parameters for name, cost in networks.items()},
         "macs": {name: cost.macs for name, cost in networks.items()},
@@ -63,9 +61,7 @@ def _record(run: Run) -> dict[str, Any]:
         "genotype": None if run.genotype is None else run.genotype.to_document(),
         "events": [f"{e.epoch} {e.source}->{e.target} {e.operation} {e.rule}" for e in run.events],
         "frozen_dice": None if run.reference is None else run.reference.dice,
-        "hardware": run.cost.hardware,
-        "versions": run.cost.versions,
-        "commit": run.cost.commit,
+        **{name: getattr(run.cost, name) for name in ("hardware", "versions", "commit")},
     }
 
 
