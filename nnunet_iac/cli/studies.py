@@ -1,6 +1,8 @@
 """Run the demo and studies, and compare methods at several widths."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from nnunet_iac.cli.shared import (
@@ -68,6 +70,10 @@ def add_study(verbs: Verbs) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.host.folders import command_environment
+
+    # Before torch is imported, which reads then how its threads wait: commands are forks of this.
+    os.environ.update(command_environment())
     from nnunet_iac.workflow.demo import run_demo
 
     page = run_demo(
@@ -116,10 +122,12 @@ def _study(arguments: argparse.Namespace) -> int:
     from nnunet_iac.workflow.study_checks import require_ready
     from nnunet_iac.workflow.study_file import read_study
 
+    study = read_study(arguments.file)
+    for note in study.deprecations:
+        print(f"warning: {note}", file=sys.stderr)
     if arguments.dry_run:
         from nnunet_iac.workflow.estimate import hours_of, plan_lines
 
-        study = read_study(arguments.file)
         require_ready(study)
         print(*plan_lines(study, hours_of(study)), sep="\n")
         return 0

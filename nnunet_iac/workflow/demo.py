@@ -13,29 +13,18 @@ import numpy as np
 
 from nnunet_iac.analysis.report.demo import write_demo_report
 from nnunet_iac.analysis.report.document import write_report
-from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import foreground_dice
 from nnunet_iac.workflow.serial import Report, read_seconds, run_serially
-from nnunet_iac.workflow.steps import predictions_folder
-from nnunet_iac.workflow.study import (
-    CONTINUE,
-    LTH,
-    BackboneSpec,
-    DataSet,
-    PlannedRun,
-    Study,
-    StudyMethod,
-)
-from nnunet_iac.workflow.study_plans import fold_folder
+from nnunet_iac.workflow.steps import predictions_folder, processors
+from nnunet_iac.workflow.study import CONTINUE, LTH, BackboneSpec, DataSet, Study, StudyMethod
+from nnunet_iac.workflow.study_plans import fold_folder, study_folder
 
-DATASET = "Dataset004_Hippocampus"
-FILE_ENDING = ".nii.gz"
+DATASET, FILE_ENDING = "Dataset004_Hippocampus", ".nii.gz"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 BACKBONE_LR = 1e-3
-MOST_THREADS = 4
-"""Of one training: more only wait for each other on networks this small."""
+MOST_THREADS = 4  # Of a training: more only wait for each other on networks this small.
 
 SETTINGS: Mapping[str, Any] = {
     "preset": "adaptive",
@@ -59,16 +48,16 @@ QUICK_SETTINGS: Mapping[str, Any] = {
 SMALL = BackboneSpec(
     trainer="nnUNetTrainerAdam_8epochs", features_per_stage=(16, 32, 64, 128), batch_size=8
 )
-TINY = BackboneSpec(trainer="nnUNetTrainer_1epoch", features_per_stage=(4, 8, 8, 8), batch_size=2)
+TINY = BackboneSpec(
+    trainer="nnUNetTrainer_1epoch", features_per_stage=(16, 32, 32, 32), batch_size=2
+)
 
 
 def demo_study(device: str, quick: bool = False) -> Study:
     """Return the demo's study: a backbone, its retrofit, and the backbone continued as long.
 
-    Args:
-        device: cpu or cuda.
-        quick: whether to train a tiny network for a few iterations, which shows that all steps
-            work and nothing about Dice.
+    With `quick` a tiny network is trained for a few iterations, which shows that all steps work
+    and nothing about Dice.
     """
     return Study(
         name="demo-quick" if quick else "demo",
@@ -80,21 +69,15 @@ def demo_study(device: str, quick: bool = False) -> Study:
             "continued": StudyMethod(CONTINUE, {"finetune_lr": BACKBONE_LR}, epochs_of="iac-lth"),
         },
         device=device,
-        threads=min(os.cpu_count() or 1, MOST_THREADS),
+        threads=1 if quick else min(os.cpu_count() or 1, MOST_THREADS),
     )
 
 
 def run_demo(folder: Path, device: str, quick: bool, report: Report) -> Path:
-    """Run the demo, and return its page; `summary.json` is beside the page's folder.
+    """Run the demo below a folder, and return its page; `summary.json` is in the folder itself.
 
     Finished steps are kept and an interrupted training is continued, so a second call only runs
     what the first left undone.
-
-    Args:
-        folder: made if absent; all files of the demo are below it.
-        device: cpu or cuda.
-        quick: see `demo_study`.
-        report: receives lines of progress.
 
     Raises:
         RuntimeError: a command failed.
@@ -103,9 +86,9 @@ def run_demo(folder: Path, device: str, quick: bool, report: Report) -> Path:
     study = demo_study(device, quick)
     with as_file(files("nnunet_iac") / "data" / DATASET) as embedded:
         shutil.copytree(embedded, folder / FOLDERS[0] / DATASET, dirs_exist_ok=True)
-    with _own_folders(folder):
-        seconds = read_seconds(run_serially(study, report))
-        summary = {**_summary(study, folder), **_stage_seconds(study, seconds)}
+    with _own_folders(folder, study):
+        run_serially(study, report)
+        summary = {**_summary(study, folder), **_stage_seconds(study)}
     write_json(folder / "summary.json", summary)
     page = write_demo_report(folder, summary)
     write_report([folder / summary["run_folder"]], page.parent / "run")
@@ -113,45 +96,40 @@ def run_demo(folder: Path, device: str, quick: bool, report: Report) -> Path:
 
 
 @contextmanager
-def _own_folders(folder: Path) -> Iterator[None]:
-    """Set nnU-Net's folders to those of the demo, and no other variable of nnU-Net's."""
-    before = {key: value for key, value in os.environ.items() if key.lower().startswith("nnunet")}
+def _own_folders(folder: Path, study: Study) -> Iterator[None]:
+    """Set nnU-Net's folders and processes to those of the demo, and no other variable of its."""
+    before = dict(os.environ)
     for key in before:
-        del os.environ[key]
-    own = {name: str(folder / name) for name in FOLDERS}
-    for path in own.values():
-        Path(path).mkdir(parents=True, exist_ok=True)
-    os.environ.update(own)
+        if key.lower().startswith("nnunet"):
+            del os.environ[key]
+    for name in FOLDERS:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(folder / name)
+    os.environ.update(processors(study))
     try:
         yield
     finally:
-        for name in own:
-            del os.environ[name]
+        os.environ.clear()
         os.environ.update(before)
 
 
-def _runs(study: Study) -> dict[str, PlannedRun]:
-    """Return the runs of the demo, by what the summary calls them."""
-    return dict(zip(("reference", "iac", "continued"), study.runs.values(), strict=True))
-
-
-def _stage_seconds(study: Study, seconds: Mapping[str, float]) -> dict[str, Any]:
-    reference, retrofit, continued = (run.name for run in _runs(study).values())
-    trained = {"backbone": reference, "retrofit": retrofit, "continued": continued}
-    stages = {
+def _stage_seconds(study: Study) -> dict[str, Any]:
+    seconds, stages = read_seconds(study_folder(study)), ("backbone", "retrofit", "continued")
+    known = {
         "plan": seconds[f"prepared/{DATASET}"],
-        **{stage: seconds[f"runs/{name}"] for stage, name in trained.items()},
-        "predict": round(sum(seconds[f"predictions/{name}"] for name in study.runs), 1),
+        **{k: seconds[f"runs/{run}"] for k, run in zip(stages, study.runs, strict=True)},
+        "predict": round(sum(seconds[f"predictions/{run}"] for run in study.runs), 1),
     }
-    return {"stage_seconds": stages, "total_seconds": round(sum(stages.values()), 1)}
+    return {"stage_seconds": known, "total_seconds": round(sum(known.values()), 1)}
 
 
 def _summary(study: Study, folder: Path) -> dict[str, Any]:
-    runs = _runs(study)
+    runs = dict(zip(("reference", "iac", "continued"), study.runs.values(), strict=True))
     record, control = (RunFolder.of_fold(fold_folder(study, runs[m])) for m in ("iac", "continued"))
     cost, trajectory = record.read_cost(), record.read_trajectory()
-    phases = cost.phases
-    predictions = {name: predictions_folder(study, runs[name]) for name in runs}
+    phases, hardware = cost.phases, cost.hardware
+    processor = f"{hardware['processor']}, {hardware['cores']} cores"
+    predictions = {name: predictions_folder(study, run) for name, run in runs.items()}
     dice = {
         name: foreground_dice(path / "summary.json", FILE_ENDING)
         for name, path in predictions.items()
@@ -165,9 +143,6 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
     forced = any(event.rule == "forced" for event in record.read_events())
     length = re.search(r"(\d+)epochs?$", study.trainer_of(runs["reference"]))
     assert length is not None
-
-    def relative(path: Path) -> str:
-        return str(path.relative_to(folder))
 
     return {
         **{f"{name}_dice": dice[name]["mean"] for name in ("reference", "continued", "iac")},
@@ -184,14 +159,9 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
         },
         "edges_that_waited": int(np.count_nonzero(waited)),
         "stopped_by": "limit" if forced else "criterion",
-        "run_folder": relative(record.path),
-        "images": relative(raw_folder(DATASET) / "imagesTs"),
-        "labels": relative(raw_folder(DATASET) / "labelsTs"),
-        "predictions": {name: relative(path) for name, path in predictions.items()},
-        "hardware": _hardware(cost.hardware),
+        "run_folder": str(record.path.relative_to(folder)),
+        "images": f"{FOLDERS[0]}/{DATASET}/imagesTs",
+        "labels": f"{FOLDERS[0]}/{DATASET}/labelsTs",
+        "predictions": {k: str(path.relative_to(folder)) for k, path in predictions.items()},
+        "hardware": f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor,
     }
-
-
-def _hardware(recorded: Mapping[str, Any]) -> str:
-    processor = f"{recorded['processor']}, {recorded['cores']} cores"
-    return f"{recorded['gpu']} with {processor}" if recorded["gpu"] else processor

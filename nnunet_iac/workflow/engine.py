@@ -19,27 +19,16 @@ from nnunet_iac.workflow.study_file import absolute_genotype, read_document, rea
 from nnunet_iac.workflow.study_plans import is_finished, study_folder
 
 AS_RUN, SNAKEFILE, PAGE = "as-run.yaml", "Snakefile", "report.html"
-
 PROFILES = ("--profile", "--workflow-profile")
 
 
 def run_study(
-    path: Path,
-    folder: Path | None,
-    cores: int | None,
-    gpus: int | None,
-    options: Sequence[str],
+    path: Path, folder: Path | None, cores: int | None, gpus: int | None, options: Sequence[str]
 ) -> Path:
-    """Run all missing parts of a study, and return its page.
+    """Run all missing parts of the study in a file with Snakemake's options; return its page.
 
-    Finished runs are kept, and interrupted trainings are continued.
-
-    Args:
-        path: of the study file.
-        folder: see `study_folder`.
-        cores: for all jobs together; None for all there are, or the profile's.
-        gpus: likewise; one for each training.
-        options: of Snakemake, such as --profile DIR.
+    Finished runs are kept, and interrupted trainings are continued. `cores` and `gpus`, one for
+    each training, are for all jobs together; None for all there are, or the profile's.
 
     Raises:
         FileNotFoundError, ValueError, RuntimeError: the study cannot be run, or a job failed.
@@ -47,7 +36,6 @@ def run_study(
     study = read_study(path)
     require_ready(study)
     own = study_folder(study, folder)
-    _require_same_study(own, path, study)
     _lay_out(own, path, study)
     _remove_outdated(own, study)
     command = [sys.executable, "-m", "snakemake", "--directory", str(own)]
@@ -61,8 +49,7 @@ def run_study(
         count = _present_gpus() if gpus is None else gpus
         command += ["--resources", f"gpu={count}"]
         environment[GPUS] = str(count)
-    done = subprocess.run([*command, *options], env=environment)
-    if done.returncode != 0:
+    if subprocess.run([*command, *options], env=environment).returncode != 0:
         raise RuntimeError(
             "all jobs of the study must succeed, and some did not; their logs, named above, are "
             f"in {own / 'logs'}: fix the errors there and run the same command again, which resumes"
@@ -70,47 +57,33 @@ def run_study(
     return own / PAGE
 
 
-def _require_same_study(own: Path, path: Path, study: Study) -> None:
-    """Check that a folder holds no other study.
-
-    Raises:
-        ValueError: it does.
-    """
-    if not (own / AS_RUN).is_file():
-        return
-    before = yaml.safe_load((own / AS_RUN).read_text())["study"]["name"]
-    if before != study.name:
-        raise ValueError(
-            f"{own} holds the study {before!r}; {path} is {study.name!r}: take another"
-        )
-
-
 def _lay_out(own: Path, path: Path, study: Study) -> None:
     """Copy rules and study, with its splits, into the study's folder, where every job reads them.
 
     Files of cells that it names stay where they are; all jobs must be able to read them.
+
+    Raises:
+        ValueError: the folder holds another study.
     """
+    known = yaml.safe_load((own / AS_RUN).read_text()) if (own / AS_RUN).is_file() else None
+    if known and (before := known["study"]["name"]) != study.name:
+        raise ValueError(
+            f"{own} holds the study {before!r}; {path} is {study.name!r}: take another"
+        )
     document = copy.deepcopy(read_document(path))
     for given, dataset in zip(document["datasets"], study.datasets, strict=True):
-        if dataset.splits is not None:
-            given["splits"] = (
-                dataset.splits if isinstance(dataset.splits, list) else read_json(dataset.splits)
-            )
+        if (splits := dataset.splits) is not None:
+            given["splits"] = read_json(splits) if isinstance(splits, Path) else splits
     for method in document["methods"].values():
         values = (method or {}).get("settings", {})
         if isinstance(values.get("genotype"), str):
             values["genotype"] = absolute_genotype(path.parent, values["genotype"])
     python = os.environ.get("NNUNET_IAC_PYTHON", sys.executable)
-    text = yaml.safe_dump({"python": python, "study": document}, sort_keys=False)
-    _copy(text, own / AS_RUN)
     rules = importlib.resources.files("nnunet_iac") / "workflow" / SNAKEFILE
-    _copy(rules.read_text(), own / SNAKEFILE)
-
-
-def _copy(text: str, to: Path) -> None:
-    """Write a file unless it has that content already."""
-    if not to.is_file() or to.read_text() != text:
-        write_text(to, text)
+    content = yaml.safe_dump({"python": python, "study": document}, sort_keys=False)
+    for name, text in ((AS_RUN, content), (SNAKEFILE, rules.read_text())):
+        if not (own / name).is_file() or (own / name).read_text() != text:
+            write_text(own / name, text)
 
 
 def _remove_outdated(own: Path, study: Study) -> None:

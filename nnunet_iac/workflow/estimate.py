@@ -25,8 +25,17 @@ def hours_of(study: Study) -> dict[str, float | str]:
 
     @cache
     def seconds(dataset: str, configuration: str, plans: str) -> dict[str, float] | str:
+        if study.device == "cpu":
+            torch.set_num_threads(study.threads)
         try:
-            return _step_seconds(dataset, configuration, plans, study.device, study.threads)
+            workload = Workload.of_plans(dataset, configuration, plans, study.device)
+            steps = {
+                "plain": plain_step(workload),
+                "fused": fused_step(workload, len(OPERATIONS)),
+                "fused_1": fused_step(workload, 1),
+                "finetune": finetune_step(workload),
+            }
+            return interleaved(steps, REPEATS, study.device)
         except (ValueError, RuntimeError, OSError) as error:
             return str(error).splitlines()[0]
 
@@ -41,8 +50,7 @@ def hours_of(study: Study) -> dict[str, float | str]:
     def hours(run: PlannedRun) -> float | str:
         if is_finished(study, run):
             return 0.0
-        plans = plans_name(study, run.reference)
-        where = (run.dataset.dataset, run.configuration, plans)
+        where = (run.dataset.dataset, run.configuration, plans_name(study, run.reference))
         if not plans_file(study, run.reference).is_file():
             return "the plans of its network are not written yet"
         step = seconds(*where)
@@ -57,53 +65,26 @@ def hours_of(study: Study) -> dict[str, float | str]:
 
 
 def plan_lines(study: Study, hours: Mapping[str, float | str]) -> list[str]:
-    """Return a line per training of a study, and the hours of all.
-
-    Args:
-        study: checked.
-        hours: of each run, as `hours_of` returns them.
-    """
+    """Return a line per training of a study, and the hours of all, given those of `hours_of`."""
     lines = []
     for run in study.runs.values():
         known = hours[run.name]
         text = f"{known:8.2f} h" if isinstance(known, float) else f"       ?  ({known})"
         lines.append(f"{text}  {study.trainer_of(run)}  {run.name}")
-    total = sum(known for known in hours.values() if isinstance(known, float))
-    unknown = sum(not isinstance(known, float) for known in hours.values())
+    known_hours = [known for known in hours.values() if isinstance(known, float)]
+    unknown = len(hours) - len(known_hours)
     rest = f"; no estimate for {unknown} trainings" if unknown else ""
-    lines.append(
-        f"{total:8.2f} h  {len(study.runs)} trainings, one after the other{rest}; steps only: "
-        "loading, augmentation and validation come on top"
-    )
-    return lines
+    total = f"{sum(known_hours):8.2f} h  {len(study.runs)} trainings, one after the other{rest}"
+    return [*lines, f"{total}; steps only: loading, augmentation and validation come on top"]
 
 
 def _retrofit_hours(study: Study, run: PlannedRun, step: dict[str, float]) -> float:
     assert run.seed is not None
     settings = study.settings_of(run.method, run.seed)
     trainer = study.methods[run.method].trainer
-    known = estimate(settings, step)
     if trainer == CONTINUE:
-        return (
-            settings.schedule.finetune_epochs
-            * settings.schedule.iterations_per_epoch
-            * step["plain"]
-            / 3600
-        )
+        steps = settings.schedule.finetune_epochs * settings.schedule.iterations_per_epoch
+        return steps * step["plain"] / 3600
+    known = estimate(settings, step)
     search = {LTH: known["lth_search_h"], FULL: known["iac_search_h"]}.get(trainer, 0.0)
     return search + known["finetune_h"]
-
-
-def _step_seconds(
-    dataset: str, configuration: str, plans: str, device: str, threads: int
-) -> dict[str, float]:
-    if device == "cpu":
-        torch.set_num_threads(threads)
-    workload = Workload.of_plans(dataset, configuration, plans, device)
-    steps = {
-        "plain": plain_step(workload),
-        "fused": fused_step(workload, len(OPERATIONS)),
-        "fused_1": fused_step(workload, 1),
-        "finetune": finetune_step(workload),
-    }
-    return interleaved(steps, REPEATS, device)

@@ -8,13 +8,12 @@ from statistics import fmean
 from typing import Any
 
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
-from nnunet_iac.runs.atomic import replacing, write_json, write_text
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.plans import SECTION, require_file_ending
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
@@ -34,7 +33,6 @@ STYLES = {
 }
 """The methods that can be compared, with their markers and Okabe and Ito's colours."""
 assert STYLES.keys() - {REFERENCE} <= METHODS.keys()
-DEFAULT_METHODS = tuple(method for method in STYLES if method != "iac")
 
 OTHERS_TO_SET = {*OURS_TO_SET, "genotype", "skip"} - {"seed", "patient_pattern"}
 """Settings of the source plans that would lead a method to another backbone or other cells."""
@@ -42,16 +40,9 @@ OTHERS_TO_SET = {*OURS_TO_SET, "genotype", "skip"} - {"seed", "patient_pattern"}
 
 @dataclass(frozen=True)
 class Pareto:
-    """A grid of widths and methods, whose backbones are trained by the source's trainer.
+    """A grid of widths (caps) and methods, whose backbones are trained by the source's trainer.
 
-    Args:
-        source: plans and the trainer of the backbones.
-        caps: the widths.
-        methods: of `STYLES`; the backbone (`reference`) is trained in any case.
-        folds: numbers.
-        settings: of the methods, as in plans.
-        name: of the study.
-        device: as nnU-Net's -device.
+    The backbone (`reference`) is trained in any case.
 
     Raises:
         ValueError: an unknown method, no or an impossible cap, no fold, something named twice, a
@@ -61,29 +52,23 @@ class Pareto:
 
     source: Source
     caps: tuple[int, ...]
-    methods: tuple[str, ...] = DEFAULT_METHODS
+    methods: tuple[str, ...] = tuple(method for method in STYLES if method != "iac")
     folds: tuple[int, ...] = (0,)
     settings: Mapping[str, Any] | None = None
     name: str = "pareto"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        unknown = [method for method in self.methods if method not in STYLES]
+        unknown = ", ".join(method for method in self.methods if method not in STYLES)
         if unknown or not self.methods:
-            raise ValueError(
-                f"methods must be of {', '.join(STYLES)}; got {', '.join(unknown) or 'none'}"
-            )
+            raise ValueError(f"methods must be of {', '.join(STYLES)}; got {unknown or 'none'}")
         if not self.caps or not self.folds:
-            raise ValueError(
-                "a comparison needs at least one cap and one fold; got "
-                f"{len(self.caps)} caps and {len(self.folds)} folds"
-            )
+            found = f"{len(self.caps)} caps and {len(self.folds)} folds"
+            raise ValueError(f"a comparison needs at least one cap and one fold; got {found}")
         for named in (self.caps, self.folds, self.methods):
             if len(set(named)) < len(named):
-                raise ValueError(
-                    "caps, folds and methods must each be named once; got "
-                    f"{', '.join(map(str, named))}"
-                )
+                found = ", ".join(map(str, named))
+                raise ValueError(f"caps, folds and methods must each be named once; got {found}")
         widest = max(features_of(self.source.architecture))
         caps = sorted({widest, *self.caps}, reverse=True)
         self.source.costs([candidate(self.source.architecture, cap) for cap in caps])
@@ -96,15 +81,11 @@ class Pareto:
 
     def document(self) -> dict[str, Any]:
         """Return the content of the study file."""
-        known = self.source.described.get(SECTION, {})
+        known = {**self.source.described.get(SECTION, {}), **(self.settings or {})}
         settings = {key: value for key, value in known.items() if key not in OTHERS_TO_SET}
-        settings |= self.settings or {}
         seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
-        dataset = {
-            "dataset": self.source.folder.name,
-            "configurations": [self.source.configuration],
-            "folds": list(self.folds),
-        }
+        name, configuration = self.source.folder.name, self.source.configuration
+        dataset = {"dataset": name, "configurations": [configuration], "folds": list(self.folds)}
         trainer = self.source.trainer.__name__
         return {
             "name": self.name,
@@ -124,14 +105,7 @@ class Pareto:
         return study_of(self.document())
 
     def write_study(self, folder: Path) -> Path:
-        """Write the plans of all widths, which stay if they are there, and the study file.
-
-        Returns:
-            The study file.
-
-        Raises:
-            ValueError: plans of such a name with other content.
-        """
+        """Write the plans of all widths, which stay if they are there; return the study file."""
         for cap in self.caps:
             write_width(self.source, cap)
         path = folder / "study.yaml"
@@ -144,24 +118,13 @@ def study_name(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-") or "pareto"
 
 
-# --- points ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Point:
-    """What a method at a width costs and scores.
+    """What a method at a width (cap) costs and scores; costs and epochs are means over folds.
 
-    Args:
-        cap: on the channels per stage.
-        method: one of `STYLES`.
-        parameters: of the network with its cells; over folds with different cells, their mean.
-        macs: multiply-accumulates of one patch without deep supervision; likewise.
-        dice: mean foreground Dice over a patient's validation cases, then over patients.
-        low: lower end of its 95 % bootstrap interval over patients; None for a single one.
-        high: upper end.
-        patients: in all folds.
-        cases: theirs.
-        epochs: after the backbone's, search included; over folds, their mean.
+    The multiply-accumulates are those of one patch without deep supervision. The foreground Dice is
+    the mean over a patient's validation cases, then over patients, with its 95 % bootstrap interval
+    unless there is only one. The epochs are those after the backbone's, search included.
     """
 
     cap: int
@@ -177,41 +140,29 @@ class Point:
 
 
 def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
-    """Return the points of the methods whose folds are all there, by cap and method.
-
-    Args:
-        pareto: the grid.
-        runs: as a study's result file holds them.
-    """
+    """Return the points of the methods whose folds are all in a study's runs, by cap and method."""
     found = []
     for cap in pareto.caps:
-        width = pareto.source.cost(cap)
         for method in (m for m in STYLES if m in pareto.methods):
             own = [r for r in runs if (r["backbone"], r["method"]) == (f"cap{cap}", method)]
             if {r["fold"] for r in own} == set(pareto.folds):
-                found.append(point_of(cap, method, own, width))
+                found.append(point_of(cap, method, own, pareto.source.cost(cap)))
     return [point for point in found if point is not None]
 
 
 def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Cost) -> Point | None:
-    """Return the point of a method's folds; None if no case has a Dice.
+    """Return the point of a method's runs, one per fold, on a backbone of the cost `width`.
 
-    Args:
-        cap: of the backbone.
-        method: of the runs.
-        runs: one per fold, as a study's result file holds them.
-        width: what the backbone costs.
+    None if no case has a Dice.
     """
-    dice: dict[str, float | None] = {}
-    for run in runs:
-        dice |= run["dice"]
+    dice = {case: value for run in runs for case, value in run["dice"].items()}
     means, left_out = patient_means(dice, runs[0]["patient_pattern"])
     if not means:
         return None
     interval = bootstrap_interval(list(means.values())) if len(means) > 1 else None
 
-    def added(cost: str) -> float:
-        costs = [run[cost] for run in runs if cost in run]
+    def added(name: str) -> float:
+        costs = [run[name] for run in runs if name in run]
         return sum(cost["final"] - cost["backbone"] for cost in costs) / len(runs)
 
     return Point(
@@ -220,8 +171,8 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
         width.parameters + added("parameters"),
         width.macs + added("macs"),
         fmean(means.values()),
-        None if interval is None else interval.low,
-        None if interval is None else interval.high,
+        interval.low if interval else None,
+        interval.high if interval else None,
         len(means),
         len(dice) - len(left_out),
         fmean(run.get("epochs", 0) for run in runs),
@@ -230,11 +181,12 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
 
 def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
     """Write the points as JSON, with the data, settings and versions behind them."""
+    source = pareto.source
     document = {
-        "dataset": pareto.source.folder.name,
-        "configuration": pareto.source.configuration,
-        "plans": pareto.source.plans["plans_name"],
-        "trainer": pareto.source.trainer.__name__,
+        "dataset": source.folder.name,
+        "configuration": source.configuration,
+        "plans": source.plans["plans_name"],
+        "trainer": source.trainer.__name__,
         "folds": list(pareto.folds),
         "settings": pareto.document()["settings"],
         "device": pareto.device,
@@ -259,11 +211,9 @@ def table(found: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-# --- figure ----------------------------------------------------------------------------------
-
-FIGURE_SIZE = (4.6, 5.2)
-"""Inches: narrow, so that the text stays legible on a narrow page."""
+FIGURE_SIZE = (4.6, 5.2)  # Inches: the text stays legible on a narrow page.
 TEXT_SIZE = 9
+CAP_STYLE: Any = {"textcoords": "offset points", "color": MUTED, "size": 8, "ha": "right"}
 
 
 def pareto_figure(found: Sequence[Point]) -> Figure:
@@ -276,7 +226,7 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
     """
     if not found:
         raise ValueError("a figure of widths needs a finished training; got none: train one first")
-    shown = [method for method in STYLES if any(p.method == method for p in found)]
+    shown = [method for method in STYLES if method in {p.method for p in found}]
     figure = Figure(figsize=FIGURE_SIZE, dpi=200, facecolor=PAPER, layout="constrained")
     panels = figure.subplots(2, 1, sharey=True)
     labels = {"parameters": "parameters", "macs": "MACs of one patch"}
@@ -284,17 +234,12 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
         for method in shown:
             marker, colour = STYLES[method]
             own = sorted((p for p in found if p.method == method), key=lambda p: p.cap)
-            costs = [getattr(point, name) for point in own]
-            for cost, point in zip(costs, own, strict=True):
+            costs, dice = [getattr(p, name) for p in own], [p.dice for p in own]
+            for x, point in zip(costs, own, strict=True):
                 if point.low is not None:
-                    ends = [point.low, point.high]
-                    axes.plot([cost, cost], ends, color=colour, lw=1, alpha=0.6)
+                    axes.plot([x, x], [point.low, point.high], color=colour, lw=1, alpha=0.6)
                 if method == shown[0]:
-                    axes.annotate(
-                        str(point.cap), (cost, point.dice), (-5, 3), textcoords="offset points",
-                        color=MUTED, size=8, ha="right",
-                    )  # fmt: skip
-            dice = [point.dice for point in own]
+                    axes.annotate(str(point.cap), (x, point.dice), (-5, 3), **CAP_STYLE)
             axes.plot(costs, dice, color=colour, lw=1.4, ms=4.5, marker=marker, label=method)
         axes.set_xscale("log")
         axes.set_facecolor("none")
@@ -304,17 +249,12 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
         axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
         axes.set_xlabel(label, color=MUTED, size=TEXT_SIZE)
         axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=TEXT_SIZE)
+    style: Any = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, names, loc="outside upper center", ncols=len(names), frameon=False,
-        fontsize=TEXT_SIZE, labelcolor=INK,
-    )  # fmt: skip
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), **style)
     return figure
 
 
 def draw_pareto(found: Sequence[Point], path: Path) -> None:
     """Draw `pareto_figure` into a PNG file, replaced atomically."""
-    with replacing(path) as temporary:
-        FigureCanvasAgg(pareto_figure(found)).print_figure(
-            temporary, format="png", metadata={"Software": None}
-        )
+    write_figure(pareto_figure(found), path)

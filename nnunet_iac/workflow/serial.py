@@ -3,8 +3,9 @@
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,12 @@ from typing import Any
 from nnunet_iac.host.folders import command_environment
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import steps
-from nnunet_iac.workflow.study import REFERENCE, DataSet, PlannedRun, Study
+from nnunet_iac.workflow.forks import import_nnunet, run_forked
+from nnunet_iac.workflow.study import REFERENCE, Study
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_plans import study_folder
 
 PROGRESS = re.compile(r"(Epoch \d+|Phase: .*|Pseudo dice .*|Pruned .*|predicting .*|Mean Val.*)$")
-"""Lines of nnU-Net's output that show its progress."""
-
 SECONDS = "seconds.json"
 Report = Callable[[str], None]
 Step = Callable[[steps.Command], dict[str, Any]]
@@ -29,20 +29,19 @@ def run_serially(study: Study, report: Report) -> Path:
     """Run all missing steps of a study, and return the folder of its results.
 
     Finished steps are kept, and interrupted trainings are continued. After a step that ran, all
-    later ones are checked again.
-
-    Args:
-        study: to run; nnU-Net's folders must be set in the environment.
-        report: receives lines of progress.
+    later ones are checked again. nnU-Net's folders must be set in the environment.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: the study cannot be run, or a step failed; the
             message has the end of its output.
     """
+    import_nnunet()  # The checks would, and show warnings.
     require_ready(study)
     folder = study_folder(study)
     planned = steps_of(study)
     seconds = read_seconds(folder)
+    # macOS forbids its libraries in forks; CUDA cannot be used in them at all.
+    run = run_forked if study.device == "cpu" and sys.platform == "linux" else run_process
     complete = True
     for number, (file, title, step) in enumerate(planned, start=1):
         to = folder / f"{file}.json"
@@ -54,7 +53,7 @@ def run_serially(study: Study, report: Report) -> Path:
         report(head)
         started = time.monotonic()
         log = folder / "logs" / f"{file.replace('/', '_')}.log"
-        write_json(to, step(LoggedCommand(log, report)))
+        write_json(to, step(LoggedCommand(log, report, run)))
         took = time.monotonic() - started
         seconds[file] = round(seconds.get(file, 0) + took, 1)
         write_json(folder / SECONDS, seconds)
@@ -65,48 +64,36 @@ def run_serially(study: Study, report: Report) -> Path:
 
 def read_seconds(folder: Path) -> dict[str, float]:
     """Return the seconds of the finished steps of a study, by the file that each ends with."""
-    path = folder / SECONDS
-    return read_json(path) if path.is_file() else {}
+    return read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {}
 
 
 def steps_of(study: Study) -> list[tuple[str, str, Step]]:
     """Return the steps of a study in their order: the file that each ends with, title and step."""
-
-    def prepare(dataset: DataSet, command: steps.Command) -> dict[str, Any]:
-        return {"plans": steps.prepare(study, dataset, command)}
-
     found: list[tuple[str, str, Step]] = []
     for dataset in study.datasets:
         title = f"Plan and preprocess {dataset.dataset}"
-        found.append((f"prepared/{dataset.dataset}", title, partial(prepare, dataset)))
+        found.append((f"prepared/{dataset.dataset}", title, partial(steps.prepare, study, dataset)))
     # A method may take cells or epochs from another one that the study lists later.
     ordered = sorted(study.runs.values(), key=lambda run: len(study.sources_of(run)))
-    for run in ordered:
-        title = f"Train {_title(study, run)}"
-        found.append((f"runs/{run.name}", title, partial(steps.train, study, run)))
-    for run in ordered:
-        if run.dataset.predict:
-            title = f"Predict the test cases: {_title(study, run)}"
-            found.append((f"predictions/{run.name}", title, partial(steps.predict, study, run)))
+    for folder, verb, step in (
+        ("runs", "Train", steps.train),
+        ("predictions", "Predict the test cases:", steps.predict),
+    ):
+        for run in ordered:
+            name = f"the backbone {run.backbone}" if run.method == REFERENCE else run.method
+            title = f"{verb} {name} ({study.trainer_of(run)}, fold {run.fold})"
+            if folder == "runs" or run.dataset.predict:
+                found.append((f"{folder}/{run.name}", title, partial(step, study, run)))
     return found
-
-
-def _title(study: Study, run: PlannedRun) -> str:
-    name = f"the backbone {run.backbone}" if run.method == REFERENCE else run.method
-    return f"{name} ({study.trainer_of(run)}, fold {run.fold})"
 
 
 @dataclass(frozen=True)
 class LoggedCommand:
-    """Runs commands with their output in a log; lines that show progress are reported.
-
-    Args:
-        log: the file.
-        report: receives lines.
-    """
+    """Runs commands with their output in a log; lines that show progress are reported."""
 
     log: Path
     report: Report
+    run: Callable[[Sequence[str], Mapping[str, str], Report], int]
 
     def __call__(self, words: Sequence[str], **environment: str) -> None:
         """Run a command.
@@ -116,26 +103,32 @@ class LoggedCommand:
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.report(f"    $ {' '.join(words)}")
-        own = {"PYTHONUNBUFFERED": "1", **command_environment(), **environment}
-        with (
-            open(self.log, "a", encoding="utf-8") as file,
-            subprocess.Popen(
-                words,
-                env={**os.environ, **own},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            ) as process,
-        ):
-            assert process.stdout is not None
-            for line in process.stdout:
+        with open(self.log, "a", encoding="utf-8") as file:
+
+            def hear(line: str) -> None:
                 file.write(line)
                 if shown := PROGRESS.search(line.rstrip()):
                     self.report(f"      {shown.group(1)}")
-        if process.returncode != 0:
+
+            status = self.run(words, {**command_environment(), **environment}, hear)
+        if status != 0:
             end = "\n".join(self.log.read_text(encoding="utf-8").splitlines()[-15:])
             raise RuntimeError(
-                f"{words[0]} must succeed and exited with {process.returncode}; {self.log} ends "
-                f"with\n{end}"
+                f"{words[0]} must succeed and exited with {status}; {self.log} ends with\n{end}"
             )
+
+
+def run_process(words: Sequence[str], environment: Mapping[str, str], hear: Report) -> int:
+    """Run a command in a process of its own, pass on its lines, and return its exit status."""
+    with subprocess.Popen(
+        words,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            hear(line)
+    return process.returncode

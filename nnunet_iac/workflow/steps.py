@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from tempfile import gettempdir
@@ -29,7 +29,7 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
-from nnunet_iac.workflow.study_checks import SPLITS, Splits, training_cases, wanted_splits
+from nnunet_iac.workflow.study_checks import SPLITS, training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
     is_finished,
@@ -38,8 +38,7 @@ from nnunet_iac.workflow.study_plans import (
     study_folder,
     write_plans_of,
 )
-from nnunet_iac.workflow.study_report import write_study_report
-from nnunet_iac.workflow.study_results import document, provenance
+from nnunet_iac.workflow.study_report import provenance, write_study_report
 
 Command = Callable[..., None]
 """Runs words as a command, with keywords as additional environment variables."""
@@ -63,15 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         study = read_study(given.study)
-        if given.step == "prepare":
-            named = next(d for d in study.datasets if d.dataset == given.dataset)
-            write_json(given.to, {"plans": prepare(study, named)})
-        elif given.step == "train":
-            write_json(given.to, train(study, study.runs[given.run]))
-        elif given.step == "predict":
-            write_json(given.to, predict(study, study.runs[given.run]))
-        else:
+        if given.step == "report":
             report(study, given.results, given.to)
+        elif given.step == "prepare":
+            named = next(d for d in study.datasets if d.dataset == given.dataset)
+            write_json(given.to, prepare(study, named))
+        else:
+            step = train if given.step == "train" else predict
+            write_json(given.to, step(study, study.runs[given.run]))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -79,11 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(words: Sequence[str], **environment: str) -> None:
-    """Run a command whose output goes to this process's own.
-
-    Raises:
-        RuntimeError: it failed.
-    """
+    """Run a command, which must succeed and whose output goes to this process's own."""
     print("$", *words, flush=True)
     done = subprocess.run(words, env={**os.environ, **command_environment(), **environment})
     if done.returncode != 0:
@@ -92,11 +86,8 @@ def run_command(words: Sequence[str], **environment: str) -> None:
         )
 
 
-def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> list[str]:
-    """Plan and preprocess what is missing, put the splits in place and write all plans.
-
-    Returns the identifiers of the plans.
-    """
+def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> dict[str, Any]:
+    """Plan and preprocess what is missing, put the splits in place, and write all plans."""
     folder = preprocessed_folder(dataset.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
@@ -107,16 +98,7 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> l
             write_json(folder / SPLITS, splits)
         own = [run for run in study.runs.values() if run.dataset == dataset]
         written = [path for run in own if (path := write_plans_of(study, run)) is not None]
-        return list(dict.fromkeys(path.stem for path in written))
-
-
-def put_splits(study: Study, dataset: DataSet) -> Splits:
-    """Put a study's splits in place, where there are none, and return them."""
-    path = preprocessed_folder(dataset.dataset) / SPLITS
-    splits = wanted_splits(study, dataset)
-    if not path.is_file():
-        write_json(path, splits)
-    return splits
+        return {"plans": list(dict.fromkeys(path.stem for path in written))}
 
 
 def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, command: Command) -> None:
@@ -135,13 +117,12 @@ def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, comman
 
 
 def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict[str, Any]:
-    """Train and validate a run, unless that is done, and return its provenance, scores and costs.
-
-    An interrupted training is continued.
-    """
+    """Train a run or continue its training, and return its provenance, scores and costs."""
     write_plans_of(study, run)
     require_own_results(study, run)
-    split = put_splits(study, run.dataset)[run.fold]
+    splits, path = wanted_splits(study, run.dataset), preprocessed_folder(run.dataset.dataset)
+    if not (path / SPLITS).is_file():
+        write_json(path / SPLITS, splits)
     folder = fold_folder(study, run)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
@@ -159,11 +140,11 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
                         *("-tr", study.trainer_of(run), "-p", plans_name(study, run)),
                         *("-device", study.device, *(["--c"] if begun else [])),
                     ],
-                    **_processors(study),
+                    **processors(study),
                     **own,
                 )
     known = provenance(study, run)
-    if known["dice"].keys() != set(split["val"]):
+    if known["dice"].keys() != set(splits[run.fold]["val"]):
         raise RuntimeError(
             f"{folder} must be validated on the cases of the study's fold {run.fold}, and was on "
             "others: move it elsewhere, and it is trained again"
@@ -181,12 +162,10 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
 
     Without mirroring, because some trainers mirror and others do not.
     """
-    model = fold_folder(study, run).parent
+    folder, output = fold_folder(study, run), predictions_folder(study, run)
+    model, scored = folder.parent, output / "summary.json"
     raw = raw_folder(model.parent.name)
-    output = predictions_folder(study, run)
-    trained = (fold_folder(study, run) / FINAL).stat().st_mtime
-    scored = output / "summary.json"
-    if not scored.is_file() or scored.stat().st_mtime < trained:
+    if not scored.is_file() or scored.stat().st_mtime < (folder / FINAL).stat().st_mtime:
         shutil.rmtree(output, ignore_errors=True)
         number = str(dataset_number(model.parent.name))
         with _a_gpu(study) as own:
@@ -197,7 +176,7 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
                     *("-p", plans_name(study, run), "-f", str(run.fold)),
                     *("--disable_tta", "-npp", "1", "-nps", "1", "-device", study.device),
                 ],
-                **_processors(study),
+                **processors(study),
                 **own,
             )
         files = ["-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json")]
@@ -209,20 +188,22 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
 def report(study: Study, results: Sequence[Path], to: Path) -> None:
     """Gather the results of all runs, and write results.json, tables and page beside each other.
 
-    Args:
-        study: its runs, in their order; files of other runs are ignored.
-        results: folders with a file per run.
-        to: the page.
+    Files in the folders `results` that are not of the study's runs are ignored.
     """
     gathered: dict[str, dict[str, Any]] = {}
     for path in [path for folder in results for path in sorted(folder.glob("*.json"))]:
         known = read_json(path)
         gathered.setdefault(known["run"], {}).update(known)
-    runs = [gathered[name] for name in study.runs if name in gathered]
-    write_study_report(document(study, runs), to)
+    document = {
+        "study": study.name,
+        "device": study.device,
+        "methods": list(study.methods),
+        "runs": [gathered[name] for name in study.runs if name in gathered],
+    }
+    write_study_report(document, to)
 
 
-def _processors(study: Study) -> dict[str, str]:
+def processors(study: Study) -> dict[str, str]:
     """Return the variables that limit a run to its processors; those that are set win."""
     threads = f"{study.threads}"
     if study.device == "cpu":
@@ -234,11 +215,7 @@ def _processors(study: Study) -> dict[str, str]:
 
 @contextmanager
 def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
-    """Yield the environment of a process that has a GPU of its own, if the study assigns them.
-
-    Raises:
-        RuntimeError: more trainings at once than GPUs.
-    """
+    """Yield the environment of a process that has a GPU of its own, if the study assigns them."""
     count = int(os.environ.get(GPUS, "0"))
     if study.device == "cpu" or count < 2:
         yield {}
@@ -246,19 +223,18 @@ def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     for device in visible:
         lock = FileLock(Path(gettempdir()) / f"nnunet-iac-gpu-{device}-{os.getuid()}.lock")
-        try:
+        with suppress(Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        try:
-            yield {"CUDA_VISIBLE_DEVICES": device}
-        finally:
-            lock.release()
-        return
-    raise RuntimeError(
-        f"a training must have a GPU of its own; all of {', '.join(visible)} are taken: give "
-        "--gpus the number that is free"
-    )
+            break
+    else:
+        raise RuntimeError(
+            f"a training must have a GPU of its own; all of {', '.join(visible)} are taken: give "
+            "--gpus the number that is free"
+        )
+    try:
+        yield {"CUDA_VISIBLE_DEVICES": device}
+    finally:
+        lock.release()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,9 @@ from typing import Any
 from nnunet_iac.search.settings import Settings
 
 REFERENCE = "reference"
-DEFAULT = "default"
-"""The augmentation of a trainer without a suffix."""
-
-CONTINUE, LTH, FULL, DISCRETE = (
-    "nnUNetTrainerContinue",
-    "nnUNetTrainerIACLTH",
-    "nnUNetTrainerIAC",
-    "nnUNetTrainerIACDiscrete",
-)
+DEFAULT = "default"  # The augmentation of a trainer without a suffix.
+CONTINUE, DISCRETE = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
+SEARCHES = LTH, FULL = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "continued": (CONTINUE, {}),
     "iac-lth": (LTH, {}),
@@ -32,31 +26,19 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Trainer of every method on top of a backbone, and the settings that make it that method."""
 
-PLANNED = "nnUNetPlans"
-"""The plans that a study makes itself where there are none."""
-SEARCHES = (LTH, FULL)
-OURS_TO_SET = (
-    "backbone_trainer",
-    "backbone_plans",
-    "backbone_checkpoint",
-    "patient_pattern",
-    "seed",
-)
+PLANNED = "nnUNetPlans"  # The plans that a study makes itself where there are none.
+OURS_TO_SET = {f"backbone_{part}" for part in ("trainer", "plans", "checkpoint")}
+OURS_TO_SET |= {"patient_pattern", "seed"}
 """Settings that a study decides by other keys of its file."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set of a study.
+    """One data set of a study, by id or name.
 
-    Args:
-        dataset: id or name.
-        configurations: of nnU-Net, such as 2d.
-        folds: numbers.
-        splits: a file of splits or its content. Without it, nnU-Net's own splits are used or, with
-            `patients`, splits by patient.
-        patients: regular expression whose match in a case id is the patient.
-        predict: whether the test cases are predicted and scored as well.
+    Without `splits`, a file or its content, nnU-Net's own splits are used or, with `patients`, a
+    regular expression whose match in a case id is the patient, splits by patient. With `predict`
+    the test cases are predicted and scored as well.
     """
 
     dataset: str
@@ -71,14 +53,8 @@ class DataSet:
 class BackboneSpec:
     """How a backbone differs from the plans it starts from, and its trainer.
 
-    Args:
-        plans: identifier of the plans to start from.
-        trainer: any of nnU-Net's.
-        encoder: as `nnunet-iac plan --encoder`.
-        skip: as `nnunet-iac plan --skip`.
-        cap: on the channels per stage, as `nnunet-iac xtiny --cap`.
-        features_per_stage: channels; data sets whose networks have fewer stages take the first.
-        batch_size: instead of the plans'.
+    `encoder` and `skip` are those of `nnunet-iac plan`, `cap` is that of `nnunet-iac xtiny`. Data
+    sets whose networks have fewer stages take the first of `features_per_stage`.
     """
 
     plans: str = PLANNED
@@ -97,13 +73,11 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class StudyMethod:
-    """What is trained on top of a backbone.
+    """What is trained on top of a backbone, by a trainer without the suffix of an augmentation.
 
-    Args:
-        trainer: without the suffix of an augmentation.
-        settings: of its own; `{seed}` and `{cells}` in `genotype` are filled in.
-        cells_of: the method whose found cells `{cells}` are.
-        epochs_of: the searching method whose epochs, search and finetuning together, it trains for.
+    `{seed}` and `{cells}` in the setting `genotype` are filled in, the latter with the cells that
+    the method `cells_of` found. A method with `epochs_of` trains for the epochs of that one, search
+    and finetuning together.
     """
 
     trainer: str
@@ -121,14 +95,8 @@ class StudyMethod:
 class PlannedRun:
     """One training of a study: of a backbone if `method` is `reference`, else on top of one.
 
-    Args:
-        dataset: its entry in the study.
-        configuration: of nnU-Net.
-        fold: number.
-        backbone: its name in the study.
-        method: its name in the study, or `reference`.
-        augmentation: `default`, or the suffix of the trainers that have another.
-        seed: of the run; None for a backbone.
+    The augmentation is `default`, or the suffix of the trainers that have another. A backbone has
+    no seed.
     """
 
     dataset: DataSet
@@ -155,12 +123,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Study:
-    """The content of a study file.
-
-    Raises:
-        ValueError: settings that are impossible or that another key of the file decides, or a
-            method whose cells or epochs are those of a method that is not there.
-    """
+    """The content of a study file, which must be possible (ValueError)."""
 
     name: str
     datasets: tuple[DataSet, ...]
@@ -176,52 +139,52 @@ class Study:
 
     def __post_init__(self) -> None:
         for name, method in self.methods.items():
-            self._require_searching("cells", name, method.cells_of)
-            self._require_searching("epochs", name, method.epochs_of)
+            for what, source in (("cells", method.cells_of), ("epochs", method.epochs_of)):
+                if source and not (source in self.methods and self.methods[source].searches):
+                    raise ValueError(
+                        f"method {name!r} takes the {what} of {source!r}, which must be a method "
+                        f"of the study that searches: add it, or name another with {what}_of"
+                    )
             if method.epochs_of and (method.searches or "finetune_epochs" in method.settings):
                 raise ValueError(
                     f"method {name!r} must not search or set finetune_epochs if epochs_of decides "
                     "its length: remove one of them"
                 )
+            if taken := sorted(OURS_TO_SET & {**self.settings, **method.settings}.keys()):
+                raise ValueError(
+                    f"method {name!r}: {taken[0]} must not be among the settings, since the study "
+                    "decides it: use the keys backbones, patients and seeds"
+                )
             try:
-                self._require_settings(name)
+                settings = self.settings_of(name, self.seeds[0])
+                if method.trainer == LTH:
+                    settings.require_prunable()
             except ValueError as error:
                 raise ValueError(f"method {name!r}: {error}") from error
 
-    def _require_searching(self, what: str, name: str, source: str | None) -> None:
-        if source is not None and (source not in self.methods or not self.methods[source].searches):
-            raise ValueError(
-                f"method {name!r} takes the {what} of {source!r}, which must be a method of the "
-                f"study that searches: add it, or name another with {what}_of"
-            )
-
-    def _require_settings(self, name: str) -> None:
-        method = self.methods[name]
-        if taken := sorted({*OURS_TO_SET} & {**self.settings, **method.settings}.keys()):
-            raise ValueError(
-                f"{taken[0]} must not be among the settings, since the study decides it: use "
-                "the keys backbones, patients and seeds"
-            )
-        settings = self.settings_of(name, self.seeds[0])
-        if method.trainer == LTH:
-            settings.require_prunable()
+    @property
+    def deprecations(self) -> list[str]:
+        """A sentence for each setting that has an old name, or none any more."""
+        settings = [self.settings_of(name, self.seeds[0]) for name in self.methods]
+        return list(dict.fromkeys(note for each in settings for note in each.deprecations))
 
     @cached_property
     def runs(self) -> dict[str, PlannedRun]:
         """All runs by name, every backbone before the methods on top of it."""
-        found = []
-        for dataset in self.datasets:
-            for configuration in dataset.configurations:
-                for fold in dataset.folds:
-                    for backbone in self.backbones:
-                        reference = PlannedRun(dataset, configuration, fold, backbone)
-                        found.append(reference)
-                        found += [
-                            replace(reference, method=method, augmentation=augmentation, seed=seed)
-                            for augmentation in self.augmentations
-                            for method in self.methods
-                            for seed in self.seeds
-                        ]
+        methods: list[tuple[str, str, int | None]] = [
+            (method, augmentation, seed)
+            for augmentation in self.augmentations
+            for method in self.methods
+            for seed in self.seeds
+        ]
+        found = [
+            PlannedRun(dataset, configuration, fold, backbone, *method)
+            for dataset in self.datasets
+            for configuration in dataset.configurations
+            for fold in dataset.folds
+            for backbone in self.backbones
+            for method in [(REFERENCE, DEFAULT, None), *methods]
+        ]
         return {run.name: run for run in found}
 
     def sources_of(self, run: PlannedRun) -> list[PlannedRun]:
@@ -234,12 +197,9 @@ class Study:
 
     def fingerprint(self, run: PlannedRun) -> dict[str, Any]:
         """Return all values that decide what a run is; if they change, it is another run."""
-        known = {
-            "network": asdict(self.backbones[run.backbone]),
-            "splits": str(run.dataset.splits),
-            "trainer": self.trainer_of(run),
-        }
-        if run.method == REFERENCE or run.seed is None:
+        network, splits = asdict(self.backbones[run.backbone]), str(run.dataset.splits)
+        known = {"network": network, "splits": splits, "trainer": self.trainer_of(run)}
+        if run.seed is None:
             return known
         if epochs_of := self.methods[run.method].epochs_of:
             known["epochs_of"] = epochs_of
@@ -249,20 +209,16 @@ class Study:
         """Return the name of a run's trainer."""
         if run.method == REFERENCE:
             return self.backbones[run.backbone].trainer
-        suffix = "" if run.augmentation == DEFAULT else run.augmentation
-        return self.methods[run.method].trainer + suffix
+        return self.methods[run.method].trainer + run.augmentation.removeprefix(DEFAULT)
 
     def values_of(
         self, name: str, seed: int, cells: str = "cells", epochs: int | None = None
     ) -> dict[str, Any]:
         """Return the settings of a method as its plans hold them, without those of the backbone.
 
-        Args:
-            name: of the method.
-            seed: of the run.
-            cells: replaces `{cells}` in `genotype`.
-            epochs: of a method without a search or a length of its own. By default as many as an
-                accelerated search with the study's settings and its finetuning take at most.
+        `cells` replaces `{cells}` in `genotype`. `epochs` are those of a method without a search or
+        a length of its own: by default as many as an accelerated search with the study's settings
+        and its finetuning take at most.
         """
         method = self.methods[name]
         values = {**self.settings, **method.settings, "seed": seed}

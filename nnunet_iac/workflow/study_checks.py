@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sklearn.model_selection import KFold
 
@@ -20,9 +19,7 @@ from nnunet_iac.workflow.study import PLANNED, DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import plans_file, plans_name, plans_of, require_own_results
 
 SPLITS = "splits_final.json"
-FOLDS, SHUFFLE = 5, 12345
-"""nnU-Net's own number of folds, and the seed it shuffles with."""
-
+FOLDS, SHUFFLE = 5, 12345  # nnU-Net's own number of folds, and the seed it shuffles with.
 Splits = list[dict[str, list[str]]]
 
 
@@ -30,17 +27,16 @@ def require_ready(study: Study) -> None:
     """Check data sets, splits, trainers, plans and the results of earlier trainings.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: names what must hold and what was found.
+        ValueError, FileNotFoundError, RuntimeError: the study cannot be run as it is.
     """
     folders = [preprocessed_folder(dataset.dataset) for dataset in study.datasets]
     for dataset, folder in zip(study.datasets, folders, strict=True):
         if folders.count(folder) > 1:
             raise ValueError(f"a data set must be listed once; {folder.name} is there twice")
-        raw = raw_folder(folder.name)
-        if dataset.predict and not (raw / "imagesTs").is_dir():
-            raise FileNotFoundError(f"to predict test cases {raw / 'imagesTs'} must exist")
-        if dataset.predict and not (raw / "labelsTs").is_dir():
-            raise FileNotFoundError(f"to score test cases {raw / 'labelsTs'} must exist")
+        for verb, name in (("predict", "imagesTs"), ("score", "labelsTs")):
+            path = raw_folder(folder.name) / name
+            if dataset.predict and not path.is_dir():
+                raise FileNotFoundError(f"to {verb} test cases {path} must exist")
         wanted_splits(study, dataset)
     for trainer in dict.fromkeys(study.trainer_of(run) for run in study.runs.values()):
         if trainer not in exported_trainers(trainers_dir()):
@@ -52,28 +48,19 @@ def require_ready(study: Study) -> None:
 
 
 def _require_genotype(study: Study, run: PlannedRun) -> None:
-    """Check that the cell that a method names is there, unless the study searches for it.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not, or is none.
-    """
+    """Check that the cell that a method names is there, unless the study searches for it."""
     if run.seed is None or study.methods[run.method].cells_of is not None:
         return
     genotype = study.values_of(run.method, run.seed).get("genotype")
-    path = None if genotype is None else CellSource.of(genotype).path
-    if path is not None:
+    if genotype is not None and (path := CellSource.of(genotype).path) is not None:
         find_genotype(path_for_fold(path, run.fold))
 
 
 def _require_plans(study: Study, run: PlannedRun) -> None:
-    """Check the plans of a run as far as what they start from is there.
-
-    Raises:
-        ValueError: impossible ones, or others under their name.
-    """
+    """Check the plans of a run as far as what they start from is there."""
     folder = preprocessed_folder(run.dataset.dataset)
-    spec = study.backbones[run.backbone]
-    source = spec.plans if run.seed is None else plans_name(study, run.reference)
+    reference = plans_name(study, run.reference)
+    source = study.backbones[run.backbone].plans if run.seed is None else reference
     if not (folder / f"{source}.json").is_file():
         if run.seed is None and source != PLANNED:
             raise FileNotFoundError(
@@ -99,14 +86,20 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
         ValueError: no such fold, an unknown case, a patient on both sides of a fold, or another
             splits_final.json, which is not overwritten.
     """
-    folder = preprocessed_folder(dataset.dataset)
-    cases = training_cases(raw_folder(folder.name))
+    own = preprocessed_folder(dataset.dataset) / SPLITS
+    raw = raw_folder(own.parent.name)
+    cases = training_cases(raw)
     for case in cases:
         patient_of(case, dataset.patients)
-    own = folder / SPLITS
-    known = own if own.is_file() else raw_folder(folder.name) / SPLITS
-    if dataset.splits is not None:
-        wanted = _given(dataset, cases)
+    known = own if own.is_file() else raw / SPLITS
+    if (given := dataset.splits) is not None:
+        if isinstance(given, Path):
+            if not given.is_file():
+                raise FileNotFoundError(f"splits must name a file; {given} does not exist")
+            given = read_json(given)
+        for fold in dataset.folds:
+            require_split(given, fold, cases, f"the splits of {dataset.dataset}")
+        wanted = list(given)
         if own.is_file() and read_json(own) != wanted:
             raise ValueError(
                 f"{own} must be the splits that the study names, and is another: move "
@@ -118,7 +111,18 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
         wanted = read_json(known)
     else:
         wanted = grouped(cases, dataset.patients)
-    _require_folds(wanted, dataset)
+    for fold in dataset.folds:
+        if fold >= len(wanted):
+            raise ValueError(
+                f"the folds of {dataset.dataset} must be among the {len(wanted)} of its splits; "
+                f"got {fold}"
+            )
+        if shared := shared_patients(wanted[fold]["train"], wanted[fold]["val"], dataset.patients):
+            raise ValueError(
+                f"a patient must not be on both sides of a split; fold {fold} of "
+                f"{dataset.dataset} has {', '.join(shared[:3])} on both: name splits that group by "
+                "patient, or none and `patients`"
+            )
     return wanted
 
 
@@ -130,46 +134,14 @@ def training_cases(raw: Path) -> list[str]:
 
 
 def grouped(cases: Sequence[str], pattern: str | None) -> Splits:
-    """Return nnU-Net's five folds, drawn over patients; without a pattern every case is one.
-
-    Raises:
-        ValueError: fewer patients than folds.
-    """
-    patients = sorted({patient_of(case, pattern) for case in cases})
+    """Return nnU-Net's five folds, drawn over patients; without a pattern every case is one."""
+    patient = {case: patient_of(case, pattern) for case in cases}
+    patients = sorted(set(patient.values()))
     if len(patients) < FOLDS:
         raise ValueError(f"{FOLDS} folds need as many patients; there are {len(patients)}")
     found = []
     for _, held in KFold(FOLDS, shuffle=True, random_state=SHUFFLE).split(patients):
         out = {patients[i] for i in held}
-        sides: dict[str, list[str]] = {"train": [], "val": []}
-        for case in cases:
-            sides["val" if patient_of(case, pattern) in out else "train"].append(case)
-        found.append(sides)
+        train = [case for case in cases if patient[case] not in out]
+        found.append({"train": train, "val": [case for case in cases if patient[case] in out]})
     return found
-
-
-def _given(dataset: DataSet, cases: Sequence[str]) -> Splits:
-    given: Any = dataset.splits
-    if isinstance(given, Path):
-        if not given.is_file():
-            raise FileNotFoundError(f"splits must name a file; {given} does not exist")
-        given = read_json(given)
-    for fold in dataset.folds:
-        require_split(given, fold, cases, f"the splits of {dataset.dataset}")
-    return list(given)
-
-
-def _require_folds(splits: Splits, dataset: DataSet) -> None:
-    for fold in dataset.folds:
-        if fold >= len(splits):
-            raise ValueError(
-                f"the folds of {dataset.dataset} must be among the {len(splits)} of its splits; "
-                f"got {fold}"
-            )
-        shared = shared_patients(splits[fold]["train"], splits[fold]["val"], dataset.patients)
-        if shared:
-            raise ValueError(
-                f"a patient must not be on both sides of a split; fold {fold} of "
-                f"{dataset.dataset} has {', '.join(shared[:3])} on both: name splits that group by "
-                "patient, or none and `patients`"
-            )

@@ -11,25 +11,17 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.workflow.study import (
-    METHODS,
-    REFERENCE,
-    BackboneSpec,
-    DataSet,
-    Study,
-    StudyMethod,
-)
+from nnunet_iac.workflow.study import METHODS, REFERENCE, BackboneSpec, DataSet, Study, StudyMethod
 
+# Of a training unless the file names another number: on a GPU they load the data.
 THREADS = {"cpu": 1, "cuda": 8}
-"""Processors of a training unless the file names another number: on a GPU they load the data."""
 
 
 def read_study(path: Path) -> Study:
     """Return the study that a YAML file describes, or the copy of one in a study's folder.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no YAML, an unknown key or an impossible value; the message names the place.
+        FileNotFoundError, ValueError: no such file, no YAML, an unknown key or an impossible value.
     """
     document = read_document(path)
     if isinstance(document, dict) and document.keys() == {"python", "study"}:
@@ -41,12 +33,7 @@ def read_study(path: Path) -> Study:
 
 
 def read_document(path: Path) -> Any:
-    """Return the content of a YAML file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: no YAML.
-    """
+    """Return the content of a YAML file."""
     if not path.is_file():
         raise FileNotFoundError(f"a study file must be named; {path} does not exist")
     try:
@@ -58,44 +45,31 @@ def read_document(path: Path) -> Any:
 def study_of(document: Any, folder: Path | None = None) -> Study:
     """Return the study that a file's content describes.
 
-    Args:
-        document: as the file has it.
-        folder: to which its paths are relative; None leaves them as they are.
+    Paths in it are relative to `folder`; None leaves them as they are.
 
     Raises:
         ValueError: see `read_study`.
     """
-    _require_schema(document)
-    methods = {
+    schema = yaml.safe_load((files("nnunet_iac") / "workflow" / "study.schema.yaml").read_text())
+    if (error := best_match(Draft202012Validator(schema).iter_errors(document))) is not None:
+        place = ".".join(map(str, error.absolute_path)) or "the study"
+        raise ValueError(f"{place}: {error.message}")
+    values = {"threads": THREADS[document.get("device", "cpu")], **_tuples(document)}
+    values["methods"] = {
         name: _method(name, given or {}, folder) for name, given in document["methods"].items()
     }
-    if REFERENCE in methods:
+    if REFERENCE in values["methods"]:
         raise ValueError("a method must have another name than reference, which is always trained")
-    listed = ("seeds", "augmentations")
-    plain = {key: document[key] for key in ("device", "threads", "settings") if key in document}
-    own = {
-        "threads": THREADS[document.get("device", "cpu")],
-        **plain,
-        **{key: tuple(document[key]) for key in listed if key in document},
-    }
     if "backbones" in document:
-        own["backbones"] = {
+        values["backbones"] = {
             name: BackboneSpec(**_tuples(given or {}))
             for name, given in document["backbones"].items()
         }
-    datasets = tuple(_dataset(given, folder) for given in document["datasets"])
-    named = [dataset.dataset for dataset in datasets]
+    values["datasets"] = tuple(_dataset(given, folder) for given in document["datasets"])
+    named = [dataset.dataset for dataset in values["datasets"]]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         raise ValueError(f"a data set must be listed once; {twice[0]} is there more than once")
-    return Study(name=document["name"], datasets=datasets, methods=methods, **own)
-
-
-def _require_schema(document: Any) -> None:
-    schema = yaml.safe_load((files("nnunet_iac") / "workflow" / "study.schema.yaml").read_text())
-    error = best_match(Draft202012Validator(schema).iter_errors(document))
-    if error is not None:
-        place = ".".join(map(str, error.absolute_path)) or "the study"
-        raise ValueError(f"{place}: {error.message}")
+    return Study(**values)
 
 
 def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
@@ -116,15 +90,10 @@ def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:
 
 
 def absolute_genotype(folder: Path, genotype: str) -> str:
-    """Return the setting `genotype`, with a path in it made absolute from a folder.
-
-    Raises:
-        ValueError: no such setting.
-    """
+    """Return the setting `genotype`, with a path in it made absolute from a folder."""
     if "{cells}" in genotype:
         return genotype
-    source = CellSource.of(genotype.replace("{seed}", "0"))
-    if source.path is None:
+    if (source := CellSource.of(genotype.replace("{seed}", "0"))).path is None:
         return genotype
     # Not its own path, in which a seed stands for all.
     path = genotype.removeprefix("conv:") if source.kind == "convolution" else genotype
@@ -146,9 +115,8 @@ def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> StudyMe
     settings = {**own, **given.get("settings", {})}
     if isinstance(settings.get("genotype"), str) and folder is not None:
         settings["genotype"] = absolute_genotype(folder, settings["genotype"])
-    needs_cells = "{cells}" in str(settings.get("genotype"))
-    cells_of = given.get("cells_of", "iac-lth" if needs_cells else None)
-    return StudyMethod(trainer, settings, cells_of, given.get("epochs_of"))
+    finder = "iac-lth" if "{cells}" in str(settings.get("genotype")) else None
+    return StudyMethod(trainer, settings, given.get("cells_of", finder), given.get("epochs_of"))
 
 
 def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:

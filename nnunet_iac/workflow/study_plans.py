@@ -1,7 +1,6 @@
 """The plans and folders of a study's runs."""
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,7 @@ from nnunet_iac.host.folders import results_folder
 from nnunet_iac.host.planning import NetworkChanges, preprocessed_folder, source_plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import (
-    SECTION,
-    architecture_of,
-    configuration_of,
-    derived,
-    write_new,
-)
+from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, derived, write_new
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
 from nnunet_iac.workflow.study import REFERENCE, BackboneSpec, PlannedRun, Study
 
@@ -44,11 +37,7 @@ def plans_name(study: Study, run: PlannedRun) -> str:
 
 
 def fold_folder(study: Study, run: PlannedRun) -> Path:
-    """Return nnU-Net's folder of a run.
-
-    Raises:
-        RuntimeError: nnUNet_results is not set.
-    """
+    """Return nnU-Net's folder of a run."""
     model = f"{study.trainer_of(run)}__{plans_name(study, run)}__{run.configuration}"
     dataset = preprocessed_folder(run.dataset.dataset).name
     return results_folder() / dataset / model / f"fold_{run.fold}"
@@ -65,16 +54,10 @@ def plans_file(study: Study, run: PlannedRun) -> Path:
 
 
 def write_plans_of(study: Study, run: PlannedRun) -> Path | None:
-    """Write the plans of a run; return their file, or None if there is nothing to write (yet).
-
-    Raises:
-        FileNotFoundError: plans to start from are not there.
-        ValueError: plans of such a name with other content, or an impossible network.
-    """
+    """Write the plans of a run; return their file, or None if there is nothing to write (yet)."""
     if (plans := plans_of(study, run)) is None:
         return None
-    path = plans_file(study, run)
-    write_new(path, plans)
+    write_new(path := plans_file(study, run), plans)
     return path
 
 
@@ -83,8 +66,7 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
 
     None if it takes plans that are there, or if a run whose epochs it takes is not finished.
     """
-    folder = preprocessed_folder(run.dataset.dataset)
-    name = plans_name(study, run)
+    folder, name = preprocessed_folder(run.dataset.dataset), plans_name(study, run)
     if run.method == REFERENCE:
         spec = study.backbones[run.backbone]
         return None if spec.is_planned else _backbone_plans(folder, run.configuration, name, spec)
@@ -117,12 +99,6 @@ def _backbone_plans(
         raise ValueError(f"backbone {name!r} must have another name than its plans: rename it")
     plans.update(plans_name=name, source_plans=spec.plans)
     config = configuration_of(plans, configuration)
-    plans["configurations"][configuration] |= _changes(config, spec)
-    return plans
-
-
-def _changes(config: Mapping[str, Any], spec: BackboneSpec) -> dict[str, Any]:
-    """Return the keys of a configuration in which a backbone differs."""
     changes = NetworkChanges(spec.encoder, spec.skip).changed(dict(config))
     architecture = architecture_of({**config, **changes})
     if spec.cap is not None:
@@ -134,27 +110,21 @@ def _changes(config: Mapping[str, Any], spec: BackboneSpec) -> dict[str, Any]:
                 f"features_per_stage must have a number for each of the {stages} stages of the "
                 f"plans; got {list(spec.features_per_stage)}"
             )
-        changes["architecture"] = copy.deepcopy(dict(architecture))
-        own = changes["architecture"]["arch_kwargs"]
-        own[FEATURES] = list(spec.features_per_stage[:stages])
+        changes["architecture"] = own = copy.deepcopy(dict(architecture))
+        own["arch_kwargs"][FEATURES] = list(spec.features_per_stage[:stages])
     if spec.batch_size is not None:
         changes["batch_size"] = spec.batch_size
-    return changes
+    plans["configurations"][configuration] |= changes
+    return plans
 
 
 def require_own_results(study: Study, run: PlannedRun) -> None:
-    """Check that a model under a run's name was trained with the run's plans.
-
-    Raises:
-        ValueError: it was trained with others.
-    """
+    """Check that a model under a run's name was trained with the run's plans."""
     model, wanted = fold_folder(study, run).parent, plans_file(study, run)
-    if not (model / "plans.json").is_file() or not wanted.is_file():
+    both = (wanted, model / "plans.json")
+    if not all(path.is_file() for path in both):
         return
-    ours, theirs = (
-        configuration_of(read_json(path), run.configuration)
-        for path in (wanted, model / "plans.json")
-    )
+    ours, theirs = (configuration_of(read_json(path), run.configuration) for path in both)
     unused = dict.fromkeys([SECTION]) if run.method == REFERENCE else {}
     if ours | unused != theirs | unused:
         raise ValueError(

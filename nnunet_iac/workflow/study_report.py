@@ -1,4 +1,4 @@
-"""A study's result file, its tables and its page."""
+"""The provenance, scores and costs of a study's runs, its result file, tables and page."""
 
 import csv
 import io
@@ -7,21 +7,76 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import environment
+from nnunet_iac.analysis.report.run import Run, read_run
+from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables
 from nnunet_iac.analysis.scores.wording import finding, score_text
 from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
+from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import write_json, write_text
+from nnunet_iac.search.controls import CellSource
+from nnunet_iac.workflow.study import REFERENCE, PlannedRun, Study
+from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
 SEARCHES = ("iac-lth", "iac")
+TIMES = ("epochs", "search_epochs", "seconds", "search_seconds")
+
+
+def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
+    """Return how a finished run was made, what it scored and what it cost.
+
+    Raises:
+        FileNotFoundError, ValueError, RuntimeError: its record or scores are not there or damaged,
+            or its backbone did not stay as it was.
+    """
+    folder = fold_folder(study, run)
+    names = ("configuration", "fold", "backbone", "method", "augmentation", "seed")
+    known = {
+        "run": run.name,
+        "dataset": folder.parent.parent.name,
+        **{name: getattr(run, name) for name in names},
+        "trainer": study.trainer_of(run),
+        "plans": plans_name(study, run),
+        "patient_pattern": run.dataset.patients,
+        "dice": read_case_scores(folder).dice,
+    }
+    return known if run.method == REFERENCE else {**known, **_record(read_run(folder))}
+
+
+def _record(run: Run) -> dict[str, Any]:
+    if run.backbone.after is not None and not run.backbone.unchanged:
+        raise RuntimeError(
+            f"a run's backbone must stay as it was; that of {run.fold_folder} did not: run it again"
+        )
+    networks = {name: run.cost.networks[name] for name in ("backbone", "final")}
+    return {
+        "settings": _portable(run.settings.to_mapping()),
+        **{name: getattr(run, name) for name in TIMES},
+        "epoch_seconds": [round(float(s), 3) for s in run.trajectory.seconds],
+        "parameters": {name: cost.parameters for name, cost in networks.items()},
+        "macs": {name: cost.macs for name, cost in networks.items()},
+        "backbone_hash": run.backbone.before,
+        "backbone_unchanged": run.backbone.unchanged,
+        "leakage": run.backbone.leakage,
+        "genotype": None if run.genotype is None else run.genotype.to_document(),
+        "events": [f"{e.epoch} {e.source}->{e.target} {e.operation} {e.rule}" for e in run.events],
+        "frozen_dice": None if run.reference is None else run.reference.dice,
+        **{name: getattr(run.cost, name) for name in ("hardware", "versions", "commit")},
+    }
+
+
+def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings that name a cell by its place in nnUNet_results, or by its file alone."""
+    source = CellSource.of(settings.get("genotype") or "identity")
+    if source.path is None:
+        return settings
+    path, root = Path(source.path), results_folder().resolve()
+    place = path.relative_to(root) if path.is_relative_to(root) else path.name
+    return {**settings, "genotype": source.moved(str(place))}
 
 
 def write_study_report(document: Mapping[str, Any], page: Path) -> None:
-    """Write `page`, and results.json and tables.csv beside it.
-
-    Args:
-        document: as `study_results.document`.
-        page: an HTML file.
-    """
+    """Write a study's HTML page, and results.json, the document, and tables.csv beside it."""
     tables = method_tables(document)
     write_json(page.with_name("results.json"), document)
     write_text(page.with_name("tables.csv"), _csv(tables))
@@ -56,8 +111,8 @@ def _csv(tables: list[MethodTable]) -> str:
         for head, *rows in [cells(table)]
         for row in rows
     ]
-    columns = dict.fromkeys(column for row in rows for column in row)
     text = io.StringIO()
+    columns = dict.fromkeys(column for row in rows for column in row)
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     if rows:
         writer.writeheader()

@@ -54,10 +54,10 @@ def test_a_run_on_the_cpu_keeps_to_its_threads_unless_the_environment_sets_other
 ) -> None:
     for name in ("nnUNet_n_proc_DA", "nnUNet_def_n_proc", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    assert steps._processors(study(threads=3))["OMP_NUM_THREADS"] == "3"
+    assert steps.processors(study(threads=3))["OMP_NUM_THREADS"] == "3"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert steps._processors(study(threads=3))["OMP_NUM_THREADS"] == "7"
-    on_a_gpu = steps._processors(study(device="cuda"))
+    assert steps.processors(study(threads=3))["OMP_NUM_THREADS"] == "7"
+    on_a_gpu = steps.processors(study(device="cuda"))
     assert (on_a_gpu["nnUNet_n_proc_DA"], on_a_gpu["nnUNet_def_n_proc"]) == ("8", "8")
 
 
@@ -130,4 +130,4 @@ def test_a_studys_folder_finds_the_cells_that_its_file_names(tmp_path: Path) -> 
     path.write_text(yaml.safe_dump(document))
     engine._lay_out(folder, path, read_study(path))
     copied = read_study(folder / engine.AS_RUN).settings_of("own", 2)
-    assert copied.genotype == str(path.parent / "cells" / "own_2.json")
+    assert copied.cell.genotype == str(path.parent / "cells" / "own_2.json")

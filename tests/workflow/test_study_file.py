@@ -49,19 +49,19 @@ def test_a_run_has_the_trainer_of_its_method_and_augmentation() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_valid_settings_and_its_seed(method: str) -> None:
     made = study(methods={"iac-lth": None, method: None})
-    assert made.settings_of(method, 7).seed == 7
+    assert made.settings_of(method, 7).optimisation.seed == 7
 
 
 def test_what_does_not_search_is_finetuned_as_long_as_searches_may_take_together() -> None:
     made = study(settings={"search_epochs": 60, "finetune_epochs": 15})
-    assert made.settings_of("random", 0).finetune_epochs == 21 + 15
-    assert made.settings_of("iac-lth", 0).finetune_epochs == 15
+    assert made.settings_of("random", 0).schedule.finetune_epochs == 21 + 15
+    assert made.settings_of("iac-lth", 0).schedule.finetune_epochs == 15
     own = study(methods={"random": {"settings": {"finetune_epochs": 3}}})
-    assert own.settings_of("random", 0).finetune_epochs == 3
+    assert own.settings_of("random", 0).schedule.finetune_epochs == 3
 
 
 def test_a_random_cell_is_drawn_by_the_runs_own_seed() -> None:
-    assert study().settings_of("random", 5).genotype == "random:5"
+    assert study().settings_of("random", 5).cell.genotype == "random:5"
 
 
 def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -> None:
@@ -124,7 +124,7 @@ def test_a_cell_is_found_from_the_folder_of_the_file(tmp_path: Path, kind: str) 
     path = tmp_path / "study.yaml"
     own = {"mine": {"as": "random", "settings": {"genotype": f"{kind}cell_{{seed}}.json"}}}
     path.write_text(yaml.safe_dump({**SMALL, "methods": own}))
-    found = read_study(path).settings_of("mine", 3).genotype
+    found = read_study(path).settings_of("mine", 3).cell.genotype
     assert found == f"{kind}{tmp_path / 'cell_3.json'}"
 
 
@@ -158,5 +158,5 @@ def test_what_does_not_search_learns_as_long_as_an_accelerated_search_may_take()
                 "methods": {"random": None, "iac-lth": None},
             }
         )
-        assert made.settings_of("random", 0).finetune_epochs == search + 100
-        assert made.settings_of("iac-lth", 0).finetune_epochs == 100
+        assert made.settings_of("random", 0).schedule.finetune_epochs == search + 100
+        assert made.settings_of("iac-lth", 0).schedule.finetune_epochs == 100
