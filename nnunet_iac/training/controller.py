@@ -111,12 +111,7 @@ def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
 
 @dataclass(frozen=True)
 class Change:
-    """What the end of an epoch changed.
-
-    Args:
-        structure: cells or phase, so that optimisers and wrapper must be made again.
-        search_ended: the next epoch is the first of the finetuning.
-    """
+    """What the end of an epoch changed."""
 
     structure: bool = False
     search_ended: bool = False
@@ -126,11 +121,6 @@ class SearchController:
     """Takes a retrofit from warm-up to finetuning.
 
     Changes the structure of the network between epochs only, and has the record written after each.
-
-    Args:
-        settings: of the run.
-        method: which search, or none.
-        recorder: of the run.
     """
 
     def __init__(self, settings: Settings, method: Method, recorder: Recorder) -> None:
@@ -165,14 +155,7 @@ class SearchController:
         run: dict[str, Any],
         genotype: Genotype | None = None,
     ) -> None:
-        """Begin a new record and give the cells their initial weights.
-
-        Args:
-            network: with the backbone's weights.
-            backbone: what is recorded of them.
-            run: what is recorded of the run.
-            genotype: to be finetuned without a search; None to search, or without cells.
-        """
+        """Begin a new record and give the cells their initial weights."""
         self.recorder.begin(backbone, {"method": method_name(self.method, self.settings), **run})
         ticket = draw_ticket(network, self.settings.optimisation.seed)
         self.ticket_hash = tensors_hash(ticket)
@@ -202,11 +185,7 @@ class SearchController:
             self.recorder.remove_cell()
 
     def end_run(self, network: RetrofittedUNet, cost: NetworkCost) -> None:
-        """Record the final network's cost, and check that the backbone has not changed.
-
-        Raises:
-            RuntimeError: the backbone has changed.
-        """
+        """Record the final network's cost, and check that the backbone has not changed."""
         unused = sum(parameter.numel() for parameter in network.architecture_parameters())
         final = replace(cost, parameters=cost.parameters - unused)
         self.recorder.add_network_cost("final", final)
@@ -227,7 +206,7 @@ class SearchController:
     # -- an epoch --------------------------------------------------------------------------------
 
     def optimisers(self, network: Any) -> tuple[Optimizer, EpochSchedule]:
-        """Return optimiser and schedule of the weights in this phase; make that of alpha and beta.
+        """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
         alpha and beta learn in the search only, tuned norms in the finetuning only. What Adam
         remembers of alpha and beta is kept.
@@ -273,9 +252,6 @@ class SearchController:
 
         `loss` runs the network on the batch, `epoch` is nnU-Net's number, from 0, and `update` says
         what the batch of a bilevel search is for, weights or architecture.
-
-        Raises:
-            RuntimeError: gradients that are not finite.
         """
         assert self.architecture_optimizer is not None
         optimizers = [optimizer, self.architecture_optimizer]
@@ -300,14 +276,7 @@ class SearchController:
         return not_finite(what, epoch, edge)
 
     def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
-        """Prune, discretise or leave the cells as they are; return what has changed.
-
-        Args:
-            network: its cells are pruned or replaced in place.
-            completed: epochs completed, this one included.
-            seconds: what this epoch took.
-            loss: its mean training loss.
-        """
+        """Prune, discretise or leave the cells as they are; return what has changed."""
         require_same_on_all_ranks(*network.architecture_parameters())
         before = self.phase, self._operations()
         self.recorder.account(self.phase.value, seconds)
@@ -356,11 +325,7 @@ class SearchController:
         }
 
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
-        """Restore what `state_dict` returned; the network has the checkpoint's weights already.
-
-        Raises:
-            RuntimeError: its backbone is not the one that was frozen.
-        """
+        """Restore what `state_dict` returned; the network has the checkpoint's weights already."""
         phases = state["phases"]
         self.phase = Phase(phases["phase"])
         self.first_finetune_epoch = phases["first_finetune_epoch"]
@@ -458,11 +423,7 @@ class SearchController:
         return outcome.genotype
 
     def _ticket(self, network: RetrofittedUNet) -> dict[str, Tensor]:
-        """Return the ticket of the record; one that is damaged or gone is drawn again.
-
-        Raises:
-            RuntimeError: what is drawn now is not what the search started from.
-        """
+        """Return the ticket of the record; one that is damaged or gone is drawn again."""
         folder = self.recorder.folder
         try:
             ticket = folder.read_ticket()
@@ -492,14 +453,9 @@ class SearchController:
 
 
 class ContinuationController:
-    """Continues training the backbone, or its decoder: the control at equal budget.
+    """Continues training the backbone, or its decoder (`trainable_part`): the equal-budget control.
 
     It has one phase, and the methods of `SearchController`.
-
-    Args:
-        settings: of the run; `trainable_part=decoder` freezes the encoder.
-        method: of the run.
-        recorder: of the run.
     """
 
     phase = Phase.CONTINUED
@@ -531,11 +487,7 @@ class ContinuationController:
         self.recorder.restore()
 
     def end_run(self, network: Any, cost: NetworkCost) -> None:
-        """Record the final network's cost, which is the backbone's, and check a frozen encoder.
-
-        Raises:
-            RuntimeError: an encoder that was to stay frozen has changed.
-        """
+        """Record the final network's cost, which is the backbone's, and check a frozen encoder."""
         self.recorder.add_network_cost("final", cost)
         if not self.encoder_is_frozen:
             return

@@ -32,12 +32,9 @@ Split = tuple[list[str], list[str]]
 
 @dataclass(frozen=True)
 class PlannedNetwork:
-    """The network that the plans describe.
+    """The network that the plans describe: `make` returns a new one, on the CPU.
 
-    Args:
-        make: returns a new one, on the CPU.
-        batch: shape of its images, (batch, channels, *spatial).
-        device: to train on.
+    `batch` is the shape of its images, (batch, channels, *spatial).
     """
 
     make: Callable[[], nn.Module]
@@ -55,14 +52,7 @@ class PlannedNetwork:
 
 
 class Lifecycle:
-    """Begins, resumes and ends one run, whose controller and recorder it makes.
-
-    Args:
-        checks: before long work.
-        trainer: name of the trainer.
-        rank: of this process.
-        do_split: nnU-Net's, which reads or writes the file of splits.
-    """
+    """Begins, resumes and ends one run, whose controller and recorder it makes."""
 
     def __init__(
         self,
@@ -119,13 +109,8 @@ class Lifecycle:
     ) -> None:
         """Start from the backbone in an empty fold, with the record and the first weights.
 
-        Everything that can be wrong is found before an earlier run is moved away.
-
-        Args:
-            network: gets its first weights.
-            planned: the network of the plans.
-            images: returns the images of so many first training batches.
-            continues: whether the user wanted to continue a run.
+        Everything that can be wrong is found before an earlier run is moved away. `images` returns
+        those of so many first training batches; `continues` is whether the user wanted that.
         """
         checks, retrofits = self.checks, self.checks.method.retrofits
         self._remove_leftovers()

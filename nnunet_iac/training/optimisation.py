@@ -23,10 +23,7 @@ SGD_WEIGHT_DECAY = 3e-5
 class EpochSchedule:
     """Sets an optimiser's learning rate from the epoch, as nnU-Net's schedulers are called.
 
-    Args:
-        optimizer: all its groups get the same rate.
-        rate: learning rate of the n-th epoch of the phase, n from 0.
-        first_epoch: nnU-Net's number of the phase's first epoch.
+    `rate` is a function of the epoch in the phase, from 0.
     """
 
     def __init__(
@@ -141,12 +138,6 @@ def step(
 
     With a scaler every optimiser is unscaled before the weights are clipped, and the scale is
     updated once; a scaled gradient of alpha would otherwise dominate the norm.
-
-    Args:
-        loss: its gradients must have been cleared before.
-        optimizers: those to step.
-        clipped: parameters whose joint gradient norm is limited.
-        grad_scaler: None without mixed precision.
     """
     if grad_scaler is None:
         loss.backward()

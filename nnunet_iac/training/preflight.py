@@ -68,10 +68,6 @@ def checked_settings(
 
     That is what nnU-Net gives it, the name, method and fixed settings of its class, and nnU-Net's
     folder of results, if it is set.
-
-    Raises:
-        ValueError: plans, settings or names with which the method cannot run.
-        RuntimeError: the results cannot be written, or TensorBoard is wanted and missing.
     """
     config = configuration_of(plans, configuration)
     require_trainable(config)
@@ -91,12 +87,7 @@ def checked_settings(
 
 
 def require_usable(method: Method, settings: Settings) -> None:
-    """Check that a method can run with valid settings.
-
-    Raises:
-        ValueError: a search that is given its result or is too short, or a finetuning without
-            anything to finetune.
-    """
+    """Check that a method can run with valid settings; a search must not be given its result."""
     nothing_given = (settings.cell.genotype, settings.cell.skip) == (None, "cell")
     if method.searches and not nothing_given:
         raise ValueError(
@@ -216,16 +207,8 @@ def ignored(
 class Preflight:
     """The checks of one run before long work.
 
-    Args:
-        settings: of the run.
-        method: of the run.
-        sibling_trainer: the trainer whose checkpoint is the backbone by default.
-        plans: content of the plans file.
-        configuration: name of the configuration.
-        number: of the fold, or `all`.
-        data: preprocessed data of the configuration.
-        fold: folder of the run.
-        log: receives lines for nnU-Net's log.
+    The sibling trainer's checkpoint is the backbone by default, `data` the folder of the
+    configuration's preprocessed data, and `fold` that of the run.
     """
 
     settings: Settings
@@ -243,11 +226,7 @@ class Preflight:
         return self.data.parent / "splits_final.json"
 
     def require_data(self) -> None:
-        """Check that there are preprocessed data.
-
-        Raises:
-            FileNotFoundError: the message has the command that makes them.
-        """
+        """Check that there are preprocessed data; the error has the command that makes them."""
         if not self.data.is_dir() or not any(self.data.iterdir()):
             raise FileNotFoundError(
                 f"preprocessed data must exist in {self.data}; run\n  nnUNetv2_preprocess -d "
@@ -265,14 +244,9 @@ class Preflight:
     def split(
         self, cases: Iterable[str], do_split: Callable[[], tuple[list[str], list[str]]]
     ) -> tuple[list[str], list[str]]:
-        """Return training and validation cases, checked.
+        """Return training and validation cases, checked: the splits are valid and share no patient.
 
-        Args:
-            cases: all that are preprocessed.
-            do_split: nnU-Net's, which reads or writes the file of splits.
-
-        Raises:
-            ValueError: an invalid file of splits, or a patient on both sides.
+        `cases` are all that are preprocessed; nnU-Net's `do_split` reads or writes the file of splits.
         """
         require_splits(self._splits, self.number, cases)
         training, validation = do_split()
@@ -376,14 +350,8 @@ def previous_predictions(
 ) -> Path:
     """Return the folder in which a model's first stage predicted for its second.
 
-    Args:
-        model: model folder of the second stage.
-        previous: configuration of the first.
-        configuration: of the second.
-        cases: that the second sees.
-
-    Raises:
-        FileNotFoundError: the first stage has not predicted all cases.
+    `model` is the folder of the second stage, whose configuration sees the cases, and `previous`
+    the first's configuration, which must have predicted all of them.
     """
     first = model.with_name(f"{model.name.rpartition('__')[0]}__{previous}")
     folder = first / "predicted_next_stage" / configuration
@@ -408,15 +376,8 @@ def enable_checkpointing_if_needed(
 ) -> str:
     """Turn on activation checkpointing if a training step does not fit without; return a log line.
 
-    Args:
-        network: that is going to be trained.
-        batch: shape of the images, (batch, channels, *spatial).
-        device: where.
-        settings: of the network.
-        resized: makes the network of other settings.
-
-    Raises:
-        RuntimeError: it does not fit even so; the message names cells that would.
+    `batch` is the shape of the images, (batch, channels, *spatial); `resized` makes the network of
+    other settings, for the error that names cells which would fit.
     """
     free = free_memory(device)
     needed = _step_memory(network, batch, device)

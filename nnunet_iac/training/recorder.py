@@ -57,14 +57,7 @@ TIMESTAMPS = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
 class Recorder:
-    """Holds and writes the record of a run.
-
-    Args:
-        settings: of the run.
-        folder: where the record goes.
-        log: receives lines for nnU-Net's log.
-        has_cells: whether the run has cells, whose trajectory, events and health are recorded.
-    """
+    """Holds and writes the record of a run."""
 
     def __init__(
         self,
@@ -181,12 +174,7 @@ class Recorder:
             loggers.append(TensorBoardLogger(folder, first_epoch))
 
     def log_progress(self, progress: "Progress", logger: Any) -> None:
-        """Log how far the run is.
-
-        Args:
-            progress: after the epoch.
-            logger: nnU-Net's, which knows when epochs began and ended.
-        """
+        """Log how far the run is."""
         times = (logger.get_value(f"epoch_{side}_timestamps", None) for side in ("start", "end"))
         self.log(progress_line(progress, self.pace(progress.phase, *times), datetime.now()))
 
@@ -293,14 +281,7 @@ class SearchProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is after an epoch.
-
-    Args:
-        phase: of the epoch that has just ended.
-        epochs: completed epochs of the run.
-        ends: the least and the most epochs of the whole run.
-        search: None where the epoch was not part of one.
-    """
+    """How far a run is after an epoch."""
 
     phase: str
     epochs: int
@@ -324,13 +305,8 @@ def search_ends(
 
     An edge with n operations and s stable checks behind it is decided after at least
     (n - 1) checks - s more epochs (Algorithm 1), and after exactly as many where no check can
-    fail. At the limit `search_epochs` every search ends.
-
-    Args:
-        state: after the last prune; None in the warm-up.
-        epochs: completed epochs of the run.
-        settings: of the run.
-        prunes: whether the search prunes at all; a full one ends at its limit.
+    fail. At the limit `search_epochs` every search ends, one that does not prune always there.
+    `state` is that after the last prune; None in the warm-up.
     """
     limit = settings.schedule.search_epochs
     if not prunes:
@@ -352,11 +328,6 @@ def progress_line(progress: Progress, pace: float, now: datetime) -> str:
     Epochs are counted from 1, as in the record: nnU-Net calls the first one "Epoch 0". The end of
     the training takes all epochs to come for as long as the recent ones; those of the finetuning
     are not known while searching, hence "at this pace". The final validation is not in it.
-
-    Args:
-        progress: after the epoch.
-        pace: mean seconds of the recent epochs of this phase.
-        now: time of day from which the end is estimated.
     """
     soonest, latest = ((end - progress.epochs) * pace for end in progress.ends)
     ending = _training_end(soonest, latest, now)
@@ -422,11 +393,6 @@ def search_scalars(
     measured, mean over the edges that were compared, are what the prune saw. What
     is undefined is left out: the divergence where nothing was compared, the entropy where p is no
     distribution on any edge (`raw-strict`).
-
-    Args:
-        row: of the epoch.
-        state: after the prune; None in the warm-up.
-        cell: how importance is computed.
     """
     active = torch.from_numpy(row.active)
     p = distribution(torch.from_numpy(row.alpha), torch.from_numpy(row.beta), active, cell)
@@ -441,11 +407,7 @@ def search_scalars(
 
 
 class Throttled:
-    """Calls a function of one argument at most once a minute, as for nnU-Net's slow drawing.
-
-    Args:
-        function: to call; it can still be called directly.
-    """
+    """Calls a function of one argument at most once a minute, as for nnU-Net's slow drawing."""
 
     def __init__(self, function: Callable[[str], None]) -> None:
         self.function = function
@@ -480,12 +442,7 @@ def closed_in_the_end(logger: Any) -> Iterator[None]:
 
 
 def tensorboard_wanted() -> bool:
-    """Return whether the environment asks for TensorBoard.
-
-    Raises:
-        RuntimeError: the variable has another value than nnU-Net's own take, or TensorBoard is
-            not installed.
-    """
+    """Return whether the environment asks for TensorBoard."""
     value = os.environ.get(TENSORBOARD_VARIABLE, "0")
     if value not in ("0", "1", "False", "True", "false", "true"):
         raise RuntimeError(

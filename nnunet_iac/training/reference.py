@@ -28,12 +28,6 @@ def validate_backbone(
 
     If another run of the data set has validated the same tensors under the same circumstances, its
     validation is copied.
-
-    Args:
-        trainer: one of nnU-Net's, of the run.
-        network: the backbone.
-        recorder: of the run.
-        identity: of the run.
     """
     assert recorder.backbone is not None
     if broadcast_from_rank0(recorder.backbone.reference is not None):
