@@ -118,10 +118,7 @@ class Streams:
         return loaders
 
     def from_epoch(
-        self,
-        loaders: Sequence[Any],
-        epoch: int,
-        halves: Sequence[Sequence[str]] = (),
+        self, loaders: Sequence[Any], epoch: int, halves: Sequence[Sequence[str]] = ()
     ) -> tuple[Any, Any]:
         """Return the training and the validation batches from nnU-Net's epoch number `epoch` on.
 

@@ -13,13 +13,7 @@ from torch import nn
 
 import nnunet_iac
 from nnunet_iac.runs.atomic import read_json, replacing
-from nnunet_iac.runs.checkpoint import (
-    FINAL,
-    LATEST,
-    PREVIOUS,
-    keep_previous,
-    read_checkpoint,
-)
+from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, configuration_of
 from nnunet_iac.search.settings import Settings

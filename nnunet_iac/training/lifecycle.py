@@ -55,11 +55,7 @@ class Lifecycle:
     """Begins, resumes and ends one run, whose controller and recorder it makes."""
 
     def __init__(
-        self,
-        checks: Preflight,
-        trainer: str,
-        rank: int,
-        do_split: Callable[[], Split],
+        self, checks: Preflight, trainer: str, rank: int, do_split: Callable[[], Split]
     ) -> None:
         settings, method = checks.settings, checks.method
         self.checks = checks

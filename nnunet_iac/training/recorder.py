@@ -28,13 +28,7 @@ from nnunet_iac.runs.records import (
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.importance import distribution
-from nnunet_iac.search.pruning import (
-    Decision,
-    Observation,
-    PruningEvent,
-    PruningState,
-    full_mask,
-)
+from nnunet_iac.search.pruning import Decision, Observation, PruningEvent, PruningState, full_mask
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
