@@ -21,10 +21,8 @@ from nnunet_iac.search.setting_parts import DataConfig
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """In the order they are tried; nnU-Net chooses its "best" on the cases on which we report."""
 
-
 INPUT_KEYS = ("spacing", "normalization_schemes", "use_mask_for_norm")
 """Keys of a configuration that decide what an image looks like to the network."""
-
 
 ORIGIN: dict[str, set[str]] = {
     "network_weights": set(),
@@ -88,14 +86,10 @@ def planned_network(
     enable_deep_supervision: bool = True,
 ) -> nn.Module:
     """Return nnU-Net's network of the plans, which every backbone is."""
+    managers = plans_manager, configuration_manager
+    sizes = num_input_channels, num_output_channels, enable_deep_supervision
     with built_from_plans():
-        return nnUNetTrainer.build_network_architecture(
-            plans_manager,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-        )
+        return nnUNetTrainer.build_network_architecture(*managers, *sizes)
 
 
 def backbone_file(
@@ -233,8 +227,7 @@ def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> st
         return (
             f"was trained on fold {trained_on}, whose training cases are not this fold's{example}"
         )
-    ending = init["dataset_json"]["file_ending"]
-    held_out = _validated_cases(validation_summary(path), ending)
+    held_out = _validated_cases(validation_summary(path), init["dataset_json"]["file_ending"])
     seen = set(fold.validation_cases) - held_out
     if held_out and seen:
         return f"was trained on another split: {min(seen)} was not among its validation cases"

@@ -167,12 +167,7 @@ def require_same_run(
                 f"{state['run'].get(key)!r} in {path}: "
                 f"{CURES.get(key, 'put the right file there')}, or start anew without --c"
             )
-    require_same_settings(state["settings"], settings, path)
-
-
-def require_same_settings(saved: Mapping[str, Any], settings: Settings, path: Path) -> None:
-    """Check the settings of the plans against those a run began with."""
-    began = Settings.from_mapping(saved).to_mapping()
+    began = Settings.from_mapping(state["settings"]).to_mapping()
     for key, value in settings.to_mapping().items():
         if key not in FREE_TO_CHANGE and began[key] != value:
             raise ValueError(

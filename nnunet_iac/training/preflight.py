@@ -26,6 +26,7 @@ from nnunet_iac.runs.plans import (
     require_identifier,
     require_trainable,
 )
+from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import require_splits
 from nnunet_iac.search.budget import require_possible
 from nnunet_iac.search.controls import CellSource
@@ -36,6 +37,7 @@ from nnunet_iac.search.settings import PRESETS, Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
 from nnunet_iac.training.controller import Method
+from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.memory import free_memory
 from nnunet_iac.training.recorder import tensorboard_wanted
 
@@ -49,9 +51,6 @@ SMALLEST_RATIO = 1 / 64
 
 SUFFIXES = (".b2nd", ".npz", ".npy")
 """Of the files in which nnU-Net's data sets, new and old, keep predictions of the first stage."""
-
-
-# -- settings --------------------------------------------------------------------------------------
 
 
 def checked_settings(
@@ -110,68 +109,32 @@ def require_usable(method: Method, settings: Settings) -> None:
         )
 
 
-_USES: tuple[tuple[str, Callable[[Method, Settings], bool]], ...] = (
-    (
+def used_settings(method: Method, settings: Settings) -> set[str]:
+    """Return the names of the settings that a run of the method uses."""
+    cell, retrofits = settings.cell, method.retrofits
+    searches, prunes = method.searches, method.prunes
+    scored = cell.genotype is not None and CellSource.of(cell.genotype).kind == "zero-cost"
+    uses = {
         "finetune_epochs finetune_optimizer finetune_lr finetune_schedule iterations_per_epoch "
         "val_iterations_per_epoch deep_supervision seed deterministic patient_pattern "
-        "backbone_trainer backbone_plans backbone_checkpoint allow_leakage",
-        lambda method, settings: True,
-    ),
-    ("trainable_part", lambda method, settings: not method.retrofits),
-    (
-        "skip genotype norm residual decoder_norms activation_checkpointing",
-        lambda method, settings: method.retrofits,
-    ),
-    (
-        "channel_ratio min_channels partial_channels output_nodes",
-        lambda method, settings: (
-            method.retrofits and settings.cell.implant in ("cell", "convolution")
-        ),
-    ),
-    (
-        "max_parameter_ratio max_mac_ratio",
-        lambda method, settings: method.retrofits and settings.cell.implant == "cell",
-    ),
-    (
-        "score_batches",
-        lambda method, settings: method.retrofits and _cell_kind(settings) == "zero-cost",
-    ),
-    (
+        "backbone_trainer backbone_plans backbone_checkpoint allow_leakage": True,
+        "trainable_part": not retrofits,
+        "skip genotype norm residual decoder_norms activation_checkpointing": retrofits,
+        "channel_ratio min_channels partial_channels output_nodes": retrofits
+        and cell.implant in ("cell", "convolution"),
+        "max_parameter_ratio max_mac_ratio": retrofits and cell.implant == "cell",
+        "score_batches": retrofits and scored,
         "warmup_epochs search_epochs importance edge_transform max_identity weights_lr "
         "weights_lr_min annealing_power architecture_lr architecture_betas "
-        "architecture_weight_decay beta_decay",
-        lambda method, settings: method.searches,
-    ),
-    (
-        "tan_clamp",
-        lambda method, settings: method.searches and settings.cell.edge_transform == "tan",
-    ),
-    # A preset sets the stability test, and some of them the length of the warm-up.
-    (
-        "preset",
-        lambda method, settings: (
-            method.prunes
-            or (method.searches and "warmup_epochs" in PRESETS[settings.schedule.preset])
-        ),
-    ),
-    ("stability_test patience", lambda method, settings: method.prunes),
-    (
-        "stability_threshold threshold_growth reset_threshold",
-        lambda method, settings: method.prunes and settings.stability.stability_test != "schedule",
-    ),
-)
-
-USES = {name: uses for names, uses in _USES for name in names.split()}
-"""By setting, whether a run of a method uses it; no run uses one that is not listed."""
-
-
-def _cell_kind(settings: Settings) -> str | None:
-    return None if settings.cell.genotype is None else CellSource.of(settings.cell.genotype).kind
-
-
-def unused_settings(method: Method, settings: Settings, written: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the written settings that a run of the method does not use."""
-    return tuple(name for name in written if name not in USES or not USES[name](method, settings))
+        "architecture_weight_decay beta_decay": searches,
+        "tan_clamp": searches and cell.edge_transform == "tan",
+        # A preset sets the stability test, and some of them the length of the warm-up.
+        "preset": prunes or (searches and "warmup_epochs" in PRESETS[settings.schedule.preset]),
+        "stability_test patience": prunes,
+        "stability_threshold threshold_growth reset_threshold": prunes
+        and settings.stability.stability_test != "schedule",
+    }
+    return {name for names, used in uses.items() if used for name in names.split()}
 
 
 def ignored(
@@ -189,10 +152,11 @@ def ignored(
         for key, value in overrides.items()
         if key in section and section[key] != value
     ]
-    written = [k for k, value in section.items() if k not in overrides and value is not None]
+    used = used_settings(method, settings)
     unused = [
-        f"WARNING: {key}={section[key]} is ignored; {trainer} does not use it"
-        for key in unused_settings(method, settings, written)
+        f"WARNING: {key}={value} is ignored; {trainer} does not use it"
+        for key, value in section.items()
+        if key not in overrides and value is not None and key not in used
     ]
     renamed = [f"WARNING: {note}" for note in deprecations]
     wants_compile = os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
@@ -200,7 +164,25 @@ def ignored(
     return [*renamed, *fixed, *unused, *([compiled] if wants_compile else ())]
 
 
-# -- one run ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """The network that the plans describe: `make` returns a new one, on the CPU.
+
+    `batch` is the shape of its images, (batch, channels, *spatial).
+    """
+
+    make: Callable[[], nn.Module]
+    batch: Sequence[int]
+    device: torch.device
+
+    @property
+    def image(self) -> tuple[int, Sequence[int]]:
+        """Channels and size of an image."""
+        return self.batch[1], self.batch[2:]
+
+    def cost(self, network: nn.Module) -> NetworkCost:
+        """Return size and work of a network for one image."""
+        return network_cost(network, *self.image, self.device)
 
 
 @dataclass(frozen=True)
@@ -246,7 +228,7 @@ class Preflight:
     ) -> tuple[list[str], list[str]]:
         """Return training and validation cases, checked: the splits are valid and share no patient.
 
-        `cases` are all that are preprocessed; nnU-Net's `do_split` reads or writes the file of splits.
+        `cases` are all that are preprocessed; nnU-Net's `do_split` reads or writes the file.
         """
         require_splits(self._splits, self.number, cases)
         training, validation = do_split()
@@ -298,38 +280,33 @@ class Preflight:
         if self.method.retrofits:
             require_same_structure(self.fold, self.settings.cell.structure)
 
-    def costs(
-        self, network: Any, input_channels: int, patch_size: Sequence[int]
-    ) -> CellCosts | None:
+    def costs(self, network: Any, planned: PlannedNetwork) -> CellCosts | None:
         """Return what cells cost where the settings limit that; some cell must be within it."""
         limits = (self.settings.cell.max_parameter_ratio, self.settings.cell.max_mac_ratio)
         if not self.method.retrofits or limits == (None, None):
             return None
-        costs = cell_costs(network, input_channels, patch_size)
+        costs = cell_costs(network, *planned.image)
         require_possible(costs, self.settings.cell)
         return costs
 
     def fit_in_memory(
-        self,
-        network: RetrofittedUNet,
-        stock: Callable[[], nn.Module],
-        genotype: Genotype | None,
-        batch: Sequence[int],
-        device: torch.device,
+        self, network: Any, planned: PlannedNetwork, genotype: Genotype | None
     ) -> None:
-        """Let the network use activation checkpointing if a training step needs it; log memory.
+        """Let a retrofit use activation checkpointing if a training step needs it; log memory.
 
-        `stock` makes a network of the plans; without a genotype the cells are still to be searched.
+        Without a genotype its cells are still to be searched.
         """
+        if not self.method.retrofits:
+            return
 
         def made(settings: Settings) -> RetrofittedUNet:
-            model = retrofit(stock(), **settings.cell.network_arguments())
+            model = retrofit(planned.make(), **settings.cell.network_arguments())
             if isinstance(model, IACUNet) and genotype is not None:
                 model.discretise(genotype)
             return model
 
-        model = made(self.settings)
-        self.log(enable_checkpointing_if_needed(model, batch, device, self.settings, made))
+        model, where = made(self.settings), (planned.batch, planned.device)
+        self.log(enable_checkpointing_if_needed(model, *where, self.settings, made))
         network.activation_checkpointing = model.activation_checkpointing
 
     def require_space(self, network: nn.Module) -> None:

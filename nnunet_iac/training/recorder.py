@@ -34,6 +34,9 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
 from nnunet_iac.training.cost import peak_memory_bytes, provenance
 
+OF_CELLS = ("trajectory", "events", "health")
+"""Files that grow with a run that has cells."""
+
 RECENT = 10
 """Epochs over which the pace is measured."""
 
@@ -79,8 +82,8 @@ class Recorder:
 
     def restore(self) -> None:
         """Write the record as of the loaded checkpoint, and log which files were damaged."""
-        for path, read in self._readers().items():
-            self.warn_of_damage(path, read)
+        for name in ("settings", "backbone", "cost", *(OF_CELLS if self.has_cells else ())):
+            self.warn_of_damage(name)
         self.folder.write_settings(self.settings)
         self._note_other_circumstances()
         self.write()
@@ -154,11 +157,12 @@ class Recorder:
         for path in own:
             path.unlink(missing_ok=True)
 
-    def warn_of_damage(self, path: Path, read: Callable[[], object]) -> None:
-        """Log if a file of the record cannot be read and so is written again."""
+    def warn_of_damage(self, name: str) -> None:
+        """Log if a file of the record, such as `cost`, cannot be read and so is written again."""
         try:
-            read()
+            getattr(self.folder, f"read_{name}")()
         except (ValueError, FileNotFoundError) as error:
+            path: Path = getattr(self.folder, f"{name}_file")
             self.log(f"WARNING: {path.name} is written again from the checkpoint: {error}")
 
     def add_tensorboard(self, loggers: list[Any], first_epoch: int) -> None:
@@ -214,20 +218,6 @@ class Recorder:
                 for event in state["health_events"]
             ]
         self._keep_known_facts()
-
-    def _readers(self) -> dict[Path, Callable[[], object]]:
-        """Return the files that a checkpoint can write again, and what reads them."""
-        folder = self.folder
-        readers: dict[Path, Callable[[], object]] = {
-            folder.settings_file: folder.read_settings,
-            folder.backbone_file: folder.read_backbone,
-            folder.cost_file: folder.read_cost,
-        }
-        if self.has_cells:
-            readers[folder.trajectory_file] = folder.read_trajectory
-            readers[folder.events_file] = folder.read_events
-            readers[folder.health_file] = folder.read_health
-        return readers
 
     def _note_other_circumstances(self) -> None:
         """Record where a run resumes with other versions, hardware or code: bits may differ."""
@@ -432,7 +422,7 @@ def closed_in_the_end(logger: Any) -> Iterator[None]:
     finally:
         for each in logger.loggers:
             if isinstance(each, TensorBoardLogger):
-                each.close()
+                each.writer.close()
 
 
 def tensorboard_wanted() -> bool:
@@ -480,7 +470,3 @@ class TensorBoardLogger:
 
     def log_summary(self, key: str, value: Any) -> None:
         """Leave out what has no epoch; the record and nnU-Net's summary.json hold it."""
-
-    def close(self) -> None:
-        """Write what is left and end the writer's thread."""
-        self.writer.close()

@@ -58,7 +58,9 @@ class Origin:
         run = record.read_cost().run
         if (given := run.get("genotype_from")) is not None:
             earlier = cls.of(Path(given["path"]))
-            return replace(earlier, path=path) if earlier.run else cls._of_provenance(path, given)
+            repeated = {key: given[key] for key in PROVENANCE if key in given}
+            known = cls(path, repeated, (), given.get("dimensions"), given.get("leakage"))
+            return replace(earlier, path=path) if earlier.run else known
         if run.get("method") in UNSEARCHED:
             return cls(path, run)
         leaked = record.read_backbone().leakage if record.backbone_file.is_file() else None
@@ -66,12 +68,6 @@ class Origin:
         split = read_json(record.split_file) if record.split_file.is_file() else {}
         learned_from = tuple(case for side in sides for case in split.get(side, ()))
         return cls(path, run, learned_from, _dimensions(record, run), leaked)
-
-    @classmethod
-    def _of_provenance(cls, path: Path, given: dict[str, Any]) -> "Origin":
-        """Return the origin that the record of a run with this cell repeats."""
-        run = {key: given[key] for key in PROVENANCE if key in given}
-        return cls(path, run, (), given.get("dimensions"), given.get("leakage"))
 
     def provenance(self) -> dict[str, Any]:
         """Return what the record of a run with this cell repeats of its origin."""
