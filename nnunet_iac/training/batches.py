@@ -186,8 +186,7 @@ class AlternatingLoader:
     def __init__(self, train_search: Iterator[Any], val_search: Iterator[Any]) -> None:
         self.train_search = train_search
         self.val_search = val_search
-        self._alternate = False
-        self._count = 0
+        self.begin_epoch(alternate=False)
 
     def begin_epoch(self, alternate: bool) -> None:
         """Start an epoch with a batch of train_search."""

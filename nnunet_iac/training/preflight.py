@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
@@ -61,7 +62,6 @@ def checked_settings(
     trainer: str,
     method: Method,
     overrides: Mapping[str, Any],
-    results: str | Path | None,
 ) -> Settings:
     """Return the settings of a run after checking all that a trainer is made from.
 
@@ -78,9 +78,9 @@ def checked_settings(
     require_identifier(plans.get("plans_name"))
     require_dataset_name(plans.get("dataset_name"))
     require_file_ending(dataset_json.get("file_ending"))
-    if results is not None:
+    if nnUNet_results.is_set():
         model = f"{trainer}__{plans['plans_name']}__{configuration}"
-        require_writable(Path(results) / plans["dataset_name"] / model / f"fold_{fold}")
+        require_writable(Path(f"{nnUNet_results}") / plans["dataset_name"] / model / f"fold_{fold}")
     tensorboard_wanted()
     return settings
 
@@ -254,14 +254,13 @@ class Preflight:
 
     def backbone(self, network: nn.Module, validation: Sequence[str]) -> Backbone:
         """Return the backbone, checked against the network of the plans; log what it is."""
-        backbone = read_backbone(
+        path, fold, data = (
             self.backbone_file(validation),
-            network,
-            configuration_of(self.plans, self.configuration),
             self.target(validation),
             self.settings.data,
-            self._splits,
         )
+        configuration = configuration_of(self.plans, self.configuration)
+        backbone = read_backbone(path, network, configuration, fold, data, self._splits)
         for line in backbone.log_lines():
             self.log(line)
         return backbone
@@ -314,10 +313,8 @@ class Preflight:
 
         A checkpoint takes about the bytes of all weights, and of Adam's two averages.
         """
-        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-        learning = sum(
-            p.numel() * p.element_size() for p in network.parameters() if p.requires_grad
-        )
+        weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+        learning = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         present = sum(path.stat().st_size for path in self.fold.glob("checkpoint_*.pth"))
         require_space(self.fold, FILES_IN_A_FOLD * (weights + 2 * learning) - present)
 

@@ -113,17 +113,10 @@ class Recorder:
 
     def add_row(self, observation: Observation, decision: Decision, seconds: float) -> None:
         """Add the trajectory's row of an epoch that took so many seconds."""
-        row = TrajectoryRow(
-            epoch=observation.epoch,
-            alpha=observation.alpha.numpy(),
-            beta=observation.beta.numpy(),
-            importance=decision.importance.numpy(),
-            divergence=decision.divergence.numpy(),
-            threshold=decision.threshold.numpy(),
-            active=decision.active.numpy(),
-            seconds=seconds,
-        )
-        self.rows.append(row)
+        decided = ("importance", "divergence", "threshold", "active")
+        known = {key: getattr(observation, key).numpy() for key in ("alpha", "beta")}
+        known |= {key: getattr(decision, key).numpy() for key in decided}
+        self.rows.append(TrajectoryRow(epoch=observation.epoch, seconds=seconds, **known))
 
     def add_events(self, events: Sequence[PruningEvent]) -> None:
         """Add and log the operations that were pruned after an epoch."""
@@ -252,10 +245,8 @@ class Recorder:
 class SearchProgress:
     """How far a search is after an epoch.
 
-    Args:
-        operations: left on all edges together.
-        settled: edges that have one operation left.
-        ends: the least and the most completed epochs of the run after which it may end.
+    Operations are left on all edges together, one on a settled edge; `ends` are the least and the
+    most completed epochs of the run after which the search may end.
     """
 
     operations: int
@@ -446,10 +437,7 @@ def tensorboard_wanted() -> bool:
 class TensorBoardLogger:
     """Writes scalars when nnU-Net's `MetaLogger` calls it; steps are nnU-Net's epochs, from 0.
 
-    Args:
-        folder: of the event files.
-        first_epoch: nnU-Net's number of the first epoch; what an earlier process wrote of that
-            epoch and of later ones is hidden.
+    What an earlier process wrote of the first epoch and of later ones is hidden.
     """
 
     def __init__(self, folder: Path, first_epoch: int) -> None:

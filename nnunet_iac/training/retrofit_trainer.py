@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
@@ -40,6 +39,8 @@ class RetrofitTrainer(nnUNetTrainer):
     overrides: ClassVar[Mapping[str, Any]] = {}
     """Settings that this class fixes, whatever the plans say."""
     network: Any
+    dataloader_train: Any
+    dataloader_val: Any
     _best_ema: Any
     _loaded: tuple[Path, int] | None = None
     """The checkpoint that the run continues from, and its time of modification."""
@@ -58,9 +59,8 @@ class RetrofitTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         name, method, given = type(self).__name__, self.method, (plans, configuration, fold)
-        results = nnUNet_results if nnUNet_results.is_set() else None
         own = (name, method, self.overrides)
-        settings = preflight.checked_settings(*given, dataset_json, *own, results)
+        settings = preflight.checked_settings(*given, dataset_json, *own)
         self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
@@ -72,9 +72,8 @@ class RetrofitTrainer(nnUNetTrainer):
         self.logger.plot_progress_png = recorder.Throttled(self.logger.plot_progress_png)
         self.logger.update_config({SECTION: settings.to_mapping()})
         workers, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
-        self.streams = batches.Streams(
-            settings.schedule, settings.optimisation, self.local_rank, workers, pinned
-        )
+        parts = settings.schedule, settings.optimisation
+        self.streams = batches.Streams(*parts, self.local_rank, workers, pinned)
         folders = Path(f"{self.preprocessed_dataset_folder}"), Path(self.output_folder)
         chosen, log = (settings, method, self.sibling_trainer), self.print_to_log_file
         checks = preflight.Preflight(*chosen, *given, *folders, log)
@@ -292,11 +291,10 @@ class RetrofitTrainer(nnUNetTrainer):
         checkpoint = checkpoints.read_own_checkpoint(path, self.run.identity, self.settings)
         if not self.was_initialized:
             self.initialize()
-        loaded = path, path.stat().st_mtime_ns
+        self._loaded = path, path.stat().st_mtime_ns
         with checkpoints.restoring(path):
             self.unet.load_state_dict(checkpoint["network_weights"])
             self.controller.load_state_dict(checkpoint[SECTION], self.unet)
             self.num_epochs = self.controller.num_epochs
             self._rebuild_optimisers()
             super().load_checkpoint(str(path))
-        self._loaded = loaded
