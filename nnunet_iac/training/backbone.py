@@ -21,10 +21,8 @@ from nnunet_iac.search.setting_parts import DataConfig
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """In the order they are tried; nnU-Net chooses its "best" on the cases on which we report."""
 
-
 INPUT_KEYS = ("spacing", "normalization_schemes", "use_mask_for_norm")
 """Keys of a configuration that decide what an image looks like to the network."""
-
 
 ORIGIN: dict[str, set[str]] = {
     "network_weights": set(),
@@ -36,14 +34,7 @@ ORIGIN: dict[str, set[str]] = {
 
 @dataclass(frozen=True)
 class Fold:
-    """The fold a backbone is wanted for.
-
-    Args:
-        dataset: nnU-Net's name, for example Dataset004_Hippocampus.
-        configuration: for example 2d.
-        number: its number, or `all`.
-        validation_cases: the cases no backbone may have been trained on.
-    """
+    """The fold a backbone is wanted for, whose validation cases it must not be trained on."""
 
     dataset: str
     configuration: str
@@ -76,8 +67,7 @@ class Backbone:
     def record(self, leakage: str | None = None) -> BackboneRecord:
         """Return what is recorded of the backbone before training.
 
-        Args:
-            leakage: why the run may have seen validation cases otherwise.
+        `leakage` is why the run may have seen validation cases otherwise.
         """
         return BackboneRecord(
             path=str(self.path),
@@ -95,19 +85,11 @@ def planned_network(
     num_output_channels: int,
     enable_deep_supervision: bool = True,
 ) -> nn.Module:
-    """Return nnU-Net's network of the plans, which every backbone is.
-
-    Raises:
-        ValueError: plans whose network cannot be built.
-    """
+    """Return nnU-Net's network of the plans, which every backbone is."""
+    managers = plans_manager, configuration_manager
+    sizes = num_input_channels, num_output_channels, enable_deep_supervision
     with built_from_plans():
-        return nnUNetTrainer.build_network_architecture(
-            plans_manager,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-        )
+        return nnUNetTrainer.build_network_architecture(*managers, *sizes)
 
 
 def backbone_file(
@@ -115,15 +97,8 @@ def backbone_file(
 ) -> Path:
     """Return the checkpoint to freeze: the settings' own, or the sibling's final, then best.
 
-    Args:
-        settings: `backbone_checkpoint`, `backbone_trainer` and `backbone_plans` come first.
-        sibling_trainer: the trainer of the same variant that trains backbones.
-        plans: identifiers to look under: the run's own, then those they were derived from.
-        fold: of the run.
-        results: the data set's folder of nnUNet_results.
-
-    Raises:
-        FileNotFoundError: no such file; the message has the command that trains it.
+    Identifiers of plans are tried in their order; `results` is the data set's folder in
+    nnUNet_results. If there is none, the FileNotFoundError has the command that trains it.
     """
     if settings.backbone_checkpoint is not None:
         path = path_for_fold(settings.backbone_checkpoint, fold.number)
@@ -168,16 +143,8 @@ def read_backbone(
 ) -> Backbone:
     """Return the checkpoint at `path` after checking that it fits and has not seen too much.
 
-    Args:
-        path: an nnU-Net checkpoint.
-        network: the stock network that the run's plans describe.
-        configuration: the run's configuration of the plans.
-        fold: of the run.
-        settings: `allow_leakage` turns a leak into a recorded fact.
-        splits: the data set's splits_final.json; may be absent.
-
-    Raises:
-        ValueError: an unreadable file, other keys or shapes, other preprocessing, or leakage.
+    `network` and `configuration` are those of the plans; `splits`, the data set's file, may be
+    absent. An unfit checkpoint is a ValueError.
     """
     checkpoint = read_checkpoint(path)
     for key, inner in ORIGIN.items():
@@ -210,11 +177,7 @@ def read_backbone(
 def require_same_network(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Check that a checkpoint has exactly a network's keys and shapes.
-
-    Raises:
-        ValueError: names the first key that differs, with both shapes.
-    """
+    """Check that a checkpoint has exactly a network's keys and shapes."""
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         shapes = [tuple(s[key].shape) if key in s else "absent" for s in (wanted, found)]
         if shapes[0] != shapes[1]:
@@ -228,11 +191,7 @@ def require_same_network(
 def require_same_input(
     init: Mapping[str, Any], configuration: Mapping[str, Any], path: Path
 ) -> None:
-    """Check that a checkpoint was trained on images preprocessed as the run's are.
-
-    Raises:
-        ValueError: names the first key of the plans that differs, with both values.
-    """
+    """Check that a checkpoint was trained on images preprocessed as the run's are."""
     try:
         theirs = configuration_of(init["plans"], init["configuration"])
     except ValueError as error:
@@ -268,8 +227,7 @@ def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> st
         return (
             f"was trained on fold {trained_on}, whose training cases are not this fold's{example}"
         )
-    ending = init["dataset_json"]["file_ending"]
-    held_out = _validated_cases(validation_summary(path), ending)
+    held_out = _validated_cases(validation_summary(path), init["dataset_json"]["file_ending"])
     seen = set(fold.validation_cases) - held_out
     if held_out and seen:
         return f"was trained on another split: {min(seen)} was not among its validation cases"

@@ -1,5 +1,7 @@
 """Ordinary trainings of stage I: a small one for trying things out, and the paper's protocol."""
 
+from typing import Any, ClassVar
+
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -11,6 +13,9 @@ from nnunet_iac.training.distributed import freeze_unused_heads
 class AdamTrainer(nnUNetTrainer):
     """An ordinary nnU-Net trained by Adam at 1e-3, as the paper trains its backbones."""
 
+    changes: ClassVar[dict[str, Any]] = {}
+    """More attributes of nnU-Net's trainer, and their values."""
+
     def __init__(
         self,
         plans: dict,
@@ -21,6 +26,8 @@ class AdamTrainer(nnUNetTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = 1e-3
+        for name, value in self.changes.items():
+            setattr(self, name, value)
 
     def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
         """Return Adam with nnU-Net's polynomial decay."""
@@ -34,18 +41,11 @@ class nnUNetTrainerAdam_8epochs(AdamTrainer):
     Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = 8
-        self.num_iterations_per_epoch = 100
-        self.num_val_iterations_per_epoch = 5
+    changes: ClassVar[dict[str, Any]] = {
+        "num_epochs": 8,
+        "num_iterations_per_epoch": 100,
+        "num_val_iterations_per_epoch": 5,
+    }
 
 
 class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
@@ -55,17 +55,7 @@ class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
     the paper says nothing, and an epoch has nnU-Net's 250 iterations.
     """
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
-    ) -> None:
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = 200
-        self.enable_deep_supervision = False
+    changes: ClassVar[dict[str, Any]] = {"num_epochs": 200, "enable_deep_supervision": False}
 
     def configure_optimizers(self) -> tuple[Optimizer, PolyLRScheduler]:
         """Return Adam with nnU-Net's polynomial decay; heads that are never run do not learn."""

@@ -49,13 +49,8 @@ def seed_generators(entropy: Sequence[int]) -> None:
 class SeededLoader:
     """nnU-Net's loader, the generators seeded from the batch's number before each batch.
 
-    Worker w of n makes the batches w, w + n, w + 2n, … after the first.
-
-    Args:
-        loader: yields batches without end.
-        entropy: integers that no other stream of batches has.
-        first: number of the first batch.
-        workers: how many processes share the work; 0 for this one.
+    Worker w of n makes the batches w, w + n, w + 2n, … after the first. No other stream of batches
+    has the same entropy; 0 workers are this process.
     """
 
     def __init__(self, loader: Any, entropy: Sequence[int], first: int, workers: int) -> None:
@@ -82,11 +77,7 @@ def seed_epoch(seed: int, epoch: int) -> None:
 
 
 def search_halves(training: Sequence[str], pattern: str | None, seed: int) -> dict[str, list[str]]:
-    """Return the training cases of either half of a bilevel search, by the half's name.
-
-    Raises:
-        ValueError: fewer than two patients.
-    """
+    """Return the training cases of either half of a bilevel search, by the half's name."""
     parts = halves(training, pattern, seed)
     return {name: list(part) for name, part in zip(HALVES, parts, strict=True)}
 
@@ -102,15 +93,7 @@ def with_cases(loader: Any, cases: Sequence[str]) -> Any:
 
 @dataclass(frozen=True)
 class Streams:
-    """Makes the streams of a run's batches.
-
-    Args:
-        schedule: of the run.
-        optimisation: of the run.
-        rank: of this process.
-        workers: how many processes may load and augment; 0 for none but this one.
-        pin_memory: whether the batches go to a GPU.
-    """
+    """Makes the streams of a run's batches on a rank with so many worker processes, or none."""
 
     schedule: SearchSchedule
     optimisation: Optimisation
@@ -135,17 +118,11 @@ class Streams:
         return loaders
 
     def from_epoch(
-        self,
-        loaders: Sequence[Any],
-        epoch: int,
-        halves: Sequence[Sequence[str]] = (),
+        self, loaders: Sequence[Any], epoch: int, halves: Sequence[Sequence[str]] = ()
     ) -> tuple[Any, Any]:
-        """Return the training and the validation batches from an epoch on.
+        """Return the training and the validation batches from nnU-Net's epoch number `epoch` on.
 
-        Args:
-            loaders: nnU-Net's, of the training and the validation cases.
-            epoch: nnU-Net's number of it, from 0.
-            halves: cases of a bilevel search's halves; without them all training cases.
+        Training batches come from the halves of a bilevel search or, without any, from all cases.
         """
         training, validation = loaders
         first = epoch * self.schedule.val_iterations_per_epoch
@@ -209,8 +186,7 @@ class AlternatingLoader:
     def __init__(self, train_search: Iterator[Any], val_search: Iterator[Any]) -> None:
         self.train_search = train_search
         self.val_search = val_search
-        self._alternate = False
-        self._count = 0
+        self.begin_epoch(alternate=False)
 
     def begin_epoch(self, alternate: bool) -> None:
         """Start an epoch with a batch of train_search."""
@@ -231,10 +207,7 @@ class AlternatingLoader:
 def drawn(warmup: int, searched: int, batches: int) -> tuple[int, int]:
     """Return how many batches of train_search and of val_search were drawn before an epoch.
 
-    Args:
-        warmup: completed epochs of the warm-up.
-        searched: completed epochs of the search after it.
-        batches: per epoch.
+    The arguments are completed epochs of the warm-up and of the search, and batches per epoch.
     """
     return warmup * batches + searched * math.ceil(batches / 2), searched * (batches // 2)
 

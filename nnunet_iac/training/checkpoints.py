@@ -13,13 +13,7 @@ from torch import nn
 
 import nnunet_iac
 from nnunet_iac.runs.atomic import read_json, replacing
-from nnunet_iac.runs.checkpoint import (
-    FINAL,
-    LATEST,
-    PREVIOUS,
-    keep_previous,
-    read_checkpoint,
-)
+from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, configuration_of
 from nnunet_iac.search.settings import Settings
@@ -58,11 +52,8 @@ def whole_state(
 ) -> dict[str, Any]:
     """Return the dictionary of a checkpoint: nnU-Net's, with our section added.
 
-    Args:
-        trainer: one of nnU-Net's; only attributes that nnU-Net saves are read, and `settings`.
-        network: its network, without a wrapper.
-        identity: of the run.
-        state: of the run's controller, in plain types and tensors.
+    Of the trainer only `settings` and what nnU-Net saves is read. The network has no wrapper, and
+    `state`, the controller's, is of plain types and tensors.
     """
     scaler = trainer.grad_scaler
     return {
@@ -86,11 +77,7 @@ def whole_state(
 
 
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically; the latest one before it is kept.
-
-    Raises:
-        RuntimeError: the file cannot be written.
-    """
+    """Write a checkpoint atomically; the latest one before it is kept."""
     whole = io.BytesIO()  # torch would say less clearly why it cannot write to a file.
     torch.save(checkpoint, whole)
     with replacing(path) as temporary:
@@ -102,11 +89,7 @@ def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
 def read_own_checkpoint(
     path: Path, identity: Mapping[str, Any], settings: Settings
 ) -> dict[str, Any]:
-    """Return a checkpoint of this run.
-
-    Raises:
-        ValueError: a damaged file, or one of another run, version or settings.
-    """
+    """Return a checkpoint of this run; one that is damaged or another run's is a ValueError."""
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
@@ -125,9 +108,6 @@ def require_newest(path: Path, modified: int) -> None:
     """Check that no other process has continued the run since its checkpoint was read.
 
     `modified` is its time of modification then, in nanoseconds.
-
-    Raises:
-        RuntimeError: the file is another one now.
     """
     if not path.is_file() or path.stat().st_mtime_ns != modified:
         raise RuntimeError(
@@ -138,11 +118,7 @@ def require_newest(path: Path, modified: int) -> None:
 
 @contextmanager
 def restoring(path: Path) -> Iterator[None]:
-    """Raise a clear error if the content of a checkpoint cannot be restored.
-
-    Raises:
-        RuntimeError, ValueError: what is missing or does not fit.
-    """
+    """Raise a clear error if the content of a checkpoint cannot be restored."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -159,11 +135,7 @@ def restoring(path: Path) -> Iterator[None]:
 def require_same_run(
     checkpoint: Mapping[str, Any], identity: Mapping[str, Any], settings: Settings, path: Path
 ) -> None:
-    """Check that a checkpoint, read from `path`, was written by this very run.
-
-    Raises:
-        ValueError: names the first thing that differs, with both values.
-    """
+    """Check that a checkpoint, read from `path`, was written by this very run."""
     state = checkpoint.get(SECTION)
     if state is None:
         raise ValueError(
@@ -195,16 +167,7 @@ def require_same_run(
                 f"{state['run'].get(key)!r} in {path}: "
                 f"{CURES.get(key, 'put the right file there')}, or start anew without --c"
             )
-    require_same_settings(state["settings"], settings, path)
-
-
-def require_same_settings(saved: Mapping[str, Any], settings: Settings, path: Path) -> None:
-    """Check the settings of the plans against those a run began with.
-
-    Raises:
-        ValueError: names the first that differs, with both values.
-    """
-    began = Settings.from_mapping(saved).to_mapping()
+    began = Settings.from_mapping(state["settings"]).to_mapping()
     for key, value in settings.to_mapping().items():
         if key not in FREE_TO_CHANGE and began[key] != value:
             raise ValueError(
@@ -218,10 +181,6 @@ def require_nothing_lost(fold: Path) -> None:
     """Check, where `--c` found no checkpoint, that there has been none.
 
     The record is written before the checkpoint of the same epoch, so it may be one epoch ahead.
-
-    Raises:
-        ValueError: the previous checkpoint is left alone, or the record knows of epochs whose
-            checkpoint is gone.
     """
     if (fold / PREVIOUS).is_file():
         raise ValueError(
@@ -244,9 +203,6 @@ def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings:
     """Check that the record in a fold is this run's, before it is written again.
 
     What cannot be read at all is damaged and holds nothing to lose.
-
-    Raises:
-        ValueError: names the first thing that differs, with both values.
     """
     own = settings.to_mapping()
     kept = {key: value for key, value in own.items() if key not in FREE_TO_CHANGE}
@@ -271,9 +227,7 @@ def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings:
 def require_same_structure(fold_folder: Path, structure: Mapping[str, Any]) -> None:
     """Check the structural settings against the other folds of the model folder.
 
-    Raises:
-        ValueError: another fold with a checkpoint was trained with another structure; nnU-Net
-            would overwrite the plans.json that its prediction needs.
+    nnU-Net overwrites the plans.json that the prediction of all of them needs.
     """
     for fold in sorted(fold_folder.parent.glob("fold_*")):
         checkpoints = sorted(fold.glob("checkpoint_*.pth"))

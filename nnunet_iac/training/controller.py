@@ -91,11 +91,6 @@ class Phase(str, Enum):
     CONTINUED = "continued"
     """Of the control that continues training the backbone."""
 
-    @property
-    def number(self) -> int:
-        """Its place in the list of phases, for loggers of numbers."""
-        return list(Phase).index(self)
-
 
 def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
     """Return the error of a number that is not finite; `edge` is where, if it has a place."""
@@ -106,14 +101,18 @@ def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
     )
 
 
+def require_unchanged(part: str, before: str | None, now: str, why: str = "") -> None:
+    """Check by its hashes that a part of the network has stayed frozen."""
+    if now != before:
+        raise RuntimeError(
+            f"the frozen {part} must be bit-identical throughout the run; its hash was {before} "
+            f"and is {now}: {why}start anew without --c"
+        )
+
+
 @dataclass(frozen=True)
 class Change:
-    """What the end of an epoch changed.
-
-    Args:
-        structure: cells or phase, so that optimisers and wrapper must be made again.
-        search_ended: the next epoch is the first of the finetuning.
-    """
+    """What the end of an epoch changed."""
 
     structure: bool = False
     search_ended: bool = False
@@ -123,11 +122,6 @@ class SearchController:
     """Takes a retrofit from warm-up to finetuning.
 
     Changes the structure of the network between epochs only, and has the record written after each.
-
-    Args:
-        settings: of the run.
-        method: which search, or none.
-        recorder: of the run.
     """
 
     def __init__(self, settings: Settings, method: Method, recorder: Recorder) -> None:
@@ -153,23 +147,10 @@ class SearchController:
         before = self.settings.schedule.search_epochs if searched is None else searched
         return before + self.settings.schedule.finetune_epochs
 
-    # -- start and end of a run ------------------------------------------------------------------
-
     def start(
-        self,
-        network: Any,
-        backbone: BackboneRecord,
-        run: dict[str, Any],
-        genotype: Genotype | None = None,
+        self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
     ) -> None:
-        """Begin a new record and give the cells their initial weights.
-
-        Args:
-            network: with the backbone's weights.
-            backbone: what is recorded of them.
-            run: what is recorded of the run.
-            genotype: to be finetuned without a search; None to search, or without cells.
-        """
+        """Begin a new record and give the cells their initial weights."""
         self.recorder.begin(backbone, {"method": method_name(self.method, self.settings), **run})
         ticket = draw_ticket(network, self.settings.optimisation.seed)
         self.ticket_hash = tensors_hash(ticket)
@@ -179,19 +160,14 @@ class SearchController:
             self._announce(genotype)
         load_ticket(network, ticket)
         if self.phase is Phase.SEARCH:
-            self.pruning = begin(
-                Observation(0, network.alpha, network.beta),
-                self.settings.stability,
-                self.settings.cell,
-            )
+            self._begin_search(Observation(0, network.alpha, network.beta))
 
     def resume(self, network: Any) -> None:
         """Write the record as of the loaded checkpoint, ticket and found cell included."""
         self.recorder.restore()
         self._ticket(network)
         if network.genotype is not None:
-            folder = self.recorder.folder
-            self.recorder.warn_of_damage(folder.genotype_file, folder.read_genotype)
+            self.recorder.warn_of_damage("genotype")
             self._announce(network.genotype)
             if self.method.searches and self.costs is not None:
                 self._found(Observation(0, network.alpha, network.beta))
@@ -199,11 +175,7 @@ class SearchController:
             self.recorder.remove_cell()
 
     def end_run(self, network: RetrofittedUNet, cost: NetworkCost) -> None:
-        """Record the final network's cost, and check that the backbone has not changed.
-
-        Raises:
-            RuntimeError: the backbone has changed.
-        """
+        """Record the final network's cost, and check that the backbone has not changed."""
         unused = sum(parameter.numel() for parameter in network.architecture_parameters())
         final = replace(cost, parameters=cost.parameters - unused)
         self.recorder.add_network_cost("final", final)
@@ -214,17 +186,11 @@ class SearchController:
     def _require_frozen(self, network: RetrofittedUNet) -> None:
         assert self.recorder.backbone is not None
         before, now = self.recorder.backbone.before, tensors_hash(network.backbone_state())
-        if now != before:
-            raise RuntimeError(
-                "the frozen backbone must be bit-identical throughout the run; its hash was "
-                f"{before} and is {now}: the cells were trained for another network, so start "
-                "anew without --c"
-            )
-
-    # -- an epoch --------------------------------------------------------------------------------
+        why = "the cells were trained for another network, so "
+        require_unchanged("backbone", before, now, why)
 
     def optimisers(self, network: Any) -> tuple[Optimizer, EpochSchedule]:
-        """Return optimiser and schedule of the weights in this phase; make that of alpha and beta.
+        """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
         alpha and beta learn in the search only, tuned norms in the finetuning only. What Adam
         remembers of alpha and beta is kept.
@@ -235,24 +201,17 @@ class SearchController:
         for parameter in network.norm_weights():
             parameter.requires_grad_(self.phase is Phase.FINETUNE)
         previous, self.architecture_optimizer = self.architecture_optimizer, None
+        schedule, optimisation = self.settings.schedule, self.settings.optimisation
         if self.phase is Phase.FINETUNE:
             assert self.first_finetune_epoch is not None
             learning = [*network.weights(), *network.norm_weights()]
-            return finetune_optimiser(
-                learning,
-                self.settings.optimisation,
-                self.settings.schedule.finetune_epochs,
-                self.first_finetune_epoch,
-            )
+            epochs = schedule.finetune_epochs
+            return finetune_optimiser(learning, optimisation, epochs, self.first_finetune_epoch)
         if searching:
-            self.architecture_optimizer = architecture_optimiser(
-                network, self.settings.optimisation
-            )
+            self.architecture_optimizer = architecture_optimiser(network, optimisation)
             if previous is not None:
                 self.architecture_optimizer.load_state_dict(previous.state_dict())
-        return search_optimiser(
-            network, self.settings.optimisation, self.settings.schedule.search_epochs
-        )
+        return search_optimiser(network, optimisation, schedule.search_epochs)
 
     def set_modes(self, network: Any) -> None:
         """Leave the modes of the network as they are: a retrofit keeps its backbone's itself."""
@@ -270,9 +229,6 @@ class SearchController:
 
         `loss` runs the network on the batch, `epoch` is nnU-Net's number, from 0, and `update` says
         what the batch of a bilevel search is for, weights or architecture.
-
-        Raises:
-            RuntimeError: gradients that are not finite.
         """
         assert self.architecture_optimizer is not None
         optimizers = [optimizer, self.architecture_optimizer]
@@ -297,23 +253,15 @@ class SearchController:
         return not_finite(what, epoch, edge)
 
     def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
-        """Prune, discretise or leave the cells as they are; return what has changed.
-
-        Args:
-            network: its cells are pruned or replaced in place.
-            completed: epochs completed, this one included.
-            seconds: what this epoch took.
-            loss: its mean training loss.
-        """
+        """Prune, discretise or leave the cells as they are; return what has changed."""
         require_same_on_all_ranks(*network.architecture_parameters())
         before = self.phase, self._operations()
         self.recorder.account(self.phase.value, seconds)
-        if self.phase is not Phase.FINETUNE:
+        if self.phase is Phase.WARMUP:
+            self._end_warmup_epoch(Observation(completed, network.alpha, network.beta), seconds)
+        elif self.phase is Phase.SEARCH:
             observation = Observation(completed, network.alpha, network.beta)
-            if self.phase is Phase.WARMUP:
-                self._end_warmup_epoch(observation, seconds)
-            else:
-                self._end_search_epoch(network, observation, seconds, loss)
+            self._end_search_epoch(network, observation, seconds, loss)
         self.recorder.write()
         return Change(
             structure=(self.phase, self._operations()) != before,
@@ -335,8 +283,6 @@ class SearchController:
         first, last = (end + further for end in search.ends)
         return Progress(phase.value, epochs, (first, last), search)
 
-    # -- checkpoints -----------------------------------------------------------------------------
-
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold of a run, in plain types and tensors."""
         optimizer = self.architecture_optimizer
@@ -353,11 +299,7 @@ class SearchController:
         }
 
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
-        """Restore what `state_dict` returned; the network has the checkpoint's weights already.
-
-        Raises:
-            RuntimeError: its backbone is not the one that was frozen.
-        """
+        """Restore what `state_dict` returned; the network has the checkpoint's weights already."""
         phases = state["phases"]
         self.phase = Phase(phases["phase"])
         self.first_finetune_epoch = phases["first_finetune_epoch"]
@@ -372,8 +314,6 @@ class SearchController:
         if self.architecture_optimizer is not None:
             self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
 
-    # -- the search ------------------------------------------------------------------------------
-
     def _operations(self) -> int:
         return 0 if self.pruning is None else int(self.pruning.active.sum())
 
@@ -385,24 +325,24 @@ class SearchController:
         weight = beta_decay_weight(epoch, warmup, end, largest)
         return weight * beta_decay(network.alpha, network.active) if weight else 0.0
 
+    def _begin_search(self, observation: Observation) -> None:
+        self.pruning = begin(observation, self.settings.stability, self.settings.cell)
+        self.phase = Phase.SEARCH
+
     def _end_warmup_epoch(self, observation: Observation, seconds: float) -> None:
         self.recorder.add_row(observation, idle(observation, self.settings.cell), seconds)
         if observation.epoch == self.settings.schedule.warmup_epochs:
-            self.pruning = begin(observation, self.settings.stability, self.settings.cell)
-            self.phase = Phase.SEARCH
+            self._begin_search(observation)
 
     def _end_search_epoch(
         self, network: IACUNet, observation: Observation, seconds: float, loss: float
     ) -> None:
         assert self.pruning is not None
-        decision = idle(observation, self.settings.cell)
+        schedule, cell = self.settings.schedule, self.settings.cell
+        limit, decision = schedule.search_epochs, idle(observation, cell)
         if self.method.prunes:
             self.pruning, decision = close_epoch(
-                self.pruning,
-                observation,
-                self.settings.stability,
-                self.settings.cell,
-                self.settings.schedule.search_epochs,
+                self.pruning, observation, self.settings.stability, cell, limit
             )
             if any(event.rule == "forced" for event in decision.events):
                 self.recorder.log(
@@ -412,28 +352,20 @@ class SearchController:
             self.recorder.add_events(decision.events)
         self.recorder.add_row(observation, decision, seconds)
         self.health, noticed = examine(
-            self.health,
-            observation,
-            decision.active,
-            loss,
-            self.settings.schedule.warmup_epochs,
-            self.settings.cell,
+            self.health, observation, decision.active, loss, schedule.warmup_epochs, cell
         )
         for event in noticed:
             self.recorder.add_health_event(event)
-        if self.pruning.finished or observation.epoch >= self.settings.schedule.search_epochs:
+        if self.pruning.finished or observation.epoch >= limit:
             self._finish_search(network, observation)
 
     def _finish_search(self, network: IACUNet, observation: Observation) -> None:
         genotype = self._found(observation)
         network.discretise(genotype)
-        if self.method.ticket:
-            ticket = self._ticket(network)
-        else:
-            # Another stream of the same seed: fresh, yet repeatable.
-            fresh = np.random.SeedSequence([self.settings.optimisation.seed, 1]).generate_state(1)
-            ticket = draw_ticket(network, int(fresh[0]))
-        load_ticket(network, ticket)
+        # Another stream of the same seed: fresh, yet repeatable.
+        fresh = np.random.SeedSequence([self.settings.optimisation.seed, 1]).generate_state(1)
+        own = self.method.ticket
+        load_ticket(network, self._ticket(network) if own else draw_ticket(network, int(fresh[0])))
         self.phase = Phase.FINETUNE
         self.first_finetune_epoch = observation.epoch
         self._announce(genotype)
@@ -455,11 +387,7 @@ class SearchController:
         return outcome.genotype
 
     def _ticket(self, network: RetrofittedUNet) -> dict[str, Tensor]:
-        """Return the ticket of the record; one that is damaged or gone is drawn again.
-
-        Raises:
-            RuntimeError: what is drawn now is not what the search started from.
-        """
+        """Return the ticket of the record; one that is damaged or gone is drawn again."""
         folder = self.recorder.folder
         try:
             ticket = folder.read_ticket()
@@ -489,14 +417,9 @@ class SearchController:
 
 
 class ContinuationController:
-    """Continues training the backbone, or its decoder: the control at equal budget.
+    """Continues training the backbone, or its decoder (`trainable_part`): the equal-budget control.
 
     It has one phase, and the methods of `SearchController`.
-
-    Args:
-        settings: of the run; `trainable_part=decoder` freezes the encoder.
-        method: of the run.
-        recorder: of the run.
     """
 
     phase = Phase.CONTINUED
@@ -512,11 +435,7 @@ class ContinuationController:
         self.encoder_is_frozen = settings.optimisation.trainable_part == "decoder"
 
     def start(
-        self,
-        network: Any,
-        backbone: BackboneRecord,
-        run: dict[str, Any],
-        genotype: Genotype | None = None,
+        self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
     ) -> None:
         """Begin a new record."""
         if self.encoder_is_frozen:
@@ -528,11 +447,7 @@ class ContinuationController:
         self.recorder.restore()
 
     def end_run(self, network: Any, cost: NetworkCost) -> None:
-        """Record the final network's cost, which is the backbone's, and check a frozen encoder.
-
-        Raises:
-            RuntimeError: an encoder that was to stay frozen has changed.
-        """
+        """Record the final network's cost, which is the backbone's, and check a frozen encoder."""
         self.recorder.add_network_cost("final", cost)
         if not self.encoder_is_frozen:
             return
@@ -540,12 +455,7 @@ class ContinuationController:
         self.recorder.add_backbone_facts(encoder_after=after)
         self.recorder.write()
         assert self.recorder.backbone is not None
-        before = self.recorder.backbone.encoder_before
-        if after != before:
-            raise RuntimeError(
-                "the frozen encoder must be bit-identical throughout the run; its hash was "
-                f"{before} and is {after}: start anew without --c"
-            )
+        require_unchanged("encoder", self.recorder.backbone.encoder_before, after)
 
     def optimisers(self, network: Any) -> tuple[Optimizer, EpochSchedule]:
         """Return the finetuning's optimiser and schedule over all that is trained."""
@@ -554,9 +464,7 @@ class ContinuationController:
         if not self.settings.optimisation.deep_supervision:
             freeze_unused_heads(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        return finetune_optimiser(
-            trained, self.settings.optimisation, self.settings.schedule.finetune_epochs, 0
-        )
+        return finetune_optimiser(trained, self.settings.optimisation, self.num_epochs, 0)
 
     def set_modes(self, network: Any) -> None:
         """Keep a frozen encoder in evaluation mode."""

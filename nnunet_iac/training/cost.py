@@ -63,13 +63,8 @@ def provenance() -> CostRecord:
 
 def circumstances() -> dict[str, Any]:
     """Return date, commit, hardware and versions of something measured now, for a result file."""
-    now = provenance()
-    return {
-        "date": date.today().isoformat(),
-        "commit": now.commit,
-        "hardware": now.hardware,
-        "versions": now.versions,
-    }
+    now, known = provenance(), ("commit", "hardware", "versions")
+    return {"date": date.today().isoformat(), **{key: getattr(now, key) for key in known}}
 
 
 def _processor() -> str:

@@ -56,11 +56,7 @@ def broadcast_from_rank0(value: Any) -> Any:
 
 
 def require_same_on_all_ranks(*tensors: Tensor) -> None:
-    """Check that the ranks hold bit-identical tensors; without a process group there is one.
-
-    Raises:
-        RuntimeError: they differ, so the ranks would take different decisions.
-    """
+    """Check that the ranks hold bit-identical tensors; without a process group there is one."""
     if not dist.is_initialized():
         return
     own = [tensor.detach().cpu() for tensor in tensors]

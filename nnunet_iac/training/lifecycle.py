@@ -4,25 +4,20 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_iac.runs.atomic import remove_leftovers
 from nnunet_iac.runs.fold import LOCK, archive_previous_run, held
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import NetworkCost
-from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.training.batches import search_halves
 from nnunet_iac.training.checkpoints import require_nothing_lost, require_own_record, run_identity
 from nnunet_iac.training.controller import ContinuationController, Phase, SearchController
-from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
-from nnunet_iac.training.preflight import Preflight
+from nnunet_iac.training.preflight import PlannedNetwork, Preflight
 from nnunet_iac.training.recorder import Recorder
 from nnunet_iac.training.transfer import GivenCell, given_cell, scored_genotype
 
@@ -30,46 +25,11 @@ Split = tuple[list[str], list[str]]
 """Training and validation cases."""
 
 
-@dataclass(frozen=True)
-class PlannedNetwork:
-    """The network that the plans describe.
-
-    Args:
-        make: returns a new one, on the CPU.
-        batch: shape of its images, (batch, channels, *spatial).
-        device: to train on.
-    """
-
-    make: Callable[[], nn.Module]
-    batch: Sequence[int]
-    device: torch.device
-
-    @property
-    def image(self) -> tuple[int, Sequence[int]]:
-        """Channels and size of an image."""
-        return self.batch[1], self.batch[2:]
-
-    def cost(self, network: nn.Module) -> NetworkCost:
-        """Return size and work of a network for one image."""
-        return network_cost(network, *self.image, self.device)
-
-
 class Lifecycle:
-    """Begins, resumes and ends one run, whose controller and recorder it makes.
-
-    Args:
-        checks: before long work.
-        trainer: name of the trainer.
-        rank: of this process.
-        do_split: nnU-Net's, which reads or writes the file of splits.
-    """
+    """Begins, resumes and ends one run, whose controller and recorder it makes."""
 
     def __init__(
-        self,
-        checks: Preflight,
-        trainer: str,
-        rank: int,
-        do_split: Callable[[], Split],
+        self, checks: Preflight, trainer: str, rank: int, do_split: Callable[[], Split]
     ) -> None:
         settings, method = checks.settings, checks.method
         self.checks = checks
@@ -93,12 +53,11 @@ class Lifecycle:
     def cases(self) -> dict[str, list[str]]:
         """The cases of either side and, in a bilevel search, of either half."""
         (training, validation), settings = self.split, self.checks.settings
-        halves = (
-            search_halves(training, settings.data.patient_pattern, settings.optimisation.seed)
-            if self.checks.method.bilevel
-            else {}
-        )
-        return {"training": list(training), "validation": list(validation), **halves}
+        cases = {"training": list(training), "validation": list(validation)}
+        if not self.checks.method.bilevel:
+            return cases
+        pattern, seed = settings.data.patient_pattern, settings.optimisation.seed
+        return cases | search_halves(training, pattern, seed)
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -119,13 +78,8 @@ class Lifecycle:
     ) -> None:
         """Start from the backbone in an empty fold, with the record and the first weights.
 
-        Everything that can be wrong is found before an earlier run is moved away.
-
-        Args:
-            network: gets its first weights.
-            planned: the network of the plans.
-            images: returns the images of so many first training batches.
-            continues: whether the user wanted to continue a run.
+        Everything that can be wrong is found before an earlier run is moved away. `images` returns
+        those of so many first training batches; `continues` is whether the user wanted that.
         """
         checks, retrofits = self.checks, self.checks.method.retrofits
         self._remove_leftovers()
@@ -135,20 +89,19 @@ class Lifecycle:
         cases, stock = self.cases, planned.make()
         backbone = checks.backbone(stock, cases["validation"])
         stock.load_state_dict(backbone.weights)
-        self.controller.costs = checks.costs(network, *planned.image)
+        self.controller.costs = checks.costs(network, planned)
         cell = self._given(planned) if retrofits else GivenCell()
         if cell.counterpart is not None:
             network.match(cell.counterpart)
         network.load_state_dict(backbone.weights, strict=not retrofits)
         genotype, began = cell.genotype, time.perf_counter()
         if cell.scored:
-            batches = [
-                image.to(planned.device) for image in images(checks.settings.data.score_batches)
-            ]
-            scored = scored_genotype(network, batches, checks.settings, self.controller.costs)
+            count = checks.settings.data.score_batches
+            scored_on = [image.to(planned.device) for image in images(count)]
+            scored = scored_genotype(network, scored_on, checks.settings, self.controller.costs)
             genotype = broadcast_from_rank0(scored)
         seconds = time.perf_counter() - began
-        self._fit_in_memory(network, planned, genotype)
+        checks.fit_in_memory(network, planned, genotype)
         if self.is_first_rank and (archive := archive_previous_run(checks.fold)) is not None:
             checks.log(f"Record and checkpoints of an earlier run are kept in {archive}")
         run = {**self.identity, "ranks": ranks()}
@@ -166,8 +119,8 @@ class Lifecycle:
         """Put the record beside the loaded checkpoint in order."""
         self._remove_leftovers()
         self.checks.require_siblings()
-        self._fit_in_memory(network, planned, getattr(network, "genotype", None))
-        self.controller.costs = self.checks.costs(network, *planned.image)
+        self.checks.fit_in_memory(network, planned, getattr(network, "genotype", None))
+        self.controller.costs = self.checks.costs(network, planned)
         require_own_record(self.recorder.folder, self.identity, self.checks.settings)
         self.controller.resume(network)
         self.recorder.folder.write_split(self.cases)
@@ -180,11 +133,3 @@ class Lifecycle:
         fold, dimensions = self.checks.target(self.split[1]), len(planned.batch) - 2
         settings, costs = self.checks.settings, self.controller.costs
         return given_cell(settings, fold, dimensions, costs, self.checks.log)
-
-    def _fit_in_memory(
-        self, network: Any, planned: PlannedNetwork, genotype: Genotype | None
-    ) -> None:
-        if self.checks.method.retrofits:
-            self.checks.fit_in_memory(
-                network, planned.make, genotype, planned.batch, planned.device
-            )

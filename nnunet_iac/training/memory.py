@@ -41,9 +41,7 @@ CGROUPS = {
 def free_memory(device: torch.device, system: Path = SYSTEM) -> int | None:
     """Return the bytes that a device has left for a run, or None if that is not known.
 
-    Args:
-        device: a GPU, or the CPU.
-        system: folder with `proc` and `sys`, for the CPU.
+    `system` is the folder with `proc` and `sys`, for the CPU.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

@@ -11,10 +11,10 @@ from torch.optim import SGD, Adam, Optimizer
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.search.annealing import cosine_power, polynomial
 from nnunet_iac.search.setting_parts import Optimisation
+from nnunet_iac.search.settings import Settings
 
 MAX_GRADIENT_NORM = 12.0
 """nnU-Net's clipping of the weights' gradient; alpha and beta are never clipped."""
-
 
 SGD_WEIGHT_DECAY = 3e-5
 """nnU-Net's, of the finetuning with `sgd`; nothing else decays but alpha and beta on request."""
@@ -23,10 +23,7 @@ SGD_WEIGHT_DECAY = 3e-5
 class EpochSchedule:
     """Sets an optimiser's learning rate from the epoch, as nnU-Net's schedulers are called.
 
-    Args:
-        optimizer: all its groups get the same rate.
-        rate: learning rate of the n-th epoch of the phase, n from 0.
-        first_epoch: nnU-Net's number of the phase's first epoch.
+    `rate` is a function of the epoch in the phase, from 0.
     """
 
     def __init__(
@@ -47,17 +44,8 @@ def search_optimiser(
 ) -> tuple[Optimizer, EpochSchedule]:
     """Return plain SGD on the cell weights with cosine power annealing over `search_epochs`."""
     optimizer = SGD(network.weights(), settings.weights_lr)
-
-    def rate(epoch: int) -> float:
-        return cosine_power(
-            epoch,
-            search_epochs,
-            settings.weights_lr,
-            settings.weights_lr_min,
-            settings.annealing_power,
-        )
-
-    return optimizer, EpochSchedule(optimizer, rate)
+    limits = (settings.weights_lr, settings.weights_lr_min, settings.annealing_power)
+    return optimizer, EpochSchedule(optimizer, lambda n: cosine_power(n, search_epochs, *limits))
 
 
 def architecture_optimiser(network: IACUNet, settings: Optimisation) -> Optimizer:
@@ -78,24 +66,20 @@ def finetune_optimiser(
     if settings.finetune_optimizer == "adam":
         optimizer: Optimizer = Adam(parameters, rate)
     else:
-        optimizer = SGD(
-            parameters, rate, momentum=0.99, nesterov=True, weight_decay=SGD_WEIGHT_DECAY
-        )
-
-    def scheduled(epoch: int) -> float:
-        if settings.finetune_schedule == "constant":
-            return rate
-        return polynomial(epoch, epochs, rate)
-
-    return optimizer, EpochSchedule(optimizer, scheduled, first_epoch)
+        decay = SGD_WEIGHT_DECAY
+        optimizer = SGD(parameters, rate, momentum=0.99, nesterov=True, weight_decay=decay)
+    constant = settings.finetune_schedule == "constant"
+    return optimizer, EpochSchedule(
+        optimizer, lambda n: rate if constant else polynomial(n, epochs, rate), first_epoch
+    )
 
 
-def first_rates(settings: Optimisation, searches: bool) -> tuple[float, float]:
+def first_rates(settings: Settings, searches: bool) -> tuple[float, float]:
     """Return learning rate and weight decay of the weights' first optimiser, for nnU-Net's log."""
+    own = settings.optimisation
     if searches:
-        return settings.weights_lr, 0.0
-    decay = SGD_WEIGHT_DECAY if settings.finetune_optimizer == "sgd" else 0.0
-    return settings.finetune_lr, decay
+        return own.weights_lr, 0.0
+    return own.finetune_lr, SGD_WEIGHT_DECAY if own.finetune_optimizer == "sgd" else 0.0
 
 
 def use_deterministic_cudnn(deterministic: bool) -> None:
@@ -112,12 +96,10 @@ def loss_of(
 
     def run() -> Tensor:
         data, target = batch["data"].to(device, non_blocking=True), batch["target"]
-        if isinstance(target, list):
-            target = [part.to(device, non_blocking=True) for part in target]
-        else:
-            target = target.to(device, non_blocking=True)
+        whole = isinstance(target, Tensor)
+        parts = [t.to(device, non_blocking=True) for t in ([target] if whole else target)]
         with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
-            return loss(network(data), target)
+            return loss(network(data), parts[0] if whole else parts)
 
     return run
 
@@ -141,12 +123,6 @@ def step(
 
     With a scaler every optimiser is unscaled before the weights are clipped, and the scale is
     updated once; a scaled gradient of alpha would otherwise dominate the norm.
-
-    Args:
-        loss: its gradients must have been cleared before.
-        optimizers: those to step.
-        clipped: parameters whose joint gradient norm is limited.
-        grad_scaler: None without mixed precision.
     """
     if grad_scaler is None:
         loss.backward()
@@ -165,6 +141,6 @@ def step(
 
 
 def _finite_gradients(optimizer: Optimizer) -> bool:
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-    present = [gradient for gradient in gradients if gradient is not None]
+    learning = (p for group in optimizer.param_groups for p in group["params"])
+    present = [p.grad for p in learning if p.grad is not None]
     return bool(torch.isfinite(torch.nn.utils.get_total_norm(present)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
@@ -24,6 +25,7 @@ from nnunet_iac.runs.plans import (
     require_identifier,
     require_trainable,
 )
+from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import require_splits
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.cost import CellCosts
@@ -34,6 +36,7 @@ from nnunet_iac.search.settings import PRESETS, Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
 from nnunet_iac.training.controller import Method
+from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.memory import free_memory
 from nnunet_iac.training.recorder import tensorboard_wanted
 
@@ -49,9 +52,6 @@ SUFFIXES = (".b2nd", ".npz", ".npy")
 """Of the files in which nnU-Net's data sets, new and old, keep predictions of the first stage."""
 
 
-# -- settings --------------------------------------------------------------------------------------
-
-
 def checked_settings(
     plans: Mapping[str, Any],
     configuration: str,
@@ -60,16 +60,11 @@ def checked_settings(
     trainer: str,
     method: Method,
     overrides: Mapping[str, Any],
-    results: str | Path | None,
 ) -> Settings:
     """Return the settings of a run after checking all that a trainer is made from.
 
     That is what nnU-Net gives it, the name, method and fixed settings of its class, and nnU-Net's
     folder of results, if it is set.
-
-    Raises:
-        ValueError: plans, settings or names with which the method cannot run.
-        RuntimeError: the results cannot be written, or TensorBoard is wanted and missing.
     """
     config = configuration_of(plans, configuration)
     require_trainable(config)
@@ -81,20 +76,15 @@ def checked_settings(
     require_identifier(plans.get("plans_name"))
     require_dataset_name(plans.get("dataset_name"))
     require_file_ending(dataset_json.get("file_ending"))
-    if results is not None:
+    if nnUNet_results.is_set():
         model = f"{trainer}__{plans['plans_name']}__{configuration}"
-        require_writable(Path(results) / plans["dataset_name"] / model / f"fold_{fold}")
+        require_writable(Path(f"{nnUNet_results}") / plans["dataset_name"] / model / f"fold_{fold}")
     tensorboard_wanted()
     return settings
 
 
 def require_usable(method: Method, settings: Settings) -> None:
-    """Check that a method can run with valid settings.
-
-    Raises:
-        ValueError: a search that is given its result or is too short, or a finetuning without
-            anything to finetune.
-    """
+    """Check that a method can run with valid settings; a search must not be given its result."""
     nothing_given = (settings.cell.genotype, settings.cell.skip) == (None, "cell")
     if method.searches and not nothing_given:
         raise ValueError(
@@ -117,68 +107,32 @@ def require_usable(method: Method, settings: Settings) -> None:
         )
 
 
-_USES: tuple[tuple[str, Callable[[Method, Settings], bool]], ...] = (
-    (
+def used_settings(method: Method, settings: Settings) -> set[str]:
+    """Return the names of the settings that a run of the method uses."""
+    cell, retrofits = settings.cell, method.retrofits
+    searches, prunes = method.searches, method.prunes
+    scored = cell.genotype is not None and CellSource.of(cell.genotype).kind == "zero-cost"
+    uses = {
         "finetune_epochs finetune_optimizer finetune_lr finetune_schedule iterations_per_epoch "
         "val_iterations_per_epoch deep_supervision seed deterministic patient_pattern "
-        "backbone_trainer backbone_plans backbone_checkpoint allow_leakage",
-        lambda method, settings: True,
-    ),
-    ("trainable_part", lambda method, settings: not method.retrofits),
-    (
-        "skip genotype norm residual decoder_norms activation_checkpointing",
-        lambda method, settings: method.retrofits,
-    ),
-    (
-        "channel_ratio min_channels partial_channels output_nodes",
-        lambda method, settings: (
-            method.retrofits and settings.cell.implant in ("cell", "convolution")
-        ),
-    ),
-    (
-        "max_parameter_ratio max_mac_ratio",
-        lambda method, settings: method.retrofits and settings.cell.implant == "cell",
-    ),
-    (
-        "score_batches",
-        lambda method, settings: method.retrofits and _cell_kind(settings) == "zero-cost",
-    ),
-    (
+        "backbone_trainer backbone_plans backbone_checkpoint allow_leakage": True,
+        "trainable_part": not retrofits,
+        "skip genotype norm residual decoder_norms activation_checkpointing": retrofits,
+        "channel_ratio min_channels partial_channels output_nodes": retrofits
+        and cell.implant in ("cell", "convolution"),
+        "max_parameter_ratio max_mac_ratio": retrofits and cell.implant == "cell",
+        "score_batches": retrofits and scored,
         "warmup_epochs search_epochs importance edge_transform max_identity weights_lr "
         "weights_lr_min annealing_power architecture_lr architecture_betas "
-        "architecture_weight_decay beta_decay",
-        lambda method, settings: method.searches,
-    ),
-    (
-        "tan_clamp",
-        lambda method, settings: method.searches and settings.cell.edge_transform == "tan",
-    ),
-    # A preset sets the stability test, and some of them the length of the warm-up.
-    (
-        "preset",
-        lambda method, settings: (
-            method.prunes
-            or (method.searches and "warmup_epochs" in PRESETS[settings.schedule.preset])
-        ),
-    ),
-    ("stability_test patience", lambda method, settings: method.prunes),
-    (
-        "stability_threshold threshold_growth reset_threshold",
-        lambda method, settings: method.prunes and settings.stability.stability_test != "schedule",
-    ),
-)
-
-USES = {name: uses for names, uses in _USES for name in names.split()}
-"""By setting, whether a run of a method uses it; no run uses one that is not listed."""
-
-
-def _cell_kind(settings: Settings) -> str | None:
-    return None if settings.cell.genotype is None else CellSource.of(settings.cell.genotype).kind
-
-
-def unused_settings(method: Method, settings: Settings, written: Iterable[str]) -> tuple[str, ...]:
-    """Return those of the written settings that a run of the method does not use."""
-    return tuple(name for name in written if name not in USES or not USES[name](method, settings))
+        "architecture_weight_decay beta_decay": searches,
+        "tan_clamp": searches and cell.edge_transform == "tan",
+        # A preset sets the stability test, and some of them the length of the warm-up.
+        "preset": prunes or (searches and "warmup_epochs" in PRESETS[settings.schedule.preset]),
+        "stability_test patience": prunes,
+        "stability_threshold threshold_growth reset_threshold": prunes
+        and settings.stability.stability_test != "schedule",
+    }
+    return {name for names, used in uses.items() if used for name in names.split()}
 
 
 def ignored(
@@ -196,10 +150,11 @@ def ignored(
         for key, value in overrides.items()
         if key in section and section[key] != value
     ]
-    written = [k for k, value in section.items() if k not in overrides and value is not None]
+    used = used_settings(method, settings)
     unused = [
-        f"WARNING: {key}={section[key]} is ignored; {trainer} does not use it"
-        for key in unused_settings(method, settings, written)
+        f"WARNING: {key}={value} is ignored; {trainer} does not use it"
+        for key, value in section.items()
+        if key not in overrides and value is not None and key not in used
     ]
     renamed = [f"WARNING: {note}" for note in deprecations]
     wants_compile = os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
@@ -207,23 +162,33 @@ def ignored(
     return [*renamed, *fixed, *unused, *([compiled] if wants_compile else ())]
 
 
-# -- one run ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class PlannedNetwork:
+    """The network that the plans describe: `make` returns a new one, on the CPU.
+
+    `batch` is the shape of its images, (batch, channels, *spatial).
+    """
+
+    make: Callable[[], nn.Module]
+    batch: Sequence[int]
+    device: torch.device
+
+    @property
+    def image(self) -> tuple[int, Sequence[int]]:
+        """Channels and size of an image."""
+        return self.batch[1], self.batch[2:]
+
+    def cost(self, network: nn.Module) -> NetworkCost:
+        """Return size and work of a network for one image."""
+        return network_cost(network, *self.image, self.device)
 
 
 @dataclass(frozen=True)
 class Preflight:
     """The checks of one run before long work.
 
-    Args:
-        settings: of the run.
-        method: of the run.
-        sibling_trainer: the trainer whose checkpoint is the backbone by default.
-        plans: content of the plans file.
-        configuration: name of the configuration.
-        number: of the fold, or `all`.
-        data: preprocessed data of the configuration.
-        fold: folder of the run.
-        log: receives lines for nnU-Net's log.
+    The sibling trainer's checkpoint is the backbone by default, `data` the folder of the
+    configuration's preprocessed data, and `fold` that of the run.
     """
 
     settings: Settings
@@ -241,11 +206,7 @@ class Preflight:
         return self.data.parent / "splits_final.json"
 
     def require_data(self) -> None:
-        """Check that there are preprocessed data.
-
-        Raises:
-            FileNotFoundError: the message has the command that makes them.
-        """
+        """Check that there are preprocessed data; the error has the command that makes them."""
         if not self.data.is_dir() or not any(self.data.iterdir()):
             raise FileNotFoundError(
                 f"preprocessed data must exist in {self.data}; run\n  nnUNetv2_preprocess -d "
@@ -263,14 +224,9 @@ class Preflight:
     def split(
         self, cases: Iterable[str], do_split: Callable[[], tuple[list[str], list[str]]]
     ) -> tuple[list[str], list[str]]:
-        """Return training and validation cases, checked.
+        """Return training and validation cases, checked: the splits are valid and share no patient.
 
-        Args:
-            cases: all that are preprocessed.
-            do_split: nnU-Net's, which reads or writes the file of splits.
-
-        Raises:
-            ValueError: an invalid file of splits, or a patient on both sides.
+        `cases` are all that are preprocessed; nnU-Net's `do_split` reads or writes the file.
         """
         require_splits(self._splits, self.number, cases)
         training, validation = do_split()
@@ -296,14 +252,13 @@ class Preflight:
 
     def backbone(self, network: nn.Module, validation: Sequence[str]) -> Backbone:
         """Return the backbone, checked against the network of the plans; log what it is."""
-        backbone = read_backbone(
+        path, fold, data = (
             self.backbone_file(validation),
-            network,
-            configuration_of(self.plans, self.configuration),
             self.target(validation),
             self.settings.data,
-            self._splits,
         )
+        configuration = configuration_of(self.plans, self.configuration)
+        backbone = read_backbone(path, network, configuration, fold, data, self._splits)
         for line in backbone.log_lines():
             self.log(line)
         return backbone
@@ -322,38 +277,33 @@ class Preflight:
         if self.method.retrofits:
             require_same_structure(self.fold, self.settings.cell.structure)
 
-    def costs(
-        self, network: Any, input_channels: int, patch_size: Sequence[int]
-    ) -> CellCosts | None:
+    def costs(self, network: Any, planned: PlannedNetwork) -> CellCosts | None:
         """Return what cells cost where the settings limit that; some cell must be within it."""
         limits = (self.settings.cell.max_parameter_ratio, self.settings.cell.max_mac_ratio)
         if not self.method.retrofits or limits == (None, None):
             return None
-        costs = cell_costs(network, input_channels, patch_size)
+        costs = cell_costs(network, *planned.image)
         require_possible(costs, self.settings.cell)
         return costs
 
     def fit_in_memory(
-        self,
-        network: RetrofittedUNet,
-        stock: Callable[[], nn.Module],
-        genotype: Genotype | None,
-        batch: Sequence[int],
-        device: torch.device,
+        self, network: Any, planned: PlannedNetwork, genotype: Genotype | None
     ) -> None:
-        """Let the network use activation checkpointing if a training step needs it; log memory.
+        """Let a retrofit use activation checkpointing if a training step needs it; log memory.
 
-        `stock` makes a network of the plans; without a genotype the cells are still to be searched.
+        Without a genotype its cells are still to be searched.
         """
+        if not self.method.retrofits:
+            return
 
         def made(settings: Settings) -> RetrofittedUNet:
-            model = retrofit(stock(), **settings.cell.network_arguments())
+            model = retrofit(planned.make(), **settings.cell.network_arguments())
             if isinstance(model, IACUNet) and genotype is not None:
                 model.discretise(genotype)
             return model
 
-        model = made(self.settings)
-        self.log(enable_checkpointing_if_needed(model, batch, device, self.settings, made))
+        model, where = made(self.settings), (planned.batch, planned.device)
+        self.log(enable_checkpointing_if_needed(model, *where, self.settings, made))
         network.activation_checkpointing = model.activation_checkpointing
 
     def require_space(self, network: nn.Module) -> None:
@@ -361,10 +311,8 @@ class Preflight:
 
         A checkpoint takes about the bytes of all weights, and of Adam's two averages.
         """
-        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-        learning = sum(
-            p.numel() * p.element_size() for p in network.parameters() if p.requires_grad
-        )
+        weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+        learning = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         present = sum(path.stat().st_size for path in self.fold.glob("checkpoint_*.pth"))
         require_space(self.fold, FILES_IN_A_FOLD * (weights + 2 * learning) - present)
 
@@ -374,14 +322,8 @@ def previous_predictions(
 ) -> Path:
     """Return the folder in which a model's first stage predicted for its second.
 
-    Args:
-        model: model folder of the second stage.
-        previous: configuration of the first.
-        configuration: of the second.
-        cases: that the second sees.
-
-    Raises:
-        FileNotFoundError: the first stage has not predicted all cases.
+    `model` is the folder of the second stage, whose configuration sees the cases, and `previous`
+    the first's configuration, which must have predicted all of them.
     """
     first = model.with_name(f"{model.name.rpartition('__')[0]}__{previous}")
     folder = first / "predicted_next_stage" / configuration
@@ -406,15 +348,8 @@ def enable_checkpointing_if_needed(
 ) -> str:
     """Turn on activation checkpointing if a training step does not fit without; return a log line.
 
-    Args:
-        network: that is going to be trained.
-        batch: shape of the images, (batch, channels, *spatial).
-        device: where.
-        settings: of the network.
-        resized: makes the network of other settings.
-
-    Raises:
-        RuntimeError: it does not fit even so; the message names cells that would.
+    `batch` is the shape of the images, (batch, channels, *spatial); `resized` makes the network of
+    other settings, for the error that names cells which would fit.
     """
     free = free_memory(device)
     needed = _step_memory(network, batch, device)

@@ -27,18 +27,15 @@ from nnunet_iac.runs.records import (
 )
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
-from nnunet_iac.search.pruning import (
-    Decision,
-    Observation,
-    PruningEvent,
-    PruningState,
-    full_mask,
-)
+from nnunet_iac.search.pruning import Decision, Observation, PruningEvent, PruningState, full_mask
 from nnunet_iac.search.relaxation import distribution
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
 from nnunet_iac.training.cost import peak_memory_bytes, provenance
+
+OF_CELLS = ("trajectory", "events", "health")
+"""Files that grow with a run that has cells."""
 
 RECENT = 10
 """Epochs over which the pace is measured."""
@@ -57,14 +54,7 @@ TIMESTAMPS = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
 class Recorder:
-    """Holds and writes the record of a run.
-
-    Args:
-        settings: of the run.
-        folder: where the record goes.
-        log: receives lines for nnU-Net's log.
-        has_cells: whether the run has cells, whose trajectory, events and health are recorded.
-    """
+    """Holds and writes the record of a run."""
 
     def __init__(
         self,
@@ -92,8 +82,8 @@ class Recorder:
 
     def restore(self) -> None:
         """Write the record as of the loaded checkpoint, and log which files were damaged."""
-        for path, read in self._readers().items():
-            self.warn_of_damage(path, read)
+        for name in ("settings", "backbone", "cost", *(OF_CELLS if self.has_cells else ())):
+            self.warn_of_damage(name)
         self.folder.write_settings(self.settings)
         self._note_other_circumstances()
         self.write()
@@ -123,17 +113,10 @@ class Recorder:
 
     def add_row(self, observation: Observation, decision: Decision, seconds: float) -> None:
         """Add the trajectory's row of an epoch that took so many seconds."""
-        row = TrajectoryRow(
-            epoch=observation.epoch,
-            alpha=observation.alpha.numpy(),
-            beta=observation.beta.numpy(),
-            importance=decision.importance.numpy(),
-            divergence=decision.divergence.numpy(),
-            threshold=decision.threshold.numpy(),
-            active=decision.active.numpy(),
-            seconds=seconds,
-        )
-        self.rows.append(row)
+        decided = ("importance", "divergence", "threshold", "active")
+        known = {key: getattr(observation, key).numpy() for key in ("alpha", "beta")}
+        known |= {key: getattr(decision, key).numpy() for key in decided}
+        self.rows.append(TrajectoryRow(epoch=observation.epoch, seconds=seconds, **known))
 
     def add_events(self, events: Sequence[PruningEvent]) -> None:
         """Add and log the operations that were pruned after an epoch."""
@@ -167,11 +150,12 @@ class Recorder:
         for path in own:
             path.unlink(missing_ok=True)
 
-    def warn_of_damage(self, path: Path, read: Callable[[], object]) -> None:
-        """Log if a file of the record cannot be read and so is written again."""
+    def warn_of_damage(self, name: str) -> None:
+        """Log if a file of the record, such as `cost`, cannot be read and so is written again."""
         try:
-            read()
+            getattr(self.folder, f"read_{name}")()
         except (ValueError, FileNotFoundError) as error:
+            path: Path = getattr(self.folder, f"{name}_file")
             self.log(f"WARNING: {path.name} is written again from the checkpoint: {error}")
 
     def add_tensorboard(self, loggers: list[Any], first_epoch: int) -> None:
@@ -181,12 +165,7 @@ class Recorder:
             loggers.append(TensorBoardLogger(folder, first_epoch))
 
     def log_progress(self, progress: "Progress", logger: Any) -> None:
-        """Log how far the run is.
-
-        Args:
-            progress: after the epoch.
-            logger: nnU-Net's, which knows when epochs began and ended.
-        """
+        """Log how far the run is."""
         times = (logger.get_value(f"epoch_{side}_timestamps", None) for side in ("start", "end"))
         self.log(progress_line(progress, self.pace(progress.phase, *times), datetime.now()))
 
@@ -233,20 +212,6 @@ class Recorder:
             ]
         self._keep_known_facts()
 
-    def _readers(self) -> dict[Path, Callable[[], object]]:
-        """Return the files that a checkpoint can write again, and what reads them."""
-        folder = self.folder
-        readers: dict[Path, Callable[[], object]] = {
-            folder.settings_file: folder.read_settings,
-            folder.backbone_file: folder.read_backbone,
-            folder.cost_file: folder.read_cost,
-        }
-        if self.has_cells:
-            readers[folder.trajectory_file] = folder.read_trajectory
-            readers[folder.events_file] = folder.read_events
-            readers[folder.health_file] = folder.read_health
-        return readers
-
     def _note_other_circumstances(self) -> None:
         """Record where a run resumes with other versions, hardware or code: bits may differ."""
         now = provenance()
@@ -280,10 +245,8 @@ class Recorder:
 class SearchProgress:
     """How far a search is after an epoch.
 
-    Args:
-        operations: left on all edges together.
-        settled: edges that have one operation left.
-        ends: the least and the most completed epochs of the run after which it may end.
+    Operations are left on all edges together, one on a settled edge; `ends` are the least and the
+    most completed epochs of the run after which the search may end.
     """
 
     operations: int
@@ -293,14 +256,7 @@ class SearchProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is after an epoch.
-
-    Args:
-        phase: of the epoch that has just ended.
-        epochs: completed epochs of the run.
-        ends: the least and the most epochs of the whole run.
-        search: None where the epoch was not part of one.
-    """
+    """How far a run is after an epoch."""
 
     phase: str
     epochs: int
@@ -324,13 +280,8 @@ def search_ends(
 
     An edge with n operations and s stable checks behind it is decided after at least
     (n - 1) checks - s more epochs (Algorithm 1), and after exactly as many where no check can
-    fail. At the limit `search_epochs` every search ends.
-
-    Args:
-        state: after the last prune; None in the warm-up.
-        epochs: completed epochs of the run.
-        settings: of the run.
-        prunes: whether the search prunes at all; a full one ends at its limit.
+    fail. At the limit `search_epochs` every search ends, one that does not prune always there.
+    `state` is that after the last prune; None in the warm-up.
     """
     limit = settings.schedule.search_epochs
     if not prunes:
@@ -352,11 +303,6 @@ def progress_line(progress: Progress, pace: float, now: datetime) -> str:
     Epochs are counted from 1, as in the record: nnU-Net calls the first one "Epoch 0". The end of
     the training takes all epochs to come for as long as the recent ones; those of the finetuning
     are not known while searching, hence "at this pace". The final validation is not in it.
-
-    Args:
-        progress: after the epoch.
-        pace: mean seconds of the recent epochs of this phase.
-        now: time of day from which the end is estimated.
     """
     soonest, latest = ((end - progress.epochs) * pace for end in progress.ends)
     ending = _training_end(soonest, latest, now)
@@ -422,11 +368,6 @@ def search_scalars(
     measured, mean over the edges that were compared, are what the prune saw. What
     is undefined is left out: the divergence where nothing was compared, the entropy where p is no
     distribution on any edge (`raw-strict`).
-
-    Args:
-        row: of the epoch.
-        state: after the prune; None in the warm-up.
-        cell: how importance is computed.
     """
     active = torch.from_numpy(row.active)
     p = distribution(torch.from_numpy(row.alpha), torch.from_numpy(row.beta), active, cell)
@@ -441,11 +382,7 @@ def search_scalars(
 
 
 class Throttled:
-    """Calls a function of one argument at most once a minute, as for nnU-Net's slow drawing.
-
-    Args:
-        function: to call; it can still be called directly.
-    """
+    """Calls a function of one argument at most once a minute, as for nnU-Net's slow drawing."""
 
     def __init__(self, function: Callable[[str], None]) -> None:
         self.function = function
@@ -476,16 +413,11 @@ def closed_in_the_end(logger: Any) -> Iterator[None]:
     finally:
         for each in logger.loggers:
             if isinstance(each, TensorBoardLogger):
-                each.close()
+                each.writer.close()
 
 
 def tensorboard_wanted() -> bool:
-    """Return whether the environment asks for TensorBoard.
-
-    Raises:
-        RuntimeError: the variable has another value than nnU-Net's own take, or TensorBoard is
-            not installed.
-    """
+    """Return whether the environment asks for TensorBoard."""
     value = os.environ.get(TENSORBOARD_VARIABLE, "0")
     if value not in ("0", "1", "False", "True", "false", "true"):
         raise RuntimeError(
@@ -505,10 +437,7 @@ def tensorboard_wanted() -> bool:
 class TensorBoardLogger:
     """Writes scalars when nnU-Net's `MetaLogger` calls it; steps are nnU-Net's epochs, from 0.
 
-    Args:
-        folder: of the event files.
-        first_epoch: nnU-Net's number of the first epoch; what an earlier process wrote of that
-            epoch and of later ones is hidden.
+    What an earlier process wrote of the first epoch and of later ones is hidden.
     """
 
     def __init__(self, folder: Path, first_epoch: int) -> None:
@@ -529,7 +458,3 @@ class TensorBoardLogger:
 
     def log_summary(self, key: str, value: Any) -> None:
         """Leave out what has no epoch; the record and nnU-Net's summary.json hold it."""
-
-    def close(self) -> None:
-        """Write what is left and end the writer's thread."""
-        self.writer.close()

@@ -28,12 +28,6 @@ def validate_backbone(
 
     If another run of the data set has validated the same tensors under the same circumstances, its
     validation is copied.
-
-    Args:
-        trainer: one of nnU-Net's, of the run.
-        network: the backbone.
-        recorder: of the run.
-        identity: of the run.
     """
     assert recorder.backbone is not None
     if broadcast_from_rank0(recorder.backbone.reference is not None):
@@ -59,10 +53,8 @@ def validate_backbone(
         log(f"The frozen backbone's own validation is that of {known}")
         shutil.copytree(known, folder, dirs_exist_ok=True)
     if trainer.local_rank == 0:
-        pattern, ending = (
-            recorder.settings.data.patient_pattern,
-            trainer.dataset_json["file_ending"],
-        )
+        pattern = recorder.settings.data.patient_pattern
+        ending = trainer.dataset_json["file_ending"]
         write_json(folder / MEASURED_ON, depends_on)
         recorder.add_backbone_facts(reference=foreground_dice(folder / SUMMARY, ending, pattern))
         scored = read_json(folder / SUMMARY)["foreground_mean"]["Dice"]
@@ -81,9 +73,8 @@ def _validate(trainer: Any, network: nn.Module, folder: Path) -> None:
 
 def _validated_before(fold: Path, circumstances: Mapping[str, Any]) -> Path | None:
     """Return the reference folder of another run with these circumstances."""
-    for path in sorted(
-        fold.parent.parent.glob(f"*/{fold.name}/{FOLDER_NAME}/reference/{MEASURED_ON}")
-    ):
+    place = f"*/{fold.name}/{FOLDER_NAME}/reference/{MEASURED_ON}"
+    for path in sorted(fold.parent.parent.glob(place)):
         try:
             found = read_json(path)
         except (ValueError, OSError):

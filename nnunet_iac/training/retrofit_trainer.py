@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
@@ -21,7 +20,7 @@ from nnunet_iac.training import batches, checkpoints, optimisation, preflight, r
 from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.controller import Method, Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
-from nnunet_iac.training.lifecycle import Lifecycle, PlannedNetwork
+from nnunet_iac.training.lifecycle import Lifecycle
 
 
 class RetrofitTrainer(nnUNetTrainer):
@@ -35,7 +34,7 @@ class RetrofitTrainer(nnUNetTrainer):
     """
 
     method: ClassVar[Method]
-    sibling_trainer: ClassVar[str] = "nnUNetTrainer"
+    sibling_trainer: ClassVar[str]
     """The trainer whose checkpoint is the backbone unless the settings name another."""
     overrides: ClassVar[Mapping[str, Any]] = {}
     """Settings that this class fixes, whatever the plans say."""
@@ -46,6 +45,11 @@ class RetrofitTrainer(nnUNetTrainer):
     _loaded: tuple[Path, int] | None = None
     """The checkpoint that the run continues from, and its time of modification."""
 
+    def __init_subclass__(cls) -> None:
+        """Find the backbone's trainer: the first class of nnU-Net's own among the parents."""
+        own = (base.__name__ for base in cls.__mro__ if base.__module__.startswith("nnunetv2."))
+        cls.sibling_trainer = vars(cls).get("sibling_trainer", next(own))
+
     def __init__(
         self,
         plans: dict,
@@ -55,9 +59,8 @@ class RetrofitTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         name, method, given = type(self).__name__, self.method, (plans, configuration, fold)
-        results = nnUNet_results if nnUNet_results.is_set() else None
         own = (name, method, self.overrides)
-        settings = preflight.checked_settings(*given, dataset_json, *own, results)
+        settings = preflight.checked_settings(*given, dataset_json, *own)
         self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
@@ -65,14 +68,12 @@ class RetrofitTrainer(nnUNetTrainer):
         self.num_iterations_per_epoch = settings.schedule.iterations_per_epoch
         self.num_val_iterations_per_epoch = settings.schedule.val_iterations_per_epoch
         self.save_every = 1
-        rates = optimisation.first_rates(settings.optimisation, method.searches)
-        self.initial_lr, self.weight_decay = rates
+        self.initial_lr, self.weight_decay = optimisation.first_rates(settings, method.searches)
         self.logger.plot_progress_png = recorder.Throttled(self.logger.plot_progress_png)
         self.logger.update_config({SECTION: settings.to_mapping()})
         workers, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
-        self.streams = batches.Streams(
-            settings.schedule, settings.optimisation, self.local_rank, workers, pinned
-        )
+        parts = settings.schedule, settings.optimisation
+        self.streams = batches.Streams(*parts, self.local_rank, workers, pinned)
         folders = Path(f"{self.preprocessed_dataset_folder}"), Path(self.output_folder)
         chosen, log = (settings, method, self.sibling_trainer), self.print_to_log_file
         checks = preflight.Preflight(*chosen, *given, *folders, log)
@@ -109,9 +110,9 @@ class RetrofitTrainer(nnUNetTrainer):
         return planned_network(*managers, self.num_input_channels, outputs, deep)
 
     @property
-    def _planned(self) -> PlannedNetwork:
+    def _planned(self) -> preflight.PlannedNetwork:
         batch = (self.batch_size, self.num_input_channels, *self.configuration_manager.patch_size)
-        return PlannedNetwork(self.stock_network, batch, self.device)
+        return preflight.PlannedNetwork(self.stock_network, batch, self.device)
 
     def initialize(self) -> None:
         """Build the network after checking that there is data to train it on."""
@@ -153,20 +154,18 @@ class RetrofitTrainer(nnUNetTrainer):
                 checkpoints.require_newest(*self._loaded)
             self.on_train_start()
             while self.current_epoch < self.num_epochs:
-                self._run_epoch()
+                self.on_epoch_start()
+                self.on_train_epoch_start()
+                train, val = self.dataloader_train, self.dataloader_val
+                steps = range(self.num_iterations_per_epoch)
+                self.on_train_epoch_end([self.train_step(next(train)) for _ in steps])
+                with torch.no_grad():
+                    self.on_validation_epoch_start()
+                    steps = range(self.num_val_iterations_per_epoch)
+                    outputs = [self.validation_step(next(val)) for _ in steps]
+                    self.on_validation_epoch_end(outputs)
+                self.on_epoch_end()
             self.on_train_end()
-
-    def _run_epoch(self) -> None:
-        self.on_epoch_start()
-        self.on_train_epoch_start()
-        steps = range(self.num_iterations_per_epoch)
-        self.on_train_epoch_end([self.train_step(next(self.dataloader_train)) for _ in steps])
-        with torch.no_grad():
-            self.on_validation_epoch_start()
-            steps = range(self.num_val_iterations_per_epoch)
-            outputs = [self.validation_step(next(self.dataloader_val)) for _ in steps]
-            self.on_validation_epoch_end(outputs)
-        self.on_epoch_end()
 
     def on_train_start(self) -> None:
         """Begin or continue the run: everything that can be wrong is found before long work."""
@@ -242,7 +241,7 @@ class RetrofitTrainer(nnUNetTrainer):
         change = self.controller.end_epoch(self.unet, epoch + 1, seconds, loss)
         if change.structure:
             self._rebuild_optimisers()
-        numbers = {"phase": float(phase.number), "seconds": seconds}
+        numbers = {"phase": float([*Phase].index(phase)), "seconds": seconds}
         recorder.log_numbers(logger.loggers, numbers | self.controller.scalars(phase), epoch)
         super().on_epoch_end()
         self.run.recorder.log_progress(self.controller.progress(phase, epoch + 1), logger)
@@ -283,9 +282,8 @@ class RetrofitTrainer(nnUNetTrainer):
         if self.disable_checkpointing or self.local_rank != 0:
             super().save_checkpoint(filename)
             return
-        state = self.controller.state_dict()
-        whole = checkpoints.whole_state(self, self.unet, self.run.identity, state)
-        checkpoints.write_checkpoint(Path(filename), whole)
+        own = self.run.identity, self.controller.state_dict()
+        checkpoints.write_checkpoint(Path(filename), checkpoints.whole_state(self, self.unet, *own))
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """Continue from a checkpoint of this run: structure first, then optimisers, then state."""
@@ -293,11 +291,10 @@ class RetrofitTrainer(nnUNetTrainer):
         checkpoint = checkpoints.read_own_checkpoint(path, self.run.identity, self.settings)
         if not self.was_initialized:
             self.initialize()
-        loaded = path, path.stat().st_mtime_ns
+        self._loaded = path, path.stat().st_mtime_ns
         with checkpoints.restoring(path):
             self.unet.load_state_dict(checkpoint["network_weights"])
             self.controller.load_state_dict(checkpoint[SECTION], self.unet)
             self.num_epochs = self.controller.num_epochs
             self._rebuild_optimisers()
             super().load_checkpoint(str(path))
-        self._loaded = loaded

@@ -65,73 +65,49 @@ class nnUNetTrainerContinue(RetrofitTrainer):
 class nnUNetTrainerIACLTHNoDA(nnUNetTrainerNoDA, nnUNetTrainerIACLTH):
     """Accelerated search without data augmentation."""
 
-    sibling_trainer = "nnUNetTrainerNoDA"
-
 
 class nnUNetTrainerIACNoDA(nnUNetTrainerNoDA, nnUNetTrainerIAC):
     """Full search without data augmentation."""
-
-    sibling_trainer = "nnUNetTrainerNoDA"
 
 
 class nnUNetTrainerIACDiscreteNoDA(nnUNetTrainerNoDA, nnUNetTrainerIACDiscrete):
     """Finetuning of a given genotype without data augmentation."""
 
-    sibling_trainer = "nnUNetTrainerNoDA"
-
 
 class nnUNetTrainerIACLTHDA5(nnUNetTrainerDA5, nnUNetTrainerIACLTH):
     """Accelerated search with nnU-Net's strong augmentation DA5."""
-
-    sibling_trainer = "nnUNetTrainerDA5"
 
 
 class nnUNetTrainerIACDA5(nnUNetTrainerDA5, nnUNetTrainerIAC):
     """Full search with nnU-Net's strong augmentation DA5."""
 
-    sibling_trainer = "nnUNetTrainerDA5"
-
 
 class nnUNetTrainerIACDiscreteDA5(nnUNetTrainerDA5, nnUNetTrainerIACDiscrete):
     """Finetuning of a given genotype with nnU-Net's strong augmentation DA5."""
-
-    sibling_trainer = "nnUNetTrainerDA5"
 
 
 class nnUNetTrainerIACLTHNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIACLTH):
     """Accelerated search without mirroring, in training and in prediction."""
 
-    sibling_trainer = "nnUNetTrainerNoMirroring"
-
 
 class nnUNetTrainerIACNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIAC):
     """Full search without mirroring, in training and in prediction."""
-
-    sibling_trainer = "nnUNetTrainerNoMirroring"
 
 
 class nnUNetTrainerIACDiscreteNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIACDiscrete):
     """Finetuning of a given genotype without mirroring, in training and in prediction."""
 
-    sibling_trainer = "nnUNetTrainerNoMirroring"
-
 
 class nnUNetTrainerContinueNoDA(nnUNetTrainerNoDA, nnUNetTrainerContinue):
     """The continued backbone without data augmentation."""
-
-    sibling_trainer = "nnUNetTrainerNoDA"
 
 
 class nnUNetTrainerContinueDA5(nnUNetTrainerDA5, nnUNetTrainerContinue):
     """The continued backbone with nnU-Net's strong augmentation DA5."""
 
-    sibling_trainer = "nnUNetTrainerDA5"
-
 
 class nnUNetTrainerContinueNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerContinue):
     """The continued backbone without mirroring, in training and in prediction."""
-
-    sibling_trainer = "nnUNetTrainerNoMirroring"
 
 
 SHORTEST = MappingProxyType(

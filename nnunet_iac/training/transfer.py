@@ -32,14 +32,10 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class Origin:
-    """The run that found a cell.
+    """The run that found a cell, by what lies beside it.
 
-    Args:
-        path: of the cell, as it was named.
-        run: what its record says of it; empty for a file without a record beside it.
-        learned_from: its training cases, and its validation cases if its backbone leaked.
-        dimensions: of its images; None where its plans are gone.
-        leaked: why its backbone may have seen its validation cases, or None.
+    `run` is what its record says, empty without one; `learned_from` its training cases, with the
+    validation cases if its backbone leaked; `leaked` why it may have.
     """
 
     path: Path
@@ -61,7 +57,9 @@ class Origin:
         run = record.read_cost().run
         if (given := run.get("genotype_from")) is not None:
             earlier = cls.of(Path(given["path"]))
-            return replace(earlier, path=path) if earlier.run else cls._of_provenance(path, given)
+            repeated = {key: given[key] for key in PROVENANCE if key in given}
+            known = cls(path, repeated, (), given.get("dimensions"), given.get("leakage"))
+            return replace(earlier, path=path) if earlier.run else known
         if run.get("method") in UNSEARCHED:
             return cls(path, run)
         leaked = record.read_backbone().leakage if record.backbone_file.is_file() else None
@@ -69,12 +67,6 @@ class Origin:
         split = read_json(record.split_file) if record.split_file.is_file() else {}
         learned_from = tuple(case for side in sides for case in split.get(side, ()))
         return cls(path, run, learned_from, _dimensions(record, run), leaked)
-
-    @classmethod
-    def _of_provenance(cls, path: Path, given: dict[str, Any]) -> "Origin":
-        """Return the origin that the record of a run with this cell repeats."""
-        run = {key: given[key] for key in PROVENANCE if key in given}
-        return cls(path, run, (), given.get("dimensions"), given.get("leakage"))
 
     def provenance(self) -> dict[str, Any]:
         """Return what the record of a run with this cell repeats of its origin."""
@@ -93,11 +85,7 @@ class Origin:
         )
 
     def require_dimensions(self, dimensions: int) -> None:
-        """Check that the cell was found on images of as many dimensions.
-
-        Raises:
-            ValueError: it was not.
-        """
+        """Check that the cell was found on images of as many dimensions."""
         if self.dimensions not in (None, dimensions):
             raise ValueError(
                 f"a cell must have been searched on images of the same dimension; {self.path} was "
@@ -113,12 +101,6 @@ class Origin:
 
         By the patients that both sides share; of a run whose cases are not known, by its fold and
         its backbone. A cell without a search, such as a random one, has seen none.
-
-        Args:
-            dataset: of the target.
-            fold: of the target.
-            validation: its cases.
-            pattern: of the patients in their identifiers.
         """
         if not self.run or self.run.get("method") in UNSEARCHED or fold == "all":
             return None
@@ -145,12 +127,8 @@ class Origin:
 class GivenCell:
     """What a run without a search puts into the skip connections.
 
-    Args:
-        genotype: of the cell; None for another module, or for a cell that is yet to be scored.
-        counterpart: of a convolution, the cell whose number of parameters it gets, if one is named.
-        provenance: what the record repeats of the cell's origin.
-        leakage: why the cell may know validation cases, or None.
-        scored: whether initial weights decide the cell, with the backbone in place.
+    No genotype is another module or, if `scored`, a cell that initial weights decide with the
+    backbone in place. `counterpart` is the cell whose number of parameters a convolution gets.
     """
 
     genotype: Genotype | None = None
@@ -167,20 +145,9 @@ def given_cell(
     costs: CellCosts | None,
     log: Callable[[str], None],
 ) -> GivenCell:
-    """Return the cell that the settings name.
+    """Return the cell that the settings name; a ValueError says why it must not be used.
 
-    Under a budget a random cell is the first drawn that is within it.
-
-    Args:
-        settings: `genotype` says where the cell comes from.
-        fold: of the run.
-        dimensions: of its images.
-        costs: of cells, where the settings limit them.
-        log: receives warnings.
-
-    Raises:
-        ValueError: no valid genotype, one beyond the budget, or one that was searched on
-            another fold, whose training cases are this fold's validation cases.
+    Under a budget, which `costs` are for, a random cell is the first drawn that is within it.
     """
     source = None if settings.cell.genotype is None else CellSource.of(settings.cell.genotype)
     if source is None:
@@ -206,17 +173,9 @@ def given_cell(
 def scored_genotype(
     network: IACUNet, images: Sequence[Tensor], settings: Settings, costs: CellCosts | None
 ) -> Genotype:
-    """Return the genotype of `genotype=zero-cost:SEED` for a network with its backbone.
+    """Return the genotype of `genotype=zero-cost:SEED`, scored on images of training batches.
 
-    Args:
-        network: gets its initial weights.
-        images: of `score_batches` training batches.
-        settings: of the run.
-        costs: of cells, where the settings limit them.
-
-    Raises:
-        ValueError: batches of one image, images that do not differ, or a genotype beyond the
-            budget.
+    The network has its backbone and gets its initial weights.
     """
     assert settings.cell.genotype is not None
     load_ticket(network, draw_ticket(network, settings.optimisation.seed))
