@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ PROGRESS = re.compile(r"(Epoch \d+|Phase: .*|Pseudo dice .*|Pruned .*|predicting
 SECONDS = "seconds.json"
 Report = Callable[[str], None]
 Step = Callable[[steps.Command], dict[str, Any]]
+Run = Callable[[Sequence[str], Mapping[str, str], Report], int]
+"""Runs a command with additional variables, passes on its lines, and returns its exit status."""
 
 
 def run_serially(study: Study, report: Report) -> Path:
@@ -53,7 +54,7 @@ def run_serially(study: Study, report: Report) -> Path:
         report(head)
         started = time.monotonic()
         log = folder / "logs" / f"{file.replace('/', '_')}.log"
-        write_json(to, step(LoggedCommand(log, report, run)))
+        write_json(to, step(partial(run_logged, log, report, run)))
         took = time.monotonic() - started
         seconds[file] = round(seconds.get(file, 0) + took, 1)
         write_json(folder / SECONDS, seconds)
@@ -87,35 +88,25 @@ def steps_of(study: Study) -> list[tuple[str, str, Step]]:
     return found
 
 
-@dataclass(frozen=True)
-class LoggedCommand:
-    """Runs commands with their output in a log; lines that show progress are reported."""
+def run_logged(
+    log: Path, report: Report, run: Run, words: Sequence[str], **environment: str
+) -> None:
+    """Run a command, which must succeed; log its output, and report lines that show progress."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    report(f"    $ {' '.join(words)}")
+    with open(log, "a", encoding="utf-8") as file:
 
-    log: Path
-    report: Report
-    run: Callable[[Sequence[str], Mapping[str, str], Report], int]
+        def hear(line: str) -> None:
+            file.write(line)
+            if shown := PROGRESS.search(line.rstrip()):
+                report(f"      {shown.group(1)}")
 
-    def __call__(self, words: Sequence[str], **environment: str) -> None:
-        """Run a command.
-
-        Raises:
-            RuntimeError: it failed; the message has the end of its output.
-        """
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.report(f"    $ {' '.join(words)}")
-        with open(self.log, "a", encoding="utf-8") as file:
-
-            def hear(line: str) -> None:
-                file.write(line)
-                if shown := PROGRESS.search(line.rstrip()):
-                    self.report(f"      {shown.group(1)}")
-
-            status = self.run(words, {**command_environment(), **environment}, hear)
-        if status != 0:
-            end = "\n".join(self.log.read_text(encoding="utf-8").splitlines()[-15:])
-            raise RuntimeError(
-                f"{words[0]} must succeed and exited with {status}; {self.log} ends with\n{end}"
-            )
+        status = run(words, {**command_environment(), **environment}, hear)
+    if status != 0:
+        end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
+        raise RuntimeError(
+            f"{words[0]} must succeed and exited with {status}; {log} ends with\n{end}"
+        )
 
 
 def run_process(words: Sequence[str], environment: Mapping[str, str], hear: Report) -> int:

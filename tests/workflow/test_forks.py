@@ -1,11 +1,13 @@
-"""Commands in forks: what is passed on, and what their pools may do."""
+"""Commands in forks and processes: what is passed on, and what the pools of forks may do."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from nnunet_iac.workflow.forks import run_forked
+from nnunet_iac.workflow.serial import Report, Run, run_logged, run_process
 
 MODULE = """
 import multiprocessing, os, sys
@@ -35,11 +37,28 @@ def test_a_forked_command_gives_its_lines_and_status_and_its_workers_one_thread(
     assert lines == ["workers have 1 thread\n", "a --b variable\n"]
 
 
-def test_a_forked_command_that_raises_fails_and_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("run", [run_forked, run_process])
+def test_a_command_that_raises_fails_and_says_why(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_here.py").write_text("raise ValueError('the disk is full')")
     monkeypatch.syspath_prepend(str(tmp_path))
     lines: list[str] = []
-    assert run_forked([sys.executable, "-m", "broken_here"], {}, lines.append) == 1
+    words = [sys.executable, "-m", "broken_here"]
+    assert run(words, {"PYTHONPATH": str(tmp_path)}, lines.append) == 1
     assert "ValueError: the disk is full\n" in lines
+
+
+def test_a_command_that_fails_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
+    def run(words: Sequence[str], environment: Mapping[str, str], hear: Report) -> int:
+        hear("Epoch 3\n")
+        hear("out of memory\n")
+        return 7
+
+    log, reported = tmp_path / "logs" / "run.log", list[str]()
+    with pytest.raises(
+        RuntimeError, match=r"train must succeed and exited with 7;.*\nEpoch 3\nout"
+    ):
+        run_logged(log, reported.append, run, ["train", "--c"])
+    assert reported == ["    $ train --c", "      Epoch 3"]
+    assert log.read_text() == "Epoch 3\nout of memory\n"
