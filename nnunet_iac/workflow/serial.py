@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.host.folders import command_environment
+from nnunet_iac.host.forks import import_nnunet, run_forked
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import steps
-from nnunet_iac.workflow.forks import import_nnunet, run_forked
 from nnunet_iac.workflow.study import REFERENCE, Study
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_plans import study_folder

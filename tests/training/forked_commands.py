@@ -10,7 +10,7 @@ from typing import Any
 import jaxtyping
 import torch
 
-from nnunet_iac.workflow.forks import command, fork
+from nnunet_iac.host.forks import command, fork
 
 __all__ = ["command", "in_fork"]
 

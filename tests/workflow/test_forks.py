@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_iac.workflow.forks import run_forked
+from nnunet_iac.host.forks import run_forked
 from nnunet_iac.workflow.serial import Report, Run, run_logged, run_process
 
 MODULE = """
