@@ -28,14 +28,14 @@ REPEATS = 15
 def exported(fold: Path, cases: int) -> dict[str, Any]:
     """Return how far the exported network of a fold is from the original, and how fast."""
     model = Model.at(fold, FINAL)
-    described = configuration_of(read_json(model.folder / "plans.json"), model.configuration)
+    config = configuration_of(read_json(model.folder / "plans.json"), model.configuration)
     with TemporaryDirectory() as folder, exporting(model, Path(folder) / "model") as folds:
         predictor, path = export_fold(folds[0])
         network, lean = predictor.network, fold_for_inference(predictor.network)
         parities = list(compared(predictor, path, fold, cases))
         if not all(parity.holds for parity in parities):
             raise RuntimeError(f"an export must be its network; {fold}: {parities}")
-        patch = torch.randn(1, 1, *described["patch_size"])
+        patch = torch.randn(1, 1, *config["patch_size"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(path), options)
@@ -52,7 +52,7 @@ def exported(fold: Path, cases: int) -> dict[str, Any]:
         size = path.stat().st_size
     return {
         "model": fold.parent.name,
-        "patch": described["patch_size"],
+        "patch": config["patch_size"],
         "bytes": size,
         "cases": [vars(parity) for parity in parities],
         "seconds": seconds,

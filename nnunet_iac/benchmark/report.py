@@ -46,7 +46,7 @@ def benchmark(
         measured = search_benchmark(workload, amounts.batches, amounts.validation_batches)
     else:
         measured = inference_benchmark(workload, amounts.cells, amounts.repeats, genotype)
-    on = {"workload": workload.described(), "amounts": dataclasses.asdict(amounts)}
+    on = {"workload": workload.to_mapping(), "amounts": dataclasses.asdict(amounts)}
     return {"benchmark": kind, **circumstances(), **on, **measured}
 
 

@@ -39,14 +39,14 @@ class Model:
     left_out: tuple[Path, ...] = ()
 
     @property
-    def described(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The configuration, as the model's plans describe it."""
         return configuration_of(read_json(self.folder / "plans.json"), self.configuration)
 
     @property
     def is_second_stage(self) -> bool:
         """Whether it takes the predictions of a cascade's first stage besides images."""
-        return self.described.get("previous_stage") is not None
+        return self.config.get("previous_stage") is not None
 
     @classmethod
     def at(cls, path: Path, checkpoint: str = FINAL) -> "Model":
@@ -144,16 +144,16 @@ def exported_plans(
     name = _plans_name(target, model, plans["plans_name"])
     require_identifier(name)
     result = copy.deepcopy({**plans, "plans_name": name})
-    described = configuration_of(plans, model.configuration)
+    config = configuration_of(plans, model.configuration)
     exported = result["configurations"][model.configuration]
     for configuration in result["configurations"].values():
         configuration.pop(SECTION, None)
     # Else a network that plans describe as it is: the control, or one with skip modules of its own.
-    network = architecture_of(described)["network_class_name"].rpartition(".")[2]
+    network = architecture_of(config)["network_class_name"].rpartition(".")[2]
     if network in {known.__name__ for known in SUPPORTED}:
         structure = shared_structure([fold / checkpoint for fold in model.folds])
         if structure:
-            exported["architecture"] = retrofit_architecture(described, structure)
+            exported["architecture"] = retrofit_architecture(config, structure)
     return result
 
 
@@ -174,10 +174,10 @@ def shared_structure(checkpoints: Sequence[Path]) -> dict[str, Any]:
 
 
 def retrofit_architecture(
-    described: Mapping[str, Any], structure: Mapping[str, Any]
+    config: Mapping[str, Any], structure: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the `architecture` of plans for a retrofit of the network they describe."""
-    architecture = architecture_of(described)
+    architecture = architecture_of(config)
     built_by = {key: value for key, value in structure.items() if key != "implant"}
     convolution = structure["implant"] == "convolution"
     built_by |= {"genotype": "conv"} if convolution else {"skip": structure["implant"]}

@@ -122,7 +122,7 @@ def require_comparable(model: Model) -> None:
             "the first, too: use the model folder without --onnx"
         )
     dataset = read_json(model.folder / "plans.json")["dataset_name"]
-    data = preprocessed_folder(dataset) / model.described["data_identifier"]
+    data = preprocessed_folder(dataset) / model.config["data_identifier"]
     cures = {data: "preprocess the data set (nnUNetv2_preprocess)"}
     for fold in model.folds:
         cures[RunFolder.of_fold(fold).split_file] = "name the folder of the run itself"

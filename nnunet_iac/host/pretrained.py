@@ -24,13 +24,13 @@ def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Pat
     .pth file, the rest as nnU-Net draws it. A file with other content is not overwritten.
     """
     manager = PlansManager(str(plans_file))
-    described = manager.get_configuration(configuration)
+    config = manager.get_configuration(configuration)
     dataset = read_json(plans_file.parent / "dataset.json")
     with torch.random.fork_rng(devices=[]), built_from_plans():
         torch.manual_seed(SEED)
-        channels = determine_num_input_channels(manager, described, dataset)
+        channels = determine_num_input_channels(manager, config, dataset)
         heads = manager.get_label_manager(dataset).num_segmentation_heads
-        network = nnUNetTrainer.build_network_architecture(manager, described, channels, heads)
+        network = nnUNetTrainer.build_network_architecture(manager, config, channels, heads)
     if not isinstance(network.encoder, TimmEncoder):
         raise ValueError(
             "encoder weights are for a timm encoder; the plans describe a "

@@ -39,10 +39,10 @@ def main() -> None:
     from nnunet_iac.host.trainer_lookup import find_trainer
 
     file, configuration, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    plans, described = (
+    plans, dataset = (
         json.loads(path.read_text()) for path in (file, file.with_name("dataset.json"))
     )
-    trainer = find_trainer(name)(plans, configuration, 0, described, torch.device("cpu"))
+    trainer = find_trainer(name)(plans, configuration, 0, dataset, torch.device("cpu"))
     print(json.dumps([trainer.num_epochs, trainer.num_iterations_per_epoch]))  # noqa: T201
 
 

@@ -99,8 +99,8 @@ class Workload:
             raise ValueError(
                 f"{path} must have the configuration; got {configuration}, has {', '.join(known)}"
             )
-        described = configuration_of(content, configuration)
-        architecture = architecture_of(described)
+        config = configuration_of(content, configuration)
+        architecture = architecture_of(config)
         data = read_json(folder / "dataset.json")
         data = data if isinstance(data, dict) else {}
         channels = data.get("channel_names", data.get("modality"))
@@ -119,18 +119,18 @@ class Workload:
                 f"they are not ({error}): correct them"
             ) from error
         return cls(
-            batch_size=described.get("batch_size", 0),
-            patch_size=_tuple(described.get("patch_size")),
+            batch_size=config.get("batch_size", 0),
+            patch_size=_tuple(config.get("patch_size")),
             features=_tuple(_features(architecture["arch_kwargs"])),
             input_channels=inputs,
             classes=labels.num_segmentation_heads,
             regions=labels.has_regions,
-            settings=settings_of(described),
+            settings=settings_of(config),
             device=device,
             architecture=architecture,
         )
 
-    def described(self) -> dict[str, Any]:
+    def to_mapping(self) -> dict[str, Any]:
         """Return the size in plain types, for a report."""
         sizes = {"patch_size": list(self.patch_size), "features": list(self.features)}
         keys = ("partial_channels", "channel_ratio", "min_channels")
@@ -142,9 +142,9 @@ class Workload:
         if self.architecture is not None:
             with built_from_plans():
                 keys = ("network_class_name", "arch_kwargs", "_kw_requires_import")
-                described = (self.architecture[key] for key in keys)
+                arguments = (self.architecture[key] for key in keys)
                 ends = self.input_channels, self.classes
-                net = get_network_from_plans(*described, *ends, deep_supervision=True)
+                net = get_network_from_plans(*arguments, *ends, deep_supervision=True)
             require_supported(net)
             return net.to(self.device)
         dimension, stages = len(self.patch_size), len(self.features)

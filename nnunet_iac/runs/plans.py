@@ -65,16 +65,16 @@ def configuration_of(plans: Any, name: str) -> dict[str, Any]:
 
 def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return the network that a configuration of plans describes; none is a ValueError."""
-    described: Any = configuration.get("architecture")
+    architecture: Any = configuration.get("architecture")
     kinds = {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": list}
     for key, kind in kinds.items():
-        found = described.get(key) if isinstance(described, dict) else None
+        found = architecture.get(key) if isinstance(architecture, dict) else None
         if not isinstance(found, kind):
             raise ValueError(
                 f'plans must describe their network under "architecture"; its {key} is '
                 f"{found!r}: {_REMAKE}"
             )
-    return described
+    return architecture
 
 
 def require_trainable(configuration: Mapping[str, Any]) -> None:

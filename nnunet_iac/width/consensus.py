@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nnunet_iac.width import selection
-from nnunet_iac.width.selection import Decision, Rule, boundary_warnings
+from nnunet_iac.width.selection import Rule, WidthDecision, boundary_warnings
 
 AGREEMENT = 0.8
 """With a smaller share of the seeds behind the pick, more seeds are advised."""
@@ -42,7 +42,7 @@ class Consensus:
     modal: int
     agreement: float
     runner_up: int | None
-    together: Decision
+    together: WidthDecision
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
 

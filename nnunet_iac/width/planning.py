@@ -122,15 +122,15 @@ def _narrowed(source: Source, name: str, widths: Mapping[str, tuple[int, str]]) 
     """Return the source's plans under a new name, with caps and trainers for configurations."""
     result = derived(source.plans, name, source.configuration, {})
     for each, (cap, trainer) in widths.items():
-        described = configuration_of(source.plans, each)
-        settings = dict(described.get(SECTION, {}))
+        config = configuration_of(source.plans, each)
+        settings = dict(config.get(SECTION, {}))
         if trainer != "nnUNetTrainer":
             settings["backbone_trainer"] = trainer
         Settings.from_mapping(settings)
         configuration = result["configurations"][each]
-        configuration["architecture"] = capped(architecture_of(described), cap)
+        configuration["architecture"] = capped(architecture_of(config), cap)
         # Empty ones keep away those of a configuration that this one inherits from.
-        if settings or SECTION in described or "inherits_from" in configuration:
+        if settings or SECTION in config or "inherits_from" in configuration:
             configuration[SECTION] = settings
         else:
             configuration.pop(SECTION, None)

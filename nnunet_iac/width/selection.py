@@ -36,7 +36,7 @@ _FLAT = 1e-9
 
 
 @dataclass(frozen=True)
-class Decision:
+class WidthDecision:
     """What a rule picked, and why.
 
     Args:
@@ -96,7 +96,7 @@ def curve(
     caps: Sequence[int],
     scores: Float[np.ndarray, " caps"],
     within: tuple[int, int] | None = None,
-) -> Decision:
+) -> WidthDecision:
     """Return the newer published rule's decision: the wide end of the sharpest hinge.
 
     With S scaled to [0, 1] and d_j = |S_{j+1} - S_j| from wide to narrow, a hinge k has the score
@@ -121,7 +121,7 @@ def slope(
     scores: Float[np.ndarray, " caps"],
     parameters: Sequence[int],
     within: tuple[int, int] | None = None,
-) -> Decision:
+) -> WidthDecision:
     """Return the decision of the rule of the paper's first version, on parameters.
 
     From narrow to wide, y_i = |S_i - S_{i-1}| are n - 1 points over log10(parameters), r_0 ...
@@ -155,7 +155,7 @@ def dispersion(
     scores: Float[np.ndarray, "seeds caps"],
     tau: float = TAU,
     within: tuple[int, int] | None = None,
-) -> Decision:
+) -> WidthDecision:
     """Return the smallest cap at which the random draw of the weights hardly matters.
 
     Ours, not published, and experimental. The spread is the standard deviation of ln S over sixteen
@@ -181,7 +181,7 @@ def steadiest(
     scores: Float[np.ndarray, "seeds caps"],
     tau: float,
     within: tuple[int, int] | None,
-) -> Decision | None:
+) -> WidthDecision | None:
     """Return `dispersion`'s decision of two seeds or more; None where no candidate is steady."""
     _require_scores("dispersion", caps, scores)
     if not tau > 0:
@@ -196,7 +196,7 @@ def steadiest(
     reasons += [f"at cap {c} it spreads by {highest[c]:.3f}" for c in allowed[steady : steady + 1]]
     others = (*allowed[: steady - 1][::-1], *allowed[steady:])
     ends = allowed[0], allowed[-1]
-    return Decision(
+    return WidthDecision(
         *("dispersion", pick, others[0] if others else None, ends),
         *(tuple(reasons), boundary_warnings("dispersion", pick, ends)),
     )
@@ -261,7 +261,7 @@ def _monotone_spread(scores: Float[np.ndarray, "seeds caps"]) -> Float[np.ndarra
 
 def _decision(
     rule: Rule, sides: Mapping[int, tuple[float, float]], allowed: Sequence[int], reason: str
-) -> Decision:
+) -> WidthDecision:
     """Return the first best of the allowed hinges, in the rule's own order of `sides`.
 
     A hinge is the difference of its two sides; `reason` is a template for the pick and its sides.
@@ -274,6 +274,6 @@ def _decision(
         behind = hinges[pick] - hinges[runner_up]
         reasons.append(f"the hinge at cap {runner_up} is {behind:.3f} weaker")
     ends = allowed[0], allowed[-1]
-    return Decision(
+    return WidthDecision(
         rule, pick, runner_up, ends, tuple(reasons), boundary_warnings(rule, pick, ends)
     )

@@ -44,7 +44,7 @@ class Source:
     trainer: Any
 
     def __post_init__(self) -> None:
-        require_trainable(self.described)
+        require_trainable(self.config)
         known = self.dataset if isinstance(self.dataset, dict) else {}
         channels = known.get("channel_names", known.get("modality"))
         if not (isinstance(channels, dict) and isinstance(known.get("labels"), dict)):
@@ -53,10 +53,10 @@ class Source:
                 f"they say what the network takes and gives; it has {', '.join(known) or 'none'}: "
                 "restore it"
             )
-        if self.described.get("previous_stage") is not None:
+        if self.config.get("previous_stage") is not None:
             raise ValueError(
                 f"a width is chosen on images alone; {self.configuration} also takes the labels "
-                f"of {self.described['previous_stage']}: choose that one's width"
+                f"of {self.config['previous_stage']}: choose that one's width"
             )
 
     @classmethod
@@ -68,24 +68,24 @@ class Source:
         return cls(folder, content, configuration, data, find_trainer(trainer))
 
     @cached_property
-    def described(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The configuration with what it inherits filled in."""
         return configuration_of(self.plans, self.configuration)
 
     @property
     def architecture(self) -> dict[str, Any]:
         """The network in the plans."""
-        return architecture_of(self.described)
+        return architecture_of(self.config)
 
     @property
     def patch_size(self) -> tuple[int, ...]:
         """In voxels, one number per axis."""
-        return tuple(self.described["patch_size"])
+        return tuple(self.config["patch_size"])
 
     @property
     def data_folder(self) -> Path:
         """Where the preprocessed cases of the configuration lie."""
-        return self.folder / self.described["data_identifier"]
+        return self.folder / self.config["data_identifier"]
 
     @property
     def input_channels(self) -> int:
@@ -95,7 +95,7 @@ class Source:
 
     def digest(self) -> str:
         """Return the SHA-256 of the configuration as JSON with sorted keys."""
-        text = json.dumps(self.described, sort_keys=True)
+        text = json.dumps(self.config, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def network(self, cap: int, seed: int) -> Any:
@@ -111,16 +111,16 @@ class Source:
         heads = manager.get_label_manager(self.dataset).num_segmentation_heads
         build = self.trainer.build_network_architecture
         if "plans_manager" in inspect.signature(build).parameters:
-            described: tuple[Any, ...] = (manager, configuration)
+            arguments: tuple[Any, ...] = (manager, configuration)
         else:  # The signature of nnU-Net's earlier trainers, which it still takes.
-            described = (
+            arguments = (
                 configuration.network_arch_class_name,
                 configuration.network_arch_init_kwargs,
                 configuration.network_arch_init_kwargs_req_import,
             )
         with torch.random.fork_rng(devices=[]), built_from_plans():
             torch.default_generator.manual_seed(seed)
-            return build(*described, self.input_channels, heads, False)
+            return build(*arguments, self.input_channels, heads, False)
 
     def cost(self, cap: int) -> Cost:
         """Return the parameters of a candidate, and the MACs of one patch; nothing is computed."""

@@ -81,7 +81,7 @@ class Pareto:
 
     def document(self) -> dict[str, Any]:
         """Return the content of the study file."""
-        known = {**self.source.described.get(SECTION, {}), **(self.settings or {})}
+        known = {**self.source.config.get(SECTION, {}), **(self.settings or {})}
         settings = {key: value for key, value in known.items() if key not in OTHERS_TO_SET}
         seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
         name, configuration = self.source.folder.name, self.source.configuration

@@ -65,8 +65,8 @@ def configuration(folder, name="Mine"):
 
 def built(folder, name="Mine"):
     manager = PlansManager(str(folder / f"{name}.json"))
-    described = manager.get_configuration("2d")
-    return planned_network(manager, described, 1, 3)
+    config = manager.get_configuration("2d")
+    return planned_network(manager, config, 1, 3)
 
 
 @pytest.mark.parametrize("encoder", ENCODER_NAMES[1:])

@@ -261,8 +261,8 @@ def _surfaces(
 
 
 def _require_no_ignore_label(summary: Path) -> None:
-    described = (folder / "dataset.json" for folder in summary.parents[:5])
-    for path in described:
+    files = (folder / "dataset.json" for folder in summary.parents[:5])
+    for path in files:
         if path.is_file() and "ignore" in read_json(path).get("labels", {}):
             raise ValueError(
                 f"surfaces must be known everywhere; {path} has an ignore label, behind which "
