@@ -272,7 +272,7 @@ def advance(
 
 
 def force(
-    state: PruningState, observation: Observation, cell: CellConfig
+    state: PruningState, observation: Observation, cell: CellConfig = CellConfig()
 ) -> tuple[PruningState, tuple[PruningEvent, ...]]:
     """Return the state with only the best operation left on every edge, and what that removed.
 
