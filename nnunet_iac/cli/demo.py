@@ -22,10 +22,8 @@ def add_to(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb; return the exit status."""
-    from nnunet_iac.host.folders import command_environment
-
-    # Before torch is imported, which reads then how its threads wait: commands are forks of this.
-    os.environ.update(command_environment())
+    # Read once, when torch is imported. Commands are forks of this process, and inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from nnunet_iac.workflow.demo import run_demo
 
     page = run_demo(
