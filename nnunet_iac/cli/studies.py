@@ -70,10 +70,8 @@ def add_study(verbs: Verbs) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.host.folders import command_environment
-
-    # Before torch is imported, which reads then how its threads wait: commands are forks of this.
-    os.environ.update(command_environment())
+    # Read once, when torch is imported. Commands are forks of this process, and inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from nnunet_iac.workflow.demo import run_demo
 
     page = run_demo(
