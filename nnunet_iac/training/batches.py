@@ -30,7 +30,6 @@ HALVES = ("train_search", "val_search")
 """Halves of the training cases in a bilevel search: for the weights, and for alpha and beta."""
 
 WORKERS_VARIABLE = "nnUNet_n_proc_DA"
-"""Environment variable for the number of nnU-Net's worker processes."""
 
 WEIGHTS = "weights"
 ARCHITECTURE = "architecture"
@@ -103,15 +102,13 @@ class Streams:
 
     def stock_loaders(self, get_dataloaders: Callable[[], Sequence[Any]]) -> list[Any]:
         """Return nnU-Net's loaders, made by its `get_dataloaders`, without worker processes."""
-        before = os.environ.get(WORKERS_VARIABLE)
+        before = {k: v for k, v in os.environ.items() if k == WORKERS_VARIABLE}
         os.environ[WORKERS_VARIABLE] = "0"
         try:
             loaders = [augmenter.data_loader for augmenter in get_dataloaders()]
         finally:
-            if before is None:
-                del os.environ[WORKERS_VARIABLE]
-            else:
-                os.environ[WORKERS_VARIABLE] = before
+            del os.environ[WORKERS_VARIABLE]
+            os.environ.update(before)
         if self.optimisation.deterministic:
             for loader in loaders:
                 choose_blur_without_timing(loader.transforms)
@@ -132,13 +129,11 @@ class Streams:
             return self._stream(training, "train", first), scored
         warmup = min(epoch, self.schedule.warmup_epochs)
         firsts = drawn(warmup, epoch - warmup, self.schedule.iterations_per_epoch)
-        alternating = AlternatingLoader(
-            *(
-                self._stream(with_cases(training, half), name, first, share=2)
-                for half, name, first in zip(halves, HALVES, firsts, strict=True)
-            )
+        searched = (
+            self._stream(with_cases(training, half), name, first, share=2)
+            for half, name, first in zip(halves, HALVES, firsts, strict=True)
         )
-        return alternating, scored
+        return AlternatingLoader(*searched), scored
 
     def first_images(
         self, get_dataloaders: Callable[[], Sequence[Any]], count: int

@@ -29,15 +29,9 @@ from nnunet_iac.search.pruning import Observation, PruningState, begin, close_ep
 from nnunet_iac.search.relaxation import beta_decay, beta_decay_weight
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
+from nnunet_iac.training import optimisation
 from nnunet_iac.training.batches import ARCHITECTURE
 from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
-from nnunet_iac.training.optimisation import (
-    EpochSchedule,
-    architecture_optimiser,
-    finetune_optimiser,
-    search_optimiser,
-    step,
-)
 from nnunet_iac.training.recorder import Progress, Recorder, search_progress, search_scalars
 
 MAX_SKIPPED_STEPS = 50
@@ -48,13 +42,9 @@ MAX_SKIPPED_STEPS = 50
 class Method:
     """One way to train a network that starts from a backbone.
 
-    Args:
-        name: as records and documents call it.
-        searches: whether there is a search stage at all.
-        prunes: whether the search removes operations until one is left per edge.
-        bilevel: whether weights and architecture learn from different halves of the patients.
-        ticket: whether finetuning starts from the tensors the search started from.
-        retrofits: whether the backbone is frozen and gets something into its skip connections.
+    A search that prunes removes operations until one is left per edge; weights and architecture of
+    a bilevel one learn from different halves of the patients. With `ticket` the finetuning starts
+    from the tensors the search started from. One that retrofits freezes the backbone.
     """
 
     name: str
@@ -189,7 +179,7 @@ class SearchController:
         why = "the cells were trained for another network, so "
         require_unchanged("backbone", before, now, why)
 
-    def optimisers(self, network: Any) -> tuple[Optimizer, EpochSchedule]:
+    def optimisers(self, network: Any) -> tuple[Optimizer, optimisation.EpochSchedule]:
         """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
         alpha and beta learn in the search only, tuned norms in the finetuning only. What Adam
@@ -201,17 +191,17 @@ class SearchController:
         for parameter in network.norm_weights():
             parameter.requires_grad_(self.phase is Phase.FINETUNE)
         previous, self.architecture_optimizer = self.architecture_optimizer, None
-        schedule, optimisation = self.settings.schedule, self.settings.optimisation
+        schedule, rates = self.settings.schedule, self.settings.optimisation
         if self.phase is Phase.FINETUNE:
             assert self.first_finetune_epoch is not None
             learning = [*network.weights(), *network.norm_weights()]
-            epochs = schedule.finetune_epochs
-            return finetune_optimiser(learning, optimisation, epochs, self.first_finetune_epoch)
+            epochs = schedule.finetune_epochs, self.first_finetune_epoch
+            return optimisation.finetune_optimiser(learning, rates, *epochs)
         if searching:
-            self.architecture_optimizer = architecture_optimiser(network, optimisation)
+            self.architecture_optimizer = optimisation.architecture_optimiser(network, rates)
             if previous is not None:
                 self.architecture_optimizer.load_state_dict(previous.state_dict())
-        return search_optimiser(network, optimisation, schedule.search_epochs)
+        return optimisation.search_optimiser(network, rates, schedule.search_epochs)
 
     def set_modes(self, network: Any) -> None:
         """Leave the modes of the network as they are: a retrofit keeps its backbone's itself."""
@@ -239,7 +229,7 @@ class SearchController:
         value = loss()
         clipped = network.weights() if optimizer in optimizers else []
         total = value + self._beta_decay(network, epoch)
-        stepped = step(total, optimizers, clipped, grad_scaler)
+        stepped = optimisation.step(total, optimizers, clipped, grad_scaler)
         self.skipped_steps = 0 if stepped else self.skipped_steps + 1
         allowed = 0 if grad_scaler is None else MAX_SKIPPED_STEPS
         if self.skipped_steps > allowed and torch.isfinite(value):
@@ -457,14 +447,15 @@ class ContinuationController:
         assert self.recorder.backbone is not None
         require_unchanged("encoder", self.recorder.backbone.encoder_before, after)
 
-    def optimisers(self, network: Any) -> tuple[Optimizer, EpochSchedule]:
+    def optimisers(self, network: Any) -> tuple[Optimizer, optimisation.EpochSchedule]:
         """Return the finetuning's optimiser and schedule over all that is trained."""
         if self.encoder_is_frozen:
             network.encoder.requires_grad_(False)
         if not self.settings.optimisation.deep_supervision:
             freeze_unused_heads(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        return finetune_optimiser(trained, self.settings.optimisation, self.num_epochs, 0)
+        rates = self.settings.optimisation
+        return optimisation.finetune_optimiser(trained, rates, self.num_epochs, 0)
 
     def set_modes(self, network: Any) -> None:
         """Keep a frozen encoder in evaluation mode."""

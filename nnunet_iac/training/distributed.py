@@ -61,8 +61,7 @@ def require_same_on_all_ranks(*tensors: Tensor) -> None:
         return
     own = [tensor.detach().cpu() for tensor in tensors]
     firsts = broadcast_from_rank0(own)
-    same = all(torch.equal(a, b) for a, b in zip(own, firsts, strict=True))
-    if not same:
+    if not all(torch.equal(a, b) for a, b in zip(own, firsts, strict=True)):
         raise RuntimeError(
             "alpha and beta must be bit-identical on all ranks; rank "
             f"{dist.get_rank()} differs from rank 0: report this with your torch version"

@@ -16,15 +16,9 @@ import numpy as np
 import torch
 
 from nnunet_iac.drawing.cell_picture import draw_cell
+from nnunet_iac.runs import records
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION
-from nnunet_iac.runs.records import (
-    BackboneRecord,
-    CostRecord,
-    NetworkCost,
-    PhaseCost,
-    TrajectoryRow,
-)
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent, PruningState, full_mask
@@ -46,9 +40,6 @@ PLOT_INTERVAL_SECONDS = 60.0
 TENSORBOARD_VARIABLE = "nnUNet_tensorboard_enabled"
 """Environment variable that turns TensorBoard on, as nnUNet_wandb_enabled turns on W&B."""
 
-TENSORBOARD_FOLDER = "tensorboard"
-"""Inside the record of a run."""
-
 TIMESTAMPS = ("epoch_start_timestamps", "epoch_end_timestamps")
 """Keys of nnU-Net's that are seconds since 1970: too large for TensorBoard's float32."""
 
@@ -57,23 +48,19 @@ class Recorder:
     """Holds and writes the record of a run."""
 
     def __init__(
-        self,
-        settings: Settings,
-        folder: RunFolder,
-        log: Callable[[str], None],
-        has_cells: bool = True,
+        self, settings: Settings, folder: RunFolder, log: Callable[[str], None], cells: bool = True
     ) -> None:
         self.settings = settings
         self.folder = folder
         self.log = log
-        self.has_cells = has_cells
-        self.backbone: BackboneRecord | None = None
-        self.cost = CostRecord()
-        self.rows: list[TrajectoryRow] = []
+        self.has_cells = cells
+        self.backbone: records.BackboneRecord | None = None
+        self.cost = records.CostRecord()
+        self.rows: list[records.TrajectoryRow] = []
         self.events: list[PruningEvent] = []
         self.health_events: list[HealthEvent] = []
 
-    def begin(self, backbone: BackboneRecord, run: dict[str, Any]) -> None:
+    def begin(self, backbone: records.BackboneRecord, run: dict[str, Any]) -> None:
         """Begin a new record; `run` says which run this is."""
         self.backbone = backbone
         self.cost = replace(provenance(), run=run)
@@ -102,11 +89,11 @@ class Recorder:
 
     def account(self, phase: str, seconds: float, epochs: int = 1) -> None:
         """Add an epoch to what a phase has cost."""
-        spent = self.cost.phases.get(phase, PhaseCost())
-        total = PhaseCost(spent.epochs + epochs, spent.seconds + seconds)
+        spent = self.cost.phases.get(phase, records.PhaseCost())
+        total = records.PhaseCost(spent.epochs + epochs, spent.seconds + seconds)
         self.cost = replace(self.cost, phases={**self.cost.phases, phase: total})
 
-    def add_network_cost(self, name: str, cost: NetworkCost) -> None:
+    def add_network_cost(self, name: str, cost: records.NetworkCost) -> None:
         """Record the size and work of the backbone, the supernet or the final network."""
         self.cost = replace(self.cost, networks={**self.cost.networks, name: cost})
         self.folder.write_cost(self.cost)
@@ -116,7 +103,7 @@ class Recorder:
         decided = ("importance", "divergence", "threshold", "active")
         known = {key: getattr(observation, key).numpy() for key in ("alpha", "beta")}
         known |= {key: getattr(decision, key).numpy() for key in decided}
-        self.rows.append(TrajectoryRow(epoch=observation.epoch, seconds=seconds, **known))
+        self.rows.append(records.TrajectoryRow(epoch=observation.epoch, seconds=seconds, **known))
 
     def add_events(self, events: Sequence[PruningEvent]) -> None:
         """Add and log the operations that were pruned after an epoch."""
@@ -146,8 +133,8 @@ class Recorder:
 
     def remove_cell(self) -> None:
         """Remove the files of a cell."""
-        own = (self.folder.genotype_file, self.folder.budget_file, *self.folder.cell_files)
-        for path in own:
+        folder = self.folder
+        for path in (folder.genotype_file, folder.budget_file, *folder.cell_files):
             path.unlink(missing_ok=True)
 
     def warn_of_damage(self, name: str) -> None:
@@ -161,8 +148,7 @@ class Recorder:
     def add_tensorboard(self, loggers: list[Any], first_epoch: int) -> None:
         """Add TensorBoard to nnU-Net's loggers if the environment asks for it."""
         if tensorboard_wanted():
-            folder = self.folder.path / TENSORBOARD_FOLDER
-            loggers.append(TensorBoardLogger(folder, first_epoch))
+            loggers.append(TensorBoardLogger(self.folder.path / "tensorboard", first_epoch))
 
     def log_progress(self, progress: "Progress", logger: Any) -> None:
         """Log how far the run is."""
@@ -197,12 +183,12 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         backbone = state["backbone"]
-        self.backbone = None if backbone is None else BackboneRecord(**backbone)
-        self.cost = CostRecord.from_mapping(state["cost"])
+        self.backbone = None if backbone is None else records.BackboneRecord(**backbone)
+        self.cost = records.CostRecord.from_mapping(state["cost"])
         if self.has_cells:
-            known = {field.name for field in dataclasses.fields(TrajectoryRow)}
+            known = {field.name for field in dataclasses.fields(records.TrajectoryRow)}
             self.rows = [
-                TrajectoryRow(**{key: row[key] for key in known & row.keys()})
+                records.TrajectoryRow(**{key: row[key] for key in known & row.keys()})
                 for row in state["rows"]
             ]
             self.events = [PruningEvent(**event) for event in state["events"]]
@@ -359,15 +345,14 @@ def _duration(seconds: float) -> str:
 
 
 def search_scalars(
-    row: TrajectoryRow, state: PruningState | None, cell: CellConfig
+    row: records.TrajectoryRow, state: PruningState | None, cell: CellConfig
 ) -> dict[str, float]:
     """Return the numbers of a search's epoch by name.
 
     `operations_left` and `edges_settled` (edges with one operation left) are taken after the
-    prune; `entropy` of p in nats, mean over the edges, and `divergence`, what the stability test
-    measured, mean over the edges that were compared, are what the prune saw. What
-    is undefined is left out: the divergence where nothing was compared, the entropy where p is no
-    distribution on any edge (`raw-strict`).
+    prune; `entropy` of p in nats and `divergence` of the stability test, means over the edges, are
+    what the prune saw. What is undefined is left out: the divergence where nothing was compared,
+    the entropy where p is no distribution on any edge (`raw-strict`).
     """
     active = torch.from_numpy(row.active)
     p = distribution(torch.from_numpy(row.alpha), torch.from_numpy(row.beta), active, cell)
@@ -396,10 +381,7 @@ class Throttled:
 
 
 def log_numbers(loggers: Iterable[Any], numbers: Mapping[str, float], epoch: int) -> None:
-    """Write the run's own numbers to nnU-Net's additional loggers.
-
-    Not to nnU-Net's own logger, which knows its keys only: the record holds these numbers.
-    """
+    """Write the run's numbers to nnU-Net's additional loggers; its own knows its keys only."""
     for name, number in numbers.items():
         for logger in loggers:
             logger.log(f"{SECTION}/{name}", number, epoch)

@@ -110,28 +110,14 @@ class nnUNetTrainerContinueNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerCo
     """The continued backbone without mirroring, in training and in prediction."""
 
 
-SHORTEST = MappingProxyType(
-    {
-        "warmup_epochs": 1,
-        "search_epochs": 7,
-        "patience": 1,
-        "finetune_epochs": 2,
-        "iterations_per_epoch": 4,
-        "val_iterations_per_epoch": 2,
-    }
+LENGTHS = (
+    *("warmup_epochs", "search_epochs", "patience"),
+    *("finetune_epochs", "iterations_per_epoch", "val_iterations_per_epoch"),
 )
+SHORTEST = MappingProxyType(dict(zip(LENGTHS, (1, 7, 1, 2, 4, 2), strict=True)))
 """1 warm-up, 6 search and 2 finetuning epochs of 4 iterations; the cell found is worth nothing."""
 
-SHORT = MappingProxyType(
-    {
-        "warmup_epochs": 3,
-        "search_epochs": 15,
-        "patience": 2,
-        "finetune_epochs": 15,
-        "iterations_per_epoch": 50,
-        "val_iterations_per_epoch": 10,
-    }
-)
+SHORT = MappingProxyType(dict(zip(LENGTHS, (3, 15, 2, 15, 50, 10), strict=True)))
 """3 warm-up, 12 search and 15 finetuning epochs of 50 iterations."""
 
 

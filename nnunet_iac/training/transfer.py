@@ -154,9 +154,7 @@ def given_cell(
         return GivenCell()
     if source.kind == "random":
         drawn = random_genotypes(source.seed)
-        return GivenCell(
-            next(g for g in drawn if costs is None or is_within(g, costs, settings.cell))
-        )
+        return GivenCell(next(g for g in drawn if not costs or is_within(g, costs, settings.cell)))
     if source.kind == "identity":
         given = GivenCell(identity_genotype())
     elif source.path is not None:
