@@ -519,7 +519,7 @@ def test_every_trainer_is_exported_and_its_variants_compose(trainer: type[Retrof
         require_usable(trainer.method, settings)
         for word, key in (("warmup", "warmup_epochs"), ("finetune", "finetune_epochs")):
             if word in trainer.__name__:
-                assert f"{getattr(settings, key)}{word}" in trainer.__name__
+                assert f"{settings.to_mapping()[key]}{word}" in trainer.__name__
 
 
 def test_the_main_job_begins_on_plain_plans_with_all_defaults(
