@@ -16,7 +16,7 @@ from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, configuration_of
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import RENAMED, Settings
 
 CHECKPOINT_FORMAT = 3
 """Of what our trainers add to nnU-Net's checkpoints."""
@@ -207,7 +207,11 @@ def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings:
     own = settings.to_mapping()
     kept = {key: value for key, value in own.items() if key not in FREE_TO_CHANGE}
     for path, wanted, part in (
-        (record.settings_file, kept, lambda document: Settings.from_mapping(document).to_mapping()),
+        (
+            record.settings_file,
+            kept,
+            lambda document: {RENAMED.get(k, k): document[k] for k in document},
+        ),
         (record.cost_file, identity, lambda document: document["run"]),
     ):
         try:

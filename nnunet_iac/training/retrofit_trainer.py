@@ -259,9 +259,10 @@ class RetrofitTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate the frozen backbone alone, once, then the network as nnU-Net does."""
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
-        fold, stock = Path(self.output_folder), self.stock_network()
+        fold = Path(self.output_folder)
         with self.run.held():
             if self.method.retrofits:
+                stock = self.stock_network()
                 stock.load_state_dict(self.unet.backbone_state())
                 reference.validate_backbone(self, stock, self.run.recorder, self.run.identity)
             super().perform_actual_validation(save_probabilities)

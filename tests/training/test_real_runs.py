@@ -126,18 +126,21 @@ def test_plan_writes_settings_that_a_run_obeys(workspace: Any) -> None:
     assert (fold / "validation" / "summary.json").is_file()
     run = RunFolder.of_fold(fold)
     found = run.read_settings()
-    assert (found.seed, found.residual, found.norm) == (3, "zero", "batch")
+    assert (found.optimisation.seed, found.cell.residual, found.cell.norm) == (3, "zero", "batch")
     assert isinstance(run.read_genotype(), Genotype)
 
 
 def test_widths_and_cells_on_them_are_trained_and_drawn(workspace: Any, tmp_path: Path) -> None:
     settings = ["warmup_epochs=0", "search_epochs=1", "finetune_epochs=1", "min_channels=4"]
     folder = tmp_path / "widths"
-    workspace.run(
+    pareto = (
         *("nnunet-iac", "pareto", "-d", 4, "-c", "2d", "-p", "small", "--caps", "4"),
         *("--methods", "reference,random", "-tr", "nnUNetTrainer_1epoch", "-o", folder),
         *("--set", *settings, "iterations_per_epoch=2", "val_iterations_per_epoch=1"),
     )
+    assert f"nnunet-iac study {folder / 'study.yaml'}" in workspace.run(*pareto)
+    workspace.run("nnunet-iac", "study", folder / "study.yaml", "-o", folder)
+    workspace.run(*pareto)
     assert (folder / "pareto.png").read_bytes().startswith(b"\x89PNG")
     reference, random = json.loads((folder / "pareto.json").read_text())["points"]
     assert (reference["cap"], reference["method"], random["method"]) == (4, "reference", "random")
