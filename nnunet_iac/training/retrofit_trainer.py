@@ -259,15 +259,14 @@ class RetrofitTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate the frozen backbone alone, once, then the network as nnU-Net does."""
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
-        fold = Path(self.output_folder)
         with self.run.held():
             if self.method.retrofits:
                 stock = self.stock_network()
                 stock.load_state_dict(self.unet.backbone_state())
                 reference.validate_backbone(self, stock, self.run.recorder, self.run.identity)
             super().perform_actual_validation(save_probabilities)
-            if self.local_rank == 0 and (fold / FINAL).is_file():
-                (fold / PREVIOUS).unlink(missing_ok=True)
+            if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():
+                Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)
 
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with the run's state added, atomically; keep the previous.

@@ -170,10 +170,26 @@ def in_process(planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setenv(name, value)
     # Checked wherever a module is tested by itself; here it would take a third of the time.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    _leave_out_what_only_takes_time(monkeypatch.setattr)
     stock = make_stock_trainer()
     stock.initialize()
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
     return own
+
+
+def _leave_out_what_only_takes_time(setattr: Callable[[Any, str, Any], None]) -> None:
+    """Spare short runs their pictures, and the estimate of memory that tests/nn checks."""
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    from nnunet_iac.nn.cost import StepMemory
+    from nnunet_iac.training import preflight, recorder
+
+    def plot(_: Any, folder: str) -> None:
+        Path(folder, "progress.png").write_bytes(b"empty")
+
+    setattr(LocalLogger, "plot_progress_png", plot)
+    setattr(recorder, "draw_cell", lambda _, path, __: path.write_text(""))
+    setattr(preflight, "step_memory", lambda *_, **__: StepMemory(0, 0, (), 0))
 
 
 def make_stock_trainer(fold: int = 0) -> Any:

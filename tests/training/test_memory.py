@@ -158,6 +158,13 @@ def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, 
 # --- a run ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def make_trainer(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Return the maker of trainers, which estimate their memory as they do outside of tests."""
+    monkeypatch.setattr(preflight, "step_memory", step_memory)
+    return make_trainer
+
+
 def needs(trainer: Any) -> StepMemory:
     """Return what a training step of a search needs."""
     network = retrofit(trainer.stock_network(), **trainer.settings.cell.network_arguments())
