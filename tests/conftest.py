@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -129,6 +130,12 @@ def wheel(built_once: BuiltOnce) -> Path:
 
     (path,) = built_once("wheel", build).glob("*.whl")
     return path
+
+
+@pytest.fixture
+def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the check of shapes, which takes as long as a small network: for many steps."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

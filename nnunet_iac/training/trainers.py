@@ -114,8 +114,8 @@ LENGTHS = (
     *("warmup_epochs", "search_epochs", "patience"),
     *("finetune_epochs", "iterations_per_epoch", "val_iterations_per_epoch"),
 )
-SHORTEST = MappingProxyType(dict(zip(LENGTHS, (1, 7, 1, 2, 4, 2), strict=True)))
-"""1 warm-up, 6 search and 2 finetuning epochs of 4 iterations; the cell found is worth nothing."""
+SHORTEST = MappingProxyType(dict(zip(LENGTHS, (1, 7, 1, 2, 2, 1), strict=True)))
+"""1 warm-up, 6 search and 2 finetuning epochs of 2 iterations; the cell found is worth nothing."""
 
 SHORT = MappingProxyType(dict(zip(LENGTHS, (3, 15, 2, 15, 50, 10), strict=True)))
 """3 warm-up, 12 search and 15 finetuning epochs of 50 iterations."""

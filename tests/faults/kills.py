@@ -321,14 +321,14 @@ def _print(line: str) -> None:
     print(line, flush=True)
 
 
-def main() -> int:
-    """Measure, write the result and return 1 if any continued run differs."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, write the result and exit with 1 if any continued run differs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("trainer")
     parser.add_argument("plans")
     parser.add_argument("--kills", type=int, help="evenly spread (default: one of each kind)")
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     torch.set_num_threads(1)
     leave_out_what_only_takes_time()
     kills = arguments.kills
@@ -336,8 +336,9 @@ def main() -> int:
     measured = measure(arguments.trainer, arguments.plans, choose, _print)
     if arguments.json:
         write_json(arguments.json, {**circumstances(), **measured})
-    return int(any(row["differs"] for row in measured["kills"]))
+    if any(row["differs"] for row in measured["kills"]):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,10 +12,11 @@ from typing import Any
 
 import jaxtyping
 import pytest
-from forked_commands import command, in_fork
+from forked_commands import command, in_fork, leave_out_what_takes_time
 
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.training import recorder
 
 DATASET = "Dataset004_Hippocampus"
 TRAINING_CASES = 10
@@ -117,8 +118,16 @@ BuiltOnce = Callable[[str, Callable[[Path], object]], Path]
 
 @pytest.fixture(scope="session")
 def planned(built_once: BuiltOnce) -> Workspace:
-    """Folders with preprocessed cases and `small` plans: stock ones with a narrow network."""
+    """Folders with preprocessed cases and `small` plans: stock ones with a network of 3 stages."""
     return Workspace(built_once("nnunet", lambda path: _plan(Workspace(path))))
+
+
+def _shrink(keywords: dict[str, Any]) -> None:
+    """Leave three narrow stages of a planned network: the fewest with a cell above another."""
+    keywords.update(n_stages=3, features_per_stage=[4, 8, 8], n_conv_per_stage_decoder=[1, 1])
+    for key in ("kernel_sizes", "strides"):
+        keywords[key] = keywords[key][:3]
+    keywords["n_conv_per_stage"] = [1, 1, 1]
 
 
 def _plan(workspace: Workspace) -> None:
@@ -139,7 +148,7 @@ def _plan(workspace: Workspace) -> None:
     plans["plans_name"] = "small"
     configuration = plans["configurations"]["2d"]
     configuration["batch_size"] = 4
-    configuration["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 8, 8, 8]
+    _shrink(configuration["architecture"]["arch_kwargs"])
     write_json(workspace.preprocessed / "small.json", plans)
     cases = sorted(p.name.removesuffix("_0000.nii.gz") for p in (raw / "imagesTr").iterdir())
     splits = [
@@ -170,26 +179,12 @@ def in_process(planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setenv(name, value)
     # Checked wherever a module is tested by itself; here it would take a third of the time.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    _leave_out_what_only_takes_time(monkeypatch.setattr)
+    leave_out_what_takes_time(monkeypatch.setattr)
+    monkeypatch.setattr(recorder, "draw_cell", lambda _, path, __: path.write_text(""))
     stock = make_stock_trainer()
     stock.initialize()
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
     return own
-
-
-def _leave_out_what_only_takes_time(setattr: Callable[[Any, str, Any], None]) -> None:
-    """Spare short runs their pictures, and the estimate of memory that tests/nn checks."""
-    from nnunetv2.training.logging.nnunet_logger import LocalLogger
-
-    from nnunet_iac.nn.cost import StepMemory
-    from nnunet_iac.training import preflight, recorder
-
-    def plot(_: Any, folder: str) -> None:
-        Path(folder, "progress.png").write_bytes(b"empty")
-
-    setattr(LocalLogger, "plot_progress_png", plot)
-    setattr(recorder, "draw_cell", lambda _, path, __: path.write_text(""))
-    setattr(preflight, "step_memory", lambda *_, **__: StepMemory(0, 0, (), 0))
 
 
 def make_stock_trainer(fold: int = 0) -> Any:

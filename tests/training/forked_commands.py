@@ -12,7 +12,7 @@ import torch
 
 from nnunet_iac.host.forks import command, fork
 
-__all__ = ["command", "in_fork"]
+__all__ = ["command", "in_fork", "leave_out_what_takes_time"]
 
 # Where fake tensors are the first that autograd sees, it fails in every fork that follows.
 torch.ones(1, requires_grad=True).sum().backward()
@@ -40,17 +40,32 @@ def in_fork(task: Callable[[], object], environment: Mapping[str, str], log: Pat
 
 
 def _become_like_a_command() -> None:
-    """Undo what pytest set, and let torch have no threads.
+    """Undo what pytest set, and let torch have no threads; see `leave_out_what_takes_time`.
 
-    What only takes time is left out: the check of shapes, the mirrored predictions that nnU-Net
-    adds up, and the picture of its curves, which is empty.
+    Also left out are the check of shapes and the mirrored predictions that nnU-Net adds up.
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
     warnings.resetwarnings()
     jaxtyping.config.update("jaxtyping_disable", True)
     multiprocessing.get_context = lambda method=None: OneFork()  # type: ignore[assignment]
     torch.set_num_threads = lambda number: None  # type: ignore[assignment]
     nnUNetPredictor._internal_maybe_mirror_and_predict = lambda self, image: self.network(image)
-    LocalLogger.plot_progress_png = lambda _, folder: Path(folder, "progress.png").write_bytes(b"")
+    leave_out_what_takes_time(setattr)
+
+
+def leave_out_what_takes_time(set_attribute: Callable[[Any, str, Any], None]) -> None:
+    """Spare short runs the picture of the curves, and the estimate of memory, tested in tests/nn.
+
+    Both take longer than all epochs of such a run. The picture is there, and empty.
+    """
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    from nnunet_iac.nn.cost import StepMemory
+    from nnunet_iac.training import preflight
+
+    def plot(_: Any, folder: str) -> None:
+        Path(folder, "progress.png").write_bytes(b"empty")
+
+    set_attribute(LocalLogger, "plot_progress_png", plot)
+    set_attribute(preflight, "step_memory", lambda *_, **__: StepMemory(0, 0, (), 0))

@@ -1121,7 +1121,7 @@ BENCHMARKS = [
         (
             "of plans and a patch they cannot halve",
             "step -d 4 -p small --patch-size 56 42",
-            "multiple of 8 x 8",
+            "multiple of 4 x 4",
         ),
         (
             "of plans that do not exist",

@@ -23,7 +23,7 @@ def test_a_step_of_given_plans_is_timed_and_a_run_estimated(planned: Any, tmp_pa
     described = read_json(planned.preprocessed / "timed.json")["configurations"]["2d"]
     assert measured["workload"]["batch_size"] == described["batch_size"]
     assert measured["workload"]["patch_size"] == described["patch_size"]
-    assert measured["workload"]["features"] == [4, 8, 8, 8]
+    assert measured["workload"]["features"] == [4, 8, 8]
     assert measured["workload"]["min_channels"] == 8
     assert measured["estimate"]["fits"] is True
     assert measured["estimate"]["lth_search_h"] < measured["estimate"]["iac_search_h"]

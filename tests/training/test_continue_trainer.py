@@ -93,8 +93,8 @@ def test_a_decoder_trained_on_leaves_its_encoder_bit_identical_and_proves_it(
         if name.startswith("encoder."):
             assert torch.equal(tensor, start[name]), name
     assert not torch.equal(
-        trainer.network.state_dict()["decoder.seg_layers.2.weight"],
-        start["decoder.seg_layers.2.weight"],
+        trainer.network.state_dict()["decoder.seg_layers.1.weight"],
+        start["decoder.seg_layers.1.weight"],
     )
     run_until(make_trainer(CONTROL, plans), 1)
     resumed = make_trainer(CONTROL, plans, resume=True)

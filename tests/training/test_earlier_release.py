@@ -12,17 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.training.trainers import SHORTEST, nnUNetTrainerIACLTH_1warmup6search2finetune
 
 KEPT = Path(__file__).parent / "earlier_release"
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
 
 
 def test_an_interrupted_run_continues_and_ends_as_it_would_have(
-    in_process: Any, make_trainer: Any
+    in_process: Any, make_trainer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = in_process.write_plans("base_lth", backbone_trainer="nnUNetTrainer_1epoch")
+    document = read_json(in_process.preprocessed / f"{plans}.json")
+    network = read_json(KEPT / "finished" / "plans.json")["configurations"]["2d"]["architecture"]
+    document["configurations"]["2d"]["architecture"] = network
+    write_json(in_process.preprocessed / f"{plans}.json", document)
+    then = {**SHORTEST, "iterations_per_epoch": 4, "val_iterations_per_epoch": 2}
+    monkeypatch.setattr(nnUNetTrainerIACLTH_1warmup6search2finetune, "overrides", then)
     fold = in_process.model(LTH, plans) / "fold_0"
     shutil.copytree(KEPT / "interrupted" / "fold_0", fold)
     trainer = make_trainer(LTH, plans, resume=True)

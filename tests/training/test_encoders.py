@@ -36,8 +36,7 @@ def with_residual_encoder(in_process: Any) -> None:
         "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
     )
     kwargs = architecture["arch_kwargs"]
-    kwargs["n_blocks_per_stage"] = [1, 2, 2, 2]
-    kwargs["n_conv_per_stage_decoder"] = [1, 1, 1]
+    kwargs["n_blocks_per_stage"] = [1, 2, 2]
     del kwargs["n_conv_per_stage"]
     write_json(in_process.preprocessed / "res.json", plans)
 

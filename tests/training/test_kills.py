@@ -1,20 +1,19 @@
 """A run that is killed at any moment and continued with --c ends as one that was not."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import kills
 import pytest
+from forked_commands import in_fork
 
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.genotype import Genotype
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).parents[1] / "faults" / "kills.py"
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
 SHARE_OF_KILLS = {
     LTH: 0.7,
@@ -33,17 +32,13 @@ def test_a_killed_and_continued_run_equals_an_unbroken_one(
     cell = {"genotype": str(tmp_path / "cell.json")} if "Discrete" in trainer else {}
     plans = workspace.write_plans("killed", backbone_trainer="nnUNetTrainer_1epoch", **cell)
     asked = request.config.getoption("--kills")
-    kills = round((asked or KILLS) * SHARE_OF_KILLS[trainer])
-    number = () if trainer == LTH and asked is None else ("--kills", str(kills))
+    count = round((asked or KILLS) * SHARE_OF_KILLS[trainer])
+    number = () if trainer == LTH and asked is None else ("--kills", str(count))
     folder = request.config.getoption("--record") or tmp_path
     result = folder / f"kills_{trainer}.json"
-    done = subprocess.run(
-        [sys.executable, SCRIPT, trainer, plans, *number, "--json", str(result)],
-        env={**os.environ, **workspace.environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    words, log = (trainer, plans, *number, "--json", str(result)), tmp_path / "log"
+    status = in_fork(partial(kills.main, words), workspace.environment, log)
+    assert status == 0, log.read_text()[-6000:]
     rows = json.loads(result.read_text())["kills"]
-    assert len(rows) == kills if number else len(rows) >= 10
+    assert len(rows) == count if number else len(rows) >= 10
     assert all(row["differs"] == [] for row in rows)

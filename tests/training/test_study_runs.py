@@ -24,10 +24,17 @@ SHORT = {
     "warmup_epochs": 1,
     "search_epochs": 7,
     "finetune_epochs": 2,
-    "iterations_per_epoch": 4,
+    "iterations_per_epoch": 2,
     "val_iterations_per_epoch": 1,
 }
 NAMES = ("whole", "broken")
+IN_THIS_PROCESS = """
+import sys
+from pathlib import Path
+from nnunet_iac.workflow.serial import run_serially
+from nnunet_iac.workflow.study_file import read_study
+run_serially(read_study(Path(sys.argv[1])), print)
+"""
 MEASURED = ("minutes",)
 """Columns that differ from run to run."""
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -73,18 +80,25 @@ def start(workspace: Any, *words: object, **environment: str) -> subprocess.Pope
     )
 
 
-def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
+def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the_same_table(
     workspace: Any, tmp_path: Path
 ) -> None:
-    methods: dict[str, Any] = {"iac-lth": None, "random": None}
+    methods: dict[str, Any] = {"iac-lth": None, "identity": None}
     whole = study_file(tmp_path, "whole", methods)
     planned = workspace.run("nnunet-iac", "study", whole, "--dry-run")
     assert planned.count("nnUNetTrainerIAC") == 2
     assert "trainings, one after the other" in planned
     assert not results(workspace, "whole").exists()
-    workspace.run("nnunet-iac", "study", whole, "--cores", 1)
+    serial = subprocess.run(
+        [sys.executable, "-c", IN_THIS_PROCESS, whole],
+        env={**os.environ, **workspace.environment},
+        capture_output=True,
+        text=True,
+    )
+    assert serial.returncode == 0, serial.stdout[-2000:] + serial.stderr[-2000:]
 
-    broken = study_file(tmp_path, "broken", methods)
+    poor = {"as": "random", "settings": {"max_parameter_ratio": 1e-9}}
+    broken = study_file(tmp_path, "broken", {**methods, "poor": poor})
     process = start(workspace, "study", broken, "--cores", 1)
     model = workspace.model("nnUNetTrainerIACLTH", "broken_2d_small_iac-lth_0")
     deadline = time.monotonic() + 300
@@ -96,12 +110,21 @@ def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (results(workspace, "broken") / "report.html").exists()
-    workspace.run("nnunet-iac", "study", broken, "--cores", 1)
 
-    log = results(workspace, "broken") / "logs" / "train_4_2d_0_small_iac-lth_default_0.log"
-    assert " --c" in log.read_text()
-    assert table(results(workspace, "broken")) == table(results(workspace, "whole"))
+    own = results(workspace, "broken")
+    failed = workspace.command("nnunet-iac", "study", broken, "--cores", 1)
+    assert failed.returncode == 2
+    log = "logs/train_4_2d_0_small_poor_default_0.log"
+    assert log in failed.stderr
+    assert "the budget must leave room" in (own / log).read_text()
+    assert "all jobs of the study must succeed" in failed.stderr
+    assert " --c" in (own / "logs" / "train_4_2d_0_small_iac-lth_default_0.log").read_text()
+    assert (own / "runs" / "4_2d_0_small_identity_default_0.json").is_file()
+    assert not (own / "report.html").exists()
+
+    study_file(tmp_path, "broken", methods)
+    workspace.run("nnunet-iac", "study", broken, "--cores", 1)
+    assert table(own) == table(results(workspace, "whole"))
     told = [
         [
             {key: run.get(key) for key in ("method", "dice", "genotype", "events", "epochs")}
@@ -115,22 +138,6 @@ def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
     assert tensors_hash(weights[0]) == tensors_hash(weights[1])
     again = workspace.run("nnunet-iac", "study", broken, "--cores", 1)
     assert "Nothing to be done" in again
-
-
-def test_a_job_that_fails_names_its_log_and_leaves_the_rest_running(
-    workspace: Any, tmp_path: Path
-) -> None:
-    poor = {"as": "random", "settings": {"max_parameter_ratio": 1e-9}}
-    path = study_file(tmp_path, "failing", {"poor": poor, "identity": None})
-    done = workspace.command("nnunet-iac", "study", path, "--cores", 1)
-    own = results(workspace, "failing")
-    assert done.returncode == 2
-    log = "logs/train_4_2d_0_small_poor_default_0.log"
-    assert log in done.stderr
-    assert "the budget must leave room" in (own / log).read_text()
-    assert "all jobs of the study must succeed" in done.stderr
-    assert (own / "runs" / "4_2d_0_small_identity_default_0.json").is_file()
-    assert not (own / "report.html").exists()
 
 
 @pytest.fixture
