@@ -12,7 +12,7 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.search_cell import PlainSearchCell
 from nnunet_iac.search.discretisation import discretise
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import SearchSchedule, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
 from nnunet_iac.training import optimisation
 
@@ -21,6 +21,7 @@ Step = Callable[[], Any]
 
 def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
     """Return seconds, peak memory and their ratios; `naive` cells work edge by edge."""
+    settings = workload.settings
     makers: dict[str, tuple[Any, ...]] = {
         "plain": (plain_step, workload),
         "naive": (naive_step, workload),
@@ -43,7 +44,7 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
         **{f"peak_mb_{name}": memory[name] for name in ("plain", "fused", "naive")},
         "peak_mb_fused_over_plain": memory["fused"] / memory["plain"],
         "estimate": {
-            **estimate(workload.settings, seconds),
+            **estimate(settings.schedule, settings.stability, settings.can_wait, seconds),
             "memory_mb": memory["fused"],
             "memory_mb_present": present_mb(workload.device),
             "fits": memory["fused"] < present_mb(workload.device),
@@ -51,19 +52,21 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
     }
 
 
-def estimate(settings: Settings, seconds: dict[str, float]) -> dict[str, float]:
+def estimate(
+    schedule: SearchSchedule, test: StabilityTest, can_wait: bool, seconds: dict[str, float]
+) -> dict[str, float]:
     """Return the hours of training steps that whole runs need; validation comes on top.
 
     A search on a fixed schedule is reckoned with steps interpolated over the operations left; one
     that may wait, with all operations up to its limit, which is the most it can take.
     """
-    schedule, fused = settings.schedule, seconds["fused"]
+    fused = seconds["fused"]
     iterations = schedule.iterations_per_epoch / 3600
     slope = (fused - seconds["fused_1"]) / (len(OPERATIONS) - 1)
     left = range(len(OPERATIONS), 1, -1)
     pruned = sum(seconds["fused_1"] + slope * (count - 1) for count in left)
-    pruning = settings.stability.patience * pruned
-    if settings.can_wait:
+    pruning = test.patience * pruned
+    if can_wait:
         pruning = (schedule.search_epochs - schedule.warmup_epochs) * fused
     return {
         "iac_search_h": schedule.search_epochs * fused * iterations,

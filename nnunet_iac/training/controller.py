@@ -27,12 +27,19 @@ from nnunet_iac.search.health import (
 )
 from nnunet_iac.search.pruning import Observation, PruningState, begin, close_epoch, idle
 from nnunet_iac.search.relaxation import beta_decay, beta_decay_weight
+from nnunet_iac.search.setting_parts import CellConfig, Optimisation
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training import optimisation
 from nnunet_iac.training.batches import ARCHITECTURE
 from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
-from nnunet_iac.training.recorder import Progress, Recorder, search_progress, search_scalars
+from nnunet_iac.training.recorder import (
+    Progress,
+    Recorder,
+    search_ends,
+    search_progress,
+    search_scalars,
+)
 
 MAX_SKIPPED_STEPS = 50
 """In a row; the scaler halves its scale each time, so a longer series is no overflow."""
@@ -61,15 +68,15 @@ IAC_DISCRETE = Method("IAC-Discrete")
 CONTINUE = Method("continued", retrofits=False)
 
 
-def method_name(method: Method, settings: Settings) -> str:
+def method_name(method: Method, cell: CellConfig, rates: Optimisation) -> str:
     """Return what records call a run of a method with these settings."""
     if not method.retrofits:
-        return OF_TRAINED_PART[settings.optimisation.trainable_part]
-    if not method.searches and settings.cell.skip != "cell":
-        return OF_SKIP[settings.cell.skip]
-    if method.searches or settings.cell.genotype is None:
+        return OF_TRAINED_PART[rates.trainable_part]
+    if not method.searches and cell.skip != "cell":
+        return OF_SKIP[cell.skip]
+    if method.searches or cell.genotype is None:
         return method.name
-    return OF_KIND.get(CellSource.of(settings.cell.genotype).kind, method.name)
+    return OF_KIND.get(CellSource.of(cell.genotype).kind, method.name)
 
 
 class Phase(str, Enum):
@@ -141,7 +148,8 @@ class SearchController:
         self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
     ) -> None:
         """Begin a new record and give the cells their initial weights."""
-        self.recorder.begin(backbone, {"method": method_name(self.method, self.settings), **run})
+        name = method_name(self.method, self.settings.cell, self.settings.optimisation)
+        self.recorder.begin(backbone, {"method": name, **run})
         ticket = draw_ticket(network, self.settings.optimisation.seed)
         self.ticket_hash = tensors_hash(ticket)
         self.recorder.folder.write_ticket(ticket)
@@ -268,9 +276,10 @@ class SearchController:
         """Return how far the run is after so many epochs, the last of them of a phase."""
         if phase is Phase.FINETUNE:
             return Progress(phase.value, epochs, (self.num_epochs, self.num_epochs))
-        search = search_progress(self.pruning, epochs, self.settings, self.method.prunes)
+        ends = search_ends(self.pruning, epochs, self.settings, self.method.prunes)
         further = self.settings.schedule.finetune_epochs
-        first, last = (end + further for end in search.ends)
+        first, last = (end + further for end in ends)
+        search = search_progress(self.pruning, ends)
         return Progress(phase.value, epochs, (first, last), search)
 
     def state_dict(self) -> dict[str, Any]:
@@ -430,7 +439,8 @@ class ContinuationController:
         """Begin a new record."""
         if self.encoder_is_frozen:
             backbone = replace(backbone, encoder_before=tensors_hash(network.encoder.state_dict()))
-        self.recorder.begin(backbone, {"method": method_name(self.method, self.settings), **run})
+        name = method_name(self.method, self.settings.cell, self.settings.optimisation)
+        self.recorder.begin(backbone, {"method": name, **run})
 
     def resume(self, network: Any) -> None:
         """Write the record as of the loaded checkpoint."""

@@ -98,7 +98,8 @@ class Lifecycle:
         if cell.scored:
             count = checks.settings.data.score_batches
             scored_on = [image.to(planned.device) for image in images(count)]
-            scored = scored_genotype(network, scored_on, checks.settings, self.controller.costs)
+            parts = checks.settings.cell, checks.settings.optimisation.seed
+            scored = scored_genotype(network, scored_on, *parts, self.controller.costs)
             genotype = broadcast_from_rank0(scored)
         seconds = time.perf_counter() - began
         checks.fit_in_memory(network, planned, genotype)
@@ -132,4 +133,5 @@ class Lifecycle:
     def _given(self, planned: PlannedNetwork) -> GivenCell:
         fold, dimensions = self.checks.target(self.split[1]), len(planned.batch) - 2
         settings, costs = self.checks.settings, self.controller.costs
-        return given_cell(settings, fold, dimensions, costs, self.checks.log)
+        parts, log = (settings.cell, settings.data), self.checks.log
+        return given_cell(*parts, fold, dimensions, costs, log)

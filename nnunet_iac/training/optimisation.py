@@ -11,7 +11,6 @@ from torch.optim import SGD, Adam, Optimizer
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.search.annealing import cosine_power, polynomial
 from nnunet_iac.search.setting_parts import Optimisation
-from nnunet_iac.search.settings import Settings
 
 MAX_GRADIENT_NORM = 12.0
 """nnU-Net's clipping of the weights' gradient; alpha and beta are never clipped."""
@@ -74,12 +73,11 @@ def finetune_optimiser(
     )
 
 
-def first_rates(settings: Settings, searches: bool) -> tuple[float, float]:
+def first_rates(settings: Optimisation, searches: bool) -> tuple[float, float]:
     """Return learning rate and weight decay of the weights' first optimiser, for nnU-Net's log."""
-    own = settings.optimisation
     if searches:
-        return own.weights_lr, 0.0
-    return own.finetune_lr, SGD_WEIGHT_DECAY if own.finetune_optimizer == "sgd" else 0.0
+        return settings.weights_lr, 0.0
+    return settings.finetune_lr, SGD_WEIGHT_DECAY if settings.finetune_optimizer == "sgd" else 0.0
 
 
 def use_deterministic_cudnn(deterministic: bool) -> None:

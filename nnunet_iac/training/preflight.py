@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import require_possible
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import shared_patients
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import PRESETS, Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
@@ -296,14 +297,15 @@ class Preflight:
         if not self.method.retrofits:
             return
 
-        def made(settings: Settings) -> RetrofittedUNet:
-            model = retrofit(planned.make(), **settings.cell.network_arguments())
+        def made(cell: CellConfig) -> RetrofittedUNet:
+            model = retrofit(planned.make(), **cell.network_arguments())
             if isinstance(model, IACUNet) and genotype is not None:
                 model.discretise(genotype)
             return model
 
-        model, where = made(self.settings), (planned.batch, planned.device)
-        self.log(enable_checkpointing_if_needed(model, *where, self.settings, made))
+        cell, where = self.settings.cell, (planned.batch, planned.device)
+        model = made(cell)
+        self.log(enable_checkpointing_if_needed(model, *where, cell, made))
         network.activation_checkpointing = model.activation_checkpointing
 
     def require_space(self, network: nn.Module) -> None:
@@ -343,13 +345,13 @@ def enable_checkpointing_if_needed(
     network: RetrofittedUNet,
     batch: Sequence[int],
     device: torch.device,
-    settings: Settings,
-    resized: Callable[[Settings], RetrofittedUNet],
+    cell: CellConfig,
+    resized: Callable[[CellConfig], RetrofittedUNet],
 ) -> str:
     """Turn on activation checkpointing if a training step does not fit without; return a log line.
 
     `batch` is the shape of the images, (batch, channels, *spatial); `resized` makes the network of
-    other settings, for the error that names cells which would fit.
+    other cells, for the error that names cells which would fit.
     """
     free = free_memory(device)
     needed = _step_memory(network, batch, device)
@@ -368,25 +370,25 @@ def enable_checkpointing_if_needed(
     raise RuntimeError(
         f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
         f"its cells' activations recomputed, and {_text(free)} are free on {device}: "
-        f"{_cure(settings, batch, device, free, resized)}"
+        f"{_cure(cell, batch, device, free, resized)}"
     )
 
 
 def _cure(
-    settings: Settings,
+    cell: CellConfig,
     batch: Sequence[int],
     device: torch.device,
     free: int,
-    resized: Callable[[Settings], RetrofittedUNet],
+    resized: Callable[[CellConfig], RetrofittedUNet],
 ) -> str:
     """Return what would fit: smaller cells if any do, else a smaller batch or patch."""
-    ratio = settings.cell.channel_ratio / 2
-    while ratio >= SMALLEST_RATIO and settings.cell.implant == "cell":
-        smaller = settings.replace(channel_ratio=ratio, min_channels=settings.cell.partial_channels)
+    ratio = cell.channel_ratio / 2
+    while ratio >= SMALLEST_RATIO and cell.implant == "cell":
+        smaller = replace(cell, channel_ratio=ratio, min_channels=cell.partial_channels)
         if _step_memory(resized(smaller), batch, device).checkpointed <= free:
             return (
                 f"plan smaller cells, for example --set channel_ratio={ratio:g} "
-                f"min_channels={smaller.cell.min_channels}"
+                f"min_channels={smaller.min_channels}"
             )
         ratio /= 2
     return "free memory, or use plans with a smaller batch or patch"

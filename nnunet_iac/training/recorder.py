@@ -250,12 +250,9 @@ class Progress:
     search: SearchProgress | None = None
 
 
-def search_progress(
-    state: PruningState | None, epochs: int, settings: Settings, prunes: bool
-) -> SearchProgress:
-    """Return how far a search is; the arguments are those of `search_ends`."""
+def search_progress(state: PruningState | None, ends: tuple[int, int]) -> SearchProgress:
+    """Return how far a search is whose `search_ends` are known."""
     left = (full_mask() if state is None else state.active).sum(dim=1)
-    ends = search_ends(state, epochs, settings, prunes)
     return SearchProgress(int(left.sum()), int((left == 1).sum()), ends)
 
 

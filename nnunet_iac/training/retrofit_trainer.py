@@ -64,16 +64,16 @@ class RetrofitTrainer(nnUNetTrainer):
         self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings
-        self.enable_deep_supervision = settings.optimisation.deep_supervision
-        self.num_iterations_per_epoch = settings.schedule.iterations_per_epoch
-        self.num_val_iterations_per_epoch = settings.schedule.val_iterations_per_epoch
+        schedule, rates = settings.schedule, settings.optimisation
+        self.enable_deep_supervision = rates.deep_supervision
+        self.num_iterations_per_epoch = schedule.iterations_per_epoch
+        self.num_val_iterations_per_epoch = schedule.val_iterations_per_epoch
         self.save_every = 1
-        self.initial_lr, self.weight_decay = optimisation.first_rates(settings, method.searches)
+        self.initial_lr, self.weight_decay = optimisation.first_rates(rates, method.searches)
         self.logger.plot_progress_png = recorder.Throttled(self.logger.plot_progress_png)
         self.logger.update_config({SECTION: settings.to_mapping()})
         workers, pinned = get_allowed_n_proc_DA(), self.device.type == "cuda"
-        parts = settings.schedule, settings.optimisation
-        self.streams = batches.Streams(*parts, self.local_rank, workers, pinned)
+        self.streams = batches.Streams(schedule, rates, self.local_rank, workers, pinned)
         folders = Path(f"{self.preprocessed_dataset_folder}"), Path(self.output_folder)
         chosen, log = (settings, method, self.sibling_trainer), self.print_to_log_file
         checks = preflight.Preflight(*chosen, *given, *folders, log)

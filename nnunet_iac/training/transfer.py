@@ -19,7 +19,7 @@ from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import is_within, require_within
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import patient_of, shared_patients
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import CellConfig, DataConfig
 from nnunet_iac.training.backbone import Fold
 
 PROVENANCE = ("method", "trainer", "dataset", "plans", "configuration", "fold")
@@ -139,7 +139,8 @@ class GivenCell:
 
 
 def given_cell(
-    settings: Settings,
+    cell: CellConfig,
+    data: DataConfig,
     fold: Fold,
     dimensions: int,
     costs: CellCosts | None,
@@ -149,52 +150,52 @@ def given_cell(
 
     Under a budget, which `costs` are for, a random cell is the first drawn that is within it.
     """
-    source = None if settings.cell.genotype is None else CellSource.of(settings.cell.genotype)
+    source = None if cell.genotype is None else CellSource.of(cell.genotype)
     if source is None:
         return GivenCell()
     if source.kind == "random":
         drawn = random_genotypes(source.seed)
-        return GivenCell(next(g for g in drawn if not costs or is_within(g, costs, settings.cell)))
+        return GivenCell(next(g for g in drawn if not costs or is_within(g, costs, cell)))
     if source.kind == "identity":
         given = GivenCell(identity_genotype())
     elif source.path is not None:
-        given = _cell_at(path_for_fold(source.path, fold.number), settings, fold, dimensions, log)
+        given = _cell_at(path_for_fold(source.path, fold.number), data, fold, dimensions, log)
     else:
         return GivenCell(scored=source.kind == "zero-cost")
     if source.kind == "convolution":
         return replace(given, genotype=None, counterpart=given.genotype)
     if costs is not None and given.genotype is not None:
-        require_within(given.genotype, costs, settings.cell)
+        require_within(given.genotype, costs, cell)
     return given
 
 
 def scored_genotype(
-    network: IACUNet, images: Sequence[Tensor], settings: Settings, costs: CellCosts | None
+    network: IACUNet, images: Sequence[Tensor], cell: CellConfig, seed: int, costs: CellCosts | None
 ) -> Genotype:
     """Return the genotype of `genotype=zero-cost:SEED`, scored on images of training batches.
 
-    The network has its backbone and gets its initial weights.
+    The network has its backbone and gets the initial weights of the run's `seed`.
     """
-    assert settings.cell.genotype is not None
-    load_ticket(network, draw_ticket(network, settings.optimisation.seed))
-    genotype = zero_cost_genotype(network, images, CellSource.of(settings.cell.genotype).seed)
+    assert cell.genotype is not None
+    load_ticket(network, draw_ticket(network, seed))
+    genotype = zero_cost_genotype(network, images, CellSource.of(cell.genotype).seed)
     if costs is not None:
-        require_within(genotype, costs, settings.cell)
+        require_within(genotype, costs, cell)
     return genotype
 
 
 def _cell_at(
-    path: Path, settings: Settings, fold: Fold, dimensions: int, log: Callable[[str], None]
+    path: Path, data: DataConfig, fold: Fold, dimensions: int, log: Callable[[str], None]
 ) -> GivenCell:
     genotype, origin = find_genotype(path), Origin.of(path)
     origin.require_dimensions(dimensions)
     if (unknown := origin.unknown()) is not None:
         log(f"WARNING: {unknown}")
     leakage = origin.leakage(
-        fold.dataset, fold.number, list(fold.validation_cases), settings.data.patient_pattern
+        fold.dataset, fold.number, list(fold.validation_cases), data.patient_pattern
     )
     if leakage is not None:
-        if origin.run.get("dataset") == fold.dataset and not settings.data.allow_leakage:
+        if origin.run.get("dataset") == fold.dataset and not data.allow_leakage:
             raise ValueError(
                 "the cell must not have been searched on this fold's validation cases; "
                 f"{leakage} and this is fold {fold.number}: put {{fold}} in the path, or set "

@@ -85,6 +85,6 @@ def _retrofit_hours(study: Study, run: PlannedRun, step: dict[str, float]) -> fl
     if trainer == CONTINUE:
         steps = settings.schedule.finetune_epochs * settings.schedule.iterations_per_epoch
         return steps * step["plain"] / 3600
-    known = estimate(settings, step)
+    known = estimate(settings.schedule, settings.stability, settings.can_wait, step)
     search = {LTH: known["lth_search_h"], FULL: known["iac_search_h"]}.get(trainer, 0.0)
     return search + known["finetune_h"]

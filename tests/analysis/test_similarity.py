@@ -54,11 +54,11 @@ def of_length(epochs):
 
 
 def test_a_full_search_is_reported_at_the_papers_epochs():
-    assert reported_epochs(of_length(200), SETTINGS) == REPORTED_EPOCHS
+    assert reported_epochs(of_length(200), SETTINGS.schedule) == REPORTED_EPOCHS
 
 
 def test_the_last_epoch_of_a_shorter_search_is_reported():
-    assert reported_epochs(of_length(51), SETTINGS) == (15, 16, 20, 40, 51)
+    assert reported_epochs(of_length(51), SETTINGS.schedule) == (15, 16, 20, 40, 51)
 
 
 @pytest.mark.parametrize(
@@ -66,22 +66,22 @@ def test_the_last_epoch_of_a_shorter_search_is_reported():
     [(0, (1, 20, 40, 45)), (3, (3, 4, 20, 40, 45)), (19, (19, 20, 40, 45)), (30, (30, 31, 40, 45))],
 )
 def test_the_end_of_another_warm_up_is_reported_and_nothing_inside_it(warmup, reported):
-    assert reported_epochs(of_length(45), Settings(warmup_epochs=warmup)) == reported
+    assert reported_epochs(of_length(45), Settings(warmup_epochs=warmup).schedule) == reported
 
 
 def test_a_search_under_way_in_its_warm_up_is_reported_at_its_last_epoch():
-    assert reported_epochs(of_length(7), SETTINGS) == (7,)
+    assert reported_epochs(of_length(7), SETTINGS.schedule) == (7,)
 
 
 def test_a_trajectory_without_epochs_gives_empty_results():
     empty = Trajectory.of_rows([])
-    assert reported_epochs(empty, SETTINGS) == ()
+    assert reported_epochs(empty, SETTINGS.schedule) == ()
     assert continuous_vectors(empty).shape == (0, 98)
     assert cosine_similarity(continuous_vectors(empty)).shape == (0, 0)
     assert convergence(continuous_vectors(empty)).shape == (0,)
-    assert top_masks(empty, 1, SETTINGS).shape == (0, 14, 7)
-    assert genotype_masks(empty, SETTINGS).shape == (0, 14, 7)
-    assert hamming_similarity(top_masks(empty, 1, SETTINGS)).shape == (0, 0)
+    assert top_masks(empty, 1, SETTINGS.cell).shape == (0, 14, 7)
+    assert genotype_masks(empty, SETTINGS.cell).shape == (0, 14, 7)
+    assert hamming_similarity(top_masks(empty, 1, SETTINGS.cell)).shape == (0, 0)
 
 
 def test_a_continuous_vector_lists_edge_after_edge():
@@ -151,11 +151,11 @@ def test_top_masks_take_the_most_important_active_operations():
     active[4, 3] = False  # The largest has been pruned: 1, 5, 6 remain in this order.
     path = trajectory([alpha], actives=[active])
     for k, expected in ((1, [1]), (2, [1, 5]), (3, [1, 5, 6])):
-        assert np.flatnonzero(top_masks(path, k, SETTINGS)[0, 4]).tolist() == expected
+        assert np.flatnonzero(top_masks(path, k, SETTINGS.cell)[0, 4]).tolist() == expected
 
 
 def test_ties_go_to_the_last_operation():
-    masks = top_masks(of_length(1), 2, SETTINGS)
+    masks = top_masks(of_length(1), 2, SETTINGS.cell)
     np.testing.assert_array_equal(masks[0], [[False] * 5 + [True] * 2] * 14)
 
 
@@ -163,14 +163,14 @@ def test_an_edge_with_fewer_operations_left_has_all_of_them_in_its_top():
     active = np.zeros((14, 7), np.bool_)
     active[:, [2, 5]] = True
     path = trajectory([np.zeros((14, 7))], actives=[active])
-    np.testing.assert_array_equal(top_masks(path, 3, SETTINGS)[0], active)
+    np.testing.assert_array_equal(top_masks(path, 3, SETTINGS.cell)[0], active)
 
 
 def test_raw_importance_ranks_by_its_sign():
     alpha = np.tile(np.arange(7.0), (14, 1))
     settings = Settings(importance="raw")
     path = trajectory([alpha], [np.full(14, -1.0)], settings=settings)
-    assert np.flatnonzero(top_masks(path, 1, settings)[0, 0]).tolist() == [0]
+    assert np.flatnonzero(top_masks(path, 1, settings.cell)[0, 0]).tolist() == [0]
 
 
 @pytest.mark.parametrize("mode", ["softmax", "raw", "raw-strict"])
@@ -178,7 +178,7 @@ def test_raw_importance_ranks_by_its_sign():
 def test_top_one_is_what_the_search_would_take_and_tops_are_nested(mode, seed):
     settings = Settings(importance=mode)
     path = random_trajectory(seed, settings=settings)
-    tops = [top_masks(path, k, settings) for k in (1, 2, 3)]
+    tops = [top_masks(path, k, settings.cell) for k in (1, 2, 3)]
     for epoch in range(4):
         row = (torch.from_numpy(a[epoch]) for a in (path.alpha, path.beta, path.active))
         np.testing.assert_array_equal(
@@ -203,7 +203,7 @@ def test_a_genotypes_mask_marks_its_eight_choices(random_genotype):
 @pytest.mark.parametrize("settings", [Settings(), Settings(max_identity=0)])
 def test_genotype_masks_are_what_every_epoch_would_have_become(settings):
     path = random_trajectory(3)
-    masks = genotype_masks(path, settings)
+    masks = genotype_masks(path, settings.cell)
     for epoch in range(4):
         row = (torch.from_numpy(a[epoch]) for a in (path.alpha, path.beta, path.active))
         np.testing.assert_array_equal(masks[epoch], genotype_mask(discretise(*row, settings.cell)))

@@ -92,7 +92,7 @@ def test_amounts_below_their_least_are_refused(capsys, option, least):
 def test_the_estimate_of_a_search_adds_up_its_epochs(preset, pruning):
     seconds = {"fused": 7.0, "fused_1": 1.0, "finetune": 2.0}
     settings = Settings(preset=preset, iterations_per_epoch=3600)
-    hours = estimate(settings, seconds)
+    hours = estimate(settings.schedule, settings.stability, settings.can_wait, seconds)
     assert hours["iac_search_h"] == 200 * 7
     assert hours["lth_search_h"] == pytest.approx(15 * 7 + pruning)
     assert hours["finetune_h"] == 200 * 2

@@ -10,7 +10,7 @@ from interruption import run_until
 
 from nnunet_iac.nn.cost import StepMemory, step_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.training import memory, preflight
 from nnunet_iac.training.preflight import enable_checkpointing_if_needed
 
@@ -128,8 +128,8 @@ def fit(network, tiny_unet, free, monkeypatch):
         network,
         shape,
         CPU,
-        Settings(),
-        lambda settings: retrofit(tiny_unet(), **settings.cell.network_arguments()),
+        CellConfig(),
+        lambda cell: retrofit(tiny_unet(), **cell.network_arguments()),
     )
 
 

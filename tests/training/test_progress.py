@@ -39,13 +39,19 @@ def _state(left: list[int], checks: list[int]) -> PruningState:
     return PruningState(active, state.threshold, stable, state.history)
 
 
+def _search(
+    state: PruningState | None, epochs: int, settings: Settings, prunes: bool = True
+) -> SearchProgress:
+    return search_progress(state, search_ends(state, epochs, settings, prunes))
+
+
 def _line(progress: Progress, pace: float = 60.0, now: datetime = NOON) -> str:
     return progress_line(progress, pace, now)
 
 
 def test_the_line_of_the_warm_up_of_a_paper_search() -> None:
     settings = Settings(preset="paper")
-    search = search_progress(None, 3, settings, prunes=True)
+    search = _search(None, 3, settings)
     # 15 + 6 prunes of 6 checks = 51; 51 + 200 - 3 = 248 epochs of a minute are 4 h 8 min.
     assert _line(Progress("warmup", 3, (251, 251), search)) == (
         "Phase: warmup, 3 epochs done; 98 of 98 operations left, 0 of 14 edges settled; "
@@ -57,7 +63,7 @@ def test_the_line_of_the_warm_up_of_a_paper_search() -> None:
 def test_the_line_of_a_literal_search() -> None:
     settings = Settings(preset="literal")
     # One prune an epoch: after epoch 18 every edge has four left, and three epochs are to come.
-    search = search_progress(_state([4] * 14, []), 18, settings, prunes=True)
+    search = _search(_state([4] * 14, []), 18, settings)
     assert _line(Progress("search", 18, (221, 221), search), pace=2.0) == (
         "Phase: search, 18 epochs done; 56 of 98 operations left, 0 of 14 edges settled; "
         "search ends after 21 epochs; "
@@ -68,7 +74,7 @@ def test_the_line_of_a_literal_search() -> None:
 def test_the_line_of_a_paper_search_in_the_middle_of_its_checks() -> None:
     settings = Settings(preset="paper")
     # 27 = 15 + 12: two prunes, so five left. 30 is three checks on: (5 - 1) 6 - 3 = 21 to come.
-    search = search_progress(_state([5] * 14, [3] * 14), 30, settings, prunes=True)
+    search = _search(_state([5] * 14, [3] * 14), 30, settings)
     assert search == SearchProgress(operations=70, settled=0, ends=(51, 51))
     assert _line(Progress("search", 30, (251, 251), search), pace=0.1) == (
         "Phase: search, 30 epochs done; 70 of 98 operations left, 0 of 14 edges settled; "
@@ -81,7 +87,7 @@ def test_the_line_of_an_adaptive_search_gives_a_range() -> None:
     settings = Settings(preset="adaptive")
     # Three edges settled, one with six left, ten with seven: 3 + 6 + 70 = 79. The seven need six
     # epochs at least: 27 + 6 = 33, and the limit is 200.
-    search = search_progress(_state([1, 1, 1, 6], []), 27, settings, prunes=True)
+    search = _search(_state([1, 1, 1, 6], []), 27, settings)
     line = _line(Progress("search", 27, (233, 400), search), pace=600.0)
     assert line == (
         "Phase: search, 27 epochs done; 79 of 98 operations left, 3 of 14 edges settled; "
@@ -93,7 +99,7 @@ def test_the_line_of_an_adaptive_search_gives_a_range() -> None:
 
 
 def test_the_line_of_a_full_search_knows_its_end() -> None:
-    search = search_progress(
+    search = _search(
         begin(_observation(0), Settings().stability, Settings().cell), 40, Settings(), prunes=False
     )
     assert _line(Progress("search", 40, (400, 400), search), pace=10.0) == (
@@ -104,7 +110,7 @@ def test_the_line_of_a_full_search_knows_its_end() -> None:
 
 
 def test_the_line_of_the_last_epoch_of_a_search() -> None:
-    search = search_progress(_state([1] * 14, []), 51, Settings(preset="paper"), prunes=True)
+    search = _search(_state([1] * 14, []), 51, Settings(preset="paper"))
     assert _line(Progress("search", 51, (251, 251), search), pace=30.0) == (
         "Phase: search, 51 epochs done; 14 of 98 operations left, 14 of 14 edges settled; "
         "search over; "
@@ -126,7 +132,7 @@ def test_the_line_of_the_last_epoch() -> None:
 
 
 def test_one_epoch_is_singular() -> None:
-    search = search_progress(None, 1, Settings(), prunes=True)
+    search = _search(None, 1, Settings())
     assert _line(Progress("warmup", 1, (251, 251), search)).startswith(
         "Phase: warmup, 1 epoch done"
     )

@@ -12,7 +12,7 @@ from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.scores import ScoredCase, case_id, labels_of, mean_of_present, read_summary
 from nnunet_iac.search.patients import patient_of
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import DataConfig
 
 SUMMARY = "summary.json"
 VALIDATION = "validation"
@@ -38,7 +38,7 @@ class ScoredSummary:
     frozen: bool = False
     record: BackboneRecord | None = None
     method: str | None = None
-    settings: Settings | None = None
+    data: DataConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
         frozen,
         record=run.read_backbone() if run.backbone_file.is_file() else None,
         method=run.read_cost().run.get("method") if run.cost_file.is_file() else None,
-        settings=run.read_settings() if run.settings_file.is_file() else None,
+        data=run.read_settings().data if run.settings_file.is_file() else None,
     )
 
 

@@ -194,10 +194,10 @@ def require_paired(a: CaseScores, b: CaseScores) -> None:
 def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
     """Return what the runs' settings say of the patients."""
     patterns = {
-        source.settings.data.patient_pattern: scores.label
+        source.data.patient_pattern: scores.label
         for scores in (a, b)
         for source in scores.sources
-        if source.settings is not None
+        if source.data is not None
     }
     if len(patterns) > 1:
         found = " and ".join(f"{pattern!r} in {label}" for pattern, label in patterns.items())
@@ -223,7 +223,7 @@ def _leakage(scores: CaseScores) -> Iterable[str]:
         where = scores.label if source.fold is None else f"{scores.label}, {source.fold.name}"
         if source.record is not None and source.record.leakage is not None:
             yield f"{where}: the backbone {source.record.leakage}"
-        elif source.settings is not None and source.settings.data.allow_leakage:
+        elif source.data is not None and source.data.allow_leakage:
             yield f"{where}: allow_leakage is set, though no leak was found"
 
 

@@ -95,7 +95,7 @@ def edge_emergence(search: SearchRecord) -> tuple[EdgeEmergence, ...]:
     """
     searching = _searching(search)
     epochs = search.trajectory.epoch[searching]
-    masks = {k: top_masks(search.trajectory, k, search.settings)[searching] for k in TOPS}
+    masks = {k: top_masks(search.trajectory, k, search.settings.cell)[searching] for k in TOPS}
     return tuple(
         EdgeEmergence(
             edge=EDGES[index],
@@ -110,7 +110,7 @@ def node_emergence(search: SearchRecord) -> tuple[NodeEmergence, ...]:
     """Return when every node's final two edges by Psi emerged after the warm-up (paper, Fig. 6)."""
     searching = _searching(search)
     epochs = search.trajectory.epoch[searching]
-    masks = genotype_masks(search.trajectory, search.settings)[searching]
+    masks = genotype_masks(search.trajectory, search.settings.cell)[searching]
     kept, final = np.any(masks, axis=2), np.any(genotype_mask(final_genotype(search)), axis=1)
     found = []
     for node in INTERMEDIATE_NODES:

@@ -69,7 +69,8 @@ def similarity_figure(searches: Sequence[SearchRecord]) -> Figure:
     panels = {"cosine of \N{GREEK CAPITAL LETTER THETA}": cosine}
     for k in sorted(TOPS):
         masks = [
-            similarity.top_masks(search.trajectory, k, search.settings)[at] for search, at in pairs
+            similarity.top_masks(search.trajectory, k, search.settings.cell)[at]
+            for search, at in pairs
         ]
         panels[f"Hamming, top {k}"] = np.mean(
             [similarity.hamming_similarity(m) for m in masks], axis=0
@@ -413,7 +414,8 @@ def _common_epochs(
 ) -> tuple[list[str], list[Int[np.ndarray, " reported"]]]:
     """Return the names of the epochs all searches report, and their rows in each trajectory."""
     reported = [
-        similarity.reported_epochs(search.trajectory, search.settings) for search in searches
+        similarity.reported_epochs(search.trajectory, search.settings.schedule)
+        for search in searches
     ]
     ends = {epochs[-1] for epochs in reported}
     common = sorted(set.intersection(*map(set, reported)) - ends)

@@ -14,6 +14,7 @@ from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import QUANTITIES, discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent
+from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
@@ -112,14 +113,14 @@ def _recomputed(
             )
         decisions.append(decision)
         if state.finished or epoch >= settings.schedule.search_epochs:
-            costs = _costs(folder, settings)
+            costs = _costs(folder, settings.cell)
             return decisions, discretise(seen.alpha, seen.beta, state.active, settings.cell, costs)
     return decisions, None
 
 
-def _costs(folder: RunFolder, settings: Settings) -> CellCosts | None:
+def _costs(folder: RunFolder, cell: CellConfig) -> CellCosts | None:
     """Return what cells cost in the run, or None where no budget asks for it."""
-    if all(getattr(settings.cell, name) is None for name in QUANTITIES):
+    if all(getattr(cell, name) is None for name in QUANTITIES):
         return None
     path = folder.budget_file
     if not path.is_file():

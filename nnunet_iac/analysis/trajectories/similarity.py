@@ -15,7 +15,7 @@ from nnunet_iac.search import space
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.relaxation import pruning_score
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.setting_parts import CellConfig, SearchSchedule
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 REPORTED_EPOCHS = (15, 16, 20, 40, 80, 100, 150, 200)
@@ -28,13 +28,13 @@ Part = Literal["choices", "edges"]
 """What cells may have in common: an edge with its operation, or a kept edge whatever it carries."""
 
 
-def reported_epochs(trajectory: Trajectory, settings: Settings) -> tuple[int, ...]:
+def reported_epochs(trajectory: Trajectory, schedule: SearchSchedule) -> tuple[int, ...]:
     """Return those of `REPORTED_EPOCHS` that a trajectory has, and its last; none of an empty one.
 
     With another warm-up its last epoch and the one after it stand for 15 and 16. Epochs inside
     the warm-up are left out, for nothing but the cell's weights changes there.
     """
-    warmup = settings.schedule.warmup_epochs
+    warmup = schedule.warmup_epochs
     reported = {warmup, warmup + 1, *(epoch for epoch in REPORTED_EPOCHS[2:] if epoch > warmup)}
     present = trajectory.epoch.tolist()
     return tuple(sorted(reported.intersection(present).union(present[-1:])))
@@ -69,7 +69,7 @@ def convergence(vectors: Float[np.ndarray, "vectors entries"]) -> Float[np.ndarr
 
 
 def top_masks(
-    trajectory: Trajectory, k: int, settings: Settings
+    trajectory: Trajectory, k: int, cell: CellConfig
 ) -> Bool[np.ndarray, "epochs edges operations"]:
     """Return which operations are the `k` most important active ones of their edge (section 4).
 
@@ -80,7 +80,7 @@ def top_masks(
     shape = trajectory.active.shape
     flat = (trajectory.alpha, trajectory.beta[..., None], trajectory.active)
     alpha, beta, active = (torch.from_numpy(a.reshape(-1, a.shape[-1])) for a in flat)
-    score = pruning_score(alpha, beta[:, 0], active, settings.cell).masked_fill(~active, -torch.inf)
+    score = pruning_score(alpha, beta[:, 0], active, cell).masked_fill(~active, -torch.inf)
     # Backwards, so that the stable sort meets the last of equals first.
     order = len(OPERATIONS) - 1 - np.argsort(-score.numpy()[:, ::-1], axis=1, kind="stable")
     masks = np.zeros(order.shape, np.bool_)
@@ -94,7 +94,7 @@ def genotype_mask(genotype: Genotype) -> Bool[np.ndarray, "edges operations"]:
 
 
 def genotype_masks(
-    trajectory: Trajectory, settings: Settings
+    trajectory: Trajectory, cell: CellConfig
 ) -> Bool[np.ndarray, "epochs edges operations"]:
     """Return the cell that every epoch would have become, as `genotype_mask`.
 
@@ -103,7 +103,7 @@ def genotype_masks(
     """
     arrays = (trajectory.alpha, trajectory.beta, trajectory.active)
     masks = [
-        genotype_mask(discretise(alpha, beta, active, settings.cell))
+        genotype_mask(discretise(alpha, beta, active, cell))
         for alpha, beta, active in zip(*map(torch.from_numpy, arrays), strict=True)
     ]
     return np.array(masks, np.bool_).reshape(trajectory.active.shape)
