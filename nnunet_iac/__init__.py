@@ -7,7 +7,7 @@ The names in `__all__` are the public API for PyTorch code that does not use nnU
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # For type checkers, which take what `__getattr__` returns for Any.
     from nnunet_iac.nn.cell import CellShape, DiscreteCell, Layers
     from nnunet_iac.nn.planned_retrofit import retrofit
     from nnunet_iac.nn.search_cell import SearchCell

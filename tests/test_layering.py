@@ -1,5 +1,6 @@
 """What import-linter cannot see: what an import really loads."""
 
+import ast
 import pkgutil
 import subprocess
 import sys
@@ -27,6 +28,17 @@ def test_no_module_of_the_lower_packages_loads_nnunet():
     loaded = _loaded_by(f"import {', '.join(modules)}")
     assert set(modules) <= set(loaded)
     assert "nnunetv2" not in loaded
+
+
+def test_no_module_below_the_command_imports_the_root_package():
+    package = Path(nnunet_iac.__file__).parent
+    for path in package.rglob("*.py"):
+        if path.parent in (package, package / "cli"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert "nnunet_iac" not in names, path
 
 
 @pytest.mark.parametrize(

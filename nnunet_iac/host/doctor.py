@@ -16,11 +16,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-import nnunet_iac
 from nnunet_iac.host.trainer_lookup import exported_trainers, trainers_dir
 
 DISTRIBUTION = "nnunet-iac"
-PACKAGE = Path(nnunet_iac.__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 
 RESULTS_VARIABLE = "nnUNet_results"
 DATA_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", RESULTS_VARIABLE)

@@ -8,15 +8,13 @@ import contextlib
 import io
 from pathlib import Path
 
-import nnunet_iac
-
 
 def trainers_dir() -> Path:
     """Return the folder to export as nnUNet_extTrainer.
 
     It lies in the package when installed from a wheel, and beside it in the repository.
     """
-    package = Path(nnunet_iac.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     installed = package / "trainers"
     return installed if installed.is_dir() else package.parent / "trainers"
 

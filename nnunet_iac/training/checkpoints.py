@@ -5,13 +5,13 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import nnunet_iac
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
@@ -68,7 +68,7 @@ def whole_state(
         "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
         SECTION: {
             "format": CHECKPOINT_FORMAT,
-            "version": nnunet_iac.__version__,
+            "version": version("nnunet-iac"),
             "run": dict(identity),
             "settings": trainer.settings.to_mapping(),
             **state,

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import nnunet_iac
 from nnunet_iac.nn.cost import multiply_accumulates
 from nnunet_iac.runs.records import CostRecord, NetworkCost
 
@@ -54,8 +53,7 @@ def provenance() -> CostRecord:
         },
         versions={
             "python": platform.python_version(),
-            "nnunet-iac": nnunet_iac.__version__,
-            **{package: version(package) for package in PACKAGES},
+            **{package: version(package) for package in ("nnunet-iac", *PACKAGES)},
         },
         commit=_commit(),
     )
@@ -78,7 +76,7 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """Return the commit of a checkout, `-dirty` where its code differs; None if installed."""
-    root = Path(nnunet_iac.__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:

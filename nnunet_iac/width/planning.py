@@ -6,7 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nnunet_iac
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.plans import (
     SECTION,
@@ -82,10 +81,7 @@ def write_width(
         "base_sha256": source.digest(),
         "trainer": trainer,
         "chosen": None if chosen is None else dict(chosen),
-        "versions": {
-            "nnunet-iac": nnunet_iac.__version__,
-            **{package: version(package) for package in PACKAGES},
-        },
+        "versions": {package: version(package) for package in ("nnunet-iac", *PACKAGES)},
     }
     write_json(path, new)
     return path, True

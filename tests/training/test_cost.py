@@ -2,18 +2,18 @@ import subprocess
 
 import pytest
 
-import nnunet_iac
+from nnunet_iac.training import cost
 from nnunet_iac.training.cost import provenance
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """Return a source checkout that the package seems to lie in."""
-    package = tmp_path / "nnunet_iac" / "__init__.py"
-    package.parent.mkdir()
-    package.write_text("")
-    monkeypatch.setattr(nnunet_iac, "__file__", str(package))
-    return package
+    module = tmp_path / "nnunet_iac" / "training" / "cost.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    monkeypatch.setattr(cost, "__file__", str(module))
+    return tmp_path
 
 
 def _git(folder, *words):
@@ -28,13 +28,12 @@ def test_an_installed_package_has_no_commit(checkout):
 
 
 def test_the_commit_says_whether_code_differed_from_it(checkout):
-    root = checkout.parents[1]
-    (root / "results.json").write_text("1")
-    _git(root, "init")
-    _git(root, "add", ".")
-    _git(root, "commit", "-m", "x")
-    head = _git(root, "rev-parse", "HEAD")
-    (root / "results.json").write_text("2")
+    (checkout / "results.json").write_text("1")
+    _git(checkout, "init")
+    _git(checkout, "add", ".")
+    _git(checkout, "commit", "-m", "x")
+    head = _git(checkout, "rev-parse", "HEAD")
+    (checkout / "results.json").write_text("2")
     assert provenance().commit == head
-    (checkout.parent / "new.py").write_text("")
+    (checkout / "nnunet_iac" / "new.py").write_text("")
     assert provenance().commit == f"{head}-dirty"
