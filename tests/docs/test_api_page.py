@@ -33,7 +33,7 @@ def test_its_script_finds_a_cell_and_leaves_the_backbone_as_it_was(
     assert isinstance(names["genotype"], nnunet_iac.Genotype)
     assert str(names["genotype"]) in capsys.readouterr().out
     assert names["network"].genotype == names["genotype"]
-    assert names["epoch"] >= 6
+    assert names["observed"].epoch >= 6
     after = names["unet"].state_dict()
     assert after.keys() == before.keys() == names["network"].backbone_state().keys()
     assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
