@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +132,12 @@ def wheel(built_once: BuiltOnce) -> Path:
     return path
 
 
-@pytest.fixture
-def unchecked_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def unchecked_shapes() -> Iterator[None]:
     """Leave out the check of shapes, which takes as long as a small network: for many steps."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
 
 
 @pytest.fixture

@@ -76,6 +76,21 @@ def whole_state(
     }
 
 
+def restore_host(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
+    """Give a trainer what nnU-Net saves of it, but for the weights.
+
+    nnU-Net's own method would read the file once more, and list all weights for each of them.
+    """
+    trainer.my_init_kwargs = checkpoint["init_args"]
+    trainer.current_epoch = checkpoint["current_epoch"]
+    trainer.logger.load_checkpoint(checkpoint["logging"])
+    trainer._best_ema = checkpoint["_best_ema"]
+    trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+    trainer.optimizer.load_state_dict(checkpoint["optimizer_state"])
+    if trainer.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
+        trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
+
+
 def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically; the latest one before it is kept."""
     whole = io.BytesIO()  # torch would say less clearly why it cannot write to a file.

@@ -298,9 +298,10 @@ class Preflight:
             return
 
         def made(cell: CellConfig) -> RetrofittedUNet:
-            model = retrofit(planned.make(), **cell.network_arguments())
-            if isinstance(model, IACUNet) and genotype is not None:
-                model.discretise(genotype)
+            with torch.device("meta"):  # Its shapes are enough.
+                model = retrofit(planned.make(), **cell.network_arguments())
+                if isinstance(model, IACUNet) and genotype is not None:
+                    model.discretise(genotype)
             return model
 
         cell, where = self.settings.cell, (planned.batch, planned.device)

@@ -297,4 +297,4 @@ class RetrofitTrainer(nnUNetTrainer):
             self.controller.load_state_dict(checkpoint[SECTION], self.unet)
             self.num_epochs = self.controller.num_epochs
             self._rebuild_optimisers()
-            super().load_checkpoint(str(path))
+            checkpoints.restore_host(self, checkpoint)

@@ -25,6 +25,7 @@ from nnunet_iac.search.relaxation import importance
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge, edges_into
 
+pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 IDENTITY = OPERATIONS.index("identity")
 COSTS = CellCosts(
     backbone=Cost(10_000, 1_000_000),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -177,14 +178,25 @@ def in_process(planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     planned.share(own.preprocessed)
     for name, value in own.environment.items():
         monkeypatch.setenv(name, value)
+    from nnunetv2.run import run_training
+
     # Checked wherever a module is tested by itself; here it would take a third of the time.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     leave_out_what_takes_time(monkeypatch.setattr)
     monkeypatch.setattr(recorder, "draw_cell", lambda _, path, __: path.write_text(""))
+    monkeypatch.setattr(run_training, "recursive_find_trainer_class_by_name", found_trainer)
     stock = make_stock_trainer()
     stock.initialize()
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
     return own
+
+
+@cache
+def found_trainer(name: str) -> Any:
+    """Return the trainer that nnU-Net's own look-up finds, which reads all of its folders."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    return recursive_find_trainer_class_by_name(name)
 
 
 def make_stock_trainer(fold: int = 0) -> Any:

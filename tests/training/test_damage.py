@@ -13,6 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 from interruption import run_until
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS
@@ -266,6 +267,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
     make_trainer: Make, in_process: Any, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(nnUNet, "sleep", lambda _: None)  # Before it tries to log once more.
     shutil.copytree(in_process.path / "results", small_disk / "results")
     monkeypatch.setenv("nnUNet_results", str(small_disk / "results"))
     trainer = make_trainer(LTH)
