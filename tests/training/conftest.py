@@ -20,7 +20,7 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.training import recorder
 
 DATASET = "Dataset004_Hippocampus"
-TRAINING_CASES = 10
+TRAINING_CASES, TEST_CASES = 10, 2
 FOLDS = 5
 OWN_FILES = (
     "nnUNetPlans.json",
@@ -138,6 +138,8 @@ def _plan(workspace: Workspace) -> None:
     for image in sorted((raw / "imagesTr").iterdir())[TRAINING_CASES:]:
         image.unlink()
         (raw / "labelsTr" / image.name.replace("_0000", "")).unlink()
+    for image in sorted((raw / "imagesTs").iterdir())[TEST_CASES:]:
+        image.unlink()
     write_json(
         raw / "dataset.json", {**read_json(raw / "dataset.json"), "numTraining": TRAINING_CASES}
     )

@@ -223,8 +223,9 @@ def test_a_study_runs_on_a_slurm_through_its_profile(
     done = workspace.command(
         *("nnunet-iac", "study", path, "-o", folder, "--snakemake", "--profile", PROFILE),
         *("--default-resources", "mem_mb=1000", "runtime=30", "slurm_account=none"),
-        *("--latency-wait", 5, "--slurm-init-seconds-before-status-checks", 2),
-        *("--slurm-status-command", "squeue"),  # sacct needs an accounting that this one lacks.
+        *("--latency-wait", 5, "--slurm-init-seconds-before-status-checks", 1),
+        # sacct, the default, needs an accounting that this SLURM lacks.
+        *("--slurm-status-command", "squeue", "--seconds-between-status-checks", 1),
         **slurm,
     )
     assert done.returncode == 0, done.stderr[-4000:]
