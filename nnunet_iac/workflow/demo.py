@@ -49,7 +49,7 @@ SMALL = BackboneSpec(
     trainer="nnUNetTrainerAdam_8epochs", features_per_stage=(16, 32, 64, 128), batch_size=8
 )
 TINY = BackboneSpec(
-    trainer="nnUNetTrainer_1epoch", features_per_stage=(16, 32, 32, 32), batch_size=2
+    trainer="nnUNetTrainer_1epoch", features_per_stage=(8, 16, 16, 16), batch_size=2
 )
 
 

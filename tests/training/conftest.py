@@ -138,8 +138,9 @@ def _plan(workspace: Workspace) -> None:
     for image in sorted((raw / "imagesTr").iterdir())[TRAINING_CASES:]:
         image.unlink()
         (raw / "labelsTr" / image.name.replace("_0000", "")).unlink()
-    for image in sorted((raw / "imagesTs").iterdir())[TEST_CASES:]:
-        image.unlink()
+    for part in ("imagesTs", "labelsTs"):
+        for image in sorted((raw / part).iterdir())[TEST_CASES:]:
+            image.unlink()
     write_json(
         raw / "dataset.json", {**read_json(raw / "dataset.json"), "numTraining": TRAINING_CASES}
     )
