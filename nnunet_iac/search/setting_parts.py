@@ -212,6 +212,7 @@ class SearchSchedule(CheckedPart):
     warmup_epochs: Annotated[int, at_least(0)] = 15
     search_epochs: Annotated[int, at_least(1)] = 200
     finetune_epochs: Annotated[int, at_least(0)] = 200
+    finetune_patience: Annotated[int | None, at_least(1)] = None
     iterations_per_epoch: Annotated[int, at_least(1)] = 250
     val_iterations_per_epoch: Annotated[int, at_least(1)] = 50
 

@@ -33,6 +33,7 @@ from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training import optimisation
 from nnunet_iac.training.batches import ARCHITECTURE
 from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
+from nnunet_iac.training.finetuning import FinetuneLength
 from nnunet_iac.training.recorder import (
     Progress,
     Recorder,
@@ -131,6 +132,7 @@ class SearchController:
             self.phase, self.first_finetune_epoch = Phase.FINETUNE, 0
         self.pruning: PruningState | None = None
         self.health = HealthState()
+        self.finetuning = FinetuneLength(settings.schedule)
         self.ticket_hash = ""
         self.costs: CellCosts | None = None
         """What cells cost, where the settings limit that."""
@@ -142,7 +144,7 @@ class SearchController:
         """Epochs of the whole run: exact once the search is over, its limit before."""
         searched = self.first_finetune_epoch
         before = self.settings.schedule.search_epochs if searched is None else searched
-        return before + self.settings.schedule.finetune_epochs
+        return before + self.finetuning.epochs
 
     def start(
         self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
@@ -260,6 +262,8 @@ class SearchController:
         elif self.phase is Phase.SEARCH:
             observation = Observation(completed, network.alpha, network.beta)
             self._end_search_epoch(network, observation, seconds, loss)
+        else:
+            _end_finetune_epoch(self.finetuning, loss, self.recorder.log)
         self.recorder.write()
         return Change(
             structure=(self.phase, self._operations()) != before,
@@ -292,6 +296,7 @@ class SearchController:
                 "pruning": None if self.pruning is None else dataclasses.asdict(self.pruning),
                 "health": dataclasses.asdict(self.health),
                 "first_finetune_epoch": self.first_finetune_epoch,
+                "finetuning": self.finetuning.state_dict(),
                 "ticket_hash": self.ticket_hash,
             },
             "architecture_optimizer": None if optimizer is None else optimizer.state_dict(),
@@ -302,6 +307,7 @@ class SearchController:
         phases = state["phases"]
         self.phase = Phase(phases["phase"])
         self.first_finetune_epoch = phases["first_finetune_epoch"]
+        self.finetuning.load_state_dict(phases.get("finetuning", {}))
         self.ticket_hash = phases["ticket_hash"]
         pruning = phases["pruning"]
         self.pruning = None if pruning is None else PruningState(**pruning)
@@ -430,8 +436,13 @@ class ContinuationController:
         self.settings = settings
         self.method = method
         self.recorder = recorder
-        self.num_epochs = settings.schedule.finetune_epochs
+        self.finetuning = FinetuneLength(settings.schedule)
         self.encoder_is_frozen = settings.optimisation.trainable_part == "decoder"
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run."""
+        return self.finetuning.epochs
 
     def start(
         self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
@@ -465,7 +476,8 @@ class ContinuationController:
             freeze_unused_heads(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         rates = self.settings.optimisation
-        return optimisation.finetune_optimiser(trained, rates, self.num_epochs, 0)
+        epochs = self.settings.schedule.finetune_epochs
+        return optimisation.finetune_optimiser(trained, rates, epochs, 0)
 
     def set_modes(self, network: Any) -> None:
         """Keep a frozen encoder in evaluation mode."""
@@ -475,8 +487,9 @@ class ContinuationController:
     not_finite = staticmethod(not_finite)
 
     def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
-        """Record what an epoch took; nothing changes."""
+        """Record what an epoch took; the network stays as it is."""
         self.recorder.account(self.phase.value, seconds)
+        _end_finetune_epoch(self.finetuning, loss, self.recorder.log)
         self.recorder.write()
         return Change()
 
@@ -490,11 +503,21 @@ class ContinuationController:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold of a run, in plain types and tensors."""
-        return {"record": {**self.recorder.state_dict(), "phase": self.phase.value}}
+        phase, finetuning = self.phase.value, self.finetuning.state_dict()
+        return {"record": {**self.recorder.state_dict(), "phase": phase, "finetuning": finetuning}}
 
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
         """Restore what `state_dict` returned."""
         self.recorder.load_state_dict(state["record"])
+        self.finetuning.load_state_dict(state["record"].get("finetuning", {}))
+
+
+def _end_finetune_epoch(length: FinetuneLength, loss: float, log: Callable[[str], None]) -> None:
+    if length.add(loss):
+        log(
+            f"The finetuning ends after {length.epochs} epochs: its training loss had no new "
+            f"minimum in the last {length.patience} (finetune_patience)"
+        )
 
 
 def _non_finite_edge(network: IACUNet) -> Edge | None:

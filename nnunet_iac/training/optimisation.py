@@ -1,7 +1,8 @@
 """Optimisers, schedules and the training step of each phase."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -128,9 +129,10 @@ def step(
         grad_scaler.scale(loss).backward()
         for optimizer in optimizers:
             grad_scaler.unscale_(optimizer)
-    finite = all(_finite_gradients(optimizer) for optimizer in optimizers)
+    norm, others = _norm(clipped), set(_learning(optimizers)) - set(clipped)
+    finite = bool(torch.isfinite(norm + _norm(others)))  # The one number that the host waits for.
     if finite:
-        torch.nn.utils.clip_grad_norm_(clipped, MAX_GRADIENT_NORM)
+        torch.nn.utils.clip_grads_with_norm_(clipped, MAX_GRADIENT_NORM, norm)
         for optimizer in optimizers:
             optimizer.step() if grad_scaler is None else grad_scaler.step(optimizer)
     if grad_scaler is not None:
@@ -138,7 +140,11 @@ def step(
     return finite
 
 
-def _finite_gradients(optimizer: Optimizer) -> bool:
-    learning = (p for group in optimizer.param_groups for p in group["params"])
-    present = [p.grad for p in learning if p.grad is not None]
-    return bool(torch.isfinite(torch.nn.utils.get_total_norm(present)))
+def _learning(optimizers: Iterable[Optimizer]) -> Iterator[nn.Parameter]:
+    groups = chain.from_iterable(optimizer.param_groups for optimizer in optimizers)
+    return chain.from_iterable(group["params"] for group in groups)
+
+
+def _norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return the norm of all gradients."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

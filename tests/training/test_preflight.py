@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "architecture_betas": [0.5, 0.9],
     "architecture_weight_decay": 0.1,
     "beta_decay": 1.0,
+    "finetune_patience": 3,
     "finetune_optimizer": "sgd",
     "finetune_lr": 0.1,
     "finetune_schedule": "constant",
@@ -62,7 +63,8 @@ OTHER: dict[str, Any] = {
 """Another value than the default of every setting."""
 
 ALWAYS = {
-    *("finetune_epochs", "iterations_per_epoch", "val_iterations_per_epoch", "finetune_optimizer"),
+    *("finetune_epochs", "finetune_patience"),
+    *("iterations_per_epoch", "val_iterations_per_epoch", "finetune_optimizer"),
     *("finetune_lr", "finetune_schedule", "deep_supervision", "seed", "deterministic"),
     *("patient_pattern", "backbone_trainer", "backbone_plans", "backbone_checkpoint"),
     "allow_leakage",
