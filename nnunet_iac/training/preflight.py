@@ -115,8 +115,8 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
     scored = cell.genotype is not None and CellSource.of(cell.genotype).kind == "zero-cost"
     uses = {
         "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
-        "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic patient_pattern "
-        "backbone_trainer backbone_plans backbone_checkpoint allow_leakage": True,
+        "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
+        "patient_pattern backbone_trainer backbone_plans backbone_checkpoint allow_leakage": True,
         "trainable_part": not retrofits,
         "skip genotype norm residual decoder_norms activation_checkpointing": retrofits,
         "channel_ratio min_channels partial_channels output_nodes": retrofits
