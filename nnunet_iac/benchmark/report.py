@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nnunet_iac.benchmark.inference import inference_benchmark
+from nnunet_iac.benchmark.run import run_benchmark
 from nnunet_iac.benchmark.search import search_benchmark
 from nnunet_iac.benchmark.step import step_benchmark
 from nnunet_iac.host.workload import Workload
@@ -20,7 +21,7 @@ class Amounts:
         repeats: steps or inferences behind a median.
         batches: per epoch of a search; the full one updates weights and architecture in turn.
         validation_batches: per epoch of a search.
-        cells: random cells for inference.
+        cells: random cells for inference and for the finetuning of a run.
     """
 
     repeats: int = 7
@@ -37,11 +38,17 @@ class Amounts:
 
 
 def benchmark(
-    kind: str, workload: Workload, amounts: Amounts, genotype: Genotype | None
+    kind: str,
+    workload: Workload,
+    amounts: Amounts,
+    genotype: Genotype | None = None,
+    loading_s: float | None = None,
 ) -> dict[str, Any]:
     """Return what was measured, on what, when and with which code."""
     if kind == "step":
         measured = step_benchmark(workload, amounts.repeats)
+    elif kind == "run":
+        measured = run_benchmark(workload, amounts.repeats, amounts.cells, loading_s)
     elif kind == "search":
         measured = search_benchmark(workload, amounts.batches, amounts.validation_batches)
     else:

@@ -11,7 +11,8 @@ from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.search_cell import PlainSearchCell
-from nnunet_iac.search.discretisation import discretise
+from nnunet_iac.search.controls import random_genotype
+from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.setting_parts import SearchSchedule, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
 from nnunet_iac.training import optimisation
@@ -29,7 +30,7 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
     }
     steps: dict[str, Step] = {name: make(*arguments) for name, (make, *arguments) in makers.items()}
     steps |= {f"fused_{count}": fused_step(workload, count) for count in (4, 1)}
-    steps["finetune"] = finetune_step(workload)
+    steps["finetune"] = finetune_step(workload, random_genotype(0))
     seconds = interleaved(steps, repeats, workload.device)
     del steps
     memory = {name: peak_mb(*made, device=workload.device) for name, made in makers.items()}
@@ -37,6 +38,7 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
     return {
         **{f"{name}_step_s": value for name, value in seconds.items()},
         "fused_over_plain": fused / plain,
+        "finetune_over_plain": seconds["finetune"] / plain,
         "fused_4_over_plain": seconds["fused_4"] / plain,
         "fused_1_over_plain": seconds["fused_1"] / plain,
         "naive_over_plain": naive / plain,
@@ -62,10 +64,7 @@ def estimate(
     """
     fused = seconds["fused"]
     iterations = schedule.iterations_per_epoch / 3600
-    slope = (fused - seconds["fused_1"]) / (len(OPERATIONS) - 1)
-    left = range(len(OPERATIONS), 1, -1)
-    pruned = sum(seconds["fused_1"] + slope * (count - 1) for count in left)
-    pruning = test.patience * pruned
+    pruning = test.patience * pruning_seconds(fused, seconds["fused_1"])
     if can_wait:
         pruning = (schedule.search_epochs - schedule.warmup_epochs) * fused
     return {
@@ -73,6 +72,15 @@ def estimate(
         "lth_search_h": (schedule.warmup_epochs * fused + pruning) * iterations,
         "finetune_h": schedule.finetune_epochs * seconds["finetune"] * iterations,
     }
+
+
+def pruning_seconds(first: float, last: float) -> float:
+    """Return the seconds of one search step with each number of operations from seven to two.
+
+    Interpolated between steps with all operations, `first`, and with one per edge, `last`.
+    """
+    slope = (first - last) / (len(OPERATIONS) - 1)
+    return sum(last + slope * (count - 1) for count in range(len(OPERATIONS), 1, -1))
 
 
 def random_mask(count: int, seed: int = 0) -> Tensor:
@@ -105,16 +113,27 @@ def naive_step(workload: Workload) -> Step:
     return _search_step(workload, network)
 
 
-def finetune_step(workload: Workload) -> Step:
-    """Return a finetuning step of a random discrete cell."""
+def finetune_step(workload: Workload, genotype: Genotype) -> Step:
+    """Return a finetuning step of a discrete cell."""
     network, settings = workload.supernet(), workload.settings
-    alpha, beta = torch.zeros(len(EDGES), len(OPERATIONS)), torch.zeros(len(EDGES))
-    network.discretise(discretise(alpha, beta, random_mask(1), settings.cell))
-    epochs = settings.schedule.finetune_epochs
+    network.discretise(genotype)
     optimizer, _ = optimisation.finetune_optimiser(
-        network.weights(), settings.optimisation, epochs, 0
+        network.weights(), settings.optimisation, settings.schedule.finetune_epochs, 0
     )
     return training_step(workload, network, [optimizer], network.weights())
+
+
+def forward_pass(workload: Workload, network: Any) -> Step:
+    """Return a pass as in nnU-Net's validation after an epoch: without gradients, with the loss."""
+    images, targets = workload.batch()
+    loss, on_gpu = workload.loss(), workload.device == "cuda"
+    network.eval()
+
+    def run() -> None:
+        with torch.no_grad(), torch.autocast(workload.device, enabled=on_gpu):
+            loss(network(images), targets)
+
+    return run
 
 
 def training_step(

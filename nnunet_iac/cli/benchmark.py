@@ -1,4 +1,4 @@
-"""Time a training step, whole searches or inference."""
+"""Time a training step, whole searches, inference, or what whole runs take."""
 
 import argparse
 from pathlib import Path
@@ -10,11 +10,12 @@ def add_benchmark(verbs: Verbs) -> None:
     """Add the verb benchmark."""
     parser = verbs.add_parser(
         "benchmark",
-        help="time a training step, whole searches or inference, of your plans if given",
-        description="Without -d: nnU-Net's 2-D plan of the Hippocampus data at batch size 12.",
+        help="time a step, whole searches, inference or whole runs, of your plans if given",
+        description="run: the hours of whole runs, from the seconds of their steps. Without -d: "
+        "nnU-Net's 2-D plan of the Hippocampus data at batch size 12, and no loading of data.",
     )
     add = parser.add_argument
-    add("kind", choices=("step", "search", "inference"))
+    add("kind", choices=("step", "search", "inference", "run"))
     add("-d", metavar="ID", help="data set, id or name")
     add("-c", metavar="CONFIG", default="2d", help="default: 2d")
     add("-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans")
@@ -34,6 +35,7 @@ def add_benchmark(verbs: Verbs) -> None:
 
 def _benchmark(arguments: argparse.Namespace) -> int:
     from nnunet_iac.benchmark.report import Amounts, benchmark, table
+    from nnunet_iac.host.loading import loading_seconds
     from nnunet_iac.host.workload import Workload
     from nnunet_iac.runs.atomic import write_json
     from nnunet_iac.runs.genotype_source import find_genotype
@@ -55,7 +57,11 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         arguments.repeats, arguments.batches, arguments.validation_batches, arguments.cells
     )
     genotype = None if arguments.genotype is None else find_genotype(arguments.genotype)
-    measured = benchmark(arguments.kind, workload, amounts, genotype)
+    loading = None
+    if arguments.kind == "run" and arguments.d is not None:
+        named = arguments.d, arguments.c, arguments.p
+        loading = loading_seconds(*named, batches=arguments.repeats)
+    measured = benchmark(arguments.kind, workload, amounts, genotype, loading)
     print(table(measured))
     if arguments.json is not None:
         write_json(arguments.json, measured)

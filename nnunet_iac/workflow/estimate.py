@@ -10,6 +10,7 @@ from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.training_length import training_length
 from nnunet_iac.host.workload import Workload
+from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.space import OPERATIONS
 from nnunet_iac.workflow.study import CONTINUE, FULL, LTH, REFERENCE, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import is_finished, plans_file, plans_name
@@ -33,7 +34,7 @@ def hours_of(study: Study) -> dict[str, float | str]:
                 "plain": plain_step(workload),
                 "fused": fused_step(workload, len(OPERATIONS)),
                 "fused_1": fused_step(workload, 1),
-                "finetune": finetune_step(workload),
+                "finetune": finetune_step(workload, random_genotype(0)),
             }
             return interleaved(steps, REPEATS, study.device)
         except (ValueError, RuntimeError, OSError) as error:

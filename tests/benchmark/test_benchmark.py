@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunet_iac.benchmark.inference import random_genotype
+from nnunet_iac.benchmark.run import run_hours
 from nnunet_iac.benchmark.step import estimate, random_mask
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.cli import main
@@ -50,6 +51,46 @@ def test_search_runs_every_epoch_of_all_five(run):
     assert len(lth["epoch_s"]) == 37
     assert lth["training_s"] == pytest.approx(lth["warmup_s"] + lth["search_s"])
     assert result["speedup"] == result["iac_search_s"] / result["lth_search_s"]
+
+
+def test_a_run_is_made_of_its_steps_and_compared_from_end_to_end(run):
+    words = ("--repeats", "1", "--cells", "2", "--set", "finetune_epochs=100")
+    result, printed = run("run", *SMALL, *words)
+    assert result["finetune_over_plain_worst"] >= result["finetune_over_plain"] > 0
+    hours = result["hours"]
+    assert hours.keys() == {"iac", "literal", "paper", "adaptive", "swift", "continued"}
+    for part in hours.values():
+        assert part["whole"] == pytest.approx(
+            part["search"] + part["finetune"] + part["validation"]
+        )
+    assert hours["continued"]["search"] == 0
+    assert hours["continued"]["finetune"] == result["plain_s"] * 100 * 250 / 3600
+    assert result["search_speedup"]["swift"] > result["end_to_end_speedup"]["swift"]
+    assert result["loading_s"] is None
+    assert "end_to_end_speedup.literal" in printed
+
+
+@pytest.mark.parametrize(
+    ("run", "search", "epochs"),
+    [
+        ("iac", 200 * 7, 200),
+        ("literal", 15 * 7 + 27, 21),
+        ("paper", 15 * 7 + 6 * 27, 51),
+        ("swift", 3 * 7 + 27, 9),
+        ("adaptive", 200 * 7, 200),
+        ("continued", 0, 0),
+    ],
+)
+def test_the_hours_of_a_run_add_up_its_epochs(run, search, epochs):
+    settings = Settings(iterations_per_epoch=3600, val_iterations_per_epoch=1800)
+    steps = {"plain": 3.0, "search_first": 7.0, "search_last": 1.0, "finetune": 2.0}
+    passes = {f"{name}_validation": 1.0 for name in ("plain", "search", "finetune")}
+    hours = run_hours(settings, run, {**steps, **passes})
+    finetune = 200 * (3 if run == "continued" else 2)
+    assert hours["search"] == pytest.approx(search)
+    assert hours["finetune"] == finetune
+    assert hours["validation"] == pytest.approx((epochs + 200) / 2)
+    assert hours["whole"] == pytest.approx(search + finetune + (epochs + 200) / 2)
 
 
 def test_inference_compares_random_cells_and_a_given_one(run, tmp_path):

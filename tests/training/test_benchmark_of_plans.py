@@ -14,6 +14,19 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.atomic import read_json, write_json
 
 
+def test_a_run_of_given_plans_is_timed_with_its_loading(planned: Any, tmp_path: Path) -> None:
+    plans = planned.write_plans("timed_run", min_channels=4)
+    result = tmp_path / "run.json"
+    words = ("-d", 4, "-p", plans, "--repeats", 1, "--cells", 1, "--json", result)
+    before = sorted(planned.preprocessed.iterdir())
+    planned.run("nnunet-iac", "benchmark", "run", *words)
+    measured = json.loads(result.read_text())
+    assert measured["loading_s"] > 0
+    assert measured["workers_that_hide_loading"] >= 1
+    assert sorted(planned.preprocessed.iterdir()) == before
+    assert not (planned.path / "results" / "Dataset004_Hippocampus" / "nnUNetTrainer").exists()
+
+
 def test_a_step_of_given_plans_is_timed_and_a_run_estimated(planned: Any, tmp_path: Path) -> None:
     plans = planned.write_plans("timed", iterations_per_epoch=10, min_channels=8)
     result = tmp_path / "step.json"

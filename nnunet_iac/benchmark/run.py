@@ -1,0 +1,109 @@
+"""Whole runs, from their steps to the hours that a user waits: end to end."""
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from nnunet_iac.benchmark.step import (
+    finetune_step,
+    forward_pass,
+    fused_step,
+    plain_step,
+    pruning_seconds,
+)
+from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.host.workload import Workload
+from nnunet_iac.search.controls import random_genotype
+from nnunet_iac.search.setting_parts import Preset
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.space import OPERATIONS
+
+SEARCHES = ("iac", *get_args(Preset))
+"""The full search, and the accelerated one by its presets."""
+
+
+def run_benchmark(
+    workload: Workload, repeats: int, cells: int, loading_s: float | None
+) -> dict[str, Any]:
+    """Return the seconds of every step of a run, and the hours of whole runs made of them.
+
+    A step of the finetuning and its forward pass are the median over `cells` random cells.
+    `loading_s` is what one worker takes for a batch, if that is known; it costs a run nothing as
+    long as there are `workers_that_hide_loading`.
+    """
+    genotypes = [random_genotype(seed) for seed in range(cells)]
+    steps = {
+        "plain": plain_step(workload),
+        "search_first": fused_step(workload, len(OPERATIONS)),
+        "search_last": fused_step(workload, 1),
+        "plain_validation": forward_pass(workload, workload.unet()),
+        "search_validation": forward_pass(workload, workload.supernet()),
+        **{f"finetune {n}": finetune_step(workload, g) for n, g in enumerate(genotypes)},
+    }
+    for number, genotype in enumerate(genotypes):
+        network = workload.retrofit()
+        network.discretise(genotype)
+        steps[f"finetune_validation {number}"] = forward_pass(workload, network)
+    timed = interleaved(steps, repeats, workload.device)
+    seconds: dict[str, float] = {key: s for key, s in timed.items() if " " not in key}
+    for name in ("finetune", "finetune_validation"):
+        seconds[name] = statistics.median(timed[f"{name} {n}"] for n in range(cells))
+    ratios = [timed[f"finetune {n}"] / timed["plain"] for n in range(cells)]
+    hours = {name: run_hours(workload.settings, name, seconds) for name in SEARCHES}
+    hours["continued"] = run_hours(workload.settings, "continued", seconds)
+    least = min(seconds["plain"], seconds["finetune"])
+    workers = None if loading_s is None else math.ceil(loading_s / least)
+    return {
+        **{f"{name}_s": value for name, value in seconds.items()},
+        "loading_s": loading_s,
+        "workers_that_hide_loading": workers,
+        "finetune_over_plain": statistics.median(ratios),
+        "finetune_over_plain_worst": max(ratios),
+        "search_over_plain": seconds["search_first"] / seconds["plain"],
+        "cells": cells,
+        "hours": hours,
+        "search_speedup": _speedups(hours, "search"),
+        "end_to_end_speedup": _speedups(hours, "whole"),
+    }
+
+
+def run_hours(settings: Settings, run: str, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the hours of a run: of the full search `iac`, of a preset, or of `continued` training.
+
+    With the settings' lengths, but for what the preset fixes. `search` counts its training steps,
+    `finetune` those of the finetuning, `validation` nnU-Net's validation after every epoch. A
+    search that may wait for stable edges is reckoned up to its limit, the most it can take.
+    """
+    schedule = settings.schedule
+    if run == "continued":
+        trained, searched, search = "plain", 0, 0.0
+    else:
+        trained = "finetune"
+        if run in get_args(Preset):
+            settings = settings.replace(preset=run)
+            schedule = settings.schedule
+        first, last = seconds["search_first"], seconds["search_last"]
+        if run == "iac" or settings.can_wait:
+            searched = schedule.search_epochs
+            search = searched * first
+        else:
+            patience = settings.stability.patience
+            searched = schedule.warmup_epochs + patience * (len(OPERATIONS) - 1)
+            search = schedule.warmup_epochs * first + patience * pruning_seconds(first, last)
+    iterations = schedule.iterations_per_epoch / 3600
+    found = {
+        "search": search * iterations,
+        "finetune": schedule.finetune_epochs * seconds[trained] * iterations,
+        "validation": (
+            searched * seconds["search_validation"]
+            + schedule.finetune_epochs * seconds[f"{trained}_validation"]
+        )
+        * (schedule.val_iterations_per_epoch / 3600),
+    }
+    return {**found, "whole": sum(found.values())}
+
+
+def _speedups(hours: Mapping[str, Mapping[str, float]], part: str) -> dict[str, float]:
+    full = hours["iac"][part]
+    return {name: full / hours[name][part] for name in get_args(Preset)}
