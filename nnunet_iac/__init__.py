@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # For type checkers, which take what `__getattr__` returns for Any.
-    from nnunet_iac.nn.cell import CellShape, DiscreteCell, Layers
+    from nnunet_iac.nn.cell import CellShape, Layers
+    from nnunet_iac.nn.discrete_cell import DiscreteCell
     from nnunet_iac.nn.planned_retrofit import retrofit
     from nnunet_iac.nn.search_cell import SearchCell
     from nnunet_iac.search.controls import random_genotype
@@ -35,7 +36,7 @@ __all__ = [
 
 _MODULES = {
     "CellShape": "nn.cell",
-    "DiscreteCell": "nn.cell",
+    "DiscreteCell": "nn.discrete_cell",
     "Genotype": "search.genotype",
     "Layers": "nn.cell",
     "Observation": "search.pruning",

@@ -1,10 +1,8 @@
-"""Layers, candidate operations, what both cells share, and the discrete cell of a genotype."""
+"""Layers, candidate operations, and what the search cell and the discrete cell share."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 from typing import Any, cast
 
 import torch
@@ -14,7 +12,6 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES, Edge
 
 Image = Float[Tensor, "batch channels *spatial"]
@@ -246,48 +243,6 @@ class Cell(nn.Module):
         return self.output(torch.cat(nodes[-self.shape.output_nodes :], dim=1))
 
 
-class DiscreteCell(Cell):
-    """The cell of a genotype: a node is the plain sum of its two edges, on all C channels.
-
-    It maps the encoder's skip tensor and the decoder's upsampled tensor, (batch, C_skip, *spatial)
-    each, to a tensor of that shape, as a replacement for the skip tensor:
-
-        cell = DiscreteCell(CellShape.of_level(64), Layers(2, nn.InstanceNorm2d), genotype)
-        replacement = cell(skip, up)  # (batch, 64, height, width)
-
-    Args:
-        shape: the cell's channels (`CellShape.of_level`).
-        layers: constructors with the dimension and the norm of the U-Net around it.
-        genotype: two edges into each of the four nodes, with one operation each.
-
-    Raises:
-        ValueError: a norm that is neither instance nor batch norm.
-    """
-
-    def __init__(self, shape: CellShape, layers: Layers, genotype: Genotype) -> None:
-        operations = {edge: (operation,) for edge, operation in genotype.operations.items()}
-        super().__init__(shape, layers, operations)
-        self.genotype = genotype
-
-    def forward(self, skip: Image, up: Image) -> Image:
-        """Return the skip tensor's replacement, of the same shape."""
-        nodes = [_channels_last(x) for x in self.inputs(skip, up)]
-        for node in INTERMEDIATE_NODES:
-            terms = (
-                self.operations(edge)[operation](nodes[edge.source])
-                for edge, operation in self.genotype.operations.items()
-                if edge.target == node
-            )
-            nodes.append(_channels_last(reduce(add, terms)))
-        return self.joined(nodes)
-
-
-def _channels_last(x: Node) -> Node:
-    """Return `x` with its channels innermost in memory, where depthwise convolutions are fast."""
-    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    return x.contiguous(memory_format=layout)
-
-
 class ReZero(nn.Module):
     """skip + gate x module(skip, up), with the scalar gate starting at zero (ReZero).
 
@@ -301,4 +256,6 @@ class ReZero(nn.Module):
 
     def forward(self, skip: Image, up: Image, *mixing: Tensor) -> Image:
         """Return the gated sum."""
+        if getattr(self.cell, "takes_gate", False):
+            return self.cell(skip, up, *mixing, gate=self.gate)
         return skip + self.gate * self.cell(skip, up, *mixing)

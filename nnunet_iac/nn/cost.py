@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers
+from nnunet_iac.nn.cell import Cell, CellShape, Layers
+from nnunet_iac.nn.discrete_cell import DiscreteCell, edge_by_edge
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.search.controls import uniform_genotype
 from nnunet_iac.search.cost import CellCosts, Cost
@@ -32,7 +33,7 @@ def multiply_accumulates(module: nn.Module, *inputs: Tensor) -> int:
     """
     was_training = module.training
     module.eval()
-    with FlopCounterMode(display=False) as counter:
+    with edge_by_edge(module), FlopCounterMode(display=False) as counter:
         module(*inputs)
     module.train(was_training)
     return counter.get_total_flops() // 2

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils.checkpoint import checkpoint
 
-from nnunet_iac.nn.cell import Cell, CellShape, DiscreteCell, Layers, ReZero
+from nnunet_iac.nn.cell import Cell, CellShape, Layers, ReZero
+from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.timm_unet import TimmUNet
 from nnunet_iac.search.genotype import UNDECIDED, Genotype

@@ -13,12 +13,12 @@ from nnunet_iac.nn.cell import (
     AveragePool,
     Cell,
     CellShape,
-    DiscreteCell,
     Layers,
     ReZero,
     build_operation,
 )
 from nnunet_iac.nn.cost import cell_costs
+from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.search.genotype import Choice, Genotype

@@ -1,0 +1,536 @@
+"""The discrete cell of a genotype.
+
+`PlainDiscreteCell` writes the cell edge by edge. `DiscreteCell` computes the same on a CPU in
+fewer passes over the images:
+
+- The norm behind a pointwise convolution needs no output of that convolution: with x centred, its
+  variance is w^T cov(x) w. So norm, scale and shift merge into the weights, one set per sample, and
+  a node is one sum of matrix products (`normalised_products`).
+- A depthwise convolution's backward pass is made of convolutions for which the CPU has fast code
+  (`depthwise`).
+- Every source is rectified and pooled once for all edges that leave it, and the gate of a residual
+  cell is multiplied into the weights of the output convolution.
+
+The channels of an image lie innermost in memory inside the cell.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from itertools import product
+from operator import add
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from nnunet_iac.nn.cell import Cell, CellShape, Image, Layers, Node
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.space import INTERMEDIATE_NODES
+
+Samples = Float[Tensor, "_ _ _"]
+"""(samples, voxels, channels): the voxels of an image one after another.
+
+Statistics are those of one sample: an image for instance norm, the whole batch for batch norm.
+"""
+
+
+class PlainDiscreteCell(Cell):
+    """The discrete cell edge by edge: the reference of `DiscreteCell`, and its path on a GPU."""
+
+    def __init__(self, shape: CellShape, layers: Layers, genotype: Genotype) -> None:
+        operations = {edge: (operation,) for edge, operation in genotype.operations.items()}
+        super().__init__(shape, layers, operations)
+        self.genotype = genotype
+
+    def forward(self, skip: Image, up: Image) -> Image:
+        """Return the skip tensor's replacement, of the same shape."""
+        nodes = [_channels_last(x) for x in self.inputs(skip, up)]
+        for node in INTERMEDIATE_NODES:
+            terms = (
+                self.operations(edge)[operation](nodes[edge.source])
+                for edge, operation in self.genotype.operations.items()
+                if edge.target == node
+            )
+            nodes.append(_channels_last(reduce(add, terms)))
+        return self.joined(nodes)
+
+
+class DiscreteCell(PlainDiscreteCell):
+    """The cell of a genotype: a node is the plain sum of its two edges, on all C channels.
+
+    It maps the encoder's skip tensor and the decoder's upsampled tensor, (batch, C_skip, *spatial)
+    each, to a tensor of that shape, as a replacement for the skip tensor:
+
+        cell = DiscreteCell(CellShape.of_level(64), Layers(2, nn.InstanceNorm2d), genotype)
+        replacement = cell(skip, up)  # (batch, 64, height, width)
+
+    On a GPU, under autocast, and where the cell is compiled or exported, it is computed edge by
+    edge. Otherwise the modules inside it are not called, so hooks on them do not run.
+
+    Args:
+        shape: the cell's channels (`CellShape.of_level`).
+        layers: constructors with the dimension and the norm of the U-Net around it.
+        genotype: two edges into each of the four nodes, with one operation each.
+
+    Raises:
+        ValueError: a norm that is neither instance nor batch norm.
+    """
+
+    takes_gate = True
+    edge_by_edge = False
+
+    def forward(self, skip: Image, up: Image, gate: Tensor | None = None) -> Image:
+        """Return the skip tensor's replacement, of the same shape.
+
+        Args:
+            skip: of the encoder.
+            up: of the decoder, upsampled to the skip's resolution.
+            gate: a scalar; with it the result is skip + gate * replacement.
+        """
+        rounds = {name: _round(layers) for name, layers in self._rounds()}
+        if self.edge_by_edge or not _is_fast(skip, up, list(rounds.values())):
+            replacement = super().forward(skip, up)
+            return replacement if gate is None else skip + gate * replacement
+        return _Evaluation(self, rounds, skip).output(skip, up, gate)
+
+    def _rounds(self) -> Iterator[tuple[str, Any]]:
+        """Yield every convolution with its norm, and a name for it."""
+        yield from ((f"projection {i}", layers) for i, layers in enumerate(self.projections))
+        for edge, operation in self.genotype.operations.items():
+            module: Any = self.operations(edge)[operation]
+            if operation.startswith("sep_conv"):
+                yield from ((f"{edge.name} {i}", layers) for i, layers in enumerate(module))
+            elif operation.startswith("dil_conv"):
+                yield f"{edge.name} 0", module
+
+
+def _channels_last(x: Node) -> Node:
+    """Return `x` with its channels innermost in memory, where depthwise convolutions are fast."""
+    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+    return x.contiguous(memory_format=layout)
+
+
+@contextmanager
+def edge_by_edge(network: nn.Module) -> Iterator[None]:
+    """Return a context in which the discrete cells of a network are computed edge by edge.
+
+    Their multiply-accumulates are then those of their convolutions, and the memory that they keep
+    is that on a GPU.
+    """
+    cells = [module for module in network.modules() if isinstance(module, DiscreteCell)]
+    try:
+        for cell in cells:
+            cell.edge_by_edge = True
+        yield
+    finally:
+        for cell in cells:
+            del cell.edge_by_edge
+
+
+class Round(NamedTuple):
+    """A depthwise convolution, or None, a pointwise one, and its norm."""
+
+    depthwise: Any
+    pointwise: Any
+    norm: Any
+
+    @property
+    def weight(self) -> Float[Tensor, "outputs inputs"]:
+        """The matrix of the pointwise convolution."""
+        return self.pointwise.weight.flatten(1)
+
+    @property
+    def takes_statistics(self) -> bool | None:
+        """Whether the norm uses the statistics of what it gets; None if this cannot be merged."""
+        norm = self.norm
+        if isinstance(norm, _BatchNorm):
+            return norm.training or norm.running_mean is None
+        if isinstance(norm, _InstanceNorm):
+            return None if norm.track_running_stats or self.pointwise.bias is not None else True
+        return False if isinstance(norm, nn.Identity) else None
+
+    def merged(self) -> tuple[Float[Tensor, "outputs inputs"], Tensor | None]:
+        """Return weight and bias of pointwise convolution and norm in one."""
+        norm, bias = self.norm, self.pointwise.bias
+        if isinstance(norm, nn.Identity):
+            return self.weight, bias
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        mean = norm.running_mean if bias is None else norm.running_mean - bias
+        return self.weight * scale.unsqueeze(1), norm.bias - mean * scale
+
+    def observe(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Update the running statistics of a batch norm as torch does."""
+        norm = self.norm
+        if not norm.training or norm.running_mean is None:
+            return
+        momentum = norm.momentum
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            momentum = 1 / norm.num_batches_tracked if momentum is None else momentum
+        with torch.no_grad():
+            unbiased = variance.flatten() * (count / (count - 1))
+            norm.running_mean.lerp_(mean.flatten().to(norm.running_mean), momentum)
+            norm.running_var.lerp_(unbiased.to(norm.running_var), momentum)
+
+
+def _round(layers: Any) -> Round:
+    """Return the parts of a projection or of a separable convolution; both begin with a ReLU."""
+    return Round(layers[1] if len(layers) == 4 else None, layers[-2], layers[-1])
+
+
+def _is_fast(skip: Image, up: Image, rounds: Sequence[Round]) -> bool:
+    kinds = {r.takes_statistics for r in rounds}
+    return (
+        skip.device.type == "cpu"
+        and skip.dtype == up.dtype == rounds[0].pointwise.weight.dtype
+        and skip.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and len(kinds) == 1
+        and None not in kinds
+        and skip.shape[2:].numel() > 1
+    )
+
+
+class _Evaluation:
+    """One forward pass of a discrete cell."""
+
+    def __init__(self, cell: DiscreteCell, rounds: dict[str, Round], like: Image) -> None:
+        self.cell = cell
+        self.rounds = rounds
+        self.shape = like.shape
+        norm = rounds["projection 0"].norm
+        self.takes_statistics = rounds["projection 0"].takes_statistics
+        self.over_batch = isinstance(norm, _BatchNorm)
+        self.is_one_image = (
+            isinstance(norm, _InstanceNorm) and like.shape[0] == 1 and not torch.is_grad_enabled()
+        )
+        self.nodes: list[Samples] = []
+        self.cache: dict[tuple[str, int], Image] = {}
+
+    def output(self, skip: Image, up: Image, gate: Tensor | None) -> Image:
+        """Return the cell's output, gated and added to the skip tensor if there is a gate."""
+        cell = self.cell
+        self.nodes = [self._projected(index, x) for index, x in enumerate((skip, up))]
+        for node in INTERMEDIATE_NODES:
+            self.nodes.append(self._node(node))
+        weight, bias = cell.output.weight.flatten(1), cell.output.bias
+        total = None
+        if gate is not None:
+            weight, bias, total = gate * weight, gate * bias, skip.flatten(2)
+        nodes = [x.view(len(skip), -1, x.shape[2]) for x in self.nodes[-cell.shape.output_nodes :]]
+        return _Joined.apply(total, bias, weight, *nodes).view(self.shape)
+
+    def _projected(self, index: int, x: Image) -> Samples:
+        """Return node 0 or 1."""
+        found = self.rounds[f"projection {index}"]
+        rectified = functional.relu(x).flatten(2).mT
+        if self.is_one_image:
+            return self._normalised(torch.mm(rectified[0], found.weight.mT), found.norm)
+        weight, bias = (found.weight, None) if self.takes_statistics else found.merged()
+        product = torch.bmm(rectified, weight.mT.expand(len(x), -1, -1))
+        product = self._samples(product)
+        if not self.takes_statistics:
+            return product if bias is None else product + bias
+        norm = found.norm
+        result, mean, variance = _Normalised.apply(product, norm.weight, norm.bias, norm.eps)
+        if self.over_batch:
+            found.observe(mean, variance, product.shape[1])
+        return result
+
+    def _node(self, node: int) -> Samples:
+        """Return the sum of the edges into an intermediate node."""
+        plain, products = [], []
+        for edge, operation in self.cell.genotype.operations.items():
+            if edge.target != node:
+                continue
+            if operation == "identity":
+                plain.append(self.nodes[edge.source])
+            elif operation in ("max_pool_3x3", "avg_pool_3x3"):
+                plain.append(self._samples_of(self._pooled(operation, edge)))
+            else:
+                first = self.rounds[f"{edge.name} 0"]
+                x = self._convolved(first, self._rectified(edge.source))
+                if operation.startswith("sep_conv"):
+                    second = self.rounds[f"{edge.name} 1"]
+                    between = functional.relu_(self._summed([(x, first)], None))
+                    x, first = self._convolved(second, self._image(between)), second
+                products.append((x, first))
+        total = reduce(add, plain) if plain else None
+        return self._summed(products, total) if products else total
+
+    def _summed(self, products: Sequence[tuple[Samples, Round]], total: Samples | None) -> Samples:
+        """Return `total` plus pointwise convolution and norm of every term."""
+        if self.is_one_image:
+            terms = [self._normalised(torch.mm(x[0], r.weight.mT), r.norm) for x, r in products]
+            return reduce(add, terms) if total is None else reduce(add, terms, total)
+        if self.takes_statistics:
+            operands = [(x, r.weight, r.norm.weight, r.norm.bias) for x, r in products]
+            eps = products[0][1].norm.eps
+            result, *statistics = _NormalisedProducts.apply(eps, total, *sum(operands, ()))
+            if self.over_batch:
+                for (x, found), mean, variance in zip(
+                    products, statistics[::2], statistics[1::2], strict=True
+                ):
+                    found.observe(mean, variance, x.shape[1])
+            return result
+        for x, found in products:
+            weight, bias = found.merged()
+            result = functional.linear(x, weight, bias)
+            total = result if total is None else total + result
+        assert total is not None
+        return total
+
+    def _normalised(self, x: Float[Tensor, "_ _"], norm: Any) -> Samples:
+        """Return the instance norm of one image: torch's batch norm of it, which is faster."""
+        image, scale, shift = x.view(1, *self.shape[2:], -1).movedim(-1, 1), norm.weight, norm.bias
+        found = torch.batch_norm(image, scale, shift, None, None, True, 0.0, norm.eps, False)
+        return self._samples_of(found)
+
+    def _rectified(self, source: int) -> Image:
+        key = "rectified", source
+        if key not in self.cache:
+            self.cache[key] = functional.relu(self._image(self.nodes[source]))
+        return self.cache[key]
+
+    def _pooled(self, operation: str, edge: Any) -> Image:
+        key = operation, edge.source
+        if key not in self.cache:
+            x, module = self._image(self.nodes[edge.source]), self.cell.operations(edge)[operation]
+            if operation == "avg_pool_3x3":
+                pool: Any = module
+                ones = x.new_ones(x.shape[1], 1, *pool.sides)
+                field = x.new_ones(1, 1, *x.shape[2:])
+                count = pool.convolution(field, ones[:1], padding=pool.padding)
+                self.cache[key] = depthwise(x, ones, (1,) * len(pool.sides)) / count
+            else:
+                self.cache[key] = module(x)
+        return self.cache[key]
+
+    def _convolved(self, found: Round, x: Image) -> Samples:
+        layer = found.depthwise
+        return self._samples_of(depthwise(x, layer.weight, layer.dilation))
+
+    def _samples_of(self, image: Image) -> Samples:
+        return self._samples(image.movedim(1, -1).flatten(1, -2))
+
+    def _samples(self, x: Samples) -> Samples:
+        """Return `x` with all voxels that share their statistics in one sample."""
+        return x.reshape(1, -1, x.shape[2]) if self.over_batch else x
+
+    def _image(self, x: Samples) -> Image:
+        """Return a view of `x` as an image, its channels innermost in memory."""
+        return x.view(self.shape[0], *self.shape[2:], x.shape[2]).movedim(-1, 1)
+
+
+class _Normalised(torch.autograd.Function):
+    """(x - mean) / sqrt(variance + eps) * weight + bias, in place of x; and mean and variance."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
+        mean = x.mean(1, keepdim=True)
+        x.sub_(mean)
+        variance = x.square().mean(1, keepdim=True)
+        scale = (variance + eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.addcmul(bias, x, scale * weight), mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        offset, slope = grad.mean(1, keepdim=True), (grad * x).mean(1, keepdim=True) * scale
+        factor = scale * weight
+        voxels = grad.shape[1]
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            gradient = torch.addcmul(-offset * factor, x, slope * scale * factor, value=-1)
+            gradient.addcmul_(grad, factor)
+        sums = (slope.sum((0, 1)) * voxels, offset.sum((0, 1)) * voxels)
+        return gradient, *sums, None
+
+
+class _NormalisedProducts(torch.autograd.Function):
+    """`total` plus the norms of matrix products, and mean and variance of every product.
+
+    Of every term come x (samples, voxels, inputs), which is centred in place, the matrix w
+    (outputs, inputs) and scale and shift of the norm.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, eps: float, total: Tensor | None, *operands: Tensor) -> Any:
+        result, saved, statistics = total, [], []
+        shift = reduce(add, operands[3::4])
+        for x, w, gamma in zip(operands[::4], operands[1::4], operands[2::4], strict=True):
+            mean = x.mean(1, keepdim=True)
+            x.sub_(mean)
+            spread = torch.matmul(w, torch.bmm(x.mT, x).div_(x.shape[1]))  # w cov(x)
+            variance = (spread * w).sum(2).clamp_(min=0)
+            scale = (variance + eps).rsqrt_()
+            folded = w * (gamma * scale).unsqueeze(2)
+            if result is None:
+                result = torch.baddbmm(shift, x, folded.mT)
+            elif result is total:
+                result = torch.baddbmm(total, x, folded.mT).add_(shift)
+            else:
+                result.baddbmm_(x, folded.mT)
+            saved += [x, w, gamma, scale, spread]
+            statistics += [mean @ w.mT, variance]
+        ctx.save_for_backward(*saved)
+        ctx.mark_non_differentiable(*statistics)
+        return result, *statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        grad = grad.contiguous()
+        voxels = grad.shape[1]
+        offset = grad.mean(1, keepdim=True)
+        shift = offset.sum((0, 1)) * voxels
+        gradients: list[Tensor | None] = []
+        saved = ctx.saved_tensors
+        for x, w, gamma, scale, spread in zip(*(saved[i::5] for i in range(5)), strict=True):
+            factor = (gamma * scale).unsqueeze(2)
+            products = torch.bmm(grad.mT, x)  # (samples, outputs, inputs)
+            slope = (products * w).sum(2) * scale
+            of_variance = (slope * scale * factor.squeeze(2)).mul_(-0.5).unsqueeze(2)
+            of_w = (products.mul_(factor) + spread.mul(of_variance).mul_(2)).sum(0)
+            folded = w * factor
+            curvature = torch.matmul(w.mT, w * of_variance).mul_(2 / voxels)
+            gradient = torch.baddbmm(-torch.bmm(offset, folded), x, curvature)
+            gradients += [gradient.baddbmm_(grad, folded), of_w, slope.sum(0), shift]
+        return None, grad if ctx.needs_input_grad[1] else None, *gradients
+
+
+class _Joined(torch.autograd.Function):
+    """`total` plus the output convolution of nodes (batch, voxels, channels), as (batch, C, voxels)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, total: Tensor | None, bias: Tensor, weight: Tensor, *nodes: Tensor
+    ) -> Tensor:
+        parts = weight.chunk(len(nodes), 1)
+        ctx.save_for_backward(weight, *nodes)
+        result: Tensor = bias.unsqueeze(1)
+        for index, (part, x) in enumerate(zip(parts, nodes, strict=True)):
+            of_batch = part.expand(len(x), -1, -1)
+            if index:
+                result.baddbmm_(of_batch, x.mT)
+            elif total is None:
+                result = torch.baddbmm(result, of_batch, x.mT)
+            else:
+                result = torch.baddbmm(total, of_batch, x.mT).add_(result)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, *nodes = ctx.saved_tensors
+        parts = weight.chunk(len(nodes), 1)
+        of_weight = torch.cat([torch.bmm(grad, x).sum(0) for x in nodes], 1)
+        of_nodes = [torch.bmm(grad.mT, part.expand(len(grad), -1, -1)) for part in parts]
+        total = grad if ctx.needs_input_grad[0] else None
+        return total, grad.sum((0, 2)), of_weight, *of_nodes
+
+
+def depthwise(x: Image, weight: Tensor, dilation: tuple[int, ...]) -> Image:
+    """Return the depthwise convolution of an image whose channels lie innermost in memory."""
+    if x.ndim == 4 and torch.is_grad_enabled():
+        return _Depthwise.apply(x, weight, dilation)
+    return _depthwise(x, weight, dilation)
+
+
+def _depthwise(x: Image, weight: Tensor, dilation: tuple[int, ...]) -> Image:
+    padding = [d * (side // 2) for d, side in zip(dilation, weight.shape[2:], strict=True)]
+    convolution = functional.conv2d if x.ndim == 4 else functional.conv3d
+    return convolution(x, weight, padding=padding, dilation=dilation, groups=len(weight))
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution of 2-D images whose backward pass is fast for any kernel.
+
+    oneDNN has fast code for the gradient of the weights of a kernel of three voxels without
+    dilation. The image is cut into its dilation^2 phases, which are not dilated, and a wider
+    kernel is covered by windows of three.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _depthwise(x, weight, dilation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = _depthwise(grad, weight.flip(2, 3), ctx.dilation)
+        if ctx.needs_input_grad[1]:
+            of_weight = _gradient_of_weight(x, grad, weight, ctx.dilation)
+        return of_x, of_weight, None
+
+
+def _gradient_of_weight(
+    x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]
+) -> Tensor:
+    """Return the sum over voxels of `grad` times the neighbours in `x`, of every channel."""
+    sides = weight.shape[2:]
+    if max(sides) <= 3 and max(dilation) == 1:
+        return _of_window(x, grad, weight)
+    margins = [side // 2 for side in sides]
+    window = weight.new_empty(len(weight), 1, *(min(side, 3) for side in sides))
+    result = torch.empty_like(weight)
+    gradients, images = (_Frame(t, dilation, margins) for t in (grad, x))
+    for offsets in product(*(range(1 - m, m, 2) if m else (0,) for m in margins)):
+        found = _of_window(images.moved(offsets), gradients.moved((0, 0)), window)
+        places = [
+            slice(m + offset - 1, m + offset + 2) if m else slice(1)
+            for m, offset in zip(margins, offsets, strict=True)
+        ]
+        result[(..., *places)] = found
+    return result
+
+
+def _of_window(x: Image, grad: Image, weight: Tensor) -> Tensor:
+    padding = [side // 2 for side in weight.shape[2:]]
+    ones, mask = [1, 1], [False, True, False]
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, ones, padding, ones, False, [0, 0], len(weight), mask
+    )[1]
+
+
+class _Frame:
+    """The phases of an image as images, with zeros around them, that can be moved for free."""
+
+    def __init__(self, image: Image, dilation: Sequence[int], margins: Sequence[int]) -> None:
+        image = image.movedim(1, -1)
+        batch, *voxels, channels = image.shape
+        sides = [-(-v // d) + 2 * m for v, d, m in zip(voxels, dilation, margins, strict=True)]
+        self.steps = sides[1] * channels, channels
+        self.slack = sum(step * margin for step, margin in zip(self.steps, margins, strict=True))
+        self.shape = batch, *dilation, *sides, channels
+        size = batch * dilation[0] * dilation[1] * sides[0] * sides[1] * channels
+        self.memory = image.new_zeros(size + 2 * self.slack)
+        self.size = size
+        frame = self.memory[self.slack : self.slack + size].view(self.shape)
+        for row, column in product(*map(range, dilation)):
+            part = image[:, row :: dilation[0], column :: dilation[1]]
+            inside = [slice(m, m + v) for m, v in zip(margins, part.shape[1:3], strict=True)]
+            frame[(slice(None), row, column, *inside)] = part
+
+    def moved(self, offsets: Sequence[int]) -> Image:
+        """Return a view whose voxels are those at `offsets` from them."""
+        start = self.slack + sum(o * step for o, step in zip(offsets, self.steps, strict=True))
+        view = self.memory[start : start + self.size].view(self.shape)
+        return view.flatten(0, 2).movedim(-1, 1)

@@ -1,0 +1,242 @@
+"""The fast discrete cell equals the plain one: outputs, statistics and every gradient."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import gradcheck
+from torch.nn import functional
+
+from nnunet_iac.nn import discrete_cell
+from nnunet_iac.nn.cell import CellShape, Layers, ReZero
+from nnunet_iac.nn.cost import multiply_accumulates
+from nnunet_iac.nn.discrete_cell import DiscreteCell, PlainDiscreteCell, depthwise
+from nnunet_iac.nn.retrofitted_unet import checkpointed
+from nnunet_iac.search.controls import random_genotype, uniform_genotype
+from nnunet_iac.search.genotype import Genotype
+from nnunet_iac.search.space import OPERATIONS
+
+SPATIAL = {2: (7, 6), 3: (5, 4, 6)}
+SHAPE = CellShape(6, 8, 4, 4)
+GENOTYPES = {
+    "every operation": Genotype.from_codes([0, 1, 2, -1, 3, -1, 4, -1, 5, 6, -1, -1, -1, 0]),
+    "shared source": Genotype.from_codes([3, 3, 3, 4, -1, 5, 6, -1, -1, 4, 4, -1, -1, -1]),
+    "pools only": Genotype.from_codes([1, 2, 1, 2, -1, 1, 1, -1, -1, 2, 2, -1, -1, -1]),
+    **{name: uniform_genotype(name) for name in OPERATIONS},
+}
+CELLS = st.fixed_dictionaries(
+    {
+        "genotype": st.integers(0, 2**31).map(random_genotype),
+        "shape": st.builds(
+            lambda skip, width, last: CellShape(skip, width, 1, last),
+            st.integers(1, 9),
+            st.integers(1, 9),
+            st.integers(1, 4),
+        ),
+        "dimension": st.sampled_from([2, 3]),
+        "norm": st.sampled_from(["Instance", "Batch"]),
+        "training": st.booleans(),
+        "gated": st.booleans(),
+        "flat": st.sampled_from([(), (0,), (1,), (0, 1)]),
+        "seed": st.integers(0, 2**31),
+    }
+)
+
+
+def both_cells(
+    genotype,
+    dtype=torch.float64,
+    *,
+    shape=SHAPE,
+    dimension=2,
+    norm="Instance",
+    training=True,
+    gated=False,
+    flat=(),
+    seed=0,
+):
+    """Return a fast and a plain cell with equal random weights and statistics, and inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = Layers(dimension, getattr(nn, f"{norm}Norm{dimension}d"), {"eps": 1e-3}, flat)
+    cells = [kind(shape, layers, genotype) for kind in (DiscreteCell, PlainDiscreteCell)]
+    fast, plain = (ReZero(cell) if gated else cell for cell in cells)
+    with torch.no_grad():
+        for parameter in fast.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        for name, buffer in fast.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 2, generator=generator)
+    plain.load_state_dict(fast.state_dict())
+    size = 2, 3, shape.skip_channels, *SPATIAL[dimension]
+    images = torch.randn(size, generator=generator, dtype=torch.float64)
+    ready = (cell.to(dtype).train(training) for cell in (fast, plain))
+    return *ready, list(images.to(dtype))
+
+
+def everything(cell, inputs, call=None):
+    """Return output, gradients and running statistics of a cell by name."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    output = (call or cell)(*inputs)
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
+    (output * weight.to(output)).sum().backward()
+    gradients = {name: p.grad for name, p in cell.named_parameters() if p.grad is not None}
+    found = {"output": output.detach(), "skip": inputs[0].grad, "up": inputs[1].grad}
+    return {**found, **gradients, **{f"{n}, kept": b for n, b in cell.named_buffers()}}
+
+
+def assert_equal(got, expected, tolerance=1e-10):
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            got[name],
+            value,
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("genotype", GENOTYPES)
+def test_the_fast_cell_equals_the_plain_one(genotype, dimension, norm, training):
+    fast, plain, inputs = both_cells(
+        GENOTYPES[genotype], dimension=dimension, norm=norm, training=training
+    )
+    assert_equal(everything(fast, inputs), everything(plain, inputs))
+    with torch.no_grad():
+        assert_equal({"output": fast(*inputs)}, {"output": plain(*inputs)})
+
+
+@settings(max_examples=60, deadline=None)
+@given(cell=CELLS)
+def test_random_cells_equal_the_plain_ones(cell):
+    fast, plain, inputs = both_cells(**cell)
+    assert_equal(everything(fast, inputs), everything(plain, inputs))
+
+
+@settings(max_examples=30, deadline=None)
+@given(cell=CELLS)
+def test_random_cells_equal_the_plain_ones_in_float32(cell):
+    fast, plain, inputs = both_cells(**cell, dtype=torch.float32)
+    got, expected = everything(fast, inputs), everything(plain, inputs)
+    assert_relatively_close(got.pop("output"), expected.pop("output"))
+    # Norms make single gradients differences of nearly equal numbers, in the plain cell as well.
+    names = list(expected)
+    assert_relatively_close(*(torch.cat([x[n].flatten() for n in names]) for x in (got, expected)))
+
+
+def assert_relatively_close(got, expected):
+    assert (got - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_state_and_initial_weights_are_those_of_the_plain_cell():
+    layers = Layers(2, nn.BatchNorm2d)
+    states = []
+    for kind in (DiscreteCell, PlainDiscreteCell):
+        torch.manual_seed(0)
+        states.append(kind(SHAPE, layers, GENOTYPES["every operation"]).state_dict())
+    assert list(states[0]) == list(states[1])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+def test_checkpointing_changes_nothing(norm):
+    genotype = GENOTYPES["every operation"]
+    fast, plain, inputs = both_cells(genotype, norm=norm, gated=True)
+    found = everything(fast, inputs, lambda *x: checkpointed(fast, *x))
+    assert_equal(found, everything(plain, inputs))
+
+
+def test_gradients_of_two_calls_add_up():
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"], norm="Batch")
+    calls = [lambda a, b, cell=cell: cell(a, b) + cell(b, a) for cell in (fast, plain)]
+    assert_equal(everything(fast, inputs, calls[0]), everything(plain, inputs, calls[1]))
+
+
+def test_a_copy_has_weights_of_its_own():
+    fast, _, inputs = both_cells(GENOTYPES["every operation"])
+    expected, other = fast(*inputs), copy.deepcopy(fast)
+    nn.init.zeros_(other.output.weight)
+    assert torch.equal(fast(*inputs), expected)
+    assert not torch.allclose(other(*inputs), expected)
+
+
+def test_new_weights_take_effect_in_evaluation():
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"], norm="Batch", training=False)
+    with torch.inference_mode():
+        fast(*inputs)
+    state = {k: v + 0.1 if v.is_floating_point() else v for k, v in fast.state_dict().items()}
+    fast.load_state_dict(state)
+    plain.load_state_dict(state)
+    with torch.inference_mode():
+        assert_equal({"": fast(*inputs)}, {"": plain(*inputs)})
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_bfloat16_is_close(gated):
+    fast, plain, inputs = both_cells(
+        GENOTYPES["every operation"], torch.float32, gated=gated, norm="Batch"
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        found = fast(*inputs)
+    expected = plain(*inputs)
+    assert (found.float() - expected).norm() < 0.1 * expected.norm()
+
+
+def test_multiply_accumulates_are_those_of_the_convolutions():
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"])
+    assert multiply_accumulates(fast, *inputs) == multiply_accumulates(plain, *inputs)
+    assert not fast.edge_by_edge
+
+
+def test_a_large_mean_does_not_spoil_float32():
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"])
+    expected = plain(*(x + 100 for x in inputs))
+    found = fast.float()(*(x.float() + 100 for x in inputs))
+    assert (found.double() - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_an_empty_norm_is_not_computed_from_statistics_of_its_own():
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"], norm="Batch")
+    for cell in (fast, plain):
+        cell.projections[0][2].eval()
+    assert_equal(everything(fast, inputs), everything(plain, inputs))
+
+
+@pytest.mark.parametrize("sides", [(3, 3), (5, 5), (1, 5), (3, 1), (1, 1), (7, 5)])
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(7, 6), (8, 8), (1, 3)])
+def test_a_depthwise_convolution_has_the_gradients_of_torch(sides, dilation, shape):
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 2, 3, *shape, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 1, *sides, generator=generator, dtype=torch.float64)
+    padding = [dilation * (side // 2) for side in sides]
+    operands = [x.requires_grad_(), weight.requires_grad_()]
+    expected = functional.conv2d(*operands, padding=padding, dilation=dilation, groups=3)
+    found = depthwise(*operands, (dilation, dilation))
+    torch.testing.assert_close(found, expected)
+    for got, wanted in zip(
+        torch.autograd.grad(found, operands, grad),
+        torch.autograd.grad(expected, operands, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gradients_of_normalised_products_are_those_of_finite_differences():
+    def random(*size):
+        return torch.randn(*size, dtype=torch.float64, requires_grad=True)
+
+    terms = [random(2, 5, 3), random(4, 3), random(4), random(4)] * 2
+    terms[4] = random(2, 5, 3)
+
+    def summed(total, *operands):
+        copies = [x.clone() for x in operands]  # they are centred in place
+        return discrete_cell._NormalisedProducts.apply(1e-3, total, *copies)[0]
+
+    assert gradcheck(summed, [random(2, 5, 4), *terms])
