@@ -33,6 +33,9 @@ from nnunet_iac.nn.cell import Cell, CellShape, Image, Layers, Node
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES
 
+CACHED = 2**21
+"""Bytes of a node up to which images are computed together; more do not fit the cache."""
+
 Samples = Float[Tensor, "_ _ _"]
 """(samples, voxels, channels): the voxels of an image one after another.
 
@@ -97,7 +100,12 @@ class DiscreteCell(PlainDiscreteCell):
         if self.edge_by_edge or not _is_fast(skip, up, list(rounds.values())):
             replacement = super().forward(skip, up)
             return replacement if gate is None else skip + gate * replacement
-        return _Evaluation(self, rounds, skip).output(skip, up, gate)
+        count = len(skip)
+        if not isinstance(rounds["projection 0"].norm, _BatchNorm):
+            count = max(1, CACHED // (self.shape.channels * skip[:1, 0].nbytes))
+        parts = zip(skip.split(count), up.split(count), strict=True)
+        results = [_Evaluation(self, rounds, a).output(a, b, gate) for a, b in parts]
+        return torch.cat(results) if len(results) > 1 else results[0]
 
     def _rounds(self) -> Iterator[tuple[str, Any]]:
         """Yield every convolution with its norm, and a name for it."""
@@ -181,7 +189,8 @@ class Round(NamedTuple):
 
 def _round(layers: Any) -> Round:
     """Return the parts of a projection or of a separable convolution; both begin with a ReLU."""
-    return Round(layers[1] if len(layers) == 4 else None, layers[-2], layers[-1])
+    parts = list(layers)
+    return Round(parts[1] if len(parts) == 4 else None, parts[-2], parts[-1])
 
 
 def _is_fast(skip: Image, up: Image, rounds: Sequence[Round]) -> bool:
@@ -257,11 +266,14 @@ class _Evaluation:
                 plain.append(self._samples_of(self._pooled(operation, edge)))
             else:
                 first = self.rounds[f"{edge.name} 0"]
-                x = self._convolved(first, self._rectified(edge.source))
+                source = self._image(self.nodes[edge.source])
+                x = self._convolved(first, source, self._rectified(edge.source))
                 if operation.startswith("sep_conv"):
                     second = self.rounds[f"{edge.name} 1"]
-                    between = functional.relu_(self._summed([(x, first)], None))
-                    x, first = self._convolved(second, self._image(between)), second
+                    between = self._image(self._summed([(x, first)], None))
+                    with torch.no_grad():  # The convolution applies the gradient of the ReLU.
+                        between.relu_()
+                    x, first = self._convolved(second, between, between), second
                 products.append((x, first))
         total = reduce(add, plain) if plain else None
         return self._summed(products, total) if products else total
@@ -297,7 +309,8 @@ class _Evaluation:
     def _rectified(self, source: int) -> Image:
         key = "rectified", source
         if key not in self.cache:
-            self.cache[key] = functional.relu(self._image(self.nodes[source]))
+            with torch.no_grad():
+                self.cache[key] = functional.relu(self._image(self.nodes[source]))
         return self.cache[key]
 
     def _pooled(self, operation: str, edge: Any) -> Image:
@@ -307,16 +320,16 @@ class _Evaluation:
             if operation == "avg_pool_3x3":
                 pool: Any = module
                 ones = x.new_ones(x.shape[1], 1, *pool.sides)
-                field = x.new_ones(1, 1, *x.shape[2:])
-                count = pool.convolution(field, ones[:1], padding=pool.padding)
-                self.cache[key] = depthwise(x, ones, (1,) * len(pool.sides)) / count
+                self.cache[key] = depthwise(x, ones, (1,) * len(pool.sides)) / _neighbours(
+                    pool.sides, x
+                )
             else:
                 self.cache[key] = module(x)
         return self.cache[key]
 
-    def _convolved(self, found: Round, x: Image) -> Samples:
+    def _convolved(self, found: Round, x: Image, rectified: Image) -> Samples:
         layer = found.depthwise
-        return self._samples_of(depthwise(x, layer.weight, layer.dilation))
+        return self._samples_of(rectified_depthwise(x, rectified, layer.weight, layer.dilation))
 
     def _samples_of(self, image: Image) -> Samples:
         return self._samples(image.movedim(1, -1).flatten(1, -2))
@@ -328,6 +341,18 @@ class _Evaluation:
     def _image(self, x: Samples) -> Image:
         """Return a view of `x` as an image, its channels innermost in memory."""
         return x.view(self.shape[0], *self.shape[2:], x.shape[2]).movedim(-1, 1)
+
+
+def _neighbours(sides: tuple[int, ...], image: Image) -> Tensor:
+    """Return the number of neighbours inside an image, for kernels of one or three voxels."""
+    count = image.new_ones(())
+    for side, voxels in zip(sides, image.shape[2:], strict=True):
+        along = image.new_full((voxels,), side)
+        if side == 3:
+            along[0] -= 1
+            along[-1] -= 1
+        count = count.unsqueeze(-1) * along
+    return count
 
 
 class _Normalised(torch.autograd.Function):
@@ -444,8 +469,17 @@ class _Joined(torch.autograd.Function):
 def depthwise(x: Image, weight: Tensor, dilation: tuple[int, ...]) -> Image:
     """Return the depthwise convolution of an image whose channels lie innermost in memory."""
     if x.ndim == 4 and torch.is_grad_enabled():
-        return _Depthwise.apply(x, weight, dilation)
+        return _Depthwise.apply(x, x, weight, dilation, False)
     return _depthwise(x, weight, dilation)
+
+
+def rectified_depthwise(
+    x: Image, rectified: Image, weight: Tensor, dilation: tuple[int, ...]
+) -> Image:
+    """Return the depthwise convolution of relu(x), which is given, too, without a gradient."""
+    if torch.is_grad_enabled():
+        return _Depthwise.apply(x, rectified, weight, dilation, True)
+    return _depthwise(rectified, weight, dilation)
 
 
 def _depthwise(x: Image, weight: Tensor, dilation: tuple[int, ...]) -> Image:
@@ -463,22 +497,34 @@ class _Depthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        source: Tensor,
+        weight: Tensor,
+        dilation: tuple[int, ...],
+        is_rectified: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(source, weight)
         ctx.dilation = dilation
-        return _depthwise(x, weight, dilation)
+        ctx.is_rectified = is_rectified
+        return _depthwise(source, weight, dilation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        source, weight = ctx.saved_tensors
+        layout = torch.channels_last if grad.ndim == 4 else torch.channels_last_3d
+        grad = grad.contiguous(memory_format=layout)
         of_x = of_weight = None
         if ctx.needs_input_grad[0]:
-            of_x = _depthwise(grad, weight.flip(2, 3), ctx.dilation)
-        if ctx.needs_input_grad[1]:
-            of_weight = _gradient_of_weight(x, grad, weight, ctx.dilation)
-        return of_x, of_weight, None
+            axes = tuple(range(2, weight.ndim))
+            of_x = _depthwise(grad, weight.flip(axes), ctx.dilation)
+            if ctx.is_rectified:
+                torch.ops.aten.threshold_backward(of_x, source, 0, grad_input=of_x)
+        if ctx.needs_input_grad[2]:
+            of_weight = _gradient_of_weight(source, grad, weight, ctx.dilation)
+        return of_x, None, of_weight, None, None
 
 
 def _gradient_of_weight(
@@ -486,14 +532,14 @@ def _gradient_of_weight(
 ) -> Tensor:
     """Return the sum over voxels of `grad` times the neighbours in `x`, of every channel."""
     sides = weight.shape[2:]
-    if max(sides) <= 3 and max(dilation) == 1:
-        return _of_window(x, grad, weight)
+    if x.ndim == 5 or (max(sides) <= 3 and max(dilation) == 1):
+        return _of_window(x, grad, weight, dilation)
     margins = [side // 2 for side in sides]
     window = weight.new_empty(len(weight), 1, *(min(side, 3) for side in sides))
     result = torch.empty_like(weight)
     gradients, images = (_Frame(t, dilation, margins) for t in (grad, x))
     for offsets in product(*(range(1 - m, m, 2) if m else (0,) for m in margins)):
-        found = _of_window(images.moved(offsets), gradients.moved((0, 0)), window)
+        found = _of_window(images.moved(offsets), gradients.moved((0, 0)), window, (1, 1))
         places = [
             slice(m + offset - 1, m + offset + 2) if m else slice(1)
             for m, offset in zip(margins, offsets, strict=True)
@@ -502,11 +548,11 @@ def _gradient_of_weight(
     return result
 
 
-def _of_window(x: Image, grad: Image, weight: Tensor) -> Tensor:
-    padding = [side // 2 for side in weight.shape[2:]]
-    ones, mask = [1, 1], [False, True, False]
+def _of_window(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+    padding = [d * (side // 2) for d, side in zip(dilation, weight.shape[2:], strict=True)]
+    strides, none, mask = [1] * len(padding), [0] * len(padding), [False, True, False]
     return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, ones, padding, ones, False, [0, 0], len(weight), mask
+        grad, x, weight, None, strides, padding, dilation, False, none, len(weight), mask
     )[1]
 
 
