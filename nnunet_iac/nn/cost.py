@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -155,7 +155,10 @@ def step_memory(
     counts: Counter[int] = Counter()
     inputs: dict[int, int] = {}
     held: list[Tensor] = []  # So that no other storage takes the place of one that was counted.
-    with mode, _by_level(shadow, inputs, held) as level:
+    # On a GPU, and in half precision, discrete cells are computed edge by edge.
+    on_gpu = next(network.parameters()).device.type != "cpu"
+    plain = edge_by_edge(shadow) if on_gpu or mixed_precision else nullcontext()
+    with mode, plain, _by_level(shadow, inputs, held) as level:
 
         def keep(tensor: Tensor) -> Tensor:
             if (storage := _storage(tensor)) not in seen:

@@ -157,11 +157,13 @@ class Round(NamedTuple):
     def takes_statistics(self) -> bool | None:
         """Whether the norm uses the statistics of what it gets; None if this cannot be merged."""
         norm = self.norm
-        if isinstance(norm, _BatchNorm):
-            return norm.training or norm.running_mean is None
         if isinstance(norm, _InstanceNorm):
-            return None if norm.track_running_stats or self.pointwise.bias is not None else True
-        return False if isinstance(norm, nn.Identity) else None
+            found = None if norm.track_running_stats else True
+        elif isinstance(norm, _BatchNorm):
+            found = norm.training or norm.running_mean is None
+        else:
+            found = False if isinstance(norm, nn.Identity) else None
+        return None if found and self.pointwise.bias is not None else found
 
     def merged(self) -> tuple[Float[Tensor, "outputs inputs"], Tensor | None]:
         """Return weight and bias of pointwise convolution and norm in one."""
@@ -275,8 +277,9 @@ class _Evaluation:
                         between.relu_()
                     x, first = self._convolved(second, between, between), second
                 products.append((x, first))
-        total = reduce(add, plain) if plain else None
-        return self._summed(products, total) if products else total
+        if not products:
+            return reduce(add, plain)
+        return self._summed(products, reduce(add, plain) if plain else None)
 
     def _summed(self, products: Sequence[tuple[Samples, Round]], total: Samples | None) -> Samples:
         """Return `total` plus pointwise convolution and norm of every term."""
@@ -436,7 +439,7 @@ class _NormalisedProducts(torch.autograd.Function):
 
 
 class _Joined(torch.autograd.Function):
-    """`total` plus the output convolution of nodes (batch, voxels, channels), as (batch, C, voxels)."""
+    """`total` plus the output convolution of nodes (batch, voxels, channels), channels second."""
 
     @staticmethod
     def forward(
@@ -527,9 +530,7 @@ class _Depthwise(torch.autograd.Function):
         return of_x, None, of_weight, None, None
 
 
-def _gradient_of_weight(
-    x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]
-) -> Tensor:
+def _gradient_of_weight(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
     """Return the sum over voxels of `grad` times the neighbours in `x`, of every channel."""
     sides = weight.shape[2:]
     if x.ndim == 5 or (max(sides) <= 3 and max(dilation) == 1):
@@ -540,11 +541,11 @@ def _gradient_of_weight(
     gradients, images = (_Frame(t, dilation, margins) for t in (grad, x))
     for offsets in product(*(range(1 - m, m, 2) if m else (0,) for m in margins)):
         found = _of_window(images.moved(offsets), gradients.moved((0, 0)), window, (1, 1))
-        places = [
+        rows, columns = [
             slice(m + offset - 1, m + offset + 2) if m else slice(1)
             for m, offset in zip(margins, offsets, strict=True)
         ]
-        result[(..., *places)] = found
+        result[:, :, rows, columns] = found
     return result
 
 
@@ -572,8 +573,8 @@ class _Frame:
         frame = self.memory[self.slack : self.slack + size].view(self.shape)
         for row, column in product(*map(range, dilation)):
             part = image[:, row :: dilation[0], column :: dilation[1]]
-            inside = [slice(m, m + v) for m, v in zip(margins, part.shape[1:3], strict=True)]
-            frame[(slice(None), row, column, *inside)] = part
+            down, across = (slice(m, m + v) for m, v in zip(margins, part.shape[1:3], strict=True))
+            frame[:, row, column, down, across] = part
 
     def moved(self, offsets: Sequence[int]) -> Image:
         """Return a view whose voxels are those at `offsets` from them."""

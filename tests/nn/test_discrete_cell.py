@@ -194,6 +194,13 @@ def test_multiply_accumulates_are_those_of_the_convolutions():
     assert not fast.edge_by_edge
 
 
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+def test_one_image_without_gradients_equals_the_plain_cell(norm):
+    fast, plain, (skip, up) = both_cells(GENOTYPES["every operation"], norm=norm, training=False)
+    with torch.inference_mode():
+        assert_equal({"": fast(skip[:1], up[:1])}, {"": plain(skip[:1], up[:1])})
+
+
 def test_a_large_mean_does_not_spoil_float32():
     fast, plain, inputs = both_cells(GENOTYPES["every operation"])
     expected = plain(*(x + 100 for x in inputs))
@@ -201,7 +208,14 @@ def test_a_large_mean_does_not_spoil_float32():
     assert (found.double() - expected).norm() < 1e-3 * expected.norm()
 
 
-def test_an_empty_norm_is_not_computed_from_statistics_of_its_own():
+def test_large_batches_are_computed_in_parts(monkeypatch):
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"], gated=True)
+    monkeypatch.setattr(discrete_cell, "CACHED", 1)
+    found, expected = everything(fast, inputs), everything(plain, inputs)
+    assert_equal(found, expected)
+
+
+def test_norms_in_different_modes_are_computed_one_by_one():
     fast, plain, inputs = both_cells(GENOTYPES["every operation"], norm="Batch")
     for cell in (fast, plain):
         cell.projections[0][2].eval()

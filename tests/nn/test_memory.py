@@ -1,9 +1,12 @@
 """The memory of a training step, from shapes alone."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 from nnunet_iac.nn.cost import TRANSIENT, step_memory
+from nnunet_iac.nn.discrete_cell import edge_by_edge
 from nnunet_iac.nn.planned_retrofit import retrofit
 
 IMPLANTS = ["cell", "convolution", "attention", "nested"]
@@ -38,6 +41,20 @@ def test_the_estimate_is_what_autograd_keeps(tiny_unet, dimension, implant):
     share = 0.75 if implant == "cell" else 1.0
     assert share * real <= found.outside + sum(found.levels) <= real
     assert found.checkpointed <= found.kept
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("mixed_precision", [True, False])
+def test_the_estimate_for_discrete_cells_is_what_autograd_keeps(
+    tiny_unet, random_genotype, dimension, mixed_precision
+):
+    network = retrofit(tiny_unet(dimension), random_genotype(0), min_channels=8)
+    shape = (2, 2, *(16, 8, 8)[:dimension])
+    found = step_memory(network, shape, mixed_precision)
+    share = 2 if mixed_precision else 1
+    with edge_by_edge(network) if mixed_precision else nullcontext():
+        real = kept_by_autograd(network, shape) / share
+    assert found.outside + sum(found.levels) == pytest.approx(real, rel=0.05)
 
 
 def test_checkpointing_keeps_what_goes_in(tiny_unet):

@@ -6,8 +6,8 @@ import torch
 from nnunet_iac import retrofit
 from nnunet_iac.host.export import retrofit_architecture
 from nnunet_iac.nn.cell import ReZero
-from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.cost import cell_parameters
+from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.planned_retrofit import planned_retrofit
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.skip_modules import (

@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from nnunet_iac.nn.cell import CellShape, Layers, ReZero
-from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.cost import cell_parameters, mean_parameters
+from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.skip_modules import (
     SKIP_MODULES,
     AttentionGate,
