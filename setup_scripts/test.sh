@@ -16,5 +16,7 @@ step "Check the direction of imports" "$VENV/bin/lint-imports"
 # Threads that spin while they wait would take the other test's core.
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 # In the order that tests/conftest.py gives them: the longest first.
-step "Test, two files at a time" "$VENV/bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder "$@"
+# One more than there are cores, for some tests wait for jobs of a study more than they compute.
+workers=$(($(nproc) + 1))
+step "Test, $workers files at a time" "$VENV/bin/pytest" -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
 printf '\nall checks passed after %d:%02d\n' $((SECONDS / 60)) $((SECONDS % 60))
