@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -32,6 +34,13 @@ def test_the_version_is_the_packages(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"{nnunet_iac.__version__}\n"
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(None, "passive"), ("active", "active")])
+def test_threads_wait_passively_unless_the_user_wants_something_else(monkeypatch, wanted, found):
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": wanted} if wanted else {})
+    assert main(["trainers-dir"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == found
 
 
 def test_without_a_verb_the_usage_lists_them_all(capsys):

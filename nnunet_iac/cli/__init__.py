@@ -4,6 +4,7 @@ A verb imports what it needs when it runs, so that the light ones start fast.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0; 1 where the doctor found faults, a replay disagrees or an ONNX file is not its network; 2 for
     an error.
     """
+    # Read once, when torch is imported; other processes get the cores of threads that wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.verb(arguments)

@@ -1,7 +1,6 @@
 """Run the demo and studies, and compare methods at several widths."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -70,8 +69,6 @@ def add_study(verbs: Verbs) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    # Read once, when torch is imported. Commands are forks of this process, and inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from nnunet_iac.workflow.demo import run_demo
 
     page = run_demo(
