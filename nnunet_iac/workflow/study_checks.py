@@ -33,10 +33,8 @@ def require_ready(study: Study) -> None:
     for dataset, folder in zip(study.datasets, folders, strict=True):
         if folders.count(folder) > 1:
             raise ValueError(f"a data set must be listed once; {folder.name} is there twice")
-        for verb, name in (("predict", "imagesTs"), ("score", "labelsTs")):
-            path = raw_folder(folder.name) / name
-            if dataset.predict and not path.is_dir():
-                raise FileNotFoundError(f"to {verb} test cases {path} must exist")
+        if dataset.predict:
+            _require_test_cases(raw_folder(folder.name))
         wanted_splits(study, dataset)
     for trainer in dict.fromkeys(study.trainer_of(run) for run in study.runs.values()):
         if trainer not in exported_trainers(trainers_dir()):
@@ -45,6 +43,25 @@ def require_ready(study: Study) -> None:
         _require_genotype(study, run)
         _require_plans(study, run)
         require_own_results(study, run)
+
+
+def _require_test_cases(raw: Path) -> None:
+    """Check that there are test cases to predict and to score, and an image for every label."""
+    for verb, name in (("predict", "imagesTs"), ("score", "labelsTs")):
+        if not (raw / name).is_dir():
+            raise FileNotFoundError(f"to {verb} test cases {raw / name} must exist")
+    ending = read_json(raw / "dataset.json")["file_ending"]
+    images, labels = (
+        {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
+        for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
+    )
+    without = sorted(labels - images)
+    if without or not labels:
+        found = f"without one: {', '.join(without[:3])}" if without else "there is no label"
+        raise ValueError(
+            f"to score test cases every label in {raw / 'labelsTs'} must have its image in "
+            f"imagesTs; {found}: add what is missing, or leave predict out"
+        )
 
 
 def _require_genotype(study: Study, run: PlannedRun) -> None:

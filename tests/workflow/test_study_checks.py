@@ -1,5 +1,6 @@
 """Studies that must not begin."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,25 @@ def test_other_splits_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
 def test_what_a_data_set_lacks_is_named(raw: Path, dataset: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         require_ready(study(**dataset))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (["a"], ["a", "b"], "must have its image in imagesTs; without one: b"),
+        (["a"], [], "there is no label"),
+        (["a", "b"], ["a"], None),
+    ],
+)
+def test_every_label_of_a_test_case_needs_its_image(
+    raw: Path, images: list[str], labels: list[str], message: str | None
+) -> None:
+    for folder, names in (("imagesTs", [f"{i}_0000" for i in images]), ("labelsTs", labels)):
+        (raw / folder).mkdir()
+        for name in names:
+            (raw / folder / f"{name}.nii.gz").touch()
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        require_ready(study(predict=True))
 
 
 def test_cases_that_are_not_there_are_named(raw: Path, tmp_path: Path) -> None:
