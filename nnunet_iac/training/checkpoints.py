@@ -217,15 +217,16 @@ def require_nothing_lost(fold: Path) -> None:
 def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings: Settings) -> None:
     """Check that the record in a fold is this run's, before it is written again.
 
-    What cannot be read at all is damaged and holds nothing to lose.
+    What cannot be read at all is damaged and holds nothing to lose. A setting that the release of
+    the record did not know had its default.
     """
-    own = settings.to_mapping()
+    own, defaults = settings.to_mapping(), Settings().to_mapping()
     kept = {key: value for key, value in own.items() if key not in FREE_TO_CHANGE}
     for path, wanted, part in (
         (
             record.settings_file,
             kept,
-            lambda document: {RENAMED.get(k, k): document[k] for k in document},
+            lambda document: defaults | {RENAMED.get(k, k): document[k] for k in document},
         ),
         (record.cost_file, identity, lambda document: document["run"]),
     ):
