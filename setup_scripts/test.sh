@@ -13,10 +13,8 @@ step "Check the format" "$VENV/bin/ruff" format --check
 step "Lint" "$VENV/bin/ruff" check
 step "Check the types" "$VENV/bin/mypy"
 step "Check the direction of imports" "$VENV/bin/lint-imports"
-# One more than there are cores, for some tests wait for jobs of a study more than they compute.
-workers=$(($(nproc) + 1))
-# Threads that spin while they wait would take the other test's core. nproc would count them.
+# Threads that spin while they wait would take the other test's core.
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 # In the order that tests/conftest.py gives them: the longest first.
-step "Test, $workers files at a time" "$VENV/bin/pytest" -n "$workers" --dist loadfile --no-loadscope-reorder "$@"
+step "Test, two files at a time" "$VENV/bin/pytest" -n 2 --dist loadfile --no-loadscope-reorder "$@"
 printf '\nall checks passed after %d:%02d\n' $((SECONDS / 60)) $((SECONDS % 60))

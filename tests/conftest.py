@@ -1,4 +1,4 @@
-"""Fixtures of all tests; they run with the shapes in annotations checked."""
+"""Fixtures of all tests."""
 
 import os
 import random
@@ -95,6 +95,9 @@ class _Outcomes:
         )
 
 
+CHECKED = ("nn", "search")
+"""Folders of tests that run with the shapes in annotations checked."""
+
 BuiltOnce = Callable[[str, Callable[[Path], object]], Path]
 ROOT = Path(__file__).parent.parent
 
@@ -138,6 +141,13 @@ def unchecked_shapes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shapes_are_checked_where_they_are_tested(request: pytest.FixtureRequest) -> None:
+    """Check the shapes in annotations in the tests of the modules that have them."""
+    if request.path.parent.name not in CHECKED:
+        request.getfixturevalue("unchecked_shapes")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ default rate. All other settings have their defaults; the control keeps the back
 QUICK_SETTINGS: Mapping[str, Any] = {
     **SETTINGS,
     "warmup_epochs": 1,
-    "search_epochs": 20,
+    "search_epochs": 12,
     "finetune_epochs": 2,
     "iterations_per_epoch": 2,
 }

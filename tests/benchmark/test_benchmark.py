@@ -14,7 +14,6 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 SMALL = ("--batch-size", "2", "--patch-size", "16", "8", "--features", "8", "8", "8")
 
 

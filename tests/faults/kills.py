@@ -175,9 +175,9 @@ def kind(moment: str) -> str:
         whole = "checkpoint"
     if not ours:
         return action if whole != "checkpoint" else f"{action} {whole}"
-    if action == "write":
-        return f"half of {whole}"
     sort = "checkpoint" if whole == "checkpoint" else "record"
+    if action == "write":
+        return f"half of {sort}"
     return f"{sort} in place" if action == "os.remove" else f"{sort} not yet in place"
 
 

@@ -183,8 +183,6 @@ def in_process(planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setenv(name, value)
     from nnunetv2.run import run_training
 
-    # Checked wherever a module is tested by itself; here it would take a third of the time.
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     leave_out_what_takes_time(monkeypatch.setattr)
     monkeypatch.setattr(recorder, "draw_cell", lambda _, path, __: path.write_text(""))
     monkeypatch.setattr(run_training, "recursive_find_trainer_class_by_name", found_trainer)

@@ -28,7 +28,6 @@ from nnunet_iac.training.controller import (
 )
 from nnunet_iac.training.recorder import Recorder
 
-pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 LITERAL: dict[str, Any] = {"preset": "literal", "warmup_epochs": 2, "finetune_epochs": 3}
 TinyUNet = Callable[..., nn.Module]
 
