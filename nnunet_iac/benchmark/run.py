@@ -73,7 +73,7 @@ def run_hours(settings: Settings, run: str, seconds: Mapping[str, float]) -> dic
 
     With the settings' lengths, but for what the preset fixes. `search` counts its training steps,
     `finetune` those of the finetuning, `validation` nnU-Net's validation after every epoch. A
-    search that may wait for stable edges is reckoned up to its limit, the most it can take.
+    search that may wait for stable edges is counted up to its limit, the most it can take.
     """
     schedule = settings.schedule
     if run == "continued":

@@ -59,7 +59,7 @@ def estimate(
 ) -> dict[str, float]:
     """Return the hours of training steps that whole runs need; validation comes on top.
 
-    A search on a fixed schedule is reckoned with steps interpolated over the operations left; one
+    A search on a fixed schedule is counted with steps interpolated over the operations left; one
     that may wait, with all operations up to its limit, which is the most it can take.
     """
     fused = seconds["fused"]

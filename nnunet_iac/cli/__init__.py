@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnunet-iac", description="Implantable Adaptive Cells for nnU-Net."
     )
-    parser.add_argument("--version", action="version", version=nnunet_iac.__version__)
+    parser.add_argument(
+        "--version", action="version", version=nnunet_iac.__version__, help="print the version"
+    )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for add in VERBS:
         add(verbs)
