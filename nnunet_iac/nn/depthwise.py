@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from nnunet_iac.nn.cell import Image
 
+FRAMED = 2**16
+"""Numbers in a batch of images from which cutting it into phases and windows pays."""
+
 
 def depthwise(x: Image, weight: Tensor, dilation: tuple[int, ...]) -> Image:
     """Return the depthwise convolution of an image whose channels lie innermost in memory."""
@@ -76,7 +79,8 @@ class _Depthwise(torch.autograd.Function):
 def _gradient_of_weight(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
     """Return the sum over voxels of `grad` times the neighbours in `x`, of every channel."""
     sides = weight.shape[2:]
-    if x.ndim == 5 or (max(sides) <= 3 and max(dilation) == 1):
+    is_quick = max(sides) <= 3 and max(dilation) == 1
+    if x.ndim == 5 or is_quick or x.numel() < FRAMED:
         return _of_window(x, grad, weight, dilation)
     margins = [side // 2 for side in sides]
     window = weight.new_empty(len(weight), 1, *(min(side, 3) for side in sides))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional
 
+from nnunet_iac.nn import depthwise as depthwise_convolution
 from nnunet_iac.nn import discrete_cell
 from nnunet_iac.nn.cell import CellShape, Layers, ReZero
 from nnunet_iac.nn.cost import multiply_accumulates
@@ -44,6 +45,14 @@ CELLS = st.fixed_dictionaries(
         "seed": st.integers(0, 2**31),
     }
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images_are_framed():
+    """Have the gradients of small images computed as those of large ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(depthwise_convolution, "FRAMED", 0)
+        yield
 
 
 def both_cells(
@@ -225,7 +234,11 @@ def test_norms_in_different_modes_are_computed_one_by_one():
 @pytest.mark.parametrize("sides", [(3, 3), (5, 5), (1, 5), (3, 1), (1, 1), (7, 5)])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(7, 6), (8, 8), (1, 3)])
-def test_a_depthwise_convolution_has_the_gradients_of_torch(sides, dilation, shape):
+@pytest.mark.parametrize("framed", [0, 1000])
+def test_a_depthwise_convolution_has_the_gradients_of_torch(
+    sides, dilation, shape, framed, monkeypatch
+):
+    monkeypatch.setattr(depthwise_convolution, "FRAMED", framed)
     generator = torch.Generator().manual_seed(0)
     x, grad = torch.randn(2, 2, 3, *shape, generator=generator, dtype=torch.float64)
     weight = torch.randn(3, 1, *sides, generator=generator, dtype=torch.float64)
