@@ -83,10 +83,10 @@ def start(workspace: Any, *words: object, **environment: str) -> subprocess.Pope
 def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the_same_table(
     workspace: Any, tmp_path: Path
 ) -> None:
-    methods: dict[str, Any] = {"iac-lth": None, "identity": None}
+    methods: dict[str, Any] = {"iac-lth": None}
     whole = study_file(tmp_path, "whole", methods)
     planned = workspace.run("nnunet-iac", "study", whole, "--dry-run")
-    assert planned.count("nnUNetTrainerIAC") == 2
+    assert planned.count("nnUNetTrainerIAC") == 1
     assert "trainings, one after the other" in planned
     assert not results(workspace, "whole").exists()
     serial = subprocess.run(
@@ -119,7 +119,7 @@ def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the
     assert "the budget must leave room" in (own / log).read_text()
     assert "all jobs of the study must succeed" in failed.stderr
     assert " --c" in (own / "logs" / "train_4_2d_0_small_iac-lth_default_0.log").read_text()
-    assert (own / "runs" / "4_2d_0_small_identity_default_0.json").is_file()
+    assert (own / "runs" / "4_2d_0_small_iac-lth_default_0.json").is_file()
     assert not (own / "report.html").exists()
 
     study_file(tmp_path, "broken", methods)
