@@ -34,13 +34,8 @@ from nnunet_iac.training import optimisation
 from nnunet_iac.training.batches import ARCHITECTURE
 from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
 from nnunet_iac.training.finetuning import FinetuneLength
-from nnunet_iac.training.recorder import (
-    Progress,
-    Recorder,
-    search_ends,
-    search_progress,
-    search_scalars,
-)
+from nnunet_iac.training.progress import Progress, search_ends, search_progress
+from nnunet_iac.training.recorder import Recorder, search_scalars
 
 MAX_SKIPPED_STEPS = 50
 """In a row; the scaler halves its scale each time, so a longer series is no overflow."""
