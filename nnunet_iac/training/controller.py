@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
 from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource

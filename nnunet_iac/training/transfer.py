@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.nn.zero_cost import zero_cost_genotype
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
