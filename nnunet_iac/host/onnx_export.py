@@ -21,7 +21,7 @@ from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.folder import RunFolder
 
 INPUT, OUTPUT = "patch", "logits"
-TOLERANCE = 1e-3
+LOGIT_TOLERANCE = 1e-3
 """Difference of two logits that is no longer rounding, as a share of the largest one's size."""
 LEAST_DICE = 0.999
 """Mean Dice of the two segmentations of a case, at least."""
@@ -46,7 +46,7 @@ class Parity:
     @property
     def limit(self) -> float:
         """What the difference must stay below: a share of the scale, which is at least 1 here."""
-        return TOLERANCE * max(1.0, self.scale)
+        return LOGIT_TOLERANCE * max(1.0, self.scale)
 
     @property
     def holds(self) -> bool:

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+RUN_KEYS = ("method", "trainer", "dataset", "plans", "configuration", "fold")
+"""What `run` in a cost record contains of every run."""
+
 EDGES_BY_OPERATIONS = (14, 7)
 SHAPES: dict[str, tuple[int, ...]] = {
     "epoch": (),

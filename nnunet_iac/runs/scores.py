@@ -12,6 +12,10 @@ import numpy as np
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.patients import patient_of
 
+SUMMARY = "summary.json"
+VALIDATION_SUMMARY = Path("validation", SUMMARY)
+"""Where nnU-Net writes the scores of a fold, in its folder."""
+
 
 @dataclass(frozen=True)
 class ScoredCase:

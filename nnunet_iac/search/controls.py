@@ -16,9 +16,9 @@ OF_SKIP = {
 }
 """What records call a retrofit, by the setting `skip`."""
 
-Kind = Literal["path", "random", "identity", "convolution", "zero-cost"]
+CellKind = Literal["path", "random", "identity", "convolution", "zero-cost"]
 
-OF_KIND: dict[Kind, str] = {
+OF_KIND: dict[CellKind, str] = {
     "random": "random cell",
     "identity": "identity cell",
     "convolution": "convolution",
@@ -45,7 +45,7 @@ class CellSource:
         seed: of the draw, or of the order in which a score decides.
     """
 
-    kind: Kind
+    kind: CellKind
     path: str | None = None
     seed: int = 0
 

@@ -16,6 +16,7 @@ from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.setting_parts import DataConfig
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -207,7 +208,7 @@ def require_same_input(
 
 def validation_summary(checkpoint: Path) -> Path:
     """Return where nnU-Net writes what it validated a checkpoint's fold on."""
-    return checkpoint.parent / "validation" / "summary.json"
+    return checkpoint.parent / VALIDATION_SUMMARY
 
 
 def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> str | None:

@@ -15,20 +15,17 @@ from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.runs.records import RUN_KEYS
 from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, random_genotypes
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import is_within, require_within
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.patients import patient_of, shared_patients
+from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.search.setting_parts import CellConfig, DataConfig
 from nnunet_iac.training.backbone import Fold
 
-PROVENANCE = ("method", "trainer", "dataset", "plans", "configuration", "fold")
-"""What a record repeats from the record of the run that found its cell."""
 UNSEARCHED = (OF_KIND["random"], OF_KIND["identity"])
 """Methods whose cells no data decided."""
-SHOWN = 3
-"""Cases that a message names."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Origin:
         run = record.read_cost().run
         if (given := run.get("genotype_from")) is not None:
             earlier = cls.of(Path(given["path"]))
-            repeated = {key: given[key] for key in PROVENANCE if key in given}
+            repeated = {key: given[key] for key in RUN_KEYS if key in given}
             known = cls(path, repeated, (), given.get("dimensions"), given.get("leakage"))
             return replace(earlier, path=path) if earlier.run else known
         if run.get("method") in UNSEARCHED:
@@ -71,7 +68,7 @@ class Origin:
 
     def provenance(self) -> dict[str, Any]:
         """Return what the record of a run with this cell repeats of its origin."""
-        known = {key: self.run[key] for key in PROVENANCE if key in self.run}
+        known = {key: self.run[key] for key in RUN_KEYS if key in self.run}
         found = {"dimensions": self.dimensions, "leakage": self.leaked}
         known |= {key: value for key, value in found.items() if value is not None}
         return {"path": str(self.path), **known}
@@ -120,8 +117,7 @@ class Origin:
             where = f"{source[0]}, whose training cases have names of validation cases"
         if not shared:
             return None
-        named = ", ".join(shared[:SHOWN]) + (" …" if len(shared) > SHOWN else "")
-        return f"{searched} {where} ({named})"
+        return f"{searched} {where} ({named(shared)})"
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of, dataset_number
+from nnunet_iac.runs.scores import SUMMARY
+from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
-from nnunet_iac.workflow.study_checks import SPLITS, training_cases, wanted_splits
+from nnunet_iac.workflow.study_checks import training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
     is_finished,
@@ -163,7 +165,7 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
     Without mirroring, because some trainers mirror and others do not.
     """
     folder, output = fold_folder(study, run), predictions_folder(study, run)
-    model, scored = folder.parent, output / "summary.json"
+    model, scored = folder.parent, output / SUMMARY
     raw = raw_folder(model.parent.name)
     if not scored.is_file() or scored.stat().st_mtime < (folder / FINAL).stat().st_mtime:
         shutil.rmtree(output, ignore_errors=True)

@@ -12,14 +12,12 @@ from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trai
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.genotype_source import find_genotype
-from nnunet_iac.runs.splits import require_split, require_splits
+from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_split, require_splits
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.search.patients import patient_of, shared_patients
+from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.workflow.study import PLANNED, DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import plans_file, plans_name, plans_of, require_own_results
 
-SPLITS = "splits_final.json"
-FOLDS, SHUFFLE = 5, 12345  # nnU-Net's own number of folds, and the seed it shuffles with.
 Splits = list[dict[str, list[str]]]
 
 
@@ -55,9 +53,9 @@ def _require_test_cases(raw: Path) -> None:
         {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
         for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
     )
-    without = sorted(labels - images)
+    without = labels - images
     if without or not labels:
-        found = f"without one: {', '.join(without[:3])}" if without else "there is no label"
+        found = f"without one: {named(without)}" if without else "there is no label"
         raise ValueError(
             f"to score test cases every label in {raw / 'labelsTs'} must have its image in "
             f"imagesTs; {found}: add what is missing, or leave predict out"
@@ -137,7 +135,7 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
         if shared := shared_patients(wanted[fold]["train"], wanted[fold]["val"], dataset.patients):
             raise ValueError(
                 f"a patient must not be on both sides of a split; fold {fold} of "
-                f"{dataset.dataset} has {', '.join(shared[:3])} on both: name splits that group by "
+                f"{dataset.dataset} has {named(shared)} on both: name splits that group by "
                 "patient, or none and `patients`"
             )
     return wanted
@@ -157,7 +155,7 @@ def grouped(cases: Sequence[str], pattern: str | None) -> Splits:
     if len(patients) < FOLDS:
         raise ValueError(f"{FOLDS} folds need as many patients; there are {len(patients)}")
     found = []
-    for _, held in KFold(FOLDS, shuffle=True, random_state=SHUFFLE).split(patients):
+    for _, held in KFold(FOLDS, shuffle=True, random_state=SPLIT_SEED).split(patients):
         out = {patients[i] for i in held}
         train = [case for case in cases if patient[case] not in out]
         found.append({"train": train, "val": [case for case in cases if patient[case] in out]})

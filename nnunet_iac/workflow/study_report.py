@@ -11,14 +11,14 @@ from nnunet_iac.analysis.report.run import Run, read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables
 from nnunet_iac.analysis.scores.wording import finding, score_text
-from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
+from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.workflow.study import REFERENCE, PlannedRun, Study
+from nnunet_iac.workflow.study import PlannedRun, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
-SEARCHES = ("iac-lth", "iac")
+SEARCH_METHODS = ("iac-lth", "iac")
 TIMES = ("epochs", "search_epochs", "seconds", "search_seconds")
 
 
@@ -93,7 +93,7 @@ def _first_words(table: MethodTable) -> list[str]:
         f"{finding(row.against[baseline], _with_length(table, row.method, baseline))}."
         for row in table.rows
         for baseline in STUDY_BASELINES
-        if row.method in SEARCHES and baseline in row.against
+        if row.method in SEARCH_METHODS and baseline in row.against
     ]
 
 

@@ -8,7 +8,7 @@ from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.plans import settings_of
 from nnunet_iac.workflow.pareto import (
     Pareto,
-    Point,
+    ParetoPoint,
     draw_pareto,
     pareto_figure,
     points,
@@ -213,7 +213,7 @@ def test_nothing_to_compare_is_refused(source, caps, folds):
 
 def _point(cap, method, **changes):
     values = {"parameters": 10.0 * cap, "macs": 100.0 * cap, "dice": 0.8, "low": 0.7, "high": 0.9}
-    return Point(cap, method, **{**values, **changes}, patients=3, cases=6, epochs=5)
+    return ParetoPoint(cap, method, **{**values, **changes}, patients=3, cases=6, epochs=5)
 
 
 def test_the_figure_has_a_line_per_method_in_each_panel_and_bars_where_there_are_intervals():

@@ -24,10 +24,10 @@ from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
 
 PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "report.json"
 CELL = "cell.png"
-FIGURES, TABLES, PAPER = "figures", "tables", "paper"
+FIGURE_FOLDER, TABLE_FOLDER, PAPER_FOLDER = "figures", "tables", "paper"
 FIRST_SCREEN = ("verdicts", "alarms", "found", "cost")
 OF_RUN = ("stage", "search_epochs", "search_seconds", "seconds")
-OWN = tuple(f"{name}/" for name in (FIGURES, TABLES, PAPER))
+OWN = tuple(f"{name}/" for name in (FIGURE_FOLDER, TABLE_FOLDER, PAPER_FOLDER))
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def write_report(
     earlier = _files_of(folder)
     runs, unread = read_runs(paths)
     report = make_report(runs, margin, seed, unread)
-    tables = _write_tables(report, folder / TABLES, margin, seed)
-    files = [*tables, *_write_figures(report, folder / FIGURES)]
+    tables = _write_tables(report, folder / TABLE_FOLDER, margin, seed)
+    files = [*tables, *_write_figures(report, folder / FIGURE_FOLDER)]
     if paper:
-        files += write_paper(runs, report.evaluation.comparisons, folder / PAPER)
+        files += write_paper(runs, report.evaluation.comparisons, folder / PAPER_FOLDER)
     names = [file.relative_to(folder).as_posix() for file in files]
     content = {
         "report": report,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_iac.analysis.scores import statistics
-from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, named, patient_means
+from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, patient_means
 from nnunet_iac.analysis.scores.statistics import DECIMALS, FEWEST_PATIENTS, MARGIN, Interval
 from nnunet_iac.runs.scores import mean_of_present
-from nnunet_iac.search.patients import patient_of
+from nnunet_iac.search.patients import named, patient_of
 
 Verdict = Literal["better", "worse", "no difference detected", "too few patients"]
 

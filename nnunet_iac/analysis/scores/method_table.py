@@ -9,8 +9,8 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text
+from nnunet_iac.analysis.vocabulary import REFERENCE
 
-REFERENCE = "reference"
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
 """What the runs of one table share."""
 

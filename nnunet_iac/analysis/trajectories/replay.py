@@ -11,7 +11,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.search import pruning
 from nnunet_iac.search.cost import CellCosts
-from nnunet_iac.search.discretisation import QUANTITIES, discretise
+from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent
 from nnunet_iac.search.setting_parts import CellConfig
@@ -120,7 +120,7 @@ def _recomputed(
 
 def _costs(folder: RunFolder, cell: CellConfig) -> CellCosts | None:
     """Return what cells cost in the run, or None where no budget asks for it."""
-    if all(getattr(cell, name) is None for name in QUANTITIES):
+    if not cell.has_budget:
         return None
     path = folder.budget_file
     if not path.is_file():
