@@ -15,7 +15,7 @@ from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
 from nnunet_iac.runs.atomic import write_json, write_text
-from nnunet_iac.runs.plans import SECTION, require_file_ending
+from nnunet_iac.runs.plans import require_file_ending, settings_of
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.candidates import candidate, features_of
@@ -82,7 +82,7 @@ class Pareto:
 
     def document(self) -> dict[str, Any]:
         """Return the content of the study file."""
-        known = {**self.source.config.get(SECTION, {}), **(self.settings or {})}
+        known = {**settings_of(self.source.config).written, **(self.settings or {})}
         settings = {key: value for key, value in known.items() if key not in OTHERS_TO_SET}
         seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
         name, configuration = self.source.folder.name, self.source.configuration

@@ -175,6 +175,15 @@ def test_a_dry_run_prints_the_trainings_and_writes_nothing(preprocessed, capsys)
     assert sorted(path.name for path in preprocessed.iterdir()) == before
 
 
+def test_an_old_name_of_a_setting_is_logged_and_replaced_in_the_study(
+    preprocessed, tmp_path, capsys
+):
+    assert main([*WORDS, "--set", "stable_checks=2", "-o", str(tmp_path)]) == 0
+    note = "the setting stable_checks is deprecated: write patience"
+    assert f"warning: {note}" in capsys.readouterr().err
+    assert read_study(tmp_path / "study.yaml").settings["patience"] == 2
+
+
 def test_a_trainer_that_ignores_the_widths_of_plans_is_refused(source):
     class Stubborn(source().trainer):
         @staticmethod
