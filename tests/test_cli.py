@@ -188,7 +188,7 @@ def test_the_doctors_status_is_one_if_anything_failed(monkeypatch, capsys, ok, s
     assert main(["doctor"]) == status
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == last
-    assert ("      mend: pip install torch" in lines) is not ok
+    assert ("      fix: pip install torch" in lines) is not ok
 
 
 @pytest.mark.parametrize("words", [[], ["--quick"]])

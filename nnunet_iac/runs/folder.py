@@ -39,7 +39,7 @@ class Inside:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The record of one run. Every file is written atomically and can be read while it goes on."""
+    """The record of one run. Every file is written atomically and can be read during the run."""
 
     path: Path
 

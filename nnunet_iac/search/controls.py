@@ -27,7 +27,7 @@ OF_KIND: dict[CellKind, str] = {
 """What records call a run without a search, by what the setting `genotype` means."""
 
 OF_TRAINED_PART = {"network": "continued", "decoder": "continued decoder"}
-"""What records call the control that trains the backbone on, by the setting `trainable_part`."""
+"""What records call the control that continues the backbone, by the setting `trainable_part`."""
 
 _WITH_ARGUMENT = re.compile(r"(conv|random|zero-cost)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")

@@ -54,12 +54,12 @@ class Backbone:
     leakage: str | None
 
     def log_lines(self) -> list[str]:
-        """Return what the log of a run says of its backbone."""
+        """Return the lines that a run logs about its backbone."""
         lines = [f"Backbone: {self.path}"]
         if not validation_summary(self.path).is_file():
             lines.append(
-                "WARNING: the backbone has no validation/summary.json, so its fold number alone "
-                "says which cases it has not seen"
+                "WARNING: the backbone has no validation/summary.json, so only its fold "
+                "number shows which cases it has not seen"
             )
         if self.leakage is not None:
             lines.append(f"WARNING: the backbone {self.leakage}")
@@ -196,7 +196,7 @@ def require_same_input(
     try:
         theirs = configuration_of(init["plans"], init["configuration"])
     except ValueError as error:
-        raise ValueError(f"the backbone {path} must know its plans: {error}") from error
+        raise ValueError(f"the backbone {path} must contain its plans: {error}") from error
     for key in INPUT_KEYS:
         if theirs.get(key) != configuration.get(key):
             raise ValueError(

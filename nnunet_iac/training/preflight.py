@@ -358,15 +358,15 @@ def enable_checkpointing_if_needed(
         return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
     if needed.checkpointed <= free:
         asked = network.activation_checkpointing
-        said = "as the settings ask" if asked else "since it would not fit otherwise"
+        why = "as the settings ask" if asked else "since it would not fit otherwise"
         network.activation_checkpointing = True
         return (
             f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} "
-            f"free with its cells' activations recomputed, {said}"
+            f"free with activation checkpointing, {why}"
         )
     raise RuntimeError(
         f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
-        f"its cells' activations recomputed, and {_text(free)} are free on {device}: "
+        f"activation checkpointing, and {_text(free)} are free on {device}: "
         f"{_cure(cell, batch, device, free, resized)}"
     )
 

@@ -32,7 +32,7 @@ UNSEARCHED = (OF_KIND["random"], OF_KIND["identity"])
 class Origin:
     """The run that found a cell, by what lies beside it.
 
-    `run` is what its record says, empty without one; `learned_from` its training cases, with the
+    `run` is that part of its record, empty without one; `learned_from` its training cases, with the
     validation cases if its backbone leaked; `leaked` why it may have.
     """
 
@@ -78,8 +78,8 @@ class Origin:
         if self.learned_from or self.run.get("method") in UNSEARCHED:
             return None
         return (
-            f"{self.path} has no training cases of a search beside it, so nothing says which "
-            "cases its cell has seen"
+            f"{self.path} has no training cases of a search beside it, so it is not known "
+            "which cases its cell has seen"
         )
 
     def require_dimensions(self, dimensions: int) -> None:

@@ -101,8 +101,8 @@ class Source:
     def network(self, cap: int, seed: int) -> Any:
         """Return the trainer's network under a cap, on the CPU, without deep supervision.
 
-        Its initial weights depend on `seed` alone; torch's random numbers go on as if none had
-        been drawn.
+        Its initial weights depend on `seed` alone; torch's global random state is left
+        as it was.
         """
         plans = copy.deepcopy(self.plans)
         plans["configurations"][self.configuration]["architecture"] = capped(self.architecture, cap)

@@ -83,7 +83,7 @@ def test_a_dice_outside_its_range_is_refused(tmp_path, dice):
 
 def test_a_case_that_stands_twice_in_a_summary_is_refused(tmp_path):
     folder = write_summary(tmp_path, {"a": 0.5, "sub/a": 0.6})
-    with pytest.raises(ValueError, match="a stands in it twice"):
+    with pytest.raises(ValueError, match="a is listed twice"):
         read_case_scores(folder)
 
 

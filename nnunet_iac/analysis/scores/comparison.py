@@ -83,7 +83,7 @@ class PairedComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the comparison says of B.
+        """What the comparison shows of B.
 
         B is better or worse where the interval lies wholly on one side of 0 and the adjusted p is
         at most 0.05, of at least `FEWEST_PATIENTS`: bootstrap intervals of few patients are too
@@ -202,7 +202,7 @@ def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
     if len(patterns) > 1:
         found = " and ".join(f"{pattern!r} in {label}" for pattern, label in patterns.items())
         raise ValueError(
-            f"the runs must agree on patient_pattern; it is {found}: say --patient-pattern"
+            f"the runs must agree on patient_pattern; it is {found}: pass --patient-pattern"
         )
     return next(iter(patterns), None)
 

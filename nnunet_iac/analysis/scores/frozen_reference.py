@@ -8,9 +8,7 @@ from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
 
-NO_RECORD = (
-    "neither A nor B has the record of a run, so nothing says that A is the network that B froze"
-)
+NO_RECORD = "neither A nor B has the record of a run, so it is not known whether B froze A"
 SAME_DICE = 1e-3
 """How far a case's Dice may differ between two validations of one network."""
 
@@ -87,7 +85,7 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
         )
         raise ValueError(
             f"both sides must have the same backbone; {found}: compare runs of one "
-            "backbone, or say --unrelated"
+            "backbone, or pass --unrelated"
         )
     return (*continued, "A and B have one backbone: their records have the same hash")
 
@@ -99,7 +97,7 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
     worst, difference = _worst(stock.scores.dice, known)
     agrees = difference is not None and difference <= SAME_DICE
     differs = f"the Dice of {worst} differs by {difference or 0:.4f} from the backbone's own"
-    instead = f"take {run.source.fold}/iac/reference, or say --unrelated"
+    instead = f"take {run.source.fold}/iac/reference, or pass --unrelated"
     folder = stock.source.fold
     files = [] if folder is None else [folder / name for name in (FINAL, BEST)]
     found = {file.name: file for file in files if file.is_file()}

@@ -146,7 +146,7 @@ def _differing_values(trajectory: Trajectory, decisions: list[Decision]) -> Iter
                 )
     if len(trajectory.epoch) > len(decisions):
         yield (
-            f"trajectory.npz goes on to epoch {len(trajectory.epoch)}, but the recomputed search "
+            f"trajectory.npz has epochs up to {len(trajectory.epoch)}, but the recomputed search "
             f"ends after epoch {len(decisions)}"
         )
 
