@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
 from nnunet_iac.width.study import WidthChoice
 
 SEED_COLOUR, SPREAD_COLOUR, PICK_COLOUR = "#56b4e9", "#0072b2", "#d55e00"
@@ -33,7 +32,7 @@ def width_figure(study: WidthChoice) -> Figure:
     places = np.arange(len(caps))[::-1]
     largest, smallest = study.consensus.together.range
     for axes in (above, below):
-        _style(axes)
+        plain_axes(axes, _SIZE)
         for place, cap in zip(places, caps, strict=True):
             if not smallest <= cap <= largest:
                 axes.axvspan(place - 0.5, place + 0.5, color=MUTED, alpha=0.12, lw=0)
@@ -70,11 +69,3 @@ def width_figure(study: WidthChoice) -> Figure:
 def draw_width(study: WidthChoice, path: Path) -> None:
     """Draw `width_figure` into a PNG file, replaced atomically."""
     write_figure(width_figure(study), path)
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    axes.tick_params(colors=MUTED, labelsize=_SIZE, which="both")
-    axes.spines["bottom"].set_color(MUTED)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)

@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunet_iac.analysis.report.demo import write_demo_report
 from nnunet_iac.analysis.report.document import write_report
+from nnunet_iac.analysis.report.summary import hardware_text
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import SUMMARY, foreground_dice
@@ -136,8 +137,7 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
     runs = dict(zip(("reference", "iac", "continued"), study.runs.values(), strict=True))
     record, control = (RunFolder.of_fold(fold_folder(study, runs[m])) for m in ("iac", "continued"))
     cost, trajectory = record.read_cost(), record.read_trajectory()
-    phases, hardware = cost.phases, cost.hardware
-    processor = f"{hardware['processor']}, {hardware['cores']} cores"
+    phases = cost.phases
     predictions = {name: predictions_folder(study, run) for name, run in runs.items()}
     dice = {
         name: foreground_dice(path / SUMMARY, FILE_ENDING) for name, path in predictions.items()
@@ -171,5 +171,5 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
         "images": f"{FOLDERS[0]}/{DATASET}/imagesTs",
         "labels": f"{FOLDERS[0]}/{DATASET}/labelsTs",
         "predictions": {k: str(path.relative_to(folder)) for k, path in predictions.items()},
-        "hardware": f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor,
+        "hardware": hardware_text(cost.hardware),
     }

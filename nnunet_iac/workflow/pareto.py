@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.analysis.vocabulary import REFERENCE
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.plans import require_file_ending, settings_of
 from nnunet_iac.search.cost import Cost
@@ -245,11 +245,7 @@ def pareto_figure(found: Sequence[ParetoPoint]) -> Figure:
                     axes.annotate(str(point.cap), (x, point.dice), (-5, 3), **CAP_STYLE)
             axes.plot(costs, dice, color=colour, lw=1.4, ms=4.5, marker=marker, label=method)
         axes.set_xscale("log")
-        axes.set_facecolor("none")
-        axes.tick_params(colors=MUTED, labelsize=TEXT_SIZE, which="both")
-        axes.spines["bottom"].set_color(MUTED)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
+        plain_axes(axes, TEXT_SIZE)
         axes.set_xlabel(label, color=MUTED, size=TEXT_SIZE)
         axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=TEXT_SIZE)
     style: Any = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
