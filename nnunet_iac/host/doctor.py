@@ -1,4 +1,4 @@
-"""Checks of an installation; each says what it found and, where it failed, how to fix it."""
+"""Checks of an installation; each has what it found and, where it failed, how to fix it."""
 
 import importlib
 import json
@@ -51,7 +51,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check; `fix` says what to do and is empty where all is well."""
+    """The outcome of one check; `fix` is what to do and is empty where all is well."""
 
     name: str
     found: str
@@ -168,7 +168,7 @@ def disk_check() -> Check:
 
 
 def external_trainers_check() -> Check:
-    """Return whether nnU-Net is told where our trainers are."""
+    """Return whether nnU-Net can find our trainers."""
     ok = trainers_dir() in _external_folders()
     found = os.environ.get(TRAINER_VARIABLE) or "not set"
     return Check(TRAINER_VARIABLE, found, "" if ok else EXPORT_TRAINERS)
@@ -238,7 +238,7 @@ def trainer_checks() -> Iterator[Check]:
 def trainer_check(name: str, outcome: dict[str, str]) -> Check:
     """Return whether a trainer's `file` in the look-up's outcome is ours, or its `error`."""
     if "error" in outcome:
-        fix = f"pip install --force-reinstall {DISTRIBUTION}, or what the error says is missing"
+        fix = f"pip install --force-reinstall {DISTRIBUTION}, or install what the error names"
         return Check(name, outcome["error"], fix)
     if not Path(outcome["file"]).resolve().is_relative_to(PACKAGE):
         found = f"comes from {outcome['file']}, not from {PACKAGE}"

@@ -87,7 +87,7 @@ def skip_channels(unet: Any) -> list[int]:
 
 
 def require_supported(unet: nn.Module) -> None:
-    """Check that the surgery knows a network (see `ImplantedUNet`)."""
+    """Check that a network is one that can be retrofitted (see `ImplantedUNet`)."""
     if not isinstance(unet, SUPPORTED):
         raise ValueError(
             f"the network must be one of {_NAMES}; the plans describe a {type(unet).__name__}: "

@@ -19,7 +19,7 @@ VALIDATION_SUMMARY = Path("validation", SUMMARY)
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """What nnU-Net's summary says of one case.
+    """The entry of one case in nnU-Net's summary.
 
     Args:
         prediction: the file that was scored, where it lay then.

@@ -177,7 +177,7 @@ class CellConfig(CheckedPart):
             if self.skip != "cell":
                 raise ValueError(
                     "genotype chooses a cell, so skip must be cell with it; got "
-                    f"genotype={self.genotype}, skip={self.skip}"
+                    f"genotype={self.genotype}, skip={self.skip}: leave one of them out"
                 )
             CellSource.of(self.genotype)
         if self.implant != "cell" and self.has_budget:

@@ -188,8 +188,8 @@ class SearchController:
     def optimisers(self, network: Any) -> tuple[Optimizer, optimisation.EpochSchedule]:
         """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
-        alpha and beta learn in the search only, tuned norms in the finetuning only. What Adam
-        remembers of alpha and beta is kept.
+        alpha and beta learn in the search only, tuned norms in the finetuning only. Adam's
+        averages for alpha and beta are kept.
         """
         searching = self.phase is Phase.SEARCH
         for parameter in network.architecture_parameters():
@@ -223,7 +223,7 @@ class SearchController:
     ) -> Tensor:
         """Step the weights together with alpha and beta, or one of them; return the batch's loss.
 
-        `loss` runs the network on the batch, `epoch` is nnU-Net's number, from 0, and `update` says
+        `loss` runs the network on the batch, `epoch` is nnU-Net's number, from 0, and `update` is
         what the batch of a bilevel search is for, weights or architecture.
         """
         assert self.architecture_optimizer is not None

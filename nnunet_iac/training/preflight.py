@@ -104,7 +104,8 @@ def require_usable(method: Method, settings: Settings) -> None:
     if method.bilevel and settings.schedule.iterations_per_epoch < 2:
         raise ValueError(
             "the full search needs iterations_per_epoch >= 2, one batch for the weights and "
-            f"one for the architecture; got {settings.schedule.iterations_per_epoch}"
+            f"one for the architecture; got {settings.schedule.iterations_per_epoch}: set it to 2 "
+            "or more"
         )
 
 

@@ -110,7 +110,7 @@ def _clock(seconds: float, now: datetime) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return seconds in the two largest units that say something, rounded to the smaller."""
+    """Return seconds in their two largest units, rounded to the smaller."""
     if round(seconds) < 60:
         return f"{round(seconds)} s"
     minutes = round(seconds / 60)

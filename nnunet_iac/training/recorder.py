@@ -62,7 +62,7 @@ class Recorder:
         self.health_events: list[HealthEvent] = []
 
     def begin(self, backbone: records.BackboneRecord, run: dict[str, Any]) -> None:
-        """Begin a new record; `run` says which run this is."""
+        """Begin a new record; `run` identifies it."""
         self.backbone = backbone
         self.cost = replace(provenance(), run=run)
         self.folder.write_settings(self.settings)
@@ -265,7 +265,7 @@ class Throttled:
 
 
 def log_numbers(loggers: Iterable[Any], numbers: Mapping[str, float], epoch: int) -> None:
-    """Write the run's numbers to nnU-Net's additional loggers; its own knows its keys only."""
+    """Write the run's numbers to nnU-Net's additional loggers; its own takes its keys only."""
     for name, number in numbers.items():
         for logger in loggers:
             logger.log(f"{SECTION}/{name}", number, epoch)

@@ -143,7 +143,7 @@ def given_cell(
     costs: CellCosts | None,
     log: Callable[[str], None],
 ) -> GivenCell:
-    """Return the cell that the settings name; a ValueError says why it must not be used.
+    """Return the cell that the settings name; one that must not be used is a ValueError.
 
     Under a budget, which `costs` are for, a random cell is the first drawn that is within it.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 FEWEST_CANDIDATES = 5
-"""With fewer candidates there is no curve to speak of."""
+"""With fewer candidates the curve has too few points."""
 
 FEATURES = "features_per_stage"
 

@@ -33,7 +33,7 @@ class Source:
         folder: of the preprocessed data set.
         plans: as nnU-Net wrote them.
         configuration: a name in the plans, not the second stage of a cascade.
-        dataset: what dataset.json says.
+        dataset: the content of dataset.json.
         trainer: a trainer of nnU-Net's kind; only its `build_network_architecture` is used.
     """
 
@@ -49,8 +49,8 @@ class Source:
         channels = known.get("channel_names", known.get("modality"))
         if not (isinstance(channels, dict) and isinstance(known.get("labels"), dict)):
             raise ValueError(
-                f"{self.folder / 'dataset.json'} must have objects channel_names and labels, for "
-                f"they say what the network takes and gives; it has {', '.join(known) or 'none'}: "
+                f"{self.folder / 'dataset.json'} must have objects channel_names and labels, which "
+                f"define what the network takes and gives; it has {', '.join(known) or 'none'}: "
                 "restore it"
             )
         if self.config.get("previous_stage") is not None:

@@ -68,7 +68,8 @@ def _lay_out(own: Path, path: Path, study: Study) -> None:
     known = yaml.safe_load((own / AS_RUN).read_text()) if (own / AS_RUN).is_file() else None
     if known and (before := known["study"]["name"]) != study.name:
         raise ValueError(
-            f"{own} holds the study {before!r}; {path} is {study.name!r}: take another"
+            f"{own} holds the study {before!r}; {path} is {study.name!r}: give another "
+            "folder with -o"
         )
     document = copy.deepcopy(read_document(path))
     for given, dataset in zip(document["datasets"], study.datasets, strict=True):

@@ -97,12 +97,12 @@ def run_logged(
     report(f"    $ {' '.join(words)}")
     with open(log, "a", encoding="utf-8") as file:
 
-        def hear(line: str) -> None:
+        def receive(line: str) -> None:
             file.write(line)
             if shown := PROGRESS.search(line.rstrip()):
                 report(f"      {shown.group(1)}")
 
-        status = run(words, {**command_environment(), **environment}, hear)
+        status = run(words, {**command_environment(), **environment}, receive)
     if status != 0:
         end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
         raise RuntimeError(
@@ -110,7 +110,7 @@ def run_logged(
         )
 
 
-def run_process(words: Sequence[str], environment: Mapping[str, str], hear: Log) -> int:
+def run_process(words: Sequence[str], environment: Mapping[str, str], receive: Log) -> int:
     """Run a command in a process of its own, pass on its lines, and return its exit status."""
     with subprocess.Popen(
         words,
@@ -122,5 +122,5 @@ def run_process(words: Sequence[str], environment: Mapping[str, str], hear: Log)
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            hear(line)
+            receive(line)
     return process.returncode

@@ -47,7 +47,10 @@ def _require_test_cases(raw: Path) -> None:
     """Check that there are test cases to predict and to score, and an image for every label."""
     for verb, name in (("predict", "imagesTs"), ("score", "labelsTs")):
         if not (raw / name).is_dir():
-            raise FileNotFoundError(f"to {verb} test cases {raw / name} must exist")
+            raise FileNotFoundError(
+                f"to {verb} test cases {raw / name} must exist; it does not: add it, or leave "
+                "predict out"
+            )
     ending = read_json(raw / "dataset.json")["file_ending"]
     images, labels = (
         {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
@@ -130,7 +133,7 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
         if fold >= len(wanted):
             raise ValueError(
                 f"the folds of {dataset.dataset} must be among the {len(wanted)} of its splits; "
-                f"got {fold}"
+                f"got {fold}: name one from 0 to {len(wanted) - 1}"
             )
         if shared := shared_patients(wanted[fold]["train"], wanted[fold]["val"], dataset.patients):
             raise ValueError(
@@ -153,7 +156,10 @@ def grouped(cases: Sequence[str], pattern: str | None) -> Splits:
     patient = {case: patient_of(case, pattern) for case in cases}
     patients = sorted(set(patient.values()))
     if len(patients) < FOLDS:
-        raise ValueError(f"{FOLDS} folds need as many patients; there are {len(patients)}")
+        raise ValueError(
+            f"{FOLDS} folds need as many patients; there are {len(patients)}: name "
+            "splits with fewer folds"
+        )
     found = []
     for _, held in KFold(FOLDS, shuffle=True, random_state=SPLIT_SEED).split(patients):
         out = {patients[i] for i in held}

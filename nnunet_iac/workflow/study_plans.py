@@ -110,7 +110,7 @@ def _backbone_plans(
         if len(spec.features_per_stage) < stages:
             raise ValueError(
                 f"features_per_stage must have a number for each of the {stages} stages of the "
-                f"plans; got {list(spec.features_per_stage)}"
+                f"plans; got {list(spec.features_per_stage)}: add the missing ones"
             )
         changes["architecture"] = own = copy.deepcopy(dict(architecture))
         own["arch_kwargs"][FEATURES] = list(spec.features_per_stage[:stages])

@@ -32,7 +32,7 @@ OWN = tuple(f"{name}/" for name in (FIGURE_FOLDER, TABLE_FOLDER, PAPER_FOLDER))
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page and its likenesses say."""
+    """The content of the page and of its other formats."""
 
     title: str
     verdicts: tuple[str, ...]
@@ -116,7 +116,7 @@ def make_report(
 ) -> Report:
     """Return the report of retrofits and controls, of which some may be unfinished.
 
-    `unread` says what could not be read, in sentences for the reader.
+    `unread` are sentences on what could not be read.
     """
     retrofits = [run for run in runs if not run.is_control]
     if not retrofits:
@@ -193,7 +193,7 @@ def _files_of(folder: Path) -> set[str]:
 
 
 def _numbers(report: Report) -> dict[str, Any]:
-    """Return what a program wants to know of a report."""
+    """Return the results of a report for other programs."""
     return {
         **{key: getattr(report, key) for key in ("title", *FIRST_SCREEN)},
         "runs": [

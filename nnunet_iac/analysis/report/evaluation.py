@@ -60,7 +60,7 @@ class Group:
 class Comparator:
     """What a group is compared with: the backbone (no group), a control, or the full search.
 
-    `epochs` are means, after the backbone's training; `equal_budget` says whether it was trained
+    `epochs` are means, after the backbone's training; `equal_budget` is whether it was trained
     for as many batches as the cells were searched and finetuned.
     """
 

@@ -82,7 +82,7 @@ def searches(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def tables(runs: Sequence[Run], made: Sequence[GroupComparison]) -> tuple[Table, ...]:
-    """Return the paper's five tables; of those with nothing to say the head alone."""
+    """Return the paper's five tables; of those without rows the head alone."""
     plain = [one for one in made if NO_AUGMENTATION in one.group.runs[0].trainer]
     augmented = [one for one in made if NO_AUGMENTATION not in one.group.runs[0].trainer]
     return (

@@ -124,7 +124,7 @@ def read_run(fold_folder: Path) -> Run:
     cost = record.read_cost()
     if missing := [key for key in RUN_KEYS if key not in cost.run]:
         raise ValueError(
-            f"{record.cost_file} must say which run it is; under 'run' it lacks "
+            f"{record.cost_file} must identify the run; under 'run' it lacks "
             f"{', '.join(missing)}: restore it, or read it with the release that wrote it"
         )
     searched, of_all = record.trajectory_file.is_file(), cost.run["fold"] == "all"

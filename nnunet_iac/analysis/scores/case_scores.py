@@ -32,7 +32,7 @@ PerClass = dict[str, dict[str, float | None]]
 class ScoredSummary:
     """One summary.json, and what lies beside it about the run it belongs to.
 
-    `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` says whether the scores
+    `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` is whether the scores
     are those of the frozen backbone by itself; `record` is the fold's `iac/backbone.json`.
     """
 

@@ -192,7 +192,7 @@ def require_paired(a: CaseScores, b: CaseScores) -> None:
 
 
 def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
-    """Return what the runs' settings say of the patients."""
+    """Return the pattern of patients in the runs' settings."""
     patterns = {
         source.data.patient_pattern: scores.label
         for scores in (a, b)

@@ -92,7 +92,7 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
 
 def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, ...]:
     """Return how it is known that a network without a record is the one a run froze."""
-    said = f"{stock.name} is the network that {run.name} froze"
+    claim = f"{stock.name} is the network that {run.name} froze"
     known = (record.reference or {}).get("per_case", {})
     worst, difference = _worst(stock.scores.dice, known)
     agrees = difference is not None and difference <= SAME_DICE
@@ -104,7 +104,7 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
     for name, file in found.items():
         if tensors_hash(read_checkpoint(file)["network_weights"]) != record.before:
             continue
-        proof = f"{said}: its {name} has the recorded hash"
+        proof = f"{claim}: its {name} has the recorded hash"
         if difference is None or agrees:
             return (proof,)
         if name == next(iter(found)):
@@ -115,7 +115,7 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
         )
     if not found and agrees:
         return (
-            f"{said}, to judge by the Dice: it is the backbone's own within {SAME_DICE:g} "
+            f"{claim}, to judge by the Dice: it is the backbone's own within {SAME_DICE:g} "
             "for every case; the checkpoints are not there to compare",
         )
     if found:

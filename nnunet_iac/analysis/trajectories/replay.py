@@ -59,7 +59,7 @@ def replay(folder: RunFolder) -> Replay:
 
     Of the trajectory only the epochs, alpha and beta are taken, and whether the search prunes: its
     threshold is a number then. All else must equal the record bit for bit. Under a budget the
-    genotype depends on what cells cost, which `budget.json` says.
+    genotype depends on what cells cost, which `budget.json` holds.
 
     Raises:
         FileNotFoundError, ValueError: a missing or damaged file, or a gap in the epochs.
