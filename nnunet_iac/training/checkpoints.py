@@ -91,14 +91,15 @@ def restore_host(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
 
 
-def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically; the latest one before it is kept."""
-    whole = io.BytesIO()  # torch would say less clearly why it cannot write to a file.
+def write_checkpoint(checkpoint: Mapping[str, Any], *paths: Path) -> None:
+    """Write a checkpoint to every path atomically, in order; the latest before it is kept."""
+    whole = io.BytesIO()  # Once for all, and torch's errors of files are less clear.
     torch.save(checkpoint, whole)
-    with replacing(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
-        if path.name == LATEST:
-            keep_previous(path)
+    for path in paths:
+        with replacing(path) as temporary:
+            temporary.write_bytes(whole.getbuffer())
+            if path.name == LATEST:
+                keep_previous(path)
 
 
 def read_own_checkpoint(

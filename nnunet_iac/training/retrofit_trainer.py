@@ -273,17 +273,17 @@ class RetrofitTrainer(nnUNetTrainer):
 
         The best goes before the latest, which records its score: nnU-Net then finds nothing better.
         """
-        average = self.logger.get_value("ema_fg_dice", step=None)
+        paths, average = [Path(filename)], self.logger.get_value("ema_fg_dice", step=None)
         is_better = average and (self._best_ema is None or average[-1] > self._best_ema)
-        if Path(filename).name == LATEST and is_better:
+        if paths[0].name == LATEST and is_better:
             self._best_ema = average[-1]
             self.print_to_log_file(f"New best EMA pseudo Dice: {average[-1]:.4f}")
-            self.save_checkpoint(str(Path(filename).with_name(BEST)))
+            paths.insert(0, paths[0].with_name(BEST))
         if self.disable_checkpointing or self.local_rank != 0:
             super().save_checkpoint(filename)
             return
         own = self.run.identity, self.controller.state_dict()
-        checkpoints.write_checkpoint(Path(filename), checkpoints.whole_state(self, self.unet, *own))
+        checkpoints.write_checkpoint(checkpoints.whole_state(self, self.unet, *own), *paths)
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """Continue from a checkpoint of this run: structure first, then optimisers, then state."""
