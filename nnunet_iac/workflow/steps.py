@@ -93,7 +93,7 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
     folder = preprocessed_folder(dataset.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
-        splits, chosen = wanted_splits(study, dataset), not (folder / SPLITS).is_file()
+        splits, chosen = wanted_splits(dataset), not (folder / SPLITS).is_file()
         for plans in dict.fromkeys(spec.plans for spec in study.backbones.values()):
             _preprocess(folder, plans, dataset, study.threads, command)
         if chosen:  # Also in place of those beside the raw data, which nnU-Net's planning copies.
@@ -122,7 +122,7 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
     """Train a run or continue its training, and return its provenance, scores and costs."""
     write_plans_of(study, run)
     require_own_results(study, run)
-    splits, path = wanted_splits(study, run.dataset), preprocessed_folder(run.dataset.dataset)
+    splits, path = wanted_splits(run.dataset), preprocessed_folder(run.dataset.dataset)
     if not (path / SPLITS).is_file():
         write_json(path / SPLITS, splits)
     folder = fold_folder(study, run)

@@ -33,7 +33,7 @@ def require_ready(study: Study) -> None:
             raise ValueError(f"a data set must be listed once; {folder.name} is there twice")
         if dataset.predict:
             _require_test_cases(raw_folder(folder.name))
-        wanted_splits(study, dataset)
+        wanted_splits(dataset)
     for trainer in dict.fromkeys(study.trainer_of(run) for run in study.runs.values()):
         if trainer not in exported_trainers(trainers_dir()):
             find_trainer(trainer)
@@ -95,8 +95,8 @@ def _require_plans(study: Study, run: PlannedRun) -> None:
         )
 
 
-def wanted_splits(study: Study, dataset: DataSet) -> Splits:
-    """Return the splits of a study: its own, those that are there, or five folds by patient.
+def wanted_splits(dataset: DataSet) -> Splits:
+    """Return the splits of a study's data set: given, those that are there, or five by patient.
 
     Splits beside the raw data are there as well: nnU-Net copies them when it plans.
 
