@@ -71,6 +71,14 @@ def test_plan_takes_settings_from_every_set_and_names_the_next_command(preproces
     assert f"unchanged: {preprocessed / 'Mine.json'}" in capsys.readouterr().out
 
 
+def test_plan_logs_an_old_name_of_a_setting_and_writes_its_present_one(preprocessed, capsys):
+    words = "plan -d 4 -c 2d -o Mine --set stable_checks=2"
+    assert main(words.split()) == 0
+    note = "the setting stable_checks is deprecated: write patience"
+    assert f"warning: {note}" in capsys.readouterr().err
+    assert read_json(preprocessed / "Mine.json")["configurations"]["2d"]["iac"] == {"patience": 2}
+
+
 def test_plan_starts_from_the_plans_it_is_given(preprocessed):
     assert main(["plan", "-d", "4", "-c", "2d", "-o", "First", "--set", "seed=3"]) == 0
     assert main(["plan", "-d", "4", "-c", "2d", "-p", "First", "-o", "Second"]) == 0
@@ -180,7 +188,7 @@ def test_the_doctors_status_is_one_if_anything_failed(monkeypatch, capsys, ok, s
     assert main(["doctor"]) == status
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == last
-    assert ("      mend: pip install torch" in lines) is not ok
+    assert ("      fix: pip install torch" in lines) is not ok
 
 
 @pytest.mark.parametrize("words", [[], ["--quick"]])

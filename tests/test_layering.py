@@ -54,3 +54,24 @@ def test_no_module_below_the_command_imports_the_root_package():
 )
 def test_the_command_loads_no_more_than_a_verb_needs(statement, absent):
     assert absent.isdisjoint(_loaded_by(statement))
+
+
+def _public_names(path: Path) -> set[str]:
+    """Return the classes and constants that a module defines."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names = [n for t in targets if t for n in ast.walk(t) if isinstance(n, ast.Name)]
+        found |= {name.id for name in names if name.id.isupper()}
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_a_class_or_constant_of_one_name_is_defined_once():
+    package = Path(nnunet_iac.__file__).parent
+    modules: dict[str, list[str]] = {}
+    for path in sorted(package.rglob("*.py")):
+        for name in _public_names(path):
+            modules.setdefault(name, []).append(path.relative_to(package).as_posix())
+    assert {name: places for name, places in modules.items() if len(places) > 1} == {}

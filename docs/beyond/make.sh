@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures everything docs/beyond.md shows, then writes the page. Run again, it goes on.
+# Measures everything docs/beyond.md shows, then writes the page. Run again, it resumes.
 #     bash docs/beyond/make.sh
 # Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with Dataset004_Hippocampus among the raw data, the
 # extras study and onnx, and docs/results/quality-acdc-augmented.json for the cells that travel. About an hour on two cores.

@@ -1,4 +1,4 @@
-"""Compare the memory that a search step is reckoned to need with what it takes, into memory.json.
+"""Compare the estimated memory of a search step with what it takes, into memory.json.
 
     python docs/beyond/memory.py
 

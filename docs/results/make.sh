@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the studies and writes docs/results.md from their result files. Run again, it goes on.
+# Runs the studies and writes docs/results.md from their result files. Run again, it resumes.
 #     bash docs/results/make.sh [STUDY...]
 # Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with Dataset004_Hippocampus and
 # Dataset027_ACDC128 among the raw data. STUDY: the name of a file here without .yaml (default: all). About one and a half hours

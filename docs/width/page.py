@@ -15,7 +15,7 @@ from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.selection import Rule
-from nnunet_iac.workflow.pareto import Point, draw_pareto
+from nnunet_iac.workflow.pareto import ParetoPoint, draw_pareto
 
 HERE = Path(__file__).parent
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -181,7 +181,7 @@ def main() -> None:
         if found := results(f"{name}_*.json"):
             draw(drawn(found), HERE / f"{name}.png")
     for measured in results("pareto_*.json"):
-        points = [Point(**point) for point in measured["points"]]
+        points = [ParetoPoint(**point) for point in measured["points"]]
         draw_pareto(points, HERE / f"pareto_{measured['dataset']}.png")
     with replacing(HERE.parent / "width.md") as temporary:
         temporary.write_text(page())

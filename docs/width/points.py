@@ -7,11 +7,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.source import Source
 from nnunet_iac.workflow.pareto import point_of
-from nnunet_iac.workflow.study import REFERENCE
 from nnunet_iac.workflow.study_file import read_study
 
 

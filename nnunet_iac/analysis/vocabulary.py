@@ -1,6 +1,9 @@
 """What pages and tables call the methods that cells are compared with."""
 
 BACKBONE = "the backbone"
+REFERENCE = "reference"
+"""The backbone among the methods of a study."""
+
 RANDOM_CELL = "random cell"
 """The method of the control that shows whether a gain comes from the search."""
 

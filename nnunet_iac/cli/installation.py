@@ -25,7 +25,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         print(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.found}", flush=True)
         if not check.ok:
             failed += 1
-            print(f"      mend: {check.mend}", flush=True)
+            print(f"      fix: {check.fix}", flush=True)
     print(f"{failed} failed" if failed else "all well")
     return 1 if failed else 0
 

@@ -44,7 +44,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _health(path: Path) -> str:
-    """Return what was noticed about the search of a path as lines; nothing without a record."""
+    """Return the health of the search of a path as lines; nothing without a record."""
     from nnunet_iac.runs.folder import record_beside
 
     run = record_beside(path)

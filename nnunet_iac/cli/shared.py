@@ -24,11 +24,11 @@ def add_settings(parser: argparse.ArgumentParser, meaning: str) -> None:
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, Any]:
-    """Return the values of --set; old names of settings are printed as deprecated."""
-    from nnunet_iac.search.settings import Settings, parse_assignment
+    """Return the values of --set by their present names; old ones are printed as deprecated."""
+    from nnunet_iac.search.settings import parse_assignment, present_names
 
-    values = dict(parse_assignment(assignment) for assignment in assignments)
-    for note in Settings.from_mapping(values).deprecations:
+    values, deprecations = present_names(dict(map(parse_assignment, assignments)))
+    for note in deprecations:
         print(f"warning: {note}", file=sys.stderr)
     return values
 

@@ -10,6 +10,7 @@ from nnunet_iac.cli.shared import (
     add_settings,
     add_source,
     numbers,
+    parse_settings,
     require_extra,
 )
 
@@ -81,7 +82,6 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _pareto(arguments: argparse.Namespace) -> int:
     require_extra("study", *STUDY_MODULES)
     from nnunet_iac.runs.atomic import read_json
-    from nnunet_iac.search.settings import parse_assignment
     from nnunet_iac.width.source import Source
     from nnunet_iac.workflow import pareto as widths
     from nnunet_iac.workflow.estimate import hours_of, plan_lines
@@ -91,7 +91,7 @@ def _pareto(arguments: argparse.Namespace) -> int:
         tuple(arguments.caps),
         tuple(arguments.methods.split(",")),
         tuple(arguments.f),
-        dict(parse_assignment(assignment) for assignment in arguments.assignments),
+        parse_settings(arguments.assignments),
         widths.study_name(arguments.o),
         arguments.device,
     )

@@ -4,6 +4,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -12,6 +13,15 @@ from nnunet_iac.runs.atomic import replacing
 
 INK, MUTED, PAPER = "#1f2328", "#6e7781", "#ffffff"
 """Text and nodes, wires and remarks, background; a page may replace them by its own."""
+
+
+def plain_axes(axes: Axes, text_size: float) -> None:
+    """Leave of the axes the line below and faint lines across, with labels of a size in points."""
+    axes.set_facecolor("none")
+    axes.tick_params(colors=MUTED, labelsize=text_size, which="both")
+    axes.spines["bottom"].set_color(MUTED)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
 
 
 def svg_document(figure: Figure, title: str) -> str:

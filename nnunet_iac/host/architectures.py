@@ -17,7 +17,7 @@ ENCODER_NAMES = (PLAIN, *ENCODERS)
 SKIP_NAMES = SKIP_MODULES
 SKIP_UNET = "nnunet_iac.nn.skip_unet.SkipUNet"
 
-PAPER = "paper"
+PAPER_PROTOCOL = "paper"
 PAPER_PATCH_SIZE = (128, 128)
 PAPER_BATCH_SIZE = 128
 PAPER_SETTINGS: Mapping[str, Any] = {
@@ -74,8 +74,8 @@ def with_skip(configuration: Mapping[str, Any], skip: str) -> dict[str, Any]:
 
 def with_protocol(configuration: Mapping[str, Any], protocol: str) -> dict[str, Any]:
     """Return patch and batch size of a protocol; `PAPER_SETTINGS` are its settings."""
-    if protocol != PAPER:
-        raise ValueError(f"the protocol must be {PAPER}; got {protocol!r}")
+    if protocol != PAPER_PROTOCOL:
+        raise ValueError(f"the protocol must be {PAPER_PROTOCOL}; got {protocol!r}")
     strides = architecture_of(configuration)["arch_kwargs"]["strides"]
     reduced = [math.prod(stage[axis] for stage in strides) for axis in range(len(strides[0]))]
     if (

@@ -1,4 +1,4 @@
-"""Checks of an installation; each says what it found and, where it failed, how to mend it."""
+"""Checks of an installation; each has what it found and, where it failed, how to fix it."""
 
 import importlib
 import json
@@ -51,16 +51,16 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome of one check; `mend` says what to do and is empty where all is well."""
+    """The outcome of one check; `fix` is what to do and is empty where all is well."""
 
     name: str
     found: str
-    mend: str = ""
+    fix: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is to be mended."""
-        return not self.mend
+        """Whether nothing is to be fixed."""
+        return not self.fix
 
 
 def all_checks() -> Iterator[Check]:
@@ -95,17 +95,17 @@ def package_checks() -> Iterator[Check]:
 
 def requirement_check(requirement: Requirement) -> Check:
     """Return whether a package is installed in an allowed version."""
-    mend = f'pip install "{requirement.name}{requirement.specifier}"'
+    fix = f'pip install "{requirement.name}{requirement.specifier}"'
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
-        return Check(requirement.name, "not installed", mend)
-    return _version_check(requirement.name, version, str(requirement.specifier), mend)
+        return Check(requirement.name, "not installed", fix)
+    return _version_check(requirement.name, version, str(requirement.specifier), fix)
 
 
-def _version_check(name: str, version: str, allowed: str, mend: str) -> Check:
+def _version_check(name: str, version: str, allowed: str, fix: str) -> Check:
     ok = SpecifierSet(allowed).contains(version, prereleases=True)
-    return Check(name, f"{version} (supported: {allowed or 'any'})", "" if ok else mend)
+    return Check(name, f"{version} (supported: {allowed or 'any'})", "" if ok else fix)
 
 
 def torchvision_check() -> Check:
@@ -113,8 +113,8 @@ def torchvision_check() -> Check:
     try:
         torchvision = importlib.import_module("torchvision")
     except (ImportError, OSError, RuntimeError) as error:
-        mend = "install torch and torchvision together, from the same index"
-        return Check("torchvision", f"cannot be imported: {error}", mend)
+        fix = "install torch and torchvision together, from the same index"
+        return Check("torchvision", f"cannot be imported: {error}", fix)
     return Check("torchvision", f"{torchvision.__version__}, imports together with torch")
 
 
@@ -162,13 +162,13 @@ def disk_check() -> Check:
         return Check(name, "unknown", f"set {RESULTS_VARIABLE} to an existing folder")
     free = shutil.disk_usage(folder).free
     wanted = f"{FREE_BYTES / 1024**3:.0f} GiB"
-    mend = f"free at least {wanted}, or export {RESULTS_VARIABLE}=<a folder on a larger disk>"
+    fix = f"free at least {wanted}, or export {RESULTS_VARIABLE}=<a folder on a larger disk>"
     found = f"{free / 1024**3:.1f} GiB (wanted: {wanted})"
-    return Check(name, found, mend if free < FREE_BYTES else "")
+    return Check(name, found, fix if free < FREE_BYTES else "")
 
 
 def external_trainers_check() -> Check:
-    """Return whether nnU-Net is told where our trainers are."""
+    """Return whether nnU-Net can find our trainers."""
     ok = trainers_dir() in _external_folders()
     found = os.environ.get(TRAINER_VARIABLE) or "not set"
     return Check(TRAINER_VARIABLE, found, "" if ok else EXPORT_TRAINERS)
@@ -228,8 +228,8 @@ def trainer_checks() -> Iterator[Check]:
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        mend = "mend the failures above first; reinstall nnunetv2 if it cannot be imported"
-        yield Check("trainers", f"nnU-Net's look-up failed: {last}", mend)
+        fix = "fix the failures above first; reinstall nnunetv2 if it cannot be imported"
+        yield Check("trainers", f"nnU-Net's look-up failed: {last}", fix)
         return
     outcomes = json.loads(process.stdout.strip().splitlines()[-1])
     yield from (trainer_check(name, outcomes[name]) for name in names)
@@ -238,10 +238,10 @@ def trainer_checks() -> Iterator[Check]:
 def trainer_check(name: str, outcome: dict[str, str]) -> Check:
     """Return whether a trainer's `file` in the look-up's outcome is ours, or its `error`."""
     if "error" in outcome:
-        mend = f"pip install --force-reinstall {DISTRIBUTION}, or what the error says is missing"
-        return Check(name, outcome["error"], mend)
+        fix = f"pip install --force-reinstall {DISTRIBUTION}, or install what the error names"
+        return Check(name, outcome["error"], fix)
     if not Path(outcome["file"]).resolve().is_relative_to(PACKAGE):
         found = f"comes from {outcome['file']}, not from {PACKAGE}"
-        mend = f"keep one copy of {DISTRIBUTION} and no other folder: {EXPORT_TRAINERS}"
-        return Check(name, found, mend)
+        fix = f"keep one copy of {DISTRIBUTION} and no other folder: {EXPORT_TRAINERS}"
+        return Check(name, found, fix)
     return Check(name, "found")

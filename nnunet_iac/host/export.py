@@ -15,6 +15,7 @@ from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, require_identifier
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
 from nnunet_iac.search.settings import Settings
@@ -22,7 +23,7 @@ from nnunet_iac.search.settings import Settings
 TRAINER = "nnUNetTrainer"
 NETWORK = "nnunet_iac.nn.planned_retrofit.planned_retrofit"
 MODEL_FILES = ("dataset.json", "dataset_fingerprint.json")
-PICTURE, SUMMARY = "progress.png", "validation/summary.json"
+PICTURE = "progress.png"
 """What nnU-Net's export_model_to_zip asks for, besides checkpoints and plans."""
 
 
@@ -101,7 +102,7 @@ def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[l
             content = exported_checkpoint(fold / checkpoint, plans, dataset, model.configuration)
             torch.save(content, folder / fold.name / FINAL)
             # The final validation is that of the final checkpoint.
-            known = (PICTURE, SUMMARY) if checkpoint == FINAL else (PICTURE,)
+            known = (PICTURE, VALIDATION_SUMMARY) if checkpoint == FINAL else (PICTURE,)
             _copy(fold, folder / fold.name, known)
         yield [folder / fold.name for fold in model.folds]
         folder.rename(target)
@@ -207,7 +208,7 @@ def _structure(path: Path) -> dict[str, Any]:
     return Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure
 
 
-def _copy(source: Path, target: Path, names: tuple[str, ...]) -> None:
+def _copy(source: Path, target: Path, names: tuple[str | Path, ...]) -> None:
     for name in names:
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ import torch
 
 
 def run_forked(
-    words: Sequence[str], environment: Mapping[str, str], hear: Callable[[str], None]
+    words: Sequence[str], environment: Mapping[str, str], receive: Callable[[str], None]
 ) -> int:
     """Run a command of Python's in a fork, pass on its lines, and return its exit status."""
     reader, writer = os.pipe()
@@ -35,7 +35,7 @@ def run_forked(
     os.close(writer)
     with open(reader, errors="replace") as output:
         for line in output:
-            hear(line)
+            receive(line)
     process.join()
     assert process.exitcode is not None
     return process.exitcode

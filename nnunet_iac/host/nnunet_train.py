@@ -1,4 +1,4 @@
-"""nnUNetv2_train with as many threads on the CPU as it is told, instead of one per core.
+"""nnUNetv2_train with a given number of threads on the CPU instead of one per core.
 
     python -m nnunet_iac.host.nnunet_train THREADS ARGUMENTS...
 

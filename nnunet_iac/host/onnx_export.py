@@ -21,7 +21,7 @@ from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.folder import RunFolder
 
 INPUT, OUTPUT = "patch", "logits"
-TOLERANCE = 1e-3
+LOGIT_TOLERANCE = 1e-3
 """Difference of two logits that is no longer rounding, as a share of the largest one's size."""
 LEAST_DICE = 0.999
 """Mean Dice of the two segmentations of a case, at least."""
@@ -46,7 +46,7 @@ class Parity:
     @property
     def limit(self) -> float:
         """What the difference must stay below: a share of the scale, which is at least 1 here."""
-        return TOLERANCE * max(1.0, self.scale)
+        return LOGIT_TOLERANCE * max(1.0, self.scale)
 
     @property
     def holds(self) -> bool:
@@ -82,7 +82,7 @@ def compared(predictor: Any, path: Path, fold: Path, count: int) -> Iterator[Par
 def predictor_of(fold: Path) -> Any:
     """Return nnU-Net's predictor of one fold of a model folder, on the CPU, without mirroring.
 
-    Its network is not compiled, whatever nnUNet_compile says: ONNX is made from the plain one.
+    Its network is not compiled, whatever nnUNet_compile is: ONNX is made from the plain one.
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -108,8 +108,8 @@ def export_onnx(network: nn.Module, channels: int, patch: tuple[int, ...], path:
             )
         except Exception as error:  # The exporter wraps whatever it meets, in many kinds.
             raise RuntimeError(
-                "every operation of the network must be one that torch's ONNX exporter knows; it "
-                f"said {_first_line(error)}: use the model folder without --onnx"
+                "every operation of the network must be one that torch's ONNX exporter has; it "
+                f"reported {_first_line(error)}: use the model folder without --onnx"
             ) from error
         program.save(temporary)
 

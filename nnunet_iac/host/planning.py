@@ -14,7 +14,7 @@ from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_pro
 from nnunet_iac.runs import plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import Settings, present_names
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,22 @@ def write_plans(
         values: settings to set.
         network: what is to differ in it.
     """
-    given = dict(Settings.from_mapping(values).written)
-    if given.get("backbone_checkpoint") is not None:
-        given["backbone_checkpoint"] = _absolute(given["backbone_checkpoint"])
-    if given.get("genotype") is not None:
-        cell = CellSource.of(given["genotype"])
-        if cell.path is not None:
-            given["genotype"] = cell.moved(_absolute(cell.path))
+    given, _ = present_names(values)
     plans.require_identifier(name)
     folder = preprocessed_folder(dataset)
     original = source_plans(folder, configuration, source)
     config = plans.configuration_of(original, configuration)
     protocol = {} if network.protocol is None else PAPER_SETTINGS
-    values = {**plans.settings_of(config).written, **protocol, **given}
-    new = plans.derived(original, name, configuration, values)
+    inherited = {**plans.settings_of(config).written, **protocol}
+    settings = Settings.from_mapping({**inherited, **given})
+    checkpoint, genotype = settings.data.backbone_checkpoint, settings.cell.genotype
+    if "backbone_checkpoint" in given and checkpoint is not None:
+        given["backbone_checkpoint"] = _absolute(checkpoint)
+    if "genotype" in given and genotype is not None:
+        cell = CellSource.of(genotype)
+        if cell.path is not None:
+            given["genotype"] = cell.moved(_absolute(cell.path))
+    new = plans.derived(original, name, configuration, {**inherited, **given})
     new["configurations"][configuration] |= network.changed(config)
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)

@@ -26,8 +26,8 @@ def training_length(plans: Path, configuration: str, trainer: str) -> tuple[int,
             text=True,
         )
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines()[-1:]
-        raise RuntimeError(f"{trainer} cannot be made: {''.join(said)}")
+        last = done.stderr.strip().splitlines()[-1:]
+        raise RuntimeError(f"{trainer} cannot be made: {''.join(last)}")
     epochs, iterations = json.loads(done.stdout.splitlines()[-1])
     return epochs, iterations
 

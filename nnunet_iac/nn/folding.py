@@ -10,8 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nnunet_iac.nn.cell import Cell, Image, ReZero
-from nnunet_iac.nn.retrofitted_unet import TunedNorm
 from nnunet_iac.nn.skip_modules import ConvolutionBlock
+from nnunet_iac.nn.tuned_norms import TunedNorm
 
 
 class Added(nn.Module):

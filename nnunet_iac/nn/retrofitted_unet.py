@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
-from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import Cell, CellShape, Layers, ReZero
 from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.timm_unet import TimmUNet
+from nnunet_iac.nn.tuned_norms import tune_norms
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
@@ -87,7 +87,7 @@ def skip_channels(unet: Any) -> list[int]:
 
 
 def require_supported(unet: nn.Module) -> None:
-    """Check that the surgery knows a network (see `ImplantedUNet`)."""
+    """Check that a network is one that can be retrofitted (see `ImplantedUNet`)."""
     if not isinstance(unet, SUPPORTED):
         raise ValueError(
             f"the network must be one of {_NAMES}; the plans describe a {type(unet).__name__}: "
@@ -111,35 +111,6 @@ def located_unet(name: str) -> type[nn.Module]:
             "network_class_name of the plans of an ordinary U-Net"
         )
     return found
-
-
-class TunedNorm(nn.Module):
-    """A scale and a shift per channel, which begin as 1 and 0.
-
-    After a norm's own gamma and beta it gives (scale gamma) x + (scale beta + shift): the same
-    functions as a tuned gamma and beta, while the norm's own tensors stay as they are.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-        self.shift = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Return a norm's output, scaled and shifted; called as the norm's forward hook."""
-        shape = (1, -1, *(1 for _ in output.shape[2:]))
-        return output * self.scale.view(shape) + self.shift.view(shape)
-
-
-def tune_norms(decoder: Any) -> nn.ModuleList:
-    """Hook a `TunedNorm` to every instance and batch norm of a decoder, and return them."""
-    tuned = nn.ModuleList()
-    # Not the decoder's own modules, since the encoder is among them.
-    for module in decoder.stages.modules():
-        if isinstance(module, _NormBase):
-            tuned.append(norm := TunedNorm(module.num_features))
-            module.register_forward_hook(norm)
-    return tuned
 
 
 class RetrofittedUNet(ImplantedUNet):
@@ -257,30 +228,6 @@ def _running_statistics_kept(module: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count in kept:
             norm.momentum, norm.num_batches_tracked = momentum, count
-
-
-def draw_ticket(network: RetrofittedUNet, seed: int) -> dict[str, Tensor]:
-    """Return the initial full-width tensors of every (level, edge, operation), on the CPU.
-
-    Keys are those of the network's state dict. Convolutions are drawn as nnU-Net draws them (He,
-    slope 0.01); the global random state is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        implants = network.new_implants()
-        implants.apply(InitWeights_He(1e-2))
-    return {f"implants.{name}": p.detach().clone() for name, p in implants.named_parameters()}
-
-
-@torch.no_grad()
-def load_ticket(network: RetrofittedUNet, ticket: dict[str, Tensor]) -> None:
-    """Start the cells from the ticket: each parameter takes the leading slice of its tensor.
-
-    A search cell's operations are C/K wide and take a true slice, a discrete cell's all of it.
-    """
-    for name, parameter in network.implants.named_parameters():
-        corner = tuple(slice(size) for size in parameter.shape)
-        parameter.copy_(ticket[f"implants.{name}"][corner])
 
 
 class IACUNet(RetrofittedUNet):

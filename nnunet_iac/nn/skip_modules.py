@@ -152,7 +152,7 @@ def preactivated(inputs: int, outputs: int, kernel: int, layers: Layers) -> list
     ]
 
 
-TOLERANCE = 0.01
+PARAMETER_TOLERANCE = 0.01
 """The share by which a block's parameters may miss the wanted number for the sake of balance."""
 
 
@@ -222,7 +222,7 @@ def equal_widths(skip_channels: int, parameters: int, layers: Layers) -> tuple[i
         second = max(1, round(rest / (per_second * first + skip_channels + 2)))
         count = block_parameters(skip_channels, (first, second), layers)
         misses[first, second] = abs(count - parameters)
-    allowed = max(min(misses.values()), int(TOLERANCE * parameters))
+    allowed = max(min(misses.values()), int(PARAMETER_TOLERANCE * parameters))
     candidates = [widths for widths, miss in misses.items() if miss <= allowed]
     return min(candidates, key=lambda w: (max(w) / min(w), misses[w], w))
 

@@ -44,7 +44,7 @@ def zero_cost_genotype(network: IACUNet, batches: Sequence[Image], seed: int) ->
         seed: of the order in which edges are decided, then nodes.
 
     Raises:
-        ValueError: fewer than two images in a batch, or images that the decoder cannot tell apart.
+        ValueError: fewer than two images in a batch, or images to which the decoder responds alike.
     """
     if (fewest := min(map(len, batches))) < 2:
         raise ValueError(

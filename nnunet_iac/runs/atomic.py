@@ -39,7 +39,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise RuntimeError(
             f"{path} must be written and could not be ({error}); what was there is kept: free "
-            "disk space, or mend the folder's permissions, and run it again (training: with --c)"
+            "disk space, or fix the folder's permissions, and run it again (training: with --c)"
         ) from error
     finally:
         if temporary is not None:

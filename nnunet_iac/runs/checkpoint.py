@@ -53,7 +53,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged or foreign file; the message names it and says what to do.
+        ValueError: a damaged or foreign file; the message names it and what to do.
     """
     if not path.is_file():
         raise FileNotFoundError(f"a checkpoint must be an existing file; {path} is none")

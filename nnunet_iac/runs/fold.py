@@ -30,7 +30,7 @@ def held(lock: FileLock) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise RuntimeError(
-            f"{lock.lock_file} must be writable and is not ({error}): mend the permissions of its "
+            f"{lock.lock_file} must be writable and is not ({error}): fix the permissions of its "
             "folder"
         ) from error
     try:
@@ -44,7 +44,7 @@ def require_writable(folder: Path) -> None:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(existing, os.W_OK):
         raise RuntimeError(
-            f"the results must go into {folder}, but {existing} cannot be written to: mend its "
+            f"the results must go into {folder}, but {existing} cannot be written to: fix its "
             "permissions, or set nnUNet_results to another folder"
         )
 

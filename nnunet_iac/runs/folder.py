@@ -39,7 +39,7 @@ class Inside:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The record of one run. Every file is written atomically and can be read while it goes on."""
+    """The record of one run. Every file is written atomically and can be read during the run."""
 
     path: Path
 
@@ -126,11 +126,11 @@ class RunFolder:
         )
 
     def write_health(self, events: Sequence[HealthEvent]) -> None:
-        """Write all that was noticed about the search's health so far."""
+        """Write all events of the search's health so far."""
         _write_lines(self.health_file, map(dataclasses.asdict, events))
 
     def read_health(self) -> tuple[HealthEvent, ...]:
-        """Return all that was noticed so far; nothing where no file was written."""
+        """Return all events of the search's health so far; nothing where no file was written."""
         if not self.health_file.is_file():
             return ()
         return _events(self.health_file, lambda edge, row: HealthEvent(**row, edge=edge))

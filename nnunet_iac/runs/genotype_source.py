@@ -56,8 +56,8 @@ def _genotype_of_checkpoint(path: Path) -> Genotype:
     codes = found.flatten().tolist()
     if UNDECIDED in codes:
         raise ValueError(
-            f"the checkpoint's search must have ended; {path} is still searching: let it go on "
-            "(nnUNetv2_train with --c) until its genotype is found"
+            f"the checkpoint's search must have ended; {path} is still searching: continue "
+            "it (nnUNetv2_train with --c) until its genotype is found"
         )
     try:
         return Genotype.from_codes(codes)

@@ -78,7 +78,7 @@ def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def require_trainable(configuration: Mapping[str, Any]) -> None:
-    """Check that a configuration of plans says what is trained: data, batch, patch and network."""
+    """Check that a configuration of plans has what is trained: data, batch, patch and network."""
     architecture_of(configuration)
     for key, kind in {"data_identifier": str, "batch_size": int, "patch_size": list}.items():
         if not isinstance(configuration.get(key), kind):
@@ -119,7 +119,7 @@ def require_identifier(name: object) -> None:
     if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name):
         raise ValueError(
             "a plans identifier must be a plain file name without '__' inside or '_' at an end, "
-            f"since nnU-Net splits folder names there; got {name!r}"
+            f"since nnU-Net splits folder names there; got {name!r}: choose another"
         )
 
 
@@ -155,7 +155,8 @@ def derived(
     require_identifier(name)
     if name == plans["plans_name"]:
         raise ValueError(
-            f"the new plans must have a name of their own; got {name!r}, the name of their source"
+            f"the new plans must have a name of their own; got {name!r}, the name of their source: "
+            "choose another"
         )
     configuration_of(plans, configuration)
     result = copy.deepcopy({**plans, "plans_name": name, "source_plans": plans["plans_name"]})

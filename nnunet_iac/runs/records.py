@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+RUN_KEYS = ("method", "trainer", "dataset", "plans", "configuration", "fold")
+"""What `run` in a cost record contains of every run."""
+
 EDGES_BY_OPERATIONS = (14, 7)
 SHAPES: dict[str, tuple[int, ...]] = {
     "epoch": (),
@@ -87,7 +90,7 @@ class BackboneRecord:
         reference: Dice of the very checkpoint on the fold's validation cases: `mean` (over
             foreground classes, then cases) and `per_case`; None until validated.
         encoder_before, encoder_after: the same hash over the encoder alone, of a control that
-            trains the decoder on; None otherwise.
+            continues training the decoder; None otherwise.
     """
 
     path: str
@@ -134,7 +137,7 @@ class CostRecord:
     commit: str | None = None
     run: dict[str, Any] = field(default_factory=dict)
     continued: list[dict[str, Any]] = field(default_factory=list)
-    """Hardware, versions and commit wherever it went on under other ones."""
+    """Hardware, versions and commit wherever it was continued under other ones."""
 
     @classmethod
     def from_mapping(cls, values: dict[str, Any]) -> "CostRecord":

@@ -12,10 +12,14 @@ import numpy as np
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.patients import patient_of
 
+SUMMARY = "summary.json"
+VALIDATION_SUMMARY = Path("validation", SUMMARY)
+"""Where nnU-Net writes the scores of a fold, in its folder."""
+
 
 @dataclass(frozen=True)
 class ScoredCase:
-    """What nnU-Net's summary says of one case.
+    """The entry of one case in nnU-Net's summary.
 
     Args:
         prediction: the file that was scored, where it lay then.
@@ -37,7 +41,7 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
     The `file_ending` of the predictions is by default `.nii.gz`, or what follows the last dot.
 
     Raises:
-        ValueError: not such a file, a case that stands in it twice, or a Dice outside [0, 1].
+        ValueError: not such a file, a case that is listed twice, or a Dice outside [0, 1].
     """
     cases: dict[str, ScoredCase] = {}
     document = read_json(summary)
@@ -47,7 +51,7 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
             metrics = {k: m for k, m in row["metrics"].items() if k != "0"}
             case = case_id(prediction.name, file_ending)
             if case in cases:
-                raise ValueError(f"{case} stands in it twice")
+                raise ValueError(f"{case} is listed twice")
             dice = {key: _dice(values["Dice"]) for key, values in metrics.items()}
             voxels = {key: int(values["n_ref"]) for key, values in metrics.items()}
             cases[case] = ScoredCase(prediction, Path(row["reference_file"]), dice, voxels)

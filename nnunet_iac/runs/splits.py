@@ -6,6 +6,11 @@ from pathlib import Path
 
 from nnunet_iac.runs.atomic import read_json
 
+SPLITS = "splits_final.json"
+
+FOLDS, SPLIT_SEED = 5, 12345
+"""As nnU-Net splits where there is no such file."""
+
 
 def require_splits(path: Path, fold: int | str, preprocessed: Iterable[str]) -> None:
     """Check what nnU-Net reads of splits_final.json for a fold.

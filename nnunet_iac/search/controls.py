@@ -16,9 +16,9 @@ OF_SKIP = {
 }
 """What records call a retrofit, by the setting `skip`."""
 
-Kind = Literal["path", "random", "identity", "convolution", "zero-cost"]
+CellKind = Literal["path", "random", "identity", "convolution", "zero-cost"]
 
-OF_KIND: dict[Kind, str] = {
+OF_KIND: dict[CellKind, str] = {
     "random": "random cell",
     "identity": "identity cell",
     "convolution": "convolution",
@@ -27,7 +27,7 @@ OF_KIND: dict[Kind, str] = {
 """What records call a run without a search, by what the setting `genotype` means."""
 
 OF_TRAINED_PART = {"network": "continued", "decoder": "continued decoder"}
-"""What records call the control that trains the backbone on, by the setting `trainable_part`."""
+"""What records call the control that continues the backbone, by the setting `trainable_part`."""
 
 _WITH_ARGUMENT = re.compile(r"(conv|random|zero-cost)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")
@@ -45,7 +45,7 @@ class CellSource:
         seed: of the draw, or of the order in which a score decides.
     """
 
-    kind: Kind
+    kind: CellKind
     path: str | None = None
     seed: int = 0
 

@@ -10,7 +10,7 @@ from nnunet_iac.search.space import OPERATIONS
 FREE = "max_pool_3x3"
 """The operation with neither weights nor products, so that a cell of it alone is the cheapest."""
 
-NAMES = {"parameters": "parameters", "macs": "MACs"}
+QUANTITY_NAMES = {"parameters": "parameters", "macs": "MACs"}
 """What is counted, as a field of `Cost`, and how it is called."""
 
 
@@ -79,7 +79,7 @@ class CellCosts:
 
 def _cost(entry: Any) -> Cost:
     try:
-        counts = [entry[quantity] for quantity in NAMES]
+        counts = [entry[quantity] for quantity in QUANTITY_NAMES]
     except (KeyError, TypeError) as error:
         raise ValueError(f'a cost must have "parameters" and "macs"; got {entry!r}') from error
     if any(type(count) is not int or count < 0 for count in counts):

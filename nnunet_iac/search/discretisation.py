@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nnunet_iac.search.cost import NAMES, CellCosts, Cost
+from nnunet_iac.search.cost import QUANTITY_NAMES, CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.pruning import best_operations, last_largest
 from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
@@ -113,7 +113,7 @@ class Limit:
     @property
     def unit(self) -> str:
         """What its share is a share of."""
-        return f"the backbone's {NAMES[QUANTITIES[self.setting]]}"
+        return f"the backbone's {QUANTITY_NAMES[QUANTITIES[self.setting]]}"
 
 
 @dataclass(frozen=True)

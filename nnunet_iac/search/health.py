@@ -42,7 +42,7 @@ class HealthEvent:
 
 @dataclass(frozen=True)
 class HealthState:
-    """What the watch over a search remembers between epochs, in plain types; at first nothing.
+    """What the checks of a search keep between epochs, in plain types; at first nothing.
 
     Args:
         alpha: of the previous epoch; a search starts from zeros.

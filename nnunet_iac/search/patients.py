@@ -4,6 +4,9 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 
+_NAMED = 3
+"""How many names a message contains of a longer list."""
+
 
 def patient_of(case: str, pattern: str | None) -> str:
     """Return the pattern's match in a case, or the whole case id without a pattern."""
@@ -24,6 +27,13 @@ def shared_patients(
     """Return the patients with cases on both sides, sorted."""
     patients = ({patient_of(case, pattern) for case in side} for side in (first, second))
     return tuple(sorted(set.intersection(*patients)))
+
+
+def named(names: Iterable[str]) -> str:
+    """Return cases or patients for a message: sorted, the first few and how many there are."""
+    listed = sorted(names)
+    shown = ", ".join(listed[:_NAMED])
+    return f"{shown}, … ({len(listed)})" if len(listed) > _NAMED else shown
 
 
 def halves(

@@ -71,12 +71,12 @@ def drift(history: History, active: Active) -> PerEdge:
 
     With x_t the logarithm of its share over that of the next one, a one-sided t test on the
     increments of x since the search began: H0, their mean is not below 0; H1, it is. Twice, for
-    the same data say which operation is the least: with two left the test is two-sided. A threshold
+    the same data select the least operation: with two left the test is two-sided. A threshold
     of 0.05 then means: were the increments independent and normal and no operation falling behind,
     a check would prune with about that probability at most (tests). Per check: whoever looks every
     epoch errs more often over a whole search. Increments of one sign in a row, as Adam makes them,
     are not independent: the more alike they are, the more often than its level the test errs.
-    Fewer than two increments say nothing: 1.
+    Of fewer than two increments it is 1.
     """
     # Imported here, since reading settings does not need it.
     from scipy.special import stdtr
@@ -144,7 +144,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class PruningState:
-    """What a pruning search remembers between epochs, per edge."""
+    """What a pruning search keeps between epochs, per edge."""
 
     active: Active
     threshold: PerEdge
@@ -238,7 +238,8 @@ def advance(
         edge = EDGES[int(undefined.nonzero()[0])]
         raise RuntimeError(
             f"the divergence of edge {edge} must be a number; after epoch "
-            f"{observation.epoch} it is {divergence[undefined][0].item()}"
+            f"{observation.epoch} it is {divergence[undefined][0].item()}: start anew with a "
+            "lower architecture_lr"
         )
     on_schedule = test.stability_test == "schedule"
     stable = undecided & ((divergence < state.threshold) | on_schedule)

@@ -43,7 +43,7 @@ SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
 NODE_COUNT = Constraint("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
 ADAM_BETAS = Constraint("two numbers in [0, 1)", lambda pair: 0 <= min(pair) <= max(pair) < 1)
 PATTERN = Constraint("a valid regular expression", _valid_pattern)
-SEED = Constraint("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
+TORCH_SEED = Constraint("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= value < 2**64)
 
 
 def is_text(annotation: Any) -> bool:
@@ -177,15 +177,20 @@ class CellConfig(CheckedPart):
             if self.skip != "cell":
                 raise ValueError(
                     "genotype chooses a cell, so skip must be cell with it; got "
-                    f"genotype={self.genotype}, skip={self.skip}"
+                    f"genotype={self.genotype}, skip={self.skip}: leave one of them out"
                 )
             CellSource.of(self.genotype)
-        limits = (self.max_parameter_ratio, self.max_mac_ratio)
-        if self.implant != "cell" and limits != (None, None):
+        if self.implant != "cell" and self.has_budget:
             raise ValueError(
                 "max_parameter_ratio and max_mac_ratio limit cells, and these settings implant "
-                f"none but {self.implant}; got {limits[0]} and {limits[1]}: leave them out"
+                f"none but {self.implant}; got {self.max_parameter_ratio} and "
+                f"{self.max_mac_ratio}: leave them out"
             )
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether the parameters or MACs of cells are limited."""
+        return (self.max_parameter_ratio, self.max_mac_ratio) != (None, None)
 
     @property
     def implant(self) -> Implant:
@@ -274,7 +279,7 @@ class Optimisation(CheckedPart):
     finetune_schedule: Literal["constant", "poly"] = "poly"
     trainable_part: Literal["network", "decoder"] = "network"
     deep_supervision: bool = True
-    seed: Annotated[int, SEED] = 0
+    seed: Annotated[int, TORCH_SEED] = 0
     deterministic: bool = True
 
     def __post_init__(self) -> None:

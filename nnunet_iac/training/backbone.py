@@ -16,6 +16,7 @@ from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.setting_parts import DataConfig
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -53,12 +54,12 @@ class Backbone:
     leakage: str | None
 
     def log_lines(self) -> list[str]:
-        """Return what the log of a run says of its backbone."""
+        """Return the lines that a run logs about its backbone."""
         lines = [f"Backbone: {self.path}"]
         if not validation_summary(self.path).is_file():
             lines.append(
-                "WARNING: the backbone has no validation/summary.json, so its fold number alone "
-                "says which cases it has not seen"
+                "WARNING: the backbone has no validation/summary.json, so only its fold "
+                "number shows which cases it has not seen"
             )
         if self.leakage is not None:
             lines.append(f"WARNING: the backbone {self.leakage}")
@@ -195,7 +196,7 @@ def require_same_input(
     try:
         theirs = configuration_of(init["plans"], init["configuration"])
     except ValueError as error:
-        raise ValueError(f"the backbone {path} must know its plans: {error}") from error
+        raise ValueError(f"the backbone {path} must contain its plans: {error}") from error
     for key in INPUT_KEYS:
         if theirs.get(key) != configuration.get(key):
             raise ValueError(
@@ -207,7 +208,7 @@ def require_same_input(
 
 def validation_summary(checkpoint: Path) -> Path:
     """Return where nnU-Net writes what it validated a checkpoint's fold on."""
-    return checkpoint.parent / "validation" / "summary.json"
+    return checkpoint.parent / VALIDATION_SUMMARY
 
 
 def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> str | None:

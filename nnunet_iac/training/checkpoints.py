@@ -91,14 +91,15 @@ def restore_host(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
         trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
 
 
-def write_checkpoint(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically; the latest one before it is kept."""
-    whole = io.BytesIO()  # torch would say less clearly why it cannot write to a file.
+def write_checkpoint(checkpoint: Mapping[str, Any], *paths: Path) -> None:
+    """Write a checkpoint to every path atomically, in order; the latest before it is kept."""
+    whole = io.BytesIO()  # Once for all, and torch's errors of files are less clear.
     torch.save(checkpoint, whole)
-    with replacing(path) as temporary:
-        temporary.write_bytes(whole.getbuffer())
-        if path.name == LATEST:
-            keep_previous(path)
+    for path in paths:
+        with replacing(path) as temporary:
+            temporary.write_bytes(whole.getbuffer())
+            if path.name == LATEST:
+                keep_previous(path)
 
 
 def read_own_checkpoint(
@@ -155,8 +156,8 @@ def require_same_run(
     if state is None:
         raise ValueError(
             f"a run must continue from its own checkpoint; {path} was written by "
-            f"{checkpoint.get('trainer_name')} and knows no search: remove it, or start anew "
-            "without --c"
+            f"{checkpoint.get('trainer_name')} and has no state of a search: remove it, or "
+            "start anew without --c"
         )
     if not isinstance(state, dict):
         raise ValueError(
@@ -165,7 +166,7 @@ def require_same_run(
         )
     if state.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(
-            f"a run must continue with a release that knows its checkpoints; {path} has format "
+            f"a run must continue with a release that reads its checkpoints; {path} has format "
             f"{state.get('format')} (nnunet-iac {state.get('version')}), this one reads format "
             f"{CHECKPOINT_FORMAT}: continue with that release, or start anew without --c"
         )
@@ -217,8 +218,8 @@ def require_nothing_lost(fold: Path) -> None:
 def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings: Settings) -> None:
     """Check that the record in a fold is this run's, before it is written again.
 
-    What cannot be read at all is damaged and holds nothing to lose. A setting that the release of
-    the record did not know had its default.
+    What cannot be read at all is damaged and holds nothing to lose. A setting that is newer than
+    the record had its default.
     """
     own, defaults = settings.to_mapping(), Settings().to_mapping()
     kept = {key: value for key, value in own.items() if key not in FREE_TO_CHANGE}
@@ -274,8 +275,8 @@ def _settings_of(fold: Path, checkpoint: Path) -> Settings:
     state = read_checkpoint(checkpoint).get(SECTION)
     if not isinstance(state, dict):
         raise ValueError(
-            f"every fold of a model must be of the same trainer; {checkpoint} knows no search: "
-            "move it elsewhere"
+            f"every fold of a model must be of the same trainer; {checkpoint} has no state of a "
+            "search: move it elsewhere"
         )
     return Settings.from_mapping(state.get("settings"))
 

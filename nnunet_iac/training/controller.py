@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
 from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource
@@ -34,13 +35,8 @@ from nnunet_iac.training import optimisation
 from nnunet_iac.training.batches import ARCHITECTURE
 from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
 from nnunet_iac.training.finetuning import FinetuneLength
-from nnunet_iac.training.recorder import (
-    Progress,
-    Recorder,
-    search_ends,
-    search_progress,
-    search_scalars,
-)
+from nnunet_iac.training.progress import Progress, search_ends, search_progress
+from nnunet_iac.training.recorder import Recorder, search_scalars
 
 MAX_SKIPPED_STEPS = 50
 """In a row; the scaler halves its scale each time, so a longer series is no overflow."""
@@ -192,8 +188,8 @@ class SearchController:
     def optimisers(self, network: Any) -> tuple[Optimizer, optimisation.EpochSchedule]:
         """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
-        alpha and beta learn in the search only, tuned norms in the finetuning only. What Adam
-        remembers of alpha and beta is kept.
+        alpha and beta learn in the search only, tuned norms in the finetuning only. Adam's
+        averages for alpha and beta are kept.
         """
         searching = self.phase is Phase.SEARCH
         for parameter in network.architecture_parameters():
@@ -227,7 +223,7 @@ class SearchController:
     ) -> Tensor:
         """Step the weights together with alpha and beta, or one of them; return the batch's loss.
 
-        `loss` runs the network on the batch, `epoch` is nnU-Net's number, from 0, and `update` says
+        `loss` runs the network on the batch, `epoch` is nnU-Net's number, from 0, and `update` is
         what the batch of a bilevel search is for, weights or architecture.
         """
         assert self.architecture_optimizer is not None

@@ -26,12 +26,12 @@ from nnunet_iac.runs.plans import (
     require_trainable,
 )
 from nnunet_iac.runs.records import NetworkCost
-from nnunet_iac.runs.splits import require_splits
+from nnunet_iac.runs.splits import SPLITS, require_splits
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import require_possible
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.patients import shared_patients
+from nnunet_iac.search.patients import named, shared_patients
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import PRESETS, Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
@@ -104,7 +104,8 @@ def require_usable(method: Method, settings: Settings) -> None:
     if method.bilevel and settings.schedule.iterations_per_epoch < 2:
         raise ValueError(
             "the full search needs iterations_per_epoch >= 2, one batch for the weights and "
-            f"one for the architecture; got {settings.schedule.iterations_per_epoch}"
+            f"one for the architecture; got {settings.schedule.iterations_per_epoch}: set it to 2 "
+            "or more"
         )
 
 
@@ -204,7 +205,7 @@ class Preflight:
 
     @property
     def _splits(self) -> Path:
-        return self.data.parent / "splits_final.json"
+        return self.data.parent / SPLITS
 
     def require_data(self) -> None:
         """Check that there are preprocessed data; the error has the command that makes them."""
@@ -235,8 +236,7 @@ class Preflight:
         if shared and self.number != "all" and not self.settings.data.allow_leakage:
             raise ValueError(
                 f"a patient must not be on both sides of a split; fold {self.number} has "
-                f"{', '.join(shared[:3])}{' …' if len(shared) > 3 else ''} on both: write a "
-                "splits_final.json that groups by patient"
+                f"{named(shared)} on both: write a {SPLITS} that groups by patient"
             )
         return training, validation
 
@@ -280,8 +280,7 @@ class Preflight:
 
     def costs(self, network: Any, planned: PlannedNetwork) -> CellCosts | None:
         """Return what cells cost where the settings limit that; some cell must be within it."""
-        limits = (self.settings.cell.max_parameter_ratio, self.settings.cell.max_mac_ratio)
-        if not self.method.retrofits or limits == (None, None):
+        if not (self.method.retrofits and self.settings.cell.has_budget):
             return None
         costs = cell_costs(network, *planned.image)
         require_possible(costs, self.settings.cell)
@@ -331,13 +330,11 @@ def previous_predictions(
     first = model.with_name(f"{model.name.rpartition('__')[0]}__{previous}")
     folder = first / "predicted_next_stage" / configuration
     there = {path.stem for path in folder.glob("*") if path.suffix in SUFFIXES}
-    missing = sorted(set(cases) - there)
-    if missing:
+    if missing := set(cases) - there:
         raise FileNotFoundError(
             f"the second stage of a cascade, which {configuration} is, needs what the first has "
-            f"predicted for all cases; {folder} has nothing of {', '.join(missing[:3])}"
-            f"{' …' if len(missing) > 3 else ''}: train all folds of {first.name}, whose "
-            "validations write it"
+            f"predicted for all cases; {folder} has nothing of {named(missing)}: train all folds "
+            f"of {first.name}, whose validations write it"
         )
     return folder
 
@@ -362,15 +359,15 @@ def enable_checkpointing_if_needed(
         return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
     if needed.checkpointed <= free:
         asked = network.activation_checkpointing
-        said = "as the settings ask" if asked else "since it would not fit otherwise"
+        why = "as the settings ask" if asked else "since it would not fit otherwise"
         network.activation_checkpointing = True
         return (
             f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} "
-            f"free with its cells' activations recomputed, {said}"
+            f"free with activation checkpointing, {why}"
         )
     raise RuntimeError(
         f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
-        f"its cells' activations recomputed, and {_text(free)} are free on {device}: "
+        f"activation checkpointing, and {_text(free)} are free on {device}: "
         f"{_cure(cell, batch, device, free, resized)}"
     )
 

@@ -11,14 +11,12 @@ from torch import nn
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
-from nnunet_iac.runs.scores import foreground_dice
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY, foreground_dice
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks, wrapped
 from nnunet_iac.training.recorder import Recorder
 
 MEASURED_ON = "measured-on.json"
 """Written last beside a reference's validation: all that its scores depend on."""
-
-SUMMARY = Path("validation", "summary.json")
 
 
 def validate_backbone(
@@ -56,8 +54,10 @@ def validate_backbone(
         pattern = recorder.settings.data.patient_pattern
         ending = trainer.dataset_json["file_ending"]
         write_json(folder / MEASURED_ON, depends_on)
-        recorder.add_backbone_facts(reference=foreground_dice(folder / SUMMARY, ending, pattern))
-        scored = read_json(folder / SUMMARY)["foreground_mean"]["Dice"]
+        recorder.add_backbone_facts(
+            reference=foreground_dice(folder / VALIDATION_SUMMARY, ending, pattern)
+        )
+        scored = read_json(folder / VALIDATION_SUMMARY)["foreground_mean"]["Dice"]
         trainer.logger.log_summary("reference_val/foreground_dice", scored)
 
 
@@ -79,6 +79,6 @@ def _validated_before(fold: Path, circumstances: Mapping[str, Any]) -> Path | No
             found = read_json(path)
         except (ValueError, OSError):
             continue
-        if found == circumstances and (path.parent / SUMMARY).is_file():
+        if found == circumstances and (path.parent / VALIDATION_SUMMARY).is_file():
             return path.parent
     return None

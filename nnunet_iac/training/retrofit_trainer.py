@@ -37,7 +37,7 @@ class RetrofitTrainer(nnUNetTrainer):
     sibling_trainer: ClassVar[str]
     """The trainer whose checkpoint is the backbone unless the settings name another."""
     overrides: ClassVar[Mapping[str, Any]] = {}
-    """Settings that this class fixes, whatever the plans say."""
+    """Settings that this class fixes, whatever the plans have."""
     network: Any
     dataloader_train: Any
     dataloader_val: Any
@@ -96,7 +96,7 @@ class RetrofitTrainer(nnUNetTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Return the plans' network, retrofitted as the settings say; the weights say the rest."""
+        """Return the plans' network, retrofitted by the settings; the rest is in the weights."""
         sizes = num_input_channels, num_output_channels, enable_deep_supervision
         unet = planned_network(plans_manager, configuration_manager, *sizes)
         require_supported(unet)
@@ -271,19 +271,19 @@ class RetrofitTrainer(nnUNetTrainer):
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with the run's state added, atomically; keep the previous.
 
-        The best goes before the latest, which must know of it: nnU-Net then finds nothing better.
+        The best goes before the latest, which records its score: nnU-Net then finds nothing better.
         """
-        average = self.logger.get_value("ema_fg_dice", step=None)
+        paths, average = [Path(filename)], self.logger.get_value("ema_fg_dice", step=None)
         is_better = average and (self._best_ema is None or average[-1] > self._best_ema)
-        if Path(filename).name == LATEST and is_better:
+        if paths[0].name == LATEST and is_better:
             self._best_ema = average[-1]
             self.print_to_log_file(f"New best EMA pseudo Dice: {average[-1]:.4f}")
-            self.save_checkpoint(str(Path(filename).with_name(BEST)))
+            paths.insert(0, paths[0].with_name(BEST))
         if self.disable_checkpointing or self.local_rank != 0:
             super().save_checkpoint(filename)
             return
         own = self.run.identity, self.controller.state_dict()
-        checkpoints.write_checkpoint(Path(filename), checkpoints.whole_state(self, self.unet, *own))
+        checkpoints.write_checkpoint(checkpoints.whole_state(self, self.unet, *own), *paths)
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """Continue from a checkpoint of this run: structure first, then optimisers, then state."""

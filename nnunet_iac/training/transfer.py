@@ -8,33 +8,31 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.nn.zero_cost import zero_cost_genotype
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.runs.records import RUN_KEYS
 from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, random_genotypes
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import is_within, require_within
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.patients import patient_of, shared_patients
+from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.search.setting_parts import CellConfig, DataConfig
 from nnunet_iac.training.backbone import Fold
 
-PROVENANCE = ("method", "trainer", "dataset", "plans", "configuration", "fold")
-"""What a record repeats from the record of the run that found its cell."""
 UNSEARCHED = (OF_KIND["random"], OF_KIND["identity"])
 """Methods whose cells no data decided."""
-SHOWN = 3
-"""Cases that a message names."""
 
 
 @dataclass(frozen=True)
 class Origin:
     """The run that found a cell, by what lies beside it.
 
-    `run` is what its record says, empty without one; `learned_from` its training cases, with the
+    `run` is that part of its record, empty without one; `learned_from` its training cases, with the
     validation cases if its backbone leaked; `leaked` why it may have.
     """
 
@@ -57,7 +55,7 @@ class Origin:
         run = record.read_cost().run
         if (given := run.get("genotype_from")) is not None:
             earlier = cls.of(Path(given["path"]))
-            repeated = {key: given[key] for key in PROVENANCE if key in given}
+            repeated = {key: given[key] for key in RUN_KEYS if key in given}
             known = cls(path, repeated, (), given.get("dimensions"), given.get("leakage"))
             return replace(earlier, path=path) if earlier.run else known
         if run.get("method") in UNSEARCHED:
@@ -70,7 +68,7 @@ class Origin:
 
     def provenance(self) -> dict[str, Any]:
         """Return what the record of a run with this cell repeats of its origin."""
-        known = {key: self.run[key] for key in PROVENANCE if key in self.run}
+        known = {key: self.run[key] for key in RUN_KEYS if key in self.run}
         found = {"dimensions": self.dimensions, "leakage": self.leaked}
         known |= {key: value for key, value in found.items() if value is not None}
         return {"path": str(self.path), **known}
@@ -80,8 +78,8 @@ class Origin:
         if self.learned_from or self.run.get("method") in UNSEARCHED:
             return None
         return (
-            f"{self.path} has no training cases of a search beside it, so nothing says which "
-            "cases its cell has seen"
+            f"{self.path} has no training cases of a search beside it, so it is not known "
+            "which cases its cell has seen"
         )
 
     def require_dimensions(self, dimensions: int) -> None:
@@ -119,8 +117,7 @@ class Origin:
             where = f"{source[0]}, whose training cases have names of validation cases"
         if not shared:
             return None
-        named = ", ".join(shared[:SHOWN]) + (" …" if len(shared) > SHOWN else "")
-        return f"{searched} {where} ({named})"
+        return f"{searched} {where} ({named(shared)})"
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def given_cell(
     costs: CellCosts | None,
     log: Callable[[str], None],
 ) -> GivenCell:
-    """Return the cell that the settings name; a ValueError says why it must not be used.
+    """Return the cell that the settings name; one that must not be used is a ValueError.
 
     Under a budget, which `costs` are for, a random cell is the first drawn that is within it.
     """

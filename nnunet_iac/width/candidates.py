@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-FEWEST = 5
-"""With fewer candidates there is no curve to speak of."""
+FEWEST_CANDIDATES = 5
+"""With fewer candidates the curve has too few points."""
 
 FEATURES = "features_per_stage"
 
@@ -40,9 +40,9 @@ def candidates(
     """
     wanted = caps_of(features_of(architecture)) if caps is None else caps
     chosen = [candidate(architecture, cap) for cap in sorted(set(wanted), reverse=True)]
-    if len(chosen) < FEWEST:
+    if len(chosen) < FEWEST_CANDIDATES:
         raise ValueError(
-            f"a width is chosen among at least {FEWEST} candidates; got the "
+            f"a width is chosen among at least {FEWEST_CANDIDATES} candidates; got the "
             f"{len(chosen)} caps {', '.join(str(each.cap) for each in chosen)}: give more with "
             "--caps, or take one with --cap"
         )

@@ -30,7 +30,7 @@ class Consensus:
         modal: the most frequent cap among them, the widest of several; that of `together` where
             there is none.
         agreement: share of the seeds whose pick is the modal one.
-        runner_up: the most frequent cap but `pick`; where there is none, what `together` says.
+        runner_up: the most frequent cap but `pick`; where there is none, that of `together`.
         together: the decision on all seeds together.
         reasons: sentences on the picks, then those of `together`.
         warnings: sentences on a pick at the boundary, and on disagreement: fewer than `AGREEMENT`
@@ -81,18 +81,18 @@ def consensus(
     modal = ranked[0] if ranked else together.pick
     pick = together.pick if rule == "dispersion" else modal
     others = [c for c in (*ranked, together.pick, together.runner_up) if c not in (pick, None)]
-    said = ALONE if rule != "dispersion" else LEFT_OUT
+    votes_of = ALONE if rule != "dispersion" else LEFT_OUT
     counted = ", ".join(f"{cap or 'none'} ({count})" for cap, count in votes.most_common())
     warnings = list(boundary_warnings(rule, pick, together.range))
     if len(scores) == 1:
         warnings.append("one seed cannot tell how far the pick is chance: use --seeds 8 or more")
     elif votes[pick] < AGREEMENT * len(scores):
         warnings.append(
-            f"fewer than {AGREEMENT:.0%} of the {len(scores)} seeds share the pick {pick}: {said} "
-            f"{counted}; use more --seeds"
+            f"fewer than {AGREEMENT:.0%} of the {len(scores)} seeds share the pick {pick}: "
+            f"{votes_of} {counted}; use more --seeds"
         )
     if modal != together.pick:
-        warnings.append(f"{said} mostly {modal}, {TOGETHER} {together.pick}: compare both")
+        warnings.append(f"{votes_of} mostly {modal}, {TOGETHER} {together.pick}: compare both")
     return Consensus(
         pick,
         picks,
@@ -100,6 +100,6 @@ def consensus(
         votes[modal] / len(scores),
         others[0] if others else None,
         together,
-        (f"{said} {counted}", *(f"{TOGETHER}: {reason}" for reason in together.reasons)),
+        (f"{votes_of} {counted}", *(f"{TOGETHER}: {reason}" for reason in together.reasons)),
         tuple(warnings),
     )

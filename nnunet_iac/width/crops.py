@@ -11,17 +11,14 @@ from torch import Tensor
 
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.plans import dataset_number
-from nnunet_iac.runs.splits import require_splits
+from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_splits
 from nnunet_iac.width.source import Source
 
-Fold = int | str
+FoldName = int | str
 """A number, or `all`."""
 
-FOLDS, _SPLIT_SEED = 5, 12345
-"""As nnU-Net splits where nobody else has."""
 
-
-def spread_cases(source: Source, fold: Fold, images: int) -> tuple[str, ...]:
+def spread_cases(source: Source, fold: FoldName, images: int) -> tuple[str, ...]:
     """Return so many of the fold's training cases, evenly spread over their sorted names."""
     cases = training_cases(source, fold)
     if not 1 <= images <= len(cases):
@@ -32,7 +29,7 @@ def spread_cases(source: Source, fold: Fold, images: int) -> tuple[str, ...]:
     return tuple(cases[index * len(cases) // images] for index in range(images))
 
 
-def training_cases(source: Source, fold: Fold) -> list[str]:
+def training_cases(source: Source, fold: FoldName) -> list[str]:
     """Return the sorted names of the cases that nnU-Net trains a fold on; nothing is written.
 
     Without a splits_final.json they are those of the one that nnU-Net would write.
@@ -50,12 +47,12 @@ def training_cases(source: Source, fold: Fold) -> list[str]:
     if not str(fold).isdecimal():
         raise ValueError(f"the fold must be a number from 0, or all; got {fold!r}")
     number = int(fold)
-    path = source.folder / "splits_final.json"
+    path = source.folder / SPLITS
     require_splits(path, number, cases)
     if path.is_file():
         splits = read_json(path)
     elif len(cases) >= FOLDS:
-        splits = generate_crossval_split(cases, seed=_SPLIT_SEED, n_splits=FOLDS)
+        splits = generate_crossval_split(cases, seed=SPLIT_SEED, n_splits=FOLDS)
     else:
         raise ValueError(
             f"nnU-Net splits at least {FOLDS} cases; {folder} has {len(cases)}: use -f all, or "
@@ -64,7 +61,7 @@ def training_cases(source: Source, fold: Fold) -> list[str]:
     if number < len(splits):
         return sorted(map(str, splits[number]["train"]))
     # nnU-Net's draw for a fold beyond the file.
-    draw = np.random.RandomState(seed=_SPLIT_SEED + number)
+    draw = np.random.RandomState(seed=SPLIT_SEED + number)
     chosen = draw.choice(len(cases), int(len(cases) * 0.8), replace=False)
     return sorted(cases[index] for index in chosen)
 

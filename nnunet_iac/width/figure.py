@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
 from nnunet_iac.width.study import WidthChoice
 
-LINES, BAND, PICK = "#56b4e9", "#0072b2", "#d55e00"
+SEED_COLOUR, SPREAD_COLOUR, PICK_COLOUR = "#56b4e9", "#0072b2", "#d55e00"
 """Single seeds, their spread, and the pick (Okabe and Ito)."""
 
 _SIZE = 9
@@ -33,21 +32,23 @@ def width_figure(study: WidthChoice) -> Figure:
     places = np.arange(len(caps))[::-1]
     largest, smallest = study.consensus.together.range
     for axes in (above, below):
-        _style(axes)
+        plain_axes(axes, _SIZE)
         for place, cap in zip(places, caps, strict=True):
             if not smallest <= cap <= largest:
                 axes.axvspan(place - 0.5, place + 0.5, color=MUTED, alpha=0.12, lw=0)
-    above.axvline(places[caps.index(study.pick)], color=PICK, lw=1.2, label="pick")
+    above.axvline(places[caps.index(study.pick)], color=PICK_COLOUR, lw=1.2, label="pick")
     lines = [np.column_stack((places, seed)) for seed in study.scores]
-    above.add_collection(LineCollection(lines, colors=LINES, lw=0.8, alpha=0.8, label="seeds"))
+    above.add_collection(
+        LineCollection(lines, colors=SEED_COLOUR, lw=0.8, alpha=0.8, label="seeds")
+    )
     if len(study.seeds) > 1:
         band = [np.exp(study.mean + sign * study.spread) for sign in (-1, 1)]
-        above.fill_between(places, *band, color=BAND, alpha=0.25, lw=0, label="spread")
+        above.fill_between(places, *band, color=SPREAD_COLOUR, alpha=0.25, lw=0, label="spread")
     above.plot(places, np.exp(study.mean), color=INK, lw=2, label="mean")
     above.set(yscale="log", xlim=(-0.5, len(caps) - 0.5))
     above.set_title("sensitivity S at initialisation", **_TITLE)
     counts = [study.consensus.picks.count(cap) for cap in caps]
-    colours = [PICK if cap == study.pick else LINES for cap in caps]
+    colours = [PICK_COLOUR if cap == study.pick else SEED_COLOUR for cap in caps]
     below.bar(places, counts, width=0.6, color=colours, zorder=2)
     for place, count in zip(places, counts, strict=True):
         if count:
@@ -68,11 +69,3 @@ def width_figure(study: WidthChoice) -> Figure:
 def draw_width(study: WidthChoice, path: Path) -> None:
     """Draw `width_figure` into a PNG file, replaced atomically."""
     write_figure(width_figure(study), path)
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    axes.tick_params(colors=MUTED, labelsize=_SIZE, which="both")
-    axes.spines["bottom"].set_color(MUTED)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)

@@ -22,7 +22,7 @@ from nnunet_iac.width.source import Source
 PROVENANCE = "nnunet_iac_xtiny"
 """The one key that we add to a configuration; nnU-Net ignores it."""
 
-PACKAGES = ("nnunetv2", "dynamic-network-architectures", "torch", "numpy")
+NETWORK_PACKAGES = ("nnunetv2", "dynamic-network-architectures", "torch", "numpy")
 
 
 def plans_name(source: Source, cap: int) -> str:
@@ -81,7 +81,7 @@ def write_width(
         "base_sha256": source.digest(),
         "trainer": trainer,
         "chosen": None if chosen is None else dict(chosen),
-        "versions": {package: version(package) for package in ("nnunet-iac", *PACKAGES)},
+        "versions": {package: version(package) for package in ("nnunet-iac", *NETWORK_PACKAGES)},
     }
     write_json(path, new)
     return path, True

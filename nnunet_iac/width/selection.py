@@ -15,7 +15,7 @@ from jaxtyping import Float
 Rule = Literal["curve", "slope", "dispersion"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 
-FEWEST: Mapping[Rule, int] = {"curve": 5, "slope": 6, "dispersion": 5}
+FEWEST_FOR_RULE: Mapping[Rule, int] = {"curve": 5, "slope": 6, "dispersion": 5}
 """Candidates that a rule needs to have at least one to pick."""
 
 POSSIBLE: Mapping[Rule, slice] = {
@@ -236,10 +236,11 @@ def _normalised(
 def _require_scores(
     rule: Rule, caps: Sequence[int], scores: Float[np.ndarray, "seeds caps"]
 ) -> None:
-    if len(caps) < FEWEST[rule] or scores.shape[1:] != (len(caps),):
+    if len(caps) < FEWEST_FOR_RULE[rule] or scores.shape[1:] != (len(caps),):
         raise ValueError(
-            f"the rule {rule} needs at least {FEWEST[rule]} candidates, each with its score; got "
-            f"{len(caps)} caps and scores of the shape {scores.shape}: give more with --caps"
+            f"the rule {rule} needs at least {FEWEST_FOR_RULE[rule]} candidates, each with its "
+            f"score; got {len(caps)} caps and scores of the shape {scores.shape}: give more with "
+            "--caps"
         )
     if any(narrow >= wide for wide, narrow in pairwise(caps)):
         raise ValueError(

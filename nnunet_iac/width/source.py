@@ -33,7 +33,7 @@ class Source:
         folder: of the preprocessed data set.
         plans: as nnU-Net wrote them.
         configuration: a name in the plans, not the second stage of a cascade.
-        dataset: what dataset.json says.
+        dataset: the content of dataset.json.
         trainer: a trainer of nnU-Net's kind; only its `build_network_architecture` is used.
     """
 
@@ -49,8 +49,8 @@ class Source:
         channels = known.get("channel_names", known.get("modality"))
         if not (isinstance(channels, dict) and isinstance(known.get("labels"), dict)):
             raise ValueError(
-                f"{self.folder / 'dataset.json'} must have objects channel_names and labels, for "
-                f"they say what the network takes and gives; it has {', '.join(known) or 'none'}: "
+                f"{self.folder / 'dataset.json'} must have objects channel_names and labels, which "
+                f"define what the network takes and gives; it has {', '.join(known) or 'none'}: "
                 "restore it"
             )
         if self.config.get("previous_stage") is not None:
@@ -101,8 +101,8 @@ class Source:
     def network(self, cap: int, seed: int) -> Any:
         """Return the trainer's network under a cap, on the CPU, without deep supervision.
 
-        Its initial weights depend on `seed` alone; torch's random numbers go on as if none had
-        been drawn.
+        Its initial weights depend on `seed` alone; torch's global random state is left
+        as it was.
         """
         plans = copy.deepcopy(self.plans)
         plans["configurations"][self.configuration]["architecture"] = capped(self.architecture, cap)

@@ -13,8 +13,8 @@ from nnunet_iac.search.cost import Cost
 from nnunet_iac.width import selection
 from nnunet_iac.width.candidates import Candidate, candidates
 from nnunet_iac.width.consensus import TOGETHER, Consensus, consensus
-from nnunet_iac.width.crops import Fold, central_crops, spread_cases
-from nnunet_iac.width.selection import FEWEST, FEWEST_SEEDS, TAU, Rule
+from nnunet_iac.width.crops import FoldName, central_crops, spread_cases
+from nnunet_iac.width.selection import FEWEST_FOR_RULE, FEWEST_SEEDS, TAU, Rule
 from nnunet_iac.width.sensitivity import Score, prepared, sensitivities
 from nnunet_iac.width.source import Source
 
@@ -32,7 +32,7 @@ class WidthChoice:
 
     candidates: tuple[Candidate, ...]
     costs: tuple[Cost, ...]
-    fold: Fold
+    fold: FoldName
     cases: tuple[str, ...]
     seeds: tuple[int, ...]
     score: Score
@@ -106,7 +106,7 @@ def choose_width(
     source: Source,
     rule: Rule = "curve",
     *,
-    fold: Fold = 0,
+    fold: FoldName = 0,
     images: int = IMAGES,
     seeds: Sequence[int] | None = None,
     score: Score = "sum",
@@ -133,10 +133,11 @@ def choose_width(
     """
     selection.require_rule(rule)
     chosen = candidates(source.architecture, caps)
-    if len(chosen) < FEWEST[rule]:
+    if len(chosen) < FEWEST_FOR_RULE[rule]:
         raise ValueError(
-            f"the rule {rule} needs at least {FEWEST[rule]} candidates; got the {len(chosen)} caps "
-            f"{', '.join(str(each.cap) for each in chosen)}: give more with --caps"
+            f"the rule {rule} needs at least {FEWEST_FOR_RULE[rule]} candidates; got the "
+            f"{len(chosen)} caps {', '.join(str(each.cap) for each in chosen)}: give more with "
+            "--caps"
         )
     caps_in_order = [candidate.cap for candidate in chosen]
     selection.choices(rule, caps_in_order, within)

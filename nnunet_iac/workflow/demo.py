@@ -13,12 +13,20 @@ import numpy as np
 
 from nnunet_iac.analysis.report.demo import write_demo_report
 from nnunet_iac.analysis.report.document import write_report
+from nnunet_iac.analysis.report.summary import hardware_text
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.scores import foreground_dice
-from nnunet_iac.workflow.serial import Report, read_seconds, run_serially
+from nnunet_iac.runs.scores import SUMMARY, foreground_dice
+from nnunet_iac.workflow.serial import Log, read_seconds, run_serially
 from nnunet_iac.workflow.steps import predictions_folder, processors
-from nnunet_iac.workflow.study import CONTINUE, LTH, BackboneSpec, DataSet, Study, StudyMethod
+from nnunet_iac.workflow.study import (
+    CONTINUE_TRAINER,
+    LTH_TRAINER,
+    BackboneSpec,
+    DataSet,
+    Study,
+    StudyMethod,
+)
 from nnunet_iac.workflow.study_plans import fold_folder, study_folder
 
 DATASET, FILE_ENDING = "Dataset004_Hippocampus", ".nii.gz"
@@ -65,15 +73,17 @@ def demo_study(device: str, quick: bool = False) -> Study:
         backbones={"tiny": TINY} if quick else {"small": SMALL},
         settings=QUICK_SETTINGS if quick else SETTINGS,
         methods={
-            "iac-lth": StudyMethod(LTH),
-            "continued": StudyMethod(CONTINUE, {"finetune_lr": BACKBONE_LR}, epochs_of="iac-lth"),
+            "iac-lth": StudyMethod(LTH_TRAINER),
+            "continued": StudyMethod(
+                CONTINUE_TRAINER, {"finetune_lr": BACKBONE_LR}, epochs_of="iac-lth"
+            ),
         },
         device=device,
         threads=1 if quick else min(os.cpu_count() or 1, MOST_THREADS),
     )
 
 
-def run_demo(folder: Path, device: str, quick: bool, report: Report) -> Path:
+def run_demo(folder: Path, device: str, quick: bool, report: Log) -> Path:
     """Run the demo below a folder, and return its page; `summary.json` is in the folder itself.
 
     Finished steps are kept and an interrupted training is continued, so a second call only runs
@@ -127,12 +137,10 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
     runs = dict(zip(("reference", "iac", "continued"), study.runs.values(), strict=True))
     record, control = (RunFolder.of_fold(fold_folder(study, runs[m])) for m in ("iac", "continued"))
     cost, trajectory = record.read_cost(), record.read_trajectory()
-    phases, hardware = cost.phases, cost.hardware
-    processor = f"{hardware['processor']}, {hardware['cores']} cores"
+    phases = cost.phases
     predictions = {name: predictions_folder(study, run) for name, run in runs.items()}
     dice = {
-        name: foreground_dice(path / "summary.json", FILE_ENDING)
-        for name, path in predictions.items()
+        name: foreground_dice(path / SUMMARY, FILE_ENDING) for name, path in predictions.items()
     }
     per_case = [
         {"case": case, **{name: dice[name]["per_case"][case] for name in dice}}
@@ -163,5 +171,5 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
         "images": f"{FOLDERS[0]}/{DATASET}/imagesTs",
         "labels": f"{FOLDERS[0]}/{DATASET}/labelsTs",
         "predictions": {k: str(path.relative_to(folder)) for k, path in predictions.items()},
-        "hardware": f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor,
+        "hardware": hardware_text(cost.hardware),
     }

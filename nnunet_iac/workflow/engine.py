@@ -18,7 +18,7 @@ from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_file import absolute_genotype, read_document, read_study
 from nnunet_iac.workflow.study_plans import is_finished, study_folder
 
-AS_RUN, SNAKEFILE, PAGE = "as-run.yaml", "Snakefile", "report.html"
+AS_RUN, SNAKEFILE, STUDY_PAGE = "as-run.yaml", "Snakefile", "report.html"
 PROFILES = ("--profile", "--workflow-profile")
 
 
@@ -54,7 +54,7 @@ def run_study(
             "all jobs of the study must succeed, and some did not; their logs, named above, are "
             f"in {own / 'logs'}: fix the errors there and run the same command again, which resumes"
         )
-    return own / PAGE
+    return own / STUDY_PAGE
 
 
 def _lay_out(own: Path, path: Path, study: Study) -> None:
@@ -68,7 +68,8 @@ def _lay_out(own: Path, path: Path, study: Study) -> None:
     known = yaml.safe_load((own / AS_RUN).read_text()) if (own / AS_RUN).is_file() else None
     if known and (before := known["study"]["name"]) != study.name:
         raise ValueError(
-            f"{own} holds the study {before!r}; {path} is {study.name!r}: take another"
+            f"{own} holds the study {before!r}; {path} is {study.name!r}: give another "
+            "folder with -o"
         )
     document = copy.deepcopy(read_document(path))
     for given, dataset in zip(document["datasets"], study.datasets, strict=True):
@@ -96,7 +97,7 @@ def _remove_outdated(own: Path, study: Study) -> None:
         if not is_finished(study, run):
             path.unlink(missing_ok=True)
     if not all(path.is_file() for path in results.values()):
-        (own / PAGE).unlink(missing_ok=True)
+        (own / STUDY_PAGE).unlink(missing_ok=True)
 
 
 def _present_gpus() -> int:

@@ -5,6 +5,7 @@ from functools import cache
 
 import torch
 
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.benchmark.step import estimate, finetune_step, fused_step, plain_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.planning import preprocessed_folder
@@ -12,7 +13,7 @@ from nnunet_iac.host.training_length import training_length
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.space import OPERATIONS
-from nnunet_iac.workflow.study import CONTINUE, FULL, LTH, REFERENCE, PlannedRun, Study
+from nnunet_iac.workflow.study import CONTINUE_TRAINER, FULL_TRAINER, LTH_TRAINER, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import is_finished, plans_file, plans_name
 
 REPEATS = 3
@@ -83,9 +84,11 @@ def _retrofit_hours(study: Study, run: PlannedRun, step: dict[str, float]) -> fl
     assert run.seed is not None
     settings = study.settings_of(run.method, run.seed)
     trainer = study.methods[run.method].trainer
-    if trainer == CONTINUE:
+    if trainer == CONTINUE_TRAINER:
         steps = settings.schedule.finetune_epochs * settings.schedule.iterations_per_epoch
         return steps * step["plain"] / 3600
     known = estimate(settings.schedule, settings.stability, settings.can_wait, step)
-    search = {LTH: known["lth_search_h"], FULL: known["iac_search_h"]}.get(trainer, 0.0)
+    search = {LTH_TRAINER: known["lth_search_h"], FULL_TRAINER: known["iac_search_h"]}.get(
+        trainer, 0.0
+    )
     return search + known["finetune_h"]

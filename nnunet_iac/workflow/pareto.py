@@ -12,16 +12,17 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
 from nnunet_iac.runs.atomic import write_json, write_text
-from nnunet_iac.runs.plans import SECTION, require_file_ending
+from nnunet_iac.runs.plans import require_file_ending, settings_of
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.candidates import candidate, features_of
 from nnunet_iac.width.crops import training_cases
 from nnunet_iac.width.planning import plans_name, write_width
 from nnunet_iac.width.source import Source
-from nnunet_iac.workflow.study import METHODS, OURS_TO_SET, REFERENCE, Study
+from nnunet_iac.workflow.study import METHODS, OURS_TO_SET, Study
 from nnunet_iac.workflow.study_file import study_of
 
 STYLES = {
@@ -81,7 +82,7 @@ class Pareto:
 
     def document(self) -> dict[str, Any]:
         """Return the content of the study file."""
-        known = {**self.source.config.get(SECTION, {}), **(self.settings or {})}
+        known = {**settings_of(self.source.config).written, **(self.settings or {})}
         settings = {key: value for key, value in known.items() if key not in OTHERS_TO_SET}
         seed, patients = settings.pop("seed", 0), settings.pop("patient_pattern", None)
         name, configuration = self.source.folder.name, self.source.configuration
@@ -119,7 +120,7 @@ def study_name(folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Point:
+class ParetoPoint:
     """What a method at a width (cap) costs and scores; costs and epochs are means over folds.
 
     The multiply-accumulates are those of one patch without deep supervision. The foreground Dice is
@@ -139,7 +140,7 @@ class Point:
     epochs: float
 
 
-def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
+def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[ParetoPoint]:
     """Return the points of the methods whose folds are all in a study's runs, by cap and method."""
     found = []
     for cap in pareto.caps:
@@ -150,7 +151,9 @@ def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[Point]:
     return [point for point in found if point is not None]
 
 
-def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Cost) -> Point | None:
+def point_of(
+    cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Cost
+) -> ParetoPoint | None:
     """Return the point of a method's runs, one per fold, on a backbone of the cost `width`.
 
     None if no case has a Dice.
@@ -165,7 +168,7 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
         costs = [run[name] for run in runs if name in run]
         return sum(cost["final"] - cost["backbone"] for cost in costs) / len(runs)
 
-    return Point(
+    return ParetoPoint(
         cap,
         method,
         width.parameters + added("parameters"),
@@ -179,7 +182,7 @@ def point_of(cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Co
     )
 
 
-def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
+def write_points(pareto: Pareto, found: Sequence[ParetoPoint], path: Path) -> None:
     """Write the points as JSON, with the data, settings and versions behind them."""
     source = pareto.source
     document = {
@@ -196,7 +199,7 @@ def write_points(pareto: Pareto, found: Sequence[Point], path: Path) -> None:
     write_json(path, document)
 
 
-def table(found: Sequence[Point]) -> str:
+def table(found: Sequence[ParetoPoint]) -> str:
     """Return the points as text."""
     lines = [
         f"{'cap':>6}  {'method':<10}{'parameters':>14}{'MACs':>18}{'epochs':>8}{'Dice':>8}  "
@@ -216,7 +219,7 @@ TEXT_SIZE = 9
 CAP_STYLE: Any = {"textcoords": "offset points", "color": MUTED, "size": 8, "ha": "right"}
 
 
-def pareto_figure(found: Sequence[Point]) -> Figure:
+def pareto_figure(found: Sequence[ParetoPoint]) -> Figure:
     """Return Dice against parameters and MACs, a line per method over its widths.
 
     Bars are the 95 % bootstrap intervals over patients; the numbers are caps.
@@ -242,11 +245,7 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
                     axes.annotate(str(point.cap), (x, point.dice), (-5, 3), **CAP_STYLE)
             axes.plot(costs, dice, color=colour, lw=1.4, ms=4.5, marker=marker, label=method)
         axes.set_xscale("log")
-        axes.set_facecolor("none")
-        axes.tick_params(colors=MUTED, labelsize=TEXT_SIZE, which="both")
-        axes.spines["bottom"].set_color(MUTED)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
+        plain_axes(axes, TEXT_SIZE)
         axes.set_xlabel(label, color=MUTED, size=TEXT_SIZE)
         axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=TEXT_SIZE)
     style: Any = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
@@ -255,6 +254,6 @@ def pareto_figure(found: Sequence[Point]) -> Figure:
     return figure
 
 
-def draw_pareto(found: Sequence[Point], path: Path) -> None:
+def draw_pareto(found: Sequence[ParetoPoint], path: Path) -> None:
     """Draw `pareto_figure` into a PNG file, replaced atomically."""
     write_figure(pareto_figure(found), path)

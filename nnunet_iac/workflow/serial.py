@@ -10,23 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment
 from nnunet_iac.host.forks import import_nnunet, run_forked
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import steps
-from nnunet_iac.workflow.study import REFERENCE, Study
+from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_checks import require_ready
 from nnunet_iac.workflow.study_plans import study_folder
 
 PROGRESS = re.compile(r"(Epoch \d+|Phase: .*|Pseudo dice .*|Pruned .*|predicting .*|Mean Val.*)$")
 SECONDS = "seconds.json"
-Report = Callable[[str], None]
-Step = Callable[[steps.Command], dict[str, Any]]
-Run = Callable[[Sequence[str], Mapping[str, str], Report], int]
+Log = Callable[[str], None]
+StudyStep = Callable[[steps.Command], dict[str, Any]]
+RunCommand = Callable[[Sequence[str], Mapping[str, str], Log], int]
 """Runs a command with additional variables, passes on its lines, and returns its exit status."""
 
 
-def run_serially(study: Study, report: Report) -> Path:
+def run_serially(study: Study, report: Log) -> Path:
     """Run all missing steps of a study, and return the folder of its results.
 
     Finished steps are kept, and interrupted trainings are continued. After a step that ran, all
@@ -68,9 +69,9 @@ def read_seconds(folder: Path) -> dict[str, float]:
     return read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {}
 
 
-def steps_of(study: Study) -> list[tuple[str, str, Step]]:
+def steps_of(study: Study) -> list[tuple[str, str, StudyStep]]:
     """Return the steps of a study in their order: the file that each ends with, title and step."""
-    found: list[tuple[str, str, Step]] = []
+    found: list[tuple[str, str, StudyStep]] = []
     for dataset in study.datasets:
         title = f"Plan and preprocess {dataset.dataset}"
         found.append((f"prepared/{dataset.dataset}", title, partial(steps.prepare, study, dataset)))
@@ -89,19 +90,19 @@ def steps_of(study: Study) -> list[tuple[str, str, Step]]:
 
 
 def run_logged(
-    log: Path, report: Report, run: Run, words: Sequence[str], **environment: str
+    log: Path, report: Log, run: RunCommand, words: Sequence[str], **environment: str
 ) -> None:
     """Run a command, which must succeed; log its output, and report lines that show progress."""
     log.parent.mkdir(parents=True, exist_ok=True)
     report(f"    $ {' '.join(words)}")
     with open(log, "a", encoding="utf-8") as file:
 
-        def hear(line: str) -> None:
+        def receive(line: str) -> None:
             file.write(line)
             if shown := PROGRESS.search(line.rstrip()):
                 report(f"      {shown.group(1)}")
 
-        status = run(words, {**command_environment(), **environment}, hear)
+        status = run(words, {**command_environment(), **environment}, receive)
     if status != 0:
         end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-15:])
         raise RuntimeError(
@@ -109,7 +110,7 @@ def run_logged(
         )
 
 
-def run_process(words: Sequence[str], environment: Mapping[str, str], hear: Report) -> int:
+def run_process(words: Sequence[str], environment: Mapping[str, str], receive: Log) -> int:
     """Run a command in a process of its own, pass on its lines, and return its exit status."""
     with subprocess.Popen(
         words,
@@ -121,5 +122,5 @@ def run_process(words: Sequence[str], environment: Mapping[str, str], hear: Repo
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            hear(line)
+            receive(line)
     return process.returncode

@@ -28,8 +28,10 @@ from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.plans import configuration_of, dataset_number
+from nnunet_iac.runs.scores import SUMMARY
+from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
-from nnunet_iac.workflow.study_checks import SPLITS, training_cases, wanted_splits
+from nnunet_iac.workflow.study_checks import training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
     is_finished,
@@ -91,7 +93,7 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
     folder = preprocessed_folder(dataset.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
-        splits, chosen = wanted_splits(study, dataset), not (folder / SPLITS).is_file()
+        splits, chosen = wanted_splits(dataset), not (folder / SPLITS).is_file()
         for plans in dict.fromkeys(spec.plans for spec in study.backbones.values()):
             _preprocess(folder, plans, dataset, study.threads, command)
         if chosen:  # Also in place of those beside the raw data, which nnU-Net's planning copies.
@@ -120,7 +122,7 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
     """Train a run or continue its training, and return its provenance, scores and costs."""
     write_plans_of(study, run)
     require_own_results(study, run)
-    splits, path = wanted_splits(study, run.dataset), preprocessed_folder(run.dataset.dataset)
+    splits, path = wanted_splits(run.dataset), preprocessed_folder(run.dataset.dataset)
     if not (path / SPLITS).is_file():
         write_json(path / SPLITS, splits)
     folder = fold_folder(study, run)
@@ -163,7 +165,7 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
     Without mirroring, because some trainers mirror and others do not.
     """
     folder, output = fold_folder(study, run), predictions_folder(study, run)
-    model, scored = folder.parent, output / "summary.json"
+    model, scored = folder.parent, output / SUMMARY
     raw = raw_folder(model.parent.name)
     if not scored.is_file() or scored.stat().st_mtime < (folder / FINAL).stat().st_mtime:
         shutil.rmtree(output, ignore_errors=True)

@@ -6,23 +6,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.search.settings import Settings
 
-REFERENCE = "reference"
 DEFAULT = "default"  # The augmentation of a trainer without a suffix.
-CONTINUE, DISCRETE = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
-SEARCHES = LTH, FULL = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
+CONTINUE_TRAINER, DISCRETE_TRAINER = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
+SEARCH_TRAINERS = LTH_TRAINER, FULL_TRAINER = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "continued": (CONTINUE, {}),
-    "iac-lth": (LTH, {}),
-    "iac": (FULL, {}),
-    "random": (DISCRETE, {"genotype": "random:{seed}"}),
-    "zero-cost": (DISCRETE, {"genotype": "zero-cost:{seed}"}),
-    "identity": (DISCRETE, {"genotype": "identity"}),
-    "convolution": (DISCRETE, {"genotype": "conv:{cells}"}),
-    "attention": (DISCRETE, {"skip": "attention"}),
-    "nested": (DISCRETE, {"skip": "nested"}),
-    "residual-attention": (DISCRETE, {"skip": "residual-attention"}),
+    "continued": (CONTINUE_TRAINER, {}),
+    "iac-lth": (LTH_TRAINER, {}),
+    "iac": (FULL_TRAINER, {}),
+    "random": (DISCRETE_TRAINER, {"genotype": "random:{seed}"}),
+    "zero-cost": (DISCRETE_TRAINER, {"genotype": "zero-cost:{seed}"}),
+    "identity": (DISCRETE_TRAINER, {"genotype": "identity"}),
+    "convolution": (DISCRETE_TRAINER, {"genotype": "conv:{cells}"}),
+    "attention": (DISCRETE_TRAINER, {"skip": "attention"}),
+    "nested": (DISCRETE_TRAINER, {"skip": "nested"}),
+    "residual-attention": (DISCRETE_TRAINER, {"skip": "residual-attention"}),
 }
 """Trainer of every method on top of a backbone, and the settings that make it that method."""
 
@@ -88,7 +88,7 @@ class StudyMethod:
     @property
     def searches(self) -> bool:
         """Whether it finds its cells itself."""
-        return self.trainer in SEARCHES
+        return self.trainer in SEARCH_TRAINERS
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Study:
                 )
             try:
                 settings = self.settings_of(name, self.seeds[0])
-                if method.trainer == LTH:
+                if method.trainer == LTH_TRAINER:
                     settings.require_prunable()
             except ValueError as error:
                 raise ValueError(f"method {name!r}: {error}") from error

@@ -12,14 +12,12 @@ from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trai
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.genotype_source import find_genotype
-from nnunet_iac.runs.splits import require_split, require_splits
+from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_split, require_splits
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.search.patients import patient_of, shared_patients
+from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.workflow.study import PLANNED, DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import plans_file, plans_name, plans_of, require_own_results
 
-SPLITS = "splits_final.json"
-FOLDS, SHUFFLE = 5, 12345  # nnU-Net's own number of folds, and the seed it shuffles with.
 Splits = list[dict[str, list[str]]]
 
 
@@ -35,7 +33,7 @@ def require_ready(study: Study) -> None:
             raise ValueError(f"a data set must be listed once; {folder.name} is there twice")
         if dataset.predict:
             _require_test_cases(raw_folder(folder.name))
-        wanted_splits(study, dataset)
+        wanted_splits(dataset)
     for trainer in dict.fromkeys(study.trainer_of(run) for run in study.runs.values()):
         if trainer not in exported_trainers(trainers_dir()):
             find_trainer(trainer)
@@ -49,15 +47,18 @@ def _require_test_cases(raw: Path) -> None:
     """Check that there are test cases to predict and to score, and an image for every label."""
     for verb, name in (("predict", "imagesTs"), ("score", "labelsTs")):
         if not (raw / name).is_dir():
-            raise FileNotFoundError(f"to {verb} test cases {raw / name} must exist")
+            raise FileNotFoundError(
+                f"to {verb} test cases {raw / name} must exist; it does not: add it, or leave "
+                "predict out"
+            )
     ending = read_json(raw / "dataset.json")["file_ending"]
     images, labels = (
         {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
         for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
     )
-    without = sorted(labels - images)
+    without = labels - images
     if without or not labels:
-        found = f"without one: {', '.join(without[:3])}" if without else "there is no label"
+        found = f"without one: {named(without)}" if without else "there is no label"
         raise ValueError(
             f"to score test cases every label in {raw / 'labelsTs'} must have its image in "
             f"imagesTs; {found}: add what is missing, or leave predict out"
@@ -94,8 +95,8 @@ def _require_plans(study: Study, run: PlannedRun) -> None:
         )
 
 
-def wanted_splits(study: Study, dataset: DataSet) -> Splits:
-    """Return the splits of a study: its own, those that are there, or five folds by patient.
+def wanted_splits(dataset: DataSet) -> Splits:
+    """Return the splits of a study's data set: given, those that are there, or five by patient.
 
     Splits beside the raw data are there as well: nnU-Net copies them when it plans.
 
@@ -132,12 +133,12 @@ def wanted_splits(study: Study, dataset: DataSet) -> Splits:
         if fold >= len(wanted):
             raise ValueError(
                 f"the folds of {dataset.dataset} must be among the {len(wanted)} of its splits; "
-                f"got {fold}"
+                f"got {fold}: name one from 0 to {len(wanted) - 1}"
             )
         if shared := shared_patients(wanted[fold]["train"], wanted[fold]["val"], dataset.patients):
             raise ValueError(
                 f"a patient must not be on both sides of a split; fold {fold} of "
-                f"{dataset.dataset} has {', '.join(shared[:3])} on both: name splits that group by "
+                f"{dataset.dataset} has {named(shared)} on both: name splits that group by "
                 "patient, or none and `patients`"
             )
     return wanted
@@ -155,9 +156,12 @@ def grouped(cases: Sequence[str], pattern: str | None) -> Splits:
     patient = {case: patient_of(case, pattern) for case in cases}
     patients = sorted(set(patient.values()))
     if len(patients) < FOLDS:
-        raise ValueError(f"{FOLDS} folds need as many patients; there are {len(patients)}")
+        raise ValueError(
+            f"{FOLDS} folds need as many patients; there are {len(patients)}: name "
+            "splits with fewer folds"
+        )
     found = []
-    for _, held in KFold(FOLDS, shuffle=True, random_state=SHUFFLE).split(patients):
+    for _, held in KFold(FOLDS, shuffle=True, random_state=SPLIT_SEED).split(patients):
         out = {patients[i] for i in held}
         train = [case for case in cases if patient[case] not in out]
         found.append({"train": train, "val": [case for case in cases if patient[case] in out]})

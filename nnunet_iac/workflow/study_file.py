@@ -10,8 +10,9 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.workflow.study import METHODS, REFERENCE, BackboneSpec, DataSet, Study, StudyMethod
+from nnunet_iac.workflow.study import METHODS, BackboneSpec, DataSet, Study, StudyMethod
 
 # Of a training unless the file names another number: on a GPU they load the data.
 THREADS = {"cpu": 1, "cuda": 8}

@@ -4,13 +4,15 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.host.planning import NetworkChanges, preprocessed_folder, source_plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, derived, write_new
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
-from nnunet_iac.workflow.study import REFERENCE, BackboneSpec, PlannedRun, Study
+from nnunet_iac.workflow.study import BackboneSpec, PlannedRun, Study
 
 
 def study_folder(study: Study, folder: Path | None = None) -> Path:
@@ -45,7 +47,7 @@ def fold_folder(study: Study, run: PlannedRun) -> Path:
 
 def is_finished(study: Study, run: PlannedRun) -> bool:
     """Return whether a run is trained and validated."""
-    return (fold_folder(study, run) / "validation" / "summary.json").is_file()
+    return (fold_folder(study, run) / VALIDATION_SUMMARY).is_file()
 
 
 def plans_file(study: Study, run: PlannedRun) -> Path:
@@ -108,7 +110,7 @@ def _backbone_plans(
         if len(spec.features_per_stage) < stages:
             raise ValueError(
                 f"features_per_stage must have a number for each of the {stages} stages of the "
-                f"plans; got {list(spec.features_per_stage)}"
+                f"plans; got {list(spec.features_per_stage)}: add the missing ones"
             )
         changes["architecture"] = own = copy.deepcopy(dict(architecture))
         own["arch_kwargs"][FEATURES] = list(spec.features_per_stage[:stages])

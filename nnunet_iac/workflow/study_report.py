@@ -1,7 +1,5 @@
 """The provenance, scores and costs of a study's runs, its result file, tables and page."""
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,15 @@ from nnunet_iac.analysis.report.page import environment
 from nnunet_iac.analysis.report.run import Run, read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables
-from nnunet_iac.analysis.scores.wording import finding, score_text
-from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
+from nnunet_iac.analysis.scores.wording import csv_text, finding, score_text
+from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.workflow.study import REFERENCE, PlannedRun, Study
+from nnunet_iac.workflow.study import PlannedRun, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
-SEARCHES = ("iac-lth", "iac")
+SEARCH_METHODS = ("iac-lth", "iac")
 TIMES = ("epochs", "search_epochs", "seconds", "search_seconds")
 
 
@@ -93,7 +91,7 @@ def _first_words(table: MethodTable) -> list[str]:
         f"{finding(row.against[baseline], _with_length(table, row.method, baseline))}."
         for row in table.rows
         for baseline in STUDY_BASELINES
-        if row.method in SEARCHES and baseline in row.against
+        if row.method in SEARCH_METHODS and baseline in row.against
     ]
 
 
@@ -111,10 +109,6 @@ def _csv(tables: list[MethodTable]) -> str:
         for head, *rows in [cells(table)]
         for row in rows
     ]
-    text = io.StringIO()
     columns = dict.fromkeys(column for row in rows for column in row)
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    if rows:
-        writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    lines = [[row.get(column) for column in columns] for row in rows]
+    return csv_text([list(columns), *lines]) if rows else ""

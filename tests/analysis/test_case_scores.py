@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored_folders import write_dataset_json, write_run_fold, write_stock_fold, write_summary
 
-from nnunet_iac.analysis.scores.case_scores import named, patient_means, read_case_scores
+from nnunet_iac.analysis.scores.case_scores import patient_means, read_case_scores
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import case_id, foreground_dice, labels_of, read_summary
@@ -83,7 +83,7 @@ def test_a_dice_outside_its_range_is_refused(tmp_path, dice):
 
 def test_a_case_that_stands_twice_in_a_summary_is_refused(tmp_path):
     folder = write_summary(tmp_path, {"a": 0.5, "sub/a": 0.6})
-    with pytest.raises(ValueError, match="a stands in it twice"):
+    with pytest.raises(ValueError, match="a is listed twice"):
         read_case_scores(folder)
 
 
@@ -222,11 +222,6 @@ def test_a_patients_mean_lies_among_its_values(values):
     for patient, mean in means.items():
         own = [value for case, value in values.items() if case[0] == patient]
         assert min(own) - 1e-12 <= mean <= max(own) + 1e-12
-
-
-def test_a_long_list_is_named_by_its_first_and_its_length():
-    assert named(["b", "a"]) == "a, b"
-    assert named("dcba") == "a, b, c, … (4)"
 
 
 # -- surfaces ------------------------------------------------------------------------------------

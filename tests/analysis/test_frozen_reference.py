@@ -45,7 +45,7 @@ def test_another_network_is_refused(tmp_path, run):
     message = (
         rf"{STOCK}/fold_0 must be the network that {RUN}/fold_0 froze, frozen\.pth; none of its "
         r"checkpoint_final\.pth and checkpoint_best\.pth has the recorded hash .*"
-        r"fold_0/iac/reference, or say --unrelated"
+        r"fold_0/iac/reference, or pass --unrelated"
     )
     with pytest.raises(ValueError, match=message):
         _checked(stock, run)

@@ -392,7 +392,7 @@ def test_epochs_after_the_searchs_end_are_a_disagreement(tmp_path):
     longer["epoch"][-1] += 1
     np.savez(run.trajectory_file, **longer)
     assert only(run) == (
-        "trajectory.npz goes on to epoch 9, but the recomputed search ends after epoch 8"
+        "trajectory.npz has epochs up to 9, but the recomputed search ends after epoch 8"
     )
 
 

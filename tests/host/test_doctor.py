@@ -20,17 +20,17 @@ def test_our_own_metadata_names_the_supported_versions():
 
 
 @pytest.mark.parametrize(
-    ("requirement", "found", "mend"),
+    ("requirement", "found", "fix"),
     [
         ("packaging<1", "supported: <1", 'pip install "packaging<1"'),
         ("no-such-package>=2", "not installed", 'pip install "no-such-package>=2"'),
     ],
 )
-def test_a_missing_or_unsupported_package_comes_with_its_command(requirement, found, mend):
+def test_a_missing_or_unsupported_package_comes_with_its_command(requirement, found, fix):
     check = doctor.requirement_check(Requirement(requirement))
     assert not check.ok
     assert found in check.found
-    assert check.mend == mend
+    assert check.fix == fix
 
 
 def test_an_unsupported_python_is_a_failure(monkeypatch):
@@ -38,7 +38,7 @@ def test_an_unsupported_python_is_a_failure(monkeypatch):
     (python,) = (check for check in doctor.package_checks() if check.name == "python")
     assert not python.ok
     assert "3.9.1" in python.found
-    assert ">=3.10" in python.mend
+    assert ">=3.10" in python.fix
 
 
 def test_a_package_that_was_not_installed_is_told_to_be(monkeypatch):
@@ -48,7 +48,7 @@ def test_a_package_that_was_not_installed_is_told_to_be(monkeypatch):
     monkeypatch.setattr(doctor.metadata, "metadata", absent)
     (check,) = doctor.package_checks()
     assert not check.ok
-    assert check.mend.startswith("pip install -e ")
+    assert check.fix.startswith("pip install -e ")
 
 
 @pytest.mark.parametrize("error", [ImportError("absent"), RuntimeError("torchvision::nms")])
@@ -60,7 +60,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_a_failure(monkeypatch, error):
     check = doctor.torchvision_check()
     assert not check.ok
     assert str(error) in check.found
-    assert "torch and torchvision together" in check.mend
+    assert "torch and torchvision together" in check.fix
 
 
 def test_a_writable_folder_passes_and_is_left_empty(nnunet_folders):
@@ -73,11 +73,11 @@ def test_an_unset_variable_and_a_missing_folder_say_what_to_type(nnunet_folders,
     monkeypatch.delenv("nnUNet_raw")
     unset = doctor.folder_check("nnUNet_raw")
     assert not unset.ok
-    assert unset.mend == "export nnUNet_raw=/path/to/nnUNet_raw"
+    assert unset.fix == "export nnUNet_raw=/path/to/nnUNet_raw"
     monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "gone"))
     missing = doctor.folder_check("nnUNet_raw")
     assert not missing.ok
-    assert missing.mend == f'mkdir -p "{nnunet_folders / "gone"}"'
+    assert missing.fix == f'mkdir -p "{nnunet_folders / "gone"}"'
 
 
 def test_a_read_only_folder_is_a_failure(nnunet_folders, monkeypatch):
@@ -88,7 +88,7 @@ def test_a_read_only_folder_is_a_failure(nnunet_folders, monkeypatch):
     check = doctor.folder_check("nnUNet_results")
     assert not check.ok
     assert "Permission denied" in check.found
-    assert "chmod" in check.mend
+    assert "chmod" in check.fix
 
 
 def test_a_full_disk_is_a_failure(nnunet_folders, monkeypatch):
@@ -98,13 +98,13 @@ def test_a_full_disk_is_a_failure(nnunet_folders, monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage(doctor.FREE_BYTES - 1))
     check = doctor.disk_check()
     assert not check.ok
-    assert "5 GiB" in check.mend
+    assert "5 GiB" in check.fix
 
 
 def test_the_trainer_variable_may_list_our_folder_among_others(nnunet_folders, monkeypatch):
     check = doctor.external_trainers_check()
     assert (check.ok, check.found) == (False, "not set")
-    assert check.mend == doctor.EXPORT_TRAINERS
+    assert check.fix == doctor.EXPORT_TRAINERS
     mine = nnunet_folders / "my_trainers"
     mine.mkdir()
     monkeypatch.setenv("nnUNet_extTrainer", f"{mine}{os.pathsep}{trainers_dir()}")
@@ -132,7 +132,7 @@ def test_a_folder_that_leads_to_second_copies_is_named(tmp_path, monkeypatch, fi
     check = doctor.shadowing_check()
     assert not check.ok
     assert str(tmp_path) in check.found
-    assert doctor.EXPORT_TRAINERS in check.mend
+    assert doctor.EXPORT_TRAINERS in check.fix
 
 
 def test_the_package_itself_is_no_folder_of_trainers(monkeypatch):
@@ -147,7 +147,7 @@ def test_a_second_copy_on_the_path_is_a_failure(tmp_path, monkeypatch):
     check = doctor.copies_check()
     assert not check.ok
     assert str(tmp_path) in check.found
-    assert "PYTHONPATH" in check.mend
+    assert "PYTHONPATH" in check.fix
 
 
 def test_a_second_installation_is_a_failure(tmp_path, monkeypatch):
@@ -174,7 +174,7 @@ def test_a_machine_without_a_gpu_is_no_failure(monkeypatch, available):
 def test_without_our_folder_in_the_variable_no_trainer_is_looked_up(nnunet_folders):
     (check,) = doctor.trainer_checks()
     assert not check.ok
-    assert check.mend == doctor.EXPORT_TRAINERS
+    assert check.fix == doctor.EXPORT_TRAINERS
 
 
 def test_a_look_up_that_dies_shows_its_last_words(monkeypatch):

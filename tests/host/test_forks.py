@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_iac.host.forks import run_forked
-from nnunet_iac.workflow.serial import Report, Run, run_logged, run_process
+from nnunet_iac.workflow.serial import Log, RunCommand, run_logged, run_process
 
 MODULE = """
 import multiprocessing, os, sys
@@ -39,7 +39,7 @@ def test_a_forked_command_gives_its_lines_and_status_and_its_workers_one_thread(
 
 @pytest.mark.parametrize("run", [run_forked, run_process])
 def test_a_command_that_raises_fails_and_says_why(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_here.py").write_text("raise ValueError('the disk is full')")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -50,7 +50,7 @@ def test_a_command_that_raises_fails_and_says_why(
 
 
 def test_a_command_that_fails_is_an_error_with_the_end_of_its_log(tmp_path: Path) -> None:
-    def run(words: Sequence[str], environment: Mapping[str, str], hear: Report) -> int:
+    def run(words: Sequence[str], environment: Mapping[str, str], hear: Log) -> int:
         hear("Epoch 3\n")
         hear("out of memory\n")
         return 7

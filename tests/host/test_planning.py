@@ -49,6 +49,15 @@ def test_settings_of_the_source_plans_are_the_start_and_new_ones_win(preprocesse
     assert (settings.optimisation.seed, settings.cell.residual) == (5, "zero")
 
 
+def test_settings_must_be_possible_together_with_those_of_the_source_plans(preprocessed):
+    write_plans("4", "2d", "nnUNetPlans", "Long", {"search_epochs": 400})
+    path, _ = write_plans("4", "2d", "Long", "Longer", {"warmup_epochs": 250})
+    written = settings_of(_read(preprocessed, path.stem)["configurations"]["2d"]).schedule
+    assert (written.warmup_epochs, written.search_epochs) == (250, 400)
+    with pytest.raises(ValueError, match="search_epochs=400, warmup_epochs=400"):
+        write_plans("4", "2d", "Long", "Longest", {"warmup_epochs": 400})
+
+
 def test_an_existing_identifier_with_other_content_is_not_overwritten(preprocessed):
     write_plans("4", "2d", "nnUNetPlans", "Mine", {"seed": 3})
     with pytest.raises(ValueError, match=r"Mine\.json exists with other content"):

@@ -11,7 +11,7 @@ from nnunet_iac.host.onnx_export import INPUT, export_onnx
 from nnunet_iac.nn.cell import ReZero
 from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.nn.retrofitted_unet import TunedNorm
+from nnunet_iac.nn.tuned_norms import TunedNorm
 from nnunet_iac.search.genotype import Genotype
 
 EVERY_OPERATION = Genotype.from_codes([0, 1, 2, -1, 3, -1, 4, -1, 5, 6, -1, -1, -1, 0])

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.search.genotype import NOT_KEPT, UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.relaxation import edge_weights, operation_weights

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 
 KINDS = ("whole", "pruned", "discrete")
 SCALE = 2.0**12

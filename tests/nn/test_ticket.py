@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_iac.nn.retrofitted_unet import IACUNet, draw_ticket, load_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 
 
 @pytest.fixture(params=[2, 3], ids=["2d", "3d"])

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_iac.search.patients import halves, patient_of, shared_patients
+from nnunet_iac.search.patients import halves, named, patient_of, shared_patients
 
 BEFORE_THE_LAST_DASH = r"^.*(?=-)"
 case_lists = st.lists(
@@ -51,3 +51,8 @@ def test_another_seed_splits_differently():
 def test_fewer_than_two_patients_cannot_be_split(cases, count):
     with pytest.raises(ValueError, match=f"training cases have {count}: add patients"):
         halves(cases, BEFORE_THE_LAST_DASH, 0)
+
+
+def test_a_long_list_is_named_by_its_first_and_its_length():
+    assert named(["b", "a"]) == "a, b"
+    assert named("dcba") == "a, b, c, … (4)"

@@ -877,7 +877,7 @@ CHECKPOINTS = [
     typed(
         "a checkpoint that is still searching",
         f"show @/{RESULTS}/{LTH}__small__2d/fold_0/checkpoint_latest.pth",
-        "is still searching: let it go on",
+        "is still searching: continue it",
         checkpoint(),
     ),
     typed(
@@ -1046,7 +1046,7 @@ RESUMED = [
     for name, message, arrange in [
         (
             "of another trainer",
-            "was written by nnUNetTrainer and knows no search",
+            "was written by nnUNetTrainer and has no state of a search",
             lambda world: shutil.copytree(world.backbone.parent, world.fold(LTH)),
         ),
         (

@@ -33,9 +33,9 @@ def test_a_step_of_given_plans_is_timed_and_a_run_estimated(planned: Any, tmp_pa
     words = ("-d", 4, "-c", "2d", "-p", plans, "--repeats", 1, "--json", result)
     printed = planned.run("nnunet-iac", "benchmark", "step", *words)
     measured = json.loads(result.read_text())
-    described = read_json(planned.preprocessed / "timed.json")["configurations"]["2d"]
-    assert measured["workload"]["batch_size"] == described["batch_size"]
-    assert measured["workload"]["patch_size"] == described["patch_size"]
+    config = read_json(planned.preprocessed / "timed.json")["configurations"]["2d"]
+    assert measured["workload"]["batch_size"] == config["batch_size"]
+    assert measured["workload"]["patch_size"] == config["patch_size"]
     assert measured["workload"]["features"] == [4, 8, 8]
     assert measured["workload"]["min_channels"] == 8
     assert measured["estimate"]["fits"] is True
@@ -84,9 +84,9 @@ def test_regions_are_heads_and_a_cascade_sees_a_mask_for_every_label(regions: Pa
 
 
 def test_one_region_alone_is_timed(regions: Path) -> None:
-    described = read_json(regions / "dataset.json")
-    described.update(labels={"background": 0, "whole": [1, 2]}, regions_class_order=[1])
-    write_json(regions / "dataset.json", described)
+    dataset = read_json(regions / "dataset.json")
+    dataset.update(labels={"background": 0, "whole": [1, 2]}, regions_class_order=[1])
+    write_json(regions / "dataset.json", dataset)
     workload = Workload.of_plans(REGIONS, "2d", "small", "cpu").resized(2, None, None, None)
     assert workload.classes == 1
     images, targets = workload.batch()
@@ -94,8 +94,8 @@ def test_one_region_alone_is_timed(regions: Path) -> None:
 
 
 def test_labels_that_nnunet_cannot_learn_are_named(regions: Path) -> None:
-    described = read_json(regions / "dataset.json")
-    write_json(regions / "dataset.json", {**described, "regions_class_order": None})
+    dataset = read_json(regions / "dataset.json")
+    write_json(regions / "dataset.json", {**dataset, "regions_class_order": None})
     with pytest.raises(ValueError, match=r"Regions/dataset\.json must be .* regions_class_order"):
         Workload.of_plans(REGIONS, "2d", "small", "cpu")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS
+from nnunet_iac.runs.checkpoint import BEST, LATEST, PREVIOUS
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.checkpoints import (
     CHECKPOINT_FORMAT,
@@ -73,10 +73,21 @@ def test_a_checkpoint_is_nnunets_own_with_a_section_of_ours(
 
 def test_the_checkpoint_before_the_latest_is_kept(tmp_path: Path) -> None:
     for number in range(3):
-        write_checkpoint(tmp_path / LATEST, {"number": number})
+        write_checkpoint({"number": number}, tmp_path / LATEST)
     found = [torch.load(tmp_path / name)["number"] for name in (PREVIOUS, LATEST)]
     assert found == [1, 2]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_that_is_best_and_latest_is_serialised_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[dict[str, Any]] = []
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda state, to: saved.append(state) or save(state, to))
+    write_checkpoint({"number": 1}, tmp_path / BEST, tmp_path / LATEST)
+    assert saved == [{"number": 1}]
+    assert (tmp_path / BEST).read_bytes() == (tmp_path / LATEST).read_bytes()
 
 
 def test_the_settings_are_no_part_of_the_configurations_digest() -> None:
@@ -105,14 +116,14 @@ def test_another_runs_checkpoint_is_refused(
     message: str,
 ) -> None:
     path = tmp_path / LATEST
-    write_checkpoint(path, _checkpoint(**section))
+    write_checkpoint(_checkpoint(**section), path)
     with pytest.raises(ValueError, match=message):
         read_own_checkpoint(path, _identity(**identity), Settings(**settings))
 
 
 def test_the_own_checkpoint_is_read_and_a_replaced_one_noticed(tmp_path: Path) -> None:
     path = tmp_path / LATEST
-    write_checkpoint(path, _checkpoint())
+    write_checkpoint(_checkpoint(), path)
     read_own_checkpoint(path, _identity(), Settings(activation_checkpointing=True))
     modified = path.stat().st_mtime_ns
     require_newest(path, modified)

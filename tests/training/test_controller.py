@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.nn.retrofitted_unet import IACUNet, draw_ticket
+from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.ticket import draw_ticket
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost

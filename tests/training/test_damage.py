@@ -317,7 +317,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_made(
         monkeypatch.setattr(os, "access", lambda path, mode: False)
     before = _snapshot(results)
     try:
-        with pytest.raises(RuntimeError, match=r"cannot be written to: mend its permissions"):
+        with pytest.raises(RuntimeError, match=r"cannot be written to: fix its permissions"):
             make_trainer(LTH)
         assert _snapshot(results) == before
     finally:

@@ -101,7 +101,7 @@ def test_stock_nnunet_predicts_the_same_with_an_exported_model(
     assert tensors_hash(weights[0]) == tensors_hash(weights[1])
     plans = json.loads((target / "plans.json").read_text())
     assert plans["plans_name"] == "cells"
-    assert not any("iac" in described for described in plans["configurations"].values())
+    assert not any("iac" in config for config in plans["configurations"].values())
     assert str(in_process.path) not in json.dumps(plans)
 
 
@@ -310,7 +310,7 @@ def test_regions_with_an_ignored_label_are_compared_on_images_of_several_channel
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    described = {
+    dataset = {
         "channel_names": {"0": "MRI", "1": "smooth"},
         "labels": {"background": 0, "whole": [1, 2], "posterior": 2, "ignore": 3},
         "regions_class_order": [1, 2],
@@ -321,7 +321,7 @@ def test_regions_with_an_ignored_label_are_compared_on_images_of_several_channel
     head = network.decoder.seg_layers[-1]
     head.weight, head.bias = nn.Parameter(head.weight[:2]), nn.Parameter(head.bias[:2])
     known = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
-    names = (described, "nnUNetTrainer", None)
+    names = (dataset, "nnUNetTrainer", None)
     known.manual_initialization(network, plans, plans.get_configuration("2d"), None, *names)
     monkeypatch.setattr(onnx_export, "predictor_of", lambda fold: known)
     predictor, path = export_fold(tmp_path)

@@ -45,7 +45,7 @@ class Checks:
         self.asked: list[str] = []
         self.logged: list[str] = []
         self.log = self.logged.append
-        self.fitted: Genotype | None = None
+        self.sized_for: Genotype | None = None
 
     def _ask(self, name: str) -> None:
         self.asked.append(name)
@@ -79,7 +79,7 @@ class Checks:
         self, network: Any, planned: PlannedNetwork, genotype: Genotype | None
     ) -> None:
         self._ask("fit_in_memory")
-        self.fitted = genotype
+        self.sized_for = genotype
 
 
 class Run:
@@ -285,7 +285,7 @@ def test_a_given_cell_is_fitted_in_memory_recorded_and_built(
 ) -> None:
     run = make(IAC_DISCRETE, genotype=setting)
     run.begin()
-    assert run.checks.fitted == run.network.genotype == run.record.read_genotype() == genotype
+    assert run.checks.sized_for == run.network.genotype == run.record.read_genotype() == genotype
     assert run.batches == []
     assert "genotype_from" not in run.record.read_cost().run
 
@@ -297,7 +297,9 @@ def test_a_cell_of_a_file_is_recorded_with_where_it_is_from(make: Any, tmp_path:
     run.begin()
     assert run.network.genotype == random_genotype(5)
     assert run.record.read_cost().run["genotype_from"] == {"path": str(path)}
-    assert any("nothing says which cases its cell has seen" in line for line in run.checks.logged)
+    assert any(
+        "it is not known which cases its cell has seen" in line for line in run.checks.logged
+    )
 
 
 def test_a_convolution_gets_the_size_of_the_cell_it_is_compared_with(
@@ -308,7 +310,7 @@ def test_a_convolution_gets_the_size_of_the_cell_it_is_compared_with(
     run = make(IAC_DISCRETE, genotype=f"conv:{path}")
     expected = retrofit(run.planned.make(), random_genotype(5), implant="convolution")
     run.begin()
-    assert run.checks.fitted is None
+    assert run.checks.sized_for is None
     shapes = [[tuple(w.shape) for w in n.weights()] for n in (run.network, expected)]
     assert shapes[0] == shapes[1]
 
@@ -325,7 +327,7 @@ def test_a_scored_cell_is_that_of_the_first_batches_at_the_initial_weights(
     for name, initial in scored["parameters"].items():
         assert torch.equal(initial, known[name][tuple(map(slice, initial.shape))]), name
     found = random_genotype(2)
-    assert run.checks.fitted == run.network.genotype == run.record.read_genotype() == found
+    assert run.checks.sized_for == run.network.genotype == run.record.read_genotype() == found
     scoring = run.life.recorder.cost.phases[Phase.SEARCH.value]
     assert scoring.epochs == 0
     assert scoring.seconds > 0
@@ -377,4 +379,4 @@ def test_a_resumed_run_with_a_given_cell_fits_that_cell_in_memory(make: Any) -> 
     first.begin()
     second = _resumed(make, first, genotype="random:3")
     second.life.resume(second.network, second.planned)
-    assert second.checks.fitted == second.record.read_genotype() == random_genotype(3)
+    assert second.checks.sized_for == second.record.read_genotype() == random_genotype(3)

@@ -139,7 +139,7 @@ def test_what_fits_is_left_as_it_is(network, tiny_unet, monkeypatch):
     assert "about" in fit(network, tiny_unet, None, monkeypatch)
 
 
-def test_what_fits_only_so_recomputes_its_cells(network, tiny_unet, monkeypatch):
+def test_what_fits_only_with_activation_checkpointing_gets_it(network, tiny_unet, monkeypatch):
     needed = step_memory(network, (4, 2, 64, 64))
     assert "since it would not fit" in fit(network, tiny_unet, needed.kept - 1, monkeypatch)
     assert network.activation_checkpointing
@@ -183,8 +183,10 @@ def test_a_run_that_cannot_fit_is_refused_and_an_earlier_one_stays_as_it_was(
     before = {path: path.read_bytes() for path in fold.rglob("*")}
     monkeypatch.setattr(preflight, "GIGABYTE", 1.0)  # The tests' networks are far smaller.
     monkeypatch.setattr(preflight, "free_memory", lambda device: needed.checkpointed - 1)
-    told = f"needs about {needed.checkpointed}.0 GB, .* and {needed.checkpointed - 1}.0 GB are free"
-    with pytest.raises(RuntimeError, match=told):
+    message = (
+        f"needs about {needed.checkpointed}.0 GB, .* and {needed.checkpointed - 1}.0 GB are free"
+    )
+    with pytest.raises(RuntimeError, match=message):
         trainer.run_training()
     (fold / "iac.lock").unlink()
     assert [path.name for path in fold.parent.iterdir()] == [fold.name]
@@ -194,7 +196,7 @@ def test_a_run_that_cannot_fit_is_refused_and_an_earlier_one_stays_as_it_was(
     assert after == before
 
 
-def test_a_run_that_fits_only_with_recomputed_cells_runs_with_them_and_says_so(
+def test_a_run_that_fits_only_with_activation_checkpointing_uses_and_logs_it(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(LTH)
@@ -205,8 +207,8 @@ def test_a_run_that_fits_only_with_recomputed_cells_runs_with_them_and_says_so(
     monkeypatch.setattr(preflight, "free_memory", lambda device: needed.kept - 1)
     run_until(trainer, 1)
     assert trainer.unet.activation_checkpointing
-    told = (
-        f"needs about {needed.checkpointed}.0 GB of {needed.kept - 1}.0 GB free with its cells' "
-        "activations recomputed, since it would not fit otherwise"
+    line = (
+        f"needs about {needed.checkpointed}.0 GB of {needed.kept - 1}.0 GB free with activation "
+        "checkpointing, since it would not fit otherwise"
     )
-    assert told in Path(trainer.log_file).read_text()
+    assert line in Path(trainer.log_file).read_text()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nnunet_iac.search.pruning import Observation, PruningState, begin, close_epoch, full_mask
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.recorder import (
+from nnunet_iac.training.progress import (
     Progress,
     SearchProgress,
     progress_line,

@@ -125,14 +125,14 @@ def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the
     study_file(tmp_path, "broken", methods)
     workspace.run("nnunet-iac", "study", broken, "--cores", 1)
     assert table(own) == table(results(workspace, "whole"))
-    told = [
+    found = [
         [
             {key: run.get(key) for key in ("method", "dice", "genotype", "events", "epochs")}
             for run in json.loads((results(workspace, name) / "results.json").read_text())["runs"]
         ]
         for name in NAMES
     ]
-    assert told[0] == told[1]
+    assert found[0] == found[1]
     models = [workspace.model("nnUNetTrainerIACLTH", f"{n}_2d_small_iac-lth_0") for n in NAMES]
     weights = [read_checkpoint(m / "fold_0" / FINAL)["network_weights"] for m in models]
     assert tensors_hash(weights[0]) == tensors_hash(weights[1])

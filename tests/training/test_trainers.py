@@ -242,8 +242,8 @@ def test_a_genotype_searched_on_another_fold_is_refused_unless_allowed(
     allowed = make_trainer(DISCRETE, plans, fold=1)
     allowed.on_train_start()
     assert "was searched on fold 0" in str(allowed.run.recorder.folder.read_backbone().leakage)
-    told = allowed.run.recorder.folder.read_cost().run["genotype_from"]
-    assert (told["path"], told["fold"], told["trainer"]) == (checkpoint, 0, LTH)
+    origin = allowed.run.recorder.folder.read_cost().run["genotype_from"]
+    assert (origin["path"], origin["fold"], origin["trainer"]) == (checkpoint, 0, LTH)
 
 
 def test_a_discrete_run_without_a_genotype_is_refused_before_anything_is_written(
@@ -421,7 +421,9 @@ def test_a_run_is_not_continued_from_another_trainers_checkpoint(
     make_trainer: Make, in_process: Any
 ) -> None:
     stock = in_process.model("nnUNetTrainer", "small") / "fold_0" / "checkpoint_final.pth"
-    with pytest.raises(ValueError, match="was written by nnUNetTrainer and knows no search"):
+    with pytest.raises(
+        ValueError, match="was written by nnUNetTrainer and has no state of a search"
+    ):
         make_trainer(LTH).load_checkpoint(str(stock))
 
 

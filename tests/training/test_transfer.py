@@ -1,4 +1,4 @@
-"""Cells found elsewhere: what is told of them, and what is refused."""
+"""Cells found elsewhere: what is recorded of them, and what is refused."""
 
 import json
 import shutil
@@ -202,12 +202,12 @@ def test_a_cell_of_other_data_with_names_of_validation_cases_is_told_and_recorde
     trainer.on_train_start()
     record = RunFolder.of_fold(trainer.output_folder)
     validation = sorted(read_json(copied / "splits_final.json")[1]["val"])
-    told = (
+    leak = (
         f"{fold} was searched on {HERE}, whose training cases have names of validation cases "
         f"({', '.join(validation)})"
     )
-    assert f"WARNING: {told}" in Path(trainer.log_file).read_text()
-    assert record.read_backbone().leakage == told
+    assert f"WARNING: {leak}" in Path(trainer.log_file).read_text()
+    assert record.read_backbone().leakage == leak
     source = record.read_cost().run["genotype_from"]
     assert (source["dataset"], source["fold"], source["dimensions"]) == (HERE, 0, 2)
 

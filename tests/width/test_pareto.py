@@ -8,7 +8,7 @@ from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.plans import settings_of
 from nnunet_iac.workflow.pareto import (
     Pareto,
-    Point,
+    ParetoPoint,
     draw_pareto,
     pareto_figure,
     points,
@@ -175,6 +175,15 @@ def test_a_dry_run_prints_the_trainings_and_writes_nothing(preprocessed, capsys)
     assert sorted(path.name for path in preprocessed.iterdir()) == before
 
 
+def test_an_old_name_of_a_setting_is_logged_and_replaced_in_the_study(
+    preprocessed, tmp_path, capsys
+):
+    assert main([*WORDS, "--set", "stable_checks=2", "-o", str(tmp_path)]) == 0
+    note = "the setting stable_checks is deprecated: write patience"
+    assert f"warning: {note}" in capsys.readouterr().err
+    assert read_study(tmp_path / "study.yaml").settings["patience"] == 2
+
+
 def test_a_trainer_that_ignores_the_widths_of_plans_is_refused(source):
     class Stubborn(source().trainer):
         @staticmethod
@@ -213,7 +222,7 @@ def test_nothing_to_compare_is_refused(source, caps, folds):
 
 def _point(cap, method, **changes):
     values = {"parameters": 10.0 * cap, "macs": 100.0 * cap, "dice": 0.8, "low": 0.7, "high": 0.9}
-    return Point(cap, method, **{**values, **changes}, patients=3, cases=6, epochs=5)
+    return ParetoPoint(cap, method, **{**values, **changes}, patients=3, cases=6, epochs=5)
 
 
 def test_the_figure_has_a_line_per_method_in_each_panel_and_bars_where_there_are_intervals():

@@ -28,7 +28,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("NNUNET_IAC_PYTHON", str(step))
     monkeypatch.setattr(engine, "require_ready", lambda study: None)
     monkeypatch.setattr(
-        engine, "_remove_outdated", lambda own, study: (own / engine.PAGE).unlink(True)
+        engine, "_remove_outdated", lambda own, study: (own / engine.STUDY_PAGE).unlink(True)
     )
 
     def run(*seeds: int) -> Path:
@@ -47,10 +47,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_study_that_grows_runs_what_is_new_and_nothing_that_it_has(write: Any) -> None:
     folder = write(0, 1)
-    assert (folder / engine.PAGE).is_file()
+    assert (folder / engine.STUDY_PAGE).is_file()
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
     write(0, 1, 2)
-    assert (folder / engine.PAGE).is_file()
+    assert (folder / engine.STUDY_PAGE).is_file()
     now = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
     assert len(now) == len(before) + 1
     cells = [name for name in before if "random" in name]

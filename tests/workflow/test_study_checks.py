@@ -68,9 +68,9 @@ def test_without_a_pattern_the_folds_are_nnunets_own() -> None:
 def test_a_ready_study_passes_and_gets_folds_by_patient(raw: Path) -> None:
     made = study(patients=PATIENTS, folds=[4])
     require_ready(made)
-    assert wanted_splits(made, made.datasets[0]) == grouped(CASES, PATIENTS)
+    assert wanted_splits(made.datasets[0]) == grouped(CASES, PATIENTS)
     plain = study()
-    assert wanted_splits(plain, plain.datasets[0]) == grouped(CASES, None)
+    assert wanted_splits(plain.datasets[0]) == grouped(CASES, None)
 
 
 def test_two_frames_of_a_patient_on_both_sides_are_an_error(raw: Path, tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ def test_splits_beside_the_raw_data_are_taken_unless_the_study_names_others(
     beside = [{"train": CASES[2:], "val": CASES[:2]}]
     write_json(raw / "splits_final.json", beside)
     plain = study()
-    assert wanted_splits(plain, plain.datasets[0]) == beside
+    assert wanted_splits(plain.datasets[0]) == beside
     own = study(splits=given(tmp_path / "own.json", CASES[4:], CASES[:4]))
-    assert wanted_splits(own, own.datasets[0])[0]["val"] == CASES[:4]
+    assert wanted_splits(own.datasets[0])[0]["val"] == CASES[:4]
 
 
 def test_other_splits_are_not_overwritten(raw: Path, tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ import pytest
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.workflow.serial import steps_of
-from nnunet_iac.workflow.study import CONTINUE, LTH, DataSet, Study, StudyMethod
+from nnunet_iac.workflow.study import CONTINUE_TRAINER, LTH_TRAINER, DataSet, Study, StudyMethod
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name, write_plans_of
 
 DATASET = "Dataset900_Frames"
 STUDY = Study(
     name="s",
     datasets=(DataSet(DATASET, folds=(0, 1)),),
-    methods={"equal": StudyMethod(CONTINUE, epochs_of="iac-lth"), "iac-lth": StudyMethod(LTH)},
+    methods={
+        "equal": StudyMethod(CONTINUE_TRAINER, epochs_of="iac-lth"),
+        "iac-lth": StudyMethod(LTH_TRAINER),
+    },
 )
 
 

@@ -14,7 +14,7 @@ from nnunet_iac.analysis.trajectories.figures import LEGEND, panels
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 
 GAIN, LOSS = "#0072b2", "#d55e00"
-"""Blue and vermilion differ for every kind of colour vision; markers say the same by shape."""
+"""Blue and vermilion differ for every kind of colour vision; markers show the same by shape."""
 
 NAME_WIDTH = 31
 """Characters up to which the name of a comparator is on one line."""

@@ -23,7 +23,7 @@ from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge,
 NETWORKS = {"reference": "backbone", "continued": "continued", "iac": "retrofit"}
 """The three compared networks: their keys in the summary and their names on the page."""
 
-DOTS = "Dice of every test case by network"
+DOT_PLOT_TITLE = "Dice of every test case by network"
 TEMPLATE = "demo_report.html.j2"
 Case = Mapping[str, Any]
 
@@ -66,7 +66,7 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "methods": NETWORKS,
         "gains": [_gain(case) for case in cases],
         "rows": [{**row, "gain": _gain(row)} for row in (mean, *cases)],
-        "dots": inline_figure(_dot_plot([mean, *cases]), "dots", DOTS),
+        "dots": inline_figure(_dot_plot([mean, *cases]), "dots", DOT_PLOT_TITLE),
         "genotype": str(genotype),
         "cell": inline_svg(cell_svg(genotype, run.read_settings().cell.output_nodes), "cell"),
         "nodes": _trajectory_panels(run, genotype),

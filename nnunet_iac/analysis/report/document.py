@@ -24,15 +24,15 @@ from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
 
 PAGE, MARKDOWN, NUMBERS = "index.html", "report.md", "report.json"
 CELL = "cell.png"
-FIGURES, TABLES, PAPER = "figures", "tables", "paper"
+FIGURE_FOLDER, TABLE_FOLDER, PAPER_FOLDER = "figures", "tables", "paper"
 FIRST_SCREEN = ("verdicts", "alarms", "found", "cost")
 OF_RUN = ("stage", "search_epochs", "search_seconds", "seconds")
-OWN = tuple(f"{name}/" for name in (FIGURES, TABLES, PAPER))
+OWN = tuple(f"{name}/" for name in (FIGURE_FOLDER, TABLE_FOLDER, PAPER_FOLDER))
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page and its likenesses say."""
+    """The content of the page and of its other formats."""
 
     title: str
     verdicts: tuple[str, ...]
@@ -71,10 +71,10 @@ def write_report(
     earlier = _files_of(folder)
     runs, unread = read_runs(paths)
     report = make_report(runs, margin, seed, unread)
-    tables = _write_tables(report, folder / TABLES, margin, seed)
-    files = [*tables, *_write_figures(report, folder / FIGURES)]
+    tables = _write_tables(report, folder / TABLE_FOLDER, margin, seed)
+    files = [*tables, *_write_figures(report, folder / FIGURE_FOLDER)]
     if paper:
-        files += write_paper(runs, report.evaluation.comparisons, folder / PAPER)
+        files += write_paper(runs, report.evaluation.comparisons, folder / PAPER_FOLDER)
     names = [file.relative_to(folder).as_posix() for file in files]
     content = {
         "report": report,
@@ -116,7 +116,7 @@ def make_report(
 ) -> Report:
     """Return the report of retrofits and controls, of which some may be unfinished.
 
-    `unread` says what could not be read, in sentences for the reader.
+    `unread` are sentences on what could not be read.
     """
     retrofits = [run for run in runs if not run.is_control]
     if not retrofits:
@@ -193,7 +193,7 @@ def _files_of(folder: Path) -> set[str]:
 
 
 def _numbers(report: Report) -> dict[str, Any]:
-    """Return what a program wants to know of a report."""
+    """Return the results of a report for other programs."""
     return {
         **{key: getattr(report, key) for key in ("title", *FIRST_SCREEN)},
         "runs": [

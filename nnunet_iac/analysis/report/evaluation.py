@@ -13,7 +13,7 @@ from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.vocabulary import BACKBONE, BASELINES, RANDOM_CELL
 
 Key = tuple[tuple[str, str, str, str], tuple[tuple[str, str], ...]]
-Kind = Literal["reference", "control", "full search"]
+ComparatorKind = Literal["reference", "control", "full search"]
 
 NOT_STRUCTURAL = ("seed", "activation_checkpointing", "deterministic")
 """Settings in which repetitions of one method may differ."""
@@ -22,7 +22,7 @@ FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip", "tr
 """Settings in which the runs of one control may differ: the method says which it is, each length of
 a fold's run needs plans of its own, and all random cells are one control."""
 
-NAMES = {**BASELINES, "IAC-Discrete": "a given cell", "IAC": "the full search"}
+METHOD_NAMES = {**BASELINES, "IAC-Discrete": "a given cell", "IAC": "the full search"}
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Group:
 class Comparator:
     """What a group is compared with: the backbone (no group), a control, or the full search.
 
-    `epochs` are means, after the backbone's training; `equal_budget` says whether it was trained
+    `epochs` are means, after the backbone's training; `equal_budget` is whether it was trained
     for as many batches as the cells were searched and finetuned.
     """
 
-    kind: Kind
+    kind: ComparatorKind
     group: Group | None
     name: str
     epochs: float = 0.0
@@ -156,10 +156,12 @@ def comparator_name(group: Group, runs: Iterable[Run]) -> str:
     """Return what pages call these runs of a group, and how many cells were drawn at random."""
     draws = len({run.settings.cell.genotype for run in runs})
     several = f" ({draws} draws)" if group.method == RANDOM_CELL and draws > 1 else ""
-    return f"{NAMES[group.method]}{group.mark}{several}"
+    return f"{METHOD_NAMES[group.method]}{group.mark}{several}"
 
 
-def _comparators(group: Group, compared: Sequence[Group]) -> Iterator[tuple[Kind, Group | None]]:
+def _comparators(
+    group: Group, compared: Sequence[Group]
+) -> Iterator[tuple[ComparatorKind, Group | None]]:
     """Return what a group is compared with; None is the backbone."""
     yield "reference", None
     for other in () if group.is_control else compared:
@@ -193,7 +195,7 @@ def _keeper(run: Run, runs: Sequence[Run]) -> Run | None:
 
 def _compared(
     group: Group,
-    kind: Kind,
+    kind: ComparatorKind,
     other: Group | None,
     pairs: Sequence[tuple[Run, Run]],
     margin: float,

@@ -19,8 +19,8 @@ from nnunet_iac.analysis.scores.case_scores import ScoredSummary
 from nnunet_iac.drawing.figure_files import png_bytes
 from nnunet_iac.runs.scores import case_id, read_summary
 
-DOTS_PER_INCH = 110
-RAW, PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"
+OVERLAY_DPI = 110
+RAW_VARIABLE, PREPROCESSED_VARIABLE = "nnUNet_raw", "nnUNet_preprocessed"
 NOT_FOUND = (
     "Images were not found: set nnUNet_raw to the folder they are in, and keep nnU-Net's "
     "validation folders."
@@ -148,7 +148,7 @@ def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
         truth = _truth_file(run.dataset, recorded)
         image = truth and _image_file(run.dataset, case, truth)
         if image and truth:
-            index, pictures = overlays(image, truth, predictions, DOTS_PER_INCH)
+            index, pictures = overlays(image, truth, predictions, OVERLAY_DPI)
             return CaseOverlay(case, before, after, index, pictures)
     return None
 
@@ -166,7 +166,7 @@ def _files(case: str, sources: Sequence[ScoredSummary]) -> tuple[Path, Path] | N
 def _truth_file(dataset: str, recorded: Path) -> Path | None:
     """Return the truth where it was, or in today's folders of nnU-Net."""
     candidates = [recorded]
-    for kind, name in ((RAW, "labelsTr"), (PREPROCESSED, "gt_segmentations")):
+    for kind, name in ((RAW_VARIABLE, "labelsTr"), (PREPROCESSED_VARIABLE, "gt_segmentations")):
         if folder := os.environ.get(kind):
             candidates.append(Path(folder) / dataset / name / recorded.name)
     return next((path for path in candidates if path.is_file()), None)
@@ -175,8 +175,10 @@ def _truth_file(dataset: str, recorded: Path) -> Path | None:
 def _image_file(dataset: str, case: str, truth: Path) -> Path | None:
     """Return the first channel of a case in nnU-Net's raw data."""
     ending = truth.name.removeprefix(case_id(truth.name))
-    set_folder = os.environ.get(RAW)
+    set_folder = os.environ.get(RAW_VARIABLE)
     folders = [Path(set_folder)] if set_folder else []
-    folders += [parent / RAW for parent in truth.parents]  # Its folders usually lie side by side.
+    folders += [
+        parent / RAW_VARIABLE for parent in truth.parents
+    ]  # Its folders usually lie side by side.
     paths = (folder / dataset / "imagesTr" / f"{case}_0000{ending}" for folder in folders)
     return next((path for path in paths if path.is_file()), None)

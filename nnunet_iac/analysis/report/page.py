@@ -78,7 +78,7 @@ def inline_svg(document: str, name: str) -> Markup:
     return Markup(svg.replace("<svg ", '<svg role="img" ', 1))
 
 
-DOTS_PER_INCH = 160
+PAGE_DPI = 160
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,6 @@ def write_csv(table: Table, folder: Path) -> Path:
 def write_png(picture: Picture, folder: Path) -> Path:
     """Write a figure as PNG, named after it, and return the path."""
     path = folder / f"{picture.name}.png"
-    write_figure(picture.figure, path, DOTS_PER_INCH)
+    write_figure(picture.figure, path, PAGE_DPI)
     picture.figure.set_layout_engine("none")  # It is laid out now; the page need not do it again.
     return path

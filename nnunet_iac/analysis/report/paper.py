@@ -21,7 +21,7 @@ from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import write_text
 
 FULL, ACCELERATED = "IAC", "IAC-LTH"
-DOTS_PER_INCH = 300
+PAPER_DPI = 300
 NO_AUGMENTATION = "NoDA"
 """What the names of trainers without augmentation have in common."""
 
@@ -64,7 +64,7 @@ def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Pa
         figure = draw(searched)
         for suffix in (".png", ".svg"):
             paths.append(folder / f"figure{number}{suffix}")
-            write_figure(figure, paths[-1], DOTS_PER_INCH)
+            write_figure(figure, paths[-1], PAPER_DPI)
         shown.append((number, caption))
     page = environment().get_template("paper.md.j2")
     paths.append(folder / "paper.md")
@@ -82,7 +82,7 @@ def searches(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def tables(runs: Sequence[Run], made: Sequence[GroupComparison]) -> tuple[Table, ...]:
-    """Return the paper's five tables; of those with nothing to say the head alone."""
+    """Return the paper's five tables; of those without rows the head alone."""
     plain = [one for one in made if NO_AUGMENTATION in one.group.runs[0].trainer]
     augmented = [one for one in made if NO_AUGMENTATION not in one.group.runs[0].trainer]
     return (

@@ -10,14 +10,12 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.vocabulary import BASELINES, TRAINS_BACKBONE
 from nnunet_iac.runs.fold import in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
-from nnunet_iac.runs.records import BackboneRecord, CostRecord, PhaseCost, Trajectory
+from nnunet_iac.runs.records import RUN_KEYS, BackboneRecord, CostRecord, PhaseCost, Trajectory
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.settings import Settings
-
-IDENTITY = ("method", "trainer", "dataset", "plans", "configuration", "fold")
-"""What `cost.json` must say of a run."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +122,13 @@ def read_run(fold_folder: Path) -> Run:
                 "first epoch, restore the file, or leave this run out"
             )
     cost = record.read_cost()
-    if missing := [key for key in IDENTITY if key not in cost.run]:
+    if missing := [key for key in RUN_KEYS if key not in cost.run]:
         raise ValueError(
-            f"{record.cost_file} must say which run it is; under 'run' it lacks "
+            f"{record.cost_file} must identify the run; under 'run' it lacks "
             f"{', '.join(missing)}: restore it, or read it with the release that wrote it"
         )
     searched, of_all = record.trajectory_file.is_file(), cost.run["fold"] == "all"
-    identity: dict[str, Any] = {key: str(cost.run[key]) for key in IDENTITY}
+    identity: dict[str, Any] = {key: str(cost.run[key]) for key in RUN_KEYS}
     return Run(
         **identity,
         fold_folder=fold_folder,
@@ -149,7 +147,7 @@ def read_run(fold_folder: Path) -> Run:
 
 
 def _validated(folder: Path) -> bool:
-    return (folder / case_scores.VALIDATION / case_scores.SUMMARY).is_file()
+    return (folder / VALIDATION_SUMMARY).is_file()
 
 
 def _scores(folder: Path) -> CaseScores | None:

@@ -27,7 +27,7 @@ MANY_GROUPS = 6
 
 
 def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[Section, ...]:
-    """Return all sections of named retrofits and controls that have something to say."""
+    """Return all sections of named retrofits and controls that have content."""
     retrofits = [(name, run) for name, run in named if not run.is_control]
     searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
     drawn = tuple(_search_pictures(searched, evaluation.retrofits))
@@ -193,7 +193,7 @@ def _choice_pictures(retrofits: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
 def _picture(
     name: str, title: str, draw: Callable[[], Figure], number: int = 0, of: str = ""
 ) -> Picture:
-    """Return a figure with its caption; `of` says whose it is, where there are several."""
+    """Return a figure with its caption; `of` is whose it is, where there are several."""
     caption = f"{of}. {CAPTIONS[name]}" if of else CAPTIONS[name]
     return Picture(name if number == 0 else f"{name}-{number + 1}", title, caption, draw)
 
@@ -247,17 +247,17 @@ def _runs(names: Sequence[str], named: Sequence[tuple[str, Run]]) -> str:
     by_method: dict[str, list[str]] = {}
     for name, run in named:
         by_method.setdefault(run.method, []).append(name)
-    said: list[str] = []
+    sentences: list[str] = []
     single: dict[str, list[str]] = {}
     for method, own in by_method.items():
         meant = [name for name in own if name in names]
-        said += [method] if meant == own else []
+        sentences += [method] if meant == own else []
         for whose, _, fold in [n.rpartition(", ") for n in meant] if meant != own else ():
             single.setdefault(fold, []).append(whose)
     for fold, several in single.items():
         one = len(several) == 1
-        said.append(f"{several[0]}, {fold}" if one else f"{fold} of {', '.join(several)}")
-    return ", ".join(said)
+        sentences.append(f"{several[0]}, {fold}" if one else f"{fold} of {', '.join(several)}")
+    return ", ".join(sentences)
 
 
 def _setting(value: Any) -> str:
@@ -291,12 +291,12 @@ def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tupl
     versions: dict[str, list[str]] = {}
     for name, run in named:
         versions.setdefault(", ".join(map(" ".join, run.cost.versions.items())), []).append(name)
-    said = [
+    sentences = [
         f"Versions: {text}" if len(versions) == 1 else f"{_runs(names, named)}: {text}"
         for text, names in versions.items()
     ]
     searched = [run for _, run in named if run.trajectory.epoch.size]
     watched = searched and all(run.record.health_file.is_file() for run in searched)
     if watched and not health and not any(run.collapsed for run in searched):
-        said.append("No search had a dead edge, a collapse, or a loss that stopped falling.")
-    return tuple(said), tuple(tables)
+        sentences.append("No search had a dead edge, a collapse, or a loss that stopped falling.")
+    return tuple(sentences), tuple(tables)

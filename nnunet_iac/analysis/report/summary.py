@@ -27,8 +27,8 @@ def verdicts(evaluation: Evaluation) -> tuple[str, ...]:
         _paragraph(group, [one for one in evaluation.comparisons if one.group is group], first)
         for group in evaluation.retrofits
     ]
-    said = tuple(filter(None, (random, *paragraphs)))
-    return (" ".join(said),) if len(paragraphs) == 1 else said
+    stated = tuple(filter(None, (random, *paragraphs)))
+    return (" ".join(stated),) if len(paragraphs) == 1 else stated
 
 
 def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> str:
@@ -54,15 +54,15 @@ def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> st
 
 
 def _paragraph(
-    group: Group, own: Sequence[GroupComparison], said: Sequence[GroupComparison]
+    group: Group, own: Sequence[GroupComparison], stated: Sequence[GroupComparison]
 ) -> str:
-    """Return what a group's cells are worth beside backbone and controls, but for what was said."""
+    """Return what a group's cells are worth beside backbone and controls, except `stated`."""
     backbone = next((one for one in own if one.against.kind == "reference"), None)
     if backbone is None:
         reasons = ", ".join(dict.fromkeys(map(_why_unscored, group.runs)))
         return f"{group.name}: no score of these cells can be compared yet: {reasons}."
     controls = [one for one in own if one.against.kind == "control"]
-    found = [finding(one.paired, _trained(one)) for one in controls if one not in said]
+    found = [finding(one.paired, _trained(one)) for one in controls if one not in stated]
     long = " trained for as long" if all(one.against.equal_budget for one in controls) else ""
     sentences = [
         f"{group.name}: Dice {score_text(backbone.paired.mean_b)}, "
@@ -150,11 +150,12 @@ def cost(searched: Sequence[Group], runs: Sequence[Run]) -> str:
     if grown:
         parameters, macs = (percent(fmean(values)) for values in zip(*grown, strict=True))
         parts.append(f"the cells add {parameters} to the parameters and {macs} to the MACs")
-    hardware = "; ".join(dict.fromkeys(_hardware(run.cost.hardware) for run in runs))
+    hardware = "; ".join(dict.fromkeys(hardware_text(run.cost.hardware) for run in runs))
     return f"{'; '.join(parts) or 'No search has ended yet'}. On {hardware}."
 
 
-def _hardware(hardware: Mapping[str, Any]) -> str:
+def hardware_text(hardware: Mapping[str, Any]) -> str:
+    """Return the processor of a cost record, with the GPU if there was one."""
     if not hardware:
         return "unknown hardware"
     processor = f"{hardware['processor']}, {counted(hardware['cores'], 'core')}"

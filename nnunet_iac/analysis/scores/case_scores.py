@@ -2,7 +2,7 @@
 
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +10,19 @@ from nnunet_iac.analysis.scores.surface import read_surface_scores, require_mona
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord
-from nnunet_iac.runs.scores import ScoredCase, case_id, labels_of, mean_of_present, read_summary
-from nnunet_iac.search.patients import patient_of
+from nnunet_iac.runs.scores import (
+    SUMMARY,
+    VALIDATION_SUMMARY,
+    ScoredCase,
+    case_id,
+    labels_of,
+    mean_of_present,
+    read_summary,
+)
+from nnunet_iac.search.patients import named, patient_of
 from nnunet_iac.search.setting_parts import DataConfig
 
-SUMMARY = "summary.json"
-VALIDATION = "validation"
 FOLD_ALL = "fold_all"
-SHOWN = 3
-"""How many names a message has of a longer list."""
 
 PerClass = dict[str, dict[str, float | None]]
 """Per case, then per class."""
@@ -28,7 +32,7 @@ PerClass = dict[str, dict[str, float | None]]
 class ScoredSummary:
     """One summary.json, and what lies beside it about the run it belongs to.
 
-    `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` says whether the scores
+    `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` is whether the scores
     are those of the frozen backbone by itself; `record` is the fold's `iac/backbone.json`.
     """
 
@@ -153,27 +157,20 @@ def patient_means(
     return {p: sum(v) / len(v) for p, v in sorted(per_patient.items())}, left_out
 
 
-def named(names: Iterable[str]) -> str:
-    """Return a sorted list for a message: the first few, and how many there are."""
-    listed = sorted(names)
-    shown = ", ".join(listed[:SHOWN])
-    return f"{shown}, … ({len(listed)})" if len(listed) > SHOWN else shown
-
-
 def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     """Return the summaries that a folder stands for, and what of it was left out."""
-    for summary in (folder / SUMMARY, folder / VALIDATION / SUMMARY):
+    for summary in (folder / SUMMARY, folder / VALIDATION_SUMMARY):
         if summary.is_file():
             return [summary], ()
     folds = sorted(path for path in folder.glob("fold_*") if path.is_dir())
     numbered = [fold for fold in folds if fold.name != FOLD_ALL]
     if not numbered:
         raise FileNotFoundError(
-            f"{folder} must have {SUMMARY}, {VALIDATION}/{SUMMARY} or numbered folds with that; it "
+            f"{folder} must have {SUMMARY}, {VALIDATION_SUMMARY} or numbered folds with that; it "
             "has none: name a model, fold or prediction folder, validate with --val, or run "
             "nnUNetv2_evaluate_folder on predictions"
         )
-    summaries = [fold / VALIDATION / SUMMARY for fold in numbered]
+    summaries = [fold / VALIDATION_SUMMARY for fold in numbered]
     for summary in summaries:
         if not summary.is_file():
             raise FileNotFoundError(
@@ -187,7 +184,7 @@ def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
 def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
     # Not resolved: what a link leads to has another name.
     folder = Path(os.path.abspath(summary)).parent
-    if folder.name != VALIDATION:
+    if folder.name != VALIDATION_SUMMARY.parent.name:
         return ScoredSummary(summary, tuple(cases))
     frozen = folder.parent.name == "reference" and folder.parent.parent.name == FOLDER_NAME
     fold = folder.parent.parent.parent if frozen else folder.parent

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_iac.analysis.scores import statistics
-from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, named, patient_means
+from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, patient_means
 from nnunet_iac.analysis.scores.statistics import DECIMALS, FEWEST_PATIENTS, MARGIN, Interval
 from nnunet_iac.runs.scores import mean_of_present
-from nnunet_iac.search.patients import patient_of
+from nnunet_iac.search.patients import named, patient_of
 
 Verdict = Literal["better", "worse", "no difference detected", "too few patients"]
 
@@ -83,7 +83,7 @@ class PairedComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the comparison says of B.
+        """What the comparison shows of B.
 
         B is better or worse where the interval lies wholly on one side of 0 and the adjusted p is
         at most 0.05, of at least `FEWEST_PATIENTS`: bootstrap intervals of few patients are too
@@ -192,7 +192,7 @@ def require_paired(a: CaseScores, b: CaseScores) -> None:
 
 
 def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
-    """Return what the runs' settings say of the patients."""
+    """Return the pattern of patients in the runs' settings."""
     patterns = {
         source.data.patient_pattern: scores.label
         for scores in (a, b)
@@ -202,7 +202,7 @@ def _own_pattern(a: CaseScores, b: CaseScores) -> str | None:
     if len(patterns) > 1:
         found = " and ".join(f"{pattern!r} in {label}" for pattern, label in patterns.items())
         raise ValueError(
-            f"the runs must agree on patient_pattern; it is {found}: say --patient-pattern"
+            f"the runs must agree on patient_pattern; it is {found}: pass --patient-pattern"
         )
     return next(iter(patterns), None)
 

@@ -50,11 +50,11 @@ def document(made: Comparisons) -> dict[str, Any]:
 
 
 def latex(made: Comparisons) -> str:
-    """Return comparisons as a LaTeX table; its caption says what was measured and how."""
+    """Return comparisons as a LaTeX table; its caption states what was measured and how."""
     pairs = [((c.patients, "patient"), (c.cases, "case")) for c in made.comparisons]
     sizes = ("{} ({})".format(*(wording.counted(*of) for of in pair)) for pair in pairs)
-    said = [f"B against A; n = {'; '.join(sizes)}.", *_protocol(made).values()]
-    caption = " ".join([made.headline, *said] if made.headline else said)
+    sentences = [f"B against A; n = {'; '.join(sizes)}.", *_protocol(made).values()]
+    caption = " ".join([made.headline, *sentences] if made.headline else sentences)
     rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
     surfaces = [[*c.labels, *_surface_cells(s)] for c in made.comparisons for s in c.surface]
     overview = _overview(made)
@@ -88,7 +88,7 @@ def _protocol(made: Comparisons) -> dict[str, str]:
     number = len({frozenset(c.labels) for c in made.comparisons})
     combined = f" Fisher's combination (some difference, either way): p = {p_text(made.fisher)}."
     fisher = "" if made.fisher is None else combined
-    said = {
+    sentences = {
         "unit": "Dice is the mean over foreground classes, then over a patient's cases, then over "
         "patients; B - A is paired by patient.",
         "interval": f"Interval: {CONFIDENCE:.0%} bootstrap of the mean over patients (BCa, "
@@ -102,12 +102,12 @@ def _protocol(made: Comparisons) -> dict[str, str]:
         f"Dice, of at least {FEWEST_PATIENTS} patients.",
     }
     if made.tolerance is not None:
-        said["surface"] = (
+        sentences["surface"] = (
             "HD95: the larger of the two directed 95th percentiles, in mm, of the classes both "
             f"sides have; NSD: at {made.tolerance:g} mm, 0 where a side lacks the class. Neither "
             "is tested."
         )
-    return said
+    return sentences
 
 
 def _csv(made: Comparisons) -> str:

@@ -8,9 +8,7 @@ from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
 
-NO_RECORD = (
-    "neither A nor B has the record of a run, so nothing says that A is the network that B froze"
-)
+NO_RECORD = "neither A nor B has the record of a run, so it is not known whether B froze A"
 SAME_DICE = 1e-3
 """How far a case's Dice may differ between two validations of one network."""
 
@@ -87,26 +85,26 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
         )
         raise ValueError(
             f"both sides must have the same backbone; {found}: compare runs of one "
-            "backbone, or say --unrelated"
+            "backbone, or pass --unrelated"
         )
     return (*continued, "A and B have one backbone: their records have the same hash")
 
 
 def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, ...]:
     """Return how it is known that a network without a record is the one a run froze."""
-    said = f"{stock.name} is the network that {run.name} froze"
+    claim = f"{stock.name} is the network that {run.name} froze"
     known = (record.reference or {}).get("per_case", {})
     worst, difference = _worst(stock.scores.dice, known)
     agrees = difference is not None and difference <= SAME_DICE
     differs = f"the Dice of {worst} differs by {difference or 0:.4f} from the backbone's own"
-    instead = f"take {run.source.fold}/iac/reference, or say --unrelated"
+    instead = f"take {run.source.fold}/iac/reference, or pass --unrelated"
     folder = stock.source.fold
     files = [] if folder is None else [folder / name for name in (FINAL, BEST)]
     found = {file.name: file for file in files if file.is_file()}
     for name, file in found.items():
         if tensors_hash(read_checkpoint(file)["network_weights"]) != record.before:
             continue
-        proof = f"{said}: its {name} has the recorded hash"
+        proof = f"{claim}: its {name} has the recorded hash"
         if difference is None or agrees:
             return (proof,)
         if name == next(iter(found)):
@@ -117,7 +115,7 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
         )
     if not found and agrees:
         return (
-            f"{said}, to judge by the Dice: it is the backbone's own within {SAME_DICE:g} "
+            f"{claim}, to judge by the Dice: it is the backbone's own within {SAME_DICE:g} "
             "for every case; the checkpoints are not there to compare",
         )
     if found:

@@ -9,8 +9,8 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text
+from nnunet_iac.analysis.vocabulary import REFERENCE
 
-REFERENCE = "reference"
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
 """What the runs of one table share."""
 
@@ -29,7 +29,6 @@ class Row:
     epochs: float
     search_epochs: float
     minutes: float
-    search_minutes: float
     parameters: float
     macs: float
     dice: float
@@ -41,7 +40,7 @@ class Row:
 class MethodTable:
     """All methods on one backbone, in the study's order.
 
-    `place` has `WHERE`, `scores` says of which cases, `reference` is the backbone's mean Dice, and
+    `place` has `WHERE`, `scores` names the cases, `reference` is the backbone's mean Dice, and
     `baselines` are what methods are compared to: the reference, and controls.
     """
 
@@ -145,7 +144,6 @@ def _table_values(
         values: dict[str, float] = {
             **{key: fmean(run[key] for run in runs) for key in ("epochs", "search_epochs")},
             "minutes": median(run["seconds"] for run in runs) / 60,
-            "search_minutes": median(run["search_seconds"] for run in runs) / 60,
         }
         for cost in ("parameters", "macs"):
             values[cost] = fmean(run[cost]["final"] / run[cost]["backbone"] for run in runs) - 1

@@ -60,7 +60,7 @@ def bootstrap_interval(
 
     Equal values v give (v, v), fewer than two None. Where BCa is degenerate (all resamples on one
     side of the mean, or values that differ by rounding alone) the interval is the percentile one,
-    and says so. The same seed and values, one per patient, give the same interval.
+    as its `method` shows. The same seed and values, one per patient, give the same interval.
     """
     sample = _finite(values)
     if sample.size < 2:
@@ -88,7 +88,7 @@ def bootstrap_interval(
 def wilcoxon(differences: Sequence[float]) -> float | None:
     """Return the two-sided p of the Wilcoxon signed-rank test (Wilcoxon 1945).
 
-    Zeros are ranked along and their ranks dropped (Pratt 1959), so that many equal patients speak
+    Zeros are ranked along and their ranks dropped (Pratt 1959), so that many equal patients count
     for equality. The distribution is exact for up to 50 differences without zeros and ties, and
     for up to 13 with them; else normal, with Cureton's variance and a continuity correction.
     Differences are compared up to `DECIMALS` decimals; None where all are zero, or below two.
@@ -99,7 +99,7 @@ def wilcoxon(differences: Sequence[float]) -> float | None:
 def fisher_combination(p_values: Sequence[float]) -> float:
     """Return Fisher's combined p: -2 sum ln p is chi-square with 2K degrees of freedom.
 
-    For independent tests only. Of two-sided p values it says that there is some difference, not
+    For independent tests only. Of two-sided p values it shows that there is some difference, not
     which way. Source: Fisher, Statistical Methods for Research Workers, 1932, section 21.1.
     """
     checked = _probabilities(p_values)

@@ -98,7 +98,7 @@ def require_tolerance(tolerance: float) -> None:
 
 
 def require_monai() -> Any:
-    """Return MONAI's metrics, or say how to install that optional extra."""
+    """Return MONAI's metrics; without that optional extra a RuntimeError."""
     try:
         with warnings.catch_warnings():  # On import MONAI warns of others' deprecations.
             warnings.simplefilter("ignore")

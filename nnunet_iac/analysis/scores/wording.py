@@ -66,8 +66,8 @@ def finding(comparison: PairedComparison, a: str) -> str:
 
     For example `0.0012 lower than a random cell (95 % CI 0.0007 to 0.0017, n = 32)`, or
     `no difference detected from a random cell (+0.0001, 95 % CI -0.0013 to +0.0014, n = 14)`.
-    Where the interval alone would decide, the adjusted p that does not agree is given. `a` says
-    what A is, with its article.
+    Where the interval alone would decide, the adjusted p that does not agree is given. `a` names
+    A, with its article.
     """
     n, verdict, between = f"n = {comparison.patients}", comparison.verdict, comparison.interval
     level = f"{100 * CONFIDENCE:.0f} % CI"

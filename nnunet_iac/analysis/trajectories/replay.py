@@ -11,7 +11,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.search import pruning
 from nnunet_iac.search.cost import CellCosts
-from nnunet_iac.search.discretisation import QUANTITIES, discretise
+from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent
 from nnunet_iac.search.setting_parts import CellConfig
@@ -59,7 +59,7 @@ def replay(folder: RunFolder) -> Replay:
 
     Of the trajectory only the epochs, alpha and beta are taken, and whether the search prunes: its
     threshold is a number then. All else must equal the record bit for bit. Under a budget the
-    genotype depends on what cells cost, which `budget.json` says.
+    genotype depends on what cells cost, which `budget.json` holds.
 
     Raises:
         FileNotFoundError, ValueError: a missing or damaged file, or a gap in the epochs.
@@ -120,7 +120,7 @@ def _recomputed(
 
 def _costs(folder: RunFolder, cell: CellConfig) -> CellCosts | None:
     """Return what cells cost in the run, or None where no budget asks for it."""
-    if all(getattr(cell, name) is None for name in QUANTITIES):
+    if not cell.has_budget:
         return None
     path = folder.budget_file
     if not path.is_file():
@@ -146,7 +146,7 @@ def _differing_values(trajectory: Trajectory, decisions: list[Decision]) -> Iter
                 )
     if len(trajectory.epoch) > len(decisions):
         yield (
-            f"trajectory.npz goes on to epoch {len(trajectory.epoch)}, but the recomputed search "
+            f"trajectory.npz has epochs up to {len(trajectory.epoch)}, but the recomputed search "
             f"ends after epoch {len(decisions)}"
         )
 

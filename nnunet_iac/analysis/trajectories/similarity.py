@@ -75,7 +75,7 @@ def top_masks(
 
     All that are left where these are fewer. Ties go to the operation that stands last in
     `OPERATIONS`, as in `search.pruning.last_largest`, so that top-1 is what `discretise` takes;
-    in the warm-up, where all are equal, the masks therefore tell nothing but this order.
+    in the warm-up, where all are equal, the masks therefore show only this order.
     """
     shape = trajectory.active.shape
     flat = (trajectory.alpha, trajectory.beta[..., None], trajectory.active)

@@ -1,0 +1,36 @@
+"""Trainable scales and shifts on a frozen decoder's norms."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+class TunedNorm(nn.Module):
+    """A scale and a shift per channel, which begin as 1 and 0.
+
+    After a norm's own gamma and beta it gives (scale gamma) x + (scale beta + shift): the same
+    functions as a tuned gamma and beta, while the norm's own tensors stay as they are.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return a norm's output, scaled and shifted; called as the norm's forward hook."""
+        shape = (1, -1, *(1 for _ in output.shape[2:]))
+        return output * self.scale.view(shape) + self.shift.view(shape)
+
+
+def tune_norms(decoder: Any) -> nn.ModuleList:
+    """Hook a `TunedNorm` to every instance and batch norm of a decoder, and return them."""
+    tuned = nn.ModuleList()
+    # Not the decoder's own modules, since the encoder is among them.
+    for module in decoder.stages.modules():
+        if isinstance(module, _NormBase):
+            tuned.append(norm := TunedNorm(module.num_features))
+            module.register_forward_hook(norm)
+    return tuned
