@@ -57,6 +57,8 @@ def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str, *se
         planned_anew(in_process, *SHORT, *settings, encoder=encoder)
     plans = read_json(in_process.preprocessed / "other.json")
     plans["configurations"]["2d"]["batch_size"] = 2
+    if encoder != RESIDUAL:  # As small as leaves instance norms two voxels to compare.
+        plans["configurations"]["2d"]["patch_size"] = [64, 32]
     write_json(in_process.preprocessed / "other.json", plans)
     stock = get_trainer_from_args(
         "4", "2d", 0, "nnUNetTrainer", "other", device=torch.device("cpu")
