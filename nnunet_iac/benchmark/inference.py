@@ -1,4 +1,4 @@
-"""Inference with cells against the reference network."""
+"""Inference with cells against the backbone."""
 
 import statistics
 from typing import Any
@@ -15,28 +15,28 @@ from nnunet_iac.training.cost import network_cost
 def inference_benchmark(
     workload: Workload, cells: int, repeats: int, genotype: Genotype | None
 ) -> dict[str, Any]:
-    """Return ratios to the reference net for one patch: of random cells, and of a given one."""
-    reference = _for_inference(workload.unet())
+    """Return ratios to the backbone for one patch: of random cells, and of a given one."""
+    backbone = _for_inference(workload.unet())
     genotypes = [random_genotype(seed) for seed in range(cells)]
-    rows = [_against(workload, reference, found, repeats) for found in genotypes]
+    rows = [_against(workload, backbone, found, repeats) for found in genotypes]
     ratios = [row["ratio"] for row in rows]
     worst = ratios.index(max(ratios))
     median = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
     return {
-        "reference_s": median["reference_s"],
+        "backbone_s": median["backbone_s"],
         "cell_s": median["cell_s"],
-        "inference_ratio": median["ratio"],
-        "inference_ratio_worst": ratios[worst],
+        "inference_over_backbone": median["ratio"],
+        "inference_over_backbone_worst": ratios[worst],
         "parameter_ratio": median["parameter_ratio"],
         "mac_ratio": median["mac_ratio"],
         "cells": cells,
         "worst": {"genotype": str(genotypes[worst]), **rows[worst]},
-        "given": None if genotype is None else _against(workload, reference, genotype, repeats),
+        "given": None if genotype is None else _against(workload, backbone, genotype, repeats),
     }
 
 
 def _against(
-    workload: Workload, reference: Any, genotype: Genotype, repeats: int
+    workload: Workload, backbone: Any, genotype: Genotype, repeats: int
 ) -> dict[str, float]:
     network = workload.retrofit()
     network.discretise(genotype)
@@ -49,20 +49,20 @@ def _against(
         with torch.inference_mode(), torch.autocast(workload.device, enabled=on_gpu):
             net(image)
 
-    calls = {"reference": lambda: run(reference), "cell": lambda: run(network)}
+    calls = {"backbone": lambda: run(backbone), "cell": lambda: run(network)}
     seconds = interleaved(calls, repeats, workload.device)
     place = workload.input_channels, workload.patch_size, torch.device(workload.device)
-    plain, cell = (network_cost(net, *place) for net in (reference, network))
+    plain, cell = (network_cost(net, *place) for net in (backbone, network))
     # alpha and beta ride along in the network but take no part in inference.
     parameters = cell.parameters - network.alpha.numel() - network.beta.numel()
     return {
-        "reference_s": seconds["reference"],
+        "backbone_s": seconds["backbone"],
         "cell_s": seconds["cell"],
-        "ratio": seconds["cell"] / seconds["reference"],
-        "reference_parameters": plain.parameters,
+        "ratio": seconds["cell"] / seconds["backbone"],
+        "backbone_parameters": plain.parameters,
         "cell_parameters": parameters,
         "parameter_ratio": parameters / plain.parameters,
-        "reference_macs": plain.macs,
+        "backbone_macs": plain.macs,
         "cell_macs": cell.macs,
         "mac_ratio": cell.macs / plain.macs,
     }
