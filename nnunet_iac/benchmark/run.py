@@ -3,23 +3,17 @@
 import math
 import statistics
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from nnunet_iac.benchmark.step import (
-    finetune_step,
-    forward_pass,
-    fused_step,
-    plain_step,
-    pruning_seconds,
-)
+from nnunet_iac.benchmark.hours import run_hours
+from nnunet_iac.benchmark.step import finetune_step, forward_pass, fused_step, plain_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.controls import random_genotype
-from nnunet_iac.search.setting_parts import Preset
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import PRESETS
 from nnunet_iac.search.space import OPERATIONS
 
-SEARCHES = ("iac", *get_args(Preset))
+SEARCHES = ("iac", *PRESETS)
 """The full search, and the accelerated one by its presets."""
 
 
@@ -68,42 +62,6 @@ def run_benchmark(
     }
 
 
-def run_hours(settings: Settings, run: str, seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return the hours of a run: of the full search `iac`, of a preset, or of `continued` training.
-
-    With the settings' lengths, but for what the preset fixes. `search` counts its training steps,
-    `finetune` those of the finetuning, `validation` nnU-Net's validation after every epoch. A
-    search that may wait for stable edges is counted up to its limit, the most it can take.
-    """
-    schedule = settings.schedule
-    if run == "continued":
-        trained, searched, search = "plain", 0, 0.0
-    else:
-        trained = "finetune"
-        if run in get_args(Preset):
-            settings = settings.replace(preset=run)
-            schedule = settings.schedule
-        first, last = seconds["search_first"], seconds["search_last"]
-        if run == "iac" or settings.can_wait:
-            searched = schedule.search_epochs
-            search = searched * first
-        else:
-            patience = settings.stability.patience
-            searched = schedule.warmup_epochs + patience * (len(OPERATIONS) - 1)
-            search = schedule.warmup_epochs * first + patience * pruning_seconds(first, last)
-    iterations = schedule.iterations_per_epoch / 3600
-    found = {
-        "search": search * iterations,
-        "finetune": schedule.finetune_epochs * seconds[trained] * iterations,
-        "validation": (
-            searched * seconds["search_validation"]
-            + schedule.finetune_epochs * seconds[f"{trained}_validation"]
-        )
-        * (schedule.val_iterations_per_epoch / 3600),
-    }
-    return {**found, "whole": sum(found.values())}
-
-
 def _speedups(hours: Mapping[str, Mapping[str, float]], part: str) -> dict[str, float]:
     full = hours["iac"][part]
-    return {name: full / hours[name][part] for name in get_args(Preset)}
+    return {name: full / hours[name][part] for name in PRESETS}

@@ -1,19 +1,20 @@
 """A training step of the plain U-Net against the supernet's, as operations are pruned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from nnunet_iac.benchmark.hours import NO_VALIDATION, run_hours
 from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.search_cell import PlainSearchCell
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.setting_parts import SearchSchedule, StabilityTest
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 from nnunet_iac.training import optimisation
 
@@ -46,7 +47,7 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
         **{f"peak_mb_{name}": memory[name] for name in ("plain", "fused", "naive")},
         "peak_mb_fused_over_plain": memory["fused"] / memory["plain"],
         "estimate": {
-            **estimate(settings.schedule, settings.stability, settings.can_wait, seconds),
+            **estimate(settings, seconds),
             "memory_mb": memory["fused"],
             "memory_mb_present": present_mb(workload.device),
             "fits": memory["fused"] < present_mb(workload.device),
@@ -54,33 +55,16 @@ def step_benchmark(workload: Workload, repeats: int) -> dict[str, Any]:
     }
 
 
-def estimate(
-    schedule: SearchSchedule, test: StabilityTest, can_wait: bool, seconds: dict[str, float]
-) -> dict[str, float]:
-    """Return the hours of training steps that whole runs need; validation comes on top.
-
-    A search on a fixed schedule is counted with steps interpolated over the operations left; one
-    that may wait, with all operations up to its limit, which is the most it can take.
-    """
-    fused = seconds["fused"]
-    iterations = schedule.iterations_per_epoch / 3600
-    pruning = test.patience * pruning_seconds(fused, seconds["fused_1"])
-    if can_wait:
-        pruning = (schedule.search_epochs - schedule.warmup_epochs) * fused
+def estimate(settings: Settings, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the hours of training steps that whole runs need; validation comes on top."""
+    steps = {"search_first": seconds["fused"], "search_last": seconds["fused_1"]}
+    steps = {**seconds, **steps, **NO_VALIDATION}
+    own, full = (run_hours(settings, run, steps) for run in (settings.schedule.preset, "iac"))
     return {
-        "iac_search_h": schedule.search_epochs * fused * iterations,
-        "lth_search_h": (schedule.warmup_epochs * fused + pruning) * iterations,
-        "finetune_h": schedule.finetune_epochs * seconds["finetune"] * iterations,
+        "iac_search_h": full["search"],
+        "lth_search_h": own["search"],
+        "finetune_h": own["finetune"],
     }
-
-
-def pruning_seconds(first: float, last: float) -> float:
-    """Return the seconds of one search step with each number of operations from seven to two.
-
-    Interpolated between steps with all operations, `first`, and with one per edge, `last`.
-    """
-    slope = (first - last) / (len(OPERATIONS) - 1)
-    return sum(last + slope * (count - 1) for count in range(len(OPERATIONS), 1, -1))
 
 
 def random_mask(count: int, seed: int = 0) -> Tensor:

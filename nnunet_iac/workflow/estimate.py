@@ -6,7 +6,8 @@ from functools import cache
 import torch
 
 from nnunet_iac.analysis.vocabulary import REFERENCE
-from nnunet_iac.benchmark.step import estimate, finetune_step, fused_step, plain_step
+from nnunet_iac.benchmark.hours import NO_VALIDATION, run_hours
+from nnunet_iac.benchmark.step import finetune_step, fused_step, plain_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.training_length import training_length
@@ -33,8 +34,8 @@ def hours_of(study: Study) -> dict[str, float | str]:
             workload = Workload.of_plans(dataset, configuration, plans, study.device)
             steps = {
                 "plain": plain_step(workload),
-                "fused": fused_step(workload, len(OPERATIONS)),
-                "fused_1": fused_step(workload, 1),
+                "search_first": fused_step(workload, len(OPERATIONS)),
+                "search_last": fused_step(workload, 1),
                 "finetune": finetune_step(workload, random_genotype(0)),
             }
             return interleaved(steps, REPEATS, study.device)
@@ -83,12 +84,10 @@ def plan_lines(study: Study, hours: Mapping[str, float | str]) -> list[str]:
 def _retrofit_hours(study: Study, run: PlannedRun, step: dict[str, float]) -> float:
     assert run.seed is not None
     settings = study.settings_of(run.method, run.seed)
-    trainer = study.methods[run.method].trainer
-    if trainer == CONTINUE_TRAINER:
-        steps = settings.schedule.finetune_epochs * settings.schedule.iterations_per_epoch
-        return steps * step["plain"] / 3600
-    known = estimate(settings.schedule, settings.stability, settings.can_wait, step)
-    search = {LTH_TRAINER: known["lth_search_h"], FULL_TRAINER: known["iac_search_h"]}.get(
-        trainer, 0.0
-    )
-    return search + known["finetune_h"]
+    kinds = {
+        LTH_TRAINER: settings.schedule.preset,
+        FULL_TRAINER: "iac",
+        CONTINUE_TRAINER: "continued",
+    }
+    kind = kinds.get(study.methods[run.method].trainer, "discrete")
+    return run_hours(settings, kind, {**step, **NO_VALIDATION})["whole"]

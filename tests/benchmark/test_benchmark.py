@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from nnunet_iac.benchmark.hours import run_hours
 from nnunet_iac.benchmark.inference import random_genotype
-from nnunet_iac.benchmark.run import run_hours
 from nnunet_iac.benchmark.step import estimate, random_mask
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.cli import main
@@ -78,6 +78,7 @@ def test_a_run_is_made_of_its_steps_and_compared_from_end_to_end(run):
         ("paper", 15 * 7 + 6 * 27, 51),
         ("swift", 3 * 7 + 27, 9),
         ("adaptive", 200 * 7, 200),
+        ("discrete", 0, 0),
         ("continued", 0, 0),
     ],
 )
@@ -122,20 +123,11 @@ def test_amounts_below_their_least_are_refused(capsys, option, least):
     assert f"{option} must be at least {least}; got {least - 1}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("preset", "pruning"),
-    [
-        ("literal", 7 + 6 + 5 + 4 + 3 + 2),
-        ("paper", 6 * (7 + 6 + 5 + 4 + 3 + 2)),
-        ("adaptive", 185 * 7),
-    ],
-)
-def test_the_estimate_of_a_search_adds_up_its_epochs(preset, pruning):
-    seconds = {"fused": 7.0, "fused_1": 1.0, "finetune": 2.0}
-    settings = Settings(preset=preset, iterations_per_epoch=3600)
-    hours = estimate(settings.schedule, settings.stability, settings.can_wait, seconds)
+def test_the_estimate_is_that_of_both_searches_with_the_settings_preset():
+    seconds = {"plain": 3.0, "fused": 7.0, "fused_1": 1.0, "finetune": 2.0}
+    hours = estimate(Settings(preset="paper", patience=2, iterations_per_epoch=3600), seconds)
     assert hours["iac_search_h"] == 200 * 7
-    assert hours["lth_search_h"] == pytest.approx(15 * 7 + pruning)
+    assert hours["lth_search_h"] == pytest.approx(15 * 7 + 2 * 27)
     assert hours["finetune_h"] == 200 * 2
 
 
