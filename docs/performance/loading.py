@@ -2,12 +2,23 @@
 
 import argparse
 import os
-import statistics
 import tempfile
-import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprints,
+    plan_experiments,
+    preprocess,
+)
+
+from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.stock_trainer import stock_trainer
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.training.batches import finish
+from nnunet_iac.training.cost import circumstances
 
 BATCHES = 15
 
@@ -22,80 +33,48 @@ def main() -> None:
             nnUNet_raw=str(files("nnunet_iac") / "data"),
             nnUNet_preprocessed=f"{folder}/preprocessed",
             nnUNet_results=f"{folder}/results",
-            nnUNet_n_proc_DA="1",
         )
-        measured = measure(Path(folder))
-    from nnunet_iac.runs.atomic import write_json
-
-    write_json(target, measured)
+        write_json(target, measure())
 
 
-def measure(folder: Path) -> dict[str, Any]:
+def measure() -> dict[str, Any]:
     """Return the median seconds of loading and of a step."""
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
-        extract_fingerprints,
-        plan_experiments,
-        preprocess,
-    )
-
-    from nnunet_iac.training.cost import circumstances
-
     extract_fingerprints([4], num_processes=1)
     plan_experiments([4])
     preprocess([4], configurations=("2d",), num_processes=(1,))
-    rows = [timed(folder, workers) for workers in (0, 1)]
-    reading = rows[0].pop("reading_s")
-    rows[1].pop("reading_s")
+    folder = preprocessed_folder("4")
+    plans, dataset = read_json(folder / "nnUNetPlans.json"), read_json(folder / "dataset.json")
+    configuration = plans["configurations"]["2d"]
+    configuration["batch_size"] = 12
+    seconds = []
+    for workers in (0, 1):
+        with stock_trainer(plans, "2d", dataset, workers) as trainer:
+            seconds.append(timed(trainer, workers))
+    reading = seconds[0].pop("reading_s")
     return {
         **circumstances(),
-        "batch_size": 12,
-        "patch_size": rows[0].pop("patch_size"),
+        "batch_size": configuration["batch_size"],
+        "patch_size": configuration["patch_size"],
         "reading_s": reading,
-        "rows": [{k: v for k, v in row.items() if k != "patch_size"} for row in rows],
+        "rows": [{"workers": workers, **row} for workers, row in enumerate(seconds)],
     }
 
 
-def timed(folder: Path, workers: int) -> dict[str, Any]:
-    """Return seconds with a number of workers; without any, those of reading alone as well."""
-    import torch
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    from nnunet_iac.runs.atomic import read_json
-    from nnunet_iac.training.batches import finish
-
-    os.environ.update(nnUNet_n_proc_DA=str(workers))
-    data = folder / "preprocessed" / "Dataset004_Hippocampus"
-    plans = {**read_json(data / "nnUNetPlans.json"), "continue_training": False}
-    plans["configurations"]["2d"]["batch_size"] = 12
-    trainer: Any = nnUNetTrainer(
-        plans, "2d", 0, read_json(data / "dataset.json"), torch.device("cpu")
-    )
-    trainer.initialize()
+def timed(trainer: Any, workers: int) -> dict[str, float]:
+    """Return the seconds that a step waits and takes; without workers, those of reading alone."""
     training, validation = trainer.get_dataloaders()
-    waits, steps = [], []
-    for _ in range(BATCHES):
-        started = time.perf_counter()
-        batch = next(training)
-        loaded = time.perf_counter()
-        trainer.train_step(batch)
-        waits.append(loaded - started)
-        steps.append(time.perf_counter() - loaded)
-    reading = []
+    batches: list[Any] = []
+    steps = {
+        "wait_s": lambda: batches.append(next(training)),
+        "step_s": lambda: trainer.train_step(batches.pop()),
+    }
+    seconds = interleaved(steps, BATCHES, "cpu")
     if workers == 0:
         training.data_loader.transforms = None
-        for _ in range(BATCHES):
-            started = time.perf_counter()
-            training.data_loader.generate_train_batch()
-            reading.append(time.perf_counter() - started)
-    finish(training)
-    finish(validation)
-    return {
-        "workers": workers,
-        "wait_s": statistics.median(waits[3:]),
-        "step_s": statistics.median(steps[3:]),
-        "reading_s": statistics.median(reading) if reading else None,
-        "patch_size": plans["configurations"]["2d"]["patch_size"],
-    }
+        reading = {"reading_s": training.data_loader.generate_train_batch}
+        seconds |= interleaved(reading, BATCHES, "cpu")
+    finish(training, validation)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def add_benchmark(verbs: Verbs) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.benchmark.loading import loading_seconds
     from nnunet_iac.benchmark.report import Amounts, benchmark, table
-    from nnunet_iac.host.loading import loading_seconds
     from nnunet_iac.host.workload import Workload
     from nnunet_iac.runs.atomic import write_json
     from nnunet_iac.runs.genotype_source import find_genotype

@@ -1,0 +1,31 @@
+"""nnU-Net's own trainer outside of a training, to time its data and its steps."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+@contextmanager
+def stock_trainer(
+    plans: Mapping[str, Any], configuration: str, dataset: Mapping[str, Any], workers: int
+) -> Iterator[Any]:
+    """Return a context with nnU-Net's trainer on the CPU, initialised, whose results are deleted.
+
+    `plans` and `dataset` are what plans and dataset.json contain.
+    """
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as results:  # nnU-Net's trainer makes a folder in them.
+        os.environ.update(nnUNet_results=results, nnUNet_n_proc_DA=str(workers))
+        try:
+            content, device = {**plans, "continue_training": False}, torch.device("cpu")
+            trainer: Any = nnUNetTrainer(content, configuration, "all", dataset, device)
+            trainer.initialize()
+            yield trainer
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
