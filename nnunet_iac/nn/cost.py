@@ -18,10 +18,10 @@ from nnunet_iac.nn.discrete_cell import DiscreteCell, edge_by_edge
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.search.controls import uniform_genotype
 from nnunet_iac.search.cost import CellCosts, Cost
-from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.space import EDGES, OPERATIONS
+from nnunet_iac.search.genotype import Choice, Genotype
+from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
 
-_NO_MEMORY = torch.device("meta")
+CPU, _NO_MEMORY = torch.device("cpu"), torch.device("meta")
 
 
 @torch.no_grad()
@@ -103,6 +103,14 @@ TRANSIENT = 1.6
 OVERHEAD = 160 * 2**20
 """Bytes that torch takes for itself in the first steps (measurements: docs/beyond.md)."""
 OUTSIDE = -1
+LARGEST_CELL = Genotype(
+    tuple(
+        Choice(Edge(source, node), "sep_conv_5x5")
+        for node in INTERMEDIATE_NODES
+        for source in (node - 2, node - 1)
+    )
+)
+"""The cell that keeps most: every edge has two rounds of convolutions, and five nodes feed them."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +139,41 @@ class StepMemory:
         """The peak with activation checkpointing of the implants, one at a time."""
         return min(self.kept, self._peak(self.inputs + max(self.levels, default=0)))
 
+    def or_more(self, other: "StepMemory") -> "StepMemory":
+        """Return enough for the steps of both, of networks with the same levels."""
+        levels = tuple(map(max, self.levels, other.levels))
+        fixed, outside = max(self.fixed, other.fixed), max(self.outside, other.outside)
+        return StepMemory(fixed, outside, levels, max(self.inputs, other.inputs))
+
     def _peak(self, inside: int) -> int:
         return OVERHEAD + self.fixed + int(TRANSIENT * (self.outside + inside))
 
 
+def run_memory(
+    network: RetrofittedUNet, batch: Sequence[int], device: torch.device = CPU
+) -> StepMemory:
+    """Return what the training steps of a run need: `step_memory`, and the finetuning's too.
+
+    Of a network that has yet to be searched, the finetuning is that of the cell with most
+    activations, whose nodes all have two separable convolutions out of the two nodes before.
+    """
+    needed = step_memory(network, batch, device)
+    if isinstance(network, IACUNet) and network.genotype is None:
+        found = copy_with(network, lambda tensor: tensor.to(_NO_MEMORY))
+        with _NO_MEMORY:
+            found.discretise(LARGEST_CELL)
+        needed = needed.or_more(step_memory(found, batch, device))
+    return needed
+
+
 def step_memory(
-    network: RetrofittedUNet, batch: Sequence[int], mixed_precision: bool = False
+    network: RetrofittedUNet, batch: Sequence[int], device: torch.device = CPU
 ) -> StepMemory:
     """Return what a training step on a batch of shape (batch, channels, *spatial) needs.
 
     A copy of the network that keeps all activations runs once on tensors with a shape and no data;
-    what autograd keeps is counted, every storage once. With `mixed_precision` activations take half
-    as much, as nnU-Net has them on CUDA.
+    what autograd keeps is counted, every storage once. The network may be anywhere; on `device`
+    the step will run. On CUDA activations take half as much, as nnU-Net has them there.
     """
     fixed = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     # The gradient, and Adam's two averages.
@@ -155,9 +186,7 @@ def step_memory(
     counts: Counter[int] = Counter()
     inputs: dict[int, int] = {}
     held: list[Tensor] = []  # So that no other storage takes the place of one that was counted.
-    # On a GPU, and in half precision, discrete cells are computed edge by edge.
-    on_gpu = next(network.parameters()).device.type != "cpu"
-    plain = edge_by_edge(shadow) if on_gpu or mixed_precision else nullcontext()
+    plain = nullcontext() if device.type == "cpu" else edge_by_edge(shadow)  # As it is there.
     with mode, plain, _by_level(shadow, inputs, held) as level:
 
         def keep(tensor: Tensor) -> Tensor:
@@ -169,7 +198,7 @@ def step_memory(
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             shadow(torch.empty(*batch))
-    share = 2 if mixed_precision else 1
+    share = 2 if device.type == "cuda" else 1
     levels = tuple(size // share for key, size in sorted(counts.items()) if key != OUTSIDE)
     further = sum(size for storage, size in inputs.items() if seen.get(storage) != OUTSIDE)
     return StepMemory(fixed, counts[OUTSIDE] // share, levels, further // share)

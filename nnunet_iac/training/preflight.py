@@ -11,7 +11,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
-from nnunet_iac.nn.cost import StepMemory, cell_costs, step_memory
+from nnunet_iac.nn.cost import cell_costs, run_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.runs.fold import require_space, require_writable
@@ -291,7 +291,7 @@ class Preflight:
     ) -> None:
         """Let a retrofit use activation checkpointing if a training step needs it; log memory.
 
-        Without a genotype its cells are still to be searched.
+        Without a genotype its cells are still to be searched, and then finetuned.
         """
         if not self.method.retrofits:
             return
@@ -352,7 +352,7 @@ def enable_checkpointing_if_needed(
     other cells, for the error that names cells which would fit.
     """
     free = free_memory(device)
-    needed = _step_memory(network, batch, device)
+    needed = run_memory(network, batch, device)
     if free is None:
         return f"Memory: a training step needs about {_text(needed.kept)}"
     if not network.activation_checkpointing and needed.kept <= free:
@@ -383,19 +383,13 @@ def _cure(
     ratio = cell.channel_ratio / 2
     while ratio >= SMALLEST_RATIO and cell.implant == "cell":
         smaller = replace(cell, channel_ratio=ratio, min_channels=cell.partial_channels)
-        if _step_memory(resized(smaller), batch, device).checkpointed <= free:
+        if run_memory(resized(smaller), batch, device).checkpointed <= free:
             return (
                 f"plan smaller cells, for example --set channel_ratio={ratio:g} "
                 f"min_channels={smaller.min_channels}"
             )
         ratio /= 2
     return "free memory, or use plans with a smaller batch or patch"
-
-
-def _step_memory(
-    network: RetrofittedUNet, batch: Sequence[int], device: torch.device
-) -> StepMemory:
-    return step_memory(network, batch, mixed_precision=device.type == "cuda")
 
 
 def _text(size: int) -> str:

@@ -314,7 +314,7 @@ def leave_out_what_only_takes_time() -> None:
     nnUNetPredictor._internal_maybe_mirror_and_predict = lambda self, image: self.network(image)
     LocalLogger.plot_progress_png = lambda _, folder: Path(folder, "progress.png").write_bytes(b"")
     recorder.draw_cell = lambda _, path, __: write_text(path, "")
-    preflight.step_memory = lambda *_, **__: StepMemory(0, 0, (), 0)
+    preflight.run_memory = lambda *_, **__: StepMemory(0, 0, (), 0)
 
 
 def _print(line: str) -> None:

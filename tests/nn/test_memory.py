@@ -5,10 +5,14 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from nnunet_iac.nn.cost import TRANSIENT, step_memory
+from nnunet_iac.benchmark.step import finetune_step
+from nnunet_iac.benchmark.timing import peak_mb
+from nnunet_iac.host.workload import Workload
+from nnunet_iac.nn.cost import LARGEST_CELL, TRANSIENT, run_memory, step_memory
 from nnunet_iac.nn.discrete_cell import edge_by_edge
 from nnunet_iac.nn.planned_retrofit import retrofit
 
+CPU, CUDA, NOWHERE = map(torch.device, ("cpu", "cuda", "meta"))
 IMPLANTS = ["cell", "convolution", "attention", "nested"]
 
 
@@ -44,17 +48,54 @@ def test_the_estimate_is_what_autograd_keeps(tiny_unet, dimension, implant):
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-@pytest.mark.parametrize("mixed_precision", [True, False])
+@pytest.mark.parametrize("norm", ["plans", "batch"])
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
 def test_the_estimate_for_discrete_cells_is_what_autograd_keeps(
-    tiny_unet, random_genotype, dimension, mixed_precision
+    tiny_unet, random_genotype, dimension, norm, device
 ):
-    network = retrofit(tiny_unet(dimension), random_genotype(0), min_channels=8)
+    network = retrofit(tiny_unet(dimension), random_genotype(0), min_channels=8, norm=norm)
     shape = (2, 2, *(16, 8, 8)[:dimension])
-    found = step_memory(network, shape, mixed_precision)
-    share = 2 if mixed_precision else 1
-    with edge_by_edge(network) if mixed_precision else nullcontext():
+    found = step_memory(network, shape, device)
+    share = 2 if device == CUDA else 1
+    with edge_by_edge(network) if device == CUDA else nullcontext():
         real = kept_by_autograd(network, shape) / share
     assert found.outside + sum(found.levels) == pytest.approx(real, rel=0.05)
+    assert step_memory(network.to(NOWHERE), shape, device) == found
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_no_random_cell_needs_more_than_the_largest(tiny_unet, random_genotype, device):
+    def needed(genotype):
+        with NOWHERE:
+            network = retrofit(tiny_unet(), genotype, min_channels=8)
+        return step_memory(network, (2, 2, 16, 8), device).kept
+
+    largest = needed(LARGEST_CELL)
+    assert all(needed(random_genotype(seed)) <= largest for seed in range(6))
+
+
+def test_a_search_needs_what_its_finetuning_needs(tiny_unet):
+    sizes, shape = {"min_channels": 16, "partial_channels": 16}, (2, 2, 32, 32)
+    search, finetuning = (retrofit(tiny_unet(), found, **sizes) for found in (None, LARGEST_CELL))
+    steps = [step_memory(network, shape) for network in (search, finetuning)]
+    assert steps[0].kept < steps[1].kept
+    needed = run_memory(search, shape)
+    assert needed.kept == pytest.approx(max(step.kept for step in steps), rel=1e-3)
+    assert needed.checkpointed >= max(step.checkpointed for step in steps)
+    assert search.genotype is None
+    assert run_memory(finetuning, shape) == steps[1]
+
+
+def test_a_finetuning_step_takes_two_thirds_of_the_estimate_at_least_and_no_more_than_it(
+    random_genotype,
+):
+    workload, genotype = Workload(), random_genotype(0)
+    network = workload.retrofit()
+    network.discretise(genotype)
+    shape = (workload.batch_size, workload.input_channels, *workload.patch_size)
+    estimate = step_memory(network, shape).kept / 2**20
+    measured = peak_mb(finetune_step, workload, genotype, device="cpu")
+    assert 2 / 3 * estimate <= measured <= estimate
 
 
 def test_checkpointing_keeps_what_goes_in(tiny_unet):
@@ -80,4 +121,4 @@ def test_it_grows_with_the_batch_and_shrinks_with_halves(tiny_unet):
     one, two = (step_memory(network, (count, 2, 16, 8)) for count in (1, 2))
     assert one.fixed == two.fixed
     assert 1.5 < two.outside / one.outside <= 2
-    assert step_memory(network, (2, 2, 16, 8), mixed_precision=True).kept < two.kept
+    assert step_memory(network, (2, 2, 16, 8), CUDA).kept < two.kept

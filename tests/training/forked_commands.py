@@ -68,4 +68,4 @@ def leave_out_what_takes_time(set_attribute: Callable[[Any, str, Any], None]) ->
         Path(folder, "progress.png").write_bytes(b"empty")
 
     set_attribute(LocalLogger, "plot_progress_png", plot)
-    set_attribute(preflight, "step_memory", lambda *_, **__: StepMemory(0, 0, (), 0))
+    set_attribute(preflight, "run_memory", lambda *_, **__: StepMemory(0, 0, (), 0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from interruption import run_until
 
-from nnunet_iac.nn.cost import StepMemory, step_memory
+from nnunet_iac.nn.cost import StepMemory, run_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.training import memory, preflight
@@ -140,7 +140,7 @@ def test_what_fits_is_left_as_it_is(network, tiny_unet, monkeypatch):
 
 
 def test_what_fits_only_with_activation_checkpointing_gets_it(network, tiny_unet, monkeypatch):
-    needed = step_memory(network, (4, 2, 64, 64))
+    needed = run_memory(network, (4, 2, 64, 64))
     assert "since it would not fit" in fit(network, tiny_unet, needed.kept - 1, monkeypatch)
     assert network.activation_checkpointing
     again = fit(network, tiny_unet, needed.checkpointed, monkeypatch)
@@ -148,7 +148,7 @@ def test_what_fits_only_with_activation_checkpointing_gets_it(network, tiny_unet
 
 
 def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, monkeypatch):
-    needed = step_memory(network, (4, 2, 64, 64))
+    needed = run_memory(network, (4, 2, 64, 64))
     with pytest.raises(RuntimeError, match=r"must fit .* --set channel_ratio=0.125 min_channels=4"):
         fit(network, tiny_unet, needed.checkpointed - 1, monkeypatch)
     with pytest.raises(RuntimeError, match="plans with a smaller batch or patch"):
@@ -161,15 +161,15 @@ def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, 
 @pytest.fixture
 def make_trainer(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return the maker of trainers, which estimate their memory as they do outside of tests."""
-    monkeypatch.setattr(preflight, "step_memory", step_memory)
+    monkeypatch.setattr(preflight, "run_memory", run_memory)
     return make_trainer
 
 
 def needs(trainer: Any) -> StepMemory:
-    """Return what a training step of a search needs."""
+    """Return what the training steps of a search need."""
     network = retrofit(trainer.stock_network(), **trainer.settings.cell.network_arguments())
     patch = trainer.configuration_manager.patch_size
-    return step_memory(network, (trainer.batch_size, trainer.num_input_channels, *patch))
+    return run_memory(network, (trainer.batch_size, trainer.num_input_channels, *patch))
 
 
 def test_a_run_that_cannot_fit_is_refused_and_an_earlier_one_stays_as_it_was(
