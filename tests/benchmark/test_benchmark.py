@@ -31,10 +31,15 @@ def run(tmp_path, capsys):
 
 def test_step_reports_seconds_memory_and_ratios(run):
     result, printed = run("step", *SMALL, "--repeats", "1")
-    for key in ("plain_step_s", "naive_step_s", "fused_step_s", "peak_mb_plain", "peak_mb_fused"):
-        assert result[key] > 0
-        assert key in printed
-    assert result["fused_over_plain"] == result["fused_step_s"] / result["plain_step_s"]
+    for name in ("plain", "naive", "fused", "finetune"):
+        for key in (f"{name}_step_s", f"peak_mb_{name}"):
+            assert result[key] > 0
+            assert key in printed
+    for name in ("fused", "finetune"):
+        assert result[f"{name}_over_plain"] == result[f"{name}_step_s"] / result["plain_step_s"]
+        most, plain = result[f"peak_mb_{name}"], result["peak_mb_plain"]
+        assert result[f"peak_mb_{name}_over_plain"] == most / plain
+        assert result["estimate"]["memory_mb"] >= most
     assert result["naive_over_fused"] == result["naive_step_s"] / result["fused_step_s"]
     assert result["workload"]["features"] == [8, 8, 8]
     assert result["hardware"]["cores"] >= 1
