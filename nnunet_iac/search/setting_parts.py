@@ -279,6 +279,7 @@ class Optimisation(CheckedPart):
     finetune_schedule: Literal["constant", "poly"] = "poly"
     trainable_part: Literal["network", "decoder"] = "network"
     deep_supervision: bool = True
+    compile_cells: bool = False
     seed: Annotated[int, TORCH_SEED] = 0
     deterministic: bool = True
 

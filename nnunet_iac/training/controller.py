@@ -33,6 +33,7 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training import optimisation
 from nnunet_iac.training.batches import ARCHITECTURE
+from nnunet_iac.training.compilation import compile_cells, compiles_cells
 from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
 from nnunet_iac.training.finetuning import FinetuneLength
 from nnunet_iac.training.progress import Progress, search_ends, search_progress
@@ -189,7 +190,8 @@ class SearchController:
         """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
         alpha and beta learn in the search only, tuned norms in the finetuning only. Adam's
-        averages for alpha and beta are kept.
+        averages for alpha and beta are kept. Discrete cells are compiled if the settings ask for
+        it.
         """
         searching = self.phase is Phase.SEARCH
         for parameter in network.architecture_parameters():
@@ -202,6 +204,8 @@ class SearchController:
             assert self.first_finetune_epoch is not None
             learning = [*network.weights(), *network.norm_weights()]
             epochs = schedule.finetune_epochs, self.first_finetune_epoch
+            if compiles_cells(rates, learning[0].device) and network.genotype is not None:
+                compile_cells(network)
             return optimisation.finetune_optimiser(learning, rates, *epochs)
         if searching:
             self.architecture_optimizer = optimisation.architecture_optimiser(network, rates)

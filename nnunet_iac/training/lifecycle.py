@@ -103,6 +103,7 @@ class Lifecycle:
             genotype = broadcast_from_rank0(scored)
         seconds = time.perf_counter() - began
         checks.fit_in_memory(network, planned, genotype)
+        checks.require_compiler(planned.device)
         if self.is_first_rank and (archive := archive_previous_run(checks.fold)) is not None:
             checks.log(f"Record and checkpoints of an earlier run are kept in {archive}")
         run = {**self.identity, "ranks": ranks()}
@@ -121,6 +122,7 @@ class Lifecycle:
         self._remove_leftovers()
         self.checks.require_siblings()
         self.checks.fit_in_memory(network, planned, getattr(network, "genotype", None))
+        self.checks.require_compiler(planned.device)
         self.controller.costs = self.checks.costs(network, planned)
         require_own_record(self.recorder.folder, self.identity, self.checks.settings)
         self.controller.resume(network)

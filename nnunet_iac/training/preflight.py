@@ -36,6 +36,7 @@ from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import PRESETS, Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
+from nnunet_iac.training.compilation import compiles_cells, require_compiler
 from nnunet_iac.training.controller import Method
 from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.memory import free_memory
@@ -122,7 +123,7 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
         "skip genotype norm residual decoder_norms activation_checkpointing": retrofits,
         "channel_ratio min_channels partial_channels output_nodes": retrofits
         and cell.implant in ("cell", "convolution"),
-        "max_parameter_ratio max_mac_ratio": retrofits and cell.implant == "cell",
+        "max_parameter_ratio max_mac_ratio compile_cells": retrofits and cell.implant == "cell",
         "score_batches": retrofits and scored,
         "warmup_epochs search_epochs importance edge_transform max_identity weights_lr "
         "weights_lr_min annealing_power architecture_lr architecture_betas "
@@ -143,6 +144,7 @@ def ignored(
     overrides: Mapping[str, Any],
     plans: Mapping[str, Any],
     configuration: str,
+    device: torch.device,
 ) -> list[str]:
     """Return the warnings about what the user asked for and a run does not use."""
     section, deprecations = present_names(configuration_of(plans, configuration).get(SECTION, {}))
@@ -158,9 +160,14 @@ def ignored(
         for key, value in section.items()
         if key not in overrides and value is not None and key not in used
     ]
+    if settings.optimisation.compile_cells and "compile_cells" in used and device.type != "cuda":
+        unused.append(
+            "WARNING: compile_cells=True is ignored; cells are compiled on CUDA only, and this run "
+            f"is on {device.type}"
+        )
     renamed = [f"WARNING: {note}" for note in deprecations]
     wants_compile = os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
-    compiled = f"WARNING: {COMPILE_VARIABLE} is ignored; retrofits train uncompiled"
+    compiled = f"WARNING: {COMPILE_VARIABLE} is ignored; the U-Net is not compiled for training"
     return [*renamed, *fixed, *unused, *([compiled] if wants_compile else ())]
 
 
@@ -307,6 +314,11 @@ class Preflight:
         model = made(cell)
         self.log(enable_checkpointing_if_needed(model, *where, cell, made))
         network.activation_checkpointing = model.activation_checkpointing
+
+    def require_compiler(self, device: torch.device) -> None:
+        """Check that torch can compile for the device if the cells are to be compiled on it."""
+        if self.method.retrofits and compiles_cells(self.settings.optimisation, device):
+            require_compiler(device)
 
     def require_space(self, network: nn.Module) -> None:
         """Check that the disk has room for the run's checkpoints.

@@ -28,8 +28,8 @@ class RetrofitTrainer(nnUNetTrainer):
 
     Deviates from nnUNetTrainer: settings and search decide the run's length; a checkpoint is
     written after every epoch, whole, and continued by its own run only; batches depend on `seed`
-    only; one process at a time works on a fold; progress.png is redrawn at most once a minute;
-    torch.compile is off; `fold_X/iac` holds a record. A method that retrofits freezes the backbone
+    only; one process works on a fold; progress.png is redrawn at most once a minute; torch.compile
+    is off but for cells; `fold_X/iac` holds a record. A method that retrofits freezes the backbone
     and scores it alone, too, has optimisers for every phase, and chooses "best" while finetuning.
     """
 
@@ -80,7 +80,7 @@ class RetrofitTrainer(nnUNetTrainer):
         self.run = Lifecycle(checks, name, self.local_rank, super().do_split)
         self.controller = self.run.controller
         self.num_epochs = self.controller.num_epochs
-        for line in preflight.ignored(*own, plans, configuration):
+        for line in preflight.ignored(*own, plans, configuration, device):
             log(line)
 
     @property

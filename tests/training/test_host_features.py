@@ -516,7 +516,7 @@ def test_with_compile_asked_for_training_says_it_does_not_and_ends_with_the_same
     own = slices.with_own_results(tmp_path)
     model = Model(SLICES)
     off, on = slices.fold(model, 0), own.fold(model, 0)
-    warning = "WARNING: nnUNet_compile is ignored; retrofits train uncompiled"
+    warning = "WARNING: nnUNet_compile is ignored; the U-Net is not compiled for training"
     shutil.rmtree(on)
 
     def task() -> None:

@@ -81,6 +81,9 @@ class Checks:
         self._ask("fit_in_memory")
         self.sized_for = genotype
 
+    def require_compiler(self, device: torch.device) -> None:
+        self._ask("require_compiler")
+
 
 class Run:
     """A lifecycle with all that a trainer gives it; `begin` and `resume` as the trainer calls."""
@@ -171,7 +174,7 @@ def _files(folder: Path) -> dict[str, bytes]:
             (check, {"genotype": "zero-cost:0", "score_batches": 1})
             for check in (
                 *("require_siblings", "preprocessed_cases", "split", "backbone", "costs"),
-                *("images", "fit_in_memory"),
+                *("images", "fit_in_memory", "require_compiler"),
             )
         ),
         ("a cell that is missing", {"genotype": "/absent/genotype.json"}),

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from nnunet_iac.search.settings import Settings, keys
 from nnunet_iac.training import trainers
@@ -51,6 +52,7 @@ OTHER: dict[str, Any] = {
     "finetune_schedule": "constant",
     "trainable_part": "decoder",
     "deep_supervision": False,
+    "compile_cells": True,
     "seed": 1,
     "deterministic": False,
     "patient_pattern": "x",
@@ -71,7 +73,7 @@ ALWAYS = {
 }
 RETROFIT = {"norm", "residual", "decoder_norms", "activation_checkpointing", "skip", "genotype"}
 CELL = {"channel_ratio", "min_channels", "partial_channels", "output_nodes"}
-BUDGET = {"max_parameter_ratio", "max_mac_ratio"}
+CELLS_ALONE = {"max_parameter_ratio", "max_mac_ratio", "compile_cells"}
 SEARCH = {
     *("warmup_epochs", "search_epochs", "importance", "edge_transform", "max_identity"),
     *("weights_lr", "weights_lr_min", "annealing_power", "architecture_lr", "architecture_betas"),
@@ -96,18 +98,19 @@ ALL = [
 
 def _used_by(trainer: type[RetrofitTrainer], given: dict[str, Any]) -> set[str]:
     if trainer.method is IAC_LTH:
-        return ALWAYS | RETROFIT | CELL | BUDGET | SEARCH | PRUNING
+        return ALWAYS | RETROFIT | CELL | CELLS_ALONE | SEARCH | PRUNING
     if trainer.method is IAC:
-        return ALWAYS | RETROFIT | CELL | BUDGET | SEARCH
+        return ALWAYS | RETROFIT | CELL | CELLS_ALONE | SEARCH
     if trainer.method is IAC_DISCRETE:
-        cell = set() if "skip" in given else CELL | BUDGET
+        cell = set() if "skip" in given else CELL | CELLS_ALONE
         return ALWAYS | RETROFIT | cell
     return ALWAYS | {"trainable_part"}
 
 
-def _warnings(trainer: type[RetrofitTrainer], **section: Any) -> list[str]:
+def _warnings(trainer: type[RetrofitTrainer], device: str = "cuda", **section: Any) -> list[str]:
     plans = {"configurations": {"2d": {"iac": section}}}
-    return ignored(trainer.__name__, trainer.method, trainer.overrides, plans, "2d")
+    own = trainer.__name__, trainer.method, trainer.overrides
+    return ignored(*own, plans, "2d", torch.device(device))
 
 
 def test_every_setting_has_another_value_here() -> None:
@@ -159,7 +162,16 @@ def test_whether_a_setting_is_used_may_depend_on_others(
 def test_compiling_is_declined_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_compile", "true")
     (line,) = _warnings(trainers.nnUNetTrainerIACLTH)
-    assert line == "WARNING: nnUNet_compile is ignored; retrofits train uncompiled"
+    assert line == "WARNING: nnUNet_compile is ignored; the U-Net is not compiled for training"
+
+
+def test_cells_that_are_to_be_compiled_on_a_cpu_are_not_and_a_warning_says_so() -> None:
+    trainer = trainers.nnUNetTrainerIACLTH
+    (line,) = _warnings(trainer, "cpu", compile_cells=True)
+    assert line.startswith(
+        "WARNING: compile_cells=True is ignored; cells are compiled on CUDA only"
+    )
+    assert _warnings(trainer, "cuda", compile_cells=True) == []
 
 
 @pytest.mark.parametrize(
