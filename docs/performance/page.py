@@ -1,5 +1,7 @@
 """Write docs/performance.md from the result files in this folder."""
 
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,18 @@ def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
     environment.filters["ms"] = lambda seconds: f"{seconds * 1e3:.1f}"
-    environment.filters["two"] = lambda value: f"{value:.2f}"
-    environment.filters["minutes"] = lambda seconds: f"{seconds / 60:.1f}"
+    for digits, name in enumerate(("one", "two", "three"), 1):
+        environment.filters[name] = f"{{:.{digits}f}}".format
     found = results()
     growth = [found[name] for name in found if name.startswith("growth_")]
-    template = environment.get_template("page.md.jinja")
-    return template.render(r=found, growth=[found["step"], *growth, found["step_128"]])
+    levers = found["levers"]["levers"]
+    (frozen,) = [row for row in levers if row["lever"].startswith("frozen backbone")]
+    return environment.get_template("page.md.jinja").render(
+        r=found,
+        growth=[found["step"], *growth, found["step_narrow"], found["step_large"]],
+        levers={part: list(rows) for part, rows in groupby(levers, itemgetter("part"))},
+        frozen=frozen,
+    )
 
 
 def main() -> None:

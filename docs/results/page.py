@@ -251,6 +251,7 @@ def quality() -> list[dict[str, Any]]:
                     "lth": compared(measured, "iac", "iac-lth"),
                     "continued": table.row("iac-lth").against["continued"],
                     "faster": table.row("iac").search_epochs / table.row("iac-lth").search_epochs,
+                    "whole": table.row("iac").epochs / table.row("iac-lth").epochs,
                     "mirrored": mirrored(measured),
                 }
             )
@@ -324,6 +325,13 @@ def timed() -> dict[str, Any]:
     return found
 
 
+def whole_runs() -> dict[str, float]:
+    """Return by preset how many times as long a whole run with the full search takes."""
+    measured = read_json(HERE.parent / "performance" / "run.json")
+    found: dict[str, float] = measured["end_to_end_speedup"]
+    return found
+
+
 def seeds_text(differences: list[float]) -> str:
     """Return differences, one per seed, as text."""
     return ", ".join(f"{difference:+.4f}" for difference in differences)
@@ -342,6 +350,7 @@ def page() -> str:
         choice_table=method_tables(choice, margin=MARGIN)[0],
         searches=searches(choice),
         timed=timed(),
+        whole=whole_runs(),
         benchmarked=BENCHMARKED,
         forced=forced(choice, "adaptive"),
         by_seed=by_seed(choice, "random-zero", "literal-zero"),

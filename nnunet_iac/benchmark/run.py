@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from nnunet_iac.benchmark.hours import run_hours
@@ -13,8 +14,8 @@ from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.settings import PRESETS
 from nnunet_iac.search.space import OPERATIONS
 
-SEARCHES = ("iac", *PRESETS)
-"""The full search, and the accelerated one by its presets."""
+RUNS = ("iac", *PRESETS, "discrete", "continued")
+"""The full search, the accelerated one by its presets, and what does not search."""
 
 
 def run_benchmark(
@@ -44,8 +45,7 @@ def run_benchmark(
     for name in ("finetune", "finetune_validation"):
         seconds[name] = statistics.median(timed[f"{name} {n}"] for n in range(cells))
     ratios = [timed[f"finetune {n}"] / timed["plain"] for n in range(cells)]
-    hours = {name: run_hours(workload.settings, name, seconds) for name in SEARCHES}
-    hours["continued"] = run_hours(workload.settings, "continued", seconds)
+    hours = {name: run_hours(workload.settings, name, seconds) for name in RUNS}
     least = min(seconds["plain"], seconds["finetune"])
     workers = None if loading_s is None else math.ceil(loading_s / least)
     return {
@@ -56,6 +56,7 @@ def run_benchmark(
         "finetune_over_plain_worst": max(ratios),
         "search_over_plain": seconds["search_first"] / seconds["plain"],
         "cells": cells,
+        "schedule": asdict(workload.settings.schedule),
         "hours": hours,
         "search_speedup": _speedups(hours, "search"),
         "end_to_end_speedup": _speedups(hours, "whole"),

@@ -62,12 +62,13 @@ def test_a_run_is_made_of_its_steps_and_compared_from_end_to_end(run):
     result, printed = run("run", *SMALL, *words)
     assert result["finetune_over_plain_worst"] >= result["finetune_over_plain"] > 0
     hours = result["hours"]
-    assert hours.keys() == {"iac", "literal", "paper", "adaptive", "swift", "continued"}
+    searches = {"iac", "literal", "paper", "adaptive", "swift"}
+    assert hours.keys() == {*searches, "discrete", "continued"}
     for part in hours.values():
         assert part["whole"] == pytest.approx(
             part["search"] + part["finetune"] + part["validation"]
         )
-    assert hours["continued"]["search"] == 0
+    assert hours["continued"]["search"] == hours["discrete"]["search"] == 0
     seconds = result["plain_s"] * 100 * 250
     assert hours["continued"]["finetune"] == pytest.approx(seconds / 3600)
     assert result["search_speedup"]["swift"] > result["end_to_end_speedup"]["swift"]
