@@ -190,8 +190,7 @@ class SearchController:
         """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
         alpha and beta learn in the search only, tuned norms in the finetuning only. Adam's
-        averages for alpha and beta are kept. Discrete cells are compiled if the settings ask for
-        it.
+        averages for alpha and beta are kept. Discrete cells are compiled on request.
         """
         searching = self.phase is Phase.SEARCH
         for parameter in network.architecture_parameters():

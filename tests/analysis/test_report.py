@@ -16,6 +16,7 @@ from searched_folders import (
 
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.document import make_report, read_runs, write_report
+from nnunet_iac.analysis.report.evaluation import speed_up
 from nnunet_iac.analysis.report.run import read_run
 from nnunet_iac.cli import main
 from nnunet_iac.runs.fold import LOCK, held
@@ -525,6 +526,22 @@ def test_page_of_several_methods_begins_with_those_that_a_random_cell_equals(tmp
     write_control(tmp_path, "random cell 3", epochs, dice=_above(0.03))
     first, *_ = _report(tmp_path).verdicts
     assert first == f"IAC-LTH: {BESIDE_RANDOM[0.03]}. IAC: {BESIDE_RANDOM[0.025]}."
+
+
+def test_a_speed_up_of_the_search_stands_beside_that_of_the_whole_run(tmp_path):
+    fast = write_searched_run(tmp_path, settings=SETTINGS.replace(search_epochs=20))
+    full = write_searched_run(tmp_path, method="IAC", settings=SETTINGS.replace(search_epochs=60))
+    runs, _ = read_runs([fast, full])
+    accelerated, other = sorted(runs, key=lambda run: run.method == "IAC")
+    search = speed_up(accelerated, runs)
+    assert search == other.search_seconds / accelerated.search_seconds > 1
+    whole = speed_up(accelerated, runs, whole=True)
+    assert whole == other.seconds / accelerated.seconds
+    assert 1 < whole < search
+    assert any(f" {search:.1f} 8 s {whole:.1f} " in row for row in _said(make_report(runs)))
+    longer = SETTINGS.replace(search_epochs=60, finetune_epochs=50)
+    runs, _ = read_runs([fast, write_searched_run(tmp_path, method="IAC", settings=longer)])
+    assert speed_up(accelerated, runs, whole=True) is None
 
 
 def test_every_control_has_its_number_interval_and_patients(tmp_path, searched):

@@ -87,9 +87,10 @@ CAPTIONS = {
     ),
     "cost": (
         "Times are those of the epochs, validation included; the speed-up is the time of the full "
-        "search of the same fold over that of the accelerated one. Further training is the "
-        "finetuning, or the training of a control; parameters and multiply-accumulates are those "
-        "of the last network there was, for one patch of the plans."
+        "search of the same fold over that of the accelerated one, and that of a whole run the "
+        "same with the finetuning. Further training is the finetuning, or the training of a "
+        "control; parameters and multiply-accumulates are those of the last network there was, for "
+        "one patch of the plans."
     ),
     "settings_chosen": (
         "The settings that differ from their default. Where runs differ, each value names its runs."

@@ -135,21 +135,29 @@ def evaluate(runs: Sequence[Run], margin: float = MARGIN, seed: int = 0) -> Eval
     )
 
 
-def speed_up(run: Run, others: Sequence[Run]) -> float | None:
-    """Return how many times longer full searches of the same start and hardware took, or None."""
-    if run.method != "IAC-LTH" or run.genotype is None:
+def speed_up(run: Run, others: Sequence[Run], whole: bool = False) -> float | None:
+    """Return how many times longer full searches of the same start and hardware took, or None.
+
+    If `whole`, how many times longer finished runs with them took, finetuned for as many epochs.
+    """
+    if run.method != "IAC-LTH" or run.genotype is None or (whole and not run.validated):
         return None
 
-    def how(searched: Run) -> tuple[int, Any]:
-        return searched.settings.schedule.iterations_per_epoch, searched.cost.hardware
+    def how(searched: Run) -> tuple[Any, ...]:
+        schedule = searched.settings.schedule
+        alike = (schedule.iterations_per_epoch, searched.cost.hardware)
+        return (*alike, schedule.finetune_epochs, searched.validated) if whole else alike
+
+    def seconds(searched: Run) -> float:
+        return searched.seconds if whole else searched.search_seconds
 
     full = [
-        other.search_seconds
+        seconds(other)
         for other in others
         if other.method == "IAC" and other.genotype is not None
         if _same_start(run, other) and how(other) == how(run)
     ]
-    return sum(full) / len(full) / run.search_seconds if full else None
+    return sum(full) / len(full) / seconds(run) if full else None
 
 
 def comparator_name(group: Group, runs: Iterable[Run]) -> str:

@@ -202,7 +202,9 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
     rows = []
     for name, run in named:
         networks = run.cost.networks
-        faster = speed_up(run, [other for _, other in named])
+        others = [other for _, other in named]
+        factors = [speed_up(run, others, whole) for whole in (False, True)]
+        search, whole = (f"{factor:.1f}" if factor else "" for factor in factors)
         final = networks.get("final") or networks.get("supernet") or networks.get("backbone")
         rows.append(
             {
@@ -210,8 +212,9 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
                 "stage": run.stage,
                 "search epochs": str(run.search_epochs) if run.search_epochs else "",
                 "search": duration(run.search_seconds) if run.search_epochs else "",
-                "speed-up": f"{faster:.1f}" if faster else "",
+                "speed-up": search,
                 "further training": duration(run.seconds - run.search_seconds),
+                "speed-up, whole run": whole,
                 "memory": f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
                 "parameters": f"{final.parameters / 1e6:.2f} M" if final else "",
                 "MACs": f"{final.macs / 1e9:.2f} G" if final else "",
