@@ -19,13 +19,13 @@ def results() -> dict[str, Any]:
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
-    environment.filters["ms"] = lambda seconds: f"{seconds * 1e3:.1f}"
+    environment.filters["ms"] = lambda seconds: f"{seconds * 1e3:.{1 if seconds >= 1e-3 else 2}f}"
     for digits, name in enumerate(("one", "two", "three"), 1):
         environment.filters[name] = f"{{:.{digits}f}}".format
     found = results()
     growth = [found[name] for name in found if name.startswith("growth_")]
     levers = found["levers"]["levers"]
-    (frozen,) = [row for row in levers if row["lever"].startswith("frozen backbone")]
+    (frozen,) = [row for row in levers if row["lever"].startswith("Frozen backbone")]
     return environment.get_template("page.md.jinja").render(
         r=found,
         growth=[found["step"], *growth, found["step_narrow"], found["step_large"]],
