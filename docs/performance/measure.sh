@@ -22,10 +22,7 @@ run inference_narrow inference "${narrow[@]}"
 run inference_256 inference --patch-size 256 256 --features 32 64 128 256 512 512
 run search search
 run growth_stages step --patch-size 64 48 --features 32 64 128 256 512 --repeats 5
-run growth_patch_64_48 step --patch-size 64 48 --repeats 5
 run growth_patch_128_96 step --patch-size 128 96 --repeats 5
-for setting in partial_channels=1 channel_ratio=0.5; do
-    run "growth_$setting" step --set "$setting" --repeats 5
-done
+run growth_partial_channels=1 step --set partial_channels=1 --repeats 5
 python docs/performance/page.py
 python docs/results/page.py  # It has some of these numbers, too.

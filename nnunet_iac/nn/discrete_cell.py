@@ -33,9 +33,6 @@ from nnunet_iac.nn.depthwise import depthwise, rectified_depthwise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES
 
-CACHED = 2**21
-"""Bytes of a node up to which images are computed together; more do not fit the cache."""
-
 Samples = Float[Tensor, "_ _ _"]
 """(samples, voxels, channels): the voxels of an image one after another.
 
@@ -100,12 +97,7 @@ class DiscreteCell(PlainDiscreteCell):
         if self.edge_by_edge or not _is_fast(skip, up, list(rounds.values())):
             replacement = super().forward(skip, up)
             return replacement if gate is None else skip + gate * replacement
-        count = len(skip)
-        if not isinstance(rounds["projection 0"].norm, _BatchNorm):
-            count = max(1, CACHED // (self.shape.channels * skip[:1, 0].nbytes))
-        parts = zip(skip.split(count), up.split(count), strict=True)
-        results = [_Evaluation(self, rounds, a).output(a, b, gate) for a, b in parts]
-        return torch.cat(results) if len(results) > 1 else results[0]
+        return _Evaluation(self, rounds, skip).output(skip, up, gate)
 
     def _rounds(self) -> Iterator[tuple[str, Any]]:
         """Yield every convolution with its norm, and a name for it."""

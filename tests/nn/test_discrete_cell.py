@@ -217,13 +217,6 @@ def test_a_large_mean_does_not_spoil_float32():
     assert (found.double() - expected).norm() < 1e-3 * expected.norm()
 
 
-def test_large_batches_are_computed_in_parts(monkeypatch):
-    fast, plain, inputs = both_cells(GENOTYPES["every operation"], gated=True)
-    monkeypatch.setattr(discrete_cell, "CACHED", 1)
-    found, expected = everything(fast, inputs), everything(plain, inputs)
-    assert_equal(found, expected)
-
-
 def test_norms_in_different_modes_are_computed_one_by_one():
     fast, plain, inputs = both_cells(GENOTYPES["every operation"], norm="Batch")
     for cell in (fast, plain):

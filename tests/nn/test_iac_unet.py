@@ -289,7 +289,7 @@ def test_one_instance_loads_checkpoints_of_every_structure_in_turn(
     host = network(2, 9, values=values).eval()
     with torch.inference_mode(inference):
         expected = [net(image()) for net in nets]
-        for index in (0, 3, 0, 1, 2, 4, 3, 5, 5, 2, 1, 4, 0, 5, 1, 3):
+        for index in (0, 3, 0, 1, 4, 3, 5, 5, 2, 4):
             host.load_state_dict(nets[index].state_dict())
             assert torch.equal(host(image()), expected[index])
             assert host.state_dict().keys() == nets[index].state_dict().keys()

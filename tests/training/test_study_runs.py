@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,79 +70,21 @@ def table(folder: Path) -> list[dict[str, str]]:
         ]
 
 
-def start(workspace: Any, *words: object, **environment: str) -> subprocess.Popen[str]:
+def start(
+    workspace: Any, *words: object, output: Any = subprocess.DEVNULL, **environment: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("nnunet-iac")), *map(str, words)],
         env={**os.environ, **workspace.environment, **workspace.forking_pools, **environment},
         start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         text=True,
     )
 
 
-def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the_same_table(
-    workspace: Any, tmp_path: Path
-) -> None:
-    methods: dict[str, Any] = {"iac-lth": None}
-    whole = study_file(tmp_path, "whole", methods)
-    planned = workspace.run("nnunet-iac", "study", whole, "--dry-run")
-    assert planned.count("nnUNetTrainerIAC") == 1
-    assert "trainings, one after the other" in planned
-    assert not results(workspace, "whole").exists()
-    serial = subprocess.run(
-        [sys.executable, "-c", IN_THIS_PROCESS, whole],
-        env={**os.environ, **workspace.environment},
-        capture_output=True,
-        text=True,
-    )
-    assert serial.returncode == 0, serial.stdout[-2000:] + serial.stderr[-2000:]
-
-    poor = {"as": "random", "settings": {"max_parameter_ratio": 1e-9}}
-    broken = study_file(tmp_path, "broken", {**methods, "poor": poor})
-    process = start(workspace, "study", broken, "--cores", 1)
-    model = workspace.model("nnUNetTrainerIACLTH", "broken_2d_small_iac-lth_0")
-    deadline = time.monotonic() + 300
-    while not (model / "fold_0" / "iac" / "events.jsonl").is_file() or not any(
-        model.glob("fold_0/checkpoint_latest.pth")
-    ):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-    own = results(workspace, "broken")
-    failed = workspace.command("nnunet-iac", "study", broken, "--cores", 1)
-    assert failed.returncode == 2
-    log = "logs/train_4_2d_0_small_poor_default_0.log"
-    assert log in failed.stderr
-    assert "the budget must leave room" in (own / log).read_text()
-    assert "all jobs of the study must succeed" in failed.stderr
-    assert " --c" in (own / "logs" / "train_4_2d_0_small_iac-lth_default_0.log").read_text()
-    assert (own / "runs" / "4_2d_0_small_iac-lth_default_0.json").is_file()
-    assert not (own / "report.html").exists()
-
-    study_file(tmp_path, "broken", methods)
-    workspace.run("nnunet-iac", "study", broken, "--cores", 1)
-    assert table(own) == table(results(workspace, "whole"))
-    found = [
-        [
-            {key: run.get(key) for key in ("method", "dice", "genotype", "events", "epochs")}
-            for run in json.loads((results(workspace, name) / "results.json").read_text())["runs"]
-        ]
-        for name in NAMES
-    ]
-    assert found[0] == found[1]
-    models = [workspace.model("nnUNetTrainerIACLTH", f"{n}_2d_small_iac-lth_0") for n in NAMES]
-    weights = [read_checkpoint(m / "fold_0" / FINAL)["network_weights"] for m in models]
-    assert tensors_hash(weights[0]) == tensors_hash(weights[1])
-    again = workspace.run("nnunet-iac", "study", broken, "--cores", 1)
-    assert "Nothing to be done" in again
-
-
-@pytest.fixture
-def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a SLURM with one node: this machine."""
     path = os.pathsep.join([os.environ["PATH"], SYSTEM])
     missing = [name for name in SLURM if shutil.which(name, path=path) is None]
@@ -149,6 +92,7 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
         pytest.skip(f"needs root and a SLURM; missing: {', '.join(missing) or 'root'}")
     if SLURM_CONF.is_file():
         pytest.skip(f"this machine belongs to a SLURM: {SLURM_CONF} is there")
+    tmp_path = tmp_path_factory.mktemp("slurm")
     host = subprocess.run(["hostname", "-s"], capture_output=True, text=True).stdout.strip()
     key, socket = tmp_path / "munge.key", tmp_path / "munge.socket"
     key.write_bytes(os.urandom(1024))
@@ -215,20 +159,103 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         SLURM_CONF.unlink()
 
 
-def test_a_study_runs_on_a_slurm_through_its_profile(
-    workspace: Any, tmp_path: Path, slurm: dict[str, str]
-) -> None:
-    path = study_file(tmp_path, "cluster", {"identity": None})
-    folder = tmp_path / "study"
-    done = workspace.command(
-        *("nnunet-iac", "study", path, "-o", folder, "--snakemake", "--profile", PROFILE),
+@dataclass(frozen=True)
+class Background:
+    """A command that was started, its folder of results, and the file of its output."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    log: Path
+
+
+@pytest.fixture(scope="module")
+def on_slurm(
+    workspace: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Background | None:
+    """A study that has been started on a SLURM, or None where there is none."""
+    try:
+        slurm: dict[str, str] = request.getfixturevalue("slurm")
+    except pytest.skip.Exception:
+        return None
+    place = tmp_path_factory.mktemp("study")
+    path = study_file(place, "cluster", {"identity": None})
+    words = (
+        *("study", path, "-o", place / "study", "--snakemake", "--profile", PROFILE),
         *("--default-resources", "mem_mb=1000", "runtime=30", "slurm_account=none"),
         *("--latency-wait", 5, "--slurm-init-seconds-before-status-checks", 1),
         # sacct, the default, needs an accounting that this SLURM lacks.
         *("--slurm-status-command", "squeue", "--seconds-between-status-checks", 1),
-        **slurm,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
-    scored = [(row["method"], row["scores"]) for row in table(folder)]
+    with (place / "log.txt").open("w") as log:
+        process = start(workspace, *words, output=log, **slurm)
+    return Background(process, place / "study", place / "log.txt")
+
+
+@pytest.mark.usefixtures("on_slurm")  # It waits most of the time, so let it do so meanwhile.
+def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the_same_table(
+    workspace: Any, tmp_path: Path
+) -> None:
+    methods: dict[str, Any] = {"iac-lth": None}
+    whole = study_file(tmp_path, "whole", methods)
+    planned = workspace.run("nnunet-iac", "study", whole, "--dry-run")
+    assert planned.count("nnUNetTrainerIAC") == 1
+    assert "trainings, one after the other" in planned
+    assert not results(workspace, "whole").exists()
+    serial = subprocess.run(
+        [sys.executable, "-c", IN_THIS_PROCESS, whole],
+        env={**os.environ, **workspace.environment},
+        capture_output=True,
+        text=True,
+    )
+    assert serial.returncode == 0, serial.stdout[-2000:] + serial.stderr[-2000:]
+
+    poor = {"as": "random", "settings": {"max_parameter_ratio": 1e-9}}
+    broken = study_file(tmp_path, "broken", {**methods, "poor": poor})
+    process = start(workspace, "study", broken, "--cores", 1)
+    model = workspace.model("nnUNetTrainerIACLTH", "broken_2d_small_iac-lth_0")
+    deadline = time.monotonic() + 300
+    while not (model / "fold_0" / "iac" / "events.jsonl").is_file() or not any(
+        model.glob("fold_0/checkpoint_latest.pth")
+    ):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+    own = results(workspace, "broken")
+    failed = workspace.command("nnunet-iac", "study", broken, "--cores", 1)
+    assert failed.returncode == 2
+    log = "logs/train_4_2d_0_small_poor_default_0.log"
+    assert log in failed.stderr
+    assert "the budget must leave room" in (own / log).read_text()
+    assert "all jobs of the study must succeed" in failed.stderr
+    assert " --c" in (own / "logs" / "train_4_2d_0_small_iac-lth_default_0.log").read_text()
+    assert (own / "runs" / "4_2d_0_small_iac-lth_default_0.json").is_file()
+    assert not (own / "report.html").exists()
+
+    study_file(tmp_path, "broken", methods)
+    workspace.run("nnunet-iac", "study", broken, "--cores", 1)
+    assert table(own) == table(results(workspace, "whole"))
+    found = [
+        [
+            {key: run.get(key) for key in ("method", "dice", "genotype", "events", "epochs")}
+            for run in json.loads((results(workspace, name) / "results.json").read_text())["runs"]
+        ]
+        for name in NAMES
+    ]
+    assert found[0] == found[1]
+    models = [workspace.model("nnUNetTrainerIACLTH", f"{n}_2d_small_iac-lth_0") for n in NAMES]
+    weights = [read_checkpoint(m / "fold_0" / FINAL)["network_weights"] for m in models]
+    assert tensors_hash(weights[0]) == tensors_hash(weights[1])
+    again = workspace.run("nnunet-iac", "study", broken, "--cores", 1)
+    assert "Nothing to be done" in again
+
+
+def test_a_study_runs_on_a_slurm_through_its_profile(
+    slurm: dict[str, str], on_slurm: Background
+) -> None:
+    assert on_slurm.process.wait(300) == 0, on_slurm.log.read_text()[-4000:]
+    scored = [(row["method"], row["scores"]) for row in table(on_slurm.folder)]
     assert scored == [("identity", "validation cases")]
-    assert "SLURM jobid" in done.stderr
+    assert "SLURM jobid" in on_slurm.log.read_text()
