@@ -9,11 +9,22 @@ import sys
 from collections.abc import Sequence
 
 import nnunet_iac
-from nnunet_iac.cli import benchmark, export, installation, plan, scores, search, studies, xtiny
+from nnunet_iac.cli import (
+    adaptation,
+    benchmark,
+    export,
+    installation,
+    plan,
+    scores,
+    search,
+    studies,
+    xtiny,
+)
 
 VERBS = (
     studies.add_demo,
     plan.add_plan,
+    adaptation.add_adapt,
     xtiny.add_xtiny,
     studies.add_pareto,
     studies.add_study,

@@ -32,10 +32,11 @@ def require_split(folds: object, fold: int, cases: Iterable[str], name: str) -> 
     for side in ("train", "val") if fold < len(folds) else ():
         split = folds[fold]
         listed = split.get(side) if isinstance(split, dict) else None
-        if not isinstance(listed, list) or not listed:
+        if not isinstance(listed, list) or (side == "train" and not listed):
             raise ValueError(
-                f"{name} must list at least one case under {side!r} of fold {fold}; got "
-                f"{reprlib.repr(listed)}: correct it, or remove it and nnU-Net makes another"
+                f"{name} must list cases under {side!r} of fold {fold}, and at least one to train "
+                f"on; got {reprlib.repr(listed)}: correct it, or remove it and nnU-Net makes "
+                "another"
             )
         absent = sorted(set(map(str, listed)).difference(cases))
         if absent:

@@ -122,7 +122,7 @@ def _annotated_types(part: Any) -> dict[str, Any]:
     return typing.get_type_hints(part, include_extras=True)
 
 
-Preset = Literal["literal", "paper", "adaptive", "swift"]
+Preset = Literal["literal", "paper", "adaptive", "swift", "adapt"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
 TestName = Literal["js", "schedule", "rank", "mask", "drift"]
 Implant = Literal["cell", "convolution", "attention", "nested", "residual-attention"]

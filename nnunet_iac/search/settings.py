@@ -52,8 +52,20 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "swift": {"warmup_epochs": 3},
     "paper": {"patience": 6},
     "adaptive": {"reset_threshold": True},
+    "adapt": {
+        "warmup_epochs": 2,
+        "search_epochs": 8,
+        "finetune_epochs": 8,
+        "iterations_per_epoch": 50,
+        "val_iterations_per_epoch": 5,
+        "finetune_lr": 3e-3,
+    },
 }
-"""What each preset changes of the defaults; `adaptive` also has a threshold of its own."""
+"""What each preset changes of the defaults; `adaptive` also has a threshold of its own.
+
+`adapt` is for another data set with a few cases: 400 batches of a search as in `literal`, and 400
+of finetuning.
+"""
 
 
 @dataclass(frozen=True, init=False)
@@ -202,7 +214,7 @@ def _resolved_parts(written: Mapping[str, Any]) -> dict[str, CheckedPart]:
         names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
         return kind(**{k: v for k, v in {**defaults, **given}.items() if k in names})
 
-    schedule, optimisation = part(SearchSchedule, brought), part(Optimisation, {})
+    schedule, optimisation = part(SearchSchedule, brought), part(Optimisation, brought)
     defaults = dict(brought)
     if schedule.preset == "adaptive":
         # Logits move by up to lr per step, and JS grows with the square of a small move.

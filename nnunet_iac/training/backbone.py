@@ -1,5 +1,6 @@
 """The backbone: where its checkpoint is found, and what it must fulfil."""
 
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def read_backbone(
             )
     require_same_network(weights, network.state_dict(), path)
     require_same_input(init, configuration, path)
-    reason = leakage(path, init, fold, splits)
+    reason = leakage(path, init, fold, splits, settings.patient_pattern)
     # A fold "all" holds no case out, and its user knows; everyone else must have asked for it.
     if reason is not None and fold.number != "all" and not settings.allow_leakage:
         raise ValueError(
@@ -211,15 +212,23 @@ def validation_summary(checkpoint: Path) -> Path:
     return checkpoint.parent / VALIDATION_SUMMARY
 
 
-def leakage(path: Path, init: Mapping[str, Any], fold: Fold, splits: Path) -> str | None:
+def leakage(
+    path: Path, init: Mapping[str, Any], fold: Fold, splits: Path, pattern: str | None = None
+) -> str | None:
     """Return why a backbone may have been trained on validation cases of `fold`, or None.
 
     Looks at the fold it was trained on, at the cases of that fold in the splits file, and, for
-    the same fold, at the cases nnU-Net validated it on.
+    the same fold, at the cases nnU-Net validated it on. Of a backbone of another data set it looks
+    for patients of the same name, by `pattern`, if the splits of that data set are at hand.
     """
-    if init["plans"].get("dataset_name") != fold.dataset:
-        return None
-    trained_on = init["fold"]
+    trained_on, dataset = init["fold"], init["plans"].get("dataset_name")
+    if dataset != fold.dataset:
+        own = splits.parent.parent / str(dataset) / splits.name
+        seen = set(_patients(_training_cases(own, trained_on), pattern))
+        shared = sorted(seen.intersection(_patients(fold.validation_cases, pattern)))
+        if not shared:
+            return None
+        return f"was trained on a patient called {shared[0]}, as a validation case here is"
     if trained_on == "all":
         return "was trained on all cases"
     if trained_on != fold.number:
@@ -239,7 +248,16 @@ def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:
     if not splits.is_file():
         return ()
     known = read_json(splits)
+    if fold == "all":
+        return [case for side in known[0].values() for case in side] if known else ()
     return known[fold]["train"] if isinstance(fold, int) and fold < len(known) else ()
+
+
+def _patients(cases: Iterable[str], pattern: str | None) -> Iterable[str]:
+    """Yield the pattern's match in every case; the case itself where there is none."""
+    for case in cases:
+        match = re.search(pattern, case) if pattern else None
+        yield match.group(0) if match else case
 
 
 def _validated_cases(summary: Path, file_ending: str) -> set[str]:

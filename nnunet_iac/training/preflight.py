@@ -129,13 +129,13 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
         "weights_lr_min annealing_power architecture_lr architecture_betas "
         "architecture_weight_decay beta_decay": searches,
         "tan_clamp": searches and cell.edge_transform == "tan",
-        # A preset sets the stability test, and some of them the length of the warm-up.
-        "preset": prunes or (searches and "warmup_epochs" in PRESETS[settings.schedule.preset]),
         "stability_test patience": prunes,
         "stability_threshold threshold_growth reset_threshold": prunes
         and settings.stability.stability_test != "schedule",
     }
-    return {name for names, used in uses.items() if used for name in names.split()}
+    used = {name for names, used in uses.items() if used for name in names.split()}
+    # A preset sets the stability test, and some of them lengths and rates.
+    return used | {"preset"} if prunes or used & set(PRESETS[settings.schedule.preset]) else used
 
 
 def ignored(
@@ -239,6 +239,12 @@ class Preflight:
         """
         require_splits(self._splits, self.number, cases)
         training, validation = do_split()
+        if not validation:
+            self.log(
+                f"WARNING: fold {self.number} has no validation cases, so its scores are those of "
+                "its training cases"
+            )
+            return training, training
         shared = shared_patients(training, validation, self.settings.data.patient_pattern)
         if shared and self.number != "all" and not self.settings.data.allow_leakage:
             raise ValueError(

@@ -1,0 +1,1 @@
+"""Adaptation of a trained model to another data set, and the adapters that come of it."""

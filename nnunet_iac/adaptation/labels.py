@@ -1,0 +1,156 @@
+"""Do the channels and labels of a target fit a source model, and how are its labels renamed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from nnunet_iac.runs.atomic import write_json
+
+IGNORE = "ignore"
+BACKGROUND = "background"
+
+Document = Mapping[str, Any]
+"""A dataset.json."""
+
+
+def require_same_channels(source: Document, target: Document) -> list[str]:
+    """Check the channels of a target against the source's; return notes on other names.
+
+    Raises:
+        ValueError: another number, another order, or CT on one side only, which nnU-Net
+            normalises in another way.
+    """
+    theirs, ours = ([*d["channel_names"].values()] for d in (source, target))
+    differ = [pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]]
+    is_ct = [[name.lower() == "ct" for name in names] for names in (theirs, ours)]
+    if len(theirs) != len(ours) or (differ and set(theirs) == set(ours)) or is_ct[0] != is_ct[1]:
+        raise ValueError(
+            "the target must have the source's channels in the same order; the source has "
+            f"{', '.join(theirs)} and the target {', '.join(ours)}: correct the target's "
+            "dataset.json and the numbers in its file names"
+        )
+    return [f"note: the channel {a} of the source is called {b} in the target" for a, b in differ]
+
+
+def require_same_labels(source: Document, target: Document) -> None:
+    """Check that a target has the source's labels by name, value and order of regions.
+
+    Only the label `ignore` may be missing on either side.
+    """
+    theirs, ours = (_without_ignore(d["labels"]) for d in (source, target))
+    orders = [d.get("regions_class_order") for d in (source, target)]
+    if theirs != ours or orders[0] != orders[1]:
+        raise ValueError(
+            "the target must have the source's labels, with the same names and numbers; the "
+            f"source has {_text(theirs)} and the target {_text(ours)}: rename them with --map "
+            "TARGET=SOURCE and --mapped-dataset, or correct the target's dataset.json"
+        )
+
+
+def mapped_values(
+    source: Document, target: Document, renamed: Mapping[str, str], absent: Sequence[str]
+) -> dict[int, int]:
+    """Return the source's number of every number in the target's label files.
+
+    Args:
+        source: dataset.json of the source, without regions.
+        target: that of the target, without regions.
+        renamed: names in the target and what the source calls them; `background` drops a label.
+        absent: labels of the source that the target is known to lack.
+
+    Raises:
+        ValueError: regions, unknown names, or labels that stay without a counterpart.
+    """
+    theirs, ours = source["labels"], target["labels"]
+    if any(isinstance(v, list) for v in (*theirs.values(), *ours.values())):
+        raise ValueError(
+            "only plain labels can be mapped, and one of the data sets has regions: convert the "
+            "target's label files to the source's labels"
+        )
+    for kind, names, known in (
+        ("target", renamed, ours),
+        ("source", renamed.values(), theirs),
+        ("source", absent, theirs),
+    ):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(
+                f"a mapping must name labels of the {kind}, {', '.join(known)}; got "
+                f"{unknown[0]!r}: write --map TARGET=SOURCE, and --absent SOURCE for what the "
+                "target lacks"
+            )
+    result = {}
+    for name, value in ours.items():
+        wanted = renamed.get(name, name)
+        if wanted == IGNORE:
+            result[value] = theirs.get(IGNORE, max(_numbers(theirs)) + 1)
+        elif wanted in theirs:
+            result[value] = theirs[wanted]
+        else:
+            raise ValueError(
+                f"every label of the target must be one of the source's, {', '.join(theirs)}; "
+                f"{name!r} is none: add --map {name}=NAME, or --map {name}={BACKGROUND}"
+            )
+    found = {renamed.get(name, name) for name in ours}
+    missing = [name for name in theirs if name not in found and name not in (IGNORE, *absent)]
+    if missing:
+        raise ValueError(
+            f"every label of the source must be in the target; {missing[0]!r} is not: map one to "
+            f"it with --map NAME={missing[0]}, or, if the target's images show none of it, add "
+            f"--absent {missing[0]}"
+        )
+    return result
+
+
+def write_mapped_dataset(
+    raw: Path, target: Document, source: Document, values: Mapping[int, int], folder: Path
+) -> None:
+    """Write a raw data set with the images of another and its labels under the source's numbers.
+
+    `dataset.json`, which comes last, names the images where they are. The folder may be half
+    written, or be the result of the same mapping.
+    """
+    cases = get_filenames_of_train_images_and_targets(str(raw), dict(target))
+    ending = target["file_ending"]
+    first = next(iter(cases.values()))["images"][0]
+    io = determine_reader_writer_from_dataset_json(dict(target), first, True, False)()
+    largest = max(values) + 1
+    table = np.full(largest, -1)
+    for value, wanted in values.items():
+        table[value] = wanted
+    listed = {}
+    (folder / "labelsTr").mkdir(parents=True, exist_ok=True)
+    for case, files in cases.items():
+        segmentation, properties = io.read_seg(files["label"])
+        numbers = segmentation[0].astype(int)
+        unknown = set(np.unique(numbers)) - set(values)
+        if unknown:
+            raise ValueError(
+                f"a label file must hold labels of its dataset.json only; {files['label']} has "
+                f"{min(unknown)}: correct it"
+            )
+        label = folder / "labelsTr" / f"{case}{ending}"
+        io.write_seg(table[numbers].astype(segmentation.dtype), str(label), properties)
+        images = [str(Path(image).absolute()) for image in files["images"]]
+        listed[case] = {"images": images, "label": f"labelsTr/{label.name}"}
+    labels = dict(source["labels"])
+    if IGNORE in target["labels"]:
+        labels[IGNORE] = values[target["labels"][IGNORE]]
+    document = {**target, "labels": labels, "numTraining": len(listed), "dataset": listed}
+    write_json(folder / "dataset.json", document)
+
+
+def _without_ignore(labels: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in labels.items() if name != IGNORE}
+
+
+def _numbers(labels: Mapping[str, Any]) -> list[int]:
+    return [value for value in labels.values() if isinstance(value, int)]
+
+
+def _text(labels: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in labels.items())

@@ -1,0 +1,137 @@
+"""The source of an adaptation: a trained nnU-Net model, whose data need not be at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from nnunet_iac.host.export import Model
+from nnunet_iac.host.folders import results_folder
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
+from nnunet_iac.runs.plans import configuration_of, dataset_number
+from nnunet_iac.search.setting_parts import DataConfig
+from nnunet_iac.training.backbone import Backbone, Fold, planned_network, read_backbone
+
+IMPLANTS = "implants."
+"""How the names of a retrofit's own tensors begin."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One fold of a trained model of nnU-Net, with the plans and labels it was trained under."""
+
+    checkpoint: Path
+    configuration: str
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        """The model folder."""
+        return self.checkpoint.parent.parent
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the plans."""
+        return configuration_of(self.plans, self.configuration)
+
+    @property
+    def default_plans(self) -> str:
+        """The identifier of a target's plans, if the user chooses none."""
+        number = dataset_number(self.plans["dataset_name"])
+        return f"{self.plans['plans_name']}From{number:03d}"
+
+    @classmethod
+    def at(cls, model: Path, configuration: str | None = None, fold: str | None = None) -> "Source":
+        """Return one fold of a model folder.
+
+        Args:
+            model: folder TRAINER__PLANS__CONFIGURATION.
+            configuration: what it must be of; None takes any.
+            fold: its number or `all`; by default `all` if that is trained, else the first.
+
+        Raises:
+            FileNotFoundError: no model there, or not that fold.
+            ValueError: a zip file, another configuration, a cascade, or a retrofit.
+        """
+        if model.suffix == ".zip":
+            raise ValueError(
+                f"the source must be a model folder; {model} is a zip file: install it with "
+                "nnUNetv2_install_pretrained_model_from_zip and name its folder"
+            )
+        checkpoint = FINAL
+        try:
+            found = Model.at(model)
+        except FileNotFoundError:
+            found, checkpoint = Model.at(model, BEST), BEST
+        names = [path.name.removeprefix("fold_") for path in found.folds]
+        wanted = fold or ("all" if "all" in names else names[0])
+        if wanted not in names:
+            raise FileNotFoundError(
+                f"the source must have been trained on the fold; {found.folder} has no finished "
+                f"fold {wanted}, only {', '.join(names)}: name one of them with -f"
+            )
+        if configuration not in (None, found.configuration):
+            raise ValueError(
+                f"the source must be a model of the configuration -c {configuration}; "
+                f"{found.folder} is one of {found.configuration}: name another model or -c "
+                f"{found.configuration}"
+            )
+        if found.is_second_stage:
+            raise ValueError(
+                "a cascade cannot be adapted, since its second stage needs predictions of the "
+                f"target by its first; {found.folder} is a second stage: adapt a model of another "
+                "configuration"
+            )
+        plans, dataset = (read_json(found.folder / f"{n}.json") for n in ("plans", "dataset"))
+        path = found.folder / f"fold_{wanted}" / checkpoint
+        return cls(path, found.configuration, plans, dataset)
+
+    def network(self) -> nn.Module:
+        """Return a new network of the plans, on the CPU."""
+        manager = PlansManager(self.plans)
+        config = manager.get_configuration(self.configuration)
+        heads = manager.get_label_manager(self.dataset).num_segmentation_heads
+        channels = determine_num_input_channels(manager, config, self.dataset)
+        return planned_network(manager, config, channels, heads)
+
+    def read(self) -> Backbone:
+        """Return the checkpoint as a backbone, after checking that it is the plans' network."""
+        nowhere = Fold("", self.configuration, "all", ())
+        if any(
+            key.startswith(IMPLANTS) for key in read_checkpoint(self.checkpoint)["network_weights"]
+        ):
+            raise ValueError(
+                f"the source must be a network as its plans describe it; {self.checkpoint} is a "
+                "retrofit: name the model of its backbone, whose path is in iac/backbone.json "
+                "beside it"
+            )
+        parts = self.network(), self.config, nowhere, DataConfig(), self.model / "none"
+        return read_backbone(self.checkpoint, *parts)
+
+
+def model_folder(source: str, configuration: str, trainer: str, plans: str) -> Path:
+    """Return the folder of a model: a path as it is, or that of a data set in nnU-Net's results."""
+    if Path(source).exists():
+        return Path(source).resolve()
+    try:
+        name = maybe_convert_to_dataset_name(source)
+    except RuntimeError as error:
+        raise ValueError(
+            "the source must be a model folder, or the id or name of a data set in nnU-Net's "
+            f"folders; got {source!r}: check it, and nnUNet_results"
+        ) from error
+    folder = results_folder() / name / f"{trainer}__{plans}__{configuration}"
+    if not folder.is_dir():
+        known = sorted(path.name for path in folder.parent.glob("*__*__*"))
+        raise FileNotFoundError(
+            f"the source model must exist; {folder} does not"
+            + (f", only {', '.join(known)}" if known else "")
+            + ": choose with -tr, -p and -c, or name a model folder with -s"
+        )
+    return folder

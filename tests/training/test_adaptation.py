@@ -1,0 +1,183 @@
+"""A trained model is adapted to a few cases of another site through the public commands."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import SimpleITK
+
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.folder import RunFolder
+
+pytestmark = pytest.mark.slow
+
+SOURCE = "Dataset004_Hippocampus"
+TARGET = "Dataset007_OtherSite"
+CASES = 3
+PLANS = "smallFrom004"
+LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
+
+
+def write_target(workspace: Any, name: str, cases: int = CASES, **changes: Any) -> Path:
+    """Write a raw data set of another site: the embedded cases with another contrast."""
+    raw = workspace.path / "raw"
+    folder = raw / name
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for number, label in enumerate(sorted((raw / SOURCE / "labelsTr").iterdir())[:cases]):
+        image = raw / SOURCE / "imagesTr" / label.name.replace(".nii.gz", "_0000.nii.gz")
+        brightened = SimpleITK.Sqrt(SimpleITK.Cast(SimpleITK.ReadImage(str(image)), 8))
+        SimpleITK.WriteImage(brightened, str(folder / "imagesTr" / f"site_{number}_0000.nii.gz"))
+        shutil.copy(label, folder / "labelsTr" / f"site_{number}.nii.gz")
+    document = {**read_json(raw / SOURCE / "dataset.json"), "numTraining": cases, **changes}
+    write_json(folder / "dataset.json", document)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(workspace: Any) -> Any:
+    """A target that is prepared under the plans of the workspace's backbone."""
+    write_target(workspace, TARGET)
+    source = workspace.model("nnUNetTrainer_1epoch", "small")
+    words = ("nnunet-iac", "adapt", "-s", source, "-d", 7, "-c", "2d", "-np", 1)
+    printed = workspace.run(*words)
+    assert f"next: nnUNetv2_train 7 2d 0 -tr nnUNetTrainerIACLTH -p {PLANS}" in printed
+    folder = workspace.path / "preprocessed" / TARGET
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert workspace.run(*words).endswith(printed[printed.index("plans: ") :])
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    return workspace
+
+
+def test_three_cases_get_the_sources_plans_and_a_split_that_leaves_each_out_once(
+    adapted: Any,
+) -> None:
+    folder = adapted.path / "preprocessed" / TARGET
+    plans, source = (
+        read_json(folder / f"{PLANS}.json"),
+        read_json(adapted.preprocessed / "small.json"),
+    )
+    ours, theirs = (p["configurations"]["2d"] for p in (plans, source))
+    checkpoint = adapted.model("nnUNetTrainer_1epoch", "small") / "fold_0" / "checkpoint_final.pth"
+    assert ours["iac"] == {"preset": "adapt", "backbone_checkpoint": str(checkpoint)}
+    assert ours["data_identifier"] == f"{PLANS}_nnUNetPlans_2d"
+    for key in ("architecture", "spacing", "patch_size", "normalization_schemes"):
+        assert ours[key] == theirs[key]
+    key = "foreground_intensity_properties_per_channel"
+    assert plans[key] == source[key]
+    splits = read_json(folder / "splits_final.json")
+    assert [split["val"] for split in splits] == [["site_0"], ["site_1"], ["site_2"]]
+    assert all(len(split["train"]) == CASES - 1 for split in splits)
+
+
+def test_an_adapted_model_keeps_its_backbone_and_predicts(adapted: Any, tmp_path: Path) -> None:
+    train = ("nnUNetv2_train", 7, "2d", 0, "-tr", LTH, "-p", PLANS, "-device", "cpu")
+    adapted.run(*train)
+    model = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"
+    record = RunFolder.of_fold(model / "fold_0")
+    assert record.read_backbone().unchanged
+    assert record.read_backbone().leakage is None
+    images = adapted.path / "raw" / TARGET / "imagesTr"
+    predict = ("nnUNetv2_predict_from_modelfolder", "-m", model, "-f", 0, "-i", images)
+    adapted.run(*predict, "-o", tmp_path, "-device", "cpu", "-npp", 1, "-nps", 1)
+    assert len(list(tmp_path.glob("site_*.nii.gz"))) == CASES
+    assert json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("fold", ["all", 0])
+def test_a_model_is_adapted_to_a_single_case(adapted: Any, fold: int | str) -> None:
+    write_target(adapted, "Dataset008_OneCase", 1)
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    words = ("nnunet-iac", "adapt", "-s", source, "-d", 8, "-c", "2d", "-np", 1)
+    assert "nnUNetv2_train 8 2d all" in adapted.run(*words)
+    if fold == 0:
+        splits = adapted.path / "preprocessed" / "Dataset008_OneCase" / "splits_final.json"
+        write_json(splits, [{"train": ["site_0"], "val": []}])
+    train = ("nnUNetv2_train", 8, "2d", fold, "-tr", LTH, "-p", PLANS, "-device", "cpu")
+    printed = adapted.run(*train)
+    assert ("has no validation cases" in printed) == (fold == 0)
+    for path in ("raw", "preprocessed", "results"):
+        shutil.rmtree(adapted.path / path / "Dataset008_OneCase")
+
+
+def refusal(workspace: Any, *words: object) -> str:
+    """Return the error of a command that must do nothing."""
+    before = sorted((workspace.path / "preprocessed").rglob("*"))
+    done = workspace.command("nnunet-iac", "adapt", "-c", "2d", *words)
+    assert done.returncode == 2, done.stdout
+    assert sorted((workspace.path / "preprocessed").rglob("*")) == before
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_names": {"0": "CT"}}, "must have the source's channels"),
+        ({"channel_names": {"0": "MRI", "1": "T2"}}, "must have the source's channels"),
+        ({"labels": {"background": 0, "Posterior": 1, "Anterior": 2}}, "the source's labels"),
+        ({"labels": {"background": 0, "Anterior": 1}}, "the source's labels"),
+        ({"labels": None}, "labels must be given"),
+    ],
+)
+def test_a_target_with_other_channels_or_labels_is_refused(
+    adapted: Any, changes: dict[str, Any], message: str
+) -> None:
+    folder = write_target(adapted, "Dataset009_Other", **changes)
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    assert message in refusal(adapted, "-s", source, "-d", 9)
+    shutil.rmtree(folder)
+
+
+def test_a_target_without_cases_is_refused(adapted: Any) -> None:
+    folder = write_target(adapted, "Dataset009_None", 0)
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    assert "must have at least one training case" in refusal(adapted, "-s", source, "-d", 9)
+    shutil.rmtree(folder)
+
+
+def test_a_source_that_is_none_is_refused(adapted: Any, tmp_path: Path) -> None:
+    model = adapted.model("nnUNetTrainer_1epoch", "small")
+    assert "must be different data sets" in refusal(adapted, "-s", model, "-d", 4)
+    assert "no finished fold 3" in refusal(adapted, "-s", model, "-d", 7, "-f", 3)
+    assert "the source model must exist" in refusal(adapted, "-s", 4, "-d", 7)
+    assert "does not exist" in refusal(adapted, "-s", tmp_path, "-d", 7)
+    zipped = tmp_path / "model.zip"
+    zipped.touch()
+    assert "nnUNetv2_install_pretrained_model" in refusal(adapted, "-s", zipped, "-d", 7)
+    copy = tmp_path / model.name
+    shutil.copytree(model, copy)
+    plans = read_json(copy / "plans.json")
+    plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 4]
+    write_json(copy / "plans.json", plans)
+    assert "must be the network of the given plans" in refusal(adapted, "-s", copy, "-d", 7)
+    plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
+    write_json(copy / "plans.json", plans)
+    assert "a cascade cannot be adapted" in refusal(adapted, "-s", copy, "-d", 7)
+    (copy / "plans.json").unlink()
+    assert "plans.json does not exist" in refusal(adapted, "-s", copy, "-d", 7)
+    retrofit = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"
+    assert "is a retrofit" in refusal(adapted, "-s", retrofit, "-d", 4)
+
+
+def test_labels_are_mapped_into_a_data_set_of_their_own(adapted: Any) -> None:
+    labels = {"background": 0, "tail": 2, "head": 1, "vessel": 3}
+    folder = write_target(adapted, "Dataset009_Other", labels=labels)
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    words = ("-s", source, "-d", 9, "--map", "tail=Anterior", "head=Posterior")
+    assert "name one with --mapped-dataset" in refusal(adapted, *words)
+    own = "--mapped-dataset", "Dataset109_Mapped"
+    assert "--map vessel=NAME" in refusal(adapted, *words, *own)
+    words = (*words, "vessel=background", *own)
+    printed = adapted.run("nnunet-iac", "adapt", "-c", "2d", "-np", 1, *words)
+    assert "nnUNetv2_train 109 2d 0" in printed
+    written = folder.with_name("Dataset109_Mapped")
+    values = [
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path / "labelsTr" / "site_0.nii.gz")))
+        for path in (folder, written)
+    ]
+    assert ((values[0] == 2) == (values[1] == 1)).all()
+    assert ((values[0] == 1) == (values[1] == 2)).all()
+    for path in (folder, written, adapted.path / "preprocessed" / written.name):
+        shutil.rmtree(path)
