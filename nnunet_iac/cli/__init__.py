@@ -25,6 +25,8 @@ VERBS = (
     studies.add_demo,
     plan.add_plan,
     adaptation.add_adapt,
+    adaptation.add_adapter,
+    adaptation.add_predict,
     xtiny.add_xtiny,
     studies.add_pareto,
     studies.add_study,
@@ -48,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # Read once, when torch is imported; other processes get the cores of threads that wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)
+    if more and not hasattr(arguments, "more"):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    arguments.more = more
     try:
         status: int = arguments.verb(arguments)
     except (ValueError, RuntimeError, OSError) as error:

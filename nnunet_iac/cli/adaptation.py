@@ -1,7 +1,8 @@
-"""Adapt a trained model to another data set."""
+"""Adapt a trained model to another data set, and keep what was trained as an adapter."""
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any
 
 from nnunet_iac.cli.shared import Verbs, add_settings, parse_settings
@@ -46,6 +47,106 @@ def add_adapt(verbs: Verbs) -> None:
     add("--mapped-dataset", metavar="NAME", help=text)
     add_settings(parser, "settings besides those of preset=adapt; may be given more than once")
     parser.set_defaults(verb=_adapt)
+
+
+def add_adapter(verbs: Verbs) -> None:
+    """Add the verb adapter."""
+    parser = verbs.add_parser(
+        "adapter",
+        help="save the cells of a run as a file, put them on their backbone, or list them",
+        description="An adapter is what an adapted run adds to its backbone, which it leaves as "
+        "it was: the cells, in one small file. It fits that backbone only.",
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    save = actions.add_parser("save", help="write the adapter of a finished run")
+    save.add_argument("fold", metavar="FOLD", type=Path, help="fold folder of the run")
+    text = "a new file, such as site.safetensors"
+    save.add_argument("-o", metavar="FILE", type=Path, required=True, help=text)
+    save.set_defaults(verb=_save)
+    put = actions.add_parser("apply", help="write a model folder of a backbone with an adapter")
+    text = "model folder of the backbone, TRAINER__PLANS__CONFIG"
+    put.add_argument("model", metavar="MODEL", type=Path, help=text)
+    text = "its file, or its name in MODEL/adapters"
+    put.add_argument("adapter", metavar="ADAPTER", help=text)
+    put.add_argument("-o", metavar="DIR", type=Path, required=True, help="a new folder")
+    put.set_defaults(verb=_apply)
+    show = actions.add_parser("list", help="print the adapters of a model, and whether they fit")
+    show.add_argument("model", metavar="MODEL", type=Path, help="model folder of the backbone")
+    text = "adapters elsewhere (default: all in MODEL/adapters)"
+    show.add_argument("adapters", metavar="ADAPTER", nargs="*", help=text)
+    show.set_defaults(verb=_list)
+
+
+def add_predict(verbs: Verbs) -> None:
+    """Add the verb predict."""
+    parser = verbs.add_parser(
+        "predict",
+        help="predict with a model and its adapters",
+        description="Predicts with nnUNetv2_predict_from_modelfolder, once per adapter. Further "
+        "options are handed to that command, such as -npp, -nps, -step_size or --disable_tta.",
+        epilog="example:\n  nnunet-iac predict -m MODEL --adapter site_b --adapter none -i IN -o O",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("-m", metavar="MODEL", type=Path, required=True, help="model folder of the backbone")
+    text = "a file, a name in MODEL/adapters, or none for the backbone alone; may be repeated"
+    add("--adapter", metavar="ADAPTER", action="append", required=True, help=text)
+    add("-i", metavar="IN", type=Path, required=True, help="folder of images")
+    text = "folder for the predictions; with more than one adapter each gets one inside"
+    add("-o", metavar="OUT", type=Path, required=True, help=text)
+    text = "folds of the backbone alone (default: all that are trained)"
+    add("-f", metavar="FOLD", nargs="+", default=[], help=text)
+    text = "default: cuda if there is one, else cpu"
+    add("-device", choices=("cpu", "cuda", "mps"), help=text)
+    parser.set_defaults(verb=_predict, more=())
+
+
+def _save(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.adaptation.adapter import Adapter
+
+    adapter = Adapter.of_fold(arguments.fold)
+    adapter.save(arguments.o)
+    print(f"wrote {arguments.o} ({adapter.size / 1e6:.2f} MB)")
+    return 0
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.adaptation.adapter import Adapter, adapter_file, apply
+    from nnunet_iac.host.export import predict_command
+
+    adapter = Adapter.read(adapter_file(arguments.adapter, arguments.model))
+    model = apply(arguments.model, adapter, arguments.o)
+    print(f"wrote {arguments.o}", f"  {predict_command(model, arguments.o)}", sep="\n")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.adaptation.adapter import Adapter, adapter_file, adapters_of, backbone_of
+
+    model = arguments.model
+    named = [adapter_file(name, model) for name in arguments.adapters]
+    for path in named or adapters_of(model):
+        adapter = Adapter.read(path)
+        try:
+            fits = f"fits {backbone_of(model, adapter).parent.name}"
+        except ValueError:
+            fits = "does not fit: another backbone"
+        origin, size = adapter.provenance, adapter.size / 1e6
+        print(f"{path.stem}: {origin['dataset']}, {origin['trainer']}, {size:.2f} MB, {fits}")
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from nnunet_iac.adaptation.prediction import predict
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = ("-device", device, *arguments.more)
+    folders = (arguments.i, arguments.o)
+    for folder in predict(arguments.m, arguments.adapter, *folders, arguments.f, options):
+        print(f"predictions: {folder}")
+    return 0
 
 
 def _adapt(arguments: argparse.Namespace) -> int:

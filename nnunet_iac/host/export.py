@@ -85,16 +85,10 @@ def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[l
         ValueError: a damaged checkpoint, one that is still searching, folds with other structures,
             or another configuration in the target's name.
     """
-    if target.exists():
-        raise FileExistsError(
-            f"the export must go to a new folder; {target} exists: remove it, or name another"
-        )
+    require_new(target)
     plans = exported_plans(read_json(model.folder / "plans.json"), model, target, checkpoint)
     dataset = read_json(model.folder / "dataset.json")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".writing.", dir=target.parent) as unfinished:
-        folder = Path(unfinished) / target.name
-        folder.mkdir()
+    with new_folder(target) as folder:
         write_json(folder / "plans.json", plans)
         _copy(model.folder, folder, MODEL_FILES)
         for fold in model.folds:
@@ -105,6 +99,25 @@ def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[l
             known = (PICTURE, VALIDATION_SUMMARY) if checkpoint == FINAL else (PICTURE,)
             _copy(fold, folder / fold.name, known)
         yield [folder / fold.name for fold in model.folds]
+
+
+def require_new(target: Path) -> None:
+    """Check that a folder to be written does not exist."""
+    if target.exists():
+        raise FileExistsError(
+            f"the model must go to a new folder; {target} exists: remove it, or name another"
+        )
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder that takes the name of `target` when the block ends well."""
+    require_new(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".writing.", dir=target.parent) as unfinished:
+        folder = Path(unfinished) / target.name
+        folder.mkdir()
+        yield folder
         folder.rename(target)
 
 
@@ -125,16 +138,26 @@ def exported_checkpoint(
         raise ValueError(
             f"only a found cell can be exported; {path} is still searching: let the run end"
         )
+    axes, fold = checkpoint["inference_allowed_mirroring_axes"], path.parent.name
+    given = plans, dataset, configuration, fold.removeprefix("fold_")
+    return stock_checkpoint(checkpoint["network_weights"], axes, *given)
+
+
+def stock_checkpoint(
+    weights: Mapping[str, Any],
+    mirroring: Any,
+    plans: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+    configuration: str,
+    fold: str,
+) -> dict[str, Any]:
+    """Return what nnU-Net's predictor reads of a checkpoint of nnUNetTrainer."""
+    init = {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset}
     return {
-        "network_weights": checkpoint["network_weights"],
+        "network_weights": weights,
         "trainer_name": TRAINER,
-        "inference_allowed_mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
-        "init_args": {
-            "plans": plans,
-            "configuration": configuration,
-            "fold": path.parent.name.removeprefix("fold_"),
-            "dataset_json": dataset,
-        },
+        "inference_allowed_mirroring_axes": mirroring,
+        "init_args": init,
     }
 
 

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import SimpleITK
+import torch
+from safetensors.torch import save_file
 
+from nnunet_iac.adaptation.adapter import Adapter
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -181,3 +186,92 @@ def test_labels_are_mapped_into_a_data_set_of_their_own(adapted: Any) -> None:
     assert ((values[0] == 1) == (values[1] == 2)).all()
     for path in (folder, written, adapted.path / "preprocessed" / written.name):
         shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def adapter(adapted: Any) -> Path:
+    """The adapter of a run on the target, saved into the backbone's model folder."""
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    fold = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d" / "fold_0"
+    if not (fold / "checkpoint_final.pth").is_file():
+        adapted.run(
+            *("nnUNetv2_train", 7, "2d", 0, "-tr", LTH, "-p", PLANS, "-device", "cpu"),
+        )
+    file = source / "adapters" / "site_b.safetensors"
+    adapted.run("nnunet-iac", "adapter", "save", fold, "-o", file)
+    return file
+
+
+def labels(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.nii.gz"))}
+
+
+def test_an_adapter_predicts_as_its_run_and_none_as_the_stock_model(
+    adapted: Any, adapter: Path, tmp_path: Path
+) -> None:
+    model = adapter.parent.parent
+    run = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"
+    images = adapted.path / "raw" / TARGET / "imagesTr"
+    options = ("-device", "cpu", "-npp", 1, "-nps", 1)
+    words = ("nnunet-iac", "predict", "-m", model, "-i", images, "-o", tmp_path / "ours")
+    adapted.run(*words, "--adapter", "site_b", "--adapter", "none", *options)
+    stock = ("nnUNetv2_predict_from_modelfolder", "-f", 0, "-i", images, *options)
+    for folder, name in ((run, "site_b"), (model, "none")):
+        adapted.run(*stock, "-m", folder, "-o", tmp_path / name)
+        assert len(labels(tmp_path / name)) == CASES
+        assert labels(tmp_path / "ours" / name) == labels(tmp_path / name)
+    listed = adapted.run("nnunet-iac", "adapter", "list", model)
+    assert listed.startswith(f"site_b: {TARGET}, {LTH}, 0.0")
+    assert "fits fold_0" in listed
+
+
+def test_an_applied_adapter_is_a_model_that_stock_nnunet_zips(
+    adapted: Any, adapter: Path, tmp_path: Path
+) -> None:
+    model = adapter.parent.parent
+    folder = tmp_path / "applied"
+    adapted.run("nnunet-iac", "adapter", "apply", model, adapter, "-o", folder)
+    fold = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d" / "fold_0"
+    weights = [read_checkpoint(f / FINAL)["network_weights"] for f in (fold, folder / "fold_0")]
+    assert tensors_hash(weights[0]) == tensors_hash(weights[1])
+    again = adapted.command("nnunet-iac", "adapter", "apply", model, adapter, "-o", folder)
+    assert again.returncode == 2
+    assert "must go to a new folder" in again.stderr
+
+
+def test_an_adapter_that_does_not_fit_is_refused(
+    adapted: Any, adapter: Path, tmp_path: Path
+) -> None:
+    def refused(*words: object) -> str:
+        done = adapted.command("nnunet-iac", "adapter", *words)
+        assert done.returncode == 2, done.stdout
+        return done.stderr
+
+    model = adapter.parent.parent
+    new = tmp_path / "new"
+    other = tmp_path / model.name
+    shutil.copytree(model, other)
+    checkpoint = read_checkpoint(other / "fold_0" / FINAL)
+    next(iter(checkpoint["network_weights"].values())).add_(1)
+    torch.save(checkpoint, other / "fold_0" / FINAL)
+    (other / "fold_0" / "checkpoint_best.pth").unlink()
+    assert "the backbone it was trained on" in refused("apply", other, adapter, "-o", new)
+    assert "another backbone" in adapted.run("nnunet-iac", "adapter", "list", other)
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(adapter.read_bytes()[:-40])
+    assert "is damaged" in refused("apply", model, damaged, "-o", new)
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, foreign)
+    assert "is damaged or something else" in refused("apply", model, foreign, "-o", new)
+    found = Adapter.read(adapter)
+    newer = tmp_path / "newer.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nnunet_iac.adaptation.adapter.FORMAT", 99)
+        found.save(newer)
+    assert "newer version" in refused("apply", model, newer, "-o", new)
+    planned = tmp_path / "planned.safetensors"
+    replace(found, plans="0").save(planned)
+    assert "the plans it was trained under" in refused("apply", model, planned, "-o", new)
+    assert "an adapter is made of a retrofit" in refused("save", model / "fold_0", "-o", planned)
+    assert "must be an existing file" in refused("apply", model, "absent", "-o", new)
+    assert not new.exists()

@@ -1,0 +1,244 @@
+"""Adapters: the cells of a retrofit as a file of their own, for the backbone they were trained on.
+
+An adapter holds every tensor of a retrofit but the backbone's, and what is needed to put them
+back: bit for bit, and only on that backbone.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nnunet_iac.host.export import Model, new_folder, retrofit_architecture, stock_checkpoint
+from nnunet_iac.runs.atomic import read_json, replacing, write_json
+from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.plans import SECTION, configuration_of
+from nnunet_iac.search.genotype import UNDECIDED, Genotype
+from nnunet_iac.search.settings import Settings
+
+FORMAT = 1
+"""Of the files; a newer one is refused."""
+
+KEY = "nnunet_iac.adapter"
+"""Of the one entry in a file's metadata, a JSON document."""
+
+SUFFIX = ".safetensors"
+FOLDER = "adapters"
+"""Inside the folder of the backbone's model: where an adapter is looked for by its name."""
+
+BACKBONE = ("encoder.", "decoder.")
+"""How the names of a backbone's tensors begin."""
+
+SEEN_ALIKE = (
+    *("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
+    *("resampling_fn_data", "resampling_fn_data_kwargs", "architecture", "patch_size"),
+)
+"""Keys of a configuration that decide what the network is and what an image looks like to it."""
+
+INTENSITIES = "foreground_intensity_properties_per_channel"
+"""Key of plans with the numbers by which CT is normalised."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The cells of one retrofit.
+
+    Args:
+        tensors: all of the retrofit's but the backbone's, by their names in its state dict.
+        structure: the settings that decide its network.
+        backbone: SHA-256 of the backbone's tensors.
+        plans: `plans_digest` of what both were trained under.
+        mirroring: axes that prediction may mirror, or None.
+        provenance: the run that trained it: trainer, data set, plans, configuration, fold, method
+            and version of this package.
+    """
+
+    tensors: dict[str, Tensor]
+    structure: dict[str, Any]
+    backbone: str
+    plans: str
+    mirroring: list[int] | None
+    provenance: dict[str, Any]
+
+    @property
+    def genotype(self) -> Genotype | None:
+        """The cell, if the implants are cells."""
+        codes = self.tensors.get("genotype_codes")
+        return None if codes is None else Genotype.from_codes(codes.tolist())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @classmethod
+    def of_fold(cls, fold: Path) -> "Adapter":
+        """Return the adapter of a finished run, from its fold folder.
+
+        Raises:
+            FileNotFoundError: no final checkpoint or no record.
+            ValueError: no retrofit, one that is still searching, or whose backbone has changed.
+        """
+        path = fold / FINAL
+        checkpoint = read_checkpoint(path)
+        weights = checkpoint["network_weights"]
+        tensors = {k: v for k, v in weights.items() if not k.startswith(BACKBONE)}
+        if not tensors or SECTION not in checkpoint:
+            raise ValueError(
+                f"an adapter is made of a retrofit; {path} is none: name the fold folder of a run "
+                "of nnUNetTrainerIACLTH, nnUNetTrainerIAC or nnUNetTrainerIACDiscrete"
+            )
+        codes = weights.get("genotype_codes")
+        if codes is not None and UNDECIDED in codes.tolist():
+            raise ValueError(
+                f"an adapter is made of a found cell; {path} is still searching: let the run end"
+            )
+        record = RunFolder.of_fold(fold).read_backbone()
+        found = tensors_hash({k: v for k, v in weights.items() if k.startswith(BACKBONE)})
+        if record.before != found:
+            raise ValueError(
+                f"an adapter is made of a run that left its backbone as it was; that of {path} has "
+                "changed: train with a backbone that stays frozen"
+            )
+        run = checkpoint[SECTION]["run"]
+        init = checkpoint["init_args"]
+        axes = checkpoint["inference_allowed_mirroring_axes"]
+        keys = ("trainer", "dataset", "plans", "configuration", "fold")
+        return cls(
+            tensors,
+            Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure,
+            found,
+            plans_digest(init["plans"], init["configuration"]),
+            None if axes is None else [int(axis) for axis in axes],
+            {**{key: run[key] for key in keys}, "version": version("nnunet-iac")},
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the adapter, atomically; a file with other content is not overwritten."""
+        if path.suffix != SUFFIX:
+            raise ValueError(f"an adapter's file must end with {SUFFIX}; got {path}")
+        document = {
+            "format": FORMAT,
+            "structure": self.structure,
+            "backbone": self.backbone,
+            "plans": self.plans,
+            "mirroring": self.mirroring,
+            "provenance": self.provenance,
+        }
+        if path.exists():
+            raise FileExistsError(
+                f"an adapter must go to a new file; {path} exists: remove it, or name another"
+            )
+        contiguous = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        with replacing(path) as temporary:
+            save_file(contiguous, temporary, {KEY: json.dumps(document)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Adapter":
+        """Return the adapter of a file; a damaged, foreign or newer one is a ValueError."""
+        if not path.is_file():
+            raise FileNotFoundError(f"an adapter must be an existing file; {path} is none")
+        try:
+            with safe_open(path, framework="pt") as file:
+                document = json.loads((file.metadata() or {})[KEY])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            given = document.pop("format")
+            if given > FORMAT:
+                raise ValueError(
+                    f"{path} was written by a newer version ({document['provenance']['version']}): "
+                    "install that one"
+                )
+            return cls(tensors, **document)
+        except (SafetensorError, OSError, LookupError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} must be an adapter and is damaged or something else "
+                f"({type(error).__name__}: {error}): save it again"
+            ) from error
+
+
+def adapters_of(model: Path) -> list[Path]:
+    """Return the adapters that lie in a model's folder."""
+    return sorted((model / FOLDER).glob(f"*{SUFFIX}"))
+
+
+def adapter_file(name: str, model: Path) -> Path:
+    """Return the file of an adapter: a path, or the name of one in the model's folder."""
+    path = Path(name)
+    return path if path.suffix == SUFFIX else model / FOLDER / f"{name}{SUFFIX}"
+
+
+def backbone_of(model: Path, adapter: Adapter) -> Path:
+    """Return the checkpoint of a model that an adapter was trained on.
+
+    Raises:
+        ValueError: no fold of the model is that backbone.
+    """
+    hashes = {}
+    for path in sorted(model.glob("fold_*/*.pth")):
+        if path.name in (FINAL, BEST):
+            hashes[path] = tensors_hash(read_checkpoint(path)["network_weights"])
+            if hashes[path] == adapter.backbone:
+                return path
+    listed = "".join(f"\n  {found[:12]} {path}" for path, found in hashes.items())
+    origin = adapter.provenance
+    raise ValueError(
+        f"an adapter must be put on the backbone it was trained on; {adapter.backbone[:12]} is "
+        f"that of the adapter for {origin['dataset']}, and the model has{listed or ' none'}: name "
+        "the model it was adapted from"
+    )
+
+
+def plans_digest(plans: Mapping[str, Any], configuration: str) -> str:
+    """Return the SHA-256 over what plans say of a network and of the images it sees."""
+    config = configuration_of(plans, configuration)
+    parts = {key: config.get(key) for key in SEEN_ALIKE}
+    parts |= {key: plans.get(key) for key in (INTENSITIES, "transpose_forward")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def apply(model: Path, adapter: Adapter, folder: Path) -> Model:
+    """Write the model of a backbone with an adapter, for stock nnU-Net's commands; return it.
+
+    Only this package must be installed to predict with it. After an error nothing is left.
+
+    Args:
+        model: folder of the backbone's model.
+        adapter: trained on one of its folds.
+        folder: a new folder.
+
+    Raises:
+        FileExistsError: the folder exists.
+        ValueError: the model does not have the adapter's backbone, or has other plans.
+    """
+    checkpoint = backbone_of(model, adapter)
+    plans, dataset = (read_json(model / f"{name}.json") for name in ("plans", "dataset"))
+    configuration = model.name.split("__")[-1]
+    if plans_digest(plans, configuration) != adapter.plans:
+        raise ValueError(
+            f"an adapter must be put on a model with the plans it was trained under; those of "
+            f"{model} differ in one of {', '.join(SEEN_ALIKE)}: name the model it was adapted from"
+        )
+    plans = copy.deepcopy({**plans, "plans_name": f"{plans['plans_name']}_adapted"})
+    for config in plans["configurations"].values():
+        config.pop(SECTION, None)
+    architecture = retrofit_architecture(configuration_of(plans, configuration), adapter.structure)
+    plans["configurations"][configuration]["architecture"] = architecture
+    weights = {**read_checkpoint(checkpoint)["network_weights"], **adapter.tensors}
+    fold = checkpoint.parent.name
+    given = adapter.mirroring, plans, dataset, configuration, fold.removeprefix("fold_")
+    with new_folder(folder) as unfinished:
+        write_json(unfinished / "plans.json", plans)
+        write_json(unfinished / "dataset.json", dataset)
+        (unfinished / fold).mkdir()
+        torch.save(stock_checkpoint(weights, *given), unfinished / fold / FINAL)
+    return Model(folder, (folder / fold,), configuration)
