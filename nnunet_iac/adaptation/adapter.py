@@ -7,8 +7,9 @@ back: bit for bit, and only on that backbone.
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nnunet_iac.adaptation.choice import Site
+from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.export import Model, new_folder, retrofit_architecture, stock_checkpoint
 from nnunet_iac.runs.atomic import read_json, replacing, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
@@ -38,6 +41,9 @@ FOLDER = "adapters"
 
 BACKBONE = ("encoder.", "decoder.")
 """How the names of a backbone's tensors begin."""
+
+MEAN, SPREAD = "statistics.mean.", "statistics.spread"
+"""Names of the statistics in a file."""
 
 SEEN_ALIKE = (
     *("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
@@ -61,6 +67,9 @@ class Adapter:
         mirroring: axes that prediction may mirror, or None.
         provenance: the run that trained it: trainer, data set, plans, configuration, fold, method
             and version of this package.
+        sites: its own site and, if its cases were at hand, the source's, by the names in `sites`;
+            empty if the adapter cannot be chosen by image.
+        spread: sigma, see `choice`.
     """
 
     tensors: dict[str, Tensor]
@@ -69,6 +78,8 @@ class Adapter:
     plans: str
     mirroring: list[int] | None
     provenance: dict[str, Any]
+    sites: Mapping[str, Site] = field(default_factory=dict)
+    spread: Tensor | None = None
 
     @property
     def genotype(self) -> Genotype | None:
@@ -82,8 +93,8 @@ class Adapter:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @classmethod
-    def of_fold(cls, fold: Path) -> "Adapter":
-        """Return the adapter of a finished run, from its fold folder.
+    def of_fold(cls, fold: Path, log: Callable[[str], None]) -> "Adapter":
+        """Return the adapter of a finished run, from its fold folder; log what is missing.
 
         Raises:
             FileNotFoundError: no final checkpoint or no record.
@@ -113,6 +124,7 @@ class Adapter:
         run = checkpoint[SECTION]["run"]
         init = checkpoint["init_args"]
         axes = checkpoint["inference_allowed_mirroring_axes"]
+        sites, spread = sites_of_run(fold, checkpoint, log)
         keys = ("trainer", "dataset", "plans", "configuration", "fold")
         return cls(
             tensors,
@@ -121,6 +133,8 @@ class Adapter:
             plans_digest(init["plans"], init["configuration"]),
             None if axes is None else [int(axis) for axis in axes],
             {**{key: run[key] for key in keys}, "version": version("nnunet-iac")},
+            sites,
+            spread,
         )
 
     def save(self, path: Path) -> None:
@@ -134,12 +148,16 @@ class Adapter:
             "plans": self.plans,
             "mirroring": self.mirroring,
             "provenance": self.provenance,
+            "farthest": {name: _or_none(site.farthest) for name, site in self.sites.items()},
         }
         if path.exists():
             raise FileExistsError(
                 f"an adapter must go to a new file; {path} exists: remove it, or name another"
             )
-        contiguous = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        tensors = {**self.tensors, **{f"{MEAN}{n}": s.mean for n, s in self.sites.items()}}
+        if self.spread is not None:
+            tensors[SPREAD] = self.spread
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with replacing(path) as temporary:
             save_file(contiguous, temporary, {KEY: json.dumps(document)})
 
@@ -158,12 +176,22 @@ class Adapter:
                     f"{path} was written by a newer version ({document['provenance']['version']}): "
                     "install that one"
                 )
-            return cls(tensors, **document)
+            farthest = document.pop("farthest")
+            sites = {
+                name: Site(tensors.pop(f"{MEAN}{name}"), math.nan if far is None else far)
+                for name, far in farthest.items()
+            }
+            spread = tensors.pop(SPREAD, None)
+            return cls(tensors, **document, sites=sites, spread=spread)
         except (SafetensorError, OSError, LookupError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{path} must be an adapter and is damaged or something else "
                 f"({type(error).__name__}: {error}): save it again"
             ) from error
+
+
+def _or_none(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 def adapters_of(model: Path) -> list[Path]:

@@ -1,18 +1,31 @@
 """Prediction by stock nnU-Net with the backbone of a model, and with each of several adapters."""
 
+import glob
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from unittest.mock import patch
 
+import torch
 from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-from nnunet_iac.adaptation.adapter import Adapter, adapter_file, apply
+from nnunet_iac.adaptation.adapter import Adapter, adapter_file, adapters_of, apply, backbone_of
+from nnunet_iac.adaptation.choice import NONE, Choice, choose, statistics
+from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import read_checkpoint
 
-NONE = "none"
-"""The name of the backbone without an adapter."""
+AUTO = "auto"
+"""Instead of an adapter: whichever suits an image."""
+
+CHOICES = "adapters.json"
+"""Which adapter was chosen for every case, beside the predictions."""
 
 
 def predict(
@@ -63,3 +76,71 @@ def predict(
 
 def _title(name: str) -> str:
     return Path(name).stem if name.endswith(".safetensors") else name
+
+
+def predict_chosen(
+    model: Path,
+    images: Path,
+    output: Path,
+    folds: Sequence[str],
+    options: Sequence[str],
+    log: Callable[[str], None],
+) -> dict[str, Choice]:
+    """Predict every image with the adapter in the model's folder that suits it; return which.
+
+    The arguments are those of `predict`. The choices are written into `adapters.json` in the
+    folder of the predictions.
+
+    Raises:
+        ValueError: no adapter of the model can be chosen by image.
+    """
+    choices = chosen_adapters(model, images)
+    for case, choice in choices.items():
+        log(f"{case}: {choice}")
+    ending = read_json(model / "dataset.json")["file_ending"]
+    with TemporaryDirectory() as spare:
+        for name in sorted({choice.name for choice in choices.values()}):
+            part = Path(spare) / name
+            part.mkdir()
+            for case in (case for case, choice in choices.items() if choice.name == name):
+                for path in images.glob(f"{glob.escape(case)}_????{ending}"):
+                    (part / path.name).symlink_to(path.resolve())
+            predict(model, [name], part, output, folds, options)
+    write_json(output / CHOICES, {case: asdict(choice) for case, choice in choices.items()})
+    return choices
+
+
+def chosen_adapters(model: Path, images: Path) -> dict[str, Choice]:
+    """Return the choice among a model's adapters for every image in a folder, by case."""
+    found = {path.stem: Adapter.read(path) for path in adapters_of(model)}
+    able = {name: adapter for name, adapter in found.items() if adapter.spread is not None}
+    if not able:
+        raise ValueError(
+            f"an adapter must hold statistics of its cases to be chosen; none of "
+            f"{', '.join(found) or 'the model, which has no adapters,'} does: save it where the "
+            "preprocessed cases of source and target are at hand"
+        )
+    first = next(iter(able.values()))
+    others = [name for name, adapter in able.items() if adapter.backbone != first.backbone]
+    if others:
+        raise ValueError(
+            f"auto chooses among adapters of one backbone; {', '.join(others)} have another: keep "
+            "them in the folders of their own models"
+        )
+    sites = {NONE: first.sites[NONE], **{n: adapter.sites[SITE] for n, adapter in able.items()}}
+    checkpoint = read_checkpoint(backbone_of(model, first))
+    init = checkpoint["init_args"]
+    network: Any = backbone_network(init, checkpoint["network_weights"])
+    plans = PlansManager(init["plans"])
+    config = plans.get_configuration(init["configuration"])
+    preprocessor = config.preprocessor_class(verbose=False)
+    ending = init["dataset_json"]["file_ending"]
+    assert first.spread is not None
+    choices = {}
+    for case in get_identifiers_from_splitted_dataset_folder(str(images), ending):
+        files = sorted(map(str, images.glob(f"{glob.escape(case)}_????{ending}")))
+        data, _, _ = preprocessor.run_case(files, None, plans, config, init["dataset_json"])
+        image = torch.from_numpy(data).float()
+        seen = statistics(network.encoder, image, config.patch_size)
+        choices[case] = choose(seen, sites, first.spread)
+    return choices

@@ -89,7 +89,10 @@ def add_predict(verbs: Verbs) -> None:
     )
     add = parser.add_argument
     add("-m", metavar="MODEL", type=Path, required=True, help="model folder of the backbone")
-    text = "a file, a name in MODEL/adapters, or none for the backbone alone; may be repeated"
+    text = (
+        "a file, a name in MODEL/adapters, none for the backbone alone, or auto for whichever "
+        "suits an image; may be repeated"
+    )
     add("--adapter", metavar="ADAPTER", action="append", required=True, help=text)
     add("-i", metavar="IN", type=Path, required=True, help="folder of images")
     text = "folder for the predictions; with more than one adapter each gets one inside"
@@ -104,7 +107,7 @@ def add_predict(verbs: Verbs) -> None:
 def _save(arguments: argparse.Namespace) -> int:
     from nnunet_iac.adaptation.adapter import Adapter
 
-    adapter = Adapter.of_fold(arguments.fold)
+    adapter = Adapter.of_fold(arguments.fold, print)
     adapter.save(arguments.o)
     print(f"wrote {arguments.o} ({adapter.size / 1e6:.2f} MB)")
     return 0
@@ -139,12 +142,21 @@ def _list(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     import torch
 
-    from nnunet_iac.adaptation.prediction import predict
+    from nnunet_iac.adaptation.prediction import AUTO, predict, predict_chosen
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = ("-device", device, *arguments.more)
     folders = (arguments.i, arguments.o)
-    for folder in predict(arguments.m, arguments.adapter, *folders, arguments.f, options):
+    names = arguments.adapter
+    if AUTO in names:
+        if len(names) > 1:
+            raise ValueError(
+                f"auto chooses among all adapters of the model; got {', '.join(names)}: give auto "
+                "alone"
+            )
+        predict_chosen(arguments.m, *folders, arguments.f, options, print)
+        return 0
+    for folder in predict(arguments.m, names, *folders, arguments.f, options):
         print(f"predictions: {folder}")
     return 0
 

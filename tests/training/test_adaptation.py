@@ -275,3 +275,32 @@ def test_an_adapter_that_does_not_fit_is_refused(
     assert "an adapter is made of a retrofit" in refused("save", model / "fold_0", "-o", planned)
     assert "must be an existing file" in refused("apply", model, "absent", "-o", new)
     assert not new.exists()
+
+
+def test_auto_chooses_by_image_among_the_adapters_of_a_model(
+    adapted: Any, adapter: Path, tmp_path: Path
+) -> None:
+    model, images = adapter.parent.parent, tmp_path / "images"
+    images.mkdir()
+    raw = adapted.path / "raw"
+    for path in (*(raw / TARGET / "imagesTr").iterdir(), *(raw / SOURCE / "imagesTs").iterdir()):
+        (images / path.name).symlink_to(path)
+    words = ("nnunet-iac", "predict", "-m", model, "-i", images, "-o", tmp_path / "auto")
+    printed = adapted.run(*words, "--adapter", "auto", "-device", "cpu", "-npp", 1, "-nps", 1)
+    choices = read_json(tmp_path / "auto" / "adapters.json")
+    assert len(choices) == len(labels(tmp_path / "auto")) == len(list(images.iterdir()))
+    for case, choice in choices.items():
+        nearest = min(choice["distances"], key=choice["distances"].get)
+        assert choice["name"] == nearest
+        assert f"{case}: {nearest} (margin" in printed
+    both = ("--adapter", "auto", "--adapter", "none")
+    refused = adapted.command(*words, *both)
+    assert refused.returncode == 2
+    assert "give auto alone" in refused.stderr
+    assert (
+        "has no adapters"
+        in adapted.command(
+            *("nnunet-iac", "predict", "-m", adapted.model(LTH, PLANS), "-i", images),
+            *("-o", tmp_path / "none", "--adapter", "auto"),
+        ).stderr
+    )

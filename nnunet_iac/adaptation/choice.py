@@ -1,0 +1,129 @@
+"""Which adapter suits an image, by statistics of the frozen backbone's features.
+
+The statistics s(x) of an image are the mean and the standard deviation, over all voxels, of every
+channel of the encoder's lowest feature map. An adapter stores their mean m over its training cases
+and over training cases of the source, and their standard deviation sigma over the latter. The
+distance of an image to a site is
+
+    d(x) = sqrt(mean_f ((s_f(x) - m_f) / sigma_f)^2),
+
+and the nearest site wins; the source's is the backbone without an adapter.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+Features = Float[Tensor, " features"]
+CaseImage = Float[Tensor, "channels *spatial"]
+"""A preprocessed case; in front of the axes of a 2-D patch its slices."""
+
+NONE = "none"
+"""The name of the backbone without an adapter."""
+
+TILES = 64
+"""At most so many patches of an image are looked at, evenly spread."""
+
+SLACK = 1.5
+"""An image fits a site up to this multiple of the distance of the site's own farthest case."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the images of one site lie.
+
+    Args:
+        mean: m, over the site's cases.
+        farthest: the largest distance of one of its cases to the mean of the others; NaN of one
+            case alone.
+    """
+
+    mean: Features
+    farthest: float
+
+    @classmethod
+    def of(cls, cases: Sequence[Features], spread: Features) -> "Site":
+        """Return the site of the statistics of its cases."""
+        total, count = sum(cases, torch.zeros_like(cases[0])), len(cases)
+        others = [(total - case) / (count - 1) for case in cases] if count > 1 else []
+        far = [_distance(case, mean, spread) for case, mean in zip(cases, others, strict=False)]
+        return cls(total / count, max(far, default=math.nan))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The site chosen for an image.
+
+    Args:
+        name: of the adapter, or `none`.
+        distances: to every site, by name.
+        margin: (d2 - d1) / (d2 + d1) of the nearest two: 0 is a toss-up, 1 is certain.
+        fits: whether the image is about as near as the site's own cases.
+    """
+
+    name: str
+    distances: Mapping[str, float]
+    margin: float
+    fits: bool
+
+    def __str__(self) -> str:
+        order = sorted(self.distances.items(), key=lambda item: item[1])
+        found = ", ".join(f"{name} {distance:.2f}" for name, distance in order)
+        warning = "" if self.fits else "; WARNING: the image is unlike the cases of every site"
+        return f"{self.name} (margin {self.margin:.2f}; distances: {found}){warning}"
+
+
+def choose(case: Features, sites: Mapping[str, Site], spread: Features) -> Choice:
+    """Return the nearest of at least two sites."""
+    distances = {name: _distance(case, site.mean, spread) for name, site in sites.items()}
+    first, second = sorted(distances, key=lambda name: distances[name])[:2]
+    near, next_ = distances[first], distances[second]
+    known = [site.farthest for site in sites.values() if not math.isnan(site.farthest)]
+    own = sites[first].farthest
+    limit = SLACK * (max(known, default=math.inf) if math.isnan(own) else own)
+    return Choice(first, distances, (next_ - near) / max(next_ + near, 1e-12), near <= limit)
+
+
+@torch.no_grad()
+def statistics(encoder: Any, image: CaseImage, patch: Any) -> Features:
+    """Return s of a preprocessed image, whose patches of the plans' size tile it.
+
+    Of a 2-D network the patches are slices; an image that is no multiple of the patch is padded
+    with zeros, as nnU-Net does.
+    """
+    found = []
+    for tile in tiles(image, tuple(patch)):
+        features = encoder(tile[None])[-1].flatten(2)
+        found.append(torch.cat((features.mean(2)[0], features.std(2)[0])))
+    return torch.stack(found).mean(0)
+
+
+def tiles(image: CaseImage, patch: Sequence[int]) -> Iterable[Tensor]:
+    """Yield the patches that tile an image, (channels, *patch), at most `TILES` of them."""
+    stack = image.ndim - 1 - len(patch)
+    sizes = image.shape[1 + stack :]
+    counts = [-(-size // side) for size, side in zip(sizes, patch, strict=True)]
+    padding = [
+        end
+        for size, side, count in zip(sizes[::-1], patch[::-1], counts[::-1], strict=True)
+        for end in (0, count * side - size)
+    ]
+    padded = functional.pad(image, padding)
+    places = list(product(*map(range, (*image.shape[1 : 1 + stack], *counts))))
+    for place in places[:: -(-len(places) // TILES)]:
+        corner: list[Any] = [
+            slice(n * side, (n + 1) * side) for n, side in zip(place[stack:], patch, strict=True)
+        ]
+        at: tuple[Any, ...] = (slice(None), *place[:stack], *corner)
+        yield padded[at]
+
+
+def _distance(case: Features, mean: Features, spread: Features) -> float:
+    return float(((case - mean) / spread).square().mean().sqrt())
