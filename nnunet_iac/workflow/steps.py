@@ -22,7 +22,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nnunet_iac.adaptation.target import Target
+from nnunet_iac.adaptation.target import prepare as prepare_target
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment, raw_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
@@ -33,6 +36,8 @@ from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_checks import training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
+    UNTRAINED,
+    adapted_source,
     fold_folder,
     is_finished,
     plans_name,
@@ -94,11 +99,16 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
         splits, chosen = wanted_splits(dataset), not (folder / SPLITS).is_file()
-        for plans in dict.fromkeys(spec.plans for spec in study.backbones.values()):
-            _preprocess(folder, plans, dataset, study.threads, command)
+        own = [run for run in study.runs.values() if run.dataset == dataset]
+        for run in own:
+            if run.method == REFERENCE and (source := adapted_source(study, run)) is not None:
+                given = plans_name(study, run), UNTRAINED, study.threads, print
+                prepare_target(source, Target.of(dataset.dataset), *given)
+        plans = (spec.plans for spec in study.backbones.values() if spec.adapt is None)
+        for name in dict.fromkeys(plans):
+            _preprocess(folder, name, dataset, study.threads, command)
         if chosen:  # Also in place of those beside the raw data, which nnU-Net's planning copies.
             write_json(folder / SPLITS, splits)
-        own = [run for run in study.runs.values() if run.dataset == dataset]
         written = [path for run in own if (path := write_plans_of(study, run)) is not None]
         return {"plans": list(dict.fromkeys(path.stem for path in written))}
 

@@ -54,7 +54,9 @@ class BackboneSpec:
     """How a backbone differs from the plans it starts from, and its trainer.
 
     `encoder` and `skip` are those of `nnunet-iac plan`, `cap` is that of `nnunet-iac xtiny`. Data
-    sets whose networks have fewer stages take the first of `features_per_stage`.
+    sets whose networks have fewer stages take the first of `features_per_stage`. With `adapt`, the
+    path of a fold of a model of another data set, nothing is trained: that fold is the backbone of
+    every method, under its own plans, and the reference is its validation on the data set.
     """
 
     plans: str = PLANNED
@@ -64,6 +66,14 @@ class BackboneSpec:
     cap: int | None = None
     features_per_stage: tuple[int, ...] | None = None
     batch_size: int | None = None
+    adapt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.adapt is not None and replace(self, adapt=None) != BackboneSpec():
+            raise ValueError(
+                "a backbone that is adapted has the plans of its own model; got adapt with other "
+                "keys: leave them out"
+            )
 
     @property
     def is_planned(self) -> bool:
@@ -208,7 +218,8 @@ class Study:
     def trainer_of(self, run: PlannedRun) -> str:
         """Return the name of a run's trainer."""
         if run.method == REFERENCE:
-            return self.backbones[run.backbone].trainer
+            spec = self.backbones[run.backbone]
+            return spec.trainer if spec.adapt is None else CONTINUE_TRAINER
         return self.methods[run.method].trainer + run.augmentation.removeprefix(DEFAULT)
 
     def values_of(

@@ -16,7 +16,13 @@ from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_split, req
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.workflow.study import PLANNED, DataSet, PlannedRun, Study
-from nnunet_iac.workflow.study_plans import plans_file, plans_name, plans_of, require_own_results
+from nnunet_iac.workflow.study_plans import (
+    adapted_source,
+    plans_file,
+    plans_name,
+    plans_of,
+    require_own_results,
+)
 
 Splits = list[dict[str, list[str]]]
 
@@ -77,6 +83,8 @@ def _require_genotype(study: Study, run: PlannedRun) -> None:
 def _require_plans(study: Study, run: PlannedRun) -> None:
     """Check the plans of a run as far as what they start from is there."""
     folder = preprocessed_folder(run.dataset.dataset)
+    if adapted_source(study, run) is not None:
+        return  # Its plans are written, and checked, by the step that prepares the data.
     reference = plans_name(study, run.reference)
     source = study.backbones[run.backbone].plans if run.seed is None else reference
     if not (folder / f"{source}.json").is_file():

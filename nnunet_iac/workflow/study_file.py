@@ -1,5 +1,6 @@
 """Reads a study from its YAML file."""
 
+import os
 import re
 from collections.abc import Mapping
 from importlib.resources import files
@@ -63,14 +64,20 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
         raise ValueError("a method must have another name than reference, which is always trained")
     if "backbones" in document:
         values["backbones"] = {
-            name: BackboneSpec(**_tuples(given or {}))
-            for name, given in document["backbones"].items()
+            name: _backbone(given or {}, folder) for name, given in document["backbones"].items()
         }
     values["datasets"] = tuple(_dataset(given, folder) for given in document["datasets"])
     named = [dataset.dataset for dataset in values["datasets"]]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         raise ValueError(f"a data set must be listed once; {twice[0]} is there more than once")
     return Study(**values)
+
+
+def _backbone(given: Mapping[str, Any], folder: Path | None) -> BackboneSpec:
+    values = _tuples(given)
+    if "adapt" in values and folder is not None:
+        values["adapt"] = str((folder / os.path.expandvars(values["adapt"])).resolve())
+    return BackboneSpec(**values)
 
 
 def _dataset(given: Mapping[str, Any], folder: Path | None) -> DataSet:

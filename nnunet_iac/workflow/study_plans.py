@@ -4,6 +4,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.adaptation.source import Source
+from nnunet_iac.adaptation.target import Target, adapted_plans
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.host.planning import NetworkChanges, preprocessed_folder, source_plans
@@ -13,6 +15,9 @@ from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, de
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
 from nnunet_iac.workflow.study import BackboneSpec, PlannedRun, Study
+
+UNTRAINED = {"finetune_epochs": 0}
+"""Settings of the run that only validates a model of another data set."""
 
 
 def study_folder(study: Study, folder: Path | None = None) -> Path:
@@ -71,6 +76,9 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
     folder, name = preprocessed_folder(run.dataset.dataset), plans_name(study, run)
     if run.method == REFERENCE:
         spec = study.backbones[run.backbone]
+        if (adapted := adapted_source(study, run)) is not None:
+            target = Target.of(run.dataset.dataset)
+            return adapted_plans(adapted, target, name, UNTRAINED)
         return None if spec.is_planned else _backbone_plans(folder, run.configuration, name, spec)
     method = study.methods[run.method]
     cells, epochs = "", None
@@ -85,11 +93,23 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
     assert run.seed is not None
     backbone = plans_name(study, run.reference)
     values = study.values_of(run.method, run.seed, cells, epochs)
-    values |= {"backbone_trainer": study.trainer_of(run.reference), "backbone_plans": backbone}
+    if (adapted := adapted_source(study, run)) is None:
+        values |= {"backbone_trainer": study.trainer_of(run.reference), "backbone_plans": backbone}
+    else:
+        values["backbone_checkpoint"] = str(adapted.checkpoint)
     if run.dataset.patients is not None:
         values["patient_pattern"] = run.dataset.patients
     plans = source_plans(folder, run.configuration, backbone)
     return derived(plans, name, run.configuration, values)
+
+
+def adapted_source(study: Study, run: PlannedRun) -> Source | None:
+    """Return the fold of another data set's model that is adapted, or None if none is."""
+    adapt = study.backbones[run.backbone].adapt
+    if adapt is None:
+        return None
+    fold = Path(adapt)
+    return Source.at(fold.parent, run.configuration, fold.name.removeprefix("fold_"))
 
 
 def _backbone_plans(

@@ -304,3 +304,22 @@ def test_auto_chooses_by_image_among_the_adapters_of_a_model(
             *("-o", tmp_path / "none", "--adapter", "auto"),
         ).stderr
     )
+
+
+def test_a_study_adapts_a_model(adapted: Any, adapter: Path, tmp_path: Path) -> None:
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    lengths = {"finetune_epochs": 1, "iterations_per_epoch": 1, "val_iterations_per_epoch": 1}
+    document = {
+        "name": "sites",
+        "datasets": [{"dataset": TARGET}],
+        "backbones": {"hippocampus": {"adapt": str(source / "fold_0")}},
+        "settings": {**lengths, "warmup_epochs": 0, "search_epochs": 1},
+        "methods": {"identity": {"settings": lengths}},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(json.dumps(document))
+    adapted.run("nnunet-iac", "study", path, "-o", tmp_path / "sites")
+    reference, run = read_json(tmp_path / "sites" / "results.json")["runs"]
+    assert (reference["method"], run["method"]) == ("reference", "identity")
+    assert run["backbone_hash"] == Adapter.read(adapter).backbone
+    assert run["frozen_dice"] == reference["dice"]
