@@ -14,7 +14,10 @@ from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.settings import PRESETS
 from nnunet_iac.search.space import OPERATIONS
 
-RUNS = ("iac", *PRESETS, "discrete", "continued")
+SEARCHES = tuple(name for name in PRESETS if name != "adapt")
+"""Presets for the data that a backbone was trained on; `adapt` is for other data."""
+
+RUNS = ("iac", *SEARCHES, "discrete", "continued")
 """The full search, the accelerated one by its presets, and what does not search."""
 
 
@@ -65,4 +68,4 @@ def run_benchmark(
 
 def _speedups(hours: Mapping[str, Mapping[str, float]], part: str) -> dict[str, float]:
     full = hours["iac"][part]
-    return {name: full / hours[name][part] for name in PRESETS}
+    return {name: full / hours[name][part] for name in SEARCHES}
