@@ -29,17 +29,17 @@ from nnunet_iac.runs.plans import SECTION, configuration_of
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
 
-FORMAT = 1
+ADAPTER_FORMAT = 1
 """Of the files; a newer one is refused."""
 
-KEY = "nnunet_iac.adapter"
+ADAPTER_KEY = "nnunet_iac.adapter"
 """Of the one entry in a file's metadata, a JSON document."""
 
-SUFFIX = ".safetensors"
-FOLDER = "adapters"
+ADAPTER_SUFFIX = ".safetensors"
+ADAPTERS_FOLDER = "adapters"
 """Inside the folder of the backbone's model: where an adapter is looked for by its name."""
 
-BACKBONE = ("encoder.", "decoder.")
+BACKBONE_PREFIXES = ("encoder.", "decoder.")
 """How the names of a backbone's tensors begin."""
 
 MEAN, SPREAD = "statistics.mean.", "statistics.spread"
@@ -103,7 +103,7 @@ class Adapter:
         path = fold / FINAL
         checkpoint = read_checkpoint(path)
         weights = checkpoint["network_weights"]
-        tensors = {k: v for k, v in weights.items() if not k.startswith(BACKBONE)}
+        tensors = {k: v for k, v in weights.items() if not k.startswith(BACKBONE_PREFIXES)}
         if not tensors or SECTION not in checkpoint:
             raise ValueError(
                 f"an adapter is made of a retrofit; {path} is none: name the fold folder of a run "
@@ -115,7 +115,7 @@ class Adapter:
                 f"an adapter is made of a found cell; {path} is still searching: let the run end"
             )
         record = RunFolder.of_fold(fold).read_backbone()
-        found = tensors_hash({k: v for k, v in weights.items() if k.startswith(BACKBONE)})
+        found = tensors_hash({k: v for k, v in weights.items() if k.startswith(BACKBONE_PREFIXES)})
         if record.before != found:
             raise ValueError(
                 f"an adapter is made of a run that left its backbone as it was; that of {path} has "
@@ -139,10 +139,10 @@ class Adapter:
 
     def save(self, path: Path) -> None:
         """Write the adapter, atomically; a file with other content is not overwritten."""
-        if path.suffix != SUFFIX:
-            raise ValueError(f"an adapter's file must end with {SUFFIX}; got {path}")
+        if path.suffix != ADAPTER_SUFFIX:
+            raise ValueError(f"an adapter's file must end with {ADAPTER_SUFFIX}; got {path}")
         document = {
-            "format": FORMAT,
+            "format": ADAPTER_FORMAT,
             "structure": self.structure,
             "backbone": self.backbone,
             "plans": self.plans,
@@ -159,7 +159,7 @@ class Adapter:
             tensors[SPREAD] = self.spread
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with replacing(path) as temporary:
-            save_file(contiguous, temporary, {KEY: json.dumps(document)})
+            save_file(contiguous, temporary, {ADAPTER_KEY: json.dumps(document)})
 
     @classmethod
     def read(cls, path: Path) -> "Adapter":
@@ -168,10 +168,10 @@ class Adapter:
             raise FileNotFoundError(f"an adapter must be an existing file; {path} is none")
         try:
             with safe_open(path, framework="pt") as file:
-                document = json.loads((file.metadata() or {})[KEY])
+                document = json.loads((file.metadata() or {})[ADAPTER_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             given = document.pop("format")
-            if given > FORMAT:
+            if given > ADAPTER_FORMAT:
                 raise ValueError(
                     f"{path} was written by a newer version ({document['provenance']['version']}): "
                     "install that one"
@@ -196,13 +196,17 @@ def _or_none(number: float) -> float | None:
 
 def adapters_of(model: Path) -> list[Path]:
     """Return the adapters that lie in a model's folder."""
-    return sorted((model / FOLDER).glob(f"*{SUFFIX}"))
+    return sorted((model / ADAPTERS_FOLDER).glob(f"*{ADAPTER_SUFFIX}"))
 
 
 def adapter_file(name: str, model: Path) -> Path:
     """Return the file of an adapter: a path, or the name of one in the model's folder."""
     path = Path(name)
-    return path if path.suffix == SUFFIX else model / FOLDER / f"{name}{SUFFIX}"
+    return (
+        path
+        if path.suffix == ADAPTER_SUFFIX
+        else model / ADAPTERS_FOLDER / f"{name}{ADAPTER_SUFFIX}"
+    )
 
 
 def backbone_of(model: Path, adapter: Adapter) -> Path:

@@ -25,7 +25,7 @@ Features = Float[Tensor, " features"]
 CaseImage = Float[Tensor, "channels *spatial"]
 """A preprocessed case; in front of the axes of a 2-D patch its slices."""
 
-NONE = "none"
+NO_ADAPTER = "none"
 """The name of the backbone without an adapter."""
 
 TILES = 64
@@ -58,7 +58,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Choice:
+class AdapterChoice:
     """The site chosen for an image.
 
     Args:
@@ -80,7 +80,7 @@ class Choice:
         return f"{self.name} (margin {self.margin:.2f}; distances: {found}){warning}"
 
 
-def choose(case: Features, sites: Mapping[str, Site], spread: Features) -> Choice:
+def choose(case: Features, sites: Mapping[str, Site], spread: Features) -> AdapterChoice:
     """Return the nearest of at least two sites."""
     distances = {name: _distance(case, site.mean, spread) for name, site in sites.items()}
     first, second = sorted(distances, key=lambda name: distances[name])[:2]
@@ -88,7 +88,7 @@ def choose(case: Features, sites: Mapping[str, Site], spread: Features) -> Choic
     known = [site.farthest for site in sites.values() if not math.isnan(site.farthest)]
     own = sites[first].farthest
     limit = SLACK * (max(known, default=math.inf) if math.isnan(own) else own)
-    return Choice(first, distances, (next_ - near) / max(next_ + near, 1e-12), near <= limit)
+    return AdapterChoice(first, distances, (next_ - near) / max(next_ + near, 1e-12), near <= limit)
 
 
 @torch.no_grad()

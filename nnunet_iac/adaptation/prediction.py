@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_iac.adaptation.adapter import Adapter, adapter_file, adapters_of, apply, backbone_of
-from nnunet_iac.adaptation.choice import NONE, Choice, choose, statistics
+from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, choose, statistics
 from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model
 from nnunet_iac.runs.atomic import read_json, write_json
@@ -52,7 +52,9 @@ def predict(
     Raises:
         ValueError: an adapter of another backbone, a damaged one, or two of one name.
     """
-    files = {_title(name): None if name == NONE else adapter_file(name, model) for name in names}
+    files = {
+        _title(name): None if name == NO_ADAPTER else adapter_file(name, model) for name in names
+    }
     if len(files) < len(names):
         raise ValueError(
             f"adapters must have different names; got {', '.join(names)}: rename the files"
@@ -66,7 +68,7 @@ def predict(
         folders = {n: output / n if len(names) > 1 else output for n in models}
         for name, found in models.items():
             trained = [fold.name.removeprefix("fold_") for fold in found.folds]
-            own = folds if name == NONE and folds else trained
+            own = folds if name == NO_ADAPTER and folds else trained
             where = "-m", found.folder, "-f", *own, "-i", images, "-o", folders[name]
             command = ["nnUNetv2_predict_from_modelfolder", *map(str, where), *options]
             with patch.object(sys, "argv", command):
@@ -85,7 +87,7 @@ def predict_chosen(
     folds: Sequence[str],
     options: Sequence[str],
     log: Callable[[str], None],
-) -> dict[str, Choice]:
+) -> dict[str, AdapterChoice]:
     """Predict every image with the adapter in the model's folder that suits it; return which.
 
     The arguments are those of `predict`. The choices are written into `adapters.json` in the
@@ -110,7 +112,7 @@ def predict_chosen(
     return choices
 
 
-def chosen_adapters(model: Path, images: Path) -> dict[str, Choice]:
+def chosen_adapters(model: Path, images: Path) -> dict[str, AdapterChoice]:
     """Return the choice among a model's adapters for every image in a folder, by case."""
     found = {path.stem: Adapter.read(path) for path in adapters_of(model)}
     able = {name: adapter for name, adapter in found.items() if adapter.spread is not None}
@@ -127,7 +129,10 @@ def chosen_adapters(model: Path, images: Path) -> dict[str, Choice]:
             f"auto chooses among adapters of one backbone; {', '.join(others)} have another: keep "
             "them in the folders of their own models"
         )
-    sites = {NONE: first.sites[NONE], **{n: adapter.sites[SITE] for n, adapter in able.items()}}
+    sites = {
+        NO_ADAPTER: first.sites[NO_ADAPTER],
+        **{n: adapter.sites[SITE] for n, adapter in able.items()},
+    }
     checkpoint = read_checkpoint(backbone_of(model, first))
     init = checkpoint["init_args"]
     network: Any = backbone_network(init, checkpoint["network_weights"])

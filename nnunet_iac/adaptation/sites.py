@@ -10,7 +10,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from nnunet_iac.adaptation.choice import NONE, Features, Site, statistics
+from nnunet_iac.adaptation.choice import NO_ADAPTER, Features, Site, statistics
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
@@ -58,7 +58,7 @@ def described(
 ) -> tuple[dict[str, Site], Tensor]:
     """Return both sites and the spread of the statistics of their cases."""
     spread = torch.stack(list(source)).std(0).clamp_min(1e-6)
-    return {SITE: Site.of(ours, spread), NONE: Site.of(source, spread)}, spread
+    return {SITE: Site.of(ours, spread), NO_ADAPTER: Site.of(source, spread)}, spread
 
 
 def record_split(record: RunFolder) -> list[str]:

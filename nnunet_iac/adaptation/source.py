@@ -17,12 +17,12 @@ from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import Backbone, Fold, planned_network, read_backbone
 
-IMPLANTS = "implants."
+IMPLANT_PREFIX = "implants."
 """How the names of a retrofit's own tensors begin."""
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceModel:
     """One fold of a trained model of nnU-Net, with the plans and labels it was trained under."""
 
     checkpoint: Path
@@ -47,7 +47,9 @@ class Source:
         return f"{self.plans['plans_name']}From{number:03d}"
 
     @classmethod
-    def at(cls, model: Path, configuration: str | None = None, fold: str | None = None) -> "Source":
+    def at(
+        cls, model: Path, configuration: str | None = None, fold: str | None = None
+    ) -> "SourceModel":
         """Return one fold of a model folder.
 
         Args:
@@ -104,7 +106,8 @@ class Source:
         """Return the checkpoint as a backbone, after checking that it is the plans' network."""
         nowhere = Fold("", self.configuration, "all", ())
         if any(
-            key.startswith(IMPLANTS) for key in read_checkpoint(self.checkpoint)["network_weights"]
+            key.startswith(IMPLANT_PREFIX)
+            for key in read_checkpoint(self.checkpoint)["network_weights"]
         ):
             raise ValueError(
                 f"the source must be a network as its plans describe it; {self.checkpoint} is a "

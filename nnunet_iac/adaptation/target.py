@@ -22,7 +22,7 @@ from nnunet_iac.adaptation.labels import (
     require_same_labels,
     write_mapped_dataset,
 )
-from nnunet_iac.adaptation.source import Source
+from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
@@ -33,11 +33,9 @@ from nnunet_iac.runs.plans import (
     require_identifier,
     write_new,
 )
+from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.search.settings import Settings
-
-FOLDS = 5
-"""Of nnU-Net's own splits, which need as many cases."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,11 @@ class Target:
 
 
 def mapped_target(
-    source: Source, target: Target, name: str, renamed: Mapping[str, str], absent: Sequence[str]
+    source: SourceModel,
+    target: Target,
+    name: str,
+    renamed: Mapping[str, str],
+    absent: Sequence[str],
 ) -> Target:
     """Return a new raw data set with the target's images and its labels as the source has them."""
     values = mapped_values(source.dataset, target.dataset, renamed, absent)
@@ -109,7 +111,7 @@ def mapped_target(
 
 
 def prepare(
-    source: Source,
+    source: SourceModel,
     target: Target,
     name: str,
     values: Mapping[str, Any],
@@ -160,13 +162,9 @@ def prepare(
     return path
 
 
-def next_commands(path: Path, source: Source, target: Target) -> list[str]:
+def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     """Return how to adapt, and how to train the control."""
-    fold = (
-        "0"
-        if (path.parent / "splits_final.json").is_file() or len(target.cases) >= FOLDS
-        else "all"
-    )
+    fold = "0" if (path.parent / SPLITS).is_file() or len(target.cases) >= FOLDS else "all"
     train = f"nnUNetv2_train {dataset_number(target.name)} {source.configuration} {fold}"
     return [
         f"next: {train} -tr nnUNetTrainerIACLTH -p {path.stem}",
@@ -175,7 +173,7 @@ def next_commands(path: Path, source: Source, target: Target) -> list[str]:
 
 
 def adapted_plans(
-    source: Source, target: Target, name: str, values: Mapping[str, Any]
+    source: SourceModel, target: Target, name: str, values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the source's plans moved to the target, with the settings of an adaptation.
 
@@ -203,7 +201,7 @@ def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> Non
     nnU-Net makes its own five folds of more cases, and one case has no split. A file that is there
     is kept.
     """
-    path = folder / "splits_final.json"
+    path = folder / SPLITS
     patients = sorted({patient_of(case, pattern) for case in cases})
     if path.exists() or len(patients) < 2 or len(cases) >= FOLDS:
         return

@@ -162,14 +162,14 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _adapt(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.source import Source, model_folder
+    from nnunet_iac.adaptation.source import SourceModel, model_folder
     from nnunet_iac.adaptation.target import Target, mapped_target, next_commands, prepare
 
     if arguments.np < 1:
         raise ValueError(f"-np must be at least 1; got {arguments.np}")
     values = parse_settings(arguments.assignments)
     folder = model_folder(arguments.s, arguments.c, arguments.tr, arguments.p)
-    source = Source.at(folder, arguments.c, arguments.f)
+    source = SourceModel.at(folder, arguments.c, arguments.f)
     target = Target.of(arguments.d)
     renamed = dict(_pair(text) for text in arguments.map)
     if renamed or arguments.absent:

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.adaptation.source import Source
+from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.adaptation.target import Target, adapted_plans
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import results_folder
@@ -103,13 +103,13 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
     return derived(plans, name, run.configuration, values)
 
 
-def adapted_source(study: Study, run: PlannedRun) -> Source | None:
+def adapted_source(study: Study, run: PlannedRun) -> SourceModel | None:
     """Return the fold of another data set's model that is adapted, or None if none is."""
     adapt = study.backbones[run.backbone].adapt
     if adapt is None:
         return None
     fold = Path(adapt)
-    return Source.at(fold.parent, run.configuration, fold.name.removeprefix("fold_"))
+    return SourceModel.at(fold.parent, run.configuration, fold.name.removeprefix("fold_"))
 
 
 def _backbone_plans(

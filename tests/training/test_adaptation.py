@@ -19,7 +19,7 @@ from nnunet_iac.runs.folder import RunFolder
 pytestmark = pytest.mark.slow
 
 SOURCE = "Dataset004_Hippocampus"
-TARGET = "Dataset007_OtherSite"
+TARGET = "Dataset070_OtherSite"
 CASES = 3
 PLANS = "smallFrom004"
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
@@ -47,9 +47,9 @@ def adapted(workspace: Any) -> Any:
     """A target that is prepared under the plans of the workspace's backbone."""
     write_target(workspace, TARGET)
     source = workspace.model("nnUNetTrainer_1epoch", "small")
-    words = ("nnunet-iac", "adapt", "-s", source, "-d", 7, "-c", "2d", "-np", 1)
+    words = ("nnunet-iac", "adapt", "-s", source, "-d", 70, "-c", "2d", "-np", 1)
     printed = workspace.run(*words)
-    assert f"next: nnUNetv2_train 7 2d 0 -tr nnUNetTrainerIACLTH -p {PLANS}" in printed
+    assert f"next: nnUNetv2_train 70 2d 0 -tr nnUNetTrainerIACLTH -p {PLANS}" in printed
     folder = workspace.path / "preprocessed" / TARGET
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert workspace.run(*words).endswith(printed[printed.index("plans: ") :])
@@ -79,7 +79,7 @@ def test_three_cases_get_the_sources_plans_and_a_split_that_leaves_each_out_once
 
 
 def test_an_adapted_model_keeps_its_backbone_and_predicts(adapted: Any, tmp_path: Path) -> None:
-    train = ("nnUNetv2_train", 7, "2d", 0, "-tr", LTH, "-p", PLANS, "-device", "cpu")
+    train = ("nnUNetv2_train", 70, "2d", 0, "-tr", LTH, "-p", PLANS, "-device", "cpu")
     adapted.run(*train)
     model = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"
     record = RunFolder.of_fold(model / "fold_0")
@@ -93,18 +93,18 @@ def test_an_adapted_model_keeps_its_backbone_and_predicts(adapted: Any, tmp_path
 
 
 def test_a_model_is_adapted_to_a_single_case(adapted: Any) -> None:
-    write_target(adapted, "Dataset008_OneCase", 1)
+    write_target(adapted, "Dataset080_OneCase", 1)
     source = adapted.model("nnUNetTrainer_1epoch", "small")
-    words = ("nnunet-iac", "adapt", "-s", source, "-d", 8, "-c", "2d", "-np", 1)
-    assert "nnUNetv2_train 8 2d all" in adapted.run(*words, "--set", "genotype=identity")
-    splits = adapted.path / "preprocessed" / "Dataset008_OneCase" / "splits_final.json"
+    words = ("nnunet-iac", "adapt", "-s", source, "-d", 80, "-c", "2d", "-np", 1)
+    assert "nnUNetv2_train 80 2d all" in adapted.run(*words, "--set", "genotype=identity")
+    splits = adapted.path / "preprocessed" / "Dataset080_OneCase" / "splits_final.json"
     write_json(splits, [{"train": ["site_0"], "val": []}])
     for fold in ("all", 0):
-        train = ("nnUNetv2_train", 8, "2d", fold, "-tr", DISCRETE, "-p", PLANS)
+        train = ("nnUNetv2_train", 80, "2d", fold, "-tr", DISCRETE, "-p", PLANS)
         printed = adapted.run(*train, "-device", "cpu")
         assert ("has no validation cases" in printed) == (fold == 0)
     for path in ("raw", "preprocessed", "results"):
-        shutil.rmtree(adapted.path / path / "Dataset008_OneCase")
+        shutil.rmtree(adapted.path / path / "Dataset080_OneCase")
 
 
 def refusal(workspace: Any, *words: object) -> str:
@@ -129,55 +129,55 @@ def refusal(workspace: Any, *words: object) -> str:
 def test_a_target_with_other_channels_or_labels_is_refused(
     adapted: Any, changes: dict[str, Any], message: str
 ) -> None:
-    folder = write_target(adapted, "Dataset009_Other", **changes)
+    folder = write_target(adapted, "Dataset090_Other", **changes)
     source = adapted.model("nnUNetTrainer_1epoch", "small")
-    assert message in refusal(adapted, "-s", source, "-d", 9)
+    assert message in refusal(adapted, "-s", source, "-d", 90)
     shutil.rmtree(folder)
 
 
 def test_a_target_without_cases_is_refused(adapted: Any) -> None:
-    folder = write_target(adapted, "Dataset009_None", 0)
+    folder = write_target(adapted, "Dataset090_None", 0)
     source = adapted.model("nnUNetTrainer_1epoch", "small")
-    assert "must have at least one training case" in refusal(adapted, "-s", source, "-d", 9)
+    assert "must have at least one training case" in refusal(adapted, "-s", source, "-d", 90)
     shutil.rmtree(folder)
 
 
 def test_a_source_that_is_none_is_refused(adapted: Any, tmp_path: Path) -> None:
     model = adapted.model("nnUNetTrainer_1epoch", "small")
     assert "must be different data sets" in refusal(adapted, "-s", model, "-d", 4)
-    assert "no finished fold 3" in refusal(adapted, "-s", model, "-d", 7, "-f", 3)
-    assert "the source model must exist" in refusal(adapted, "-s", 4, "-d", 7)
-    assert "does not exist" in refusal(adapted, "-s", tmp_path, "-d", 7)
+    assert "no finished fold 3" in refusal(adapted, "-s", model, "-d", 70, "-f", 3)
+    assert "the source model must exist" in refusal(adapted, "-s", 4, "-d", 70)
+    assert "does not exist" in refusal(adapted, "-s", tmp_path, "-d", 70)
     zipped = tmp_path / "model.zip"
     zipped.touch()
-    assert "nnUNetv2_install_pretrained_model" in refusal(adapted, "-s", zipped, "-d", 7)
+    assert "nnUNetv2_install_pretrained_model" in refusal(adapted, "-s", zipped, "-d", 70)
     copy = tmp_path / model.name
     shutil.copytree(model, copy)
     plans = read_json(copy / "plans.json")
     plans["configurations"]["2d"]["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 4, 4]
     write_json(copy / "plans.json", plans)
-    assert "must be the network of the given plans" in refusal(adapted, "-s", copy, "-d", 7)
+    assert "must be the network of the given plans" in refusal(adapted, "-s", copy, "-d", 70)
     plans["configurations"]["2d"]["previous_stage"] = "3d_lowres"
     write_json(copy / "plans.json", plans)
-    assert "a cascade cannot be adapted" in refusal(adapted, "-s", copy, "-d", 7)
+    assert "a cascade cannot be adapted" in refusal(adapted, "-s", copy, "-d", 70)
     (copy / "plans.json").unlink()
-    assert "plans.json does not exist" in refusal(adapted, "-s", copy, "-d", 7)
+    assert "plans.json does not exist" in refusal(adapted, "-s", copy, "-d", 70)
     retrofit = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"
     assert "is a retrofit" in refusal(adapted, "-s", retrofit, "-d", 4)
 
 
 def test_labels_are_mapped_into_a_data_set_of_their_own(adapted: Any) -> None:
     labels = {"background": 0, "tail": 2, "head": 1, "vessel": 3}
-    folder = write_target(adapted, "Dataset009_Other", labels=labels)
+    folder = write_target(adapted, "Dataset090_Other", labels=labels)
     source = adapted.model("nnUNetTrainer_1epoch", "small")
-    words = ("-s", source, "-d", 9, "--map", "tail=Anterior", "head=Posterior")
+    words = ("-s", source, "-d", 90, "--map", "tail=Anterior", "head=Posterior")
     assert "name one with --mapped-dataset" in refusal(adapted, *words)
-    own = "--mapped-dataset", "Dataset109_Mapped"
+    own = "--mapped-dataset", "Dataset190_Mapped"
     assert "--map vessel=NAME" in refusal(adapted, *words, *own)
     words = (*words, "vessel=background", *own)
     printed = adapted.run("nnunet-iac", "adapt", "-c", "2d", "-np", 1, *words)
-    assert "nnUNetv2_train 109 2d 0" in printed
-    written = folder.with_name("Dataset109_Mapped")
+    assert "nnUNetv2_train 190 2d 0" in printed
+    written = folder.with_name("Dataset190_Mapped")
     values = [
         SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path / "labelsTr" / "site_0.nii.gz")))
         for path in (folder, written)
@@ -195,7 +195,7 @@ def adapter(adapted: Any) -> Path:
     fold = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d" / "fold_0"
     if not (fold / "checkpoint_final.pth").is_file():
         adapted.run(
-            *("nnUNetv2_train", 7, "2d", 0, "-tr", LTH, "-p", PLANS, "-device", "cpu"),
+            *("nnUNetv2_train", 70, "2d", 0, "-tr", LTH, "-p", PLANS, "-device", "cpu"),
         )
     file = source / "adapters" / "site_b.safetensors"
     adapted.run("nnunet-iac", "adapter", "save", fold, "-o", file)
@@ -266,7 +266,7 @@ def test_an_adapter_that_does_not_fit_is_refused(
     found = Adapter.read(adapter)
     newer = tmp_path / "newer.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_iac.adaptation.adapter.FORMAT", 99)
+        patch.setattr("nnunet_iac.adaptation.adapter.ADAPTER_FORMAT", 99)
         found.save(newer)
     assert "newer version" in refused("apply", model, newer, "-o", new)
     planned = tmp_path / "planned.safetensors"

@@ -332,7 +332,7 @@ SETTINGS = [
             (
                 "preset",
                 "papers",
-                "'preset' must be one of literal, paper, adaptive, swift; got 'papers'",
+                "'preset' must be one of literal, paper, adaptive, swift, adapt; got 'papers'",
             ),
             ("preset", "null", "'preset' must be one of .*; got None"),
             ("warmup_epochs", "-1", "'warmup_epochs' must be >= 0; got -1"),
@@ -1520,9 +1520,9 @@ UNFIT_SPLITS = [
             LTH,
         ),
         (
-            "whose validation list is empty",
+            "whose validation list is a text",
             r"splits_final\.json must .*val",
-            splits(lambda c: c[0].update(val=[])),
+            splits(lambda c: c[0].update(val="hippocampus_001")),
             LTH,
         ),
         (
