@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nnunet_iac.adaptation.choice import Site
+from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
 from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.export import Model, new_folder, retrofit_architecture, stock_checkpoint
 from nnunet_iac.runs.atomic import read_json, replacing, write_json
@@ -36,6 +36,7 @@ ADAPTER_KEY = "nnunet_iac.adapter"
 """Of the one entry in a file's metadata, a JSON document."""
 
 ADAPTER_SUFFIX = ".safetensors"
+RESERVED = (NO_ADAPTER, AUTO)
 ADAPTERS_FOLDER = "adapters"
 """Inside the folder of the backbone's model: where an adapter is looked for by its name."""
 
@@ -150,6 +151,11 @@ class Adapter:
             "provenance": self.provenance,
             "farthest": {name: _or_none(site.farthest) for name, site in self.sites.items()},
         }
+        if path.stem in RESERVED:
+            raise ValueError(
+                f"an adapter must not be called {' or '.join(RESERVED)}, which mean something else "
+                f"to --adapter; got {path}: choose another name"
+            )
         if path.exists():
             raise FileExistsError(
                 f"an adapter must go to a new file; {path} exists: remove it, or name another"

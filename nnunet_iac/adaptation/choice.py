@@ -28,6 +28,9 @@ CaseImage = Float[Tensor, "channels *spatial"]
 NO_ADAPTER = "none"
 """The name of the backbone without an adapter."""
 
+AUTO = "auto"
+"""Instead of an adapter: whichever suits an image."""
+
 TILES = 64
 """At most so many patches of an image are looked at, evenly spread."""
 

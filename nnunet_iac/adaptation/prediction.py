@@ -21,9 +21,6 @@ from nnunet_iac.host.export import Model
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 
-AUTO = "auto"
-"""Instead of an adapter: whichever suits an image."""
-
 CHOICES = "adapters.json"
 """Which adapter was chosen for every case, beside the predictions."""
 
@@ -141,8 +138,14 @@ def chosen_adapters(model: Path, images: Path) -> dict[str, AdapterChoice]:
     preprocessor = config.preprocessor_class(verbose=False)
     ending = init["dataset_json"]["file_ending"]
     assert first.spread is not None
+    cases = get_identifiers_from_splitted_dataset_folder(str(images), ending)
+    if not len(cases):
+        raise ValueError(
+            f"there must be images to predict; {images} has none that end with _0000{ending}: name "
+            "another folder with -i"
+        )
     choices = {}
-    for case in get_identifiers_from_splitted_dataset_folder(str(images), ending):
+    for case in cases:
         files = sorted(map(str, images.glob(f"{glob.escape(case)}_????{ending}")))
         data, _, _ = preprocessor.run_case(files, None, plans, config, init["dataset_json"])
         image = torch.from_numpy(data).float()

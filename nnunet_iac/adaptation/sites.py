@@ -43,7 +43,11 @@ def sites_of_run(
         source_init = read_checkpoint(Path(record.read_backbone().path))["init_args"]
         own = _images(checkpoint["init_args"], record_split(record))
         theirs = _images(source_init, _training_cases(source_init))
-    except FileNotFoundError as error:
+        if len(theirs) < LEAST:
+            raise FileNotFoundError(
+                f"the source has {len(theirs)} training case, and needs {LEAST}"
+            )
+    except (FileNotFoundError, RuntimeError) as error:
         log(f"the adapter cannot be chosen by --adapter auto: {error}")
         return {}, None
     encoder = backbone_network(checkpoint["init_args"], checkpoint["network_weights"]).encoder
@@ -85,6 +89,8 @@ def _training_cases(init: Mapping[str, Any]) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     splits = read_json(path)
+    if fold != "all" and int(fold) >= len(splits):
+        raise FileNotFoundError(f"{path} has no fold {fold}")
     if fold == "all":
         return [case for side in splits[0].values() for case in side]
     cases: list[str] = splits[int(fold)]["train"]

@@ -37,6 +37,9 @@ from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.search.settings import Settings
 
+TRUTHS = "gt_segmentations"
+"""nnU-Net's folder of label files beside preprocessed data, written last."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -148,15 +151,22 @@ def prepare(
         write_new(path, plans)  # Raises: nothing is overwritten, and found before long work.
     _require_own_labels(folder, target)
     number = dataset_number(target.name)
-    verify_dataset_integrity(str(target.raw), processes)
+    try:
+        verify_dataset_integrity(str(target.raw), processes)
+    except AssertionError as error:
+        raise ValueError(
+            f"the target must be a valid raw data set of nnU-Net; {target.raw} is not ({error}): "
+            "correct it"
+        ) from error
     if not (folder / "dataset_fingerprint.json").is_file():
         extract_fingerprint_dataset(number, num_processes=processes, verbose=False)
     if not (folder / "dataset.json").is_file():
         write_json(folder / "dataset.json", target.dataset)
     write_new(path, plans)
     data = folder / plans["configurations"][source.configuration]["data_identifier"]
-    missing = set(target.cases) - set(_preprocessed(data))
-    if missing:
+    truths = {path.name for path in (folder / TRUTHS).glob("*")}
+    ending, there = target.dataset["file_ending"], set(_preprocessed(data))
+    if any(case not in there or f"{case}{ending}" not in truths for case in target.cases):
         preprocess_dataset(number, name, [source.configuration], [processes])
     write_splits(folder, list(target.cases), Settings.from_mapping(values).data.patient_pattern)
     return path

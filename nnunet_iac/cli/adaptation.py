@@ -142,7 +142,8 @@ def _list(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     import torch
 
-    from nnunet_iac.adaptation.prediction import AUTO, predict, predict_chosen
+    from nnunet_iac.adaptation.choice import AUTO
+    from nnunet_iac.adaptation.prediction import predict, predict_chosen
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = ("-device", device, *arguments.more)

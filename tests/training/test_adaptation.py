@@ -142,6 +142,23 @@ def test_a_target_without_cases_is_refused(adapted: Any) -> None:
     shutil.rmtree(folder)
 
 
+def test_a_target_that_is_no_valid_data_set_is_refused(adapted: Any) -> None:
+    folder = write_target(adapted, "Dataset090_Other", numTraining=CASES + 1)
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    refused = refusal(adapted, "-s", source, "-d", 90, "-np", 1)
+    assert "must be a valid raw data set" in refused
+    assert "Traceback" not in refused
+    shutil.rmtree(folder)
+
+
+def test_a_preparation_that_ended_before_its_labels_were_copied_is_done_again(adapted: Any) -> None:
+    truth = adapted.path / "preprocessed" / TARGET / "gt_segmentations" / "site_0.nii.gz"
+    truth.unlink()
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    adapted.run("nnunet-iac", "adapt", "-s", source, "-d", 70, "-c", "2d", "-np", 1)
+    assert truth.is_file()
+
+
 def test_a_source_that_is_none_is_refused(adapted: Any, tmp_path: Path) -> None:
     model = adapted.model("nnUNetTrainer_1epoch", "small")
     assert "must be different data sets" in refusal(adapted, "-s", model, "-d", 4)
@@ -274,6 +291,10 @@ def test_an_adapter_that_does_not_fit_is_refused(
     assert "the plans it was trained under" in refused("apply", model, planned, "-o", new)
     assert "an adapter is made of a retrofit" in refused("save", model / "fold_0", "-o", planned)
     assert "must be an existing file" in refused("apply", model, "absent", "-o", new)
+    fold = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d" / "fold_0"
+    for name in ("none", "auto"):
+        named = tmp_path / f"{name}.safetensors"
+        assert "must not be called none or auto" in refused("save", fold, "-o", named)
     assert not new.exists()
 
 
@@ -293,6 +314,9 @@ def test_auto_chooses_by_image_among_the_adapters_of_a_model(
         nearest = min(choice["distances"], key=choice["distances"].get)
         assert choice["name"] == nearest
         assert f"{case}: {nearest} (margin" in printed
+    (tmp_path / "empty").mkdir()
+    nothing = ("-m", model, "-i", tmp_path / "empty", "-o", tmp_path / "no", "--adapter", "auto")
+    assert "there must be images" in adapted.command("nnunet-iac", "predict", *nothing).stderr
     both = ("--adapter", "auto", "--adapter", "none")
     refused = adapted.command(*words, *both)
     assert refused.returncode == 2
