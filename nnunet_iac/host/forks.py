@@ -66,7 +66,7 @@ def fork(task: Callable[[], object], environment: Mapping[str, str], output: int
     def run() -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
         os.environ.update(environment)
         multiprocessing.get_context = lambda method=None: ForkContext()  # type: ignore[assignment]
         os.register_at_fork(after_in_child=_keep_to_one_thread)

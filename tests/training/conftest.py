@@ -100,6 +100,16 @@ class Workspace:
         assert done.returncode == 0, f"{words}\n{done.stdout[-4000:]}"
         return done.stdout
 
+    def study(self, file: Path) -> Path:
+        """Run a study without Snakemake in a fork, and return the folder of its results."""
+        from nnunet_iac.workflow.serial import run_serially
+        from nnunet_iac.workflow.study_file import read_study
+
+        log = file.with_suffix(".log")
+        status = in_fork(lambda: run_serially(read_study(file), print), self.environment, log)
+        assert status == 0, log.read_text()[-4000:]
+        return self.path / "results" / "studies" / file.stem
+
     def train(self, trainer: str, plans: str, fold: int = 0, *flags: str) -> str:
         return self.run(
             "nnUNetv2_train", 4, "2d", fold, "-tr", trainer, "-p", plans, "-device", "cpu", *flags

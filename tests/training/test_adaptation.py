@@ -340,10 +340,9 @@ def test_a_study_adapts_a_model(adapted: Any, adapter: Path, tmp_path: Path) -> 
         "settings": {**lengths, "warmup_epochs": 0, "search_epochs": 1},
         "methods": {"identity": {"settings": lengths}},
     }
-    path = tmp_path / "study.yaml"
+    path = tmp_path / "sites.yaml"
     path.write_text(json.dumps(document))
-    adapted.run("nnunet-iac", "study", path, "-o", tmp_path / "sites")
-    reference, run = read_json(tmp_path / "sites" / "results.json")["runs"]
+    reference, run = read_json(adapted.study(path) / "results.json")["runs"]
     assert (reference["method"], run["method"]) == ("reference", "identity")
     assert run["backbone_hash"] == Adapter.read(adapter).backbone
     assert run["frozen_dice"] == reference["dice"]

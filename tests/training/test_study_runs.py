@@ -29,13 +29,6 @@ SHORT = {
     "val_iterations_per_epoch": 1,
 }
 NAMES = ("whole", "broken")
-IN_THIS_PROCESS = """
-import sys
-from pathlib import Path
-from nnunet_iac.workflow.serial import run_serially
-from nnunet_iac.workflow.study_file import read_study
-run_serially(read_study(Path(sys.argv[1])), print)
-"""
 MEASURED = ("minutes",)
 """Columns that differ from run to run."""
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
@@ -201,13 +194,7 @@ def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the
     assert planned.count("nnUNetTrainerIAC") == 1
     assert "trainings, one after the other" in planned
     assert not results(workspace, "whole").exists()
-    serial = subprocess.run(
-        [sys.executable, "-c", IN_THIS_PROCESS, whole],
-        env={**os.environ, **workspace.environment},
-        capture_output=True,
-        text=True,
-    )
-    assert serial.returncode == 0, serial.stdout[-2000:] + serial.stderr[-2000:]
+    workspace.study(whole)
 
     poor = {"as": "random", "settings": {"max_parameter_ratio": 1e-9}}
     broken = study_file(tmp_path, "broken", {**methods, "poor": poor})
