@@ -108,7 +108,7 @@ class Workspace:
         log = file.with_suffix(".log")
         status = in_fork(lambda: run_serially(read_study(file), print), self.environment, log)
         assert status == 0, log.read_text()[-4000:]
-        return self.path / "results" / "studies" / file.stem
+        return self.path / "results" / "studies" / read_study(file).name
 
     def train(self, trainer: str, plans: str, fold: int = 0, *flags: str) -> str:
         return self.run(
