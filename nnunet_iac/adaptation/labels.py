@@ -9,8 +9,8 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.runs.plans import IGNORE, labels_without_ignore
 
-IGNORE = "ignore"
 BACKGROUND = "background"
 
 Document = Mapping[str, Any]
@@ -41,7 +41,7 @@ def require_same_labels(source: Document, target: Document) -> None:
 
     Only the label `ignore` may be missing on either side.
     """
-    theirs, ours = (_without_ignore(d["labels"]) for d in (source, target))
+    theirs, ours = map(labels_without_ignore, (source, target))
     orders = [d.get("regions_class_order") for d in (source, target)]
     if theirs != ours or orders[0] != orders[1]:
         raise ValueError(
@@ -142,10 +142,6 @@ def write_mapped_dataset(
         labels[IGNORE] = values[target["labels"][IGNORE]]
     document = {**target, "labels": labels, "numTraining": len(listed), "dataset": listed}
     write_json(folder / "dataset.json", document)
-
-
-def _without_ignore(labels: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in labels.items() if name != IGNORE}
 
 
 def _numbers(labels: Mapping[str, Any]) -> list[int]:

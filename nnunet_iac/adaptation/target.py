@@ -24,7 +24,7 @@ from nnunet_iac.adaptation.labels import (
 )
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
-from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.planning import TRUTHS, preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.plans import (
     SECTION,
@@ -36,9 +36,6 @@ from nnunet_iac.runs.plans import (
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.search.settings import Settings
-
-TRUTHS = "gt_segmentations"
-"""nnU-Net's folder of label files beside preprocessed data, written last."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.settings import Settings, present_names
 
+TRUTHS = "gt_segmentations"
+"""nnU-Net's folder of label files beside preprocessed data, written last."""
+
 
 @dataclass(frozen=True)
 class NetworkChanges:

@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from nnunet_iac.runs.atomic import read_json, replacing, write_json, write_text
-from nnunet_iac.runs.records import SHAPES, BackboneRecord, CostRecord, Trajectory, TrajectoryRow
+from nnunet_iac.runs.records import (
+    SHAPES,
+    BackboneRecord,
+    CostRecord,
+    SourceRecord,
+    Trajectory,
+    TrajectoryRow,
+)
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import Budgeted
 from nnunet_iac.search.genotype import Genotype
@@ -61,6 +68,9 @@ class RunFolder:
     cell_svg_file = Inside("cell.svg")
     cell_png_file = Inside("cell.png")
     reference_folder = Inside("reference")  # nnU-Net's validation of the backbone by itself.
+    source_file = Inside("source.json")  # Of a model that is adapted: scores on its own data set.
+    source_before_folder = Inside("source_before")  # nnU-Net's validation there of the backbone.
+    source_after_folder = Inside("source_after")  # nnU-Net's validation there of the network.
 
     @property
     def cell_files(self) -> tuple[Path, Path]:
@@ -143,6 +153,17 @@ class RunFolder:
         """Return the proof of the frozen backbone."""
         with _fields_of(self.backbone_file):
             return BackboneRecord(**read_json(self.backbone_file))
+
+    def write_source(self, record: SourceRecord) -> None:
+        """Write what an adapted model scores on its source."""
+        write_json(self.source_file, dataclasses.asdict(record))
+
+    def read_source(self) -> SourceRecord | None:
+        """Return what an adapted model scores on its source; None where it was not scored."""
+        if not self.source_file.is_file():
+            return None
+        with _fields_of(self.source_file):
+            return SourceRecord(**read_json(self.source_file))
 
     def write_cost(self, record: CostRecord) -> None:
         """Write what the run cost so far."""

@@ -12,6 +12,9 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.settings import Settings
 
 SECTION = "iac"
+IGNORE = "ignore"
+"""The label whose voxels neither train nor score a network."""
+
 LEARNED_WITH = ("architecture", "patch_size", "batch_size")
 """Keys of a configuration that plans share with those whose backbone is taken by itself."""
 
@@ -112,6 +115,11 @@ def require_file_ending(ending: object) -> None:
         raise ValueError(
             f"file_ending of dataset.json must be one such as .nii.gz; got {ending!r}: correct it"
         )
+
+
+def labels_without_ignore(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the labels of a dataset.json that a network predicts, by name."""
+    return {name: value for name, value in dataset["labels"].items() if name != IGNORE}
 
 
 def require_identifier(name: object) -> None:

@@ -110,6 +110,29 @@ class BackboneRecord:
 
 
 @dataclass(frozen=True)
+class SourceRecord:
+    """What adapting a model has changed on the validation cases of its own data set, the source.
+
+    Args:
+        dataset: the source's data set, and the `configuration` and `fold` of its model.
+        backbone: SHA-256 of the model's tensors, which `before` was scored with.
+        network: the same of the run's network, which `after` was scored with.
+        before: Dice as in `BackboneRecord.reference`; `after` likewise.
+        forgetting: mean Dice after minus before, negative where something is forgotten; None where
+            no case has a Dice.
+    """
+
+    dataset: str
+    configuration: str
+    fold: int | str
+    backbone: str
+    network: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    forgetting: float | None
+
+
+@dataclass(frozen=True)
 class PhaseCost:
     """What one phase took."""
 

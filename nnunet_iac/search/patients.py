@@ -21,6 +21,16 @@ def patient_of(case: str, pattern: str | None) -> str:
     return match.group(0)
 
 
+def fitting_pattern(cases: Iterable[str], pattern: str | None) -> str | None:
+    """Return the pattern if it matches all cases; else None, with which every case is a patient.
+
+    A pattern of one data set may say nothing about the cases of another.
+    """
+    if pattern is None or not all(re.search(pattern, case) for case in cases):
+        return None
+    return pattern
+
+
 def shared_patients(
     first: Iterable[str], second: Iterable[str], pattern: str | None
 ) -> tuple[str, ...]:

@@ -301,4 +301,5 @@ class DataConfig(CheckedPart):
     backbone_plans: str | None = None
     backbone_checkpoint: str | None = None
     score_batches: Annotated[int, at_least(1)] = 4
+    score_source: bool = True
     allow_leakage: bool = False

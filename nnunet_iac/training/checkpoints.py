@@ -21,7 +21,7 @@ from nnunet_iac.search.settings import RENAMED, Settings
 CHECKPOINT_FORMAT = 3
 """Of what our trainers add to nnU-Net's checkpoints."""
 
-FREE_TO_CHANGE = ("activation_checkpointing", "compile_cells")
+FREE_TO_CHANGE = ("activation_checkpointing", "compile_cells", "score_source")
 """Settings that may change before a run continues: the others would make its record wrong."""
 
 CURES = {

@@ -118,7 +118,8 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
     uses = {
         "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
         "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
-        "patient_pattern backbone_trainer backbone_plans backbone_checkpoint allow_leakage": True,
+        "patient_pattern backbone_trainer backbone_plans backbone_checkpoint score_source "
+        "allow_leakage": True,
         "trainable_part": not retrofits,
         "skip genotype norm residual decoder_norms activation_checkpointing": retrofits,
         "channel_ratio min_channels partial_channels output_nodes": retrofits

@@ -257,13 +257,10 @@ class RetrofitTrainer(nnUNetTrainer):
         self.logger.plot_progress_png.function(self.output_folder)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validate the frozen backbone alone, once, then the network as nnU-Net does."""
+        """Validate backbone and source, once, then the network as nnU-Net does, which ends it."""
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
         with self.run.held():
-            if self.method.retrofits:
-                stock = self.stock_network()
-                stock.load_state_dict(self.unet.backbone_state())
-                reference.validate_backbone(self, stock, self.run.recorder, self.run.identity)
+            reference.validate_others(self)
             super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():
                 Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)

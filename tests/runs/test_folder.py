@@ -14,6 +14,7 @@ from nnunet_iac.runs.records import (
     CostRecord,
     NetworkCost,
     PhaseCost,
+    SourceRecord,
     Trajectory,
     TrajectoryRow,
 )
@@ -66,7 +67,21 @@ def test_the_record_lies_in_the_fold_under_the_names_that_reports_rely_on(folder
         "cell.svg",
         "cell.png",
         "reference",
+        "source.json",
+        "source_before",
+        "source_after",
     }
+
+
+def test_what_is_scored_on_a_source_survives_the_round_trip(folder):
+    assert folder.read_source() is None
+    before, after = ({"mean": dice, "per_case": {"a": dice}} for dice in (0.9, 0.8))
+    record = SourceRecord("Dataset027_Source", "2d", 0, "a1", "b2", before, after, -0.1)
+    folder.write_source(record)
+    assert folder.read_source() == record
+    folder.source_file.write_text('{"dataset": "Dataset027_Source"}')
+    with pytest.raises(ValueError, match=r"source\.json must be written by this release"):
+        folder.read_source()
 
 
 def test_settings_are_written_with_every_preset_filled_in(folder):

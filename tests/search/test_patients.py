@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunet_iac.search.patients import halves, named, patient_of, shared_patients
+from nnunet_iac.search.patients import fitting_pattern, halves, named, patient_of, shared_patients
 
 BEFORE_THE_LAST_DASH = r"^.*(?=-)"
 case_lists = st.lists(
@@ -22,6 +22,12 @@ def test_the_patient_is_what_the_pattern_matches():
 def test_a_case_that_the_pattern_does_not_match_is_refused():
     with pytest.raises(ValueError, match=r"'\\\\d\+' does not match 'liver'"):
         patient_of("liver", r"\d+")
+
+
+def test_a_pattern_fits_cases_only_if_it_matches_all_of_them():
+    assert fitting_pattern(["a_1", "b_2"], r"_\d") == r"_\d"
+    assert fitting_pattern(["a_1", "b"], r"_\d") is None
+    assert fitting_pattern(["a_1"], None) is None
 
 
 def test_patients_on_both_sides_are_found():

@@ -58,6 +58,7 @@ DEFAULTS = {
     "backbone_checkpoint": None,
     "genotype": None,
     "allow_leakage": False,
+    "score_source": True,
 }
 """Section 9 of the method."""
 
@@ -111,6 +112,7 @@ OTHERS = {
     "backbone_checkpoint": "fold_{fold}/checkpoint_best.pth",
     "genotype": "genotype.json",
     "allow_leakage": True,
+    "score_source": False,
 }
 """Another allowed value for every setting, at the end of its range where it has one."""
 
@@ -164,6 +166,7 @@ IMPOSSIBLE = {
     "backbone_checkpoint": [3, ""],
     "genotype": [3, "", "random:x", "conv:"],
     "allow_leakage": [0, "false", None],
+    "score_source": [0, "false", None],
 }
 
 KEYS = list(keys())

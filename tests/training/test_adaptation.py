@@ -15,6 +15,7 @@ from nnunet_iac.adaptation.adapter import Adapter
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY, foreground_dice
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +86,15 @@ def test_an_adapted_model_keeps_its_backbone_and_predicts(adapted: Any, tmp_path
     record = RunFolder.of_fold(model / "fold_0")
     assert record.read_backbone().unchanged
     assert record.read_backbone().leakage is None
+    source = record.read_source()
+    assert source is not None
+    splits = read_json(adapted.preprocessed / "splits_final.json")
+    assert list(source.before["per_case"]) == splits[0]["val"]
+    stock = adapted.model("nnUNetTrainer_1epoch", "small") / "fold_0" / VALIDATION_SUMMARY
+    assert source.before["per_case"] == pytest.approx(foreground_dice(stock, ".nii.gz")["per_case"])
+    again = adapted.run(*train, "--val")
+    assert "on its source" not in again
+    assert record.read_source() == source
     images = adapted.path / "raw" / TARGET / "imagesTr"
     predict = ("nnUNetv2_predict_from_modelfolder", "-m", model, "-f", 0, "-i", images)
     adapted.run(*predict, "-o", tmp_path, "-device", "cpu", "-npp", 1, "-nps", 1)
@@ -346,3 +356,10 @@ def test_a_study_adapts_a_model(adapted: Any, adapter: Path, tmp_path: Path) -> 
     assert (reference["method"], run["method"]) == ("reference", "identity")
     assert run["backbone_hash"] == Adapter.read(adapter).backbone
     assert run["frozen_dice"] == reference["dice"]
+    folders = [
+        RunFolder.of_fold(next((adapted.path / "results" / TARGET).glob(f"*__{plans}__2d/fold_0")))
+        for plans in (reference["plans"], run["plans"])
+    ]
+    untrained, trained = (folder.read_source() for folder in folders)
+    assert untrained.forgetting == 0
+    assert trained.before == untrained.after

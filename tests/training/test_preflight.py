@@ -61,6 +61,7 @@ OTHER: dict[str, Any] = {
     "backbone_checkpoint": "other.pth",
     "genotype": "identity",
     "allow_leakage": True,
+    "score_source": False,
 }
 """Another value than the default of every setting."""
 
@@ -69,7 +70,7 @@ ALWAYS = {
     *("iterations_per_epoch", "val_iterations_per_epoch", "finetune_optimizer"),
     *("finetune_lr", "finetune_schedule", "deep_supervision", "seed", "deterministic"),
     *("patient_pattern", "backbone_trainer", "backbone_plans", "backbone_checkpoint"),
-    "allow_leakage",
+    *("allow_leakage", "score_source"),
 }
 RETROFIT = {"norm", "residual", "decoder_norms", "activation_checkpointing", "skip", "genotype"}
 CELL = {"channel_ratio", "min_channels", "partial_channels", "output_nodes"}

@@ -1,0 +1,88 @@
+"""nnU-Net's final validation of networks beside the run's own: made once, or copied from a run."""
+
+import copy
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
+from nnunet_iac.training.distributed import broadcast_from_rank0, ranks, wrapped
+
+MEASURED_ON = "measured-on.json"
+"""Written last beside a shared validation: all that its scores depend on."""
+
+
+def prediction_circumstances(trainer: Any, versions: Mapping[str, str]) -> dict[str, Any]:
+    """Return what scores depend on besides network, cases and plans; `versions` are the run's."""
+    axes = trainer.inference_allowed_mirroring_axes
+    return {
+        "mirrored": None if axes is None else [int(axis) for axis in axes],
+        "device": trainer.device.type,
+        "ranks": ranks(),
+        "versions": versions,
+    }
+
+
+def validate_once(
+    trainer: Any,
+    network: nn.Module,
+    folder: Path,
+    depends_on: Mapping[str, Any],
+    elsewhere: Iterable[Path],
+    what: str,
+) -> None:
+    """Put nnU-Net's final validation of a network into a folder, unless it is there.
+
+    A validation that another run has made under the same circumstances is copied.
+
+    Args:
+        trainer: whose cases, plans and device are used; it stays as it is.
+        network: the trainer's own, or one without wrapper.
+        folder: gets `validation`, and after it `measured-on.json`.
+        depends_on: all that the scores depend on.
+        elsewhere: the `measured-on.json` of other runs.
+        what: the network, for log lines.
+    """
+    first, log = trainer.local_rank == 0, trainer.print_to_log_file
+    known = broadcast_from_rank0(_measured([folder / MEASURED_ON, *elsewhere], depends_on))
+    if known == folder:
+        return
+    if first:
+        shutil.rmtree(folder, ignore_errors=True)
+    broadcast_from_rank0(None)  # Other ranks write once the folder is clear.
+    if known is None:
+        log(f"Validating {what}")
+        _validate(trainer, network, folder)
+    elif first:
+        log(f"The validation of {what} is that in {known}")
+        shutil.copytree(known, folder)
+    if first:
+        write_json(folder / MEASURED_ON, depends_on)
+
+
+def _validate(trainer: Any, network: nn.Module, folder: Path) -> None:
+    """Run nnU-Net's final validation of a network; the trainer stays as it is."""
+    other, is_own = copy.copy(trainer), network is trainer.network
+    network = network.to(trainer.device)
+    other.network = wrapped(network, trainer.device) if trainer.is_ddp and not is_own else network
+    other.output_folder = str(folder)
+    other.logger = copy.copy(trainer.logger)
+    other.logger.loggers = []  # The score is not the run's own.
+    nnUNetTrainer.perform_actual_validation(other)
+
+
+def _measured(files: Iterable[Path], depends_on: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the first validation with these circumstances."""
+    for path in files:
+        try:
+            found = read_json(path)
+        except (ValueError, OSError):
+            continue
+        if found == depends_on and (path.parent / VALIDATION_SUMMARY).is_file():
+            return path.parent
+    return None

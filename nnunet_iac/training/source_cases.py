@@ -1,0 +1,152 @@
+"""The validation cases of the model that a run adapts: are they at hand, and can they be scored?"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor
+
+from nnunet_iac.host.planning import TRUTHS
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
+from nnunet_iac.runs.plans import configuration_of, labels_without_ignore
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.runs.splits import SPLITS, require_split
+from nnunet_iac.search.patients import fitting_pattern, named, patient_of
+from nnunet_iac.search.setting_parts import DataConfig
+from nnunet_iac.training.backbone import Fold, leakage
+
+
+@dataclass(frozen=True)
+class AdaptedRun:
+    """What decides whether a run's network can be scored on the data set of its backbone."""
+
+    dataset: str
+    dataset_json: Mapping[str, Any]
+    training_cases: Sequence[str]
+    data: DataConfig
+
+
+@dataclass(frozen=True)
+class SourceCases:
+    """The cases that the fold of a backbone was validated on, in another data set than the run's.
+
+    Args:
+        init: what its trainer was made from: `plans`, `configuration`, `fold`, `dataset_json`.
+        weights: of the backbone.
+        folder: the preprocessed data set.
+        cases: preprocessed, with their label files, and seen by neither network.
+    """
+
+    init: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    folder: Path
+    cases: tuple[str, ...]
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        name: str = self.init["plans"]["dataset_name"]
+        return name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of the plans, without what nnU-Net would predict for a second stage."""
+        found = configuration_of(self.init["plans"], self.init["configuration"])
+        return {k: v for k, v in found.items() if k not in ("next_stage", "inherits_from")}
+
+    @property
+    def data(self) -> Path:
+        """The folder of the preprocessed cases."""
+        return self.folder / self.config["data_identifier"]
+
+    def given_to(self, trainer: Any) -> Any:
+        """Return a copy of a trainer that validates on these cases."""
+        other, name = copy.copy(trainer), self.init["configuration"]
+        plans = {**self.init["plans"], "configurations": {name: self.config}}
+        other.plans_manager = PlansManager(plans)
+        other.configuration_manager = other.plans_manager.get_configuration(name)
+        other.dataset_json = self.init["dataset_json"]
+        other.label_manager = other.plans_manager.get_label_manager(other.dataset_json)
+        other.preprocessed_dataset_folder_base = str(self.folder)
+        other.preprocessed_dataset_folder = str(self.data)
+        other.dataset_class = infer_dataset_class(str(self.data))
+        other.do_split = lambda: ([], list(self.cases))
+        return other
+
+
+def source_cases(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) -> SourceCases | None:
+    """Return what a run can be scored on besides its own data; None where it adapts no model.
+
+    Args:
+        record: of the backbone, from whose file source and fold are read.
+        run: what else decides it.
+        preprocessed: nnU-Net's folder of preprocessed data sets.
+
+    Raises:
+        FileNotFoundError: the model or its data are not at hand.
+        ValueError: they are damaged, or the cases are none that both networks can be scored on.
+    """
+    path = Path(record.path)
+    checkpoint = read_checkpoint(path)
+    init, weights = checkpoint["init_args"], checkpoint["network_weights"]
+    name = init["plans"]["dataset_name"]
+    if name == run.dataset:
+        return None
+    if tensors_hash(weights) != record.before:
+        raise ValueError(f"{path} has changed since the run began")
+    found = SourceCases(init, weights, preprocessed / name, ())
+    if found.config.get("previous_stage") is not None:
+        raise ValueError(f"{path} is the second stage of a cascade, which needs its first")
+    theirs, ours = init["dataset_json"], run.dataset_json
+    if _labels(theirs) != _labels(ours):
+        raise ValueError(
+            f"{run.dataset} has other labels than {name}, and the network learned those"
+        )
+    cases = _validation_cases(found)
+    fold = Fold(name, init["configuration"], init["fold"], cases)
+    if reason := leakage(path, init, fold, found.folder / SPLITS):
+        raise ValueError(f"the model {reason}")
+    _require_unseen(cases, run)
+    return replace(found, cases=tuple(cases))
+
+
+def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    return labels_without_ignore(dataset), dataset.get("regions_class_order")
+
+
+def _validation_cases(source: SourceCases) -> list[str]:
+    """Return the validation cases of the fold a model was trained on, all of them at hand."""
+    splits, fold = source.folder / SPLITS, source.init["fold"]
+    if fold == "all":
+        raise ValueError("the model was trained on all cases")
+    if not splits.is_file():
+        raise FileNotFoundError(f"{splits} does not exist")
+    if not source.data.is_dir() or not any(source.data.iterdir()):
+        raise FileNotFoundError(f"{source.data} has no preprocessed cases")
+    there = infer_dataset_class(str(source.data)).get_identifiers(str(source.data))
+    known, number = read_json(splits), int(fold)
+    require_split(known, number, there, str(splits))
+    cases: list[str] = known[number]["val"] if number < len(known) else []
+    if not cases:
+        raise ValueError(f"{splits} has no validation cases of fold {fold}")
+    ending, truths = source.init["dataset_json"]["file_ending"], source.folder / TRUTHS
+    if missing := [case for case in cases if not (truths / f"{case}{ending}").is_file()]:
+        raise FileNotFoundError(f"{truths} lacks {named(missing)}")
+    return cases
+
+
+def _require_unseen(cases: Sequence[str], run: AdaptedRun) -> None:
+    """Check that the run did not learn from a patient called as one of the cases is."""
+    pattern = run.data.patient_pattern
+    sides = (
+        {patient_of(case, fitting_pattern(side, pattern)) for case in side}
+        for side in (cases, run.training_cases)
+    )
+    shared = sorted(set.intersection(*sides))
+    if shared and not run.data.allow_leakage:
+        raise ValueError(f"{shared[0]} is among them and among the training cases of {run.dataset}")
