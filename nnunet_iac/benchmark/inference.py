@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.benchmark.timing import cudnn_choice, interleaved
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.genotype import Genotype
@@ -46,7 +46,9 @@ def _against(
     on_gpu = workload.device == "cuda"
 
     def run(net: Any) -> None:
-        with torch.inference_mode(), torch.autocast(workload.device, enabled=on_gpu):
+        autocast = torch.autocast(workload.device, enabled=on_gpu)
+        # nnU-Net's predictor has cuDNN time its algorithms.
+        with torch.inference_mode(), cudnn_choice(by_timing=True), autocast:
             net(image)
 
     calls = {"backbone": lambda: run(backbone), "cell": lambda: run(network)}

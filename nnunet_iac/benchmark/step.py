@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -10,16 +11,17 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from nnunet_iac.benchmark.hours import NO_VALIDATION, run_hours
-from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
+from nnunet_iac.benchmark.timing import cudnn_choice, interleaved, peak_mb, present_mb
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.cost import step_memory
-from nnunet_iac.nn.retrofitted_unet import IACUNet
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.nn.search_cell import PlainSearchCell
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 from nnunet_iac.training import optimisation
+from nnunet_iac.training.compilation import compile_cells, compiles_cells
 
 Step = Callable[[], Any]
 
@@ -107,7 +109,7 @@ def plain_step(workload: Workload) -> Step:
 
 def fused_step(workload: Workload, operations: int) -> Step:
     """Return a search step with that many random operations active on every edge."""
-    return _search_step(workload, workload.supernet(random_mask(operations)))
+    return retrofit_step(workload, workload.supernet(random_mask(operations)))
 
 
 def naive_step(workload: Workload) -> Step:
@@ -115,17 +117,28 @@ def naive_step(workload: Workload) -> Step:
     network = workload.supernet()
     for cell in network.cells():
         cell.__class__ = PlainSearchCell
-    return _search_step(workload, network)
+    return retrofit_step(workload, network)
 
 
 def finetune_step(workload: Workload, genotype: Genotype) -> Step:
     """Return a finetuning step of a discrete cell."""
-    network, settings = workload.supernet(), workload.settings
+    network = workload.supernet()
     network.discretise(genotype)
-    optimizer, _ = optimisation.finetune_optimiser(
-        network.weights(), settings.optimisation, settings.schedule.finetune_epochs, 0
-    )
-    return training_step(workload, network, [optimizer], network.weights())
+    return retrofit_step(workload, network)
+
+
+def retrofit_step(workload: Workload, network: IACUNet) -> Step:
+    """Return a step of the accelerated search or, of a network with discrete cells, finetuning."""
+    schedule, rates = workload.settings.schedule, workload.settings.optimisation
+    weights = network.weights()
+    if network.genotype is None:
+        own, _ = optimisation.search_optimiser(network, rates, schedule.search_epochs)
+        architecture = optimisation.architecture_optimiser(network, rates)
+        return training_step(workload, network, [own, architecture], weights)
+    own, _ = optimisation.finetune_optimiser(weights, rates, schedule.finetune_epochs, 0)
+    if compiles_cells(rates, torch.device(workload.device)):
+        compile_cells(network)
+    return training_step(workload, network, [own], weights)
 
 
 def forward_pass(workload: Workload, network: Any) -> Step:
@@ -135,7 +148,8 @@ def forward_pass(workload: Workload, network: Any) -> Step:
     network.eval()
 
     def run() -> None:
-        with torch.no_grad(), torch.autocast(workload.device, enabled=on_gpu):
+        autocast = torch.autocast(workload.device, enabled=on_gpu)
+        with torch.no_grad(), _cudnn_as_trained(workload, network), autocast:
             loss(network(images), targets)
 
     return run
@@ -153,17 +167,15 @@ def training_step(
     def run() -> None:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(workload.device, enabled=scaler is not None):
-            value = loss(network(images), targets)
-        optimisation.step(value, optimizers, clipped, scaler)
+        with _cudnn_as_trained(workload, network):
+            with torch.autocast(workload.device, enabled=scaler is not None):
+                value = loss(network(images), targets)
+            optimisation.step(value, optimizers, clipped, scaler)
 
     return run
 
 
-def _search_step(workload: Workload, network: IACUNet) -> Step:
-    settings = workload.settings.optimisation
-    weights, _ = optimisation.search_optimiser(
-        network, settings, workload.settings.schedule.search_epochs
-    )
-    architecture = optimisation.architecture_optimiser(network, settings)
-    return training_step(workload, network, [weights, architecture], network.weights())
+def _cudnn_as_trained(workload: Workload, network: Any) -> AbstractContextManager[None]:
+    """Return a context with cuDNN's choice of algorithms as in a training of the network."""
+    ours = isinstance(network, RetrofittedUNet)
+    return cudnn_choice(by_timing=not (ours and workload.settings.optimisation.deterministic))

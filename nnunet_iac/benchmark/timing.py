@@ -1,12 +1,14 @@
 """Seconds and peak memory of competing callables."""
 
+import gc
 import multiprocessing
 import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +44,35 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+@contextmanager
+def cudnn_choice(by_timing: bool) -> Iterator[None]:
+    """Return a context in which cuDNN times its algorithms, or takes a deterministic one.
+
+    nnU-Net's commands have it time them; our trainers do not, unless `deterministic=false`.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = by_timing, not by_timing
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
+
+
 def peak_mb(make: Callable[..., Callable[[], Any]], *arguments: Any, device: str) -> float:
     """Return the MB that three calls of `make(*arguments)` need at their peak.
 
-    On a GPU what the allocator held; on a CPU the growth of a fresh process, since a process does
-    not give back all it has freed.
+    On a GPU the growth of what the allocator has given out; on a CPU that of a fresh process, since
+    a process does not give back all it has freed.
     """
     if device == "cuda":
+        gc.collect()
+        before = torch.cuda.memory_allocated()
         step = make(*arguments)
         torch.cuda.reset_peak_memory_stats()
         for _ in range(3):
             step()
-        return torch.cuda.max_memory_allocated() / 2**20
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_growth, (make, arguments, torch.get_num_threads()))
