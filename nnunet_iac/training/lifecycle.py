@@ -19,6 +19,7 @@ from nnunet_iac.training.controller import ContinuationController, Phase, Search
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
 from nnunet_iac.training.preflight import PlannedNetwork, Preflight
 from nnunet_iac.training.recorder import Recorder
+from nnunet_iac.training.trained_backbone import original_weights
 from nnunet_iac.training.transfer import GivenCell, given_cell, scored_genotype
 
 Split = tuple[list[str], list[str]]
@@ -127,6 +128,12 @@ class Lifecycle:
         require_own_record(self.recorder.folder, self.identity, self.checks.settings)
         self.controller.resume(network)
         self.recorder.folder.write_split(self.cases)
+
+    def backbone_weights(self, network: Any) -> dict[str, Tensor]:
+        """Return the weights that a retrofit began with."""
+        record = self.recorder.backbone
+        assert record is not None
+        return network.backbone_state() if record.trained is None else original_weights(record)
 
     def _remove_leftovers(self) -> None:
         if self.is_first_rank:

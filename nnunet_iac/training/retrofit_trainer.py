@@ -29,8 +29,8 @@ class RetrofitTrainer(nnUNetTrainer):
     Deviates from nnUNetTrainer: settings and search decide the run's length; a checkpoint is
     written after every epoch, whole, and continued by its own run only; batches depend on `seed`
     only; one process works on a fold; progress.png is redrawn at most once a minute; torch.compile
-    is off but for cells; `fold_X/iac` holds a record. A method that retrofits freezes the backbone
-    and scores it alone, too, has optimisers for every phase, and chooses "best" while finetuning.
+    is off but for cells; `fold_X/iac` holds a record. Retrofits freeze the backbone, unless told to
+    finetune it, score it alone, too, have optimisers for every phase, and choose "best" there.
     """
 
     method: ClassVar[Method]
@@ -173,7 +173,7 @@ class RetrofitTrainer(nnUNetTrainer):
             self.initialize()
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
         if self.local_rank == 0 and not self.disable_checkpointing:
-            self.run.checks.require_space(self.network)
+            self.run.checks.require_space(self.unet)
         self.start_run() if self._loaded is None else self.continue_run()
         if self.local_rank == 0:
             self.run.recorder.add_tensorboard(self.logger.loggers, self.current_epoch)
