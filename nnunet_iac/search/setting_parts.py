@@ -39,6 +39,7 @@ def _valid_pattern(pattern: str) -> bool:
 
 
 BELOW_THE_POLE = Constraint("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
+DECAY = Constraint("[0, 1)", lambda value: 0 <= value < 1)
 SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
 NODE_COUNT = Constraint("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
 ADAM_BETAS = Constraint("two numbers in [0, 1)", lambda pair: 0 <= min(pair) <= max(pair) < 1)
@@ -303,6 +304,7 @@ class Optimisation(CheckedPart):
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
     finetune_lr: Annotated[float, above(0)] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
+    ema_decay: Annotated[float, DECAY] = 0.0
     deep_supervision: bool = True
     compile_cells: bool = False
     seed: Annotated[int, TORCH_SEED] = 0

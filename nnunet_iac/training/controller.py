@@ -51,6 +51,7 @@ from nnunet_iac.training.trained_backbone import (
     require_unchanged,
     with_trained_part,
 )
+from nnunet_iac.training.weight_average import WeightAverage
 
 MAX_SKIPPED_STEPS = 50
 """In a row; the scaler halves its scale each time, so a longer series is no overflow."""
@@ -147,6 +148,7 @@ class SearchController:
         self.pruning: PruningState | None = None
         self.health = HealthState()
         self.finetuning = FinetuneLength(settings.schedule)
+        self.average = WeightAverage(settings.optimisation.ema_decay)
         self.ticket_hash = ""
         self.costs: CellCosts | None = None
         """What cells cost, where the settings limit that."""
@@ -230,6 +232,7 @@ class SearchController:
             backbone = (p for p in network.backbone_weights() if p.requires_grad)
             learning = [*network.weights(), *network.norm_weights(), *backbone]
             epochs = schedule.finetune_epochs, self.first_finetune_epoch
+            self.average.track(network)
             if compiles_cells(rates, learning[0].device) and network.genotype is not None:
                 compile_cells(network)
             return optimisation.finetune_optimiser(learning, rates, *epochs)
@@ -326,6 +329,7 @@ class SearchController:
                 "ticket_hash": self.ticket_hash,
             },
             "architecture_optimizer": None if optimizer is None else optimizer.state_dict(),
+            **self.average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
@@ -341,6 +345,7 @@ class SearchController:
         self.recorder.load_state_dict(phases)
         self.architecture_optimizer = None
         self.optimisers(network)
+        self.average.load_state_dict(state)
         self._require_frozen(network)
         if self.architecture_optimizer is not None:
             self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
@@ -463,6 +468,7 @@ class ContinuationController:
         self.method = method
         self.recorder = recorder
         self.finetuning = FinetuneLength(settings.schedule)
+        self.average = WeightAverage(settings.optimisation.ema_decay)
         self.trained = method.trained_backbone(settings.cell)
 
     @property
@@ -505,6 +511,7 @@ class ContinuationController:
                 "trainable_part=norms needs norms with a scale and a shift in the decoder; the "
                 "plans' network has none: train the decoder, or the network"
             )
+        self.average.track(network)
         rates = self.settings.optimisation
         epochs = self.settings.schedule.finetune_epochs
         return optimisation.finetune_optimiser(trained, rates, epochs, 0)
@@ -536,12 +543,15 @@ class ContinuationController:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold of a run, in plain types and tensors."""
         phase, finetuning = self.phase.value, self.finetuning.state_dict()
-        return {"record": {**self.recorder.state_dict(), "phase": phase, "finetuning": finetuning}}
+        record = {**self.recorder.state_dict(), "phase": phase, "finetuning": finetuning}
+        return {"record": record, **self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
         """Restore what `state_dict` returned."""
         self.recorder.load_state_dict(state["record"])
         self.finetuning.load_state_dict(state["record"].get("finetuning", {}))
+        self.optimisers(network)
+        self.average.load_state_dict(state)
 
 
 def _record_encoder(recorder: Recorder, network: Any) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from filelock import FileLock
 from torch import Tensor
 
@@ -144,3 +145,18 @@ class Lifecycle:
         settings, costs = self.checks.settings, self.controller.costs
         parts, log = (settings.cell, settings.data), self.checks.log
         return given_cell(*parts, fold, dimensions, costs, log)
+
+
+def run_epochs(trainer: Any) -> None:
+    """Call the hooks of nnU-Net's trainer for every epoch, as many as turn out to be needed."""
+    while trainer.current_epoch < trainer.num_epochs:
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        train, val = trainer.dataloader_train, trainer.dataloader_val
+        steps = range(trainer.num_iterations_per_epoch)
+        trainer.on_train_epoch_end([trainer.train_step(next(train)) for _ in steps])
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            steps = range(trainer.num_val_iterations_per_epoch)
+            trainer.on_validation_epoch_end([trainer.validation_step(next(val)) for _ in steps])
+        trainer.on_epoch_end()

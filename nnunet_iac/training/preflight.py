@@ -125,7 +125,7 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
         "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
         "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
         "patient_pattern backbone_trainer backbone_plans backbone_checkpoint score_source "
-        "allow_leakage trainable_part": True,
+        "allow_leakage trainable_part ema_decay": True,
         "skip genotype norm residual activation_checkpointing": retrofits,
         "channel_ratio min_channels partial_channels output_nodes": retrofits
         and cell.implant in ("cell", "convolution"),
@@ -336,7 +336,8 @@ class Preflight:
     def require_space(self, network: Any) -> None:
         """Check that the disk has room for the run's checkpoints.
 
-        A checkpoint takes about the bytes of all weights, and of Adam's two averages.
+        A checkpoint takes about the bytes of all weights, of Adam's two averages and, where the
+        weights are averaged, of what they are an average of.
         """
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
         learns = {parameter for parameter in network.parameters() if parameter.requires_grad}
@@ -344,7 +345,8 @@ class Preflight:
             learns.update(network.backbone_weights())
         learning = sum(parameter.nbytes for parameter in learns)
         present = sum(path.stat().st_size for path in self.fold.glob("checkpoint_*.pth"))
-        require_space(self.fold, FILES_IN_A_FOLD * (weights + 2 * learning) - present)
+        copies = 3 if self.settings.optimisation.ema_decay else 2
+        require_space(self.fold, FILES_IN_A_FOLD * (weights + copies * learning) - present)
 
 
 def previous_predictions(

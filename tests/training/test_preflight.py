@@ -49,6 +49,7 @@ OTHER: dict[str, Any] = {
     "finetune_optimizer": "sgd",
     "finetune_lr": 0.1,
     "finetune_schedule": "constant",
+    "ema_decay": 0.9,
     "trainable_part": "decoder",
     "deep_supervision": False,
     "compile_cells": True,
@@ -69,7 +70,7 @@ ALWAYS = {
     *("iterations_per_epoch", "val_iterations_per_epoch", "finetune_optimizer"),
     *("finetune_lr", "finetune_schedule", "deep_supervision", "seed", "deterministic"),
     *("patient_pattern", "backbone_trainer", "backbone_plans", "backbone_checkpoint"),
-    *("allow_leakage", "score_source", "trainable_part"),
+    *("allow_leakage", "score_source", "trainable_part", "ema_decay"),
 }
 RETROFIT = {"norm", "residual", "activation_checkpointing", "skip", "genotype"}
 CELL = {"channel_ratio", "min_channels", "partial_channels", "output_nodes"}
