@@ -45,7 +45,7 @@ COLOURS = {
 }
 TRIED = {
     "literal-zero": "a residual start (`residual=zero`)",
-    "literal-zero-norms": "a residual start, and the decoder's norms tuned (`decoder_norms=tuned`)",
+    "literal-zero-norms": "a residual start, and tuned norms (`trainable_part=cells+norms`)",
     "literal-zero-wide": "a residual start, and wider cells (`channel_ratio=1`, `min_channels=32`)",
     "literal-zero-slow": "a residual start, and the default learning rate (`finetune_lr=1e-3`)",
     "literal-zero-sgd": "a residual start, and nnU-Net's SGD (`finetune_optimizer=sgd`)",

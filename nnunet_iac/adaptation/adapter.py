@@ -120,7 +120,7 @@ class Adapter:
         if record.before != found:
             raise ValueError(
                 f"an adapter is made of a run that left its backbone as it was; that of {path} has "
-                "changed: train with a backbone that stays frozen"
+                "changed: train with trainable_part=cells or cells+norms, which keep it frozen"
             )
         run = checkpoint[SECTION]["run"]
         init = checkpoint["init_args"]

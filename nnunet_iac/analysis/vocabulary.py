@@ -10,6 +10,7 @@ RANDOM_CELL = "random cell"
 TRAINS_BACKBONE = {
     "continued": "the continued backbone",
     "continued decoder": "the backbone with a continued decoder",
+    "continued norms": "the backbone with continued norms",
 }
 """Controls that train what retrofits freeze."""
 

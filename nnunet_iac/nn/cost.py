@@ -162,6 +162,7 @@ def run_memory(
         found = copy_with(network, lambda tensor: tensor.to(_NO_MEMORY))
         with _NO_MEMORY:
             found.discretise(LARGEST_CELL)
+        found.unfreeze()
         needed = needed.or_more(step_memory(found, batch, device))
     return needed
 

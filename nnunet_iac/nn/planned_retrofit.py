@@ -1,7 +1,7 @@
 """Builds retrofits: from a network and values, and from the plans of an exported model."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -9,12 +9,20 @@ from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet, located_une
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.setting_parts import STRUCTURAL, CellConfig, checked_value
+from nnunet_iac.search.setting_parts import STRUCTURAL, CellConfig, checked_value, converted
 
 IMPLANTS = ("cell", "convolution", *SKIP_MODULES)
 _SEARCH_ONLY = ("edge_transform", "tan_clamp")
-_VALUES = (*(key for key in STRUCTURAL if key != "implant"), "activation_checkpointing")
-"""The settings that `retrofit` takes."""
+_OF_PART: dict[str, Any] = {
+    "decoder_norms": Literal["frozen", "tuned"],
+    "trained_backbone": Literal["none", "decoder", "all"],
+}
+"""What the setting `trainable_part` means to a network."""
+_VALUES = (
+    *(key for key in STRUCTURAL if key not in ("implant", *_OF_PART)),
+    *("activation_checkpointing", *_OF_PART),
+)
+"""The values that `retrofit` takes."""
 
 
 def retrofit(
@@ -41,8 +49,9 @@ def retrofit(
             `nested` (Zhou et al. 2018) or `residual-attention` (Jin et al. 2020).
         cell: further values. `channel_ratio=0.25`, `min_channels=16`, `partial_channels=4` and
             `output_nodes=4` are the cells' sizes (`CellShape.of_level`). `norm="plans"`,
-            `residual="zero"`, `decoder_norms="frozen"` and `activation_checkpointing=False` are
-            as in `RetrofittedUNet`, `edge_transform="tanh"` and `tan_clamp=1.5` as in `IACUNet`.
+            `residual="zero"`, `decoder_norms="frozen"`, `activation_checkpointing=False` and
+            `trained_backbone="none"` are as in `RetrofittedUNet`, `edge_transform="tanh"` and
+            `tan_clamp=1.5` as in `IACUNet`.
 
     Raises:
         ValueError: an unknown implant or value, a value that is not allowed, a genotype for an
@@ -56,7 +65,10 @@ def retrofit(
             raise ValueError(
                 f"a retrofit must be described by {', '.join(_VALUES)}; got {key!r}: leave it out"
             )
-        checked_value(CellConfig, key, value)
+        if key in _OF_PART:
+            converted(key, value, _OF_PART[key])
+        else:
+            checked_value(CellConfig, key, value)
     if genotype is not None and implant not in ("cell", "convolution"):
         raise ValueError(
             f"a genotype belongs to a cell or a convolution; implant is {implant!r}: leave the "

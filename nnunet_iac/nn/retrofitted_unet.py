@@ -116,7 +116,8 @@ def located_unet(name: str) -> type[nn.Module]:
 class RetrofittedUNet(ImplantedUNet):
     """A U-Net whose backbone is frozen and whose implants are trained.
 
-    The backbone has no gradients and stays in evaluation mode whatever `train` is called with.
+    The backbone has no gradients and stays in evaluation mode whatever `train` is called with, but
+    for what `unfreeze` has let learn.
 
     Args:
         unet: the backbone; its modules are taken over, not copied.
@@ -127,6 +128,8 @@ class RetrofittedUNet(ImplantedUNet):
             `frozen` they stay as they are.
         activation_checkpointing: whether the activations inside the implants are computed again in
             the backward pass instead of kept.
+        trained_backbone: what `unfreeze` lets learn: `none`, the `decoder`, or `all` of the
+            backbone.
         sizes: of cells, as `CellShape.of_level` takes them; a convolution block has as many
             parameters as a cell of these sizes.
     """
@@ -142,9 +145,12 @@ class RetrofittedUNet(ImplantedUNet):
         residual: str = "zero",
         decoder_norms: str = "frozen",
         activation_checkpointing: bool = False,
+        trained_backbone: str = "none",
         **sizes: Any,
     ) -> None:
         super().__init__(unet, ())
+        self.trained_backbone = trained_backbone
+        self.backbone_learns = False
         self.norm = norm
         self.residual = residual
         self.activation_checkpointing = activation_checkpointing
@@ -174,11 +180,30 @@ class RetrofittedUNet(ImplantedUNet):
         return super().implanted(level, *inputs)
 
     def train(self, mode: bool = True) -> "RetrofittedUNet":
-        """Set the mode of the implants; the frozen backbone stays in evaluation mode."""
+        """Set the mode of all that learns; what is frozen stays in evaluation mode."""
         super().train(mode)
         self.encoder.eval()
         self.decoder.eval()
+        for module in self._trained_modules() if self.backbone_learns else ():
+            module.train(mode)
         return self
+
+    def unfreeze(self, learns: bool = True) -> None:
+        """Let `trained_backbone` learn, in the mode of `train`, or freeze it again."""
+        self.backbone_learns = learns
+        for parameter in self.backbone_weights():
+            parameter.requires_grad_(learns)
+        self.train(self.training)
+
+    def backbone_weights(self) -> list[nn.Parameter]:
+        """Return the parameters of `trained_backbone`."""
+        return [p for module in self._trained_modules() for p in module.parameters()]
+
+    def _trained_modules(self) -> list[nn.Module]:
+        decoder = self.decoder
+        # The encoder is one of the decoder's modules.
+        own = [decoder.transpconvs, decoder.stages, decoder.seg_layers]
+        return {"none": [], "decoder": own, "all": [self.encoder, *own]}[self.trained_backbone]
 
     def weights(self) -> list[nn.Parameter]:
         """Return omega, the trainable parameters of the implants."""

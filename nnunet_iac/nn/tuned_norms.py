@@ -25,12 +25,16 @@ class TunedNorm(nn.Module):
         return output * self.scale.view(shape) + self.shift.view(shape)
 
 
+def norms_of(decoder: Any) -> list[_NormBase]:
+    """Return the instance and batch norms of a decoder."""
+    # Not among the decoder's own modules, since the encoder is one of them.
+    return [module for module in decoder.stages.modules() if isinstance(module, _NormBase)]
+
+
 def tune_norms(decoder: Any) -> nn.ModuleList:
-    """Hook a `TunedNorm` to every instance and batch norm of a decoder, and return them."""
+    """Hook a `TunedNorm` to every norm of a decoder, and return them."""
     tuned = nn.ModuleList()
-    # Not the decoder's own modules, since the encoder is among them.
-    for module in decoder.stages.modules():
-        if isinstance(module, _NormBase):
-            tuned.append(norm := TunedNorm(module.num_features))
-            module.register_forward_hook(norm)
+    for norm in norms_of(decoder):
+        tuned.append(hook := TunedNorm(norm.num_features))
+        norm.register_forward_hook(hook)
     return tuned

@@ -77,7 +77,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class BackboneRecord:
-    """The proof that the backbone stayed frozen, and what it scores by itself.
+    """What a run did to its backbone, and what that scores by itself.
 
     Args:
         path: the checkpoint file.
@@ -86,11 +86,13 @@ class BackboneRecord:
         before: SHA-256 over all backbone tensors, buffers included, read from the file.
         after: the same over the final network; None until then, and always for a control, which
             trains the backbone.
+        trained: the part of it that was trained (`norms`, `decoder`, `all`); None if it was frozen,
+            which `after` proves.
         leakage: why the checkpoint may have seen this fold's validation cases, or None.
         reference: Dice of the very checkpoint on the fold's validation cases: `mean` (over
             foreground classes, then cases) and `per_case`; None until validated.
-        encoder_before, encoder_after: the same hash over the encoder alone, of a control that
-            continues training the decoder; None otherwise.
+        encoder_before, encoder_after: the same hash over the encoder alone, where other parts are
+            trained; None otherwise.
     """
 
     path: str
@@ -102,6 +104,7 @@ class BackboneRecord:
     reference: dict[str, Any] | None = None
     encoder_before: str | None = None
     encoder_after: str | None = None
+    trained: str | None = None
 
     @property
     def unchanged(self) -> bool:

@@ -26,7 +26,11 @@ OF_KIND: dict[CellKind, str] = {
 }
 """What records call a run without a search, by what the setting `genotype` means."""
 
-OF_TRAINED_PART = {"network": "continued", "decoder": "continued decoder"}
+OF_TRAINED_PART = {
+    "network": "continued",
+    "decoder": "continued decoder",
+    "norms": "continued norms",
+}
 """What records call the control that continues the backbone, by the setting `trainable_part`."""
 
 _WITH_ARGUMENT = re.compile(r"(conv|random|zero-cost)(?::(.*))?", re.DOTALL)

@@ -5,7 +5,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -39,6 +39,7 @@ def _valid_pattern(pattern: str) -> bool:
 
 
 BELOW_THE_POLE = Constraint("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
+DECAY = Constraint("[0, 1)", lambda value: 0 <= value < 1)
 SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
 NODE_COUNT = Constraint("1, 2, 3 or 4", lambda value: 1 <= value <= 4)
 ADAM_BETAS = Constraint("two numbers in [0, 1)", lambda pair: 0 <= min(pair) <= max(pair) < 1)
@@ -48,21 +49,19 @@ TORCH_SEED = Constraint("0 to 2^64 - 1, as torch takes it", lambda value: 0 <= v
 
 def is_text(annotation: Any) -> bool:
     """Return whether a setting of this type is a text, or one of several."""
-    choices = get_args(annotation)
-    return annotation is str or str in choices or get_origin(annotation) is Literal
+    kinds = (annotation, *get_args(annotation))
+    return str in kinds or any(get_origin(kind) is Literal for kind in kinds)
 
 
 def converted(name: str, value: Any, annotation: Any) -> Any:
     """Return `value` as the type of its setting; integers become floats, lists become tuples."""
+    if get_origin(annotation) in (types.UnionType, typing.Union):
+        return None if value is None else converted(name, value, get_args(annotation)[0])
     if get_origin(annotation) is Literal:
         if value not in get_args(annotation):
             allowed = ", ".join(get_args(annotation))
             raise ValueError(f"setting {name!r} must be one of {allowed}; got {value!r}")
         return value
-    if get_origin(annotation) is types.UnionType:
-        if value is None:
-            return None
-        annotation = get_args(annotation)[0]
     convert, expected = _CONVERSIONS[annotation]
     found = convert(value)
     if found is None:
@@ -127,6 +126,23 @@ ImportanceMode = Literal["softmax", "raw", "raw-strict"]
 TestName = Literal["js", "schedule", "rank", "mask", "drift"]
 Implant = Literal["cell", "convolution", "attention", "nested", "residual-attention"]
 
+RetrofitPart = Literal["cells", "cells+norms", "cells+decoder", "all"]
+"""What a retrofit finetunes; the first is the default."""
+
+ControlPart = Literal["network", "decoder", "norms"]
+"""What of the backbone the control trains; the first is the default."""
+
+TrainablePart = Literal[RetrofitPart, ControlPart]
+
+BackbonePart = Literal["none", "norms", "decoder", "all"]
+"""What is trained of a backbone's own tensors."""
+
+BACKBONE_PARTS: Mapping[TrainablePart, BackbonePart] = {
+    **{"cells": "none", "cells+norms": "none", "cells+decoder": "decoder", "all": "all"},
+    **{"network": "all", "decoder": "decoder", "norms": "norms"},
+}
+"""By the setting `trainable_part`; with `cells+norms` the backbone's own norms stay as they are."""
+
 LEAST_CHANGE_OF_A_MASK = 2 / 7
 """Share of the entries that differ where another one of seven operations is left out."""
 
@@ -155,7 +171,7 @@ class CellConfig(CheckedPart):
     output_nodes: Annotated[int, NODE_COUNT] = 4
     norm: Literal["plans", "batch"] = "plans"
     residual: Literal["none", "zero"] = "zero"
-    decoder_norms: Literal["frozen", "tuned"] = "frozen"
+    trainable_part: TrainablePart | None = None
     activation_checkpointing: bool = False
     importance: ImportanceMode = "softmax"
     edge_transform: Literal["tanh", "tan"] = "tanh"
@@ -200,13 +216,24 @@ class CellConfig(CheckedPart):
         return self.skip
 
     @property
+    def decoder_norms(self) -> Literal["frozen", "tuned"]:
+        """Whether a retrofit adds a scale and a shift to every norm of its frozen decoder."""
+        return "tuned" if self.trainable_part == "cells+norms" else "frozen"
+
+    @property
+    def trained_backbone(self) -> BackbonePart:
+        """What a retrofit finetunes of its backbone's own tensors."""
+        return BACKBONE_PARTS[self.trainable_part or "cells"]
+
+    @property
     def structure(self) -> dict[str, Any]:
         """The values that decide which network the plans describe, by the names in `STRUCTURAL`."""
         return {key: getattr(self, key) for key in STRUCTURAL}
 
     def network_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `nnunet_iac.retrofit`."""
-        return {**self.structure, "activation_checkpointing": self.activation_checkpointing}
+        own = ("activation_checkpointing", "trained_backbone")
+        return {**self.structure, **{key: getattr(self, key) for key in own}}
 
 
 @dataclass(frozen=True)
@@ -277,7 +304,7 @@ class Optimisation(CheckedPart):
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
     finetune_lr: Annotated[float, above(0)] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
-    trainable_part: Literal["network", "decoder"] = "network"
+    ema_decay: Annotated[float, DECAY] = 0.0
     deep_supervision: bool = True
     compile_cells: bool = False
     seed: Annotated[int, TORCH_SEED] = 0

@@ -20,6 +20,7 @@ from nnunet_iac.search.setting_parts import (
     Optimisation,
     SearchSchedule,
     StabilityTest,
+    TrainablePart,
     converted,
     is_text,
 )
@@ -39,6 +40,10 @@ RENAMED = {
 
 REMOVED = {"pruning_score": "importance", "held_back": None}
 """Settings that are gone, and the one value of each that still means what happens now."""
+
+FORMER_SETTING = "decoder_norms"
+FORMER_NORMS: Mapping[str, TrainablePart | None] = {"frozen": None, "tuned": "cells+norms"}
+"""Values of that setting, still accepted, and those of `trainable_part` now."""
 
 OWN_STABILITY: Mapping[str, StabilityTest] = {
     "rank": StabilityTest("rank", 2, 0.01, 1.0, False),
@@ -186,7 +191,7 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
     if not separator:
         raise ValueError(f"a setting must have the form key=value; got {assignment!r}")
     _require_known(key)
-    if key in REMOVED:
+    if key in REMOVED or key == FORMER_SETTING:
         return key, text
     annotation = _key_types()[RENAMED.get(key, key)]
     if is_text(annotation):
@@ -245,13 +250,38 @@ def present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
                 )
             notes.append(f"the setting {key} has no effect any more: leave it out")
             continue
+        if key == FORMER_SETTING:
+            continue
         name = RENAMED.get(key, key)
         if name != key:
             notes.append(f"the setting {key} is deprecated: write {name}")
             if name in values:
                 raise ValueError(f"{key} is the old name of {name}; got both: leave out {key}")
         found[name] = value
+    if FORMER_SETTING in values:
+        notes.append(_take_over_norms(values[FORMER_SETTING], found))
     return found, tuple(notes)
+
+
+def _take_over_norms(value: Any, found: dict[str, Any]) -> str:
+    """Write the former setting's value as `trainable_part` into `found`; return what to log.
+
+    Records of that time contain both, with the default `network`, which no retrofit used.
+    """
+    if value not in list(FORMER_NORMS):
+        allowed = ", ".join(FORMER_NORMS)
+        raise ValueError(f"setting {FORMER_SETTING!r} must be one of {allowed}; got {value!r}")
+    if found.get("trainable_part") == "network":
+        del found["trainable_part"]
+    part = FORMER_NORMS[value]
+    if part is None:
+        return f"the setting {FORMER_SETTING} has no effect any more: leave it out"
+    if (other := found.setdefault("trainable_part", part)) != part:
+        raise ValueError(
+            f"{FORMER_SETTING}={value} is the old form of trainable_part={part}; got "
+            f"trainable_part={other} as well: leave one of them out"
+        )
+    return f"the setting {FORMER_SETTING} is deprecated: write trainable_part={part}"
 
 
 @functools.cache
@@ -262,7 +292,7 @@ def _key_types() -> dict[str, Any]:
 
 def _require_known(key: Any) -> None:
     known = _key_types()
-    if key not in known and key not in RENAMED and key not in REMOVED:
+    if key not in {*known, *RENAMED, *REMOVED, FORMER_SETTING}:
         close = difflib.get_close_matches(str(key), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise ValueError(f"unknown setting {key!r}; {hint}allowed are {', '.join(known)}")

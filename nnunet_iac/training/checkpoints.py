@@ -16,7 +16,7 @@ from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, configuration_of
-from nnunet_iac.search.settings import RENAMED, Settings
+from nnunet_iac.search.settings import Settings, present_names
 
 CHECKPOINT_FORMAT = 3
 """Of what our trainers add to nnU-Net's checkpoints."""
@@ -227,7 +227,7 @@ def require_own_record(record: RunFolder, identity: Mapping[str, Any], settings:
         (
             record.settings_file,
             kept,
-            lambda document: defaults | {RENAMED.get(k, k): document[k] for k in document},
+            lambda document: defaults | present_names(document)[0],
         ),
         (record.cost_file, identity, lambda document: document["run"]),
     ):

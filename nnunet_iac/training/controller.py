@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.tuned_norms import norms_of
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
 from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource
@@ -28,7 +29,14 @@ from nnunet_iac.search.health import (
 )
 from nnunet_iac.search.pruning import Observation, PruningState, begin, close_epoch, idle
 from nnunet_iac.search.relaxation import beta_decay, beta_decay_weight
-from nnunet_iac.search.setting_parts import CellConfig, Optimisation
+from nnunet_iac.search.setting_parts import (
+    BACKBONE_PARTS,
+    BackbonePart,
+    CellConfig,
+    ControlPart,
+    RetrofitPart,
+    TrainablePart,
+)
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training import optimisation
@@ -38,6 +46,12 @@ from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on
 from nnunet_iac.training.finetuning import FinetuneLength
 from nnunet_iac.training.progress import Progress, search_ends, search_progress
 from nnunet_iac.training.recorder import Recorder, search_scalars
+from nnunet_iac.training.trained_backbone import (
+    require_encoder_unchanged,
+    require_unchanged,
+    with_trained_part,
+)
+from nnunet_iac.training.weight_average import WeightAverage
 
 MAX_SKIPPED_STEPS = 50
 """In a row; the scaler halves its scale each time, so a longer series is no overflow."""
@@ -59,6 +73,19 @@ class Method:
     ticket: bool = False
     retrofits: bool = True
 
+    @property
+    def parts(self) -> tuple[TrainablePart, ...]:
+        """What `trainable_part` may be; the first is the default."""
+        return get_args(RetrofitPart if self.retrofits else ControlPart)
+
+    def trained_part(self, cell: CellConfig) -> TrainablePart:
+        """Return what a run with these settings trains."""
+        return cell.trainable_part or self.parts[0]
+
+    def trained_backbone(self, cell: CellConfig) -> BackbonePart:
+        """Return what a run trains of its backbone's own tensors."""
+        return BACKBONE_PARTS[self.trained_part(cell)]
+
 
 IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, ticket=True)
 IAC = Method("IAC", searches=True, bilevel=True)
@@ -66,10 +93,10 @@ IAC_DISCRETE = Method("IAC-Discrete")
 CONTINUE = Method("continued", retrofits=False)
 
 
-def method_name(method: Method, cell: CellConfig, rates: Optimisation) -> str:
+def method_name(method: Method, cell: CellConfig) -> str:
     """Return what records call a run of a method with these settings."""
     if not method.retrofits:
-        return OF_TRAINED_PART[rates.trainable_part]
+        return OF_TRAINED_PART[method.trained_part(cell)]
     if not method.searches and cell.skip != "cell":
         return OF_SKIP[cell.skip]
     if method.searches or cell.genotype is None:
@@ -94,15 +121,6 @@ def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
         f"{what}{where} in epoch {epoch}. The last checkpoint is kept: look for broken images and "
         "continue with --c, or start anew under new plans with lower learning rates"
     )
-
-
-def require_unchanged(part: str, before: str | None, now: str, why: str = "") -> None:
-    """Check by its hashes that a part of the network has stayed frozen."""
-    if now != before:
-        raise RuntimeError(
-            f"the frozen {part} must be bit-identical throughout the run; its hash was {before} "
-            f"and is {now}: {why}start anew without --c"
-        )
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,7 @@ class SearchController:
         self.pruning: PruningState | None = None
         self.health = HealthState()
         self.finetuning = FinetuneLength(settings.schedule)
+        self.average = WeightAverage(settings.optimisation.ema_decay)
         self.ticket_hash = ""
         self.costs: CellCosts | None = None
         """What cells cost, where the settings limit that."""
@@ -147,7 +166,9 @@ class SearchController:
         self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
     ) -> None:
         """Begin a new record and give the cells their initial weights."""
-        name = method_name(self.method, self.settings.cell, self.settings.optimisation)
+        name = method_name(self.method, self.settings.cell)
+        part = self.settings.cell.trained_backbone
+        backbone = with_trained_part(backbone, part, network.encoder)
         self.recorder.begin(backbone, {"method": name, **run})
         ticket = draw_ticket(network, self.settings.optimisation.seed)
         self.ticket_hash = tensors_hash(ticket)
@@ -172,24 +193,28 @@ class SearchController:
             self.recorder.remove_cell()
 
     def end_run(self, network: RetrofittedUNet, cost: NetworkCost) -> None:
-        """Record the final network's cost, and check that the backbone has not changed."""
+        """Record the final network's cost, and check that what was frozen has not changed."""
         unused = sum(parameter.numel() for parameter in network.architecture_parameters())
         final = replace(cost, parameters=cost.parameters - unused)
         self.recorder.add_network_cost("final", final)
         self.recorder.add_backbone_facts(after=tensors_hash(network.backbone_state()))
-        self.recorder.write()
+        _record_encoder(self.recorder, network)
         self._require_frozen(network)
 
     def _require_frozen(self, network: RetrofittedUNet) -> None:
-        assert self.recorder.backbone is not None
-        before, now = self.recorder.backbone.before, tensors_hash(network.backbone_state())
-        why = "the cells were trained for another network, so "
-        require_unchanged("backbone", before, now, why)
+        record = self.recorder.backbone
+        assert record is not None
+        if network.backbone_learns:
+            require_encoder_unchanged(record, network.encoder)
+        else:
+            why = "the cells were trained for another network, so "
+            now = tensors_hash(network.backbone_state())
+            require_unchanged("backbone", record.before, now, why)
 
     def optimisers(self, network: Any) -> tuple[Optimizer, optimisation.EpochSchedule]:
         """Return optimiser and schedule of the phase's weights; make that of alpha and beta.
 
-        alpha and beta learn in the search only, tuned norms in the finetuning only. Adam's
+        alpha and beta learn in the search only, norms and backbone in the finetuning only. Adam's
         averages for alpha and beta are kept. Discrete cells are compiled on request.
         """
         searching = self.phase is Phase.SEARCH
@@ -197,12 +222,17 @@ class SearchController:
             parameter.requires_grad_(searching)
         for parameter in network.norm_weights():
             parameter.requires_grad_(self.phase is Phase.FINETUNE)
+        network.unfreeze(self.phase is Phase.FINETUNE)
         previous, self.architecture_optimizer = self.architecture_optimizer, None
         schedule, rates = self.settings.schedule, self.settings.optimisation
         if self.phase is Phase.FINETUNE:
             assert self.first_finetune_epoch is not None
-            learning = [*network.weights(), *network.norm_weights()]
+            if not rates.deep_supervision:
+                freeze_unused_heads(network)
+            backbone = (p for p in network.backbone_weights() if p.requires_grad)
+            learning = [*network.weights(), *network.norm_weights(), *backbone]
             epochs = schedule.finetune_epochs, self.first_finetune_epoch
+            self.average.track(network)
             if compiles_cells(rates, learning[0].device) and network.genotype is not None:
                 compile_cells(network)
             return optimisation.finetune_optimiser(learning, rates, *epochs)
@@ -299,6 +329,7 @@ class SearchController:
                 "ticket_hash": self.ticket_hash,
             },
             "architecture_optimizer": None if optimizer is None else optimizer.state_dict(),
+            **self.average.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
@@ -312,9 +343,10 @@ class SearchController:
         self.pruning = None if pruning is None else PruningState(**pruning)
         self.health = HealthState(**phases["health"])
         self.recorder.load_state_dict(phases)
-        self._require_frozen(network)
         self.architecture_optimizer = None
         self.optimisers(network)
+        self.average.load_state_dict(state)
+        self._require_frozen(network)
         if self.architecture_optimizer is not None:
             self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
 
@@ -421,7 +453,7 @@ class SearchController:
 
 
 class ContinuationController:
-    """Continues training the backbone, or its decoder (`trainable_part`): the equal-budget control.
+    """Continues training the backbone, or a part (`trainable_part`): the equal-budget control.
 
     It has one phase, and the methods of `SearchController`.
     """
@@ -436,7 +468,8 @@ class ContinuationController:
         self.method = method
         self.recorder = recorder
         self.finetuning = FinetuneLength(settings.schedule)
-        self.encoder_is_frozen = settings.optimisation.trainable_part == "decoder"
+        self.average = WeightAverage(settings.optimisation.ema_decay)
+        self.trained = method.trained_backbone(settings.cell)
 
     @property
     def num_epochs(self) -> int:
@@ -447,9 +480,8 @@ class ContinuationController:
         self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
     ) -> None:
         """Begin a new record."""
-        if self.encoder_is_frozen:
-            backbone = replace(backbone, encoder_before=tensors_hash(network.encoder.state_dict()))
-        name = method_name(self.method, self.settings.cell, self.settings.optimisation)
+        backbone = with_trained_part(backbone, self.trained, network.encoder)
+        name = method_name(self.method, self.settings.cell)
         self.recorder.begin(backbone, {"method": name, **run})
 
     def resume(self, network: Any) -> None:
@@ -459,29 +491,37 @@ class ContinuationController:
     def end_run(self, network: Any, cost: NetworkCost) -> None:
         """Record the final network's cost, which is the backbone's, and check a frozen encoder."""
         self.recorder.add_network_cost("final", cost)
-        if not self.encoder_is_frozen:
-            return
-        after = tensors_hash(network.encoder.state_dict())
-        self.recorder.add_backbone_facts(encoder_after=after)
-        self.recorder.write()
+        _record_encoder(self.recorder, network)
         assert self.recorder.backbone is not None
-        require_unchanged("encoder", self.recorder.backbone.encoder_before, after)
+        require_encoder_unchanged(self.recorder.backbone, network.encoder)
 
     def optimisers(self, network: Any) -> tuple[Optimizer, optimisation.EpochSchedule]:
         """Return the finetuning's optimiser and schedule over all that is trained."""
-        if self.encoder_is_frozen:
+        if self.trained != "all":
             network.encoder.requires_grad_(False)
+        if self.trained == "norms":
+            network.requires_grad_(False)
+            for norm in norms_of(network.decoder):
+                norm.requires_grad_(True)
         if not self.settings.optimisation.deep_supervision:
             freeze_unused_heads(network)
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError(
+                "trainable_part=norms needs norms with a scale and a shift in the decoder; the "
+                "plans' network has none: train the decoder, or the network"
+            )
+        self.average.track(network)
         rates = self.settings.optimisation
         epochs = self.settings.schedule.finetune_epochs
         return optimisation.finetune_optimiser(trained, rates, epochs, 0)
 
     def set_modes(self, network: Any) -> None:
-        """Keep a frozen encoder in evaluation mode."""
-        if self.encoder_is_frozen:
+        """Keep what is frozen in evaluation mode, norms of which only scale and shift learn too."""
+        if self.trained == "decoder":
             network.encoder.eval()
+        elif self.trained == "norms":
+            network.eval()
 
     not_finite = staticmethod(not_finite)
 
@@ -503,12 +543,22 @@ class ContinuationController:
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold of a run, in plain types and tensors."""
         phase, finetuning = self.phase.value, self.finetuning.state_dict()
-        return {"record": {**self.recorder.state_dict(), "phase": phase, "finetuning": finetuning}}
+        record = {**self.recorder.state_dict(), "phase": phase, "finetuning": finetuning}
+        return {"record": record, **self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
         """Restore what `state_dict` returned."""
         self.recorder.load_state_dict(state["record"])
         self.finetuning.load_state_dict(state["record"].get("finetuning", {}))
+        self.optimisers(network)
+        self.average.load_state_dict(state)
+
+
+def _record_encoder(recorder: Recorder, network: Any) -> None:
+    """Record the hash of an encoder that was to stay as it was."""
+    if recorder.backbone is not None and recorder.backbone.encoder_before is not None:
+        recorder.add_backbone_facts(encoder_after=tensors_hash(network.encoder.state_dict()))
+    recorder.write()
 
 
 def _end_finetune_epoch(length: FinetuneLength, loss: float, log: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from filelock import FileLock
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from nnunet_iac.training.controller import ContinuationController, Phase, Search
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
 from nnunet_iac.training.preflight import PlannedNetwork, Preflight
 from nnunet_iac.training.recorder import Recorder
+from nnunet_iac.training.trained_backbone import original_weights
 from nnunet_iac.training.transfer import GivenCell, given_cell, scored_genotype
 
 Split = tuple[list[str], list[str]]
@@ -128,6 +130,12 @@ class Lifecycle:
         self.controller.resume(network)
         self.recorder.folder.write_split(self.cases)
 
+    def backbone_weights(self, network: Any) -> dict[str, Tensor]:
+        """Return the weights that a retrofit began with."""
+        record = self.recorder.backbone
+        assert record is not None
+        return network.backbone_state() if record.trained is None else original_weights(record)
+
     def _remove_leftovers(self) -> None:
         if self.is_first_rank:
             remove_leftovers(self.checks.fold)
@@ -137,3 +145,18 @@ class Lifecycle:
         settings, costs = self.checks.settings, self.controller.costs
         parts, log = (settings.cell, settings.data), self.checks.log
         return given_cell(*parts, fold, dimensions, costs, log)
+
+
+def run_epochs(trainer: Any) -> None:
+    """Call the hooks of nnU-Net's trainer for every epoch, as many as turn out to be needed."""
+    while trainer.current_epoch < trainer.num_epochs:
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        train, val = trainer.dataloader_train, trainer.dataloader_val
+        steps = range(trainer.num_iterations_per_epoch)
+        trainer.on_train_epoch_end([trainer.train_step(next(train)) for _ in steps])
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            steps = range(trainer.num_val_iterations_per_epoch)
+            trainer.on_validation_epoch_end([trainer.validation_step(next(val)) for _ in steps])
+        trainer.on_epoch_end()

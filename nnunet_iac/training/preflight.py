@@ -100,6 +100,12 @@ def require_usable(method: Method, settings: Settings) -> None:
             "run's fold folder, or random:SEED, zero-cost:SEED, identity or conv, or the "
             "setting skip; make plans that name it with nnunet-iac plan … --set genotype=PATH"
         )
+    if (part := method.trained_part(settings.cell)) not in method.parts:
+        what = "a retrofit" if method.retrofits else "nnUNetTrainerContinue"
+        raise ValueError(
+            f"trainable_part of {what} must be one of {', '.join(method.parts)}; got {part}: "
+            "choose another, in plans of its own"
+        )
     if method.prunes:
         settings.require_prunable()
     if method.bilevel and settings.schedule.iterations_per_epoch < 2:
@@ -119,9 +125,8 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
         "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
         "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
         "patient_pattern backbone_trainer backbone_plans backbone_checkpoint score_source "
-        "allow_leakage": True,
-        "trainable_part": not retrofits,
-        "skip genotype norm residual decoder_norms activation_checkpointing": retrofits,
+        "allow_leakage trainable_part ema_decay": True,
+        "skip genotype norm residual activation_checkpointing": retrofits,
         "channel_ratio min_channels partial_channels output_nodes": retrofits
         and cell.implant in ("cell", "convolution"),
         "max_parameter_ratio max_mac_ratio compile_cells": retrofits and cell.implant == "cell",
@@ -315,6 +320,7 @@ class Preflight:
                 model = retrofit(planned.make(), **cell.network_arguments())
                 if isinstance(model, IACUNet) and genotype is not None:
                     model.discretise(genotype)
+            model.unfreeze(genotype is not None or not self.method.searches)
             return model
 
         cell, where = self.settings.cell, (planned.batch, planned.device)
@@ -327,15 +333,20 @@ class Preflight:
         if self.method.retrofits and compiles_cells(self.settings.optimisation, device):
             require_compiler(device)
 
-    def require_space(self, network: nn.Module) -> None:
+    def require_space(self, network: Any) -> None:
         """Check that the disk has room for the run's checkpoints.
 
-        A checkpoint takes about the bytes of all weights, and of Adam's two averages.
+        A checkpoint takes about the bytes of all weights, of Adam's two averages and, where the
+        weights are averaged, of what they are an average of.
         """
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-        learning = sum(p.nbytes for p in network.parameters() if p.requires_grad)
+        learns = {parameter for parameter in network.parameters() if parameter.requires_grad}
+        if self.method.retrofits:
+            learns.update(network.backbone_weights())
+        learning = sum(parameter.nbytes for parameter in learns)
         present = sum(path.stat().st_size for path in self.fold.glob("checkpoint_*.pth"))
-        require_space(self.fold, FILES_IN_A_FOLD * (weights + 2 * learning) - present)
+        copies = 3 if self.settings.optimisation.ema_decay else 2
+        require_space(self.fold, FILES_IN_A_FOLD * (weights + copies * learning) - present)
 
 
 def previous_predictions(

@@ -23,7 +23,7 @@ def validate_others(trainer: Any) -> None:
     """Validate what the run's network is compared with, before its own validation ends the run."""
     if trainer.method.retrofits:
         stock = trainer.stock_network()
-        stock.load_state_dict(trainer.unet.backbone_state())
+        stock.load_state_dict(trainer.run.backbone_weights(trainer.unet))
         validate_backbone(trainer, stock, trainer.run.recorder, trainer.run.identity)
     validate_source(trainer)
 

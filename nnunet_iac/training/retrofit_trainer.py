@@ -20,7 +20,7 @@ from nnunet_iac.training import batches, checkpoints, optimisation, preflight, r
 from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.controller import Method, Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
-from nnunet_iac.training.lifecycle import Lifecycle
+from nnunet_iac.training.lifecycle import Lifecycle, run_epochs
 
 
 class RetrofitTrainer(nnUNetTrainer):
@@ -29,8 +29,8 @@ class RetrofitTrainer(nnUNetTrainer):
     Deviates from nnUNetTrainer: settings and search decide the run's length; a checkpoint is
     written after every epoch, whole, and continued by its own run only; batches depend on `seed`
     only; one process works on a fold; progress.png is redrawn at most once a minute; torch.compile
-    is off but for cells; `fold_X/iac` holds a record. A method that retrofits freezes the backbone
-    and scores it alone, too, has optimisers for every phase, and chooses "best" while finetuning.
+    is off but for cells; `fold_X/iac` holds a record. Retrofits freeze the backbone, unless told to
+    finetune it, score it alone, too, have optimisers for every phase, and choose "best" there.
     """
 
     method: ClassVar[Method]
@@ -153,18 +153,7 @@ class RetrofitTrainer(nnUNetTrainer):
             if self._loaded is not None:
                 checkpoints.require_newest(*self._loaded)
             self.on_train_start()
-            while self.current_epoch < self.num_epochs:
-                self.on_epoch_start()
-                self.on_train_epoch_start()
-                train, val = self.dataloader_train, self.dataloader_val
-                steps = range(self.num_iterations_per_epoch)
-                self.on_train_epoch_end([self.train_step(next(train)) for _ in steps])
-                with torch.no_grad():
-                    self.on_validation_epoch_start()
-                    steps = range(self.num_val_iterations_per_epoch)
-                    outputs = [self.validation_step(next(val)) for _ in steps]
-                    self.on_validation_epoch_end(outputs)
-                self.on_epoch_end()
+            run_epochs(self)
             self.on_train_end()
 
     def on_train_start(self) -> None:
@@ -173,7 +162,7 @@ class RetrofitTrainer(nnUNetTrainer):
             self.initialize()
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
         if self.local_rank == 0 and not self.disable_checkpointing:
-            self.run.checks.require_space(self.network)
+            self.run.checks.require_space(self.unet)
         self.start_run() if self._loaded is None else self.continue_run()
         if self.local_rank == 0:
             self.run.recorder.add_tensorboard(self.logger.loggers, self.current_epoch)
@@ -195,8 +184,9 @@ class RetrofitTrainer(nnUNetTrainer):
         super().on_epoch_start()
 
     def on_train_epoch_start(self) -> None:
-        """Set the modes of the network, and what the batches of a bilevel search update."""
+        """Set weights and modes of the network, and what batches of a bilevel search update."""
         super().on_train_epoch_start()
+        self.controller.average.use_trained()
         self.controller.set_modes(self.unet)
         if isinstance(self.dataloader_train, batches.AlternatingLoader):
             self.dataloader_train.begin_epoch(self.controller.phase is Phase.SEARCH)
@@ -205,6 +195,7 @@ class RetrofitTrainer(nnUNetTrainer):
         """Run nnU-Net's step, or the search's; stop if the loss is not finite."""
         if self.controller.architecture_optimizer is None:
             result: dict = super().train_step(batch)
+            self.controller.average.update()
         else:
             loss = optimisation.loss_of(self.network, self.loss, batch, self.device)
             step = functools.partial(self.controller.search_step, self.unet, self.optimizer, loss)
@@ -221,6 +212,11 @@ class RetrofitTrainer(nnUNetTrainer):
             what = "weights must be finite; some are not after training"
             raise self.controller.not_finite(what, self.current_epoch)
         super().on_train_epoch_end(train_outputs)
+
+    def on_validation_epoch_start(self) -> None:
+        """Validate, and save, the average of the weights where there is one."""
+        self.controller.average.use_average()
+        super().on_validation_epoch_start()
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """Restart nnU-Net's running Dice with the finetuning; "best" exists only there."""

@@ -54,8 +54,9 @@ class nnUNetTrainerContinue(RetrofitTrainer):
     """Continues training the backbone for `finetune_epochs` with the finetuning's optimiser.
 
     Deviates from nnUNetTrainer as `RetrofitTrainer` does, with nnU-Net's own network. With
-    `trainable_part=decoder` the encoder is frozen, in evaluation mode, and proven so. The record's
-    `backbone.json` proves what it started from; its `after` stays empty, for it is trained.
+    `trainable_part=decoder` or `norms` the encoder is frozen, in evaluation mode, and proven so.
+    The record's `backbone.json` proves what it started from; its `after` stays empty, for it is
+    trained.
     """
 
     method = CONTINUE

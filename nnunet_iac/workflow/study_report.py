@@ -42,7 +42,8 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
 
 
 def _record(run: Run) -> dict[str, Any]:
-    if run.backbone.after is not None and not run.backbone.unchanged:
+    kept = run.backbone.trained is None and run.backbone.after is not None
+    if kept and not run.backbone.unchanged:
         raise RuntimeError(
             f"a run's backbone must stay as it was; that of {run.fold_folder} did not: run it again"
         )

@@ -116,6 +116,7 @@ def test_runs_of_one_frozen_network_are_compared_and_of_two_refused(tmp_path, ru
     [
         ("continued", "the continued backbone"),
         ("continued decoder", "the backbone with a continued decoder"),
+        ("continued norms", "the backbone with continued norms"),
     ],
 )
 def test_a_control_may_have_changed_what_it_started_from(tmp_path, run, method, what):
@@ -132,6 +133,14 @@ def test_a_retrofit_whose_backbone_changed_is_refused(tmp_path, run):
     changed = write_run_fold(tmp_path / "changed" / "fold_0", AFTER, after="f" * 64)
     with pytest.raises(ValueError, match=r"that of changed/fold_0, fold_0, .* and f{12} after"):
         _checked(run, changed)
+
+
+def test_a_retrofit_that_trained_its_backbone_says_so_and_is_compared(tmp_path, run):
+    changed = {"after": "f" * 64, "trained": "decoder"}
+    retrofit = write_run_fold(tmp_path / "changed" / "fold_0", AFTER, **changed)
+    assert _checked(run, retrofit)[0] == (
+        "B trained its backbone with the cells (trainable part: decoder)"
+    )
 
 
 def test_folders_without_any_record_are_not_checked_and_it_is_said(tmp_path):

@@ -628,6 +628,11 @@ def test_given_cells_whose_backbone_changed_are_an_alarm_though_a_control(tmp_pa
     file.write_text(file.read_text().replace('"after": "a1b2c3"', '"after": "ffffff"'))
     (alarm,) = _report(fold).alarms
     assert alarm.startswith("random cell, fold 0: the backbone is not proven unchanged")
+    file.write_text(file.read_text().replace('"trained": null', '"trained": "all"'))
+    report = _report(fold)
+    assert report.alarms == ()
+    section = next(s for s in report.sections if s.key == "provenance")
+    assert ("random cell, fold 0", "trained") in {(r[0], r[3]) for r in section.tables[0].rows}
 
 
 def test_page_has_a_table_of_the_controls_and_no_figure_of_their_cases(tmp_path):

@@ -77,6 +77,10 @@ def test_nested_skips_of_an_exported_model_are_built():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"trained_backbone": "norms"},
+            "'trained_backbone' must be one of none, decoder, all; got",
+        ),
         ({"finetune_lr": 0.1}, "must be described by .*; got 'finetune_lr': leave it out"),
         ({"genotype": "random:1"}, "genotype in exported plans must be conv.*'random:1'"),
         ({"genotype": "conv", "skip": "nested"}, "without skip; got .* skip='nested'"),
@@ -131,8 +135,8 @@ def test_the_defaults_are_those_of_the_settings(tiny_unet, values):
         {key: tensor.shape for key, tensor in network.state_dict().items()} for network in networks
     ]
     assert states[0] == states[1]
-    names = ("residual", "norm", "activation_checkpointing", "shapes", "edge_transform")
-    for name in (*names, "tan_clamp"):
+    names = ("residual", "norm", "activation_checkpointing", "trained_backbone", "shapes")
+    for name in (*names, "edge_transform", "tan_clamp"):
         first, second = (getattr(network, name, None) for network in networks)
         assert first == second
 

@@ -34,7 +34,6 @@ DEFAULTS = {
     "skip": "cell",
     "norm": "plans",
     "residual": "zero",
-    "decoder_norms": "frozen",
     "activation_checkpointing": False,
     "weights_lr": 0.01,
     "weights_lr_min": 1e-4,
@@ -47,7 +46,8 @@ DEFAULTS = {
     "finetune_optimizer": "adam",
     "finetune_lr": 1e-3,
     "finetune_schedule": "poly",
-    "trainable_part": "network",
+    "ema_decay": 0.0,
+    "trainable_part": None,
     "deep_supervision": True,
     "compile_cells": False,
     "seed": 0,
@@ -88,7 +88,6 @@ OTHERS = {
     "skip": "nested",
     "norm": "batch",
     "residual": "none",
-    "decoder_norms": "tuned",
     "activation_checkpointing": True,
     "weights_lr": 0.1,
     "weights_lr_min": 0.0,
@@ -100,6 +99,7 @@ OTHERS = {
     "finetune_optimizer": "sgd",
     "finetune_lr": 1e-5,
     "finetune_schedule": "constant",
+    "ema_decay": 0.999,
     "beta_decay": 50.0,
     "trainable_part": "decoder",
     "deep_supervision": False,
@@ -142,7 +142,6 @@ IMPOSSIBLE = {
     "norm": ["instance", None],
     "residual": ["rezero", False],
     "stability_test": ["none", True],
-    "decoder_norms": ["thawed", True],
     "activation_checkpointing": [1, "yes", None],
     "weights_lr": [0, -0.1, math.nan, None],
     "weights_lr_min": [-1e-4, "0"],
@@ -154,8 +153,9 @@ IMPOSSIBLE = {
     "finetune_optimizer": ["adamw", None],
     "finetune_lr": [0, math.nan],
     "finetune_schedule": ["cosine", None],
+    "ema_decay": [-0.1, 1, "0.9", None],
     "beta_decay": [-1, "1"],
-    "trainable_part": ["encoder", None],
+    "trainable_part": ["encoder", "none", True, ["all"]],
     "deep_supervision": [0, "off", None],
     "compile_cells": [1, "yes", None],
     "deterministic": [1, "yes", None],
@@ -327,6 +327,61 @@ def test_an_old_name_still_works_and_is_logged_as_deprecated(old, new):
     assert parse_assignment(f"{old}={json.dumps(OTHERS[new]).strip(chr(34))}")[0] == old
 
 
+def test_tuned_norms_are_a_trainable_part_by_an_old_name():
+    settings = Settings.from_mapping({"decoder_norms": "tuned"})
+    assert settings.written == {"trainable_part": "cells+norms"}
+    assert settings.cell.structure["decoder_norms"] == "tuned"
+    note = "the setting decoder_norms is deprecated: write trainable_part=cells+norms"
+    assert settings.deprecations == (note,)
+    assert parse_assignment("decoder_norms=tuned") == ("decoder_norms", "tuned")
+
+
+def test_frozen_norms_have_no_effect_any_more():
+    settings = Settings.from_mapping({"decoder_norms": "frozen"})
+    assert settings == Settings()
+    assert settings.deprecations == (
+        "the setting decoder_norms has no effect any more: leave it out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("norms", "part", "meant"),
+    [
+        ("frozen", "network", None),
+        ("tuned", "network", "cells+norms"),
+        ("frozen", "decoder", "decoder"),
+    ],
+)
+def test_a_record_of_an_earlier_release_has_both_and_means_what_it_did(norms, part, meant):
+    earlier = {"decoder_norms": norms, "trained_on": part}
+    assert Settings.from_mapping(earlier).cell.trainable_part == meant
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"decoder_norms": "thawed"}, "'decoder_norms' must be one of frozen, tuned; got 'thawed'"),
+        ({"decoder_norms": ["tuned"]}, r"must be one of frozen, tuned; got \['tuned'\]"),
+        (
+            {"decoder_norms": "tuned", "trainable_part": "all"},
+            "the old form of trainable_part=cells.norms; got trainable_part=all as well: leave one",
+        ),
+    ],
+)
+def test_an_old_setting_of_norms_that_cannot_be_read_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("part", "backbone"),
+    [(None, "none"), ("cells+norms", "none"), ("cells+decoder", "decoder"), ("all", "all")],
+)
+def test_a_trainable_part_decides_what_a_retrofit_trains_of_its_backbone(part, backbone):
+    cell = Settings(trainable_part=part).cell
+    assert cell.network_arguments()["trained_backbone"] == backbone
+
+
 def test_an_old_name_beside_its_new_one_is_refused():
     with pytest.raises(ValueError, match="theta is the old name of stability_threshold; got both"):
         Settings(theta=1.0, stability_threshold=1.0)
@@ -376,7 +431,8 @@ def test_a_search_too_short_for_six_prunes_is_refused_with_the_length_it_needs(v
 
 
 def test_structural_settings_exist():
-    assert set(STRUCTURAL) - {"implant"} <= set(KEYS)  # Derived from skip and genotype.
+    derived = {"implant", "decoder_norms"}  # From skip and genotype, and from trainable_part.
+    assert set(STRUCTURAL) - derived <= set(KEYS)
 
 
 @pytest.mark.parametrize(

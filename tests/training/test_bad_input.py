@@ -645,6 +645,12 @@ TRAINED_PLANS = [
                 LTH,
             ),
             ("a seed beyond torch's", {"seed": 2**64}, "'seed' must be 0 to", LTH),
+            (
+                "a part that only the control trains",
+                {"trainable_part": "decoder"},
+                r"trainable_part of a retrofit must be one of cells, .*; got decoder: choose",
+                LTH,
+            ),
             ("a list of lists", {"architecture_betas": [[0], [1]]}, "list of two numbers", LTH),
             (
                 "a search too short to prune",

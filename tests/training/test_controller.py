@@ -133,6 +133,22 @@ def test_a_given_genotype_is_finetuned_without_a_search(
     assert len(controller.recorder.folder.read_trajectory().epoch) == 0
 
 
+def test_the_backbone_is_frozen_in_the_search_and_learns_in_the_finetuning(
+    tmp_path: Path, tiny_unet: TinyUNet
+) -> None:
+    controller, network, _ = _start(tmp_path / "iac", tiny_unet(2), IAC_LTH, trainable_part="all")
+    backbone, known = network.backbone_weights(), []
+    for learns in (False, True):
+        optimizer, _ = controller.optimisers(network)
+        known.append({p for group in optimizer.param_groups for p in group["params"]})
+        assert [p.requires_grad for p in backbone] == [learns] * len(backbone)
+        if not learns:
+            _search(controller, network)
+    assert not known[0] & set(backbone)
+    assert known[1] >= set(backbone)
+    assert controller.recorder.folder.read_backbone().trained == "all"
+
+
 @pytest.mark.parametrize("interrupted_after", [1, 2, 3, 5, 7])
 def test_a_search_restored_from_its_state_ends_as_the_unbroken_one(
     tmp_path: Path, tiny_unet: TinyUNet, interrupted_after: int

@@ -176,7 +176,6 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
 @pytest.mark.parametrize(
     ("trainer", "settings", "ignored"),
     [
-        (DISCRETE, {"genotype": "identity", "trainable_part": "decoder"}, "trainable_part=decoder"),
         ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
         ("nnUNetTrainerIAC", {"stability_test": "rank"}, "stability_test=rank"),

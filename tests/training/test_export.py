@@ -36,7 +36,7 @@ LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
 DISCRETE = "nnUNetTrainerIACDiscrete"
 SHORT = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 1}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
-    "searched cell": (LTH, {"decoder_norms": "tuned"}),
+    "searched cell": (LTH, {"trainable_part": "cells+norms"}),
     "convolution": (DISCRETE, {"genotype": "conv", **SHORT}),
     "nested skips": (DISCRETE, {"skip": "nested", **SHORT}),
     "U-Net trained on": ("nnUNetTrainerContinue", SHORT),

@@ -37,7 +37,6 @@ OTHER: dict[str, Any] = {
     "skip": "attention",
     "norm": "batch",
     "residual": "none",
-    "decoder_norms": "tuned",
     "activation_checkpointing": True,
     "weights_lr": 0.02,
     "weights_lr_min": 1e-5,
@@ -50,6 +49,7 @@ OTHER: dict[str, Any] = {
     "finetune_optimizer": "sgd",
     "finetune_lr": 0.1,
     "finetune_schedule": "constant",
+    "ema_decay": 0.9,
     "trainable_part": "decoder",
     "deep_supervision": False,
     "compile_cells": True,
@@ -70,9 +70,9 @@ ALWAYS = {
     *("iterations_per_epoch", "val_iterations_per_epoch", "finetune_optimizer"),
     *("finetune_lr", "finetune_schedule", "deep_supervision", "seed", "deterministic"),
     *("patient_pattern", "backbone_trainer", "backbone_plans", "backbone_checkpoint"),
-    *("allow_leakage", "score_source"),
+    *("allow_leakage", "score_source", "trainable_part", "ema_decay"),
 }
-RETROFIT = {"norm", "residual", "decoder_norms", "activation_checkpointing", "skip", "genotype"}
+RETROFIT = {"norm", "residual", "activation_checkpointing", "skip", "genotype"}
 CELL = {"channel_ratio", "min_channels", "partial_channels", "output_nodes"}
 CELLS_ALONE = {"max_parameter_ratio", "max_mac_ratio", "compile_cells"}
 SEARCH = {
@@ -105,7 +105,7 @@ def _used_by(trainer: type[RetrofitTrainer], given: dict[str, Any]) -> set[str]:
     if trainer.method is IAC_DISCRETE:
         cell = set() if "skip" in given else CELL | CELLS_ALONE
         return ALWAYS | RETROFIT | cell
-    return ALWAYS | {"trainable_part"}
+    return ALWAYS
 
 
 def _warnings(trainer: type[RetrofitTrainer], device: str = "cuda", **section: Any) -> list[str]:
@@ -183,6 +183,16 @@ def test_cells_that_are_to_be_compiled_on_a_cpu_are_not_and_a_warning_says_so() 
         (trainers.nnUNetTrainerIACLTH, {"genotype": "identity"}, "use nnUNetTrainerIACDiscrete"),
         (trainers.nnUNetTrainerIAC, {"skip": "nested"}, "use nnUNetTrainerIACDiscrete"),
         (trainers.nnUNetTrainerIACDiscrete, {}, "needs the setting genotype"),
+        (
+            trainers.nnUNetTrainerIACLTH,
+            {"trainable_part": "decoder"},
+            r"of a retrofit must be one of cells, cells\+norms, cells\+decoder, all; got decoder",
+        ),
+        (
+            trainers.nnUNetTrainerContinue,
+            {"trainable_part": "cells+decoder"},
+            r"of nnUNetTrainerContinue must be one of network, decoder, norms; got cells\+decoder",
+        ),
     ],
 )
 def test_settings_with_which_a_method_cannot_run_are_refused(

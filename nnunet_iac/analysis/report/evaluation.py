@@ -18,7 +18,7 @@ ComparatorKind = Literal["reference", "control", "full search"]
 NOT_STRUCTURAL = ("seed", "activation_checkpointing", "deterministic")
 """Settings in which repetitions of one method may differ."""
 
-FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip", "trainable_part")
+FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip")
 """Settings in which the runs of one control may differ: the method says which it is, each length of
 a fold's run needs plans of its own, and all random cells are one control."""
 

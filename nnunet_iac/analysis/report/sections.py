@@ -275,7 +275,7 @@ def _setting(value: Any) -> str:
 def _unchanged(run: Run) -> str:
     """Return what is known of the tensors that a run was to leave as they were."""
     proof = run.backbone
-    if not run.trains_backbone:
+    if not run.trains_backbone and proof.trained is None:
         return "yes" if proof.unchanged else "not proven"
     kept_encoder = proof.encoder_before is not None and proof.encoder_before == proof.encoder_after
     return "encoder only" if kept_encoder else "trained"

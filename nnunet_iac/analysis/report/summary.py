@@ -93,7 +93,8 @@ def alarms(named: Sequence[tuple[str, Run]]) -> tuple[str, ...]:
     """Return what makes the numbers of a run doubtful, in a sentence each."""
     raised = []
     for name, run in named:
-        if run.validated and not (run.trains_backbone or run.backbone.unchanged):
+        asked = run.trains_backbone or run.backbone.trained is not None
+        if run.validated and not (asked or run.backbone.unchanged):
             raised.append(f"{name}: the backbone is not proven unchanged, so this is no retrofit.")
         if run.backbone.leakage:
             raised.append(f"{name}: {run.backbone.leakage}.")

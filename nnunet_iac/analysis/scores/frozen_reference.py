@@ -58,7 +58,7 @@ def _require_unchanged(side: Side) -> None:
     record = side.source.record
     if record is None or side.source.method in TRAINS_BACKBONE or record.after is None:
         return
-    if not record.unchanged:
+    if record.trained is None and not record.unchanged:
         raise ValueError(
             f"a run's backbone must stay as it was; that of {side.scores.label}, "
             f"{_place(side.source)}, has the hash {record.before[:12]} before and "
@@ -68,11 +68,7 @@ def _require_unchanged(side: Side) -> None:
 
 def _origin(a: Side, b: Side) -> tuple[str, ...]:
     """Return how it is known that both have one backbone."""
-    continued = tuple(
-        f"{side.name} is a control: {TRAINS_BACKBONE[side.source.method]}"
-        for side in (a, b)
-        if side.source.method in TRAINS_BACKBONE and not side.source.frozen
-    )
+    continued = tuple(filter(None, map(_continued, (a, b))))
     of_a, of_b = a.source.record, b.source.record
     if of_b is None:
         return (*continued, *_stock_origin(b, a, of_a)) if of_a is not None else (NO_RECORD,)
@@ -88,6 +84,17 @@ def _origin(a: Side, b: Side) -> tuple[str, ...]:
             "backbone, or pass --unrelated"
         )
     return (*continued, "A and B have one backbone: their records have the same hash")
+
+
+def _continued(side: Side) -> str | None:
+    """Return what a side trained of its backbone, or None."""
+    method, record = side.source.method, side.source.record
+    if side.source.frozen:
+        return None
+    if method in TRAINS_BACKBONE:
+        return f"{side.name} is a control: {TRAINS_BACKBONE[method]}"
+    part = None if record is None else record.trained
+    return part and f"{side.name} trained its backbone with the cells (trainable part: {part})"
 
 
 def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, ...]:
