@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.report.page import environment
+from markupsafe import Markup
+
+from nnunet_iac.analysis.report.captions import CAPTIONS
+from nnunet_iac.analysis.report.page import environment, inline_figure
+from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.report.run import Run, read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.scores.forgetting import scores_of
@@ -84,10 +88,13 @@ def write_study_report(document: Mapping[str, Any], page: Path) -> None:
     tables = method_tables(document)
     write_json(page.with_name("results.json"), document)
     write_text(page.with_name("tables.csv"), _csv(tables))
-    shown = [(table, cells(table), _first_words(table)) for table in tables]
+    shown = [
+        (table, cells(table), _first_words(table), _plane(table, f"plane-{number}"))
+        for number, table in enumerate(tables)
+    ]
     template = environment().get_template("study.html.j2")
     forgets = any("source" in run for run in document["runs"])
-    numbers = {"runs": len(document["runs"]), "forgets": forgets}
+    numbers = {"runs": len(document["runs"]), "forgets": forgets, "caption": CAPTIONS["plane"]}
     text = template.render(study=document["study"], tables=shown, **numbers)
     write_text(page, text)
 
@@ -101,6 +108,19 @@ def _first_words(table: MethodTable) -> list[str]:
         for baseline in STUDY_BASELINES
         if row.method in SEARCH_METHODS and baseline in row.against
     ]
+
+
+def _plane(table: MethodTable, name: str) -> Markup | None:
+    """Return the figure of gain and forgetting, if the methods adapt a model."""
+    points = [
+        PlanePoint(row.method, row.against[REFERENCE], row.forgetting)
+        for row in table.rows
+        if row.forgetting is not None
+    ]
+    if not points:
+        return None
+    title = f"Gain on the {table.scores} of {table.place['dataset']}, and forgetting on the source"
+    return inline_figure(plane(points), name, title)
 
 
 def _with_length(table: MethodTable, searched: str, baseline: str) -> str:

@@ -6,6 +6,7 @@ episodic memory, NeurIPS 2017) and of Lifelong nnU-Net (Gonzalez et al., Scienti
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
@@ -46,7 +47,11 @@ def forgetting(
         for name, sides in zip((BEFORE, label), zip(*scores, strict=True), strict=True)
     )
     own = fitting_pattern(a.dice, pattern)
-    return compare_scores(a, b, patient_pattern=own, margin=margin, seed=seed)
+    found = compare_scores(a, b, patient_pattern=own, margin=margin, seed=seed)
+    if own == pattern:
+        return found
+    why = f"every case counts as a patient: {pattern!r} does not match all of them"
+    return replace(found, remarks=(why, *found.remarks[1:]))
 
 
 def scores_of(record: SourceRecord) -> tuple[PerCase, PerCase]:
