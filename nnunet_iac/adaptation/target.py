@@ -37,6 +37,9 @@ from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.search.settings import Settings
 
+NOT_MOVED = (SECTION, "inherits_from", "next_stage")
+"""Keys of the source's configuration that name what the target's plans do not have."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -188,7 +191,7 @@ def adapted_plans(
     """
     plans = copy.deepcopy({**source.plans, "dataset_name": target.name, "plans_name": name})
     plans.pop("source_plans", None)
-    config = {k: v for k, v in source.config.items() if k not in (SECTION, "inherits_from")}
+    config = {key: value for key, value in source.config.items() if key not in NOT_MOVED}
     before, own = source.plans["plans_name"], config["data_identifier"]
     suffix = own[len(before) :] if own.startswith(before) else f"_{own}"
     config["data_identifier"] = f"{name}{suffix}"

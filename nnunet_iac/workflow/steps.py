@@ -36,13 +36,13 @@ from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_checks import training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
-    UNTRAINED,
     adapted_source,
     fold_folder,
     is_finished,
     plans_name,
     require_own_results,
     study_folder,
+    untrained_settings,
     write_plans_of,
 )
 from nnunet_iac.workflow.study_report import provenance, write_study_report
@@ -102,7 +102,8 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
         own = [run for run in study.runs.values() if run.dataset == dataset]
         for run in own:
             if run.method == REFERENCE and (source := adapted_source(study, run)) is not None:
-                given = plans_name(study, run), UNTRAINED, study.threads, print
+                own_settings = untrained_settings(study)
+                given = plans_name(study, run), own_settings, study.threads, print
                 prepare_target(source, Target.of(dataset.dataset), *given)
         plans = (spec.plans for spec in study.backbones.values() if spec.adapt is None)
         for name in dict.fromkeys(plans):

@@ -16,9 +16,6 @@ from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
 from nnunet_iac.workflow.study import BackboneSpec, PlannedRun, Study
 
-UNTRAINED = {"finetune_epochs": 0}
-"""Settings of the run that only validates a model of another data set."""
-
 
 def study_folder(study: Study, folder: Path | None = None) -> Path:
     """Return where a study's results go: the given folder, or its place in nnUNet_results."""
@@ -55,6 +52,12 @@ def is_finished(study: Study, run: PlannedRun) -> bool:
     return (fold_folder(study, run) / VALIDATION_SUMMARY).is_file()
 
 
+def untrained_settings(study: Study) -> dict[str, Any]:
+    """Return the settings of the run that only validates a model of another data set."""
+    shared = {key: study.settings[key] for key in ("score_source",) if key in study.settings}
+    return {"finetune_epochs": 0, **shared}
+
+
 def plans_file(study: Study, run: PlannedRun) -> Path:
     """Return the file of a run's plans."""
     return preprocessed_folder(run.dataset.dataset) / f"{plans_name(study, run)}.json"
@@ -78,7 +81,7 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
         spec = study.backbones[run.backbone]
         if (adapted := adapted_source(study, run)) is not None:
             target = Target.of(run.dataset.dataset)
-            return adapted_plans(adapted, target, name, UNTRAINED)
+            return adapted_plans(adapted, target, name, untrained_settings(study))
         return None if spec.is_planned else _backbone_plans(folder, run.configuration, name, spec)
     method = study.methods[run.method]
     cells, epochs = "", None

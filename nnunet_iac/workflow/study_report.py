@@ -4,14 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.report.page import environment
+from markupsafe import Markup
+
+from nnunet_iac.analysis.report.captions import CAPTIONS
+from nnunet_iac.analysis.report.page import environment, inline_figure
+from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.report.run import Run, read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
+from nnunet_iac.analysis.scores.forgetting import scores_of
 from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables
 from nnunet_iac.analysis.scores.wording import csv_text, finding, score_text
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import write_json, write_text
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study import PlannedRun, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
@@ -38,6 +44,10 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
         "patient_pattern": run.dataset.patients,
         "dice": read_case_scores(folder).dice,
     }
+    source = RunFolder.of_fold(folder).read_source()
+    if source is not None and source.forgetting is not None:
+        before, after = scores_of(source)
+        known["source"] = {"dataset": source.dataset, "before": before, "after": after}
     return known if run.method == REFERENCE else {**known, **_record(read_run(folder))}
 
 
@@ -79,9 +89,14 @@ def write_study_report(document: Mapping[str, Any], page: Path) -> None:
     tables = method_tables(document)
     write_json(page.with_name("results.json"), document)
     write_text(page.with_name("tables.csv"), _csv(tables))
-    shown = [(table, cells(table), _first_words(table)) for table in tables]
+    shown = [
+        (table, cells(table), _first_words(table), _plane(table, f"plane-{number}"))
+        for number, table in enumerate(tables)
+    ]
     template = environment().get_template("study.html.j2")
-    text = template.render(study=document["study"], runs=len(document["runs"]), tables=shown)
+    forgets = any("source" in run for run in document["runs"])
+    numbers = {"runs": len(document["runs"]), "forgets": forgets, "caption": CAPTIONS["plane"]}
+    text = template.render(study=document["study"], tables=shown, **numbers)
     write_text(page, text)
 
 
@@ -94,6 +109,19 @@ def _first_words(table: MethodTable) -> list[str]:
         for baseline in STUDY_BASELINES
         if row.method in SEARCH_METHODS and baseline in row.against
     ]
+
+
+def _plane(table: MethodTable, name: str) -> Markup | None:
+    """Return the figure of gain and forgetting, if the methods adapt a model."""
+    points = [
+        PlanePoint(row.method, row.against[REFERENCE], row.forgetting)
+        for row in table.rows
+        if row.forgetting is not None
+    ]
+    if not points:
+        return None
+    title = f"Gain on the {table.scores} of {table.place['dataset']}, and forgetting on the source"
+    return inline_figure(plane(points), name, title)
 
 
 def _with_length(table: MethodTable, searched: str, baseline: str) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import BackboneRecord, CostRecord
+from nnunet_iac.runs.records import BackboneRecord, CostRecord, SourceRecord
 from nnunet_iac.runs.scores import foreground_dice
 from nnunet_iac.search.settings import Settings
 
@@ -72,6 +73,19 @@ def write_run_fold(
     values = {"after": found, "reference": known, **record}
     run.write_backbone(BackboneRecord("frozen.pth", "nnUNetTrainer", 0, before=found, **values))
     return fold
+
+
+def write_source_record(
+    fold: Path, before: Mapping[str, float], after: Mapping[str, float], **own: Any
+) -> None:
+    """Write what a run scores on the source of the model it adapts, by case."""
+    sides = [{"mean": fmean(dice.values()), "per_case": dict(dice)} for dice in (before, after)]
+    known = {"dataset": "Dataset027_Source", "backbone": "a1b2c3", "network": "d4e5f6", **own}
+    lost = sides[1]["mean"] - sides[0]["mean"]
+    record = SourceRecord(
+        **known, configuration="2d", fold=0, before=sides[0], after=sides[1], forgetting=lost
+    )
+    RunFolder.of_fold(fold).write_source(record)
 
 
 def write_dataset_json(path: Path, **labels: int) -> None:

@@ -363,3 +363,5 @@ def test_a_study_adapts_a_model(adapted: Any, adapter: Path, tmp_path: Path) -> 
     untrained, trained = (folder.read_source() for folder in folders)
     assert untrained.forgetting == 0
     assert trained.before == untrained.after
+    assert run["source"]["dataset"] == SOURCE
+    assert run["source"]["after"] == trained.after["per_case"]

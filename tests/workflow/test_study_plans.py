@@ -1,5 +1,6 @@
 """Plans of runs whose length another run decides."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,12 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.workflow.serial import steps_of
 from nnunet_iac.workflow.study import CONTINUE_TRAINER, LTH_TRAINER, DataSet, Study, StudyMethod
-from nnunet_iac.workflow.study_plans import fold_folder, plans_name, write_plans_of
+from nnunet_iac.workflow.study_plans import (
+    fold_folder,
+    plans_name,
+    untrained_settings,
+    write_plans_of,
+)
 
 DATASET = "Dataset900_Frames"
 STUDY = Study(
@@ -55,3 +61,9 @@ def test_a_run_comes_after_those_it_takes_epochs_from() -> None:
     for fold in (0, 1):
         names = [f"runs/{DATASET}_2d_{fold}_planned_{m}_default_0" for m in ("iac-lth", "equal")]
         assert order.index(names[0]) < order.index(names[1])
+
+
+def test_a_study_decides_for_its_untrained_reference_whether_the_source_is_scored() -> None:
+    assert untrained_settings(STUDY) == {"finetune_epochs": 0}
+    silent = replace(STUDY, settings={"score_source": False, "finetune_epochs": 5})
+    assert untrained_settings(silent) == {"finetune_epochs": 0, "score_source": False}

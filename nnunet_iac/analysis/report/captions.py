@@ -23,6 +23,19 @@ CAPTIONS = {
         "its 95 % interval over patients. A mark is coloured where a difference is detected: the "
         "line lies wholly on one side of zero, and the adjusted p agrees."
     ),
+    "source_and_target": (
+        "Each line is a method that adapts a model: its Dice on the target and the difference from "
+        "the model as it was, then its Dice on the model's own data set, the source, before and "
+        "after. Forgetting is after minus before, with its bootstrap interval and the p of a "
+        "Wilcoxon signed-rank test, adjusted over these lines; a retrofit of a frozen model "
+        "forgets nothing with its cells off. Forward transfer is the target's Dice minus that of a "
+        "stock trainer on the same cases without the model, where such a run exists."
+    ),
+    "plane": (
+        "Each mark is a method: right of zero it gains on the target, below zero it forgets, and "
+        "the lines are 95 % intervals over patients. The hollow dot is the model as it was, and "
+        "so are retrofits of a frozen model with their cells off."
+    ),
     "cases": (
         "Each case has a hollow dot for the backbone and a filled mark for the network with "
         "cells: a blue triangle for a gain, an orange one upside down for a loss. Long lines of "

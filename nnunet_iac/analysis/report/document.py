@@ -14,6 +14,7 @@ from nnunet_iac.analysis.report.page import Section, environment, inline_svg, wr
 from nnunet_iac.analysis.report.paper import write_paper
 from nnunet_iac.analysis.report.run import Run, controls_beside, find_runs, labels, read_run
 from nnunet_iac.analysis.report.sections import sections
+from nnunet_iac.analysis.report.source_and_target import Adaptation, adaptations, numbers_of
 from nnunet_iac.analysis.report.summary import alarms, cost, found, verdicts
 from nnunet_iac.analysis.scores.comparison_tables import write_comparisons
 from nnunet_iac.analysis.scores.comparisons import Comparisons
@@ -42,6 +43,7 @@ class Report:
     sections: tuple[Section, ...]
     runs: tuple[tuple[str, Run], ...]
     evaluation: Evaluation
+    adapted: tuple[Adaptation, ...]
     overlays: tuple[CaseOverlay, ...]
     overlays_absent: str
 
@@ -126,6 +128,7 @@ def make_report(
         )
     named = tuple(zip(labels(runs), runs, strict=True))
     evaluation = evaluate(runs, margin, seed)
+    adapted = adaptations(evaluation, margin, seed)
     shown, absent = case_overlays(evaluation.comparisons)
     return Report(
         title=", ".join(dict.fromkeys(f"{run.dataset}, {run.configuration}" for run in retrofits)),
@@ -133,9 +136,10 @@ def make_report(
         alarms=(*alarms(named), *evaluation.left_out, *unread),
         found=found(retrofits),
         cost=cost(evaluation.retrofits, retrofits),
-        sections=sections(named, evaluation),
+        sections=sections(named, evaluation, adapted),
         runs=named,
         evaluation=evaluation,
+        adapted=adapted,
         overlays=shown,
         overlays_absent=absent,
     )
@@ -208,6 +212,7 @@ def _numbers(report: Report) -> dict[str, Any]:
         ],
         "comparisons": [_compared(one, "cells") for one in report.evaluation.comparisons],
         "controls": [_compared(one, "control") for one in report.evaluation.control_comparisons],
+        "source_and_target": [numbers_of(one) for one in report.adapted],
     }
 
 

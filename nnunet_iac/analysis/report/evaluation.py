@@ -15,7 +15,7 @@ from nnunet_iac.analysis.vocabulary import BACKBONE, BASELINES, RANDOM_CELL
 Key = tuple[tuple[str, str, str, str], tuple[tuple[str, str], ...]]
 ComparatorKind = Literal["reference", "control", "full search"]
 
-NOT_STRUCTURAL = ("seed", "activation_checkpointing", "deterministic")
+NOT_STRUCTURAL = ("seed", "activation_checkpointing", "deterministic", "score_source")
 """Settings in which repetitions of one method may differ."""
 
 FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip")

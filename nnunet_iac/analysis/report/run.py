@@ -10,7 +10,14 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.vocabulary import BASELINES, TRAINS_BACKBONE
 from nnunet_iac.runs.fold import in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
-from nnunet_iac.runs.records import RUN_KEYS, BackboneRecord, CostRecord, PhaseCost, Trajectory
+from nnunet_iac.runs.records import (
+    RUN_KEYS,
+    BackboneRecord,
+    CostRecord,
+    PhaseCost,
+    SourceRecord,
+    Trajectory,
+)
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import COLLAPSE_SHARE, HealthEvent, parameter_free_share
@@ -28,6 +35,7 @@ class Run:
         validated: whether nnU-Net's final validation is there.
         scores: of that validation; none for `fold_all`, which is validated on its training cases.
         reference: of the backbone on the same cases, once there are some.
+        source: of both on the backbone's own data set, where that is another and was at hand.
         busy: whether a process is at work on it; None where that cannot be known.
     """
 
@@ -48,6 +56,7 @@ class Run:
     validated: bool
     scores: CaseScores | None
     reference: CaseScores | None
+    source: SourceRecord | None
     busy: bool | None
 
     @property
@@ -142,6 +151,7 @@ def read_run(fold_folder: Path) -> Run:
         validated=_validated(fold_folder),
         scores=None if of_all else _scores(fold_folder),
         reference=None if of_all else _scores(record.reference_folder),
+        source=record.read_source(),
         busy=in_use(fold_folder),
     )
 

@@ -17,6 +17,7 @@ from nnunet_iac.analysis.report.evaluation import (
 )
 from nnunet_iac.analysis.report.page import Picture, Section, Table, commit_text, duration
 from nnunet_iac.analysis.report.run import Run
+from nnunet_iac.analysis.report.source_and_target import Adaptation, source_and_target
 from nnunet_iac.analysis.scores.wording import difference_text, p_text, score_text
 from nnunet_iac.analysis.trajectories import emergence, figures
 from nnunet_iac.drawing.cell_picture import operation_label
@@ -26,13 +27,16 @@ MANY_GROUPS = 6
 """Groups from which on the figures of searches are drawn by method."""
 
 
-def sections(named: Sequence[tuple[str, Run]], evaluation: Evaluation) -> tuple[Section, ...]:
+def sections(
+    named: Sequence[tuple[str, Run]], evaluation: Evaluation, adapted: Sequence[Adaptation] = ()
+) -> tuple[Section, ...]:
     """Return all sections of named retrofits and controls that have content."""
     retrofits = [(name, run) for name, run in named if not run.is_control]
     searched = [(name, run) for name, run in retrofits if run.trajectory.epoch.size]
     drawn = tuple(_search_pictures(searched, evaluation.retrofits))
     made = [
         Section("scores", "What the cells are worth", *_scores(evaluation)),
+        source_and_target(adapted),
         Section("search", "What the search did", (), _emergence_tables(retrofits), drawn),
         Section("agreement", "What was chosen", pictures=tuple(_choice_pictures(retrofits))),
         Section("cost", "What it cost", tables=(_cost_table(named),)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_iac.analysis.scores.surface import read_surface_scores, require_monai, require_tolerance
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
-from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.runs.records import BackboneRecord, SourceRecord
 from nnunet_iac.runs.scores import (
     SUMMARY,
     VALIDATION_SUMMARY,
@@ -33,7 +33,8 @@ class ScoredSummary:
     """One summary.json, and what lies beside it about the run it belongs to.
 
     `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` is whether the scores
-    are those of the frozen backbone by itself; `record` is the fold's `iac/backbone.json`.
+    are those of the frozen backbone by itself; `record` is the fold's `iac/backbone.json`, and
+    `adapted` its `iac/source.json`, if the network is a model that was adapted.
     """
 
     summary: Path
@@ -43,6 +44,7 @@ class ScoredSummary:
     record: BackboneRecord | None = None
     method: str | None = None
     data: DataConfig | None = None
+    adapted: SourceRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
         record=run.read_backbone() if run.backbone_file.is_file() else None,
         method=run.read_cost().run.get("method") if run.cost_file.is_file() else None,
         data=run.read_settings().data if run.settings_file.is_file() else None,
+        adapted=None if frozen else run.read_source(),
     )
 
 

@@ -14,6 +14,7 @@ from nnunet_iac.runs.atomic import write_json, write_text
 
 HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
 SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
+SOURCE_TABLE_HEAD = ("patients", "cases", "Dice before", "Dice after", "forgetting", *HEAD[3:6])
 """What both tables call their columns."""
 
 
@@ -24,6 +25,7 @@ def table(made: Comparisons) -> str:
     lines = _aligned([head, *([f"{n}", *_cells(c), c.verdict] for n, c in numbered)])
     surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
     lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])] if surfaces else []
+    lines += ["", *_aligned(_on_source(made), labels=1)] if made.forgetting else []
     lines.append("")
     for number, c in numbered:
         lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
@@ -45,8 +47,11 @@ def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path
 
 def document(made: Comparisons) -> dict[str, Any]:
     """Return comparisons as plain values for JSON, with what was done in words."""
-    compared = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in made.comparisons]
-    return {**dataclasses.asdict(made), "comparisons": compared, "protocol": _protocol(made)}
+    content = {**dataclasses.asdict(made), "protocol": _protocol(made)}
+    for name in ("comparisons", "forgetting"):
+        family = getattr(made, name)
+        content[name] = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in family]
+    return content if made.forgetting else {k: v for k, v in content.items() if k != "forgetting"}
 
 
 def latex(made: Comparisons) -> str:
@@ -57,11 +62,12 @@ def latex(made: Comparisons) -> str:
     caption = " ".join([made.headline, *sentences] if made.headline else sentences)
     rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
     surfaces = [[*c.labels, *_surface_cells(s)] for c in made.comparisons for s in c.surface]
-    overview = _overview(made)
+    overview, source = _overview(made), _on_source(made)
     notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
     lines = [
         *wording.tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
         *(wording.tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
+        *(wording.tabular(source[0], source[1:], labels=1) if made.forgetting else ()),
         *(wording.tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
         *(rf"\par {wording.escaped(note)}" for note in dict.fromkeys(notes)),
     ]
@@ -83,6 +89,14 @@ def _overview(made: Comparisons) -> list[list[str]]:
     ]
 
 
+def _on_source(made: Comparisons) -> list[list[str]]:
+    """Return a head, and a row per method that adapts a model with what it has forgotten."""
+    shown = len(SOURCE_TABLE_HEAD)
+    labels = [made.names.get(c.labels[1], c.labels[1]) for c in made.forgetting]
+    rows = [[label, *_cells(c)[:shown]] for label, c in zip(labels, made.forgetting, strict=True)]
+    return [["on the source", *SOURCE_TABLE_HEAD], *rows]
+
+
 def _protocol(made: Comparisons) -> dict[str, str]:
     """Return what was done, in a sentence each."""
     number = len({frozenset(c.labels) for c in made.comparisons})
@@ -101,6 +115,12 @@ def _protocol(made: Comparisons) -> dict[str, str]:
         "non_inferiority": f"Not inferior: the interval's lower end lies above -{made.margin:g} "
         f"Dice, of at least {FEWEST_PATIENTS} patients.",
     }
+    if made.forgetting:
+        number = len(made.forgetting)
+        sentences["forgetting"] = (
+            "Forgetting: Dice after adapting minus before, on the validation cases of the model's "
+            f"own data set; Holm there: adjusted for {wording.counted(number, 'method')}."
+        )
     if made.tolerance is not None:
         sentences["surface"] = (
             "HD95: the larger of the two directed 95th percentiles, in mm, of the classes both "

@@ -8,6 +8,7 @@ from pathlib import Path
 from nnunet_iac.analysis.scores import comparison
 from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
+from nnunet_iac.analysis.scores.forgetting import forgetting, scores_of
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
 from nnunet_iac.analysis.scores.statistics import MARGIN, fisher_combination, require_margin
 from nnunet_iac.analysis.scores.wording import finding
@@ -20,7 +21,8 @@ class Comparisons:
 
     `fisher` is the combined p of comparisons of different patients; `controls` are labels of what
     each B of the others must beat, `names` short ones of all labels where there are controls;
-    `headline` must be read before any number.
+    `headline` must be read before any number. `forgetting` compares every method that adapts a
+    model with that model, on its source, by its label; these are adjusted for each other alone.
     """
 
     comparisons: tuple[PairedComparison, ...]
@@ -32,6 +34,7 @@ class Comparisons:
     controls: tuple[str, ...] = ()
     names: dict[str, str] = field(default_factory=dict)
     headline: str = ""
+    forgetting: tuple[PairedComparison, ...] = ()
 
 
 def compare_folders(
@@ -84,6 +87,8 @@ def compare_folders(
         one = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
         compared.append(dataclasses.replace(one, remarks=(*remarks, *one.remarks)))
     made = _together(compared, margin, seed, tolerance)
+    lost = (_forgetting(score, patient_pattern, margin, seed) for score in scores.values())
+    made = dataclasses.replace(made, forgetting=adjusted([one for one in lost if one is not None]))
     if not controls:
         return made
     names = _names([scores[path] for path in paths if path not in references])
@@ -96,6 +101,19 @@ def compare_folders(
     )
     beaten = tuple(scores[control].label for control in controls)
     return dataclasses.replace(made, controls=beaten, names=names, headline=headline)
+
+
+def _forgetting(
+    scores: CaseScores, pattern: str | None, margin: float, seed: int
+) -> PairedComparison | None:
+    """Return what a side has forgotten; None unless all of it was scored on one source."""
+    known = (source.adapted for source in scores.sources)
+    adapted = [record for record in known if record is not None and record.forgetting is not None]
+    if len(adapted) < len(scores.sources) or len({record.dataset for record in adapted}) != 1:
+        return None
+    data = scores.sources[0].data
+    own = data.patient_pattern if pattern is None and data is not None else pattern
+    return forgetting(list(map(scores_of, adapted)), scores.label, own, margin, seed)
 
 
 def _require_apart(

@@ -7,9 +7,13 @@ from typing import Any
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
+from nnunet_iac.analysis.scores.forgetting import forgetting
 from nnunet_iac.analysis.scores.statistics import MARGIN
-from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text
+from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text, score_text
 from nnunet_iac.analysis.vocabulary import REFERENCE
+
+SOURCE_HEAD = ("source Dice before", "source Dice", "forgetting [95 %]", "p of forgetting (Holm)")
+"""The columns of methods that adapt a model."""
 
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
 """What the runs of one table share."""
@@ -22,6 +26,7 @@ class Row:
     Epochs and minutes are on top of the reference, search included; parameters and MACs are what it
     adds, as a share; `dice` is the mean over classes, a patient's cases, seeds, then patients, and
     `spread` its standard deviation over seeds; `against` has the method minus each baseline.
+    `forgetting` is of the runs that were scored on the source of an adapted model, if any.
     """
 
     method: str
@@ -34,6 +39,7 @@ class Row:
     dice: float
     spread: float | None
     against: Mapping[str, PairedComparison]
+    forgetting: PairedComparison | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,7 @@ def _table_values(
     def against(baseline: str, own: CaseScores) -> PairedComparison:
         return compare_scores(scored[baseline], own, patient_pattern=pattern, margin=margin)
 
+    forgotten = _forgettings(groups, margin)
     sides = (REFERENCE, *baselines)
     family = adjusted([against(a, scored[b]) for b in groups for a in sides if a != b])
     rows = []
@@ -149,10 +156,34 @@ def _table_values(
             values[cost] = fmean(run[cost]["final"] / run[cost]["backbone"] for run in runs) - 1
         spread = stdev(dice) if len(dice) > 1 else None
         mean = compared[REFERENCE].mean_b
-        rows.append(Row(name, len(runs), **values, dice=mean, spread=spread, against=compared))
+        rows.append(
+            Row(
+                name,
+                len(runs),
+                **values,
+                dice=mean,
+                spread=spread,
+                against=compared,
+                forgetting=forgotten.get(name),
+            )
+        )
     same = against(REFERENCE, backbone)
     found = {"patients": same.patients, "cases": same.cases, "reference": same.mean_a}
     return {**found, "rows": tuple(rows), "baselines": sides}
+
+
+def _forgettings(
+    groups: Mapping[str, Sequence[Mapping[str, Any]]], margin: float
+) -> dict[str, PairedComparison]:
+    """Return the forgetting of the methods that were scored on a source, adjusted together."""
+    found = {}
+    for name, runs in groups.items():
+        sides = [
+            (run["source"]["before"], run["source"]["after"]) for run in runs if "source" in run
+        ]
+        if sides:
+            found[name] = forgetting(sides, name, runs[0]["patient_pattern"], margin)
+    return dict(zip(found, adjusted(list(found.values())), strict=True))
 
 
 def cells(table: MethodTable) -> list[list[str]]:
@@ -161,6 +192,8 @@ def cells(table: MethodTable) -> list[list[str]]:
     head += ["Dice", "± seeds"]
     for baseline in table.baselines:
         head += [f"minus {baseline} [95 %]", "p (Holm)"]
+    on_source = any(row.forgetting is not None for row in table.rows)
+    head += [*SOURCE_HEAD] if on_source else []
     found = [head]
     for row in table.rows:
         line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]
@@ -169,8 +202,18 @@ def cells(table: MethodTable) -> list[list[str]]:
         for baseline in table.baselines:
             against = row.against.get(baseline)
             line += [difference_text(against), NONE if against is None else p_text(against.p_holm)]
+        if on_source:
+            line += source_cells(row.forgetting)
         found.append(line)
     return found
+
+
+def source_cells(found: PairedComparison | None) -> list[str]:
+    """Return what the columns `SOURCE_HEAD` have of a method's forgetting."""
+    if found is None:
+        return [NONE] * len(SOURCE_HEAD)
+    means = [score_text(mean) for mean in (found.mean_a, found.mean_b)]
+    return [*means, difference_text(found), p_text(found.p_holm)]
 
 
 def markdown(table: MethodTable) -> str:

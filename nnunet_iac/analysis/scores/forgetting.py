@@ -1,0 +1,74 @@
+"""What an adapted model loses on its source, and what having learned that is worth on the target.
+
+Forgetting is the Dice on the source after adapting minus that before: negative where something is
+forgotten. With two data sets it is the backward transfer of Lopez-Paz and Ranzato (Gradient
+episodic memory, NeurIPS 2017) and of Lifelong nnU-Net (Gonzalez et al., Scientific Reports 2023).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
+from nnunet_iac.analysis.scores.statistics import MARGIN
+from nnunet_iac.runs.records import SourceRecord
+from nnunet_iac.search.patients import fitting_pattern
+
+PerCase = Mapping[str, float | None]
+
+BEFORE = "before"
+"""The label of a backbone on its source."""
+
+
+def forgetting(
+    scores: Sequence[tuple[PerCase, PerCase]],
+    label: str,
+    pattern: str | None = None,
+    margin: float = MARGIN,
+    seed: int = 0,
+) -> PairedComparison:
+    """Return a method's networks on the source (B) against their backbones (A).
+
+    Args:
+        scores: of every run, the Dice of the source's validation cases before and after; cases
+            that several runs have are averaged first.
+        label: of the method.
+        pattern: of patients; where it does not match all cases of the source, a case is a patient.
+        margin: as of `compare_scores`.
+        seed: likewise.
+
+    Raises:
+        ValueError: no run, or no case with a Dice.
+    """
+    if not scores:
+        raise ValueError(f"forgetting needs at least one run on a source; got none of {label}")
+    a, b = (
+        pooled([CaseScores.of_dice(side, name) for side in sides], name)
+        for name, sides in zip((BEFORE, label), zip(*scores, strict=True), strict=True)
+    )
+    own = fitting_pattern(a.dice, pattern)
+    found = compare_scores(a, b, patient_pattern=own, margin=margin, seed=seed)
+    if own == pattern:
+        return found
+    why = f"every case counts as a patient: {pattern!r} does not match all of them"
+    return replace(found, remarks=(why, *found.remarks[1:]))
+
+
+def scores_of(record: SourceRecord) -> tuple[PerCase, PerCase]:
+    """Return a run's Dice per case of its source, before and after."""
+    return record.before["per_case"], record.after["per_case"]
+
+
+def forward_transfer(
+    scratch: CaseScores,
+    adapted: CaseScores,
+    pattern: str | None = None,
+    margin: float = MARGIN,
+    seed: int = 0,
+) -> PairedComparison:
+    """Return an adapted model on the target (B) against a network trained there alone (A).
+
+    So Lifelong nnU-Net has it. Lopez-Paz and Ranzato take the model before it is adapted against
+    one with random weights, whose Dice is about 0: that would be the target's Dice once more.
+    """
+    return compare_scores(scratch, adapted, patient_pattern=pattern, margin=margin, seed=seed)
