@@ -190,7 +190,7 @@ class RetrofittedUNet(ImplantedUNet):
 
     def unfreeze(self, learns: bool = True) -> None:
         """Let `trained_backbone` learn, in the mode of `train`, or freeze it again."""
-        self.backbone_learns = learns
+        self.backbone_learns = learns and self.trained_backbone != "none"
         for parameter in self.backbone_weights():
             parameter.requires_grad_(learns)
         self.train(self.training)

