@@ -126,6 +126,8 @@ ImportanceMode = Literal["softmax", "raw", "raw-strict"]
 TestName = Literal["js", "schedule", "rank", "mask", "drift"]
 Implant = Literal["cell", "convolution", "attention", "nested", "residual-attention"]
 
+RetentionName = Literal["none", "l2-sp", "ewc", "lwf", "rehearsal"]
+
 RetrofitPart = Literal["cells", "cells+norms", "cells+decoder", "all"]
 """What a retrofit finetunes; the first is the default."""
 
@@ -305,6 +307,9 @@ class Optimisation(CheckedPart):
     finetune_lr: Annotated[float, above(0)] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
     ema_decay: Annotated[float, DECAY] = 0.0
+    retention: RetentionName = "none"
+    retention_weight: Annotated[float, above(0)] = 1.0
+    rehearsal_cases: Annotated[int, at_least(1)] = 10
     deep_supervision: bool = True
     compile_cells: bool = False
     seed: Annotated[int, TORCH_SEED] = 0

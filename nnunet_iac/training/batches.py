@@ -23,7 +23,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from nnunet_iac.search.patients import halves
 from nnunet_iac.search.setting_parts import Optimisation, SearchSchedule
 
-STREAMS = ("train", "train_search", "val_search", "validation")
+STREAMS = ("train", "train_search", "val_search", "validation", "source")
 """Streams of batches; each has random numbers of its own, by its place here."""
 
 HALVES = ("train_search", "val_search")
@@ -83,10 +83,16 @@ def search_halves(training: Sequence[str], pattern: str | None, seed: int) -> di
 
 def with_cases(loader: Any, cases: Sequence[str]) -> Any:
     """Return nnU-Net's loader with other cases of its folder; all else is the same."""
-    other, dataset = copy.copy(loader), loader._data
+    dataset = loader._data
     previous = dataset.folder_with_segs_from_previous_stage
-    other._data = type(dataset)(dataset.source_folder, cases, previous)
-    other.indices = other._data.identifiers
+    return with_dataset(loader, type(dataset)(dataset.source_folder, cases, previous))
+
+
+def with_dataset(loader: Any, dataset: Any, probabilities: Sequence[float] | None = None) -> Any:
+    """Return nnU-Net's loader of another data set, whose cases are drawn with probabilities."""
+    other = copy.copy(loader)
+    other._data, other.indices = dataset, dataset.identifiers
+    other.sampling_probabilities = probabilities
     return other
 
 
@@ -140,8 +146,13 @@ class Streams:
     ) -> list[torch.Tensor]:
         """Return the images of the first training batches of rank 0, made by this process."""
         training, _ = self.stock_loaders(get_dataloaders)
-        batches = SeededLoader(training, [self.optimisation.seed, STREAMS.index("train"), 0], 0, 0)
-        return [next(batches)["data"] for _ in range(count)]
+        return [batch["data"] for batch in self.first_batches(training, "train", count)]
+
+    def first_batches(self, loader: Any, stream: str, count: int) -> Iterator[Any]:
+        """Yield the first batches of a stream of rank 0, made by this process."""
+        entropy = [self.optimisation.seed, STREAMS.index(stream), 0]
+        batches = SeededLoader(loader, entropy, 0, 0)
+        return (next(batches) for _ in range(count))
 
     def _stream(self, loader: Any, stream: str, first: int, share: int = 1) -> Any:
         """Return a stream from batch number `first` on, made by a share of the workers."""

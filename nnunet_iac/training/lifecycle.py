@@ -20,6 +20,8 @@ from nnunet_iac.training.controller import ContinuationController, Phase, Search
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
 from nnunet_iac.training.preflight import PlannedNetwork, Preflight
 from nnunet_iac.training.recorder import Recorder
+from nnunet_iac.training.retention import retained_source
+from nnunet_iac.training.source_cases import SourceCases
 from nnunet_iac.training.trained_backbone import original_weights
 from nnunet_iac.training.transfer import GivenCell, given_cell, scored_genotype
 
@@ -45,6 +47,8 @@ class Lifecycle:
         self.recorder = Recorder(settings, folder, checks.log, method.retrofits)
         controller: Any = SearchController if method.retrofits else ContinuationController
         self.controller: Any = controller(settings, method, self.recorder)
+        self.source: SourceCases | None = None
+        """The source's training cases, where the run uses some so as to forget less."""
 
     @functools.cached_property
     def split(self) -> Split:
@@ -91,6 +95,7 @@ class Lifecycle:
         cases, stock = self.cases, planned.make()
         backbone = checks.backbone(stock, cases["validation"])
         stock.load_state_dict(backbone.weights)
+        self.source = retained_source(checks, backbone.record(), cases["training"])
         self.controller.costs = checks.costs(network, planned)
         cell = self._given(planned) if retrofits else GivenCell()
         if cell.counterpart is not None:
@@ -111,6 +116,8 @@ class Lifecycle:
         run = {**self.identity, "ranks": ranks()}
         if cell.provenance is not None:
             run["genotype_from"] = cell.provenance
+        if self.source is not None:
+            run["source_cases"] = list(self.source.cases)
         self.controller.start(network, backbone.record(cell.leakage), run, genotype)
         if cell.scored:
             self.recorder.account(Phase.SEARCH.value, seconds, epochs=0)
@@ -128,6 +135,9 @@ class Lifecycle:
         self.controller.costs = self.checks.costs(network, planned)
         require_own_record(self.recorder.folder, self.identity, self.checks.settings)
         self.controller.resume(network)
+        record = self.recorder.backbone
+        assert record is not None
+        self.source = retained_source(self.checks, record, self.split[0])
         self.recorder.folder.write_split(self.cases)
 
     def backbone_weights(self, network: Any) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.controller import Method, Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
 from nnunet_iac.training.lifecycle import Lifecycle, run_epochs
+from nnunet_iac.training.retention import Retention, chosen_retention
 
 
 class RetrofitTrainer(nnUNetTrainer):
@@ -42,6 +43,7 @@ class RetrofitTrainer(nnUNetTrainer):
     dataloader_train: Any
     dataloader_val: Any
     _best_ema: Any
+    retention = Retention()
     _loaded: tuple[Path, int] | None = None
     """The checkpoint that the run continues from, and its time of modification."""
 
@@ -142,7 +144,8 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return batches in an order that depends on seed and epoch; a bilevel search's by half."""
-        loaders = self.streams.stock_loaders(super().get_dataloaders)
+        training, validation = self.streams.stock_loaders(super().get_dataloaders)
+        loaders = [self.retention.joined(training), validation]
         searching = self.method.bilevel and self.controller.phase is not Phase.FINETUNE
         halves = [self.run.cases[half] for half in batches.HALVES] if searching else []
         return self.streams.from_epoch(loaders, self.current_epoch, halves)
@@ -164,6 +167,7 @@ class RetrofitTrainer(nnUNetTrainer):
         if self.local_rank == 0 and not self.disable_checkpointing:
             self.run.checks.require_space(self.unet)
         self.start_run() if self._loaded is None else self.continue_run()
+        self.retention = chosen_retention(self, self.run.source, super().get_dataloaders)
         if self.local_rank == 0:
             self.run.recorder.add_tensorboard(self.logger.loggers, self.current_epoch)
         super().on_train_start()
@@ -194,7 +198,8 @@ class RetrofitTrainer(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         """Run nnU-Net's step, or the search's; stop if the loss is not finite."""
         if self.controller.architecture_optimizer is None:
-            result: dict = super().train_step(batch)
+            with self.retention.in_loss(self, batch["data"]):
+                result: dict = super().train_step(batch)
             self.controller.average.update()
         else:
             loss = optimisation.loss_of(self.network, self.loss, batch, self.device)

@@ -1,4 +1,4 @@
-"""The validation cases of the model that a run adapts: are they at hand, and can they be scored?"""
+"""The cases of the model that a run adapts: are they at hand, and can the run use them?"""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -33,13 +33,13 @@ class AdaptedRun:
 
 @dataclass(frozen=True)
 class SourceCases:
-    """The cases that the fold of a backbone was validated on, in another data set than the run's.
+    """Cases of one side of a backbone's fold, in another data set than the run's.
 
     Args:
         init: what its trainer was made from: `plans`, `configuration`, `fold`, `dataset_json`.
         weights: of the backbone.
         folder: the preprocessed data set.
-        cases: preprocessed, with their label files, and seen by neither network.
+        cases: preprocessed; those for scores have label files, and neither network saw them.
     """
 
     init: Mapping[str, Any]
@@ -91,6 +91,36 @@ def source_cases(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) ->
         FileNotFoundError: the model or its data are not at hand.
         ValueError: they are damaged, or the cases are none that both networks can be scored on.
     """
+    found = _source(record, run, preprocessed)
+    if found is None:
+        return None
+    cases = _validation_cases(found)
+    fold = Fold(found.dataset, found.init["configuration"], found.init["fold"], cases)
+    if reason := leakage(Path(record.path), found.init, fold, found.folder / SPLITS):
+        raise ValueError(f"the model {reason}")
+    _require_unseen(cases, run)
+    return replace(found, cases=tuple(cases))
+
+
+def source_training_cases(
+    record: BackboneRecord, run: AdaptedRun, preprocessed: Path
+) -> SourceCases:
+    """Return the cases that a backbone learned from, preprocessed, in the order of their names.
+
+    Arguments and errors are those of `source_cases`; also a ValueError if the run adapts no model.
+    """
+    found = _source(record, run, preprocessed)
+    if found is None:
+        raise ValueError(f"{record.path} is a model of {run.dataset} itself")
+    fold = found.init["fold"]
+    cases = _preprocessed(found) if fold == "all" else _split(found).get("train", ())
+    if not cases:
+        raise ValueError(f"{found.folder / SPLITS} has no training cases of fold {fold}")
+    return replace(found, cases=tuple(sorted(cases)))
+
+
+def _source(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) -> SourceCases | None:
+    """Return the data set of a run's backbone, without cases; None if it is the run's own."""
     path = Path(record.path)
     checkpoint = read_checkpoint(path)
     init, weights = checkpoint["init_args"], checkpoint["network_weights"]
@@ -102,38 +132,44 @@ def source_cases(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) ->
     found = SourceCases(init, weights, preprocessed / name, ())
     if found.config.get("previous_stage") is not None:
         raise ValueError(f"{path} is the second stage of a cascade, which needs its first")
-    theirs, ours = init["dataset_json"], run.dataset_json
-    if _labels(theirs) != _labels(ours):
+    if _labels(init["dataset_json"]) != _labels(run.dataset_json):
         raise ValueError(
             f"{run.dataset} has other labels than {name}, and the network learned those"
         )
-    cases = _validation_cases(found)
-    fold = Fold(name, init["configuration"], init["fold"], cases)
-    if reason := leakage(path, init, fold, found.folder / SPLITS):
-        raise ValueError(f"the model {reason}")
-    _require_unseen(cases, run)
-    return replace(found, cases=tuple(cases))
+    return found
 
 
 def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
     return labels_without_ignore(dataset), dataset.get("regions_class_order")
 
 
-def _validation_cases(source: SourceCases) -> list[str]:
-    """Return the validation cases of the fold a model was trained on, all of them at hand."""
-    splits, fold = source.folder / SPLITS, source.init["fold"]
-    if fold == "all":
-        raise ValueError("the model was trained on all cases")
-    if not splits.is_file():
-        raise FileNotFoundError(f"{splits} does not exist")
+def _preprocessed(source: SourceCases) -> list[str]:
+    """Return all preprocessed cases."""
     if not source.data.is_dir() or not any(source.data.iterdir()):
         raise FileNotFoundError(f"{source.data} has no preprocessed cases")
-    there = infer_dataset_class(str(source.data)).get_identifiers(str(source.data))
-    known, number = read_json(splits), int(fold)
+    found: list[str] = infer_dataset_class(str(source.data)).get_identifiers(str(source.data))
+    return found
+
+
+def _split(source: SourceCases) -> dict[str, list[str]]:
+    """Return the fold a model was trained on, all of whose cases are at hand; {} if unknown."""
+    splits, number = source.folder / SPLITS, int(source.init["fold"])
+    if not splits.is_file():
+        raise FileNotFoundError(f"{splits} does not exist")
+    there, known = _preprocessed(source), read_json(splits)
     require_split(known, number, there, str(splits))
-    cases: list[str] = known[number]["val"] if number < len(known) else []
+    found: dict[str, list[str]] = known[number] if number < len(known) else {}
+    return found
+
+
+def _validation_cases(source: SourceCases) -> list[str]:
+    """Return the validation cases of the fold a model was trained on, all of them at hand."""
+    fold = source.init["fold"]
+    if fold == "all":
+        raise ValueError("the model was trained on all cases")
+    cases = _split(source).get("val", [])
     if not cases:
-        raise ValueError(f"{splits} has no validation cases of fold {fold}")
+        raise ValueError(f"{source.folder / SPLITS} has no validation cases of fold {fold}")
     ending, truths = source.init["dataset_json"]["file_ending"], source.folder / TRUTHS
     if missing := [case for case in cases if not (truths / f"{case}{ending}").is_file()]:
         raise FileNotFoundError(f"{truths} lacks {named(missing)}")

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import SimpleITK
 import torch
+from forked_commands import in_fork
+from interruption import run_until
+from nnunetv2.run.run_training import get_trainer_from_args
 from safetensors.torch import save_file
 
 from nnunet_iac.adaptation.adapter import Adapter
@@ -115,6 +118,47 @@ def test_a_model_is_adapted_to_a_single_case(adapted: Any) -> None:
         assert ("has no validation cases" in printed) == (fold == 0)
     for path in ("raw", "preprocessed", "results"):
         shutil.rmtree(adapted.path / path / "Dataset080_OneCase")
+
+
+CONTROL = "nnUNetTrainerContinue"
+
+
+def train_control(workspace: Any, retention: str, first: int = 0) -> str:
+    """Adapt by continuing with a way to forget less, and return the final weights' hash.
+
+    With `first` the run ends after so many epochs, as if killed, and is continued.
+    """
+    name = f"{retention}-{first}"
+    source = workspace.model("nnUNetTrainer_1epoch", "small")
+    lengths = ("finetune_epochs=2", "iterations_per_epoch=2", "val_iterations_per_epoch=1")
+    words = ("nnunet-iac", "adapt", "-s", source, "-d", 70, "-c", "2d", "-np", 1, "-o", name)
+    workspace.run(*words, "--set", f"retention={retention}", "rehearsal_cases=2", *lengths)
+    if first:
+
+        def broken_off() -> None:
+            words = ("70", "2d", 0, CONTROL, name)
+            run_until(get_trainer_from_args(*words, device=torch.device("cpu")), first)
+
+        log = workspace.path / f"{name}.txt"
+        assert in_fork(broken_off, workspace.environment, log) == 0, log.read_text()
+    train = ("nnUNetv2_train", 70, "2d", 0, "-tr", CONTROL, "-p", name, "-device", "cpu")
+    workspace.run(*train, *(["--c"] if first else []))
+    fold = workspace.path / "results" / TARGET / f"{CONTROL}__{name}__2d" / "fold_0"
+    assert RunFolder.of_fold(fold).read_source() is not None
+    return tensors_hash(read_checkpoint(fold / FINAL)["network_weights"])
+
+
+def test_a_control_that_is_to_forget_less_trains_otherwise_and_is_continued(adapted: Any) -> None:
+    ways = ("none", "l2-sp", "ewc", "lwf", "rehearsal")
+    trained = {retention: train_control(adapted, retention) for retention in ways}
+    assert len({*trained.values()}) == len(ways)
+    for retention in ("ewc", "rehearsal"):
+        assert train_control(adapted, retention, first=1) == trained[retention]
+    fold = adapted.path / "results" / TARGET / f"{CONTROL}__rehearsal-0__2d" / "fold_0"
+    known = read_json(adapted.preprocessed / "splits_final.json")[0]["train"]
+    rehearsed = RunFolder.of_fold(fold).read_cost().run["source_cases"]
+    assert len(rehearsed) == 2
+    assert {*rehearsed} <= {*known}
 
 
 def refusal(workspace: Any, *words: object) -> str:

@@ -50,6 +50,9 @@ OTHER: dict[str, Any] = {
     "finetune_lr": 0.1,
     "finetune_schedule": "constant",
     "ema_decay": 0.9,
+    "retention": "l2-sp",
+    "retention_weight": 0.5,
+    "rehearsal_cases": 2,
     "trainable_part": "decoder",
     "deep_supervision": False,
     "compile_cells": True,
@@ -105,7 +108,7 @@ def _used_by(trainer: type[RetrofitTrainer], given: dict[str, Any]) -> set[str]:
     if trainer.method is IAC_DISCRETE:
         cell = set() if "skip" in given else CELL | CELLS_ALONE
         return ALWAYS | RETROFIT | cell
-    return ALWAYS
+    return ALWAYS | {"retention"}
 
 
 def _warnings(trainer: type[RetrofitTrainer], device: str = "cuda", **section: Any) -> list[str]:
@@ -150,6 +153,9 @@ def test_every_written_setting_that_a_trainer_does_not_use_is_named(
         (trainers.nnUNetTrainerIACDiscrete, {"genotype": "conv", "min_channels": 8}, None),
         (trainers.nnUNetTrainerIACLTH, {"edge_transform": "tan", "tan_clamp": 1.0}, None),
         (trainers.nnUNetTrainerIAC, {"preset": "swift"}, None),
+        (trainers.nnUNetTrainerContinue, {"retention": "ewc", "retention_weight": 2.0}, None),
+        (trainers.nnUNetTrainerContinue, {"retention": "rehearsal", "rehearsal_cases": 2}, None),
+        (trainers.nnUNetTrainerContinue, {"retention": "lwf", "rehearsal_cases": 2}, "rehearsal"),
         (trainers.nnUNetTrainerIAC, {"stability_threshold": None, "patience": None}, None),
     ],
 )
