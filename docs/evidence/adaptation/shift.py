@@ -29,17 +29,20 @@ POOL = 12
 
 def shifted(image: SimpleITK.Image) -> SimpleITK.Image:
     """Return an image as the other scanner shows it, on the same grid."""
-    image = SimpleITK.Cast(image, SimpleITK.sitkFloat32)
-    low, high = np.percentile(SimpleITK.GetArrayViewFromImage(image), (0.5, 99.5))
-    scaled = SimpleITK.Clamp((image - float(low)) / float(high - low), lowerBound=0, upperBound=1)
-    found = SimpleITK.Pow(scaled, GAMMA)
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in image.GetSize()), indexing="ij")
-    field = np.exp(sum(weight * axis for weight, axis in zip(BIAS, axes, strict=True)))
-    bias = SimpleITK.GetImageFromArray(field.T.astype(np.float32))
-    bias.CopyInformation(image)
-    blurred = SimpleITK.DiscreteGaussian(found * bias, variance=BLUR**2, useImageSpacing=False)
+    array = SimpleITK.GetArrayFromImage(image).astype(np.float64)
+    low, high = np.percentile(array, (0.5, 99.5))
+    contrast = np.clip((array - low) / (high - low), 0, 1) ** GAMMA
+    z, y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in array.shape), indexing="ij")
+    field = np.exp(BIAS[0] * x + BIAS[1] * y + BIAS[2] * z)
+    found = SimpleITK.GetImageFromArray((contrast * field).astype(np.float32))
+    found.CopyInformation(image)
+    blurred = SimpleITK.DiscreteGaussian(found, variance=BLUR**2, useImageSpacing=False)
     coarse = SimpleITK.Shrink(blurred, (2, 1, 1))
-    return SimpleITK.Resample(coarse, image, SimpleITK.Transform(), SimpleITK.sitkLinear, 0.0)
+    resample = SimpleITK.ResampleImageFilter()
+    resample.SetReferenceImage(image)
+    resample.SetInterpolator(SimpleITK.sitkLinear)
+    resample.UseNearestNeighborExtrapolatorOn()
+    return resample.Execute(coarse)
 
 
 def main() -> None:
