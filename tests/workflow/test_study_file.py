@@ -141,6 +141,18 @@ def test_what_a_run_is_changes_with_its_trainer_network_and_settings() -> None:
     assert fingerprints[0] != fingerprints[2]
 
 
+def test_half_of_a_training_shows_once_whether_a_backbone_has_converged() -> None:
+    whole, half = {"cap": 8}, {"cap": 8, "trainer": "nnUNetTrainer_10epochs", "half_of": "whole"}
+    datasets = [{"dataset": 4, "folds": [1, 2]}]
+    made = study(backbones={"whole": whole, "half": half}, datasets=datasets)
+    on_half = [run for run in made.runs.values() if run.backbone == "half"]
+    assert [(run.method, run.fold) for run in on_half] == [("reference", 1)]
+    assert len(made.runs) > 3
+    for other in ("absent", "half"):
+        with pytest.raises(ValueError, match=f"is half of '{other}', which must be another"):
+            study(backbones={"whole": whole, "half": {**half, "half_of": other}})
+
+
 def test_splits_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     datasets = [{"dataset": 4, "splits": "mine.json"}]

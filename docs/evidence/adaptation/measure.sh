@@ -17,7 +17,6 @@ run() {
 }
 [ "$pair" != hippocampus ] || python "$here/shift.py"
 run "$here/$pair-source.yaml" source
-run "$here/$pair-convergence.yaml" convergence
 python "$here/studies.py" "$pair" "$folder"
 [ $# -gt 0 ] || set -- rates k3 k3-scratch k1 k1-scratch k5 k5-scratch k10 k10-scratch
 for study in "$@"; do

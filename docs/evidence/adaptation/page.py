@@ -10,6 +10,7 @@ from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison
+from nnunet_iac.analysis.scores.convergence import Convergence, convergences
 from nnunet_iac.analysis.scores.forgetting import forward_transfer
 from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables
 from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
@@ -44,8 +45,6 @@ NAMES = {
     "attention": "attention gates",
 }
 MARGIN = 0.005
-CONVERGED = 0.003
-"""Dice by which twice the training of a converged network may differ."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +117,10 @@ def rates(pair: str) -> list[Row]:
     return [] if measured is None else list(method_tables(measured, (), MARGIN)[0].rows)
 
 
-def convergence(pair: str) -> tuple[float, ...]:
-    """Return the source's validation Dice after half of its epochs and after all of them."""
-    files = [result(f"{pair}-{name}") for name in ("convergence", "source")]
-    return tuple(
-        mean_of_present(runs_of(measured, REFERENCE)[0]["dice"].values())
-        for measured in files
-        if measured is not None
-    )
+def convergence(pair: str) -> list[Convergence]:
+    """Return whether the source has converged."""
+    measured = result(f"{pair}-source")
+    return [] if measured is None else convergences(measured)
 
 
 def page() -> str:
@@ -147,9 +142,8 @@ def page() -> str:
     environment.filters.update(difference=difference_text, p=p_text)
     own = {"names": NAMES, "finding": finding, "forgotten": forgotten, "reference": REFERENCE}
     environment.globals.update(own)
-    limits = {"margin": MARGIN, "limit": CONVERGED}
     template = environment.get_template("page.md.jinja")
-    return template.render(pairs=pairs, product=result("product"), **limits)
+    return template.render(pairs=pairs, product=result("product"), margin=MARGIN)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,9 @@ class Pair:
     @property
     def source_folds(self) -> list[Path]:
         """The fold of the source's model, and that of its search."""
-        return [fold_folder(self.source, run) for run in self.source.runs.values()]
+        backbones = self.source.backbones
+        runs = [run for run in self.source.runs.values() if not backbones[run.backbone].half_of]
+        return [fold_folder(self.source, run) for run in runs]
 
     def study(
         self, name: str, numbers: range, backbones: dict[str, Any], methods: dict[str, Any]
@@ -92,7 +94,7 @@ class Pair:
         """Return all studies by name."""
         reference, searched = self.source_folds
         document = yaml.safe_load((HERE / f"{self.name}-source.yaml").read_text())
-        (network,) = document["backbones"].values()
+        network = next(iter(document["backbones"].values()))
         adapted = {"adapted": {"adapt": str(reference)}}
         scratch = {"scratch": {**network, "trainer": FROM_SCRATCH}}
         methods = yaml.safe_load((HERE / "methods.yaml").read_text())
