@@ -57,8 +57,8 @@ class BackboneSpec:
     sets whose networks have fewer stages take the first of `features_per_stage`. With `adapt`, the
     path of a fold of a model of another data set, nothing is trained: that fold is the backbone of
     every method, under its own plans, and the reference is its validation on the data set. With
-    `half_of` it is another backbone after half of its training, which shows whether that has
-    converged: it is trained once for every data set and configuration, and no method is on it.
+    `half_of` it is another backbone after half of its training or less, which shows whether that
+    has converged: it is trained once for a data set and configuration, and no method is on it.
     """
 
     plans: str = PLANNED

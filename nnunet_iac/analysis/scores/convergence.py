@@ -13,17 +13,21 @@ CONVERGED = 0.003
 
 @dataclass(frozen=True)
 class Convergence:
-    """The mean validation Dice of a backbone, and after half of its training, on the same cases."""
+    """The mean validation Dice of a backbone, and after half of its training, on the same cases.
+
+    `half` is the name of the backbone that was trained for half as long, or less.
+    """
 
     dataset: str
     configuration: str
     backbone: str
+    half: str
     after_half: float
     after_all: float
 
     @property
     def difference(self) -> float:
-        """What the second half of the training changed."""
+        """What the rest of the training changed."""
         return self.after_all - self.after_half
 
     @property
@@ -34,9 +38,9 @@ class Convergence:
     def __str__(self) -> str:
         has, less = ("has", "less") if self.has_converged else ("has not", "not less")
         return (
-            f"{self.backbone} {has} converged on {self.dataset}, {self.configuration}: the second "
-            f"half of its training changes its validation Dice by {self.difference:+.4f}, from "
-            f"{self.after_half:.4f} to {self.after_all:.4f}, {less} than {CONVERGED}"
+            f"{self.backbone} {has} converged on {self.dataset}, {self.configuration}: what it is "
+            f"trained longer than {self.half} changes the validation Dice by {self.difference:+.4f}"
+            f", from {self.after_half:.4f} to {self.after_all:.4f}, {less} than {CONVERGED}"
         )
 
 
@@ -56,5 +60,5 @@ def convergences(document: Mapping[str, Any]) -> list[Convergence]:
         means = [mean_of_present(dice.values()) for dice in (half, references[key])]
         after_half, after_all = (mean for mean in means)
         if after_half is not None and after_all is not None:
-            found.append(Convergence(dataset, configuration, whole, after_half, after_all))
+            found.append(Convergence(dataset, configuration, whole, name, after_half, after_all))
     return found
