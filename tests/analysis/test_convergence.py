@@ -28,10 +28,11 @@ def test_it_has_where_half_of_its_training_changes_little(
     (found,) = convergences(_study(after_half, after_all))
     assert found.has_converged is converged
     assert found.difference == pytest.approx(after_all - after_half)
+    has, less = ("has", "less") if converged else ("has not", "not less")
     assert str(found) == (
-        f"long {'has' if converged else 'has not'} converged on Dataset900_Frames, 2d: what it is "
-        f"trained longer than short changes the validation Dice by {after_all - after_half:+.4f}, "
-        f"from {after_half:.4f} to {after_all:.4f}, {'less' if converged else 'not less'} than 0.003"
+        f"long {has} converged on Dataset900_Frames, 2d: what it is trained longer than short "
+        f"changes the validation Dice by {after_all - after_half:+.4f}, from {after_half:.4f} to "
+        f"{after_all:.4f}, {less} than 0.003"
     )
 
 
