@@ -39,6 +39,8 @@ NAMES = {
     "norms": "continued, norms of the decoder",
     "random": "cells: random",
     "random-norms": "cells: random, and norms",
+    "random-wide": "cells: random, wide",
+    "random-ema": "cells: random, averaged weights (EMA)",
     "iac-lth": "cells: searched (IAC-LTH)",
     "transferred": "cells: searched on the source",
     "convolution": "convolutions of equal parameters",
