@@ -2,6 +2,8 @@
 
 from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_8epochs,
+    nnUNetTrainerAdam_20epochs,
+    nnUNetTrainerAdam_40epochs,
     nnUNetTrainerAdamNoDeepSupervision_200epochs,
 )
 from nnunet_iac.training.trainers import (
@@ -14,6 +16,8 @@ from nnunet_iac.training.trainers import (
 __all__ = [
     "nnUNetTrainerAdamNoDeepSupervision_200epochs",
     "nnUNetTrainerAdam_8epochs",
+    "nnUNetTrainerAdam_20epochs",
+    "nnUNetTrainerAdam_40epochs",
     "nnUNetTrainerContinue",
     "nnUNetTrainerIAC",
     "nnUNetTrainerIACDiscrete",
