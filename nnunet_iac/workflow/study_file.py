@@ -63,7 +63,9 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
         name: _method(name, given or {}, folder) for name, given in document["methods"].items()
     }
     if REFERENCE in values["methods"]:
-        raise ValueError("a method must have another name than reference, which is always trained")
+        raise ValueError(
+            "a method must not be called `reference`, the name of the backbone: rename it"
+        )
     if "backbones" in document:
         values["backbones"] = {
             name: _backbone(given or {}, folder) for name, given in document["backbones"].items()
@@ -115,7 +117,7 @@ def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> StudyMe
     if kind not in METHODS:
         raise ValueError(
             f"method {name!r} must be one of {', '.join(METHODS)}, or name one with `as`; "
-            f"got {kind!r} (the reference is always trained)"
+            f"got {kind!r} (the backbone is always trained)"
         )
     if name in METHODS and kind != name:
         raise ValueError(

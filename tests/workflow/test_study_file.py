@@ -94,7 +94,7 @@ def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -
         ({"seeds": [-1]}, "seeds.0"),
         ({"augmentations": ["strong"]}, "'strong' is not one of"),
         ({"methods": {"best": None}}, "method 'best' must be"),
-        ({"methods": {"reference": {"as": "identity"}}}, "another name than reference"),
+        ({"methods": {"reference": {"as": "identity"}}}, "must not be called `reference`"),
         ({"methods": {"random": {"as": "iac"}}}, "must be what it is called"),
         ({"methods": {"convolution": None}}, "takes the cells of 'iac-lth'"),
         ({"methods": {"continued": {"epochs_of": "random"}}}, "takes the epochs of 'random'"),
