@@ -1,6 +1,6 @@
 """Where nnU-Net looks for our trainers, and its own look-up.
 
-nnU-Net is imported only by the look-up, for the folder is asked for in scripts.
+nnU-Net is imported only by the look-up, since scripts ask for the folder.
 """
 
 import ast
