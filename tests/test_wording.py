@@ -29,15 +29,17 @@ NEVER = {
     r"go(es|ing)? on|went on": "resume, continue",
     r"gave|scored more than": "the score and its difference, as numbers",
     r"reckon(s|ed|ing)?": "estimate",
-    r"tell(s|ing)?|told|say(s|ing)?|said": "log, report, show, mean",
+    r"tell(?! nnU-Net)|tells|telling|told|say(s|ing)?|said": "log, report, show, mean",
     r"mend(s|ed|ing)?": "fix",
     r"(stand|stands|stood|standing) in": "see, is in",
     r"(?-i:stable_checks|theta|kappa)": "patience, stability threshold, growth factor",
 }
 """Patterns of whole words, and the words of the glossary."""
 
-SHOWN = {r"references?(?! \(the backbone\))": "backbone"}
-"""Of what the program shows besides; the name `reference` of a folder and a method may stay."""
+SHOWN = {
+    r"(the|a|every|each|its|minus|than) references?(?! (\(the backbone\)|page|section))": "backbone"
+}
+"""Of what users read besides; the name `reference` of a folder and a method may stay."""
 
 
 def found_in(text: str, *glossaries: dict[str, str]) -> list[str]:
@@ -81,10 +83,9 @@ def written_in(path: Path) -> Iterator[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Return the paragraphs of a page or template, without expressions and code."""
-    text = re.sub(
-        r"\{[{%].*?[%}]\}|^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE
-    )
+    """Return the paragraphs of a page or template, without expressions, code and link targets."""
+    left_out = r"\{[{%].*?[%}]\}|^```.*?^```|(?<=\])\([^)]*\)"
+    text = re.sub(left_out, "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     return re.split(r"\n\s*\n", text)
 
 
