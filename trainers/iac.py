@@ -1,4 +1,4 @@
-"""The retrofit trainers, for nnU-Net's look-up; export nnUNet_extTrainer=<this folder>."""
+"""The retrofit trainers, for nnU-Net's look-up in the folders of nnUNet_extTrainer."""
 
 from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_8epochs,

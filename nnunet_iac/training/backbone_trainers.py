@@ -69,8 +69,8 @@ class nnUNetTrainerAdam_40epochs(AdamTrainer):
 class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
     """The paper's stage I: 200 epochs of Adam at 1e-3 without deep supervision.
 
-    Deviates from nnUNetTrainer in these three things. The rate decays as nnU-Net's does, of which
-    the paper says nothing, and an epoch has nnU-Net's 250 iterations.
+    Deviates from nnUNetTrainer in these three things. The rate decays as nnU-Net's does, which the
+    paper does not mention, and an epoch has nnU-Net's 250 iterations.
     """
 
     changes: ClassVar[dict[str, Any]] = {"num_epochs": 200, "enable_deep_supervision": False}
