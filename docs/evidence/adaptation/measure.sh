@@ -9,13 +9,20 @@ here=$(cd "$(dirname "$0")" && pwd)
 pair=${1:?a pair must be named, heart or hippocampus}
 folder=${2:?a folder for studies and splits must be named}
 shift 2
-nnUNet_extTrainer=$(nnunet-iac trainers-dir)
-export nnUNet_extTrainer OMP_WAIT_POLICY=passive
+eval "$(nnunet-iac trainers-dir --export)"
+export OMP_WAIT_POLICY=passive
 run() {
     nnunet-iac study "$1" --cores 2
     cp "$nnUNet_results/studies/adaptation-$pair-$2/results.json" "$here/$pair-$2.json"
 }
-[ "$pair" != hippocampus ] || python "$here/shift.py"
+# The hippocampus's models are stored (licence and attribution of their data: data.md); without the files they are trained.
+if [ "$pair" = hippocampus ]; then
+    python "$here/shift.py"
+    for file in "$here/$pair"-*.zip; do
+        model=$(dirname "$(python -m zipfile -l "$file" | grep -o '[^ ]*/plans.json')")
+        [ -d "$nnUNet_results/$model" ] || nnUNetv2_install_pretrained_model_from_zip "$file"
+    done
+fi
 run "$here/$pair-source.yaml" source
 python "$here/studies.py" "$pair" "$folder"
 [ $# -gt 0 ] || set -- rates k3 k3-scratch k1 k1-scratch k5 k5-scratch k10 k10-scratch

@@ -84,6 +84,7 @@ class Pair:
         """Return a study of some folds, of methods on one backbone."""
         return {
             "name": f"adaptation-{self.name}-{name}",
+            "device": "cpu",
             "datasets": [{"dataset": self.target, "folds": [*numbers], "splits": "splits.json"}],
             "backbones": backbones,
             "settings": {"preset": "adapt"},
