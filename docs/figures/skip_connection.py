@@ -1,4 +1,4 @@
-"""Draw docs/cell-in-skip.png: a U-Net with cells in its skip connections, and one cell."""
+"""Draw docs/figures/cell-in-skip.png: a U-Net with cells in its skip connections, and one cell."""
 
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def _frozen(axes: Axes, middle: Point, size: Point) -> None:
 
 def main() -> None:
     """Write the picture."""
-    path = Path(__file__).parents[1] / "cell-in-skip.png"
+    path = Path(__file__).parent / "cell-in-skip.png"
     title = "A frozen U-Net whose skip connections run through cells"
     write_figure(skip_connection_figure(), path, 200, title)
 

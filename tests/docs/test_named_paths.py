@@ -36,6 +36,6 @@ def test_every_path_of_the_repository_that_a_text_names_exists(path: Path) -> No
 
 
 def test_a_path_that_does_not_exist_is_found() -> None:
-    known, unknown = "docs/api.md, $X/docs/x.md", "python absent.py; [a](b.md)"
+    known, unknown = "docs/reference/api.md, $X/docs/x.md", "python absent.py; [a](b.md)"
     text = f"pytest tests/runs/test_{{fold,gone}}.py; {known}; {unknown}"
     assert _missing(text, ROOT / "docs") == ["tests/runs/test_gone.py", "absent.py", "b.md"]

@@ -1,4 +1,7 @@
-"""How to read every figure and table, in two sentences each; docs/analysis.md has the same."""
+"""How to read every figure and table, in two sentences each.
+
+docs/guide/reading-reports.md has the same sentences.
+"""
 
 CAPTIONS = {
     "explorer": (
