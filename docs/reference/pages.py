@@ -346,14 +346,15 @@ def _message_lines() -> Iterator[str]:
 
 
 def messages(tree: ast.AST) -> Iterator[str]:
-    """Yield the sentences of the errors that a module raises, `…` for what is filled in."""
+    """Yield the sentences of the errors that a module makes, `…` for what is filled in."""
+    raised = {node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)}
     for node in ast.walk(tree):
-        call = node.exc if isinstance(node, ast.Raise) else None
-        if not (isinstance(call, ast.Call) and call.args):
+        if not (isinstance(node, ast.Call) and node.args):
             continue
-        name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
-        text = _template(call.args[0])
-        if name in ERRORS and len(text.replace("…", "").split()) > 3:
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+        text = _template(node.args[0])
+        named = name in ERRORS or (node in raised and not name.endswith("Error"))
+        if named and len(text.replace("…", "").split()) > 3:
             yield text
 
 
