@@ -286,7 +286,7 @@ def _shown(action: argparse.Action) -> bool:
 
 
 def _names(action: argparse.Action) -> str:
-    value = action.metavar or (None if action.choices is None else "|".join(action.choices))
+    value = action.metavar or (action.choices and f"{{{','.join(action.choices)}}}")
     shown = "" if action.nargs == 0 else str(value or action.dest.upper())
     names = ", ".join(action.option_strings)
     text = f"`{f'{names} {shown}'.strip()}`"

@@ -374,11 +374,14 @@ def page() -> str:
         ],
         margin=MARGIN,
         found=finding,
-        better=sum(
-            set["table"].row(search).against["random"].verdict == "better"
-            for set in sets
-            for search in ("iac-lth", "iac")
-        ),
+        better={
+            control: sum(
+                set["table"].row(search).against[control].verdict == "better"
+                for set in sets
+                for search in ("iac-lth", "iac")
+            )
+            for control in ("random", "continued")
+        },
         default_finding=finding(
             compared(choice, "random-zero", "literal-zero"), STUDY_BASELINES["random"]
         ),
