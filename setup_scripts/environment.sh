@@ -20,7 +20,7 @@ step() {
         "$step_number" "$STEPS" $((SECONDS / 60)) $((SECONDS % 60)) "$title"
     "$@" || {
         local status=$?
-        printf '\nerror: step %d (%s) failed with status %d; its output above says why.\n' \
+        printf '\nerror: step %d (%s) failed with status %d; see its output above.\n' \
             "$step_number" "$title" "$status" >&2
         exit "$status"
     }

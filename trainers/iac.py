@@ -1,7 +1,9 @@
-"""The retrofit trainers, for nnU-Net's look-up; export nnUNet_extTrainer=<this folder>."""
+"""The retrofit trainers, for nnU-Net's look-up in the folders of nnUNet_extTrainer."""
 
 from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_8epochs,
+    nnUNetTrainerAdam_20epochs,
+    nnUNetTrainerAdam_40epochs,
     nnUNetTrainerAdamNoDeepSupervision_200epochs,
 )
 from nnunet_iac.training.trainers import (
@@ -14,6 +16,8 @@ from nnunet_iac.training.trainers import (
 __all__ = [
     "nnUNetTrainerAdamNoDeepSupervision_200epochs",
     "nnUNetTrainerAdam_8epochs",
+    "nnUNetTrainerAdam_20epochs",
+    "nnUNetTrainerAdam_40epochs",
     "nnUNetTrainerContinue",
     "nnUNetTrainerIAC",
     "nnUNetTrainerIACDiscrete",

@@ -275,7 +275,7 @@ def _verb_lines(parser: argparse.ArgumentParser, summary: str) -> Iterator[str]:
     if rows:
         yield from table(("option", "meaning"), rows)
     if parser.epilog:
-        lines = [line for line in parser.epilog.splitlines() if not line.endswith("example:")]
+        lines = [line for line in parser.epilog.splitlines() if not line.startswith("example")]
         yield from (f"    {line.strip()}" if line.strip() else "" for line in lines)
         yield ""
 

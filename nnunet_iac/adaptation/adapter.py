@@ -237,7 +237,7 @@ def backbone_of(model: Path, adapter: Adapter) -> Path:
 
 
 def plans_digest(plans: Mapping[str, Any], configuration: str) -> str:
-    """Return the SHA-256 over what plans say of a network and of the images it sees."""
+    """Return the SHA-256 over the part of plans that defines a network and its images."""
     config = configuration_of(plans, configuration)
     parts = {key: config.get(key) for key in SEEN_ALIKE}
     parts |= {key: plans.get(key) for key in (INTENSITIES, "transpose_forward")}

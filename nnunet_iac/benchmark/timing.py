@@ -39,9 +39,9 @@ def timed(step: Callable[[], Any], device: str) -> float:
 
 
 def synchronise(device: str) -> None:
-    """Wait for a GPU's work."""
-    if device == "cuda":
-        torch.cuda.synchronize()
+    """Wait for the work of a GPU."""
+    if device != "cpu":
+        getattr(torch, device).synchronize()
 
 
 @contextmanager
@@ -62,8 +62,9 @@ def cudnn_choice(by_timing: bool) -> Iterator[None]:
 def peak_mb(make: Callable[..., Callable[[], Any]], *arguments: Any, device: str) -> float:
     """Return the MB that three calls of `make(*arguments)` need at their peak.
 
-    On a GPU the growth of what the allocator has given out; on a CPU that of a fresh process, since
-    a process does not give back all it has freed.
+    On a CUDA GPU the growth of what the allocator has given out; on an Apple GPU that of what the
+    driver has, which the allocator keeps; on a CPU that of a fresh process, since a process does
+    not give back all it has freed.
     """
     if device == "cuda":
         gc.collect()
@@ -73,6 +74,13 @@ def peak_mb(make: Callable[..., Callable[[], Any]], *arguments: Any, device: str
         for _ in range(3):
             step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if device == "mps":
+        torch.mps.empty_cache()
+        before = torch.mps.driver_allocated_memory()
+        step = make(*arguments)
+        for _ in range(3):
+            step()
+        return (torch.mps.driver_allocated_memory() - before) / 2**20
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_growth, (make, arguments, torch.get_num_threads()))
@@ -82,6 +90,8 @@ def present_mb(device: str) -> float:
     """Return the memory of the GPU, or of the machine."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[1] / 2**20
+    if device == "mps":
+        return torch.mps.recommended_max_memory() / 2**20
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
 
 

@@ -4,6 +4,7 @@ A verb imports what it needs when it runs, so that the light ones start fast.
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from nnunet_iac.cli import (
     studies,
     xtiny,
 )
+from nnunet_iac.cli.options import HelpText
 
 VERBS = (
     studies.add_demo,
@@ -41,6 +43,23 @@ VERBS = (
 )
 """In the order of the help."""
 
+DESCRIPTION = """\
+Search small adaptive cells (Implantable Adaptive Cells) for the skip connections of a U-Net that \
+nnU-Net has trained, and compare them with controls.
+
+Research software, not a medical device."""
+
+WHERE_TO_START = """\
+start here:
+  nnunet-iac demo --quick                         try every step on embedded data, in a minute
+  eval "$(nnunet-iac trainers-dir --export)"      let nnU-Net find the trainers
+  nnunet-iac doctor                               check the installation
+  nnUNetv2_train 4 2d 0                           train the backbone, if you have none
+  nnUNetv2_train 4 2d 0 -tr nnUNetTrainerIACLTH   retrofit it: search, finetune, validate
+  nnunet-iac report FOLD -o report                write a page on what was found and what it gains
+
+nnunet-iac VERB --help explains a verb and shows an example."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit status.
@@ -51,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read once, when torch is imported; other processes get the cores of threads that wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parser = _parser()
+    _complete(parser)
     arguments, more = parser.parse_known_args(argv)
     if more and not hasattr(arguments, "more"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -65,12 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="nnunet-iac", description="Implantable Adaptive Cells for nnU-Net."
+        prog="nnunet-iac", description=DESCRIPTION, epilog=WHERE_TO_START, formatter_class=HelpText
     )
     parser.add_argument(
         "--version", action="version", version=nnunet_iac.__version__, help="print the version"
     )
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     for add in VERBS:
         add(verbs)
     return parser
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks for completions, if the extra `completion` is installed."""
+    if importlib.util.find_spec("argcomplete") is not None:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)

@@ -5,103 +5,144 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.cli.shared import Verbs, add_settings, parse_settings
-
-EXAMPLE = """example:
-  nnunet-iac adapt -s 27 -d 30 -c 2d
-  nnUNetv2_train 30 2d 0 -p nnUNetPlansFrom027 -tr nnUNetTrainerIACLTH"""
+from nnunet_iac.cli.options import (
+    Verbs,
+    add_configuration,
+    add_dataset,
+    add_device,
+    add_fold,
+    add_folds,
+    add_new_plans,
+    add_output,
+    add_plans,
+    add_settings,
+    add_trainer,
+    add_verb,
+    device_of,
+    parse_settings,
+)
 
 
 def add_adapt(verbs: Verbs) -> None:
     """Add the verb adapt."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "adapt",
-        help="prepare another data set for adapting a trained model to it",
-        description="Preprocesses the target under the plans of the source model and writes plans "
-        "whose settings name that model as the backbone. Every trainer then adapts it. The source "
-        "model and its data are not changed, and its data are not needed.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "prepare another data set for adapting a trained model to it",
+        "Preprocesses the target under the plans of the source model and writes plans whose "
+        "settings name that model as the backbone. Every trainer then adapts it. The source model "
+        "and its data are not changed, and its data are not needed.",
+        run=_adapt,
+        examples="""
+        nnunet-iac adapt -s 27 -d 30 -c 2d
+        nnUNetv2_train 30 2d 0 -p nnUNetPlansFrom027 -tr nnUNetTrainerIACLTH
+        """,
     )
-    add = parser.add_argument
     text = "trained model: a data set's id or name, or a model folder TRAINER__PLANS__CONFIG"
-    add("-s", metavar="SOURCE", required=True, help=text)
-    add("-d", metavar="TARGET", required=True, help="raw data set to adapt to, id or name")
-    add("-c", metavar="CONFIG", required=True, help="configuration, such as 2d")
+    parser.add_argument("-s", metavar="SOURCE", required=True, help=text)
+    add_dataset(parser, "raw data set to adapt to")
+    add_configuration(parser)
     text = "fold of the source model (default: all if it is trained, else the first)"
-    add("-f", metavar="FOLD", help=text)
-    text = "trainer of the source model (default: nnUNetTrainer)"
-    add("-tr", metavar="TRAINER", default="nnUNetTrainer", help=text)
-    text = "plans of the source model (default: nnUNetPlans)"
-    add("-p", metavar="PLANS", default="nnUNetPlans", help=text)
-    text = "identifier of the new plans (default: the source's with From and its number)"
-    add("-o", metavar="NEW_ID", help=text)
-    text = "worker processes (default: 8, or as many as there are cores)"
-    add("-np", metavar="N", type=int, default=min(8, os.cpu_count() or 1), help=text)
+    add_fold(parser, text, str)
+    add_trainer(parser, "trainer of the source model")
+    add_plans(parser, "plans of the source model")
+    add_new_plans(parser, "PLANSFrom and the source's number, such as nnUNetPlansFrom027")
+    text = "worker processes for preprocessing (default: 8, or the number of cores if it is less)"
+    parser.add_argument(
+        "-np", metavar="N", type=int, default=min(8, os.cpu_count() or 1), help=text
+    )
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
-    text = "a label of the target and what the source calls it; background drops a label"
-    add("--map", metavar="TARGET=SOURCE", **many, help=text)
-    text = "labels of the source that the target's images do not show"
-    add("--absent", metavar="SOURCE", **many, help=text)
-    text = "raw data set to write mapped labels to, such as Dataset130_Mapped"
-    add("--mapped-dataset", metavar="NAME", help=text)
-    add_settings(parser, "settings besides those of preset=adapt; may be given more than once")
-    parser.set_defaults(verb=_adapt)
+    text = (
+        "labels of the target and the source's names for them, such as tumor=lesion; background "
+        "drops a label (default: the names are the same)"
+    )
+    parser.add_argument("--map", metavar="TARGET=SOURCE", **many, help=text)
+    text = "labels of the source that the target's images do not show (default: none)"
+    parser.add_argument("--absent", metavar="SOURCE", **many, help=text)
+    text = "raw data set to write mapped labels to, such as Dataset130_Mapped (default: none)"
+    parser.add_argument("--mapped-dataset", metavar="NAME", help=text)
+    add_settings(parser, "settings besides those of preset=adapt")
 
 
 def add_adapter(verbs: Verbs) -> None:
     """Add the verb adapter."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "adapter",
-        help="save the cells of a run as a file, put them on their backbone, or list them",
-        description="An adapter is what an adapted run adds to its backbone, which it leaves as "
-        "it was: the cells, in one small file. It fits that backbone only.",
+        "save the cells of a run as a file, put them on their backbone, or list them",
+        "An adapter is what an adapted run adds to its backbone, which stays unchanged: the cells, "
+        "in one small file. It fits that backbone only.",
+        run=None,
+        examples="""
+        nnunet-iac adapter save FOLD -o MODEL/adapters/site_b.safetensors
+        nnunet-iac adapter list MODEL
+        nnunet-iac adapter apply MODEL site_b -o MODEL_AT_SITE_B
+        """,
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    save = actions.add_parser("save", help="write the adapter of a finished run")
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    save = add_verb(
+        actions,
+        "save",
+        "write the adapter of a finished run",
+        run=_save,
+        examples="nnunet-iac adapter save FOLD -o MODEL/adapters/site_b.safetensors",
+    )
     save.add_argument("fold", metavar="FOLD", type=Path, help="fold folder of the run")
-    text = "a new file, such as site.safetensors"
-    save.add_argument("-o", metavar="FILE", type=Path, required=True, help=text)
-    save.set_defaults(verb=_save)
-    put = actions.add_parser("apply", help="write a model folder of a backbone with an adapter")
-    text = "model folder of the backbone, TRAINER__PLANS__CONFIG"
-    put.add_argument("model", metavar="MODEL", type=Path, help=text)
-    text = "its file, or its name in MODEL/adapters"
+    add_output(save, "FILE", "the adapter, a new file such as site.safetensors", required=True)
+    put = add_verb(
+        actions,
+        "apply",
+        "write a model folder of a backbone with an adapter",
+        "Every stock nnU-Net command predicts with the new folder.",
+        run=_apply,
+        examples="nnunet-iac adapter apply MODEL site_b -o MODEL_AT_SITE_B",
+    )
+    _add_model(put)
+    text = "the adapter's file, or its name in MODEL/adapters"
     put.add_argument("adapter", metavar="ADAPTER", help=text)
-    put.add_argument("-o", metavar="DIR", type=Path, required=True, help="a new folder")
-    put.set_defaults(verb=_apply)
-    show = actions.add_parser("list", help="print the adapters of a model, and whether they fit")
-    show.add_argument("model", metavar="MODEL", type=Path, help="model folder of the backbone")
-    text = "adapters elsewhere (default: all in MODEL/adapters)"
+    add_output(put, "DIR", "the model folder with the adapter, a new folder", required=True)
+    show = add_verb(
+        actions,
+        "list",
+        "print the adapters of a model, and whether they fit",
+        run=_list,
+        examples="nnunet-iac adapter list MODEL",
+    )
+    _add_model(show)
+    text = "files, or names in MODEL/adapters (default: all in MODEL/adapters)"
     show.add_argument("adapters", metavar="ADAPTER", nargs="*", help=text)
-    show.set_defaults(verb=_list)
 
 
 def add_predict(verbs: Verbs) -> None:
     """Add the verb predict."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "predict",
-        help="predict with a model and its adapters",
-        description="Predicts with nnUNetv2_predict_from_modelfolder, once per adapter. Further "
-        "options are handed to that command, such as -npp, -nps, -step_size or --disable_tta.",
-        epilog="example:\n  nnunet-iac predict -m MODEL --adapter site_b --adapter none -i IN -o O",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "predict with a model and its adapters",
+        "Runs nnUNetv2_predict_from_modelfolder once per adapter. Further options are handed to "
+        "that command, such as -npp, -nps, -step_size or --disable_tta.",
+        run=_predict,
+        examples="nnunet-iac predict -m MODEL --adapter site_b --adapter none -i IMAGES -o OUT",
     )
     add = parser.add_argument
     add("-m", metavar="MODEL", type=Path, required=True, help="model folder of the backbone")
     text = (
-        "a file, a name in MODEL/adapters, none for the backbone alone, or auto for whichever "
-        "suits an image; may be repeated"
+        "a file, a name in MODEL/adapters, none for the backbone alone, or auto for the adapter "
+        "that suits each image; may be repeated"
     )
     add("--adapter", metavar="ADAPTER", action="append", required=True, help=text)
     add("-i", metavar="IN", type=Path, required=True, help="folder of images")
-    text = "folder for the predictions; with more than one adapter each gets one inside"
-    add("-o", metavar="OUT", type=Path, required=True, help=text)
+    text = "folder of the predictions, with one subfolder per adapter if there are several"
+    add_output(parser, "OUT", text, required=True)
     text = "folds of the backbone alone (default: all that are trained)"
-    add("-f", metavar="FOLD", nargs="+", default=[], help=text)
-    text = "default: cuda if there is one, else cpu"
-    add("-device", choices=("cpu", "cuda", "mps"), help=text)
-    parser.set_defaults(verb=_predict, more=())
+    add_folds(parser, text, str, [])
+    add_device(parser)
+    parser.set_defaults(more=())
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    text = "model folder of the backbone, TRAINER__PLANS__CONFIG"
+    parser.add_argument("model", metavar="MODEL", type=Path, help=text)
 
 
 def _save(arguments: argparse.Namespace) -> int:
@@ -140,13 +181,10 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import torch
-
     from nnunet_iac.adaptation.choice import AUTO
     from nnunet_iac.adaptation.prediction import predict, predict_chosen
 
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    options = ("-device", device, *arguments.more)
+    options = ("-device", device_of(arguments), *arguments.more)
     folders = (arguments.i, arguments.o)
     names = arguments.adapter
     if AUTO in names:

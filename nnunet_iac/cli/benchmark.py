@@ -3,34 +3,56 @@
 import argparse
 from pathlib import Path
 
-from nnunet_iac.cli.shared import Verbs, add_device, parse_settings
+from nnunet_iac.cli.options import (
+    Verbs,
+    add_device,
+    add_plans,
+    add_settings,
+    add_verb,
+    device_of,
+    parse_settings,
+)
 
 
 def add_benchmark(verbs: Verbs) -> None:
     """Add the verb benchmark."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "benchmark",
-        help="time a step, whole searches, inference or whole runs, of your plans if given",
-        description="run: the hours of whole runs, from the seconds of their steps. Without -d: "
-        "nnU-Net's 2-D plan of the Hippocampus data at batch size 12, and no loading of data.",
+        "estimate hours and memory of searches and trainings on this machine",
+        "step: seconds and memory of one training step, and the hours that follow from them. run: "
+        "hours of whole runs, with validation and loading. search: whole searches on one batch. "
+        "inference: the network with cells against its backbone. Without -d, nnU-Net's 2-D plans "
+        "of the Hippocampus data at batch size 12 are timed, without loading of data.",
+        run=_benchmark,
+        examples="""
+        nnunet-iac benchmark step -d 4 -c 2d
+        nnunet-iac benchmark run -d 4 -c 2d -p nnUNetResEncUNetMPlans --set preset=adaptive
+        """,
     )
     add = parser.add_argument
-    add("kind", choices=("step", "search", "inference", "run"))
-    add("-d", metavar="ID", help="data set, id or name")
-    add("-c", metavar="CONFIG", default="2d", help="default: 2d")
-    add("-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans")
+    kinds = ("step", "search", "inference", "run")
+    add("kind", choices=kinds, help="what is timed: step, search, inference or run")
+    add("-d", metavar="DATASET", help="data set, id or name (default: see above)")
+    add("-c", metavar="CONFIG", default="2d", help="configuration of the plans")
+    add_plans(parser, "plans whose network is timed")
     add_device(parser)
-    add("--json", metavar="FILE", type=Path, help="write the result here, too")
-    add("--batch-size", metavar="N", type=int)
-    add("--patch-size", metavar="N", type=int, nargs="+")
-    add("--features", metavar="N", type=int, nargs="+", help="per stage")
-    add("--set", dest="assignments", metavar="KEY=VALUE", nargs="+", default=[])
-    add("--genotype", metavar="PATH", type=Path, help="time this cell as well")
-    add("--repeats", metavar="N", type=int, default=7, help="default: 7")
-    add("--batches", metavar="N", type=int, default=2, help="per epoch of a search (default: 2)")
-    add("--validation-batches", metavar="N", type=int, default=1)
-    add("--cells", metavar="N", type=int, default=20, help="random cells (default: 20)")
-    parser.set_defaults(verb=_benchmark)
+    add("--json", metavar="FILE", type=Path, help="also write the result here (default: nowhere)")
+    text = "images in a batch (default: the plans'; 12 without -d)"
+    add("--batch-size", metavar="N", type=int, help=text)
+    text = "sides of a patch in voxels, such as 64 64 (default: the plans'; 56 40 without -d)"
+    add("--patch-size", metavar="N", type=int, nargs="+", help=text)
+    text = "channels per stage, such as 32 64 128; without -d only (default: 32 64 128 256)"
+    add("--features", metavar="N", type=int, nargs="+", help=text)
+    add_settings(parser, "settings of the cells and the search")
+    text = "for inference: a genotype, fold or checkpoint to time as well (default: none)"
+    add("--genotype", metavar="PATH", type=Path, help=text)
+    add("--repeats", metavar="N", type=int, default=7, help="timings behind each median")
+    add("--batches", metavar="N", type=int, default=2, help="for search: batches per epoch")
+    text = "for search: validation batches per epoch"
+    add("--validation-batches", metavar="N", type=int, default=1, help=text)
+    text = "for inference and run: random cells that are timed"
+    add("--cells", metavar="N", type=int, default=20, help=text)
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
@@ -46,10 +68,11 @@ def _benchmark(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"--genotype is timed by benchmark inference only; got {arguments.kind}: leave it out"
         )
+    device = device_of(arguments)
     if arguments.d is None:
-        workload = Workload(device=arguments.device)
+        workload = Workload(device=device)
     else:
-        workload = Workload.of_plans(arguments.d, arguments.c, arguments.p, arguments.device)
+        workload = Workload.of_plans(arguments.d, arguments.c, arguments.p, device)
     settings = workload.settings.replace(**parse_settings(arguments.assignments))
     sizes = arguments.batch_size, arguments.patch_size, arguments.features
     workload = workload.resized(*sizes, settings)

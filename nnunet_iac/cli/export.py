@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from nnunet_iac.cli.shared import Verbs, require_extra
+from nnunet_iac.cli.options import Verbs, add_output, add_verb, require_extra
 
 ONNX_MODULES = ("onnx", "onnxscript", "onnxruntime")
 """What the extra `onnx` brings."""
@@ -11,26 +11,31 @@ ONNX_MODULES = ("onnx", "onnxscript", "onnxruntime")
 
 def add_export(verbs: Verbs) -> None:
     """Add the verb export."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "export",
-        help="make a model folder that stock nnU-Net predicts with, and ONNX files",
-        description="Writes a model folder whose plans name the retrofitted network, so that the "
-        "stock nnUNetTrainer builds it and only this package must be installed. DIR appears when "
-        "all of it is written; after an error nothing is left.",
+        "make a model folder that stock nnU-Net predicts with, and ONNX files",
+        "Writes a model folder whose plans name the retrofitted network, so that the stock "
+        "nnUNetTrainer builds it and only this package must be installed. DIR appears when all of "
+        "it is written; after an error nothing is left. The exit status is 1 if an ONNX file "
+        "differs from its network.",
+        run=_export,
+        examples="""
+        nnunet-iac export FOLD -o exported --onnx
+        nnUNetv2_predict_from_modelfolder -m exported -i IMAGES -o OUT
+        """,
     )
     add = parser.add_argument
-    add("model", metavar="FOLD_OR_MODEL", type=Path, help="a fold folder, or a model folder")
-    add("-o", metavar="DIR", type=Path, required=True, help="a new folder")
-    add("-chk", metavar="FILE", default="checkpoint_final.pth", help="default: the final one")
-    add(
-        "--onnx",
-        action="store_true",
-        help="also an ONNX file per fold, compared on real cases; one that is not its network is "
-        "left out, and the exit status is 1",
+    add("model", metavar="FOLD_OR_MODEL", type=Path, help="fold folder, or model folder")
+    add_output(parser, "DIR", "the exported model folder, a new folder", required=True)
+    add("-chk", metavar="FILE", default="checkpoint_final.pth", help="checkpoint of each fold")
+    text = (
+        "also write an ONNX file per fold, compare it with its network on real cases, and remove "
+        "it if they differ; needs the extra onnx"
     )
-    text = "validation cases to compare (default: 2)"
+    add("--onnx", action="store_true", help=text)
+    text = "with --onnx: validation cases to compare"
     add("--cases", metavar="N", type=int, default=2, help=text)
-    parser.set_defaults(verb=_export)
 
 
 def _export(arguments: argparse.Namespace) -> int:

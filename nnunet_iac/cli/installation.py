@@ -2,19 +2,34 @@
 
 import argparse
 
-from nnunet_iac.cli.shared import Verbs
+from nnunet_iac.cli.options import Verbs, add_verb
 
 
 def add_doctor(verbs: Verbs) -> None:
     """Add the verb doctor."""
-    parser = verbs.add_parser("doctor", help="check the installation; 1 if anything failed")
-    parser.set_defaults(verb=_doctor)
+    add_verb(
+        verbs,
+        "doctor",
+        "check the installation, and print how to fix what fails",
+        "Checks versions, folders, free disk, the device, and that nnU-Net finds the trainers. The "
+        "exit status is 1 if a check fails.",
+        run=_doctor,
+        examples="nnunet-iac doctor",
+    )
 
 
 def add_trainers_dir(verbs: Verbs) -> None:
     """Add the verb trainers-dir."""
-    parser = verbs.add_parser("trainers-dir", help="print the folder for nnUNet_extTrainer")
-    parser.set_defaults(verb=_trainers_dir)
+    parser = add_verb(
+        verbs,
+        "trainers-dir",
+        "print the folder of the trainers, for nnUNet_extTrainer",
+        "nnU-Net looks for trainers in the folders that nnUNet_extTrainer lists.",
+        run=_trainers_dir,
+        examples='eval "$(nnunet-iac trainers-dir --export)"',
+    )
+    text = "print the shell command that adds the folder to those in nnUNet_extTrainer"
+    parser.add_argument("--export", action="store_true", help=text)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -31,7 +46,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _trainers_dir(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.host.trainer_lookup import trainers_dir
+    from nnunet_iac.host.trainer_lookup import export_line, listed_folders, trainers_dir
 
-    print(trainers_dir())
+    print(export_line(listed_folders()) if arguments.export else trainers_dir())
     return 0

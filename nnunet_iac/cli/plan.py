@@ -3,25 +3,56 @@
 import argparse
 from pathlib import Path
 
-from nnunet_iac.cli.shared import Verbs, add_settings, add_source, parse_settings
+from nnunet_iac.cli.options import (
+    Verbs,
+    add_new_plans,
+    add_settings,
+    add_source,
+    add_verb,
+    parse_settings,
+)
+
+ENCODER_CHOICES = (
+    "plain",
+    "vgg16",
+    "resnet50",
+    "mobilenetv3_large",
+    "efficientnetv2_s",
+    "efficientnetv2_m",
+)
+"""Listed here since the package that defines them imports torch; a test compares the two."""
+SKIP_CHOICES = ("attention", "nested", "residual-attention")
 
 
 def add_plan(verbs: Verbs) -> None:
     """Add the verb plan."""
-    parser = verbs.add_parser("plan", help="write a new plans identifier that carries settings")
+    parser = add_verb(
+        verbs,
+        "plan",
+        "write new plans that carry settings or another network",
+        "The new plans use the same preprocessed data as those they start from. The command prints "
+        "the trainings to run next.",
+        run=_plan,
+        examples="""
+        nnunet-iac plan -d 4 -c 2d -o nnUNetPlans_adaptive --set preset=adaptive seed=1
+        nnunet-iac plan -d 4 -c 2d -o nnUNetPlans_resnet50 --encoder resnet50
+        """,
+    )
     add_source(parser)
+    add_new_plans(parser)
+    add_settings(parser, "settings")
     add = parser.add_argument
-    add("-o", metavar="NEW_ID", required=True, help="identifier of the new plans")
-    add_settings(parser, "settings; may be given more than once")
-    text = "plain, vgg16, resnet50, mobilenetv3_large, efficientnetv2_s or efficientnetv2_m"
-    add("--encoder", metavar="NAME", help=text)
-    text = "ImageNet weights of the encoder as timm has them; nothing is ever downloaded"
+    text = "encoder of the network, for 2-D configurations (default: the plans')"
+    add("--encoder", choices=ENCODER_CHOICES, help=text)
+    text = (
+        "file of the encoder's ImageNet weights as timm saves them; nothing is downloaded "
+        "(default: random weights)"
+    )
     add("--encoder-weights", metavar="FILE", type=Path, help=text)
-    text = "attention, nested or residual-attention, trained from scratch"
-    add("--skip", metavar="NAME", help=text)
-    text = "paper: patch, batch size and training of its backbones"
-    add("--protocol", metavar="NAME", help=text)
-    parser.set_defaults(verb=_plan)
+    text = "module in the skip connections, trained from scratch (default: the plans')"
+    add("--skip", choices=SKIP_CHOICES, help=text)
+    text = "patch, batch size and training of the paper's backbones (default: the plans')"
+    add("--protocol", choices=("paper",), help=text)
 
 
 def _plan(arguments: argparse.Namespace) -> int:

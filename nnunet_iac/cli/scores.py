@@ -4,56 +4,67 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.cli.shared import Verbs
+from nnunet_iac.cli.options import Verbs, add_output, add_verb
 
 
 def add_compare(verbs: Verbs) -> None:
     """Add the verb compare."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "compare",
-        help="test one nnU-Net against another on the same cases, by patient",
-        description="DIR: a model, a fold, a run's iac/reference, or predictions that "
+        "test methods against their backbone on the same cases, by patient",
+        "DIR is a model, a fold, a run's iac/reference, or predictions that "
         "nnUNetv2_evaluate_folder has scored. A model folder means all its folds.",
+        run=_compare,
+        examples="""
+        nnunet-iac compare -a BACKBONE -b IACLTH -o comparison
+        nnunet-iac compare -a BACKBONE -b IACLTH --control RANDOM --control CONTINUED
+        """,
     )
     add = parser.add_argument
     folders: dict[str, Any] = {"metavar": "DIR", "type": Path, "action": "append"}
-    text = "the reference: the backbone; once, or once for each -b"
+    text = "the backbone; once, or once for each -b"
     add("-a", **folders, required=True, help=text)
-    text = "a method to compare with it; may be given more than once"
+    text = "a method to compare with it; may be repeated"
     add("-b", **folders, required=True, help=text)
-    text = "a control for each -b, such as a random cell; may be given more than once"
+    text = "a control for each -b, such as a random cell; may be repeated (default: none)"
     add("--control", **folders, default=[], help=text)
-    add("-o", metavar="DIR", type=Path, help="write comparison.csv, .json and .tex here")
-    _add_statistics(parser, "b is")
+    text = "folder of comparison.csv, .json and .tex (default: none is written)"
+    add_output(parser, "DIR", text)
+    _add_statistics(parser, "the method is")
     text = "regular expression whose match in a case id is the patient (default: the runs' own)"
     add("--patient-pattern", metavar="RE", help=text)
-    add("--surface", action="store_true", help="also HD95 and NSD; needs the extra surface")
-    add("--tolerance", metavar="MM", type=float, help="of NSD (default: 1)")
-    add("--unrelated", action="store_true", help="a need not be the backbone of b")
-    parser.set_defaults(verb=_compare)
+    text = "also compare HD95 in mm and NSD; needs the extra surface"
+    add("--surface", action="store_true", help=text)
+    text = "with --surface: tolerance of NSD in mm (default: 1)"
+    add("--tolerance", metavar="MM", type=float, help=text)
+    text = "allow an -a that is not the backbone of -b"
+    add("--unrelated", action="store_true", help=text)
 
 
 def add_report(verbs: Verbs) -> None:
     """Add the verb report."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "report",
-        help="a page about one or many runs, finished or not",
-        description="RUN: a fold folder with a record, a model folder, or a folder of models. "
-        "Controls beside a run are included.",
+        "write a page about one or many runs, finished or in progress",
+        "RUN is a fold folder with a record, a model folder, or a folder of models. Controls "
+        "beside a run are included. Open DIR/index.html.",
+        run=_report,
+        examples="nnunet-iac report FOLD_OR_MODEL -o report",
     )
     add = parser.add_argument
-    add("runs", metavar="RUN", type=Path, nargs="+")
-    add("-o", metavar="DIR", type=Path, required=True, help="folder of the report")
-    text = "the paper's tables and figures as well, in DIR/paper"
+    add("runs", metavar="RUN", type=Path, nargs="+", help="runs to report")
+    add_output(parser, "DIR", "folder of the report", required=True)
+    text = "also write the paper's tables and figures to DIR/paper"
     add("--paper", action="store_true", help=text)
     _add_statistics(parser, "cells are")
-    parser.set_defaults(verb=_report)
 
 
 def _add_statistics(parser: argparse.ArgumentParser, subject: str) -> None:
-    text = f"loss of Dice up to which {subject} not inferior (default: 0.01)"
+    text = f"margin of non-inferiority: the loss of Dice up to which {subject} not inferior"
     parser.add_argument("--margin", metavar="DICE", type=float, default=0.01, help=text)
-    text = "of the bootstrap (default: 0)"
+    text = "seed of the bootstrap"
     parser.add_argument("--seed", metavar="N", type=int, default=0, help=text)
 
 

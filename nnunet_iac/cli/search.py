@@ -3,24 +3,39 @@
 import argparse
 from pathlib import Path
 
-from nnunet_iac.cli.shared import Verbs
+from nnunet_iac.cli.options import Verbs, add_output, add_verb
 
 
 def add_show(verbs: Verbs) -> None:
     """Add the verb show."""
-    parser = verbs.add_parser("show", help="print and draw a found cell")
-    parser.add_argument("path", metavar="PATH", type=Path, help="genotype, fold or checkpoint")
-    parser.add_argument("-o", metavar="FILE", type=Path, help="draw it as .svg or .png")
-    parser.set_defaults(verb=_show)
+    parser = add_verb(
+        verbs,
+        "show",
+        "print a cell and the health of its search, and draw the cell",
+        "The health lists dead edges, collapse and losses that stop falling.",
+        run=_show,
+        examples="""
+        nnunet-iac show FOLD
+        nnunet-iac show FOLD -o cell.svg
+        """,
+    )
+    text = "genotype file, fold folder or checkpoint"
+    parser.add_argument("path", metavar="PATH", type=Path, help=text)
+    add_output(parser, "FILE", "picture of the cell, .svg or .png (default: none is drawn)")
 
 
 def add_replay(verbs: Verbs) -> None:
     """Add the verb replay."""
-    parser = verbs.add_parser(
-        "replay", help="recompute a search's decisions from its trajectory; 1 if they disagree"
+    parser = add_verb(
+        verbs,
+        "replay",
+        "recompute a search's decisions from its trajectory and compare them",
+        "The exit status is 1 if a decision differs from the record.",
+        run=_replay,
+        examples="nnunet-iac replay FOLD",
     )
-    parser.add_argument("fold", metavar="FOLD", type=Path, help="fold folder, or its iac folder")
-    parser.set_defaults(verb=_replay)
+    text = "fold folder of a search, or its iac folder"
+    parser.add_argument("fold", metavar="FOLD", type=Path, help=text)
 
 
 def _show(arguments: argparse.Namespace) -> int:

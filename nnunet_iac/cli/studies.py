@@ -3,13 +3,20 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from nnunet_iac.cli.shared import (
+from nnunet_iac.cli.options import (
+    ListOf,
     Verbs,
     add_device,
+    add_dry_run,
+    add_folds,
+    add_output,
     add_settings,
     add_source,
-    numbers,
+    add_trainer,
+    add_verb,
+    device_of,
     parse_settings,
     require_extra,
 )
@@ -20,61 +27,86 @@ STUDY_MODULES = ("snakemake", "yaml", "jsonschema")
 
 def add_demo(verbs: Verbs) -> None:
     """Add the verb demo."""
-    parser = verbs.add_parser("demo", help="the whole method on a small real data set, in minutes")
-    parser.add_argument("-o", metavar="DIR", type=Path, default=Path("demo"), help="default: demo")
+    parser = add_verb(
+        verbs,
+        "demo",
+        "run the whole method on a small embedded data set, in minutes",
+        "Trains a backbone, its retrofit and the continued backbone, predicts, and writes "
+        "DIR/report/index.html. The same command resumes an interrupted demo.",
+        run=_demo,
+        examples="""
+        nnunet-iac demo
+        nnunet-iac demo --quick -o demo-quick
+        """,
+    )
+    add_output(parser, "DIR", "folder of the demo", default=Path("demo"))
     add_device(parser)
-    text = "a tiny network and few iterations: checks in about a minute that everything works"
+    text = "check in about a minute that every step works, with a tiny network"
     parser.add_argument("--quick", action="store_true", help=text)
-    parser.set_defaults(verb=_demo)
 
 
 def add_pareto(verbs: Verbs) -> None:
     """Add the verb pareto."""
-    parser = verbs.add_parser(
+    command = "nnunet-iac pareto -d 4 -c 2d --caps 8 16 32 64 -o widths"
+    parser = add_verb(
+        verbs,
         "pareto",
-        help="write a study of methods at several widths; draw Dice against cost",
-        description="Writes DIR/study.yaml: the backbone and the methods on top of it at every "
-        "width. Once the study has run, the same command draws Dice against parameters and MACs.",
+        "write a study of methods at several widths, and draw Dice against cost",
+        "Writes DIR/study.yaml: the backbone and the methods on top of it at every width. Once the "
+        "study has run, the same command draws Dice against parameters and MACs.",
+        run=_pareto,
+        examples=f"{command}\nnnunet-iac study widths/study.yaml -o widths\n{command}",
     )
-    add = parser.add_argument
     add_source(parser)
-    add("--caps", metavar="N,N,...", type=numbers, required=True, help="the widths")
-    default = "reference,continued,iac-lth,random"
-    text = "of reference, continued, iac-lth, iac, random (default: all but iac)"
-    add("--methods", metavar="NAME,...", default=default, help=text)
-    add("-f", metavar="N,N,...", type=numbers, default=[0], help="default: 0")
-    add("-tr", metavar="TRAINER", default="nnUNetTrainer", help="of the backbones")
-    add_settings(parser, "settings of the methods, such as search_epochs=40")
+    numbers: dict[str, Any] = {"action": ListOf, "of": int, "metavar": "N"}
+    text = "widths: the most channels of a stage, such as 8 16 32 64"
+    parser.add_argument("--caps", **numbers, required=True, help=text)
+    words: dict[str, Any] = {"action": ListOf, "of": str, "metavar": "NAME"}
+    default = ["reference", "continued", "iac-lth", "random"]
+    text = "of reference (the backbone), continued, iac-lth, iac and random"
+    parser.add_argument("--methods", **words, default=default, help=text)
+    add_folds(parser, "folds", int, [0])
+    add_trainer(parser, "trainer of the backbones")
+    add_settings(parser, "settings of the methods")
     add_device(parser)
-    add("-o", metavar="DIR", type=Path, default=Path("pareto"), help="default: pareto")
-    add("--dry-run", action="store_true", help="print the trainings and stop")
-    parser.set_defaults(verb=_pareto)
+    add_output(parser, "DIR", "folder of the study and the figure", default=Path("pareto"))
+    add_dry_run(parser, "print the trainings and their hours, and stop")
 
 
 def add_study(verbs: Verbs) -> None:
     """Add the verb study."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "study",
-        help="train data sets x folds x seeds x backbones x methods, and compare them",
-        description="Runs what FILE describes through Snakemake. Run again, it resumes; words "
-        "after --snakemake are Snakemake's own, such as --profile DIR.",
+        "train data sets x folds x seeds x backbones x methods, and compare them",
+        "Runs through Snakemake what FILE describes. The same command resumes an interrupted "
+        "study. The device is the key device of FILE (default: cuda if torch finds a GPU, else "
+        "cpu).",
+        run=_study,
+        examples="""
+        nnunet-iac study mine.yaml --dry-run
+        nnunet-iac study mine.yaml --cores 16 --gpus 4
+        nnunet-iac study mine.yaml --snakemake --profile docs/guide/studies/slurm
+        """,
     )
     add = parser.add_argument
-    add("file", metavar="FILE", type=Path, help="what to train, in YAML")
-    add("-o", metavar="DIR", type=Path, help="default: nnUNet_results/studies/NAME")
-    add("--cores", metavar="N", type=int, help="for all jobs (default: all)")
-    add("--gpus", metavar="N", type=int, help="one for each training (default: all)")
-    add("--dry-run", action="store_true", help="print the trainings and their hours, and stop")
-    add("--snakemake", metavar="WORD", nargs=argparse.REMAINDER, default=[])
-    parser.set_defaults(verb=_study)
+    add("file", metavar="FILE", type=Path, help="study file, in YAML")
+    text = "folder of the results (default: nnUNet_results/studies/NAME)"
+    add_output(parser, "DIR", text)
+    add("--cores", metavar="N", type=int, help="CPU cores for all jobs (default: all)")
+    text = "GPUs for all jobs, one per training (default: all)"
+    add("--gpus", metavar="N", type=int, help=text)
+    add_dry_run(parser, "print the trainings and their hours, and stop")
+    text = "all words after it are Snakemake's own, such as --profile DIR (default: none)"
+    keywords: dict[str, Any] = {"nargs": argparse.REMAINDER, "default": []}
+    add("--snakemake", metavar="WORD", **keywords, help=text)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
     from nnunet_iac.workflow.demo import run_demo
 
-    page = run_demo(
-        arguments.o, arguments.device, arguments.quick, lambda line: print(line, flush=True)
-    )
+    device = device_of(arguments)
+    page = run_demo(arguments.o, device, arguments.quick, lambda line: print(line, flush=True))
     print(f"report: {page}\nreport of the run alone: {page.parent / 'run' / 'index.html'}")
     return 0
 
@@ -89,11 +121,11 @@ def _pareto(arguments: argparse.Namespace) -> int:
     pareto = widths.Pareto(
         Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr),
         tuple(arguments.caps),
-        tuple(arguments.methods.split(",")),
+        tuple(arguments.methods),
         tuple(arguments.f),
         parse_settings(arguments.assignments),
         widths.study_name(arguments.o),
-        arguments.device,
+        device_of(arguments),
     )
     if arguments.dry_run:
         print(*plan_lines(pareto.study(), hours_of(pareto.study())), sep="\n")
@@ -118,6 +150,7 @@ def _study(arguments: argparse.Namespace) -> int:
     from nnunet_iac.workflow.study_file import read_study
 
     study = read_study(arguments.file)
+    print(f"device: {study.device}", file=sys.stderr, flush=True)
     for note in study.deprecations:
         print(f"warning: {note}", file=sys.stderr)
     if arguments.dry_run:

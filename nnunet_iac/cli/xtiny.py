@@ -2,37 +2,64 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from nnunet_iac.cli.shared import Verbs, add_device, add_source, numbers
+from nnunet_iac.cli.options import (
+    ListOf,
+    Verbs,
+    add_device,
+    add_dry_run,
+    add_fold,
+    add_new_plans,
+    add_source,
+    add_trainer,
+    add_verb,
+    device_of,
+)
 
 
 def add_xtiny(verbs: Verbs) -> None:
     """Add the verb xtiny."""
-    parser = verbs.add_parser(
+    parser = add_verb(
+        verbs,
         "xtiny",
-        help="choose a U-Net's width before training and write plans for it",
-        description="Scores narrower copies of the planned network at initialisation, on crops of "
-        "the fold's training cases (XTinyU-Net), and writes plans for the width that is picked.",
+        "choose a U-Net's width before training and write plans for it",
+        "Scores narrower copies of the plans' network at initialisation, on crops of the fold's "
+        "training cases (XTinyU-Net), and writes plans for the width that is picked. A cap is the "
+        "largest number of channels that a stage may have.",
+        run=_xtiny,
+        examples="""
+        nnunet-iac xtiny -d 4 -c 2d
+        nnunet-iac xtiny -d 4 -c 2d --within 64 4 --dry-run
+        nnunet-iac xtiny -d 4 -c 2d --cap 16
+        """,
     )
     add = parser.add_argument
     add_source(parser)
-    add("-tr", metavar="TRAINER", default="nnUNetTrainer", help="whose network is scored")
-    add("-f", metavar="FOLD", type=_fold, default=0, help="default: 0")
-    add("-K", metavar="N", type=int, default=16, help="images (default: 16)")
-    add("--seeds", metavar="N", type=int, help="initialisations (default: 8; dispersion: 16)")
-    rules, text = ("curve", "slope", "dispersion"), "default: curve; dispersion is experimental"
-    add("--rule", choices=rules, default="curve", help=text)
+    add_trainer(parser, "trainer whose network is scored")
+    add_fold(parser, "fold whose training cases are scored, or all", _fold, 0)
+    add("-K", metavar="N", type=int, default=16, help="training cases, one crop each")
+    text = "initialisations, each with one vote (default: 8; with --rule dispersion: 16)"
+    add("--seeds", metavar="N", type=int, help=text)
+    text = "rule that picks a width; dispersion is experimental"
+    add("--rule", choices=("curve", "slope", "dispersion"), default="curve", help=text)
     caps = parser.add_mutually_exclusive_group()
-    text = "candidates (default: halves down to 1)"
-    caps.add_argument("--caps", metavar="N,N,...", type=numbers, help=text)
-    caps.add_argument("--cap", metavar="N", type=int, help="take this width, without scoring")
-    text = "caps between which the rule may pick (default: the published range)"
-    add("--within", metavar="LARGEST,SMALLEST", type=_range, help=text)
-    add("--score", choices=("sum", "frobenius"), default="sum", help="default: sum")
+    numbers: dict[str, Any] = {"action": ListOf, "of": int}
+    text = "caps to score, such as 64 32 16 8 4 (default: the plans' widest, and halves down to 1)"
+    caps.add_argument("--caps", metavar="N", **numbers, help=text)
+    text = "take this cap, without scoring (default: the rule picks one)"
+    caps.add_argument("--cap", metavar="N", type=int, help=text)
+    text = (
+        "largest and smallest cap that the rule may pick, such as 64 4 (default: the published "
+        "range)"
+    )
+    add("--within", metavar="CAP", **numbers, help=text)
+    text = "sensitivity: to the sum of the outputs, or the Frobenius norm of the Jacobian"
+    add("--score", choices=("sum", "frobenius"), default="sum", help=text)
     add_device(parser)
-    add("-o", metavar="NEW_ID", help="identifier of the new plans (default: PLANS_xtiny<cap>)")
-    add("--dry-run", action="store_true", help="write nothing")
-    parser.set_defaults(verb=_xtiny)
+    add_new_plans(parser, "PLANS_xtinyCAP, such as nnUNetPlans_xtiny16")
+    add_dry_run(parser, "print the choice and write nothing")
 
 
 def _xtiny(arguments: argparse.Namespace) -> int:
@@ -48,6 +75,7 @@ def _xtiny(arguments: argparse.Namespace) -> int:
             f"--within limits what a rule may pick; --cap {arguments.cap} takes a width without "
             "one: leave one of them out"
         )
+    within = None if arguments.within is None else _range(arguments.within)
     source = Source.of_plans(arguments.d, arguments.c, arguments.p, arguments.tr)
     if arguments.o is not None:
         require_name(source, arguments.o)
@@ -61,8 +89,8 @@ def _xtiny(arguments: argparse.Namespace) -> int:
             seeds=None if arguments.seeds is None else range(arguments.seeds),
             score=arguments.score,
             caps=arguments.caps,
-            within=arguments.within,
-            device=arguments.device,
+            within=within,
+            device=device_of(arguments),
             report=lambda line: print(line, file=sys.stderr, flush=True),
         )
         print(*study.lines(), sep="\n")
@@ -86,13 +114,13 @@ def _xtiny(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _range(text: str) -> tuple[int, int]:
-    found = numbers(text)
-    if len(found) != 2:
-        raise argparse.ArgumentTypeError(
-            f"must be the largest and the smallest cap, such as 64,4; got {text}"
+def _range(caps: Sequence[int]) -> tuple[int, int]:
+    if len(caps) != 2:
+        raise ValueError(
+            "--within must be the largest and the smallest cap, such as 64 4; got "
+            f"{' '.join(map(str, caps))}"
         )
-    return found[0], found[1]
+    return caps[0], caps[1]
 
 
 def _fold(text: str) -> int | str:

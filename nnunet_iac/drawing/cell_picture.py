@@ -37,7 +37,7 @@ OPERATION_COLOURS = {
     "dil_conv_3x3": "#cc79a7",
     "dil_conv_5x5": "#009e73",
 }
-"""Okabe and Ito's colours, which the colour-blind can tell apart; one hue range per family."""
+"""Okabe and Ito's colours, which colour-blind people can distinguish; one hue range per family."""
 
 _FAMILIES = (
     ("identity", "identity", "-", 1.4),

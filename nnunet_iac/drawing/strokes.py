@@ -24,7 +24,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 def draw_text(
     axes: Axes, at: Point, text: str, size: float = 10, colour: str = INK, **kw: Any
 ) -> None:
-    """Write text centred at a point, or as matplotlib's arguments say."""
+    """Write text centred at a point, or as matplotlib's arguments place it."""
     alignment = {"ha": "center", "va": "center_baseline", "zorder": 7}
     axes.text(*at, text, size=size, color=colour, **{**alignment, **kw})
 

@@ -16,16 +16,23 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from nnunet_iac.host.trainer_lookup import exported_trainers, trainers_dir
+from nnunet_iac.host.trainer_lookup import (
+    TRAINER_VARIABLE,
+    export_line,
+    exported_trainers,
+    listed_folders,
+    trainers_dir,
+)
 
 DISTRIBUTION = "nnunet-iac"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 RESULTS_VARIABLE = "nnUNet_results"
 DATA_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", RESULTS_VARIABLE)
-TRAINER_VARIABLE = "nnUNet_extTrainer"
 
-EXPORT_TRAINERS = f'export {TRAINER_VARIABLE}="$(nnunet-iac trainers-dir)"'
+EXPORT_TRAINERS = 'eval "$(nnunet-iac trainers-dir --export)"'
+"""Adds our folder to those that the variable lists."""
+
 FREE_BYTES = 5 * 1024**3
 """What nnUNet_results should have left for the checkpoints and predictions of a few folds."""
 
@@ -168,9 +175,10 @@ def disk_check() -> Check:
 
 
 def external_trainers_check() -> Check:
-    """Return whether nnU-Net can find our trainers."""
-    ok = trainers_dir() in _external_folders()
-    found = os.environ.get(TRAINER_VARIABLE) or "not set"
+    """Return whether nnU-Net can find our trainers; the variable may list other folders as well."""
+    folders = listed_folders()
+    ok = trainers_dir() in map(_resolved, folders)
+    found = os.pathsep.join(folders) or "not set"
     return Check(TRAINER_VARIABLE, found, "" if ok else EXPORT_TRAINERS)
 
 
@@ -180,12 +188,16 @@ def shadowing_check() -> Check:
     nnU-Net imports every module below each folder, so the repository root, the package itself
     and another copy's `trainers` all do.
     """
-    others = [folder for folder in _external_folders() if folder != trainers_dir()]
-    wrong = [trouble for trouble in map(_trouble_with, others) if trouble]
+    kept: list[str] = []
+    wrong: list[str] = []
+    for entry in listed_folders():
+        folder = _resolved(entry)
+        trouble = "" if folder == trainers_dir() else _trouble_with(folder)
+        (wrong if trouble else kept).append(trouble or entry)
     return Check(
         f"other folders of {TRAINER_VARIABLE}",
         "; ".join(wrong) or "none that shadows our trainers",
-        f"take them out of it: {EXPORT_TRAINERS}" if wrong else "",
+        f"leave them out: {export_line(kept)}" if wrong else "",
     )
 
 
@@ -199,9 +211,8 @@ def _trouble_with(folder: Path) -> str:
     return ""
 
 
-def _external_folders() -> list[Path]:
-    value = os.environ.get(TRAINER_VARIABLE, "")
-    return [Path(entry).resolve() for entry in value.split(os.pathsep) if entry.strip()]
+def _resolved(folder: str) -> Path:
+    return Path(folder).resolve()
 
 
 def device_check() -> Check:
@@ -209,8 +220,9 @@ def device_check() -> Check:
     import torch
 
     if torch.cuda.is_available():
-        return Check("CUDA", torch.cuda.get_device_name())
-    return Check("CUDA", "CPU only: pass -device cpu to nnU-Net's commands")
+        return Check("device", f"cuda, {torch.cuda.get_device_name()}")
+    device = "mps" if torch.backends.mps.is_available() else "cpu"
+    return Check("device", f"no CUDA: pass -device {device} to nnU-Net's commands")
 
 
 def trainer_checks() -> Iterator[Check]:
@@ -220,7 +232,7 @@ def trainer_checks() -> Iterator[Check]:
     if not names:
         yield Check("trainers", f"there are none in {folder}", f"install {DISTRIBUTION} again")
         return
-    if folder not in _external_folders():
+    if folder not in map(_resolved, listed_folders()):
         found = f"not looked up, since {TRAINER_VARIABLE} does not name {folder}"
         yield Check("trainers", found, EXPORT_TRAINERS)
         return
@@ -242,6 +254,6 @@ def trainer_check(name: str, outcome: dict[str, str]) -> Check:
         return Check(name, outcome["error"], fix)
     if not Path(outcome["file"]).resolve().is_relative_to(PACKAGE):
         found = f"comes from {outcome['file']}, not from {PACKAGE}"
-        fix = f"keep one copy of {DISTRIBUTION} and no other folder: {EXPORT_TRAINERS}"
+        fix = f"keep one copy of {DISTRIBUTION}: {export_line([])}"
         return Check(name, found, fix)
     return Check(name, "found")

@@ -4,9 +4,9 @@ import os
 import sys
 from pathlib import Path
 
-from nnunet_iac.host.trainer_lookup import trainers_dir
+from nnunet_iac.host.trainer_lookup import TRAINER_VARIABLE, listed_folders, trainers_dir
 
-RAW, RESULTS, TRAINERS = "nnUNet_raw", "nnUNet_results", "nnUNet_extTrainer"
+RAW, RESULTS = "nnUNet_raw", "nnUNet_results"
 
 
 def raw_folder(dataset: str) -> Path:
@@ -31,7 +31,7 @@ def command_environment() -> dict[str, str]:
     return {
         "PATH": scripts + os.pathsep + os.environ.get("PATH", ""),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
-        TRAINERS: os.pathsep.join(filter(None, (str(trainers_dir()), os.environ.get(TRAINERS)))),
+        TRAINER_VARIABLE: os.pathsep.join([str(trainers_dir()), *listed_folders()]),
     }
 
 

@@ -96,7 +96,7 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
         if found.get(key) != wanted:
             raise ValueError(
                 f"{key} in {source_file} must be {wanted!r}, as file and folder are called; got "
-                f"{found.get(key)!r}: correct it, for nnU-Net names its folders after it"
+                f"{found.get(key)!r}: correct it, since nnU-Net names its folders after it"
             )
     return original
 

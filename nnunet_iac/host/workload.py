@@ -15,6 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from nnunet_iac.host.devices import require_device
 from nnunet_iac.host.planning import built_from_plans, preprocessed_folder
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, require_supported
@@ -71,11 +72,7 @@ class Workload:
                 f"{' x '.join(map(str, divisors))} with {len(self.features)} stages, and one a "
                 f"larger one; got {self.patch_size}"
             )
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError(
-                "-device cuda must have a GPU that torch can use; there is none: use -device cpu, "
-                "or install torch for your GPU"
-            )
+        require_device(self.device)
 
     def _divisors(self) -> tuple[int, ...]:
         """Return by how much the encoder reduces every side."""

@@ -176,7 +176,7 @@ def require_2d(name: str, conv_op: str) -> None:
     """Raise a `ValueError` unless the class named `conv_op` is the convolution of 2-D images."""
     if conv_op.rpartition(".")[2] != "Conv2d":
         raise ValueError(
-            f"conv_op must be Conv2d, for {name} is an encoder of 2-D images; got {conv_op}: use "
+            f"conv_op must be Conv2d, since {name} is an encoder of 2-D images; got {conv_op}: use "
             "a 2-D configuration"
         )
 

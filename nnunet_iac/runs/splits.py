@@ -34,8 +34,8 @@ def require_split(folds: object, fold: int, cases: Iterable[str], name: str) -> 
         listed = split.get(side) if isinstance(split, dict) else None
         if not isinstance(listed, list) or (side == "train" and not listed):
             raise ValueError(
-                f"{name} must list cases under {side!r} of fold {fold}, and at least one to train "
-                f"on; got {reprlib.repr(listed)}: correct it, or remove it and nnU-Net makes "
+                f"{name} must list cases under {side!r} of fold {fold}, and at least one under "
+                f"'train'; got {reprlib.repr(listed)}: correct it, or remove it and nnU-Net makes "
                 "another"
             )
         absent = sorted(set(map(str, listed)).difference(cases))

@@ -165,7 +165,7 @@ class Budgeted:
             left = [edge for edge in edges if edge in before and edge not in after]
             came = [edge for edge in edges if edge in after and edge not in before]
             changes += [
-                f"edge {old} with {before[old]} gave way to {new} with {after[new]}"
+                f"edge {old} with {before[old]} was replaced by {new} with {after[new]}"
                 for old, new in zip(left, came, strict=True)
             ]
         return changes

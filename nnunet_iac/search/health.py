@@ -92,11 +92,11 @@ def examine(
 def loss_trend(losses: Sequence[float]) -> tuple[str, str] | None:
     """Return `divergence` or `plateau` with what was measured, or None while the loss falls.
 
-    The Theil-Sen slope with its 95 % interval (Sen 1968) over `WINDOW` epochs, for nnU-Net's loss
+    The Theil-Sen slope with its 95 % interval (Sen 1968) over `WINDOW` epochs, since nnU-Net's loss
     may be negative: divergence where the interval is above zero, plateau where it contains zero.
     Fewer epochs have no trend, but a loss that is not finite is a divergence at once.
     """
-    # Imported here, for it takes a second and who reads events does without.
+    # Imported here since it takes a second and readers of events do not need it.
     from scipy.stats import theilslopes
 
     if not all(map(math.isfinite, losses)):

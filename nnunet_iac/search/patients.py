@@ -24,7 +24,7 @@ def patient_of(case: str, pattern: str | None) -> str:
 def fitting_pattern(cases: Iterable[str], pattern: str | None) -> str | None:
     """Return the pattern if it matches all cases; else None, with which every case is a patient.
 
-    A pattern of one data set may say nothing about the cases of another.
+    A pattern of one data set need not match the cases of another.
     """
     if pattern is None or not all(re.search(pattern, case) for case in cases):
         return None

@@ -307,7 +307,7 @@ class TensorBoardLogger:
     """
 
     def __init__(self, folder: Path, first_epoch: int) -> None:
-        # Imported here, for it is optional and takes a second.
+        # Imported here since it is optional and takes a second.
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder), purge_step=first_epoch)

@@ -20,7 +20,7 @@ def with_trained_part(record: BackboneRecord, part: BackbonePart, encoder: Any) 
 
 
 def require_encoder_unchanged(record: BackboneRecord, encoder: Any) -> None:
-    """Check that an encoder is as it was, if the record says so."""
+    """Check that an encoder is as it was, if the record has its hash."""
     if record.encoder_before is not None:
         require_unchanged("encoder", record.encoder_before, tensors_hash(encoder.state_dict()))
 

@@ -55,7 +55,7 @@ class nnUNetTrainerContinue(RetrofitTrainer):
 
     Deviates from nnUNetTrainer as `RetrofitTrainer` does, with nnU-Net's own network. With
     `trainable_part=decoder` or `norms` the encoder is frozen, in evaluation mode, and proven so.
-    The record's `backbone.json` proves what it started from; its `after` stays empty, for it is
+    The record's `backbone.json` proves what it started from; its `after` stays empty, since it is
     trained.
     """
 

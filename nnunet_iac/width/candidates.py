@@ -73,7 +73,7 @@ def capped_features(features: Sequence[int], cap: int) -> tuple[int, ...]:
 def capped(architecture: Mapping[str, Any], cap: int) -> dict[str, Any]:
     """Return a full copy of a network in plans with no stage wider than `cap`.
 
-    It must be full, for nnU-Net's configurations inherit whole sections only.
+    It must be full, since nnU-Net's configurations inherit whole sections only.
     """
     result = copy.deepcopy(dict(architecture))
     kwargs = result["arch_kwargs"]

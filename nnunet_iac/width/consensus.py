@@ -85,7 +85,9 @@ def consensus(
     counted = ", ".join(f"{cap or 'none'} ({count})" for cap, count in votes.most_common())
     warnings = list(boundary_warnings(rule, pick, together.range))
     if len(scores) == 1:
-        warnings.append("one seed cannot tell how far the pick is chance: use --seeds 8 or more")
+        warnings.append(
+            "one seed does not show how much of the pick is chance: use --seeds 8 or more"
+        )
     elif votes[pick] < AGREEMENT * len(scores):
         warnings.append(
             f"fewer than {AGREEMENT:.0%} of the {len(scores)} seeds share the pick {pick}: "

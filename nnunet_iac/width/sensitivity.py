@@ -22,7 +22,7 @@ PROBES = 4
 def prepared(network: nn.Module, device: torch.device | str) -> nn.Module:
     """Return the network, changed in place for measuring: frozen, and in evaluation mode.
 
-    Batch norms keep to the statistics of the image, for their running ones mean nothing before
+    Batch norms keep to the statistics of the image, since their running ones mean nothing before
     training. The last norm of every residual block, which nnU-Net starts at zero, is set to one:
     otherwise the blocks would not take part.
     """

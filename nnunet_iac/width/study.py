@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from nnunet_iac.host.devices import require_device
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.width import selection
 from nnunet_iac.width.candidates import Candidate, candidates
@@ -143,11 +144,7 @@ def choose_width(
     selection.choices(rule, caps_in_order, within)
     seeds = default_seeds(rule) if seeds is None else tuple(seeds)
     selection.require_seeds(rule, len(seeds))
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(
-            f"-device {device} must have a GPU that torch can use; there is none: use -device cpu, "
-            "or install torch for your GPU"
-        )
+    require_device(str(device))
     cases = spread_cases(source, fold, images)
     costs = source.costs(chosen)
     crops = [crop.to(device) for crop in central_crops(source, cases)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from nnunet_iac.host.devices import require_device
 from nnunet_iac.host.folders import command_environment
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.workflow.steps import GPUS
@@ -34,6 +35,9 @@ def run_study(
         FileNotFoundError, ValueError, RuntimeError: the study cannot be run, or a job failed.
     """
     study = read_study(path)
+    profiled = any(option.partition("=")[0] in PROFILES for option in options)
+    if profiled:
+        _require_named_device(path)
     require_ready(study)
     own = study_folder(study, folder)
     _lay_out(own, path, study)
@@ -41,12 +45,11 @@ def run_study(
     command = [sys.executable, "-m", "snakemake", "--directory", str(own)]
     command += ["--snakefile", str(own / SNAKEFILE), "--keep-going", "--rerun-incomplete"]
     command += ["--rerun-triggers", "mtime", "input", "params", "--nolock"]
-    profiled = any(option.partition("=")[0] in PROFILES for option in options)
     if cores is not None or not profiled:
         command += ["--cores", "all" if cores is None else str(cores)]
     environment = {**os.environ, **command_environment()}
-    if study.device == "cuda" and (gpus is not None or not profiled):
-        count = _present_gpus() if gpus is None else gpus
+    if study.device != "cpu" and (gpus is not None or not profiled):
+        count = _present_gpus(study.device) if gpus is None else gpus
         command += ["--resources", f"gpu={count}"]
         environment[GPUS] = str(count)
     if subprocess.run([*command, *options], env=environment).returncode != 0:
@@ -72,6 +75,7 @@ def _lay_out(own: Path, path: Path, study: Study) -> None:
             "folder with -o"
         )
     document = copy.deepcopy(read_document(path))
+    document["device"] = study.device
     for given, dataset in zip(document["datasets"], study.datasets, strict=True):
         if (splits := dataset.splits) is not None:
             given["splits"] = read_json(splits) if isinstance(splits, Path) else splits
@@ -100,12 +104,17 @@ def _remove_outdated(own: Path, study: Study) -> None:
         (own / STUDY_PAGE).unlink(missing_ok=True)
 
 
-def _present_gpus() -> int:
+def _require_named_device(path: Path) -> None:
+    """Check that a study whose jobs may run on other machines names its device."""
+    if "device" not in read_document(path):
+        raise ValueError(
+            "a study that runs through a profile must name its device, since its jobs may run on "
+            f"other machines; {path} names none: add device: cuda, or device: cpu"
+        )
+
+
+def _present_gpus(device: str) -> int:
     import torch
 
-    if not (count := torch.cuda.device_count()):
-        raise RuntimeError(
-            "a study with device: cuda needs a GPU, and torch finds none: run nnunet-iac doctor, "
-            "or set device: cpu"
-        )
-    return count
+    require_device(device)
+    return torch.cuda.device_count() if device == "cuda" else 1

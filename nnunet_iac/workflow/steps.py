@@ -211,6 +211,7 @@ def report(study: Study, results: Sequence[Path], to: Path) -> None:
         "study": study.name,
         "device": study.device,
         "methods": list(study.methods),
+        "halves": {k: spec.half_of for k, spec in study.backbones.items() if spec.half_of},
         "runs": [gathered[name] for name in study.runs if name in gathered],
     }
     write_study_report(document, to)

@@ -56,7 +56,9 @@ class BackboneSpec:
     `encoder` and `skip` are those of `nnunet-iac plan`, `cap` is that of `nnunet-iac xtiny`. Data
     sets whose networks have fewer stages take the first of `features_per_stage`. With `adapt`, the
     path of a fold of a model of another data set, nothing is trained: that fold is the backbone of
-    every method, under its own plans, and the reference is its validation on the data set.
+    every method, under its own plans, and the reference is its validation on the data set. With
+    `half_of` it is another backbone after half of its training or less, which shows whether that
+    has converged: it is trained once for a data set and configuration, and no method is on it.
     """
 
     plans: str = PLANNED
@@ -67,6 +69,7 @@ class BackboneSpec:
     features_per_stage: tuple[int, ...] | None = None
     batch_size: int | None = None
     adapt: str | None = None
+    half_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.adapt is not None and replace(self, adapt=None) != BackboneSpec():
@@ -78,7 +81,7 @@ class BackboneSpec:
     @property
     def is_planned(self) -> bool:
         """Whether it is the network of the plans as they are."""
-        return self == BackboneSpec(self.plans, self.trainer)
+        return replace(self, half_of=None) == BackboneSpec(self.plans, self.trainer)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,13 @@ class Study:
     threads: int = 1
 
     def __post_init__(self) -> None:
+        for name, spec in self.backbones.items():
+            whole = None if spec.half_of is None else self.backbones.get(spec.half_of)
+            if spec.half_of is not None and (whole is None or whole.half_of or whole.adapt):
+                raise ValueError(
+                    f"backbone {name!r} is half of {spec.half_of!r}, which must be another "
+                    "backbone that the study trains: add it, or leave half_of out"
+                )
         for name, method in self.methods.items():
             for what, source in (("cells", method.cells_of), ("epochs", method.epochs_of)):
                 if source and not (source in self.methods and self.methods[source].searches):
@@ -192,8 +202,9 @@ class Study:
             for dataset in self.datasets
             for configuration in dataset.configurations
             for fold in dataset.folds
-            for backbone in self.backbones
-            for method in [(REFERENCE, DEFAULT, None), *methods]
+            for backbone, spec in self.backbones.items()
+            if spec.half_of is None or fold == dataset.folds[0]
+            for method in [(REFERENCE, DEFAULT, None), *([] if spec.half_of else methods)]
         ]
         return {run.name: run for run in found}
 

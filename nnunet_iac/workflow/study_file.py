@@ -12,11 +12,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.host.devices import default_device
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study import METHODS, BackboneSpec, DataSet, Study, StudyMethod
 
-# Of a training unless the file names another number: on a GPU they load the data.
-THREADS = {"cpu": 1, "cuda": 8}
+THREADS_ON_CPU, THREADS_ON_GPU = 1, 8
+"""Of a training unless the file names another number: on a GPU they load the data."""
 
 
 def read_study(path: Path) -> Study:
@@ -45,7 +46,7 @@ def read_document(path: Path) -> Any:
 
 
 def study_of(document: Any, folder: Path | None = None) -> Study:
-    """Return the study that a file's content describes.
+    """Return the study that a file's content describes, on this machine's default device.
 
     Paths in it are relative to `folder`; None leaves them as they are.
 
@@ -56,12 +57,15 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
     if (error := best_match(Draft202012Validator(schema).iter_errors(document))) is not None:
         place = ".".join(map(str, error.absolute_path)) or "the study"
         raise ValueError(f"{place}: {error.message}")
-    values = {"threads": THREADS[document.get("device", "cpu")], **_tuples(document)}
+    values = {"device": default_device(), **_tuples(document)}
+    values.setdefault("threads", THREADS_ON_CPU if values["device"] == "cpu" else THREADS_ON_GPU)
     values["methods"] = {
         name: _method(name, given or {}, folder) for name, given in document["methods"].items()
     }
     if REFERENCE in values["methods"]:
-        raise ValueError("a method must have another name than reference, which is always trained")
+        raise ValueError(
+            "a method must not be called `reference`, the name of the backbone: rename it"
+        )
     if "backbones" in document:
         values["backbones"] = {
             name: _backbone(given or {}, folder) for name, given in document["backbones"].items()
@@ -113,7 +117,7 @@ def _method(name: str, given: Mapping[str, Any], folder: Path | None) -> StudyMe
     if kind not in METHODS:
         raise ValueError(
             f"method {name!r} must be one of {', '.join(METHODS)}, or name one with `as`; "
-            f"got {kind!r} (the reference is always trained)"
+            f"got {kind!r} (the backbone is always trained)"
         )
     if name in METHODS and kind != name:
         raise ValueError(

@@ -11,12 +11,14 @@ from nnunet_iac.analysis.report.page import environment, inline_figure
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.report.run import Run, read_run
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
+from nnunet_iac.analysis.scores.convergence import convergences
 from nnunet_iac.analysis.scores.forgetting import scores_of
 from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables
 from nnunet_iac.analysis.scores.wording import csv_text, finding, score_text
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import write_json, write_text
+from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study import PlannedRun, Study
@@ -48,7 +50,16 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
     if source is not None and source.forgetting is not None:
         before, after = scores_of(source)
         known["source"] = {"dataset": source.dataset, "before": before, "after": after}
-    return known if run.method == REFERENCE else {**known, **_record(read_run(folder))}
+    if run.method == REFERENCE:
+        return {**known, "curve": _curve(folder)}
+    return {**known, **_record(read_run(folder))}
+
+
+def _curve(fold: Path) -> list[float]:
+    """Return nnU-Net's pseudo Dice of every epoch of a backbone, if its checkpoint is there."""
+    path = fold / FINAL
+    logged = read_checkpoint(path)["logging"]["mean_fg_dice"] if path.is_file() else []
+    return [round(float(dice), 4) for dice in logged]
 
 
 def _record(run: Run) -> dict[str, Any]:
@@ -96,7 +107,9 @@ def write_study_report(document: Mapping[str, Any], page: Path) -> None:
     template = environment().get_template("study.html.j2")
     forgets = any("source" in run for run in document["runs"])
     numbers = {"runs": len(document["runs"]), "forgets": forgets, "caption": CAPTIONS["plane"]}
-    text = template.render(study=document["study"], tables=shown, **numbers)
+    converged = convergences(document)
+    named = {"study": document["study"], "converged": converged}
+    text = template.render(tables=shown, **named, **numbers)
     write_text(page, text)
 
 

@@ -140,7 +140,7 @@ def test_fold_all_is_left_out_aloud_and_refused_by_itself(tmp_path):
     scores = read_case_scores(tmp_path / MODEL)
     assert scores.dice == {"a": 0.5}
     assert scores.remarks == (
-        f"fold_all of {MODEL} is left out: it was validated on what it learned",
+        f"fold_all of {MODEL} is left out: it was validated on its training cases",
     )
     with pytest.raises(ValueError, match=r"fold_all/validation/summary\.json is fold_all's"):
         read_case_scores(everything)

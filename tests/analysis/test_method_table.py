@@ -64,7 +64,7 @@ def test_without_cells_the_references_own_validation_is_the_reference() -> None:
     alone = run("continued", 0, 0.1, frozen_dice=None, augmentation="default")
     (table,) = method_tables(document(reference, alone))
     assert table.reference == pytest.approx(0.6)
-    # Without augmentation nothing is mirrored, so the reference's own validation is another.
+    # Without augmentation nothing is mirrored, so the backbone's own validation differs.
     assert method_tables(document(reference, {**alone, "augmentation": "NoDA"})) == []
     both = document(reference, run("continued", 0, 0.1, frozen_dice=None), run("random", 0, 0.1))
     assert method_tables(both)[0].reference == pytest.approx(0.7)

@@ -398,7 +398,7 @@ def test_epochs_after_the_searchs_end_are_a_disagreement(tmp_path):
 
 @pytest.mark.parametrize(
     ("row", "epoch", "message"),
-    [(0, 0, "where 1 belongs stands 0"), (4, 6, "where 5 belongs stands 6")],
+    [(0, 0, "has 0 in the place of 1"), (4, 6, "has 6 in the place of 5")],
 )
 def test_a_gap_in_the_epochs_is_an_error_naming_it(tmp_path, row, epoch, message):
     run = record(tmp_path)

@@ -247,7 +247,7 @@ def test_the_median_of_convergence_holds_a_search_that_has_ended_at_one():
 def test_a_search_under_way_is_no_part_of_the_median_after_its_last_epoch():
     under_way, ended = search(epochs=5), search(1)
     axes = pruning_figure([under_way, ended]).axes[0]
-    # Literal: after epoch 5 both have 56 operations left; then only one goes on.
+    # Literal: after epoch 5 both have 56 operations left; then only one continues.
     np.testing.assert_array_equal(axes.lines[0].get_ydata()[::2], [98, 98, 84, 70, 56, 42, 28, 14])
     assert axes.collections[0].get_segments()[0][-1].tolist() == [5, 56]
     entropies = entropy_figure([under_way, ended]).axes[0].lines[0].get_ydata()

@@ -8,7 +8,7 @@ import torch
 from nnunet_iac.benchmark.hours import run_hours
 from nnunet_iac.benchmark.inference import random_genotype
 from nnunet_iac.benchmark.step import estimate, random_mask
-from nnunet_iac.benchmark.timing import interleaved
+from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
 from nnunet_iac.cli import main
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
@@ -148,3 +148,16 @@ def test_steps_are_timed_in_turn():
     steps = {name: lambda name=name: calls.append(name) for name in "ab"}
     assert interleaved(steps, 3, "cpu").keys() == {"a", "b"}
     assert "".join(calls) == "aabb" + "ab" * 3
+
+
+def test_the_memory_of_an_apple_gpu_is_what_its_driver_holds(monkeypatch):
+    held = [2**20]
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: held[0])
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 2**30)
+
+    def make(more):
+        return lambda: held.__setitem__(0, more)
+
+    assert peak_mb(make, 5 * 2**20, device="mps") == 4
+    assert present_mb("mps") == 1024

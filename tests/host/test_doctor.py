@@ -125,6 +125,16 @@ def _broken_module(folder: Path) -> None:
     (folder / "broken.py").write_text("def")
 
 
+def test_the_command_that_leaves_a_folder_out_keeps_the_others(tmp_path, monkeypatch):
+    copy, mine = tmp_path / "copy", tmp_path / "my trainers"
+    for folder in (copy, mine):
+        folder.mkdir()
+    _other_copy(copy)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(map(str, (copy, mine))))
+    kept = f"{mine}{os.pathsep}{trainers_dir()}"
+    assert doctor.shadowing_check().fix == f"leave them out: export nnUNet_extTrainer='{kept}'"
+
+
 @pytest.mark.parametrize("fill", [_repository_root, _other_copy, _broken_module])
 def test_a_folder_that_leads_to_second_copies_is_named(tmp_path, monkeypatch, fill):
     fill(tmp_path)
@@ -132,7 +142,7 @@ def test_a_folder_that_leads_to_second_copies_is_named(tmp_path, monkeypatch, fi
     check = doctor.shadowing_check()
     assert not check.ok
     assert str(tmp_path) in check.found
-    assert doctor.EXPORT_TRAINERS in check.fix
+    assert check.fix == f"leave them out: export nnUNet_extTrainer={trainers_dir()}"
 
 
 def test_the_package_itself_is_no_folder_of_trainers(monkeypatch):
@@ -168,7 +178,7 @@ def test_a_machine_without_a_gpu_is_no_failure(monkeypatch, available):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     check = doctor.device_check()
     assert check.ok
-    assert check.found.startswith("Some GPU" if available else "CPU only")
+    assert check.found.startswith("cuda, Some GPU" if available else "no CUDA")
 
 
 def test_without_our_folder_in_the_variable_no_trainer_is_looked_up(nnunet_folders):

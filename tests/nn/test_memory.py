@@ -41,7 +41,7 @@ def test_the_estimate_is_what_autograd_keeps(tiny_unet, dimension, implant):
     shape = (2, 2, *(16, 8, 8)[:dimension])
     found = step_memory(network, shape)
     real = kept_by_autograd(network, shape)
-    # Kernels of the search cell copy more than their shapes tell.
+    # Kernels of the search cell copy more than their shapes show.
     share = 0.75 if implant == "cell" else 1.0
     assert share * real <= found.outside + sum(found.levels) <= real
     assert found.checkpointed <= found.kept

@@ -267,7 +267,7 @@ def test_an_edge_gives_way_to_one_whose_only_operation_is_cheaper():
     result = budgeted((alpha, beta, active), settings)
     assert str(result) == (
         "max_parameter_ratio=0.06: the cells would add 6.6 % of the backbone's parameters; edge "
-        "1->5 with sep_conv_5x5 gave way to 2->5 with max_pool_3x3; they add 5.9 % of the "
+        "1->5 with sep_conv_5x5 was replaced by 2->5 with max_pool_3x3; they add 5.9 % of the "
         "backbone's parameters and 5.4 % of the backbone's MACs and keep 98.3 % of the importance"
     )
     assert result.gave_up

@@ -1154,7 +1154,7 @@ BENCHMARKS = [
         (
             "on a GPU that is not there",
             "step -device cuda",
-            "-device cuda must have a GPU .*: use -device cpu",
+            "the device cuda needs a GPU .*: use the device cpu",
         ),
         ("on a device nobody knows", "step -device tpu", "argument -device: invalid choice: 'tpu'"),
     ]

@@ -20,7 +20,7 @@ from nnunet_iac.training.distributed import (
     unwrap_ddp,
 )
 
-# Gradients of depthwise weights may be laid out in another order; DDP copies them and says so.
+# Gradients of depthwise weights may be laid out in another order; DDP copies them and warns.
 pytestmark = pytest.mark.filterwarnings("ignore:Grad strides do not match")
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"

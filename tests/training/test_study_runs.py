@@ -42,6 +42,7 @@ def study_file(folder: Path, name: str, methods: dict[str, Any], **dataset: Any)
     path = folder / f"{name}.yaml"
     document = {
         "name": name,
+        "device": "cpu",
         "datasets": [{"dataset": 4, **dataset}],
         "backbones": {"small": {"plans": "small", "trainer": "nnUNetTrainer_1epoch"}},
         "settings": SHORT,

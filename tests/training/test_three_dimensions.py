@@ -41,7 +41,7 @@ def volumes(planned: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> An
 def test_a_volume_is_searched_validated_exported_and_predicted(volumes: Any) -> None:
     named = ("4", "3d_fullres", 0, "nnUNetTrainer", PLANS)
     stock = get_trainer_from_args(*named, device=torch.device("cpu"))
-    stock.initialize()  # Initial weights stand in for a trained backbone.
+    stock.initialize()  # Initial weights replace those of a trained backbone.
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
     words = (4, "3d_fullres", 0, "-tr", RETROFIT, "-p", PLANS, "-device", "cpu")
     volumes.run("nnUNetv2_train", *words)

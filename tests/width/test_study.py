@@ -158,7 +158,7 @@ def test_nothing_to_pick_is_refused_before_anything_is_measured(source, rule, op
 
 def test_a_gpu_that_is_not_there_is_refused(source, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match="-device cuda must have a GPU"):
+    with pytest.raises(RuntimeError, match="the device cuda needs a GPU"):
         choose_width(source(), device="cuda")
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from nnunet_iac.host.devices import default_device
 from nnunet_iac.workflow import engine
+from nnunet_iac.workflow.study_file import read_document
 
 STEP = f"""#!{sys.executable}
 import sys
@@ -48,6 +50,8 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_study_that_grows_runs_what_is_new_and_nothing_that_it_has(write: Any) -> None:
     folder = write(0, 1)
     assert (folder / engine.STUDY_PAGE).is_file()
+    # Jobs on other machines read the device that was chosen here.
+    assert read_document(folder / engine.AS_RUN)["study"]["device"] == default_device()
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
     write(0, 1, 2)
     assert (folder / engine.STUDY_PAGE).is_file()
@@ -55,3 +59,11 @@ def test_a_study_that_grows_runs_what_is_new_and_nothing_that_it_has(write: Any)
     assert len(now) == len(before) + 1
     cells = [name for name in before if "random" in name]
     assert [now[name] for name in cells] == [before[name] for name in cells]
+
+
+def test_a_study_that_other_machines_may_run_must_name_its_device(tmp_path: Path) -> None:
+    path, document = tmp_path / "s.yaml", {"name": "s", "datasets": [{"dataset": 4}], "methods": {}}
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(ValueError, match=r"must name its device, .* names none: add device: cuda"):
+        engine.run_study(path, tmp_path / "out", None, None, ["--profile", "slurm"])
+    assert not (tmp_path / "out").exists()

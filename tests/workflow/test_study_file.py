@@ -46,6 +46,16 @@ def test_a_run_has_the_trainer_of_its_method_and_augmentation() -> None:
     ]
 
 
+@pytest.mark.parametrize(("found", "device", "threads"), [(True, "cuda", 8), (False, "cpu", 1)])
+def test_the_device_is_cuda_if_there_is_one_and_is_not_named(
+    monkeypatch: pytest.MonkeyPatch, found: bool, device: str, threads: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: found)
+    assert (study().device, study().threads) == (device, threads)
+    assert (study(device="mps").device, study(device="mps").threads) == ("mps", 8)
+    assert (study(device="cpu", threads=3).device, study(threads=3).threads) == ("cpu", 3)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_valid_settings_and_its_seed(method: str) -> None:
     made = study(methods={"iac-lth": None, method: None})
@@ -84,7 +94,7 @@ def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -
         ({"seeds": [-1]}, "seeds.0"),
         ({"augmentations": ["strong"]}, "'strong' is not one of"),
         ({"methods": {"best": None}}, "method 'best' must be"),
-        ({"methods": {"reference": {"as": "identity"}}}, "another name than reference"),
+        ({"methods": {"reference": {"as": "identity"}}}, "must not be called `reference`"),
         ({"methods": {"random": {"as": "iac"}}}, "must be what it is called"),
         ({"methods": {"convolution": None}}, "takes the cells of 'iac-lth'"),
         ({"methods": {"continued": {"epochs_of": "random"}}}, "takes the epochs of 'random'"),
@@ -139,6 +149,18 @@ def test_what_a_run_is_changes_with_its_trainer_network_and_settings() -> None:
         fingerprints.append(made.fingerprint(made.runs[name]))
     assert fingerprints[0] != fingerprints[1]
     assert fingerprints[0] != fingerprints[2]
+
+
+def test_half_of_a_training_shows_once_whether_a_backbone_has_converged() -> None:
+    whole, half = {"cap": 8}, {"cap": 8, "trainer": "nnUNetTrainer_10epochs", "half_of": "whole"}
+    datasets = [{"dataset": 4, "folds": [1, 2]}]
+    made = study(backbones={"whole": whole, "half": half}, datasets=datasets)
+    on_half = [run for run in made.runs.values() if run.backbone == "half"]
+    assert [(run.method, run.fold) for run in on_half] == [("reference", 1)]
+    assert len(made.runs) > 3
+    for other in ("absent", "half"):
+        with pytest.raises(ValueError, match=f"is half of '{other}', which must be another"):
+            study(backbones={"whole": whole, "half": {**half, "half_of": other}})
 
 
 def test_splits_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:

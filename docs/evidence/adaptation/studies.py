@@ -1,11 +1,13 @@
-"""Draws cases of the target and writes a study for each number of them: python studies.py FOLDER.
+"""Draws cases of a target, and writes a study for each number of them.
 
-FOLDER then has `splits.json` and `rates.yaml`, `k1.yaml` and so on. Every draw is a fold: its
-training cases are drawn from the pool, its validation cases are the test cases. Learning rates are
-chosen on draws whose validation cases are the rest of the pool.
+After `python studies.py PAIR FOLDER` the folder has `splits.json` and `rates.yaml`, `k1.yaml` and
+so on. Every draw is a fold: its training cases are drawn from the pool, its validation cases are
+the test cases. Learning rates are chosen on draws whose validation cases are the rest of the pool.
 """
 
 import sys
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,28 @@ import yaml
 
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.runs.atomic import read_json, write_json, write_text
+from nnunet_iac.workflow.study import Study
+from nnunet_iac.workflow.study_file import read_study
+from nnunet_iac.workflow.study_plans import fold_folder
 
 HERE = Path(__file__).parent
-TARGET = "Dataset030_CMRbSSFP"
-SOURCE_FOLD = "Dataset027_ACDC128/nnUNetTrainer_20epochs__narrow__2d/fold_0"
+TARGETS = {"heart": "Dataset030_CMRbSSFP", "hippocampus": "Dataset031_HippocampusShifted"}
+"""The data set that each pair's source is adapted to."""
+
 CASES = (1, 3, 5, 10)
 DRAWS = 3
 FOR_RATES = 3
-"""Cases in a draw on which learning rates are chosen."""
+DRAWS_FOR_RATES = 2
+"""Cases in a draw on which learning rates are chosen, and how many such draws there are."""
 
 RATES = {"continued": (3e-4, 1e-3, 3e-3), "random": (1e-3, 3e-3, 1e-2)}
 """What is tried for the methods that train the network, and for those that train cells."""
+
+WEIGHTS = {"l2-sp-1e-1": 0.1, "l2-sp-1e0": 1.0}
+"""What is tried of L2-SP, at the middle rate."""
+
+FROM_SCRATCH = "nnUNetTrainerAdam_8epochs"
+"""It trains for as many batches as the methods do."""
 
 
 def draw(pool: list[str], count: int, number: int) -> list[str]:
@@ -36,41 +49,82 @@ def draw(pool: list[str], count: int, number: int) -> list[str]:
 def folds(pool: list[str], test: list[str]) -> list[dict[str, list[str]]]:
     """Return all draws as folds: those of every k in turn, and then those for learning rates."""
     found = [{"train": draw(pool, k, i), "val": test} for k in CASES for i in range(DRAWS)]
-    for i in range(DRAWS):
+    for i in range(DRAWS_FOR_RATES):
         train = draw(pool, FOR_RATES, DRAWS + i)
         found.append({"train": train, "val": [case for case in pool if case not in train]})
     return found
 
 
-def study(name: str, numbers: range, methods: dict[str, Any]) -> dict[str, Any]:
-    """Return a study of some folds."""
-    return {
-        "name": f"adaptation-{name}",
-        "datasets": [{"dataset": TARGET, "folds": [*numbers], "splits": "splits.json"}],
-        "backbones": {"adapted": {"adapt": f"$nnUNet_results/{SOURCE_FOLD}"}},
-        "settings": {"preset": "adapt"},
-        "methods": methods,
-    }
+@dataclass(frozen=True)
+class Pair:
+    """A source and a target."""
+
+    name: str
+
+    @property
+    def target(self) -> str:
+        """The name of the target's data set."""
+        return TARGETS[self.name]
+
+    @cached_property
+    def source(self) -> Study:
+        """The study that trains the source."""
+        return read_study(HERE / f"{self.name}-source.yaml")
+
+    @property
+    def source_folds(self) -> list[Path]:
+        """The fold of the source's model, and that of its search."""
+        backbones = self.source.backbones
+        runs = [run for run in self.source.runs.values() if not backbones[run.backbone].half_of]
+        return [fold_folder(self.source, run) for run in runs]
+
+    def study(
+        self, name: str, numbers: range, backbones: dict[str, Any], methods: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return a study of some folds, of methods on one backbone."""
+        return {
+            "name": f"adaptation-{self.name}-{name}",
+            "datasets": [{"dataset": self.target, "folds": [*numbers], "splits": "splits.json"}],
+            "backbones": backbones,
+            "settings": {"preset": "adapt"},
+            "methods": methods,
+        }
+
+    def studies(self) -> dict[str, dict[str, Any]]:
+        """Return all studies by name."""
+        reference, searched = self.source_folds
+        document = yaml.safe_load((HERE / f"{self.name}-source.yaml").read_text())
+        network = next(iter(document["backbones"].values()))
+        adapted = {"adapted": {"adapt": str(reference)}}
+        scratch = {"scratch": {**network, "trainer": FROM_SCRATCH}}
+        methods = yaml.safe_load((HERE / "methods.yaml").read_text())
+        methods["transferred"] = {"as": "random", "settings": {"genotype": str(searched)}}
+        found = {}
+        for place, k in enumerate(CASES):
+            numbers = range(place * DRAWS, (place + 1) * DRAWS)
+            found[f"k{k}"] = self.study(f"k{k}", numbers, adapted, methods)
+            found[f"k{k}-scratch"] = self.study(f"k{k}-scratch", numbers, scratch, {})
+        first = len(CASES) * DRAWS
+        tried = {
+            f"{method}-{1e4 * rate:.0f}e-4": {"as": method, "settings": {"finetune_lr": rate}}
+            for method, rates in RATES.items()
+            for rate in rates
+        }
+        for name, weight in WEIGHTS.items():
+            own = {"retention": "l2-sp", "retention_weight": weight, "finetune_lr": 1e-3}
+            tried[name] = {"as": "continued", "settings": own}
+        numbers = range(first, first + DRAWS_FOR_RATES)
+        found["rates"] = self.study("rates", numbers, adapted, tried)
+        return found
 
 
-def main(folder: Path) -> None:
+def main(pair: Pair, folder: Path) -> None:
     """Write splits and studies."""
-    (known,) = read_json(raw_folder(TARGET) / "splits_final.json")
+    (known,) = read_json(raw_folder(pair.target) / "splits_final.json")
     write_json(folder / "splits.json", folds(known["train"], known["val"]))
-    methods = yaml.safe_load((HERE / "methods.yaml").read_text())
-    starts = {k: place * DRAWS for place, k in enumerate(CASES)}
-    studies = {
-        f"k{k}": study(f"k{k}", range(start, start + DRAWS), methods) for k, start in starts.items()
-    }
-    rates = {
-        f"{method}-{1e4 * rate:.0f}e-4": {"as": method, "settings": {"finetune_lr": rate}}
-        for method, tried in RATES.items()
-        for rate in tried
-    }
-    studies["rates"] = study("rates", range(len(CASES) * DRAWS, (len(CASES) + 1) * DRAWS), rates)
-    for name, content in studies.items():
+    for name, content in pair.studies().items():
         write_text(folder / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Pair(sys.argv[1]), Path(sys.argv[2]))

@@ -42,7 +42,7 @@ CAPTIONS = {
     "cases": (
         "Each case has a hollow dot for the backbone and a filled mark for the network with "
         "cells: a blue triangle for a gain, an orange one upside down for a loss. Long lines of "
-        "one colour show who gains; short lines of both say that the cells change little."
+        "one colour show who gains; short lines of both mean that the cells change little."
     ),
     "importance": (
         "Each panel is an edge: the height of a colour is that operation's share of the edge's "
@@ -52,7 +52,7 @@ CAPTIONS = {
     "similarity": (
         "Each field compares the cells of two epochs: the cosine of their importances, and the "
         "share of equal entries of their one, two and three best operations per edge. Values near "
-        "one between an early epoch and the last say that the rest of the search changed little; "
+        "one between an early epoch and the last mean that the rest of the search changed little; "
         "at the end of the warm-up all operations are still alike, and their order is arbitrary."
     ),
     "convergence": (

@@ -19,8 +19,8 @@ NOT_STRUCTURAL = ("seed", "activation_checkpointing", "deterministic", "score_so
 """Settings in which repetitions of one method may differ."""
 
 FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip")
-"""Settings in which the runs of one control may differ: the method says which it is, each length of
-a fold's run needs plans of its own, and all random cells are one control."""
+"""Settings in which the runs of one control may differ: the method's name distinguishes them, each
+length of a fold's run needs plans of its own, and all random cells are one control."""
 
 METHOD_NAMES = {**BASELINES, "IAC-Discrete": "a given cell", "IAC": "the full search"}
 

@@ -117,7 +117,7 @@ def _combined(made: Sequence[GroupComparison]) -> Table:
     return Table(
         "table1",
         "Mean difference of Dice over backbones, and Fisher's combination of their Wilcoxon tests. "
-        "The tests share their patients, so the combination is too sure of itself.",
+        "The tests share their patients, so the combined p is too small.",
         (*head, "least to largest", "p, Fisher"),
         tuple(rows),
     )

@@ -150,7 +150,7 @@ def _trained_alone(runs: Sequence[Run]) -> dict[str, CaseScores]:
 def _stock_beside(run: Run) -> dict[str, CaseScores]:
     """Return what trainers without cells scored on a run's fold, under its plans or their source.
 
-    Such a network began with random weights, unless somebody gave it -pretrained_weights.
+    Such a network began with random weights, unless it was trained with -pretrained_weights.
     """
     model, file = run.fold_folder.parent, run.fold_folder.parent / "plans.json"
     source = read_json(file).get("source_plans") if file.is_file() else None

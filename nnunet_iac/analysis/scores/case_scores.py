@@ -179,7 +179,7 @@ def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
                 f"every fold of a model must be validated; {summary} does not exist: finish that "
                 "fold, or name single folds"
             )
-    remarks = (f"{FOLD_ALL} of {folder.name} is left out: it was validated on what it learned",)
+    remarks = (f"{FOLD_ALL} of {folder.name} is left out: it was validated on its training cases",)
     return summaries, remarks if len(folds) > len(numbered) else ()
 
 

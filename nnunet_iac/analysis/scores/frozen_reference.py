@@ -1,4 +1,4 @@
-"""Whether a reference is the very network that a retrofit froze."""
+"""Whether a network that methods are compared with is the one that a retrofit froze."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -117,8 +117,8 @@ def _stock_origin(stock: Side, run: Side, record: BackboneRecord) -> tuple[str, 
         if name == next(iter(found)):
             return (proof, f"{stock.name} was validated under other circumstances: {differs}")
         raise ValueError(
-            f"a reference must have the scores of the network that was frozen; {folder} holds it "
-            f"as {name}, but {differs}: validate that checkpoint (--val --val_best), {instead}"
+            f"the backbone's scores must be those of the network that was frozen; {folder} holds "
+            f"it as {name}, but {differs}: validate that checkpoint (--val --val_best), {instead}"
         )
     if not found and agrees:
         return (

@@ -223,7 +223,7 @@ def agreement_figure(genotypes: Sequence[Genotype], names: Sequence[str]) -> Fig
         if len(names) > MANY:
             numbers = range(4, len(names), 5)
             axes.set_yticks(numbers, [str(number + 1) for number in numbers])
-            # What the colours mean stands in the half of the matrix that is left empty.
+            # The key to the colours is in the half of the matrix that is left empty.
             bar = figure.colorbar(image, cax=axes.inset_axes((0.8, 0.55, 0.05, 0.4)))
             bar.set_ticks((0, 0.5, 1))
             bar.ax.tick_params(colors=MUTED, labelsize=_SIZE)

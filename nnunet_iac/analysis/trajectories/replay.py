@@ -87,8 +87,8 @@ def _require_every_epoch(folder: RunFolder, trajectory: Trajectory) -> None:
     for expected, found in enumerate(trajectory.epoch.tolist(), start=1):
         if found != expected:
             raise ValueError(
-                f"the epochs of {folder.trajectory_file} must be 1, 2, 3 and so on; where "
-                f"{expected} belongs stands {found}: restore the file, or search again"
+                f"the epochs of {folder.trajectory_file} must be 1, 2, 3 and so on; it has "
+                f"{found} in the place of {expected}: restore the file, or search again"
             )
 
 

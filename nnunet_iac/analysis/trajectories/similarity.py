@@ -32,7 +32,7 @@ def reported_epochs(trajectory: Trajectory, schedule: SearchSchedule) -> tuple[i
     """Return those of `REPORTED_EPOCHS` that a trajectory has, and its last; none of an empty one.
 
     With another warm-up its last epoch and the one after it stand for 15 and 16. Epochs inside
-    the warm-up are left out, for nothing but the cell's weights changes there.
+    the warm-up are left out, since only the cell's weights change there.
     """
     warmup = schedule.warmup_epochs
     reported = {warmup, warmup + 1, *(epoch for epoch in REPORTED_EPOCHS[2:] if epoch > warmup)}

@@ -1,0 +1,64 @@
+"""Whether the backbones of a study have converged, and cells are compared on networks worth it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.runs.scores import mean_of_present
+
+CONVERGED = 0.003
+"""Dice by which twice the training of a converged backbone changes less."""
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """The mean validation Dice of a backbone, and after half of its training, on the same cases.
+
+    `half` is the name of the backbone that was trained for half as long, or less.
+    """
+
+    dataset: str
+    configuration: str
+    backbone: str
+    half: str
+    after_half: float
+    after_all: float
+
+    @property
+    def difference(self) -> float:
+        """What the rest of the training changed."""
+        return self.after_all - self.after_half
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether that is less than `CONVERGED`, up or down."""
+        return abs(self.difference) < CONVERGED
+
+    def __str__(self) -> str:
+        has, less = ("has", "less") if self.has_converged else ("has not", "not less")
+        return (
+            f"{self.backbone} {has} converged on {self.dataset}, {self.configuration}: what it is "
+            f"trained longer than {self.half} changes the validation Dice by {self.difference:+.4f}"
+            f", from {self.after_half:.4f} to {self.after_all:.4f}, {less} than {CONVERGED}"
+        )
+
+
+def convergences(document: Mapping[str, Any]) -> list[Convergence]:
+    """Return what a study's result file shows of its backbones' convergence, by `half_of`."""
+    halves: Mapping[str, str] = document.get("halves", {})
+    references = {
+        (run["dataset"], run["configuration"], run["fold"], run["backbone"]): run["dice"]
+        for run in document["runs"]
+        if run["method"] == REFERENCE and halves
+    }
+    found = []
+    for (dataset, configuration, fold, name), half in references.items():
+        whole = halves.get(name, "")
+        if (key := (dataset, configuration, fold, whole)) not in references:
+            continue
+        means = [mean_of_present(dice.values()) for dice in (half, references[key])]
+        after_half, after_all = (mean for mean in means)
+        if after_half is not None and after_all is not None:
+            found.append(Convergence(dataset, configuration, whole, name, after_half, after_all))
+    return found

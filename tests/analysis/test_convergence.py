@@ -1,0 +1,41 @@
+"""When a study's backbone has converged."""
+
+from typing import Any
+
+import pytest
+from study_documents import CASES, document, run
+
+from nnunet_iac.analysis.scores.convergence import convergences
+
+
+def _reference(backbone: str, dice: float, **own: Any) -> dict[str, Any]:
+    scores = {**dict.fromkeys(CASES, dice), CASES[0]: None}
+    return run("reference", 0, 0.0, backbone=backbone, dice=scores, **own)
+
+
+def _study(after_half: float, after_all: float, **own: Any) -> dict[str, Any]:
+    runs = _reference("short", after_half), _reference("long", after_all, **own)
+    return {**document(*runs), "halves": {"short": "long"}}
+
+
+@pytest.mark.parametrize(
+    ("after_half", "after_all", "converged"),
+    [(0.86, 0.8629, True), (0.86, 0.8571, True), (0.86, 0.8631, False), (0.86, 0.8569, False)],
+)
+def test_it_has_where_half_of_its_training_changes_little(
+    after_half: float, after_all: float, converged: bool
+) -> None:
+    (found,) = convergences(_study(after_half, after_all))
+    assert found.has_converged is converged
+    assert found.difference == pytest.approx(after_all - after_half)
+    has, less = ("has", "less") if converged else ("has not", "not less")
+    assert str(found) == (
+        f"long {has} converged on Dataset900_Frames, 2d: what it is trained longer than short "
+        f"changes the validation Dice by {after_all - after_half:+.4f}, from {after_half:.4f} to "
+        f"{after_all:.4f}, {less} than 0.003"
+    )
+
+
+def test_other_folds_and_studies_without_halves_show_nothing() -> None:
+    assert convergences(_study(0.86, 0.86, fold=1)) == []
+    assert convergences(document(_reference("long", 0.8))) == []

@@ -1,0 +1,65 @@
+"""The study of adaptation: who is drawn, what the simulated scanner changes, and its page."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import SimpleITK
+import yaml
+
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.training import backbone_trainers
+
+FOLDER = Path(__file__).parents[2] / "docs" / "evidence" / "adaptation"
+DATA = Path(__file__).parents[2] / "nnunet_iac" / "data" / "Dataset004_Hippocampus"
+
+Script = Callable[[str], ModuleType]
+"""Loads a script by its place in docs."""
+
+
+def test_nobody_of_the_test_is_drawn_or_chooses_a_learning_rate(script: Script) -> None:
+    studies = script("evidence/adaptation/studies")
+    pool, test = [f"pool_{i}" for i in range(12)], ["test_0", "test_1"]
+    found = studies.folds(pool, test)
+    measured, for_rates = found[: -studies.DRAWS_FOR_RATES], found[-studies.DRAWS_FOR_RATES :]
+    sizes = [len(fold["train"]) for fold in measured]
+    assert sizes == [k for k in studies.CASES for _ in range(studies.DRAWS)]
+    assert all(fold["val"] == test and {*fold["train"]} <= {*pool} for fold in measured)
+    for fold in for_rates:
+        assert sorted([*fold["train"], *fold["val"]]) == sorted(pool)
+    drawn = [tuple(fold["train"]) for fold in found]
+    assert len({*drawn}) == len(drawn)
+    assert studies.folds(pool, test) == found
+
+
+def test_the_methods_are_trained_for_equally_many_batches(script: Script) -> None:
+    methods = yaml.safe_load((FOLDER / "methods.yaml").read_text())
+    assert not any(
+        "finetune_epochs" in (method or {}).get("settings", {}) for method in methods.values()
+    )
+    schedule = Settings(preset="adapt").schedule
+    longest = Settings(preset="adapt").latest_end + schedule.finetune_epochs
+    trainer = script("evidence/adaptation/studies").FROM_SCRATCH
+    changes = getattr(backbone_trainers, trainer).changes
+    batches = changes["num_epochs"] * changes["num_iterations_per_epoch"]
+    assert batches == longest * schedule.iterations_per_epoch
+    assert {*methods} | {"transferred"} == {*script("evidence/adaptation/page").NAMES}
+
+
+def test_the_simulated_scanner_changes_an_image_the_same_every_time(
+    script: Script,
+) -> None:
+    image = SimpleITK.ReadImage(str(next((DATA / "imagesTr").iterdir())))
+    changed = [script("evidence/adaptation/shift").shifted(image) for _ in range(2)]
+    before, after, again = map(SimpleITK.GetArrayFromImage, (image, *changed))
+    assert (after == again).all()
+    assert changed[0].GetSpacing() == image.GetSpacing()
+    assert changed[0].GetSize() == image.GetSize()
+    assert (after > 0).all()
+    # Half of the resolution along the first axis: what is between two slices is their mean.
+    inner = after[:, :, 1:-2]
+    between = (inner[:, :, 0:-2:2] + inner[:, :, 2::2]) / 2
+    shares = [np.abs(inner[:, :, i:-1:2][..., : between.shape[-1]] - between).max() for i in (0, 1)]
+    assert min(shares) < 1e-5 < max(shares)
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.5

@@ -1,0 +1,62 @@
+"""What the repository says of itself: citation, metadata, changelog and templates."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hatchling.metadata.core import ProjectMetadata
+
+import nnunet_iac
+
+ROOT = Path(__file__).parents[1]
+CITATION: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+PROJECT = ProjectMetadata(str(ROOT), None).core
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+
+
+def test_the_citation_is_of_this_version_and_licence() -> None:
+    assert {"cff-version", "message", "title", "authors"} <= CITATION.keys()
+    assert CITATION["title"] == PROJECT.name
+    assert CITATION["version"] == nnunet_iac.__version__
+    assert CITATION["license"] == PROJECT.license_expression
+    assert [author["name"] for author in CITATION["authors"]] == [
+        author["name"] for author in PROJECT.authors
+    ]
+
+
+def test_the_citation_names_the_papers_that_are_to_be_cited() -> None:
+    for work in CITATION["references"]:
+        assert {"type", "title", "authors", "year"} <= work.keys()
+        assert all({"family-names", "given-names"} == author.keys() for author in work["authors"])
+    places = [work.get("url") or work.get("doi") for work in CITATION["references"]]
+    arxiv = "https://arxiv.org/abs/"
+    papers = [f"{arxiv}2405.03420", f"{arxiv}2604.14849", "10.1038/s41592-020-01008-z"]
+    assert places == [*papers, f"{arxiv}2605.09639"]
+
+
+@pytest.mark.parametrize("path", ["CITATION.cff", "CONTRIBUTING.md"])
+def test_the_statement_of_what_it_is_not_is_made(path: str) -> None:
+    text = " ".join((ROOT / path).read_text().split())
+    assert "esearch software, not a medical device" in text
+
+
+def test_the_classifiers_are_known() -> None:
+    assert "Intended Audience :: Science/Research" in PROJECT.classifiers  # Refused if unknown.
+
+
+def test_an_unreleased_first_version_only_adds() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    (version,) = re.findall(r"^## \[(.*)\] - Unreleased$", text, re.MULTILINE)
+    assert version == nnunet_iac.__version__
+    assert re.findall(r"^### (.*)$", text, re.MULTILINE) == ["Added"]
+
+
+@pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)
+def test_a_form_has_what_a_code_host_needs(path: Path) -> None:
+    form = yaml.safe_load(path.read_text())
+    assert {"name", "description", "body"} <= form.keys()
+    for part in form["body"]:
+        assert part["type"] in ("markdown", "textarea")
+        assert part["type"] == "markdown" or (part["id"] and part["attributes"]["label"])
