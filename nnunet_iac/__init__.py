@@ -1,7 +1,7 @@
 """Implantable Adaptive Cells for nnU-Net: search skip connections for a trained U-Net.
 
 The names in `__all__` are the public API for PyTorch code that does not use nnU-Net's trainers;
-`docs/api.md` shows a search with them. Everything else is private and may change.
+`docs/reference/api.md` shows a search with them. Everything else is private and may change.
 """
 
 from importlib import import_module

@@ -74,7 +74,7 @@ class _Durations:
 
 
 class _Outcomes:
-    """Writes what became of every test, for docs/reliability.md."""
+    """Writes what became of every test, for docs/evidence/reliability.md."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "tests.json"

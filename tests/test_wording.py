@@ -18,7 +18,14 @@ CODE = sorted(
     path for folder in ("nnunet_iac", "trainers") for path in (ROOT / folder).rglob("*.py")
 )
 TEMPLATES = sorted((ROOT / "nnunet_iac").rglob("*.j2"))
-PAGES = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+PAGES = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+PAGES += sorted(
+    path
+    for pattern in ("*.md", "*.jinja")
+    for path in (ROOT / "docs").rglob(pattern)
+    # Not those that a script writes from a template.
+    if "example" not in path.parts and not (path.with_suffix("") / "page.py").is_file()
+)
 PAGES += sorted(path for path in (ROOT / ".github").rglob("*") if path.is_file())
 
 NEVER = {

@@ -86,7 +86,7 @@ def add_study(verbs: Verbs) -> None:
         examples="""
         nnunet-iac study mine.yaml --dry-run
         nnunet-iac study mine.yaml --cores 16 --gpus 4
-        nnunet-iac study mine.yaml --snakemake --profile docs/study/slurm
+        nnunet-iac study mine.yaml --snakemake --profile docs/guide/studies/slurm
         """,
     )
     add = parser.add_argument

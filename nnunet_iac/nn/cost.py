@@ -101,7 +101,7 @@ def _cost(module: nn.Module, channels: int, like: Tensor) -> Cost:
 TRANSIENT = 1.6
 """Peak over what autograd keeps: gradients, copies, workspaces and fragments come on top."""
 OVERHEAD = 160 * 2**20
-"""Bytes that torch takes for itself in the first steps (measurements: docs/beyond.md)."""
+"""Bytes that torch takes for itself in the first steps (measurements: docs/evidence/beyond.md)."""
 OUTSIDE = -1
 LARGEST_CELL = Genotype(
     tuple(

@@ -77,7 +77,8 @@ of finetuning.
 class Settings:
     """The settings of a run; the defaults are the paper's where it has one.
 
-    Exceptions are `preset` and `residual`; docs/results.md has the measurements that chose them.
+    Exceptions are `preset` and `residual`, which were chosen by the measurements of
+    docs/evidence/results.md.
 
     Args:
         values: flat keys and values. Keys left out, or None where a preset decides, get the value

@@ -58,9 +58,9 @@ def consensus(
 
     With `curve` and `slope` every seed has a vote. The geometric mean of S over the seeds, for S
     varies by factors, gives a second opinion only: where the curve is flat, its bends are the
-    noise that is left, and its pick repeats less than the vote (docs/width.md). One seed is the
-    published procedure. `caps` run from wide to narrow, `parameters` are those of each network, and
-    `within` is as of `selection.choices`.
+    noise that is left, and its pick repeats less than the vote (docs/evidence/width.md). One seed
+    is the published procedure. `caps` run from wide to narrow, `parameters` are those of each
+    network, and `within` is as of `selection.choices`.
     """
     selection.require_rule(rule)
     if len(scores) == 0:

@@ -10,7 +10,7 @@ import torch
 import nnunet_iac
 from nnunet_iac.nn import planned_retrofit
 
-PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
 
 
 def test_its_script_finds_a_cell_and_leaves_the_backbone_as_it_was(

@@ -1,4 +1,4 @@
-"""The parameters and MACs that docs/comparison.md is made from are those of the networks now."""
+"""The parameters and MACs behind docs/evidence/comparison.md are those of the networks now."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 
 from nnunet_iac.runs.atomic import read_json
 
-FOLDER = Path(__file__).parents[2] / "docs" / "comparison"
+FOLDER = Path(__file__).parents[2] / "docs" / "evidence" / "comparison"
 
 
 @pytest.fixture(scope="module")
 def costs(script):
-    return script("comparison/costs")
+    return script("evidence/comparison/costs")
 
 
 @pytest.fixture(scope="module")

@@ -15,5 +15,6 @@ def test_the_picture_of_skip_connections_names_its_parts_and_is_the_same_every_t
     drawn = script("figures/skip_connection")
     document = svg_document(drawn.skip_connection_figure(), "cells")
     assert document == svg_document(drawn.skip_connection_figure(), "cells")
-    for part in ("encoder", "decoder", "cell", "new skip", "frozen: the trained U-Net"):
+    parts = "encoder", "decoder", "cell", "new skip", "\N{MULTIPLICATION SIGN} gate"
+    for part in (*parts, "frozen: the backbone"):
         assert f">{part}<" in document

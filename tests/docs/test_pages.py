@@ -9,8 +9,14 @@ import pytest
 from nnunet_iac.workflow.study_file import read_study
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = sorted(path.stem for path in DOCS.glob("*.md") if (DOCS / path.stem / "page.py").is_file())
-STUDIES = sorted(DOCS.glob("*/*.yaml"))
+PAGES = sorted(
+    str(path.parent.relative_to(DOCS))
+    for path in DOCS.glob("evidence/*/page.py")
+    if path.parent.with_suffix(".md").is_file()
+)
+STUDIES = sorted(
+    path for path in DOCS.glob("evidence/*/*.yaml") if path.parent.name != "adaptation"
+)  # Those of adaptation are written by its studies.py.
 
 
 @pytest.mark.parametrize("name", PAGES)

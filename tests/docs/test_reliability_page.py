@@ -1,4 +1,4 @@
-"""Where docs/reliability.md says that a run was killed."""
+"""Where docs/evidence/reliability.md says that a run was killed."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def reliability(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("reliability/page")
+    return script("evidence/reliability/page")
 
 
 @pytest.mark.parametrize(

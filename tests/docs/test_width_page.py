@@ -1,11 +1,11 @@
-"""How docs/width.md counts what seeds vote for."""
+"""How docs/evidence/width.md counts what seeds vote for."""
 
 import pytest
 
 
 @pytest.fixture(scope="module")
 def page(script):
-    return script("width/page")
+    return script("evidence/width/page")
 
 
 def test_every_repetition_has_seeds_of_its_own(page):

@@ -312,6 +312,12 @@ def test_all_weights_start_as_nnunet_draws_them(skip, unet):
         assert not net.encoder.stages[0].blocks[0].conv2.norm.weight.any()
 
 
+@skips
+def test_a_network_with_another_skip_module_cannot_be_retrofitted(skip):
+    with pytest.raises(ValueError, match="the plans describe a SkipUNet"):
+        retrofit(planned(arch_kwargs(skip)))
+
+
 def test_nested_skips_widen_the_decoder_and_other_modules_leave_it(tiny_unet):
     def inputs(skip):
         stages = planned(arch_kwargs(skip)).decoder.stages

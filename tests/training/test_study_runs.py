@@ -35,7 +35,7 @@ SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
 SLURM_CONF = Path("/etc/slurm/slurm.conf")
 """Where jobs look for it: their steps are started without the variable of that name."""
 SYSTEM = os.pathsep.join(["/usr/sbin", "/sbin", "/usr/local/sbin"])
-PROFILE = Path(__file__).parents[2] / "docs" / "study" / "slurm"
+PROFILE = Path(__file__).parents[2] / "docs" / "guide" / "studies" / "slurm"
 
 
 def study_file(folder: Path, name: str, methods: dict[str, Any], **dataset: Any) -> Path:

@@ -1,4 +1,7 @@
-"""How to read every figure and table, in two sentences each; docs/analysis.md has the same."""
+"""How to read every figure and table, in two sentences each.
+
+docs/guide/reading-reports.md has the same sentences.
+"""
 
 CAPTIONS = {
     "explorer": (
@@ -116,8 +119,9 @@ CAPTIONS = {
         "after the run. The commit is that of nnunet-iac, where it ran from a repository."
     ),
     "health": (
-        "The events that were logged during the search. A dead edge has no operation with weight, "
-        "a collapse is a cell of mostly operations without parameters, a plateau a training loss "
-        "that does not fall."
+        "The events that were logged during the search. A dead edge does not learn, a collapse is "
+        "a cell of mostly operations without parameters, a plateau a training loss that does not "
+        "fall, a divergence one that rises, and non-finite a number that is not finite, which ends "
+        "the run."
     ),
 }

@@ -1,0 +1,27 @@
+"""Write plans of small patches for the study in three dimensions.
+
+    python docs/evidence/beyond/plans.py
+
+Needs the plans nnUNetPlans and nnUNetResEncUNetMPlans of the data set 4.
+"""
+
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.plans import write_new
+
+PLANS = {"nnUNetPlans": "small3d", "nnUNetResEncUNetMPlans": "smallres3d"}
+PATCH = [24, 32, 24]
+
+
+def main() -> None:
+    """Write plans beside those they are made from."""
+    folder = preprocessed_folder("4")
+    for source, name in PLANS.items():
+        plans = read_json(folder / f"{source}.json")
+        plans.update(plans_name=name, source_plans=source)
+        plans["configurations"]["3d_fullres"].update(patch_size=PATCH, batch_size=2)
+        write_new(folder / f"{name}.json", plans)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Write docs/evidence/index.md and the numbers in README.md from the result files of evidence.
+
+python docs/evidence/index/page.py
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nnunet_iac.analysis.report.page import commit_text, markdown_environment
+from nnunet_iac.analysis.scores.method_table import MethodTable, method_tables
+from nnunet_iac.analysis.scores.wording import finding
+from nnunet_iac.runs.atomic import read_json, write_text
+from nnunet_iac.search.setting_parts import BACKBONE_PARTS
+from nnunet_iac.workflow.study import CONTINUE_TRAINER
+
+HERE = Path(__file__).parent
+EVIDENCE = HERE.parent
+README = HERE.parents[2] / "README.md"
+BEGIN = "<!-- Numbers: written by `python docs/evidence/index/page.py` -->"
+END = "<!-- End of numbers -->"
+SEARCHES = ("iac-lth", "iac")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim with its number and where it was measured.
+
+    Args:
+        claim: a sentence without the number.
+        number: what was measured, with its unit, interval and n where it has them.
+        page: the page with details, without `.md`.
+        measured: documents with `date` and `commit`, of which the number was made.
+        headline: what the box of numbers in the README says, with `{number}`; none for no place
+            there.
+    """
+
+    claim: str
+    number: str
+    page: str
+    measured: Sequence[Mapping[str, Any]]
+    headline: str | None = None
+
+    @property
+    def date(self) -> str:
+        """The last date of measuring; none where it is not known."""
+        return max((each["date"] for each in self.measured if each.get("date")), default="–")
+
+    @property
+    def commits(self) -> str:
+        """The commits of the code that was measured."""
+        found = dict.fromkeys(each.get("commit") for each in self.measured)
+        return ", ".join(f"`{commit_text(commit)}`" for commit in found if commit) or "–"
+
+
+def result(name: str) -> Any:
+    """Return a result file, by its path without suffix."""
+    return read_json(EVIDENCE / f"{name}.json")
+
+
+def studies(pattern: str) -> list[Any]:
+    """Return the result files of studies, in the order of their names."""
+    found = (read_json(path) for path in sorted(EVIDENCE.glob(pattern)))
+    return [each for each in found if "runs" in each]
+
+
+def trained(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the runs of a study but the backbones, which have no record."""
+    return [run for run in study["runs"] if "commit" in run]
+
+
+def is_frozen(run: Mapping[str, Any]) -> bool:
+    """Return whether a run is a retrofit that trains nothing of its backbone."""
+    part = run["settings"].get("trainable_part") or "cells"
+    return not run["trainer"].startswith(CONTINUE_TRAINER) and BACKBONE_PARTS[part] == "none"
+
+
+def claims() -> Iterator[Claim]:
+    """Yield all claims, those on what the method is worth first."""
+    yield from search_claims()
+    yield from beyond_claims()
+    yield from cost_claims()
+    yield from reliability_claims()
+    yield from width_claims()
+
+
+@cache
+def _quality() -> list[tuple[Any, MethodTable]]:
+    return [(each, method_tables(each)[0]) for each in studies("results/quality-*.json")]
+
+
+def search_claims() -> Iterator[Claim]:
+    """Yield what a search is worth."""
+    tables = [table for _, table in _quality()]
+    runs = [run for study, _ in _quality() for run in trained(study)]
+    headline = "a searched cell was better than a random cell in {number} (small networks)"
+    for control, name, said in (
+        ("random", "a random cell", headline),
+        ("continued", "the continued backbone", None),
+    ):
+        compared = [table.row(search).against[control] for table in tables for search in SEARCHES]
+        better = sum(each is not None and each.verdict == "better" for each in compared)
+        number = f"{better} of {len(compared)} comparisons"
+        yield Claim(f"a searched cell is better than {name}", number, "results", runs, said)
+
+
+def beyond_claims() -> Iterator[Claim]:
+    """Yield what lies beyond the paper."""
+    study = result("beyond/three-d")
+    for table in method_tables(study):
+        name = {"plain3d": "a plain", "residual3d": "a residual-encoder"}[table.place["backbone"]]
+        against = table.row("iac-lth").against["random"]
+        assert against is not None
+        yield Claim(
+            f"in 3-D, on {name} U-Net, Dice of searched cells",
+            f"{table.row('iac-lth').dice:.4f}, {finding(against, 'a random cell')}",
+            "beyond",
+            trained(study),
+        )
+    exports = result("beyond/exports")
+    cases = [case for model in exports["models"] for case in model["cases"]]
+    yield Claim(
+        "an ONNX file gives the logits of its network",
+        f"largest difference {max(case['difference'] for case in cases):.1e}, n = {len(cases)} "
+        "cases",
+        "beyond",
+        [exports],
+    )
+
+
+def cost_claims() -> Iterator[Claim]:
+    """Yield what runs and cells cost."""
+    run, inference = result("performance/run"), result("performance/inference")
+    speedup, whole = run["search_speedup"]["literal"], run["end_to_end_speedup"]["literal"]
+    yield Claim(
+        "time of the full search over that of the accelerated one (preset `literal`)",
+        f"{speedup:.1f}; of whole runs {whole:.1f}",
+        "performance",
+        [run],
+        f"the full search takes {speedup:.1f} times as long as the accelerated one, a whole run "
+        f"with it {whole:.1f} times (CPU)",
+    )
+    yield Claim(
+        "hours of a default run on two CPU cores (Hippocampus, 2-D)",
+        f"{run['hours']['literal']['whole']:.1f} h",
+        "performance",
+        [run],
+    )
+    yield Claim(
+        "time of a finetuning step over that of a training step of the plain U-Net",
+        f"{run['finetune_over_plain']:.2f} (median of {run['cells']} cells)",
+        "performance",
+        [run],
+    )
+    yield Claim(
+        "time of a prediction with cells over that of the backbone alone",
+        f"{inference['inference_over_backbone']:.2f} (median of {inference['cells']} cells)",
+        "performance",
+        [inference],
+    )
+    networks = result("comparison/networks")
+    cell, plain = networks["retrofits"]["random cell"], networks["plain"]
+    yield Claim(
+        "a random cell adds to a 2-D network of full size",
+        f"{cell['parameters'] / plain['parameters']:+.1%} parameters, "
+        f"{cell['macs'] / plain['macs']:+.1%} MACs (mean of {networks['random_cells']})",
+        "comparison",
+        [networks],
+    )
+    memory = result("beyond/memory")
+    enough = sum(step["reckoned_mb"] >= step["peak_mb"] for step in memory["steps"])
+    yield Claim(
+        "a step takes no more memory than was estimated",
+        f"{enough} of {len(memory['steps'])} steps",
+        "beyond",
+        [memory],
+    )
+
+
+def reliability_claims() -> Iterator[Claim]:
+    """Yield what survives, what is refused, and what stays as it was."""
+    runs = [run for study in studies("*/*.json") for run in trained(study)]
+    frozen = [run for run in runs if is_frozen(run)]
+    same = sum(bool(run["backbone_unchanged"]) for run in frozen)
+    yield Claim(
+        "a retrofit leaves its backbone bit-identical",
+        f"{same} of {len(frozen)} runs",
+        "results",
+        frozen,
+        "the backbone stayed bit-identical in {number}",
+    )
+    kills = [read_json(path) for path in sorted(EVIDENCE.glob("reliability/kills_*.json"))]
+    rows = [row for each in kills for row in each["kills"]]
+    identical = sum(not row["differs"] for row in rows)
+    yield Claim(
+        "a killed run that is continued ends as an unbroken one, to the bit",
+        f"{identical} of {len(rows)} kills",
+        "reliability",
+        kills,
+        "a killed run continued to the same bits in {number} (CPU)",
+    )
+    tests = result("reliability/tests")
+    inputs = [
+        outcome
+        for name, outcome in tests["outcomes"].items()
+        if "/test_bad_input.py::" in name and ": " in name
+    ]
+    yield Claim(
+        "a wrong input is refused with a message, without a change on disk",
+        f"{inputs.count('passed')} of {len(inputs)} inputs",
+        "reliability",
+        [tests],
+    )
+
+
+def width_claims() -> Iterator[Claim]:
+    """Yield what a width that is picked before training costs."""
+    benchmark, dice = result("width/benchmark"), result("width/dice_hippocampus")
+    points = {point["cap"]: point["dice"] for point in dice["points"]}
+    best = max(points, key=lambda cap: points[cap])
+    patients = dice["points"][0]["patients"]
+    yield Claim(
+        "Dice at a cap of 8, which the default rule picks most often, and at the best cap "
+        "(Hippocampus)",
+        f"{points[8]:.3f}, and {points[best]:.3f} at {best} (n = {patients})",
+        "width",
+        [dice],
+    )
+    yield Claim(
+        f"seconds to score {len(benchmark['caps'])} widths on two CPU cores",
+        f"{benchmark['seconds']:.0f} s",
+        "width",
+        [benchmark],
+    )
+
+
+def box(found: Sequence[Claim]) -> str:
+    """Return the numbers of the README, as a list between its marks."""
+    lines = [
+        f"- {c.headline.format(number=c.number)} ([{c.page}](docs/evidence/{c.page}.md))"
+        for c in found
+        if c.headline is not None
+    ]
+    return "\n".join([BEGIN, *lines, END])
+
+
+def page(found: Sequence[Claim] | None = None) -> str:
+    """Return the page."""
+    template = markdown_environment(HERE).get_template("page.md.jinja")
+    other = [path.stem for path in sorted(EVIDENCE.glob("*.md"))]
+    return template.render(claims=found or list(claims()), pages=other)
+
+
+def with_box(readme: str, made: str) -> str:
+    """Return the README's text with new numbers between the marks."""
+    before, _, rest = readme.partition(BEGIN)
+    return f"{before}{made}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    """Write the page and the README's numbers."""
+    found = list(claims())
+    write_text(EVIDENCE / "index.md", page(found))
+    write_text(README, with_box(README.read_text(encoding="utf-8"), box(found)))
+
+
+if __name__ == "__main__":
+    main()

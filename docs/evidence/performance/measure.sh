@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Measures everything docs/evidence/performance.md shows, then writes the page. About half an hour on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+export OMP_WAIT_POLICY=passive
+results=docs/evidence/performance
+narrow=(--features 8 16 32 64 128 --patch-size 128 128 --batch-size 6)
+large=(--features 32 64 128 256 512 --patch-size 128 128 --batch-size 8)
+run() { echo "== $1"; nnunet-iac benchmark "${@:2}" --json "$results/$1.json"; }
+
+python docs/evidence/performance/levers.py "$results/levers.json"
+python docs/evidence/performance/step_profile.py "$results/profile.json"
+python docs/evidence/performance/loading.py "$results/loading.json"
+run step step
+run step_narrow step "${narrow[@]}"
+run step_large step "${large[@]}"
+run step_recompute step --set activation_checkpointing=true
+run run run
+run run_narrow run "${narrow[@]}"
+run inference inference
+run inference_narrow inference "${narrow[@]}"
+run inference_256 inference --patch-size 256 256 --features 32 64 128 256 512 512
+run search search
+run growth_stages step --patch-size 64 48 --features 32 64 128 256 512 --repeats 5
+run growth_patch_128_96 step --patch-size 128 96 --repeats 5
+run growth_partial_channels=1 step --set partial_channels=1 --repeats 5
+python docs/evidence/performance/page.py
+python docs/evidence/results/page.py  # It has some of these numbers, too.
