@@ -86,13 +86,18 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def _portable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings that name a cell by its place in nnUNet_results, or by its file alone."""
-    source = CellSource.of(settings.get("genotype") or "identity")
-    if source.path is None:
-        return settings
-    path, root = Path(source.path), results_folder().resolve()
-    place = path.relative_to(root) if path.is_relative_to(root) else path.name
-    return {**settings, "genotype": source.moved(str(place))}
+    """Return settings that name cell and backbone by their places in nnUNet_results, or names."""
+    found, source = {**settings}, CellSource.of(settings.get("genotype") or "identity")
+    if source.path is not None:
+        found["genotype"] = source.moved(_place(source.path))
+    if settings["backbone_checkpoint"] is not None:
+        found["backbone_checkpoint"] = _place(settings["backbone_checkpoint"])
+    return found
+
+
+def _place(file: str) -> str:
+    path, root = Path(file), results_folder().resolve()
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
 
 def write_study_report(document: Mapping[str, Any], page: Path) -> None:

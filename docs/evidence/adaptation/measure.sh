@@ -1,31 +1,32 @@
 #!/usr/bin/env bash
-# Trains a source, shows that it has converged, and runs studies of adapting it: measure.sh PAIR FOLDER [STUDY...]
-# PAIR is heart or hippocampus. Of the studies, `rates` chooses learning rates, `k3` adapts to three cases, `k3-scratch`
+# Trains a source, shows whether it has converged, and runs studies of adapting it: measure.sh PAIR FOLDER [STUDY...]
+# PAIR is heart, hippocampus or hippocampus-mild. Of the studies, `rates` chooses learning rates, `k3` adapts to three cases, `k3-scratch`
 # trains on them from scratch, and so on; by default all are run, for hours on two cores. FOLDER gets studies and splits.
 # Run again, it resumes. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and among the raw
 # data Dataset027_ACDC128 and Dataset030_CMRbSSFP with their splits_final.json, or Dataset004_Hippocampus.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-pair=${1:?a pair must be named, heart or hippocampus}
+pair=${1:?a pair must be named: heart, hippocampus or hippocampus-mild}
 folder=${2:?a folder for studies and splits must be named}
 shift 2
 eval "$(nnunet-iac trainers-dir --export)"
 export OMP_WAIT_POLICY=passive
+source=${pair%-mild}
 run() {
     nnunet-iac study "$1" --cores 2
-    cp "$nnUNet_results/studies/adaptation-$pair-$2/results.json" "$here/$pair-$2.json"
+    cp "$nnUNet_results/studies/adaptation-$2/results.json" "$here/$2.json"
 }
 # The hippocampus's models are stored (licence and attribution of their data: data.md); without the files they are trained.
-if [ "$pair" = hippocampus ]; then
+if [ "$source" = hippocampus ]; then
     python "$here/shift.py"
-    for file in "$here/$pair"-*.zip; do
+    for file in "$here/$source"-*.zip; do
         model=$(dirname "$(python -m zipfile -l "$file" | grep -o '[^ ]*/plans.json')")
         [ -d "$nnUNet_results/$model" ] || nnUNetv2_install_pretrained_model_from_zip "$file"
     done
 fi
-run "$here/$pair-source.yaml" source
+run "$here/$source-source.yaml" "$source-source"
 python "$here/studies.py" "$pair" "$folder"
 [ $# -gt 0 ] || set -- rates k3 k3-scratch k1 k1-scratch k5 k5-scratch k10 k10-scratch
 for study in "$@"; do
-    run "$folder/$study.yaml" "$study"
+    run "$folder/$study.yaml" "$pair-$study"
 done

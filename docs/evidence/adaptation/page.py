@@ -23,7 +23,8 @@ HERE = Path(__file__).parent
 CASES = (1, 3, 5, 10)
 PAIRS = {
     "heart": "Cine MRI of the heart: ACDC to another site and sequence",
-    "hippocampus": "Hippocampus: a simulated change of the scanner",
+    "hippocampus-mild": "Hippocampus: a simulated change of the scanner",
+    "hippocampus": "Hippocampus: a strong simulated change of the scanner",
 }
 DEFAULT = "iac-lth"
 """What `nnunet-iac adapt` proposes."""
@@ -121,7 +122,7 @@ def rates(pair: str) -> list[Row]:
 
 def convergence(pair: str) -> list[Convergence]:
     """Return whether the source has converged."""
-    measured = result(f"{pair}-source")
+    measured = result(f"{pair.removesuffix('-mild')}-source")
     return [] if measured is None else convergences(measured)
 
 

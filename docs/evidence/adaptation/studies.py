@@ -21,7 +21,11 @@ from nnunet_iac.workflow.study_file import read_study
 from nnunet_iac.workflow.study_plans import fold_folder
 
 HERE = Path(__file__).parent
-TARGETS = {"heart": "Dataset030_CMRbSSFP", "hippocampus": "Dataset031_HippocampusShifted"}
+TARGETS = {
+    "heart": "Dataset030_CMRbSSFP",
+    "hippocampus": "Dataset031_HippocampusShifted",
+    "hippocampus-mild": "Dataset032_HippocampusMild",
+}
 """The data set that each pair's source is adapted to."""
 
 CASES = (1, 3, 5, 10)
@@ -69,7 +73,11 @@ class Pair:
     @cached_property
     def source(self) -> Study:
         """The study that trains the source."""
-        return read_study(HERE / f"{self.name}-source.yaml")
+        return read_study(self._source_file)
+
+    @property
+    def _source_file(self) -> Path:
+        return HERE / f"{self.name.removesuffix('-mild')}-source.yaml"
 
     @property
     def source_folds(self) -> list[Path]:
@@ -94,7 +102,7 @@ class Pair:
     def studies(self) -> dict[str, dict[str, Any]]:
         """Return all studies by name."""
         reference, searched = self.source_folds
-        document = yaml.safe_load((HERE / f"{self.name}-source.yaml").read_text())
+        document = yaml.safe_load(self._source_file.read_text())
         network = next(iter(document["backbones"].values()))
         adapted = {"adapted": {"adapt": str(reference)}}
         scratch = {"scratch": {**network, "trainer": FROM_SCRATCH}}
