@@ -36,7 +36,7 @@ SHIFTS = {
     "Dataset031_HippocampusShifted": Shift(0.5, (0.3, -0.2, 0.2), 0.8),
     "Dataset032_HippocampusMild": Shift(0.7, (0.22, -0.15, 0.15), 0.6),
 }
-"""The mild one costs the source's model as much on the pool as the real target costs the heart's."""
+"""The mild one costs the model as much Dice, on the pool, as the real target the heart's."""
 
 POOL = 12
 """Cases to draw from; the others are the test."""
