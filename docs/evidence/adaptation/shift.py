@@ -64,8 +64,8 @@ def write(name: str, shift: Shift) -> None:
     """Write a data set."""
     source, target = raw_folder(SOURCE), raw_folder(SOURCE).with_name(name)
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTs").iterdir())
-    for name in ("imagesTr", "labelsTr"):
-        (target / name).mkdir(parents=True, exist_ok=True)
+    for part in ("imagesTr", "labelsTr"):
+        (target / part).mkdir(parents=True, exist_ok=True)
     for case in cases:
         image = SimpleITK.ReadImage(str(source / "imagesTs" / f"{case}_0000.nii.gz"))
         SimpleITK.WriteImage(
