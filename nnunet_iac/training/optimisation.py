@@ -134,7 +134,7 @@ def step(
     if finite:
         torch.nn.utils.clip_grads_with_norm_(clipped, MAX_GRADIENT_NORM, norm)
         for optimizer in optimizers:
-            optimizer.step() if grad_scaler is None else grad_scaler.step(optimizer)
+            optimizer.step()  # The scaler's would wait again for each of them.
     if grad_scaler is not None:
         grad_scaler.update()
     return finite

@@ -1,0 +1,148 @@
+"""A device in all but name: tensors on it compute on the CPU, and nothing may mix with the CPU's.
+
+Fake tensors on CUDA show where a forward pass mixes devices, but without a GPU autograd has no
+queue for them and they hold no numbers. Tensors here have numbers, gradients and the name `meta`,
+which autograd runs on the CPU, so whole runs work. A GPU's exceptions hold: copies from one device
+to the other, and CPU tensors without axes.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+DEVICE = torch.device("meta")
+CPU = torch.device("cpu")
+aten = torch.ops.aten
+
+COPY, FILL = aten._to_copy.default, aten.copy_.default
+WAITS = (
+    *(aten._local_scalar_dense.default, aten.equal.default),
+    *(aten.nonzero.default, aten.masked_select.default),
+)
+"""Operations whose results the host waits for: numbers it reads, and shapes that depend on them."""
+
+
+class TensorOnDevice(Tensor):
+    """A tensor on the simulated device; `numbers` holds what it is worth, on the CPU."""
+
+    numbers: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, numbers: Tensor) -> "TensorOnDevice":
+        layout = {"strides": numbers.stride(), "storage_offset": numbers.storage_offset()}
+        return Tensor._make_wrapper_subclass(
+            cls, numbers.shape, dtype=numbers.dtype, device=DEVICE, **layout
+        )
+
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} is called outside of the simulation")
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.cpu().__reduce_ex__(protocol)
+
+
+class SimulatedDevice(TorchDispatchMode):
+    """A context in which `meta` is a device with numbers; `waits` counts what a host waits for.
+
+    These are numbers that it reads, and copies that it does not ask to be `non_blocking`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: Counter[str] = Counter()
+
+    def __enter__(self) -> "SimulatedDevice":
+        self._lifts = torch._C._only_lift_cpu_tensors()
+        torch._C._set_only_lift_cpu_tensors(True)
+        self._patches = ExitStack()
+        self._patches.enter_context(patch.object(torch, "autocast", _autocast(torch.autocast)))
+        self._patches.enter_context(warnings.catch_warnings())
+        # Loading weights is, of a real `meta` tensor.
+        warnings.filterwarnings("ignore", ".*which is a no-op")
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._patches.close()
+        torch._C._set_only_lift_cpu_tensors(self._lifts)
+
+    def waits_of(self, call: Callable[[], Any]) -> Counter[str]:
+        """Return what the host waits for in a call."""
+        self.waits.clear()
+        call()
+        return Counter(self.waits)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        is_on_device = any(isinstance(tensor, TensorOnDevice) for tensor in tensors)
+        target = kwargs.get("device")
+        target = (DEVICE if is_on_device else CPU) if target is None else torch.device(target)
+        self._count(func, is_on_device, target, args, kwargs)
+        if func not in (COPY, FILL) and is_on_device:
+            _require_one_device(func, tensors)
+        if "device" in kwargs:
+            kwargs["device"] = CPU
+        own_args, own_kwargs = tree_map(_numbers, args), tree_map(_numbers, kwargs)
+        found = func(*own_args, **own_kwargs)
+        if func is FILL:
+            return args[0]
+        if target != DEVICE:
+            return found
+        found = tree_map(lambda x: TensorOnDevice(x) if isinstance(x, Tensor) else x, found)
+        if not is_on_device:
+            return found
+        return return_and_correct_aliasing(func, args, kwargs, found)
+
+    def _count(self, func: Any, is_on_device: bool, target: Any, args: Any, kwargs: Any) -> None:
+        if func in WAITS and is_on_device:
+            self.waits[func.overloadpacket.__name__] += 1
+        if func is COPY:
+            source, blocks = args[0], not kwargs.get("non_blocking")
+        elif func is FILL:
+            target, source = args[0].device, args[1]
+            blocks = len(args) < 3 or not args[2]
+        else:
+            return
+        if source.device != target and blocks:
+            self.waits["copy to the host" if target == CPU else "copy to the device"] += 1
+
+
+def numbers_of(tensor: Tensor) -> Tensor:
+    """Return a tensor's numbers, on the CPU, without its history."""
+    return _numbers(tensor.detach())
+
+
+def _numbers(x: Any) -> Any:
+    return x.numbers if isinstance(x, TensorOnDevice) else x
+
+
+def _require_one_device(func: Any, tensors: list[Tensor]) -> None:
+    for tensor in tensors:
+        if not isinstance(tensor, TensorOnDevice) and tensor.ndim:
+            raise RuntimeError(f"{func} must get tensors of one device; one is on the CPU")
+
+
+def _autocast(known: Any) -> Any:
+    """Return torch's autocast, which has no devices but its own; nothing is cast on this one."""
+
+    def of(kind: str, *arguments: Any, **keywords: Any) -> Any:
+        return known("cpu" if kind == DEVICE.type else kind, *arguments, **keywords)
+
+    return of
