@@ -1,24 +1,25 @@
 """A device in all but name: tensors on it compute on the CPU, and nothing may mix with the CPU's.
 
 Fake tensors on CUDA show where a forward pass mixes devices, but without a GPU autograd has no
-queue for them and they hold no numbers. Tensors here have numbers, gradients and the name `meta`,
-which autograd runs on the CPU, so whole runs work. A GPU's exceptions hold: copies from one device
-to the other, and CPU tensors without axes.
+queue for them and they hold no numbers. Tensors here have numbers, gradients and the name of a
+device that is not in use and whose graph autograd runs on the CPU's thread, so whole runs work. A
+GPU's exceptions hold: copies from one device to the other, and CPU tensors without axes.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
-DEVICE = torch.device("meta")
+DEVICE = torch.device("lazy")
 CPU = torch.device("cpu")
 aten = torch.ops.aten
 
@@ -58,7 +59,7 @@ class TensorOnDevice(Tensor):
 
 
 class SimulatedDevice(TorchDispatchMode):
-    """A context in which `meta` is a device with numbers; `waits` counts what a host waits for.
+    """A context in which `DEVICE` exists; `waits` counts what a host waits for.
 
     These are numbers that it reads, and copies that it does not ask to be `non_blocking`.
     """
@@ -72,9 +73,8 @@ class SimulatedDevice(TorchDispatchMode):
         torch._C._set_only_lift_cpu_tensors(True)
         self._patches = ExitStack()
         self._patches.enter_context(patch.object(torch, "autocast", _autocast(torch.autocast)))
-        self._patches.enter_context(warnings.catch_warnings())
-        # Loading weights is, of a real `meta` tensor.
-        warnings.filterwarnings("ignore", ".*which is a no-op")
+        module = patch.object(torch, DEVICE.type, SimpleNamespace(), create=True)
+        self._patches.enter_context(module)  # Where activation checkpointing looks for states.
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
@@ -89,54 +89,68 @@ class SimulatedDevice(TorchDispatchMode):
         return Counter(self.waits)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        is_on_device = any(isinstance(tensor, TensorOnDevice) for tensor in tensors)
+        kwargs, is_on_device = dict(kwargs or {}), TensorOnDevice in types
         target = kwargs.get("device")
         target = (DEVICE if is_on_device else CPU) if target is None else torch.device(target)
-        self._count(func, is_on_device, target, args, kwargs)
-        if func not in (COPY, FILL) and is_on_device:
-            _require_one_device(func, tensors)
-        if "device" in kwargs:
+        if not is_on_device and target != DEVICE:
+            return func(*args, **kwargs)
+        self._count(func, target, args, kwargs)
+        if target == DEVICE and "device" in kwargs:
             kwargs["device"] = CPU
-        own_args, own_kwargs = tree_map(_numbers, args), tree_map(_numbers, kwargs)
+        operands = _Operands()
+        own_args, own_kwargs = operands.of(args), operands.of(kwargs)
+        if func not in (COPY, FILL) and is_on_device and operands.is_cpu_among:
+            raise RuntimeError(f"{func} must get tensors of one device; one is on the CPU")
         found = func(*own_args, **own_kwargs)
         if func is FILL:
             return args[0]
-        if target != DEVICE:
-            return found
-        found = tree_map(lambda x: TensorOnDevice(x) if isinstance(x, Tensor) else x, found)
-        if not is_on_device:
-            return found
-        return return_and_correct_aliasing(func, args, kwargs, found)
+        if target == DEVICE:
+            found = tree_map(lambda x: TensorOnDevice(x) if isinstance(x, Tensor) else x, found)
+        if is_on_device and target == DEVICE and _returns_operands(func):
+            return return_and_correct_aliasing(func, args, kwargs, found)
+        return found
 
-    def _count(self, func: Any, is_on_device: bool, target: Any, args: Any, kwargs: Any) -> None:
-        if func in WAITS and is_on_device:
+    def _count(self, func: Any, target: torch.device, args: Any, kwargs: Any) -> None:
+        if func in WAITS:
             self.waits[func.overloadpacket.__name__] += 1
         if func is COPY:
-            source, blocks = args[0], not kwargs.get("non_blocking")
+            source, waits = args[0], not kwargs.get("non_blocking")
         elif func is FILL:
             target, source = args[0].device, args[1]
-            blocks = len(args) < 3 or not args[2]
+            waits = len(args) < 3 or not args[2]
         else:
             return
-        if source.device != target and blocks:
-            self.waits["copy to the host" if target == CPU else "copy to the device"] += 1
+        if source.device != target and waits:
+            self.waits[f"copy to the {'host' if target == CPU else 'device'}"] += 1
+
+
+class _Operands:
+    """Finds the numbers of an operation's tensors; `is_cpu_among` is whether some were there."""
+
+    def __init__(self) -> None:
+        self.is_cpu_among = False
+
+    def of(self, x: Any) -> Any:
+        if isinstance(x, TensorOnDevice):
+            return x.numbers
+        if isinstance(x, Tensor):
+            self.is_cpu_among |= x.ndim > 0
+        elif isinstance(x, list | tuple):
+            return type(x)(map(self.of, x))
+        elif isinstance(x, dict):
+            return {key: self.of(value) for key, value in x.items()}
+        return x
+
+
+@cache
+def _returns_operands(func: Any) -> bool:
+    """Return whether an operation returns views, or what it changed in place."""
+    return any(result.alias_info is not None for result in func._schema.returns)
 
 
 def numbers_of(tensor: Tensor) -> Tensor:
     """Return a tensor's numbers, on the CPU, without its history."""
-    return _numbers(tensor.detach())
-
-
-def _numbers(x: Any) -> Any:
-    return x.numbers if isinstance(x, TensorOnDevice) else x
-
-
-def _require_one_device(func: Any, tensors: list[Tensor]) -> None:
-    for tensor in tensors:
-        if not isinstance(tensor, TensorOnDevice) and tensor.ndim:
-            raise RuntimeError(f"{func} must get tensors of one device; one is on the CPU")
+    return _Operands().of(tensor.detach())
 
 
 def _autocast(known: Any) -> Any:
