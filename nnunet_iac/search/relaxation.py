@@ -41,7 +41,7 @@ def capped_softmax(logits: Float[Tensor, " incoming"]) -> Float[Tensor, " incomi
     """
     is_largest = torch.arange(len(logits), device=logits.device) == torch.argmax(logits)
     others = torch.softmax(logits.masked_fill(is_largest, -torch.inf), dim=0)
-    capped = torch.where(is_largest, CAP, (1 - CAP) * others)
+    capped = ((1 - CAP) * others).masked_fill(is_largest, CAP)
     if len(logits) == 2:
         return capped
     weights = torch.softmax(logits, dim=0)
@@ -53,7 +53,8 @@ def edge_weights(
 ) -> PerEdge:
     """Return Psi, the softmax of t(beta) over the edges into each node, capped at 0.5 (paper)."""
     logits = transformed(beta, transform, tan_clamp)
-    per_node = (logits[list(edges_into(node))] for node in INTERMEDIATE_NODES)
+    # Indexed by a list, a GPU would wait for the list's copy.
+    per_node = logits.split([len(edges_into(node)) for node in INTERMEDIATE_NODES])
     return torch.cat([capped_softmax(x) if capped else torch.softmax(x, dim=0) for x in per_node])
 
 

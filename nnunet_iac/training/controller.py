@@ -218,6 +218,7 @@ class SearchController:
         averages for alpha and beta are kept. Discrete cells are compiled on request.
         """
         searching = self.phase is Phase.SEARCH
+        network.zero_grad()  # nnU-Net clips by all gradients, also of what has stopped learning.
         for parameter in network.architecture_parameters():
             parameter.requires_grad_(searching)
         for parameter in network.norm_weights():

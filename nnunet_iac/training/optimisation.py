@@ -43,18 +43,21 @@ def search_optimiser(
     network: IACUNet, settings: Optimisation, search_epochs: int
 ) -> tuple[Optimizer, EpochSchedule]:
     """Return plain SGD on the cell weights with cosine power annealing over `search_epochs`."""
-    optimizer = SGD(network.weights(), settings.weights_lr)
+    weights = network.weights()
+    optimizer = SGD(weights, settings.weights_lr, fused=_fused(weights))
     limits = (settings.weights_lr, settings.weights_lr_min, settings.annealing_power)
     return optimizer, EpochSchedule(optimizer, lambda n: cosine_power(n, search_epochs, *limits))
 
 
 def architecture_optimiser(network: IACUNet, settings: Optimisation) -> Optimizer:
     """Return Adam on alpha and beta."""
+    parameters = network.architecture_parameters()
     return Adam(
-        [network.alpha, network.beta],
+        parameters,
         settings.architecture_lr,
         settings.architecture_betas,
         weight_decay=settings.architecture_weight_decay,
+        fused=_fused(parameters),
     )
 
 
@@ -62,16 +65,27 @@ def finetune_optimiser(
     parameters: Sequence[nn.Parameter], settings: Optimisation, epochs: int, first_epoch: int
 ) -> tuple[Optimizer, EpochSchedule]:
     """Return the finetuning's optimiser; `sgd` is nnU-Net's own."""
-    rate = settings.finetune_lr
+    rate, fused = settings.finetune_lr, _fused(parameters)
     if settings.finetune_optimizer == "adam":
-        optimizer: Optimizer = Adam(parameters, rate)
+        optimizer: Optimizer = Adam(parameters, rate, fused=fused)
     else:
-        decay = SGD_WEIGHT_DECAY
-        optimizer = SGD(parameters, rate, momentum=0.99, nesterov=True, weight_decay=decay)
+        optimizer = SGD(
+            parameters,
+            rate,
+            momentum=0.99,
+            nesterov=True,
+            weight_decay=SGD_WEIGHT_DECAY,
+            fused=fused,
+        )
     constant = settings.finetune_schedule == "constant"
     return optimizer, EpochSchedule(
         optimizer, lambda n: rate if constant else polynomial(n, epochs, rate), first_epoch
     )
+
+
+def _fused(parameters: Sequence[nn.Parameter]) -> bool | None:
+    """Return whether a step is one kernel per kind of tensor, on CUDA; elsewhere torch chooses."""
+    return True if parameters[0].device.type == "cuda" else None
 
 
 def first_rates(settings: Optimisation, searches: bool) -> tuple[float, float]:
@@ -106,7 +120,8 @@ def loss_of(
 def has_finite_weights(network: nn.Module) -> bool:
     """Return whether all parameters that learn are finite."""
     learning = (p for p in network.parameters() if p.requires_grad)
-    return all(bool(torch.isfinite(parameter).all()) for parameter in learning)
+    finite = [torch.isfinite(parameter).all() for parameter in learning]
+    return bool(torch.stack(finite).all())  # The host waits once.
 
 
 def step(
@@ -134,7 +149,7 @@ def step(
     if finite:
         torch.nn.utils.clip_grads_with_norm_(clipped, MAX_GRADIENT_NORM, norm)
         for optimizer in optimizers:
-            optimizer.step() if grad_scaler is None else grad_scaler.step(optimizer)
+            optimizer.step()  # The scaler's would wait again for each of them.
     if grad_scaler is not None:
         grad_scaler.update()
     return finite

@@ -11,6 +11,7 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.cost import LARGEST_CELL, TRANSIENT, run_memory, step_memory
 from nnunet_iac.nn.discrete_cell import edge_by_edge
 from nnunet_iac.nn.planned_retrofit import retrofit
+from nnunet_iac.training.cost import peak_memory_bytes
 
 CPU, CUDA, NOWHERE = map(torch.device, ("cpu", "cuda", "meta"))
 IMPLANTS = ["cell", "convolution", "attention", "nested"]
@@ -122,3 +123,27 @@ def test_it_grows_with_the_batch_and_shrinks_with_halves(tiny_unet):
     assert one.fixed == two.fixed
     assert 1.5 < two.outside / one.outside <= 2
     assert step_memory(network, (2, 2, 16, 8), CUDA).kept < two.kept
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize("implant", [*IMPLANTS, "residual-attention"])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_a_run_is_estimated_without_a_networks_numbers_in_the_same_bytes(
+    tiny_unet, dimension, implant
+):
+    def network():
+        return retrofit(tiny_unet(dimension), implant=implant, min_channels=8, norm="batch")
+
+    with NOWHERE:
+        shadow = network()
+    shape = (2, 2, *(16, 8, 8)[:dimension])
+    assert run_memory(shadow, shape, CUDA) == run_memory(network(), shape, CUDA)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_a_run_of_real_size_is_estimated_without_its_memory(tiny_unet):
+    with NOWHERE:
+        network = retrofit(tiny_unet(2, (64, 256, 512)))
+    before = peak_memory_bytes()
+    found = run_memory(network, (63, 2, 128, 128), CUDA)
+    assert peak_memory_bytes() - before < 0.1 * found.checkpointed < 0.1 * found.kept

@@ -231,9 +231,15 @@ def make_trainer(in_process: Workspace) -> Callable[..., Any]:
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    def make(name: str, plans: str = "small", fold: int | str = 0, resume: bool = False) -> Any:
+    def make(
+        name: str,
+        plans: str = "small",
+        fold: int | str = 0,
+        resume: bool = False,
+        device: str = "cpu",
+    ) -> Any:
         trainer = get_trainer_from_args(
-            "4", "2d", fold, name, plans, continue_training=resume, device=torch.device("cpu")
+            "4", "2d", fold, name, plans, continue_training=resume, device=torch.device(device)
         )
         if resume:
             trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))

@@ -1,11 +1,22 @@
 """The joint step of two optimisers, with and without mixed precision."""
 
+from collections import Counter
+
 import pytest
 import torch
+from simulated_device import DEVICE, SimulatedDevice
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import SGD, Adam
 
-from nnunet_iac.training.optimisation import MAX_GRADIENT_NORM, EpochSchedule, step
+from nnunet_iac.search.settings import Settings
+from nnunet_iac.training.optimisation import (
+    MAX_GRADIENT_NORM,
+    EpochSchedule,
+    finetune_optimiser,
+    has_finite_weights,
+    step,
+)
 
 
 def _problem() -> tuple[nn.Parameter, nn.Parameter, list[torch.optim.Optimizer]]:
@@ -63,3 +74,41 @@ def test_a_schedule_counts_from_its_phases_first_epoch() -> None:
     schedule = EpochSchedule(optimizer, lambda epoch: 1.0 / (1 + epoch), first_epoch=10)
     schedule.step(13)
     assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_on_cuda_all_parameters_take_a_step_in_one_kernel(name: str) -> None:
+    rates = Settings(finetune_optimizer=name).optimisation
+    with FakeTensorMode():
+        there = nn.Parameter(torch.empty(3, device="cuda"))
+        optimizer, _ = finetune_optimiser([there], rates, 10, 0)
+    assert optimizer.defaults["fused"]
+    here, _ = finetune_optimiser([nn.Parameter(torch.ones(3))], rates, 10, 0)
+    assert here.defaults["fused"] is None
+
+
+def test_an_optimiser_of_cuda_is_continued_on_a_cpu() -> None:
+    steps = []
+    for fused in (None, True):
+        first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
+        optimizer, resumed = Adam([first], fused=fused), Adam([second])
+        first.grad = second.grad = torch.tensor([1.0, 2.0, -3.0])
+        optimizer.step()
+        resumed.load_state_dict(optimizer.state_dict())
+        resumed.step()
+        steps.append(second.detach())
+    torch.testing.assert_close(*steps)
+
+
+def test_weights_are_checked_with_one_wait_for_their_device() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].requires_grad_(False)
+    nn.init.constant_(network[1].bias, torch.nan)
+    with SimulatedDevice() as device:
+        network.to(DEVICE)
+        assert device.waits_of(lambda: has_finite_weights(network)) == Counter(
+            {"_local_scalar_dense": 1}
+        )
+        assert has_finite_weights(network)
+        nn.init.constant_(network[0].bias, torch.inf)
+        assert not has_finite_weights(network)
