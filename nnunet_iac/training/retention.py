@@ -87,9 +87,10 @@ def retained_source(
     Raises:
         ValueError: the choice uses some, and they are not at hand or too few.
     """
-    rates, data = checks.settings.optimisation, checks.data
+    rates = checks.settings.optimisation
     if checks.method.retrofits or rates.retention not in ("ewc", "rehearsal"):
         return None
+    data = checks.data
     content = read_json(data.parent / "dataset.json")
     run = AdaptedRun(checks.plans["dataset_name"], content, training_cases, checks.settings.data)
     try:

@@ -15,7 +15,9 @@ PAGES = sorted(
     if path.parent.with_suffix(".md").is_file()
 )
 STUDIES = sorted(
-    path for path in DOCS.glob("evidence/*/*.yaml") if path.parent.name != "adaptation"
+    path
+    for path in DOCS.glob("evidence/*/*.yaml")
+    if path.parent.name not in ("adaptation", "search")
 )  # Those of adaptation are written by its studies.py.
 
 
