@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from interruption import run_until
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from simulated_device import DEVICE, SimulatedDevice
 from torch import nn
 
+from nnunet_iac.training import reference
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.retention import fisher_diagonal, weight_distance
 
@@ -106,3 +108,21 @@ def test_penalties_take_the_weights_of_the_source_to_the_device_once() -> None:
         assert network.bias.grad.device == DEVICE
         # The importances have a mean of 1, and every weight is 1 away.
         assert value.item() == pytest.approx(4.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("hook", ["train_step", "validation_step", "perform_actual_validation"])
+def test_an_operation_that_mps_lacks_ends_a_run_with_the_name_of_the_fallback(
+    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    def lack(*_: Any) -> None:
+        raise NotImplementedError(
+            "The operator 'aten::some_op' is not currently implemented for the MPS device."
+        )
+
+    monkeypatch.setattr(nnUNetTrainer, hook, lack)
+    monkeypatch.setattr(reference, "validate_others", lambda trainer: None)
+    plans = in_process.write_plans("identity", genotype="identity")
+    trainer = make_trainer("nnUNetTrainerIACDiscrete_2finetune", plans)
+    run = getattr(trainer, "run_training" if hook.endswith("step") else hook)
+    with pytest.raises(NotImplementedError, match="set PYTORCH_ENABLE_MPS_FALLBACK=1"):
+        run()
