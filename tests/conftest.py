@@ -33,6 +33,7 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, help="kills of all trainers (default: one of each kind)")
     parser.addoption("--full-demo", action="store_true", help="run the full demo as well")
+    parser.addoption("--nccl", action="store_true", help="train on two GPUs as well (only there)")
     parser.addoption("--record", type=Path, help="folder for the outcome of every test, as JSON")
     parser.addoption("--slowest", type=Path, help="file for the seconds of the slowest 50 tests")
 

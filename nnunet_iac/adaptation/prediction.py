@@ -18,6 +18,7 @@ from nnunet_iac.adaptation.adapter import Adapter, adapter_file, adapters_of, ap
 from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, choose, statistics
 from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model
+from nnunet_iac.host.mps import fallback_named
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 
@@ -68,7 +69,7 @@ def predict(
             own = folds if name == NO_ADAPTER and folds else trained
             where = "-m", found.folder, "-f", *own, "-i", images, "-o", folders[name]
             command = ["nnUNetv2_predict_from_modelfolder", *map(str, where), *options]
-            with patch.object(sys, "argv", command):
+            with patch.object(sys, "argv", command), fallback_named():
                 predict_entry_point_modelfolder()
     return list(folders.values())
 

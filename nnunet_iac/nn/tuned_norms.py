@@ -33,8 +33,23 @@ def norms_of(decoder: Any) -> list[_NormBase]:
 
 def tune_norms(decoder: Any) -> nn.ModuleList:
     """Hook a `TunedNorm` to every norm of a decoder, and return them."""
-    tuned = nn.ModuleList()
-    for norm in norms_of(decoder):
-        tuned.append(hook := TunedNorm(norm.num_features))
-        norm.register_forward_hook(hook)
+    tuned = nn.ModuleList(TunedNorm(norm.num_features) for norm in norms_of(decoder))
+    hook_tuned_norms(decoder, tuned)
     return tuned
+
+
+def hook_tuned_norms(decoder: Any, tuned: nn.ModuleList) -> None:
+    """Hook the scales and shifts of `tune_norms` to the norms that have lost theirs.
+
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` puts norms without hooks in the place of batch
+    norms: one for every name of a norm, with the same tensors.
+    """
+    same: dict[int, list[_NormBase]] = {}
+    for _, norm in decoder.stages.named_modules(remove_duplicate=False):
+        if isinstance(norm, _NormBase):
+            shared = next((t for t in (norm.weight, norm.running_mean) if t is not None), norm)
+            same.setdefault(id(shared), []).append(norm)
+    for hook, norms in zip(tuned, same.values(), strict=True):
+        for norm in norms:
+            if hook not in norm._forward_hooks.values():
+                norm.register_forward_hook(hook)

@@ -13,6 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.tuned_norms import hook_tuned_norms
+
 
 def unwrap_ddp(network: nn.Module) -> Any:
     """Return the network inside its wrapper, or the network itself where it has none."""
@@ -28,8 +31,15 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     gc.collect()  # An earlier wrapper must be gone, or its hooks would wait for gradients too.
     if device.type != "cuda":
         return DistributedDataParallel(network)
+    return DistributedDataParallel(synchronised(network), device_ids=[device.index])
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """Return a network whose batch norms take their statistics over all ranks, on CUDA."""
     network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    return DistributedDataParallel(network, device_ids=[device.index])
+    if isinstance(network, RetrofittedUNet) and network.tuned_norms:
+        hook_tuned_norms(network.decoder, network.tuned_norms)
+    return network
 
 
 def freeze_unused_heads(network: Any) -> None:

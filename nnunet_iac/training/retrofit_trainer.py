@@ -12,6 +12,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
+from nnunet_iac.host.mps import fallback_named
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import require_supported
 from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS
@@ -153,7 +154,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Train as nnU-Net does, for as many epochs as turn out to be needed."""
-        with self.run.held(), recorder.closed_in_the_end(self.logger):
+        with self.run.held(), recorder.closed_in_the_end(self.logger), fallback_named():
             if self._loaded is not None:
                 checkpoints.require_newest(*self._loaded)
             self.on_train_start()
@@ -261,7 +262,7 @@ class RetrofitTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate backbone and source, once, then the network as nnU-Net does, which ends it."""
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
-        with self.run.held():
+        with self.run.held(), fallback_named():
             reference.validate_others(self)
             super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():

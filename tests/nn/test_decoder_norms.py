@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import SyncBatchNorm
 
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.training.distributed import synchronised
 
 TUNED = {"decoder_norms": "tuned", "residual": "zero"}
 
@@ -59,3 +61,20 @@ def test_a_copy_has_norms_of_its_own(tiny_unet: Callable[..., Any]) -> None:
         copied.tuned_norms[0].shift.fill_(3.0)
     x = torch.randn(1, 2, 16, 16)
     assert not torch.equal(network(x), copied(x))
+
+
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+def test_norms_that_are_synchronised_over_gpus_stay_tuned(
+    tiny_unet: Callable[..., Any], norm: str
+) -> None:
+    network = IACUNet(tiny_unet(norm=norm, deep_supervision=False), **TUNED).eval()
+    for parameter in network.norm_weights():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, 2, 16, 16)
+    expected = network(x)
+    for _ in range(2):  # nnU-Net converts a network first, and a run again with every wrapper.
+        converted = synchronised(SyncBatchNorm.convert_sync_batchnorm(network))
+        torch.testing.assert_close(converted(x), expected)
+    assert (norm == "Batch") == any(isinstance(m, SyncBatchNorm) for m in converted.modules())
+    converted(x).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.norm_weights())

@@ -40,7 +40,6 @@ CASES = [
 """With the default of every structural setting, and with another value of each."""
 cases = pytest.mark.parametrize(("kind", "others"), CASES)
 FOLDED = [kind for kind in KINDS if kind not in ("search cell", "pruned cell")]
-kinds = pytest.mark.parametrize("kind", KINDS)
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
 
@@ -104,7 +103,7 @@ def test_a_forward_pass_on_cuda_mixes_no_devices(build, kind, others, dimension)
     assert devices_of_fake_outputs(network, dimension) == {"cuda"}
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["search cell", "discrete cell", "nested"])
 def test_a_residual_encoder_mixes_no_devices(build, kind):
     unet = ResidualEncoderUNet(
         *(2, 3, (8, 16, 24), nn.Conv2d, 3, (1, 2, 2), 1, 3, 1),

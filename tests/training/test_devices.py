@@ -7,13 +7,18 @@ from typing import Any
 import pytest
 import torch
 from interruption import run_until
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from simulated_device import DEVICE, SimulatedDevice
 from torch import nn
 
+from nnunet_iac.training import reference
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.retention import fisher_diagonal, weight_distance
 
-SHORT = {"iterations_per_epoch": 1, "val_iterations_per_epoch": 1, "finetune_epochs": 2}
+SHORT = {
+    **{"iterations_per_epoch": 1, "val_iterations_per_epoch": 1, "finetune_epochs": 2},
+    "min_channels": 4,
+}
 SEARCH = {"warmup_epochs": 0, "finetune_epochs": 1}
 RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "accelerated search": (
@@ -44,6 +49,8 @@ RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
     ),
 }
 """Trainer, epochs before the run is broken off, and settings."""
+OF_NNUNET = Counter({"_local_scalar_dense": 1, "copy to the host": 1})
+"""What a step of nnU-Net's waits for."""
 
 Make = Callable[..., Any]
 
@@ -64,18 +71,25 @@ def watched(trainer: Any, device: SimulatedDevice) -> list[Counter[str]]:
     return waits
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_a_run_on_a_device_is_continued_and_its_steps_wait_as_often_as_nnunets(
-    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch, run: str
+def test_a_step_of_nnunets_waits_for_the_overflow_and_for_the_loss(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("nnUNet_compile", "false")
+    with SimulatedDevice() as device:
+        trainer = make_trainer("nnUNetTrainer", device=DEVICE.type)
+        trainer.initialize()
+        waits = watched(trainer, device)
+        trainer.train_step(next(trainer.get_dataloaders()[0]))
+    assert waits == [OF_NNUNET]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_on_a_device_is_continued_and_its_steps_wait_as_often_as_nnunets(
+    make_trainer: Make, in_process: Any, run: str
+) -> None:
     name, epochs, settings = RUNS[run]
     plans = in_process.write_plans("device", **SHORT | settings)
     with SimulatedDevice() as device:
-        stock = make_trainer("nnUNetTrainer", device=DEVICE.type)
-        stock.initialize()
-        expected = watched(stock, device)
-        stock.train_step(next(stock.get_dataloaders()[0]))
         first = make_trainer(name, plans, device=DEVICE.type)
         before = watched(first, device)
         run_until(first, epochs)
@@ -87,7 +101,7 @@ def test_a_run_on_a_device_is_continued_and_its_steps_wait_as_often_as_nnunets(
         resumed.run_training()
     assert resumed.controller.phase in (Phase.FINETUNE, Phase.CONTINUED)
     assert before and after  # noqa: PT018
-    assert all(waits == expected[0] for waits in (*before, *after))
+    assert all(waits == OF_NNUNET for waits in (*before, *after))
 
 
 def test_penalties_take_the_weights_of_the_source_to_the_device_once() -> None:
@@ -106,3 +120,21 @@ def test_penalties_take_the_weights_of_the_source_to_the_device_once() -> None:
         assert network.bias.grad.device == DEVICE
         # The importances have a mean of 1, and every weight is 1 away.
         assert value.item() == pytest.approx(4.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("hook", ["train_step", "validation_step", "perform_actual_validation"])
+def test_an_operation_that_mps_lacks_ends_a_run_with_the_name_of_the_fallback(
+    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch, hook: str
+) -> None:
+    def lack(*_: Any) -> None:
+        raise NotImplementedError(
+            "The operator 'aten::some_op' is not currently implemented for the MPS device."
+        )
+
+    monkeypatch.setattr(nnUNetTrainer, hook, lack)
+    monkeypatch.setattr(reference, "validate_others", lambda trainer: None)
+    plans = in_process.write_plans("identity", genotype="identity")
+    trainer = make_trainer("nnUNetTrainerIACDiscrete_2finetune", plans)
+    run = getattr(trainer, "run_training" if hook.endswith("step") else hook)
+    with pytest.raises(NotImplementedError, match="set PYTORCH_ENABLE_MPS_FALLBACK=1"):
+        run()

@@ -1,4 +1,9 @@
-"""One run on two ranks, with gloo on the CPU: nnU-Net itself would use NCCL and two GPUs."""
+"""One run on two ranks, with gloo on the CPU and, where `--nccl` asks for it, on two GPUs.
+
+On a machine with two GPUs, alone, for processes are forked of one that must not use CUDA:
+
+    pytest tests/training/test_distributed.py --nccl
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_iac.runs.checkpoint import FINAL, LATEST, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.training.distributed import (
     broadcast_from_rank0,
@@ -30,39 +36,59 @@ RANKS = 2
 Make = Callable[..., Any]
 
 
-def _on_two_ranks(tmp_path: Path, task: Callable[[int], None]) -> None:
-    """Run a task in two processes of one group; an error in either is raised here."""
-    store = tmp_path / f"store_{len(list(tmp_path.glob('store_*')))}"
-    torch.multiprocessing.start_processes(
-        _in_group, args=(store, task), nprocs=RANKS, start_method="fork"
-    )
+@pytest.fixture(params=["gloo", "nccl"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """What the ranks exchange tensors with; NCCL needs a GPU for each of them."""
+    if request.param == "nccl":
+        if not request.config.getoption("--nccl"):
+            pytest.skip("needs two GPUs: --nccl runs it there")
+        if (found := torch.cuda.device_count()) < RANKS:
+            pytest.skip(f"NCCL needs {RANKS} GPUs; torch finds {found}")
+    return str(request.param)
 
 
-def _in_group(rank: int, store: Path, task: Callable[[int], None]) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
+@pytest.fixture
+def on_two_ranks(backend: str, tmp_path: Path) -> Callable[[Callable[[int], None]], None]:
+    """Return what runs a task in two processes of one group and raises an error of either here."""
+
+    def run(task: Callable[[int], None]) -> None:
+        store = tmp_path / f"store_{len(list(tmp_path.glob('store_*')))}"
+        torch.multiprocessing.start_processes(
+            _in_group, args=(backend, store, task), nprocs=RANKS, start_method="fork"
+        )
+
+    return run
+
+
+def _in_group(rank: int, backend: str, store: Path, task: Callable[[int], None]) -> None:
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=RANKS)
     task(rank)
     dist.destroy_process_group()
 
 
-def _on_the_cpu(trainer: Any) -> Any:
-    """Undo what nnU-Net does for CUDA, which it takes for granted on several ranks."""
-    trainer.device = torch.device("cpu")
-    trainer.grad_scaler = None
-    return trainer
-
-
 @pytest.fixture
-def make_rank(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Return a maker of trainers that works on any rank."""
-    fork = torch.multiprocessing.get_context("fork")
-    monkeypatch.setattr(nnUNet, "DDP", lambda network, device_ids: DistributedDataParallel(network))
-    monkeypatch.setattr(nnUNet.multiprocessing, "get_context", lambda _: fork)
-    monkeypatch.setattr(nnUNet, "GradScaler", lambda _: None)
+def make_rank(backend: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Return a maker of trainers that works on any rank.
+
+    nnU-Net takes CUDA for granted on several ranks; on the CPU what it does for CUDA is undone.
+    """
+    if backend == "gloo":
+        fork = torch.multiprocessing.get_context("fork")
+        monkeypatch.setattr(
+            nnUNet, "DDP", lambda network, device_ids: DistributedDataParallel(network)
+        )
+        monkeypatch.setattr(nnUNet.multiprocessing, "get_context", lambda _: fork)
+        monkeypatch.setattr(nnUNet, "GradScaler", lambda _: None)
 
     def make(name: str, resume: bool = False) -> Any:
-        trainer = _on_the_cpu(make_trainer(name))
+        trainer = make_trainer(name)
+        if backend == "gloo":
+            trainer.device = torch.device("cpu")
+            trainer.grad_scaler = None
         if resume:
-            trainer.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+            trainer.load_checkpoint(str(Path(trainer.output_folder) / LATEST))
         return trainer
 
     return make
@@ -71,7 +97,7 @@ def make_rank(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [LTH, FULL])
 def test_two_ranks_search_prune_and_finetune_as_one(
-    make_rank: Make, in_process: Any, tmp_path: Path, name: str
+    make_rank: Make, in_process: Any, on_two_ranks: Any, name: str
 ) -> None:
     def run(rank: int) -> None:
         trainer = make_rank(name)
@@ -95,7 +121,7 @@ def test_two_ranks_search_prune_and_finetune_as_one(
         assert wrappers >= (4 if name == LTH else 3)
         assert bool(trainer.unet.alpha.any())
 
-    _on_two_ranks(tmp_path, run)
+    on_two_ranks(run)
     fold = in_process.model(name, "small") / "fold_0"
     record = RunFolder.of_fold(fold)
     assert record.read_backbone().unchanged
@@ -107,7 +133,7 @@ def test_two_ranks_search_prune_and_finetune_as_one(
 
 @pytest.mark.slow
 def test_two_ranks_continue_where_they_were_broken_off(
-    make_rank: Make, in_process: Any, tmp_path: Path
+    make_rank: Make, in_process: Any, on_two_ranks: Any
 ) -> None:
     def break_off(rank: int) -> None:
         run_until(make_rank(LTH), 3)
@@ -121,18 +147,18 @@ def test_two_ranks_continue_where_they_were_broken_off(
         make_rank(LTH).run_training()
 
     fold = in_process.model(LTH, "small") / "fold_0"
-    _on_two_ranks(tmp_path, unbroken)
-    wanted = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    on_two_ranks(unbroken)
+    wanted = read_checkpoint(fold / FINAL)["network_weights"]
     events = RunFolder.of_fold(fold).events_file.read_text()
-    (fold / "checkpoint_final.pth").unlink()
-    _on_two_ranks(tmp_path, break_off)
-    _on_two_ranks(tmp_path, go_on)
-    found = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    (fold / FINAL).unlink()
+    on_two_ranks(break_off)
+    on_two_ranks(go_on)
+    found = read_checkpoint(fold / FINAL)["network_weights"]
     assert RunFolder.of_fold(fold).events_file.read_text() == events
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
-def test_ranks_that_differ_are_noticed(tmp_path: Path) -> None:
+def test_ranks_that_differ_are_noticed(on_two_ranks: Any) -> None:
     def differ(rank: int) -> None:
         assert broadcast_from_rank0(f"rank {rank}") == "rank 0"
         same = torch.zeros(3)
@@ -143,7 +169,7 @@ def test_ranks_that_differ_are_noticed(tmp_path: Path) -> None:
         else:
             require_same_on_all_ranks(same, same)
 
-    _on_two_ranks(tmp_path, differ)
+    on_two_ranks(differ)
 
 
 def test_without_deep_supervision_no_rank_waits_for_a_head_that_is_not_run(
