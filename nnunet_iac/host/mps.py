@@ -1,4 +1,4 @@
-"""What a run on an Apple GPU (`-device mps`) is told where torch lacks an operation for it."""
+"""The error of a run on an Apple GPU (`-device mps`) where torch lacks an operation for it."""
 
 import re
 from collections.abc import Iterator
