@@ -12,7 +12,7 @@ def fallback_named() -> Iterator[None]:
     """Return a context whose error about an operation that MPS lacks names torch's fallback.
 
     Raises:
-        NotImplementedError: torch raised one that names the MPS device.
+        RuntimeError: torch lacks an operation, and its own error names the MPS device.
     """
     try:
         yield
@@ -20,7 +20,7 @@ def fallback_named() -> Iterator[None]:
         lacking = re.search(r"operator '(\S+)' .*MPS device", str(error))
         if lacking is None:
             raise
-        raise NotImplementedError(
+        raise RuntimeError(
             f"with -device mps torch must have every operation for MPS; it has no {lacking[1]}: "
             f"set {FALLBACK_VARIABLE}=1, so that such operations run on the CPU, which is slower, "
             "or use -device cpu"

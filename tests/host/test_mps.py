@@ -15,8 +15,9 @@ def test_an_operation_that_mps_lacks_is_an_error_that_names_the_fallback() -> No
     message = (
         "it has no aten::max_pool3d_with_indices: set PYTORCH_ENABLE_MPS_FALLBACK=1, .* -device cpu"
     )
-    with pytest.raises(NotImplementedError, match=message) as raised, fallback_named():
+    with pytest.raises(RuntimeError, match=message) as raised, fallback_named():
         raise NotImplementedError(LACKING)
+    assert raised.type is RuntimeError
     assert str(raised.value.__cause__) == LACKING
 
 
