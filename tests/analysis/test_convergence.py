@@ -30,8 +30,8 @@ def test_it_has_where_half_of_its_training_changes_little(
     assert found.difference == pytest.approx(after_all - after_half)
     has, less = ("has", "less") if converged else ("has not", "not less")
     assert str(found) == (
-        f"long {has} converged on Dataset900_Frames, 2d: what it is trained longer than short "
-        f"changes the validation Dice by {after_all - after_half:+.4f}, from {after_half:.4f} to "
+        f"long {has} converged on Dataset900_Frames, 2d: between short and long the validation "
+        f"Dice changes by {after_all - after_half:+.4f}, from {after_half:.4f} to "
         f"{after_all:.4f}, {less} than 0.003"
     )
 

@@ -1,12 +1,13 @@
 """The study of adaptation: who is drawn, what the simulated scanner changes, and its page."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pytest
 import SimpleITK
-import yaml
 
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import backbone_trainers
@@ -34,17 +35,35 @@ def test_nobody_of_the_test_is_drawn_or_chooses_a_learning_rate(script: Script) 
 
 
 def test_the_methods_are_trained_for_equally_many_batches(script: Script) -> None:
-    methods = yaml.safe_load((FOLDER / "methods.yaml").read_text())
-    assert not any(
-        "finetune_epochs" in (method or {}).get("settings", {}) for method in methods.values()
-    )
+    methods = script("evidence/adaptation/studies").Pair("heart").methods()
+    assert not any("finetune_epochs" in method["settings"] for method in methods.values())
     schedule = Settings(preset="adapt").schedule
     longest = Settings(preset="adapt").latest_end + schedule.finetune_epochs
     trainer = script("evidence/adaptation/studies").FROM_SCRATCH
     changes = getattr(backbone_trainers, trainer).changes
     batches = changes["num_epochs"] * changes["num_iterations_per_epoch"]
     assert batches == longest * schedule.iterations_per_epoch
-    assert {*methods} | {"transferred"} == {*script("evidence/adaptation/page").NAMES}
+    assert {*methods} == {*script("evidence/adaptation/page").NAMES}
+
+
+def test_a_learning_rate_is_the_best_of_those_tried_on_the_pool(
+    script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = script("evidence/adaptation/studies")
+    (tmp_path / "methods.yaml").write_text((FOLDER / "methods.yaml").read_text())
+    monkeypatch.setattr(studies, "HERE", tmp_path)
+    dice = {"continued-3e-4": 0.9, "continued-10e-4": 0.8, "random-100e-4": 0.7, "l2-sp-1e0": 0.6}
+    runs = [
+        {"method": method, "dice": {"case": value, "unscored": None}}
+        for method, value in dice.items()
+    ]
+    methods = studies.Pair("heart").methods()
+    assert methods["decoder"]["settings"]["finetune_lr"] == studies.RATES["continued"][0]
+    (tmp_path / "heart-rates.json").write_text(json.dumps({"runs": runs}))
+    methods = studies.Pair("heart").methods()
+    assert methods["decoder"]["settings"]["finetune_lr"] == 3e-4
+    assert methods["random-wide"]["settings"]["finetune_lr"] == 1e-2
+    assert methods["l2-sp"]["settings"]["retention_weight"] == 1.0
 
 
 def test_the_simulated_scanner_changes_an_image_the_same_every_time(

@@ -25,8 +25,8 @@ if [ "$source" = hippocampus ]; then
     done
 fi
 run "$here/$source-source.yaml" "$source-source"
-python "$here/studies.py" "$pair" "$folder"
 [ $# -gt 0 ] || set -- rates k3 k3-scratch k1 k1-scratch k5 k5-scratch k10 k10-scratch
 for study in "$@"; do
+    python "$here/studies.py" "$pair" "$folder"
     run "$folder/$study.yaml" "$pair-$study"
 done

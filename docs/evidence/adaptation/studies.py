@@ -6,6 +6,7 @@ the test cases. Learning rates are chosen on draws whose validation cases are th
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.runs.atomic import read_json, write_json, write_text
+from nnunet_iac.runs.scores import mean_of_present
 from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_file import read_study
 from nnunet_iac.workflow.study_plans import fold_folder
@@ -34,11 +36,18 @@ FOR_RATES = 3
 DRAWS_FOR_RATES = 2
 """Cases in a draw on which learning rates are chosen, and how many such draws there are."""
 
-RATES = {"continued": (3e-4, 1e-3, 3e-3), "random": (1e-3, 3e-3, 1e-2)}
-"""What is tried for the methods that train the network, and for those that train cells."""
+RATES = {"continued": (1e-3, 3e-4, 3e-3), "random": (3e-3, 1e-3, 1e-2)}
+"""What is tried for the methods that train the network, and for those that train cells.
+
+The first is taken where nothing has been measured yet. A group of methods.yaml has the name of the
+method on which its rate is chosen.
+"""
 
 WEIGHTS = {"l2-sp-1e-1": 0.1, "l2-sp-1e0": 1.0}
-"""What is tried of L2-SP, at the middle rate."""
+"""What is tried of L2-SP."""
+
+MIDDLE = 1e-3
+"""The learning rate of L2-SP."""
 
 FROM_SCRATCH = "nnUNetTrainerAdam_8epochs"
 """It trains for as many batches as the methods do."""
@@ -57,6 +66,19 @@ def folds(pool: list[str], test: list[str]) -> list[dict[str, list[str]]]:
         train = draw(pool, FOR_RATES, DRAWS + i)
         found.append({"train": train, "val": [case for case in pool if case not in train]})
     return found
+
+
+def named(method: str, rate: float) -> str:
+    """Return the name of a method at a learning rate."""
+    return f"{method}-{1e4 * rate:.0f}e-4"
+
+
+def pool_dice(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Return each method's mean Dice on the rest of the pool, over draws."""
+    found: dict[str, list[float]] = {}
+    for run in measured["runs"]:
+        found.setdefault(run["method"], []).append(mean_of_present(run["dice"].values()) or 0.0)
+    return {method: sum(values) / len(values) for method, values in found.items()}
 
 
 @dataclass(frozen=True)
@@ -99,6 +121,26 @@ class Pair:
             "methods": methods,
         }
 
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """Return all methods, each with what was best on the pool among what was tried for it."""
+        groups = yaml.safe_load((HERE / "methods.yaml").read_text())
+        path = HERE / f"{self.name}-rates.json"
+        tried = pool_dice(read_json(path)) if path.is_file() else {}
+        best = {
+            group: max(rates, key=lambda rate: tried.get(named(group, rate), 0.0))
+            for group, rates in RATES.items()
+        }
+        weight = max(WEIGHTS, key=lambda name: tried.get(name, 0.0))
+        found = {}
+        for group, methods in groups.items():
+            for name, method in methods.items():
+                own = dict((method or {}).get("settings", {}))
+                own.setdefault("finetune_lr", best[group])
+                if own.get("retention") == "l2-sp":
+                    own.update(retention_weight=WEIGHTS[weight], finetune_lr=MIDDLE)
+                found[name] = {**(method or {}), "settings": own}
+        return found
+
     def studies(self) -> dict[str, dict[str, Any]]:
         """Return all studies by name."""
         reference, searched = self.source_folds
@@ -106,8 +148,8 @@ class Pair:
         network = next(iter(document["backbones"].values()))
         adapted = {"adapted": {"adapt": str(reference)}}
         scratch = {"scratch": {**network, "trainer": FROM_SCRATCH}}
-        methods = yaml.safe_load((HERE / "methods.yaml").read_text())
-        methods["transferred"] = {"as": "random", "settings": {"genotype": str(searched)}}
+        methods = self.methods()
+        methods["transferred"]["settings"]["genotype"] = str(searched)
         found = {}
         for place, k in enumerate(CASES):
             numbers = range(place * DRAWS, (place + 1) * DRAWS)
@@ -115,13 +157,15 @@ class Pair:
             found[f"k{k}-scratch"] = self.study(f"k{k}-scratch", numbers, scratch, {})
         first = len(CASES) * DRAWS
         tried = {
-            f"{method}-{1e4 * rate:.0f}e-4": {"as": method, "settings": {"finetune_lr": rate}}
+            named(method, rate): {"as": method, "settings": {"finetune_lr": rate}}
             for method, rates in RATES.items()
             for rate in rates
         }
         for name, weight in WEIGHTS.items():
-            own = {"retention": "l2-sp", "retention_weight": weight, "finetune_lr": 1e-3}
+            own = {"retention": "l2-sp", "retention_weight": weight, "finetune_lr": MIDDLE}
             tried[name] = {"as": "continued", "settings": own}
+        for method in tried.values():
+            method["settings"]["score_source"] = False
         numbers = range(first, first + DRAWS_FOR_RATES)
         found["rates"] = self.study("rates", numbers, adapted, tried)
         return found

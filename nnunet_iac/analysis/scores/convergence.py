@@ -1,4 +1,4 @@
-"""Whether the backbones of a study have converged, and cells are compared on networks worth it."""
+"""Whether the backbones of a study have converged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.runs.scores import mean_of_present
 
 CONVERGED = 0.003
-"""Dice by which twice the training of a converged backbone changes less."""
+"""Twice the training changes the Dice of a converged backbone by less than this."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,10 @@ class Convergence:
     def __str__(self) -> str:
         has, less = ("has", "less") if self.has_converged else ("has not", "not less")
         return (
-            f"{self.backbone} {has} converged on {self.dataset}, {self.configuration}: what it is "
-            f"trained longer than {self.half} changes the validation Dice by {self.difference:+.4f}"
-            f", from {self.after_half:.4f} to {self.after_all:.4f}, {less} than {CONVERGED}"
+            f"{self.backbone} {has} converged on {self.dataset}, {self.configuration}: between "
+            f"{self.half} and {self.backbone} the validation Dice changes by "
+            f"{self.difference:+.4f}, from {self.after_half:.4f} to {self.after_all:.4f}, {less} "
+            f"than {CONVERGED}"
         )
 
 
