@@ -186,7 +186,7 @@ def on_slurm(
 
 
 @pytest.mark.usefixtures("on_slurm")  # It waits most of the time, so let it do so meanwhile.
-def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the_same_table(
+def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
     workspace: Any, tmp_path: Path
 ) -> None:
     methods: dict[str, Any] = {"iac-lth": None}
@@ -197,8 +197,7 @@ def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the
     assert not results(workspace, "whole").exists()
     workspace.study(whole)
 
-    poor = {"as": "random", "settings": {"max_parameter_ratio": 1e-9}}
-    broken = study_file(tmp_path, "broken", {**methods, "poor": poor})
+    broken = study_file(tmp_path, "broken", methods)
     process = start(workspace, "study", broken, "--cores", 1)
     model = workspace.model("nnUNetTrainerIACLTH", "broken_2d_small_iac-lth_0")
     deadline = time.monotonic() + 300
@@ -212,18 +211,8 @@ def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the
     process.wait()
 
     own = results(workspace, "broken")
-    failed = workspace.command("nnunet-iac", "study", broken, "--cores", 1)
-    assert failed.returncode == 2
-    log = "logs/train_4_2d_0_small_poor_default_0.log"
-    assert log in failed.stderr
-    assert "the budget must leave room" in (own / log).read_text()
-    assert "all jobs of the study must succeed" in failed.stderr
-    assert " --c" in (own / "logs" / "train_4_2d_0_small_iac-lth_default_0.log").read_text()
-    assert (own / "runs" / "4_2d_0_small_iac-lth_default_0.json").is_file()
-    assert not (own / "report.html").exists()
-
-    study_file(tmp_path, "broken", methods)
     workspace.run("nnunet-iac", "study", broken, "--cores", 1)
+    assert " --c" in (own / "logs" / "train_4_2d_0_small_iac-lth_default_0.log").read_text()
     assert table(own) == table(results(workspace, "whole"))
     found = [
         [
@@ -236,8 +225,6 @@ def test_a_study_that_was_killed_goes_on_past_a_job_that_fails_and_ends_with_the
     models = [workspace.model("nnUNetTrainerIACLTH", f"{n}_2d_small_iac-lth_0") for n in NAMES]
     weights = [read_checkpoint(m / "fold_0" / FINAL)["network_weights"] for m in models]
     assert tensors_hash(weights[0]) == tensors_hash(weights[1])
-    again = workspace.run("nnunet-iac", "study", broken, "--cores", 1)
-    assert "Nothing to be done" in again
 
 
 def test_a_study_runs_on_a_slurm_through_its_profile(

@@ -1,6 +1,7 @@
 """The rules of a study, with steps that only write their files."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from nnunet_iac.workflow.study_file import read_document
 STEP = f"""#!{sys.executable}
 import sys
 from pathlib import Path
+if "_poor_" in " ".join(sys.argv):
+    sys.exit("the budget must leave room")
 Path(sys.argv[sys.argv.index("--to") + 1]).write_text("{{}}")
 if "report" in sys.argv:
     Path("results.json").touch()
@@ -33,16 +36,16 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         engine, "_remove_outdated", lambda own, study: (own / engine.STUDY_PAGE).unlink(True)
     )
 
-    def run(*seeds: int) -> Path:
+    def run(*seeds: int, methods: Sequence[str] = ("random",)) -> Path:
         document = {
             "name": "s",
             "datasets": [{"dataset": 4}],
             "seeds": list(seeds),
-            "methods": {"random": None},
+            "methods": {name: {"as": "random"} for name in methods},
         }
         path = tmp_path / "s.yaml"
         path.write_text(yaml.safe_dump(document))
-        return engine.run_study(path, tmp_path / "out", 1, None, ["--quiet"]).parent
+        return engine.run_study(path, tmp_path / "out", 1, None, []).parent
 
     return run
 
@@ -59,6 +62,21 @@ def test_a_study_that_grows_runs_what_is_new_and_nothing_that_it_has(write: Any)
     assert len(now) == len(before) + 1
     cells = [name for name in before if "random" in name]
     assert [now[name] for name in cells] == [before[name] for name in cells]
+
+
+def test_a_job_that_fails_keeps_no_other_from_running_and_is_named(
+    write: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError, match="all jobs of the study must succeed"):
+        write(0, methods=("poor", "random"))
+    own, log = tmp_path / "out", Path("logs") / "train_4_2d_0_planned_poor_default_0.log"
+    shown = "".join(capfd.readouterr())
+    assert str(log) in shown
+    assert (own / log).read_text() == "the budget must leave room\n"
+    assert (own / "runs" / "4_2d_0_planned_random_default_0.json").is_file()
+    assert not (own / engine.STUDY_PAGE).exists()
+    write(0)
+    assert (own / engine.STUDY_PAGE).is_file()
 
 
 def test_a_study_that_other_machines_may_run_must_name_its_device(tmp_path: Path) -> None:
