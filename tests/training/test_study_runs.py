@@ -165,12 +165,13 @@ class Background:
 @pytest.fixture(scope="module")
 def on_slurm(
     workspace: Any, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Background | None:
+) -> Iterator[Background | None]:
     """A study that has been started on a SLURM, or None where there is none."""
     try:
         slurm: dict[str, str] = request.getfixturevalue("slurm")
     except pytest.skip.Exception:
-        return None
+        yield None
+        return
     place = tmp_path_factory.mktemp("study")
     path = study_file(place, "cluster", {"identity": None})
     words = (
@@ -182,7 +183,9 @@ def on_slurm(
     )
     with (place / "log.txt").open("w") as log:
         process = start(workspace, *words, output=log, **slurm)
-    return Background(process, place / "study", place / "log.txt")
+    yield Background(process, place / "study", place / "log.txt")
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.usefixtures("on_slurm")  # It waits most of the time, so let it do so meanwhile.
