@@ -16,7 +16,8 @@ from nnunet_iac.runs.fold import LOCK, archive_previous_run, held
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.training.batches import search_halves
 from nnunet_iac.training.checkpoints import require_nothing_lost, require_own_record, run_identity
-from nnunet_iac.training.controller import ContinuationController, Phase, SearchController
+from nnunet_iac.training.continuation import ContinuationController
+from nnunet_iac.training.controller import Phase, SearchController
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
 from nnunet_iac.training.preflight import PlannedNetwork, Preflight
 from nnunet_iac.training.recorder import Recorder

@@ -12,7 +12,7 @@ from torch import nn
 
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.controller import CONTINUE, IAC_LTH
+from nnunet_iac.training.method import CONTINUE, IAC_LTH
 from nnunet_iac.training.retention import (
     JoinedCases,
     Retention,
