@@ -200,8 +200,8 @@ class RetrofitTrainer(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         """Run nnU-Net's step, or the search's; stop if the loss is not finite."""
         if self.controller.architecture_optimizer is None:
-            with self.retention.in_loss(self, batch["data"]):
-                result: dict = super().train_step(batch)
+            with self.retention.in_loss(self, batch) as moved:
+                result: dict = super().train_step(moved)
             self.controller.average.update()
         else:
             loss = optimisation.loss_of(self.network, self.loss, batch, self.device)
