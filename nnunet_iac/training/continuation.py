@@ -53,7 +53,8 @@ class ContinuationController:
     ) -> None:
         """Begin a new record."""
         backbone = with_trained_part(backbone, self.trained, network.encoder)
-        name = method_name(self.method, self.settings.cell)
+        retention = self.settings.optimisation.retention
+        name = method_name(self.method, self.settings.cell, retention)
         self.recorder.begin(backbone, {"method": name, **run})
 
     def resume(self, network: Any) -> None:

@@ -3,12 +3,19 @@
 from dataclasses import dataclass
 from typing import get_args
 
-from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource
+from nnunet_iac.search.controls import (
+    OF_KIND,
+    OF_RETENTION,
+    OF_SKIP,
+    OF_TRAINED_PART,
+    CellSource,
+)
 from nnunet_iac.search.setting_parts import (
     BACKBONE_PARTS,
     BackbonePart,
     CellConfig,
     ControlPart,
+    RetentionName,
     RetrofitPart,
     TrainablePart,
 )
@@ -50,10 +57,10 @@ IAC_DISCRETE = Method("IAC-Discrete")
 CONTINUE = Method("continued", retrofits=False)
 
 
-def method_name(method: Method, cell: CellConfig) -> str:
+def method_name(method: Method, cell: CellConfig, retention: RetentionName = "none") -> str:
     """Return what records call a run of a method with these settings."""
     if not method.retrofits:
-        return OF_TRAINED_PART[method.trained_part(cell)]
+        return OF_TRAINED_PART[method.trained_part(cell)] + OF_RETENTION[retention]
     if not method.searches and cell.skip != "cell":
         return OF_SKIP[cell.skip]
     if method.searches or cell.genotype is None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
@@ -71,7 +72,10 @@ def test_norms_without_scale_and_shift_cannot_be_trained(
     ("settings", "name"),
     [
         ({}, "continued"),
-        ({"trainable_part": "decoder"}, "continued decoder"),
+        ({"retention": "l2-sp"}, "continued with L2-SP"),
+        ({"retention": "lwf", "trainable_part": "decoder"}, "continued decoder with LwF"),
+        ({"retention": "ewc", "trainable_part": "norms"}, "continued norms with EWC"),
+        ({"retention": "rehearsal"}, "continued with rehearsal"),
     ],
 )
 def test_the_record_names_what_is_trained_and_what_keeps_the_source(
@@ -79,6 +83,7 @@ def test_the_record_names_what_is_trained_and_what_keeps_the_source(
 ) -> None:
     controller = _start(tmp_path, tiny_unet(), **settings)
     assert controller.recorder.folder.read_cost().run == {"method": name, "fold": 0}
+    assert name in TRAINS_BACKBONE
 
 
 def test_a_control_restored_from_its_state_ends_as_the_unbroken_one(
