@@ -183,6 +183,13 @@ def test_whether_a_setting_is_used_may_depend_on_others(
     assert [line.split(" ")[1].startswith(str(named)) for line in lines] == [True] * bool(named)
 
 
+def test_a_trainer_logs_an_old_name_of_a_setting_and_uses_its_value() -> None:
+    checks, log = _preflight(trainers.nnUNetTrainerIACLTH, {"theta": 0.5})
+    checks.log_ignored("T", {}, torch.device("cpu"))
+    assert log == ["WARNING: the setting theta is deprecated: write stability_threshold"]
+    assert checks.settings.stability.stability_threshold == 0.5
+
+
 def test_compiling_is_declined_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_compile", "true")
     (line,) = _warnings(trainers.nnUNetTrainerIACLTH)
