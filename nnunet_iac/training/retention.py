@@ -1,7 +1,7 @@
-"""What keeps a trained network good at its source while it learns another data set.
+"""Methods against forgetting, for a backbone that is continued on another data set.
 
-These are the field's controls for `nnUNetTrainerContinue`, at equal batches. A retrofit needs none
-of them: its backbone is frozen.
+They are settings of `nnUNetTrainerContinue`, the control that adapters are compared with. A
+retrofit needs none of them: its backbone is frozen.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
