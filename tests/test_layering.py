@@ -75,3 +75,8 @@ def test_a_class_or_constant_of_one_name_is_defined_once():
         for name in _public_names(path):
             modules.setdefault(name, []).append(path.relative_to(package).as_posix())
     assert {name: places for name, places in modules.items() if len(places) > 1} == {}
+
+
+def test_the_one_trainer_with_behaviour_stays_short():
+    trainer = Path(nnunet_iac.__file__).parent / "training" / "retrofit_trainer.py"
+    assert len(trainer.read_text().splitlines()) <= 300

@@ -1,5 +1,7 @@
 """What pages and tables call the methods that cells are compared with."""
 
+from nnunet_iac.search.controls import OF_RETENTION
+
 BACKBONE = "the backbone"
 REFERENCE = "reference"
 """The backbone among the methods of a study."""
@@ -7,10 +9,16 @@ REFERENCE = "reference"
 RANDOM_CELL = "random cell"
 """The method of the control that shows whether a gain comes from the search."""
 
-TRAINS_BACKBONE = {
+_CONTINUED = {
     "continued": "the continued backbone",
     "continued decoder": "the backbone with a continued decoder",
     "continued norms": "the backbone with continued norms",
+}
+
+TRAINS_BACKBONE = {
+    f"{method}{retention}": f"{name}{retention}"
+    for method, name in _CONTINUED.items()
+    for retention in OF_RETENTION.values()
 }
 """Controls that train what retrofits freeze."""
 

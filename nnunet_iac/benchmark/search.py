@@ -14,7 +14,8 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.settings import PRESETS
-from nnunet_iac.training.controller import IAC, IAC_LTH, Method, Phase, SearchController
+from nnunet_iac.training.controller import Phase, SearchController
+from nnunet_iac.training.method import IAC, IAC_LTH, Method
 from nnunet_iac.training.optimisation import architecture_optimiser, search_optimiser
 from nnunet_iac.training.recorder import Recorder
 

@@ -59,7 +59,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file atomically; NaN and infinities are an error, for JSON has none."""
+    """Write a JSON file atomically; NaN and infinities are an error, since JSON has none."""
     write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 

@@ -33,6 +33,15 @@ OF_TRAINED_PART = {
 }
 """What records call the control that continues the backbone, by the setting `trainable_part`."""
 
+OF_RETENTION = {
+    "none": "",
+    "l2-sp": " with L2-SP",
+    "ewc": " with EWC",
+    "lwf": " with LwF",
+    "rehearsal": " with rehearsal",
+}
+"""What records add to the name of that control, by the setting `retention`."""
+
 _WITH_ARGUMENT = re.compile(r"(conv|random|zero-cost)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")
 

@@ -70,13 +70,13 @@ def drift(history: History, active: Active) -> PerEdge:
     """Return twice the p value of the hypothesis that the least operation is not falling behind.
 
     With x_t the logarithm of its share over that of the next one, a one-sided t test on the
-    increments of x since the search began: H0, their mean is not below 0; H1, it is. Twice, for
-    the same data select the least operation: with two left the test is two-sided. A threshold
-    of 0.05 then means: were the increments independent and normal and no operation falling behind,
-    a check would prune with about that probability at most (tests). Per check: whoever looks every
-    epoch errs more often over a whole search. Increments of one sign in a row, as Adam makes them,
-    are not independent: the more alike they are, the more often than its level the test errs.
-    Of fewer than two increments it is 1.
+    increments of x since the search began: H0, their mean is not below 0; H1, it is. The p value
+    is doubled because the same data choose the least operation: with two left the test is
+    two-sided. If the increments are independent and normal and no operation is falling behind, a
+    check prunes at a threshold of 0.05 with about that probability at most (tests). That holds for
+    one check; a check in every epoch errs more often over a whole search. Increments of one sign in
+    a row, as Adam makes them, are not independent: the more alike they are, the more often than its
+    level the test errs. With fewer than two increments the result is 1.
     """
     # Imported here, since reading settings does not need it.
     from scipy.special import stdtr

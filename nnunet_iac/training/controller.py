@@ -1,10 +1,10 @@
-"""The phases of a run: what changes between two epochs, and which optimisers each phase has."""
+"""The phases of a retrofit: what changes between two epochs, and which optimisers each has."""
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,8 @@ from torch.optim import Optimizer
 
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
-from nnunet_iac.nn.tuned_norms import norms_of
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
-from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART, CellSource
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import discretise, within_budget
 from nnunet_iac.search.genotype import Genotype
@@ -29,14 +27,6 @@ from nnunet_iac.search.health import (
 )
 from nnunet_iac.search.pruning import Observation, PruningState, begin, close_epoch, idle
 from nnunet_iac.search.relaxation import beta_decay, beta_decay_weight
-from nnunet_iac.search.setting_parts import (
-    BACKBONE_PARTS,
-    BackbonePart,
-    CellConfig,
-    ControlPart,
-    RetrofitPart,
-    TrainablePart,
-)
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training import optimisation
@@ -44,9 +34,11 @@ from nnunet_iac.training.batches import ARCHITECTURE
 from nnunet_iac.training.compilation import compile_cells, compiles_cells
 from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
 from nnunet_iac.training.finetuning import FinetuneLength
+from nnunet_iac.training.method import Method, method_name
 from nnunet_iac.training.progress import Progress, search_ends, search_progress
 from nnunet_iac.training.recorder import Recorder, search_scalars
 from nnunet_iac.training.trained_backbone import (
+    record_encoder,
     require_encoder_unchanged,
     require_unchanged,
     with_trained_part,
@@ -55,53 +47,6 @@ from nnunet_iac.training.weight_average import WeightAverage
 
 MAX_SKIPPED_STEPS = 50
 """In a row; the scaler halves its scale each time, so a longer series is no overflow."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to train a network that starts from a backbone.
-
-    A search that prunes removes operations until one is left per edge; weights and architecture of
-    a bilevel one learn from different halves of the patients. With `ticket` the finetuning starts
-    from the tensors the search started from. One that retrofits freezes the backbone.
-    """
-
-    name: str
-    searches: bool = False
-    prunes: bool = False
-    bilevel: bool = False
-    ticket: bool = False
-    retrofits: bool = True
-
-    @property
-    def parts(self) -> tuple[TrainablePart, ...]:
-        """What `trainable_part` may be; the first is the default."""
-        return get_args(RetrofitPart if self.retrofits else ControlPart)
-
-    def trained_part(self, cell: CellConfig) -> TrainablePart:
-        """Return what a run with these settings trains."""
-        return cell.trainable_part or self.parts[0]
-
-    def trained_backbone(self, cell: CellConfig) -> BackbonePart:
-        """Return what a run trains of its backbone's own tensors."""
-        return BACKBONE_PARTS[self.trained_part(cell)]
-
-
-IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, ticket=True)
-IAC = Method("IAC", searches=True, bilevel=True)
-IAC_DISCRETE = Method("IAC-Discrete")
-CONTINUE = Method("continued", retrofits=False)
-
-
-def method_name(method: Method, cell: CellConfig) -> str:
-    """Return what records call a run of a method with these settings."""
-    if not method.retrofits:
-        return OF_TRAINED_PART[method.trained_part(cell)]
-    if not method.searches and cell.skip != "cell":
-        return OF_SKIP[cell.skip]
-    if method.searches or cell.genotype is None:
-        return method.name
-    return OF_KIND.get(CellSource.of(cell.genotype).kind, method.name)
 
 
 class Phase(str, Enum):
@@ -198,7 +143,7 @@ class SearchController:
         final = replace(cost, parameters=cost.parameters - unused)
         self.recorder.add_network_cost("final", final)
         self.recorder.add_backbone_facts(after=tensors_hash(network.backbone_state()))
-        _record_encoder(self.recorder, network)
+        record_encoder(self.recorder, network)
         self._require_frozen(network)
 
     def _require_frozen(self, network: RetrofittedUNet) -> None:
@@ -293,7 +238,7 @@ class SearchController:
             observation = Observation(completed, network.alpha, network.beta)
             self._end_search_epoch(network, observation, seconds, loss)
         else:
-            _end_finetune_epoch(self.finetuning, loss, self.recorder.log)
+            self.finetuning.end_epoch(loss, self.recorder.log)
         self.recorder.write()
         return Change(
             structure=(self.phase, self._operations()) != before,
@@ -451,123 +396,6 @@ class SearchController:
                 f"WARNING: {share:.0%} of the cell's operations have no parameters; "
                 "the search may have collapsed"
             )
-
-
-class ContinuationController:
-    """Continues training the backbone, or a part (`trainable_part`): the equal-budget control.
-
-    It has one phase, and the methods of `SearchController`.
-    """
-
-    phase = Phase.CONTINUED
-    first_finetune_epoch: int | None = 0
-    architecture_optimizer: Optimizer | None = None
-    costs: CellCosts | None = None
-
-    def __init__(self, settings: Settings, method: Method, recorder: Recorder) -> None:
-        self.settings = settings
-        self.method = method
-        self.recorder = recorder
-        self.finetuning = FinetuneLength(settings.schedule)
-        self.average = WeightAverage(settings.optimisation.ema_decay)
-        self.trained = method.trained_backbone(settings.cell)
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs of the whole run."""
-        return self.finetuning.epochs
-
-    def start(
-        self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
-    ) -> None:
-        """Begin a new record."""
-        backbone = with_trained_part(backbone, self.trained, network.encoder)
-        name = method_name(self.method, self.settings.cell)
-        self.recorder.begin(backbone, {"method": name, **run})
-
-    def resume(self, network: Any) -> None:
-        """Write the record as of the loaded checkpoint."""
-        self.recorder.restore()
-
-    def end_run(self, network: Any, cost: NetworkCost) -> None:
-        """Record the final network's cost, which is the backbone's, and check a frozen encoder."""
-        self.recorder.add_network_cost("final", cost)
-        _record_encoder(self.recorder, network)
-        assert self.recorder.backbone is not None
-        require_encoder_unchanged(self.recorder.backbone, network.encoder)
-
-    def optimisers(self, network: Any) -> tuple[Optimizer, optimisation.EpochSchedule]:
-        """Return the finetuning's optimiser and schedule over all that is trained."""
-        if self.trained != "all":
-            network.encoder.requires_grad_(False)
-        if self.trained == "norms":
-            network.requires_grad_(False)
-            for norm in norms_of(network.decoder):
-                norm.requires_grad_(True)
-        if not self.settings.optimisation.deep_supervision:
-            freeze_unused_heads(network)
-        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        if not trained:
-            raise ValueError(
-                "trainable_part=norms needs norms with a scale and a shift in the decoder; the "
-                "plans' network has none: train the decoder, or the network"
-            )
-        self.average.track(network)
-        rates = self.settings.optimisation
-        epochs = self.settings.schedule.finetune_epochs
-        return optimisation.finetune_optimiser(trained, rates, epochs, 0)
-
-    def set_modes(self, network: Any) -> None:
-        """Keep what is frozen in evaluation mode, norms of which only scale and shift learn too."""
-        if self.trained == "decoder":
-            network.encoder.eval()
-        elif self.trained == "norms":
-            network.eval()
-
-    not_finite = staticmethod(not_finite)
-
-    def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
-        """Record what an epoch took; the network stays as it is."""
-        self.recorder.account(self.phase.value, seconds)
-        _end_finetune_epoch(self.finetuning, loss, self.recorder.log)
-        self.recorder.write()
-        return Change()
-
-    def scalars(self, phase: Phase) -> dict[str, float]:
-        """Return the numbers of the last epoch; this control has none of its own."""
-        return {}
-
-    def progress(self, phase: Phase, epochs: int) -> Progress:
-        """Return how far the run is after so many epochs."""
-        return Progress(phase.value, epochs, (self.num_epochs, self.num_epochs))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold of a run, in plain types and tensors."""
-        phase, finetuning = self.phase.value, self.finetuning.state_dict()
-        record = {**self.recorder.state_dict(), "phase": phase, "finetuning": finetuning}
-        return {"record": record, **self.average.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any], network: Any) -> None:
-        """Restore what `state_dict` returned."""
-        self.recorder.load_state_dict(state["record"])
-        self.finetuning.load_state_dict(state["record"].get("finetuning", {}))
-        self.optimisers(network)
-        self.average.load_state_dict(state)
-
-
-def _record_encoder(recorder: Recorder, network: Any) -> None:
-    """Record the hash of an encoder that was to stay as it was."""
-    if recorder.backbone is not None and recorder.backbone.encoder_before is not None:
-        recorder.add_backbone_facts(encoder_after=tensors_hash(network.encoder.state_dict()))
-    recorder.write()
-
-
-def _end_finetune_epoch(length: FinetuneLength, loss: float, log: Callable[[str], None]) -> None:
-    if length.add(loss):
-        log(
-            f"The finetuning ends after {length.epochs} epochs: its training loss had no new "
-            f"minimum in the last {length.patience} (finetune_patience)"
-        )
 
 
 def _non_finite_edge(network: IACUNet) -> Edge | None:

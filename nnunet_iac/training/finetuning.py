@@ -1,6 +1,7 @@
 """How long the finetuning takes."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from nnunet_iac.search.setting_parts import SearchSchedule
@@ -35,6 +36,14 @@ class FinetuneLength:
             return False
         self.epochs = self.done
         return True
+
+    def end_epoch(self, loss: float, log: Callable[[str], None]) -> None:
+        """Count an epoch with this training loss, and log if it ends the run early."""
+        if self.add(loss):
+            log(
+                f"The finetuning ends after {self.epochs} epochs: its training loss had no new "
+                f"minimum in the last {self.patience} (finetune_patience)"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""

@@ -16,7 +16,8 @@ from nnunet_iac.runs.fold import LOCK, archive_previous_run, held
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.training.batches import search_halves
 from nnunet_iac.training.checkpoints import require_nothing_lost, require_own_record, run_identity
-from nnunet_iac.training.controller import ContinuationController, Phase, SearchController
+from nnunet_iac.training.continuation import ContinuationController
+from nnunet_iac.training.controller import Phase, SearchController
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
 from nnunet_iac.training.preflight import PlannedNetwork, Preflight
 from nnunet_iac.training.recorder import Recorder
@@ -95,9 +96,10 @@ class Lifecycle:
         cases, stock = self.cases, planned.make()
         backbone = checks.backbone(stock, cases["validation"])
         stock.load_state_dict(backbone.weights)
-        self.source = retained_source(checks, backbone.record(), cases["training"])
         self.controller.costs = checks.costs(network, planned)
         cell = self._given(planned) if retrofits else GivenCell()
+        record = backbone.record(cell.leakage)
+        self.source = retained_source(checks, record, cases["training"])
         if cell.counterpart is not None:
             network.match(cell.counterpart)
         network.load_state_dict(backbone.weights, strict=not retrofits)
@@ -118,7 +120,7 @@ class Lifecycle:
             run["genotype_from"] = cell.provenance
         if self.source is not None:
             run["source_cases"] = list(self.source.cases)
-        self.controller.start(network, backbone.record(cell.leakage), run, genotype)
+        self.controller.start(network, record, run, genotype)
         if cell.scored:
             self.recorder.account(Phase.SEARCH.value, seconds, epochs=0)
         self.recorder.add_network_cost("backbone", planned.cost(stock.to(planned.device)))

@@ -37,9 +37,9 @@ from nnunet_iac.search.settings import PRESETS, Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
 from nnunet_iac.training.compilation import compiles_cells, require_compiler
-from nnunet_iac.training.controller import Method
 from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.memory import free_memory
+from nnunet_iac.training.method import Method
 from nnunet_iac.training.recorder import tensorboard_wanted
 
 COMPILE_VARIABLE = "nnUNet_compile"
@@ -148,39 +148,6 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
     return used | {"preset"} if prunes or used & set(PRESETS[settings.schedule.preset]) else used
 
 
-def ignored(
-    trainer: str,
-    method: Method,
-    overrides: Mapping[str, Any],
-    plans: Mapping[str, Any],
-    configuration: str,
-    device: torch.device,
-) -> list[str]:
-    """Return the warnings about what the user asked for and a run does not use."""
-    section, deprecations = present_names(configuration_of(plans, configuration).get(SECTION, {}))
-    settings = Settings.from_mapping({**section, **overrides})
-    fixed = [
-        f"WARNING: {key}={section[key]} of the plans is ignored; {trainer} fixes it at {value}"
-        for key, value in overrides.items()
-        if key in section and section[key] != value
-    ]
-    used = used_settings(method, settings)
-    unused = [
-        f"WARNING: {key}={value} is ignored; {trainer} does not use it"
-        for key, value in section.items()
-        if key not in overrides and value is not None and key not in used
-    ]
-    if settings.optimisation.compile_cells and "compile_cells" in used and device.type != "cuda":
-        unused.append(
-            "WARNING: compile_cells=True is ignored; cells are compiled on CUDA only, and this run "
-            f"is on {device.type}"
-        )
-    renamed = [f"WARNING: {note}" for note in deprecations]
-    wants_compile = os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t")
-    compiled = f"WARNING: {COMPILE_VARIABLE} is ignored; the U-Net is not compiled for training"
-    return [*renamed, *fixed, *unused, *([compiled] if wants_compile else ())]
-
-
 @dataclass(frozen=True)
 class PlannedNetwork:
     """The network that the plans describe: `make` returns a new one, on the CPU.
@@ -223,6 +190,30 @@ class Preflight:
     @property
     def _splits(self) -> Path:
         return self.data.parent / SPLITS
+
+    def log_ignored(self, trainer: str, overrides: Mapping[str, Any], device: torch.device) -> None:
+        """Warn of what the user asked for and the run does not use; a trainer fixes `overrides`."""
+        config = configuration_of(self.plans, self.configuration)
+        section, found = present_names(config.get(SECTION, {}))
+        used, warnings = used_settings(self.method, self.settings), list(found)
+        for key, value in section.items():
+            if key in overrides and value != overrides[key]:
+                fixed = f"{trainer} fixes it at {overrides[key]}"
+                warnings.append(f"{key}={value} of the plans is ignored; {fixed}")
+            elif key not in overrides and value is not None and key not in used:
+                warnings.append(f"{key}={value} is ignored; {trainer} does not use it")
+        compiles = self.settings.optimisation.compile_cells and "compile_cells" in used
+        if compiles and device.type != "cuda":
+            warnings.append(
+                "compile_cells=True is ignored; cells are compiled on CUDA only, and this run is "
+                f"on {device.type}"
+            )
+        if os.environ.get(COMPILE_VARIABLE, "").lower() in ("true", "1", "t"):
+            warnings.append(
+                f"{COMPILE_VARIABLE} is ignored; the U-Net is not compiled for training"
+            )
+        for warning in warnings:
+            self.log(f"WARNING: {warning}")
 
     def require_data(self) -> None:
         """Check that there are preprocessed data; the error has the command that makes them."""

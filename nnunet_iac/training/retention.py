@@ -1,7 +1,7 @@
-"""What keeps a trained network good at its source while it learns another data set.
+"""Methods against forgetting, for a backbone that is continued on another data set.
 
-These are the field's controls for `nnUNetTrainerContinue`, at equal batches. A retrofit needs none
-of them: its backbone is frozen.
+They are settings of `nnUNetTrainerContinue`, the control that adapters are compared with. A
+retrofit needs none of them: its backbone is frozen.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,13 +43,19 @@ class Retention:
     rehearsed: SourceCases | None = None
 
     @contextmanager
-    def in_loss(self, trainer: Any, images: Tensor) -> Iterator[None]:
-        """Return a context in which the penalty is part of nnU-Net's loss for a batch."""
+    def in_loss(self, trainer: Any, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Return a context in which the penalty is part of nnU-Net's loss for a batch.
+
+        It gives the batch with its images on the device, where penalty and training step use them.
+        """
         plain, penalty = trainer.loss, self.penalty
-        if penalty is not None:
-            trainer.loss = lambda output, target: plain(output, target) + penalty(images, output)
+        if penalty is None:
+            yield batch
+            return
+        images = batch["data"].to(trainer.device, non_blocking=True)
+        trainer.loss = lambda output, target: plain(output, target) + penalty(images, output)
         try:
-            yield
+            yield {**batch, "data": images}
         finally:
             trainer.loss = plain
 
@@ -150,7 +156,7 @@ def weight_distance(
     strength: float,
     importance: Mapping[str, Tensor] | None = None,
 ) -> Penalty:
-    """Return the penalty on weights w that leave those of the source, w*.
+    """Return the penalty on the distance of the weights w from those of the source, w*.
 
         strength / 2 * sum_i F_i (w_i - w*_i)^2
 
@@ -171,7 +177,7 @@ def weight_distance(
 
 
 def distillation(original: nn.Module, strength: float, regions: bool) -> Penalty:
-    """Return the penalty on predictions p of the run's images that leave those of the source, q.
+    """Return the penalty on the divergence of the predictions p from those of the source, q.
 
         strength * T^2 * mean over pixels of KL(q || p), both softmax(logits / T) with T = 2
 
@@ -189,7 +195,7 @@ def distillation(original: nn.Module, strength: float, regions: bool) -> Penalty
 
     def penalty(images: Tensor, output: Any) -> Tensor:
         with torch.no_grad():
-            wanted = distribution(original(images.to(_device(original), non_blocking=True)))
+            wanted = distribution(original(images))
         divergence = functional.kl_div(
             distribution(output), wanted, reduction="none", log_target=True
         )
@@ -223,7 +229,3 @@ def fisher_diagonal(
 def _dataset(source: SourceCases) -> Any:
     folder = str(source.data)
     return infer_dataset_class(folder)(folder, list(source.cases), None)
-
-
-def _device(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device

@@ -19,9 +19,10 @@ from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS
 from nnunet_iac.runs.plans import SECTION, settings_of
 from nnunet_iac.training import batches, checkpoints, optimisation, preflight, recorder, reference
 from nnunet_iac.training.backbone import planned_network
-from nnunet_iac.training.controller import Method, Phase
+from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
 from nnunet_iac.training.lifecycle import Lifecycle, run_epochs
+from nnunet_iac.training.method import Method
 from nnunet_iac.training.retention import Retention, chosen_retention
 
 
@@ -81,11 +82,10 @@ class RetrofitTrainer(nnUNetTrainer):
         folders = Path(f"{self.preprocessed_dataset_folder}"), Path(self.output_folder)
         chosen, log = (settings, method, self.sibling_trainer), self.print_to_log_file
         checks = preflight.Preflight(*chosen, *given, *folders, log)
+        checks.log_ignored(name, self.overrides, device)
         self.run = Lifecycle(checks, name, self.local_rank, super().do_split)
         self.controller = self.run.controller
         self.num_epochs = self.controller.num_epochs
-        for line in preflight.ignored(*own, plans, configuration, device):
-            log(line)
 
     @property
     def unet(self) -> Any:
@@ -200,8 +200,8 @@ class RetrofitTrainer(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         """Run nnU-Net's step, or the search's; stop if the loss is not finite."""
         if self.controller.architecture_optimizer is None:
-            with self.retention.in_loss(self, batch["data"]):
-                result: dict = super().train_step(batch)
+            with self.retention.in_loss(self, batch) as moved:
+                result: dict = super().train_step(moved)
             self.controller.average.update()
         else:
             loss = optimisation.loss_of(self.network, self.loss, batch, self.device)

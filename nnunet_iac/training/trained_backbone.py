@@ -9,6 +9,7 @@ from torch import Tensor
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.setting_parts import BackbonePart
+from nnunet_iac.training.recorder import Recorder
 
 
 def with_trained_part(record: BackboneRecord, part: BackbonePart, encoder: Any) -> BackboneRecord:
@@ -17,6 +18,13 @@ def with_trained_part(record: BackboneRecord, part: BackbonePart, encoder: Any) 
         return record
     before = None if part == "all" else tensors_hash(encoder.state_dict())
     return replace(record, trained=part, encoder_before=before)
+
+
+def record_encoder(recorder: Recorder, network: Any) -> None:
+    """Record the hash of an encoder that was to stay as it was."""
+    if recorder.backbone is not None and recorder.backbone.encoder_before is not None:
+        recorder.add_backbone_facts(encoder_after=tensors_hash(network.encoder.state_dict()))
+    recorder.write()
 
 
 def require_encoder_unchanged(record: BackboneRecord, encoder: Any) -> None:

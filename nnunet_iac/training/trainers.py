@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 )
 
 from nnunet_iac.training.backbone import planned_network
-from nnunet_iac.training.controller import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH
+from nnunet_iac.training.method import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
 

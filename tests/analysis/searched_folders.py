@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from scored_folders import write_summary
 
+from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import (
     BackboneRecord,
@@ -38,8 +39,7 @@ WORSE = {
     case: dice - 0.02 - 0.001 * (number % 5) for number, (case, dice) in enumerate(FROZEN.items())
 }
 TRAINERS = {
-    "continued": "nnUNetTrainerContinue",
-    "continued decoder": "nnUNetTrainerContinue",
+    **dict.fromkeys(TRAINS_BACKBONE, "nnUNetTrainerContinue"),
     **dict.fromkeys(("random cell", "identity cell", "convolution"), "nnUNetTrainerIACDiscrete"),
     **dict.fromkeys(OF_SKIP.values(), "nnUNetTrainerIACDiscrete"),
 }

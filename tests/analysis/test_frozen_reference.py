@@ -8,7 +8,7 @@ from scored_folders import write_run_fold, write_stock_fold, write_summary
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
 from nnunet_iac.analysis.vocabulary import BASELINES, RANDOM_CELL, TRAINS_BACKBONE
-from nnunet_iac.search.controls import OF_KIND, OF_SKIP, OF_TRAINED_PART
+from nnunet_iac.search.controls import OF_KIND, OF_RETENTION, OF_SKIP, OF_TRAINED_PART
 
 STOCK, RUN = "nnUNetTrainer__nnUNetPlans__2d", "nnUNetTrainerIACLTH__nnUNetPlans__2d"
 BEFORE, AFTER = {"a": 0.5, "b": 0.6}, {"a": 0.7, "b": 0.8}
@@ -25,7 +25,8 @@ def run(tmp_path):
 
 
 def test_controls_with_a_rule_of_their_own_have_the_names_that_records_have():
-    assert {*OF_TRAINED_PART.values()} == TRAINS_BACKBONE.keys()
+    names = {f"{part}{kept}" for part in OF_TRAINED_PART.values() for kept in OF_RETENTION.values()}
+    assert names == TRAINS_BACKBONE.keys()
     assert {*OF_SKIP.values(), *OF_KIND.values()} - {"zero-cost cell"} <= BASELINES.keys()
     assert OF_KIND["random"] == RANDOM_CELL
 
@@ -117,6 +118,7 @@ def test_runs_of_one_frozen_network_are_compared_and_of_two_refused(tmp_path, ru
         ("continued", "the continued backbone"),
         ("continued decoder", "the backbone with a continued decoder"),
         ("continued norms", "the backbone with continued norms"),
+        ("continued with L2-SP", "the continued backbone with L2-SP"),
     ],
 )
 def test_a_control_may_have_changed_what_it_started_from(tmp_path, run, method, what):

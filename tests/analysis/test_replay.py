@@ -17,7 +17,8 @@ from nnunet_iac.search.discretisation import discretise, within_budget
 from nnunet_iac.search.pruning import Observation, begin, close_epoch, idle
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
-from nnunet_iac.training.controller import IAC, IAC_LTH, Phase, SearchController
+from nnunet_iac.training.controller import Phase, SearchController
+from nnunet_iac.training.method import IAC, IAC_LTH
 from nnunet_iac.training.recorder import Recorder
 
 LITERAL = Settings(preset="literal", warmup_epochs=2, search_epochs=12)

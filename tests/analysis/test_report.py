@@ -430,6 +430,7 @@ def test_all_random_cells_are_one_control_and_every_other_one_of_its_own(tmp_pat
         "convolution": 0.005,
         "continued": 0.015,
         "continued decoder": -0.005,
+        "continued with rehearsal": 0.018,
         "attention gates": 0.02,
         "nested skips": 0.021,
         "residual attention": 0.022,
@@ -442,6 +443,7 @@ def test_all_random_cells_are_one_control_and_every_other_one_of_its_own(tmp_pat
         *{
             "the backbone": 0.025,
             "the continued backbone": 0.01,
+            "the continued backbone with rehearsal": 0.007,
             "the backbone with a continued decoder": 0.03,
             "a random cell (2 draws)": 0.005,  # 0.025 - (0.01 + 0.03) / 2.
             "an all-identity cell": 0.025,

@@ -18,7 +18,8 @@ from nnunet_iac.search.controls import uniform_genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import compilation, controller
 from nnunet_iac.training.compilation import compile_cells, compiles_cells, require_compiler
-from nnunet_iac.training.controller import IAC_LTH, Phase, SearchController
+from nnunet_iac.training.controller import Phase, SearchController
+from nnunet_iac.training.method import IAC_LTH
 from nnunet_iac.training.recorder import Recorder
 
 TinyUNet = Callable[..., nn.Module]

@@ -18,15 +18,8 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, NetworkCost
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.controller import (
-    IAC,
-    IAC_DISCRETE,
-    IAC_LTH,
-    Change,
-    Method,
-    Phase,
-    SearchController,
-)
+from nnunet_iac.training.controller import Change, Phase, SearchController
+from nnunet_iac.training.method import IAC, IAC_DISCRETE, IAC_LTH, Method
 from nnunet_iac.training.recorder import Recorder
 
 LITERAL: dict[str, Any] = {"preset": "literal", "warmup_epochs": 2, "finetune_epochs": 3}

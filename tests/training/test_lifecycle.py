@@ -18,8 +18,9 @@ from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.backbone import Backbone, Fold
 from nnunet_iac.training.batches import HALVES
-from nnunet_iac.training.controller import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH, Method, Phase
+from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.lifecycle import Lifecycle
+from nnunet_iac.training.method import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH, Method
 from nnunet_iac.training.preflight import PlannedNetwork
 
 DATASET = "Dataset001_A"

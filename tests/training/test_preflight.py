@@ -1,14 +1,16 @@
-"""Which settings a run uses, and what is logged of the others."""
+"""The checks before long work, and what is logged of settings that a run does not use."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from nnunet_iac.search.settings import Settings, keys
-from nnunet_iac.training import trainers
-from nnunet_iac.training.controller import IAC, IAC_DISCRETE, IAC_LTH
-from nnunet_iac.training.preflight import ignored, require_usable
+from nnunet_iac.training import preflight, trainers
+from nnunet_iac.training.method import IAC, IAC_DISCRETE, IAC_LTH
+from nnunet_iac.training.preflight import Preflight, require_usable
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
 OTHER: dict[str, Any] = {
@@ -111,10 +113,25 @@ def _used_by(trainer: type[RetrofitTrainer], given: dict[str, Any]) -> set[str]:
     return ALWAYS | {"retention"}
 
 
+def _preflight(
+    trainer: type[RetrofitTrainer], section: dict[str, Any], folder: Path = Path(), fold: Any = 0
+) -> tuple[Preflight, list[str]]:
+    """Return the checks of a run under plans with a section of settings, and what they log."""
+    log: list[str] = []
+    plans = {
+        "plans_name": "Mine",
+        "dataset_name": "Dataset004_Hippocampus",
+        "configurations": {"2d": {"iac": section}},
+    }
+    settings = Settings.from_mapping({**section, **trainer.overrides})
+    chosen = (settings, trainer.method, trainer.sibling_trainer, plans, "2d", fold)
+    return Preflight(*chosen, folder / "data" / "2d", folder / f"fold_{fold}", log.append), log
+
+
 def _warnings(trainer: type[RetrofitTrainer], device: str = "cuda", **section: Any) -> list[str]:
-    plans = {"configurations": {"2d": {"iac": section}}}
-    own = trainer.__name__, trainer.method, trainer.overrides
-    return ignored(*own, plans, "2d", torch.device(device))
+    checks, log = _preflight(trainer, section)
+    checks.log_ignored(trainer.__name__, trainer.overrides, torch.device(device))
+    return log
 
 
 def test_every_setting_has_another_value_here() -> None:
@@ -166,6 +183,13 @@ def test_whether_a_setting_is_used_may_depend_on_others(
     assert [line.split(" ")[1].startswith(str(named)) for line in lines] == [True] * bool(named)
 
 
+def test_a_trainer_logs_an_old_name_of_a_setting_and_uses_its_value() -> None:
+    checks, log = _preflight(trainers.nnUNetTrainerIACLTH, {"theta": 0.5})
+    checks.log_ignored("T", {}, torch.device("cpu"))
+    assert log == ["WARNING: the setting theta is deprecated: write stability_threshold"]
+    assert checks.settings.stability.stability_threshold == 0.5
+
+
 def test_compiling_is_declined_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_compile", "true")
     (line,) = _warnings(trainers.nnUNetTrainerIACLTH)
@@ -206,3 +230,44 @@ def test_settings_with_which_a_method_cannot_run_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         require_usable(trainer.method, Settings(**settings))
+
+
+def test_missing_data_are_an_error_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    checks, _ = _preflight(trainers.nnUNetTrainerIACLTH, {}, tmp_path)
+    (tmp_path / "data" / "2d").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="nnUNetv2_preprocess -d 4 -plans_name Mine -c 2d"):
+        checks.require_data()
+
+
+def test_a_patient_on_both_sides_of_a_split_is_refused_unless_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    sides = (["a_1", "b_1"], ["a_2"])
+    section: dict[str, Any] = {"patient_pattern": "^[a-z]"}
+    for extra, fold in (({"allow_leakage": True}, 0), ({}, "all")):
+        checks, _ = _preflight(trainers.nnUNetTrainerIAC, section | extra, tmp_path, fold)
+        assert checks.split(["a_1", "a_2", "b_1"], lambda: sides) == sides
+    checks, _ = _preflight(trainers.nnUNetTrainerIAC, section, tmp_path)
+    with pytest.raises(ValueError, match="fold 0 has a on both"):
+        checks.split(["a_1", "a_2", "b_1"], lambda: sides)
+
+
+def test_a_fold_without_validation_cases_is_scored_on_its_training_cases(tmp_path: Path) -> None:
+    checks, log = _preflight(trainers.nnUNetTrainerIAC, {}, tmp_path)
+    assert checks.split(["a", "b"], lambda: (["a", "b"], [])) == (["a", "b"], ["a", "b"])
+    assert log[0].startswith("WARNING: fold 0 has no validation cases")
+
+
+@pytest.mark.parametrize(("decay", "copies"), [(0.0, 2), (0.9, 3)])
+def test_the_disk_must_have_room_for_four_checkpoints_with_their_optimiser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decay: float, copies: int
+) -> None:
+    wanted: list[Any] = []
+    monkeypatch.setattr(preflight, "require_space", lambda *given: wanted.append(given))
+    checks, _ = _preflight(trainers.nnUNetTrainerContinue, {"ema_decay": decay}, tmp_path)
+    checks.fold.mkdir()
+    (checks.fold / "checkpoint_best.pth").write_bytes(bytes(10))
+    network = nn.Linear(3, 1)  # Four numbers of four bytes, of which three learn.
+    network.bias.requires_grad_(False)
+    checks.require_space(network)
+    assert wanted == [(checks.fold, 4 * (16 + copies * 12) - 10)]

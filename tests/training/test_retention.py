@@ -12,7 +12,7 @@ from torch import nn
 
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.controller import CONTINUE, IAC_LTH
+from nnunet_iac.training.method import CONTINUE, IAC_LTH
 from nnunet_iac.training.retention import (
     JoinedCases,
     Retention,
@@ -112,11 +112,16 @@ def test_half_of_what_is_drawn_is_of_the_source(tmp_path: Path) -> None:
 
 
 def test_the_penalty_is_part_of_the_loss_of_a_step_only() -> None:
-    trainer = SimpleNamespace(loss=lambda output, target: output + target)
-    plain = trainer.loss
-    with Retention(lambda images, output: images * 10).in_loss(trainer, 2):
-        assert trainer.loss(3, 4) == 27
+    trainer = SimpleNamespace(loss=lambda output, target: output + target, device="meta")
+    plain, batch = trainer.loss, {"data": IMAGES, "target": 4}
+    penalised = Retention(lambda images, output: 10 * len(images.shape) * output)
+    with penalised.in_loss(trainer, batch) as moved:
+        assert trainer.loss(3, 4) == 7 + 10 * 4 * 3
+        assert (moved["data"].device.type, moved["target"]) == ("meta", 4)
     assert trainer.loss is plain
+    with Retention().in_loss(trainer, batch) as moved:
+        assert moved is batch
+        assert trainer.loss is plain
 
 
 def test_cases_are_drawn_by_the_seed() -> None:

@@ -182,3 +182,13 @@ def test_what_does_not_search_learns_as_long_as_an_accelerated_search_may_take()
         )
         assert made.settings_of("random", 0).schedule.finetune_epochs == search + 100
         assert made.settings_of("iac-lth", 0).schedule.finetune_epochs == 100
+
+
+def test_old_names_of_settings_are_accepted_and_reported_once() -> None:
+    made = study(settings={"theta": 0.5, "recompute_cells": True})
+    assert made.settings_of("iac-lth", 0).stability.stability_threshold == 0.5
+    assert made.settings_of("random", 0).cell.activation_checkpointing
+    assert made.deprecations == [
+        "the setting theta is deprecated: write stability_threshold",
+        "the setting recompute_cells is deprecated: write activation_checkpointing",
+    ]

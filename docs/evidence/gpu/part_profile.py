@@ -21,7 +21,8 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.training.checkpoints import write_checkpoint
-from nnunet_iac.training.controller import IAC_LTH, Phase, SearchController
+from nnunet_iac.training.controller import Phase, SearchController
+from nnunet_iac.training.method import IAC_LTH
 from nnunet_iac.training.optimisation import has_finite_weights
 from nnunet_iac.training.recorder import Recorder
 

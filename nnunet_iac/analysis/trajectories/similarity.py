@@ -53,7 +53,7 @@ def cosine_similarity(
 ) -> Float[np.ndarray, "vectors vectors"]:
     """Return the cosine of the angle between every two vectors, in [-1, 1].
 
-    NaN wherever one of the two is all zeros, for that has no direction. Raw importances are all
+    NaN wherever one of the two is all zeros, which has no direction. Raw importances are all
     zeros in the warm-up; those of `softmax` never are.
     """
     # Divided by the largest entry first, so that no square overflows or vanishes.

@@ -1,0 +1,68 @@
+"""The methods of the trainers: what each does, and what records call a run of it."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from nnunet_iac.search.controls import (
+    OF_KIND,
+    OF_RETENTION,
+    OF_SKIP,
+    OF_TRAINED_PART,
+    CellSource,
+)
+from nnunet_iac.search.setting_parts import (
+    BACKBONE_PARTS,
+    BackbonePart,
+    CellConfig,
+    ControlPart,
+    RetentionName,
+    RetrofitPart,
+    TrainablePart,
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train a network that starts from a backbone.
+
+    A search that prunes removes operations until one is left per edge; weights and architecture of
+    a bilevel one learn from different halves of the patients. With `ticket` the finetuning starts
+    from the tensors the search started from. One that retrofits freezes the backbone.
+    """
+
+    name: str
+    searches: bool = False
+    prunes: bool = False
+    bilevel: bool = False
+    ticket: bool = False
+    retrofits: bool = True
+
+    @property
+    def parts(self) -> tuple[TrainablePart, ...]:
+        """What `trainable_part` may be; the first is the default."""
+        return get_args(RetrofitPart if self.retrofits else ControlPart)
+
+    def trained_part(self, cell: CellConfig) -> TrainablePart:
+        """Return what a run with these settings trains."""
+        return cell.trainable_part or self.parts[0]
+
+    def trained_backbone(self, cell: CellConfig) -> BackbonePart:
+        """Return what a run trains of its backbone's own tensors."""
+        return BACKBONE_PARTS[self.trained_part(cell)]
+
+
+IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, ticket=True)
+IAC = Method("IAC", searches=True, bilevel=True)
+IAC_DISCRETE = Method("IAC-Discrete")
+CONTINUE = Method("continued", retrofits=False)
+
+
+def method_name(method: Method, cell: CellConfig, retention: RetentionName = "none") -> str:
+    """Return what records call a run of a method with these settings."""
+    if not method.retrofits:
+        return OF_TRAINED_PART[method.trained_part(cell)] + OF_RETENTION[retention]
+    if not method.searches and cell.skip != "cell":
+        return OF_SKIP[cell.skip]
+    if method.searches or cell.genotype is None:
+        return method.name
+    return OF_KIND.get(CellSource.of(cell.genotype).kind, method.name)
