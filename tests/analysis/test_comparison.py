@@ -427,9 +427,9 @@ def test_csv_and_latex_carry_the_controls(models, tmp_path):
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert len(rows) == 8 * 6
     assert {(row["a_is"], row["b_is"]) for row in rows} == {
-        ("reference", "method"),
+        ("backbone", "method"),
         ("control", "method"),
-        ("reference", "control"),
+        ("backbone", "control"),
     }
     text = latex(made)
     assert text.count(r"\begin{tabular}") == 2
