@@ -4,5 +4,5 @@
 set -euo pipefail
 demo=$(realpath -m "${1:-demo}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
-nnunet-iac demo -o "$demo"
+nnunet-iac demo -o "$demo" -device cpu
 nnunet-iac report "$demo/nnUNet_results/Dataset004_Hippocampus"/*__demo_* -o . --paper

@@ -35,3 +35,8 @@ BASELINES = {
 
 STUDY_BASELINES = {"random": BASELINES[RANDOM_CELL], "continued": BASELINES["continued"]}
 """The baselines whose comparisons a study's page states first, by their name in studies."""
+
+
+def shown_name(method: str) -> str:
+    """Return what tables and figures call a method of a study."""
+    return "backbone" if method == REFERENCE else method

@@ -63,7 +63,7 @@ def add_pareto(verbs: Verbs) -> None:
     parser.add_argument("--caps", **numbers, required=True, help=text)
     words: dict[str, Any] = {"action": ListOf, "of": str, "metavar": "NAME"}
     default = ["reference", "continued", "iac-lth", "random"]
-    text = "of reference (the backbone), continued, iac-lth, iac and random"
+    text = "any of reference (the backbone), continued, iac-lth, iac, random"
     parser.add_argument("--methods", **words, default=default, help=text)
     add_folds(parser, "folds", int, [0])
     add_trainer(parser, "trainer of the backbones")

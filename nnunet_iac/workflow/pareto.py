@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
-from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.plans import require_file_ending, settings_of
@@ -208,8 +208,9 @@ def table(found: Sequence[ParetoPoint]) -> str:
     for point in found:
         interval = "-" if point.low is None else f"{point.low:.3f} to {point.high:.3f}"
         lines.append(
-            f"{point.cap:>6}  {point.method:<10}{point.parameters:>14,.0f}{point.macs:>18,.0f}"
-            f"{point.epochs:>8.0f}{point.dice:>8.3f}  {interval:<16}{point.patients:>8}"
+            f"{point.cap:>6}  {shown_name(point.method):<10}{point.parameters:>14,.0f}"
+            f"{point.macs:>18,.0f}{point.epochs:>8.0f}{point.dice:>8.3f}  {interval:<16}"
+            f"{point.patients:>8}"
         )
     return "\n".join(lines)
 
@@ -243,14 +244,15 @@ def pareto_figure(found: Sequence[ParetoPoint]) -> Figure:
                     axes.plot([x, x], [point.low, point.high], color=colour, lw=1, alpha=0.6)
                 if method == shown[0]:
                     axes.annotate(str(point.cap), (x, point.dice), (-5, 3), **CAP_STYLE)
-            axes.plot(costs, dice, color=colour, lw=1.4, ms=4.5, marker=marker, label=method)
+            style: Any = {"color": colour, "lw": 1.4, "ms": 4.5, "marker": marker}
+            axes.plot(costs, dice, **style, label=shown_name(method))
         axes.set_xscale("log")
         plain_axes(axes, TEXT_SIZE)
         axes.set_xlabel(label, color=MUTED, size=TEXT_SIZE)
         axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=TEXT_SIZE)
-    style: Any = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
+    plain: Any = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), **style)
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), **plain)
     return figure
 
 

@@ -148,7 +148,7 @@ def test_a_study_shows_what_each_method_has_forgotten_over_its_seeds() -> None:
     assert [one.p_holm for one in found if one] == [4 / 64, 4 / 64]
     head, *rows = cells(made)
     assert head[-4:] == [
-        *("source Dice before", "source Dice", "forgetting [95 %]", "p of forgetting (Holm)")
+        *("source Dice before", "source Dice", "forgetting [95 % CI]", "p of forgetting (Holm)")
     ]
     by_method = {row[0]: row[-4:] for row in rows}
     assert by_method["iac-lth"] == ["\N{EN DASH}"] * 4

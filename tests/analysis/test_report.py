@@ -288,7 +288,7 @@ def test_undecided_control_is_no_advice_for_the_cells(tmp_path):
                 frozen="h0",
             )
     (verdict,) = _report(tmp_path).verdicts
-    assert "undecided against the continued backbone, too few patients (" in verdict
+    assert "too few patients to compare with the continued backbone (" in verdict
     assert "n = 5). Keep your backbone until the controls are validated on more" in verdict
 
 
@@ -395,7 +395,7 @@ def test_few_patients_are_not_enough(tmp_path):
     few = dict(list(FROZEN.items())[:5])
     dice = {case: value + 0.02 for case, value in few.items()}
     (verdict,) = _of_one(tmp_path, dice=dice, reference=few).verdicts
-    assert "undecided against the backbone, too few patients (+0.0200" in verdict
+    assert "too few patients to compare with the backbone (+0.0200" in verdict
     assert "keep your backbone until then" in verdict
 
 
@@ -553,10 +553,10 @@ def test_every_control_has_its_number_interval_and_patients(tmp_path, searched):
     write_control(tmp_path, "identity cell", 2, dice=_above(0.03))
     (verdict,) = _report(fold).verdicts
     assert (
-        f"Beside controls: 0.0050 lower than an all-identity cell trained for 2 epochs instead of "
-        f"{epochs} (95 % CI 0.0050 to 0.0050, n = 12), no difference detected from a convolution "
-        "of equal parameters (+0.0000, 95 % CI +0.0000 to +0.0000, n = 12) and 0.0100 higher than "
-        "attention gates (95 % CI 0.0100 to 0.0100, n = 12). Keep"
+        "Compared with controls: 0.0050 lower than an all-identity cell trained for 2 epochs "
+        f"instead of {epochs} (95 % CI 0.0050 to 0.0050, n = 12), no difference detected from a "
+        "convolution of equal parameters (+0.0000, 95 % CI +0.0000 to +0.0000, n = 12) and 0.0100 "
+        "higher than attention gates (95 % CI 0.0100 to 0.0100, n = 12). Keep"
     ) in verdict
 
 
@@ -589,8 +589,8 @@ def test_few_patients_leave_a_random_cell_undecided(tmp_path):
     fold = write_searched_run(tmp_path, dice=few, reference=few)
     write_control(tmp_path, "random cell 1", read_run(fold).epochs, dice=few, reference=few)
     (verdict,) = _report(fold).verdicts
-    assert verdict.startswith("IAC-LTH: undecided against a random cell, too few patients (")
-    assert "undecided against the backbone, too few patients (" in verdict
+    assert verdict.startswith("IAC-LTH: too few patients to compare with a random cell (")
+    assert "too few patients to compare with the backbone (" in verdict
 
 
 def test_cells_of_controls_are_not_counted_as_found_or_collapsed(tmp_path, searched):

@@ -19,7 +19,7 @@ PAGES = [page for page in PAGES if "example" not in page.parts]
 def _typed(text: str) -> Iterator[str]:
     """Yield the lines of a page that are to be typed: indented, or between fences."""
     fenced = False
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             fenced = not fenced
         elif fenced or line.startswith("    "):

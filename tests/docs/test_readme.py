@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.search.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -28,7 +29,14 @@ def test_the_scripts_it_names_exist_and_ci_calls_its_test_command() -> None:
 def test_its_hours_are_those_that_were_measured() -> None:
     hours = read_json(ROOT / "docs/evidence/performance/run.json")["hours"]["literal"]
     assert f"{hours['whole']:.1f} hours" in README
-    assert f"of it {hours['search']:.1f} of search" in README
+    assert f"{hours['search']:.1f} of them for the search" in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/guide/compare.md"])
+def test_its_control_has_as_many_epochs_as_a_default_retrofit(page: str) -> None:
+    default = Settings()
+    epochs = default.latest_end + default.schedule.finetune_epochs
+    assert f"finetune_epochs={epochs}" in (ROOT / page).read_text()
 
 
 @pytest.fixture(scope="module")

@@ -229,9 +229,9 @@ def test_the_figure_has_a_line_per_method_in_each_panel_and_bars_where_there_are
     points = [_point(8, "reference"), _point(16, "reference"), _point(8, "random", low=None)]
     for axes, costs in zip(pareto_figure(points).axes, ([80, 160], [800, 1600]), strict=True):
         lines = {line.get_label(): line for line in axes.get_lines()}
-        assert list(lines["reference"].get_xdata()) == costs
+        assert list(lines["backbone"].get_xdata()) == costs
         assert list(lines["random"].get_xdata()) == costs[:1]
-        assert len(axes.get_lines()) == 2 + 2  # methods, and intervals of the reference
+        assert len(axes.get_lines()) == 2 + 2  # methods, and intervals of the backbone
 
 
 def test_a_figure_of_nothing_is_refused(tmp_path):

@@ -20,6 +20,7 @@ from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_unet import ENCODERS, TimmUNet, encoder_strides
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import identity_genotype, random_genotype
+from nnunet_iac.training.cost import circumstances
 
 HERE = Path(__file__).parent
 PATCH = (128, 128)
@@ -130,6 +131,7 @@ def main() -> None:
     write_json(
         HERE / "networks.json",
         {
+            **circumstances(),
             "patch": list(PATCH),
             "random_cells": RANDOM_CELLS,
             "plain": cost(plain()),

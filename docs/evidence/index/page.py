@@ -93,17 +93,31 @@ def _quality() -> list[tuple[Any, MethodTable]]:
 
 def search_claims() -> Iterator[Claim]:
     """Yield what a search is worth."""
-    tables = [table for _, table in _quality()]
     runs = [run for study, _ in _quality() for run in trained(study)]
-    headline = "a searched cell was better than a random cell in {number} (small networks)"
-    for control, name, said in (
-        ("random", "a random cell", headline),
-        ("continued", "the continued backbone", None),
-    ):
-        compared = [table.row(search).against[control] for table in tables for search in SEARCHES]
-        better = sum(each is not None and each.verdict == "better" for each in compared)
-        number = f"{better} of {len(compared)} comparisons"
-        yield Claim(f"a searched cell is better than {name}", number, "results", runs, said)
+    random, continued = _verdicts("random"), _verdicts("continued")
+    yield Claim(
+        "a searched cell is better than a random cell",
+        f"{random.count('better')} of {len(random)} comparisons, worse in {random.count('worse')}",
+        "results",
+        runs,
+        f"searched cells were better than random cells in {random.count('better')} of "
+        f"{len(random)} comparisons and worse in {random.count('worse')}; against the continued "
+        f"backbone they were better in {continued.count('better')} and worse in "
+        f"{continued.count('worse')} (small networks)",
+    )
+    yield Claim(
+        "a searched cell is better than the continued backbone",
+        f"{continued.count('better')} of {len(continued)} comparisons, "
+        f"worse in {continued.count('worse')}",
+        "results",
+        runs,
+    )
+
+
+def _verdicts(control: str) -> list[str]:
+    """Return the verdict on every search of the quality studies, against a control."""
+    found = [table.row(search).against[control] for _, table in _quality() for search in SEARCHES]
+    return [each.verdict for each in found if each is not None]
 
 
 def beyond_claims() -> Iterator[Claim]:
@@ -139,8 +153,8 @@ def cost_claims() -> Iterator[Claim]:
         f"{speedup:.1f}; of whole runs {whole:.1f}",
         "performance",
         [run],
-        f"the full search takes {speedup:.1f} times as long as the accelerated one, a whole run "
-        f"with it {whole:.1f} times (CPU)",
+        f"the full search takes {speedup:.1f} times as long as the accelerated one; a whole run "
+        f"with the full search takes {whole:.1f} times as long (CPU)",
     )
     yield Claim(
         "hours of a default run on two CPU cores (Hippocampus, 2-D)",
@@ -194,14 +208,16 @@ def reliability_claims() -> Iterator[Claim]:
     kills = [read_json(path) for path in sorted(EVIDENCE.glob("reliability/kills_*.json"))]
     rows = [row for each in kills for row in each["kills"]]
     identical = sum(not row["differs"] for row in rows)
+    tests = result("reliability/tests")
+    code = "an earlier version of the code, " if _older(kills, tests) else ""
     yield Claim(
         "a killed run that is continued ends as an unbroken one, to the bit",
         f"{identical} of {len(rows)} kills",
         "reliability",
         kills,
-        "a killed run continued to the same bits in {number} (CPU)",
+        "a killed run that was continued ended bit-identical to an unbroken one in {number} "
+        f"({code}CPU)",
     )
-    tests = result("reliability/tests")
     inputs = [
         outcome
         for name, outcome in tests["outcomes"].items()
@@ -213,6 +229,11 @@ def reliability_claims() -> Iterator[Claim]:
         "reliability",
         [tests],
     )
+
+
+def _older(measured: Sequence[Mapping[str, Any]], other: Mapping[str, Any]) -> bool:
+    """Return whether results are older than another, as their page then states."""
+    return max(str(each["date"]) for each in measured) < other["date"]
 
 
 def width_claims() -> Iterator[Claim]:

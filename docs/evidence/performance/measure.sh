@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY=passive
 results=docs/evidence/performance
 narrow=(--features 8 16 32 64 128 --patch-size 128 128 --batch-size 6)
 large=(--features 32 64 128 256 512 --patch-size 128 128 --batch-size 8)
-run() { echo "== $1"; nnunet-iac benchmark "${@:2}" --json "$results/$1.json"; }
+run() { echo "== $1"; nnunet-iac benchmark "${@:2}" -device cpu --json "$results/$1.json"; }
 
 python docs/evidence/performance/levers.py "$results/levers.json"
 python docs/evidence/performance/step_profile.py "$results/profile.json"

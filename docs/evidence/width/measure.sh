@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures everything docs/evidence/width.md shows, then writes the page. Run again, it resumes.
 # Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with Hippocampus as data set 4 and ACDC as 27
-# preprocessed for 2d. The first argument is the device; ACDC is trained on a GPU (cuda) only. Hours on two cores.
+# preprocessed for 2d. The first argument is the device of the runs with cells (default: cpu); with cuda ACDC is trained as well. Hours on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 results=docs/evidence/width device=${1:-cpu}

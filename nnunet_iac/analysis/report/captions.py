@@ -5,9 +5,9 @@ docs/guide/reading-reports.md has the same sentences.
 
 CAPTIONS = {
     "explorer": (
-        "Every chip is an edge, its colours the shares of the operations in the edge's "
-        "importance, and the wire is as thick as the edge's weight. Move the epoch, and point at "
-        "an edge or reach it with the tab key to see its course."
+        "Each chip is an edge: its colours are the operations' shares of the edge's importance, "
+        "and its line is as thick as the edge's weight. Move the slider to another epoch; point "
+        "at an edge, or reach it with the tab key, to see its course."
     ),
     "scores": (
         "Each line compares the cells with one comparator on the same patients: means of Dice, "
@@ -50,14 +50,14 @@ CAPTIONS = {
         "on were decided early."
     ),
     "similarity": (
-        "Each field compares the cells of two epochs: the cosine of their importances, and the "
+        "Each square compares the cells of two epochs: the cosine of their importances, and the "
         "share of equal entries of their one, two and three best operations per edge. Values near "
         "one between an early epoch and the last mean that the rest of the search changed little; "
         "at the end of the warm-up all operations are still alike, and their order is arbitrary."
     ),
     "convergence": (
-        "The curve is the cosine between an epoch's importances and the last epoch's. Where it "
-        "reaches one, longer searching no longer turns the cell."
+        "The curve is the cosine between an epoch's importances and the last epoch's. Where it is "
+        "close to one, the rest of the search changed little."
     ),
     "emergence": (
         "Each dot is an edge's final operation (or a node's final pair of edges) at the epoch "
@@ -66,8 +66,8 @@ CAPTIONS = {
         "search ended."
     ),
     "emergence_lasting": (
-        "As above, at the epoch since which the operation stayed among the best to the end. It is "
-        "the stricter reading: being first once is not yet being chosen."
+        "As above, at the epoch since which the operation stayed among the best to the end. This "
+        "is stricter, since an operation that was first once may be overtaken later."
     ),
     "emergence_table": (
         "The epochs behind the figures of emergence: that of the first appearance among the best "
@@ -88,18 +88,18 @@ CAPTIONS = {
     ),
     "operations": (
         "The bars count how often each operation was chosen over all cells, the line is what "
-        "equal chances would give. Mostly identity and pooling is the known collapse of such "
-        "searches."
+        "equal chances would give. Cells of mostly identities and poolings are a known failure of "
+        "such searches, called collapse."
     ),
     "agreement": (
-        "Each field is the share of choices (above) or of kept edges (below) that two cells have "
+        "Each square is the share of choices (above) or of kept edges (below) that two cells have "
         "in common. Compare it with the level of cells drawn at random, which is written above "
-        "the fields: at that level folds and seeds agree by chance only."
+        "the squares: at that level folds and seeds agree by chance only."
     ),
     "overlays": (
-        "The cases with the largest loss, the middle and the largest gain, each in its slice with "
-        "the most foreground. Where yellow (truth) shows without blue (prediction), or blue "
-        "without yellow, the two differ."
+        "The cases with the largest loss, the median change and the largest gain, each in its "
+        "slice with the most foreground. Where yellow (truth) shows without blue (prediction), or "
+        "blue without yellow, the two differ."
     ),
     "cost": (
         "Times are those of the epochs, validation included; the speed-up is the time of the full "

@@ -14,7 +14,13 @@ from nnunet_iac.analysis.report.evaluation import GroupComparison, speed_up
 from nnunet_iac.analysis.report.page import Table, environment, write_csv
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.statistics import fisher_combination
-from nnunet_iac.analysis.scores.wording import difference_text, floating, p_text, tabular
+from nnunet_iac.analysis.scores.wording import (
+    counted,
+    difference_text,
+    floating,
+    p_text,
+    tabular,
+)
 from nnunet_iac.analysis.trajectories import figures as drawn
 from nnunet_iac.drawing.cell_picture import draw_cell
 from nnunet_iac.drawing.figure_files import write_figure
@@ -57,8 +63,8 @@ def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Pa
         paths.append(folder / f"{table.name}.tex")
         write_text(paths[-1], latex_table(table))
     searched = searches(runs)
-    of = f"{len(searched)} {searched[0].method} runs" if searched else "no searches"
-    shown = [(2, "The found cell of the first of the runs")] if searched else []
+    of = counted(len(searched), f"{searched[0].method} run") if searched else "no searches"
+    shown = [(2, "The found cell of the first run")] if searched else []
     paths += _write_cell(searched[0], folder) if searched else ()
     for number, (caption, draw) in FIGURES.items() if searched else ():
         figure = draw(searched)

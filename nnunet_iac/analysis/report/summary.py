@@ -67,7 +67,7 @@ def _paragraph(
     sentences = [
         f"{group.name}: Dice {score_text(backbone.paired.mean_b)}, "
         f"{finding(backbone.paired, backbone.against.name)}.",
-        f"Beside controls{long}: {enumerated(found)}." if found else "",
+        f"Compared with controls{long}: {enumerated(found)}." if found else "",
         "" if controls else "There is no control at equal budget.",
         advice(backbone, controls),
     ]

@@ -79,12 +79,12 @@ def _notes(c: PairedComparison) -> list[str]:
 
 
 def _overview(made: Comparisons) -> list[list[str]]:
-    """Return a head, and a row per method with its differences to the reference and controls."""
+    """Return a head, and a row per method with its differences from the backbone and controls."""
     names = {label: made.names.get(label, label) for c in made.comparisons for label in c.labels}
     columns, rows = (dict.fromkeys(c.labels[side] for c in made.comparisons) for side in (0, 1))
     found = {c.labels: wording.difference_text(c) for c in made.comparisons}
     return [
-        ["Dice minus that of", *(names[a] for a in columns)],
+        ["difference of Dice from", *(names[a] for a in columns)],
         *([names[b], *(found.get((a, b), "") for a in columns)] for b in rows),
     ]
 
@@ -156,7 +156,7 @@ def _roles(c: PairedComparison, made: Comparisons) -> dict[str, str]:
     if not made.controls:
         return {}
     a, b = ("control" if label in made.controls else "" for label in c.labels)
-    return {"a_is": a or "reference", "b_is": b or "method"}
+    return {"a_is": a or "backbone", "b_is": b or "method"}
 
 
 def _cells(c: PairedComparison) -> list[str]:

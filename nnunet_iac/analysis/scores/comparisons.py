@@ -92,7 +92,7 @@ def compare_folders(
     if not controls:
         return made
     names = _names([scores[path] for path in paths if path not in references])
-    names[scores[references[0]].label] = "reference"
+    names[scores[references[0]].label] = "backbone"
     random = {scores[c].label for c in controls if _method(scores[c]) == RANDOM_CELL}
     headline = " ".join(
         f"{names[c.labels[1]]}: {finding(c, f'a {names[c.labels[0]]}')}."

@@ -10,9 +10,14 @@ from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, co
 from nnunet_iac.analysis.scores.forgetting import forgetting
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text, score_text
-from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
 
-SOURCE_HEAD = ("source Dice before", "source Dice", "forgetting [95 %]", "p of forgetting (Holm)")
+SOURCE_HEAD = (
+    "source Dice before",
+    "source Dice",
+    "forgetting [95 % CI]",
+    "p of forgetting (Holm)",
+)
 """The columns of methods that adapt a model."""
 
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
@@ -188,10 +193,10 @@ def _forgettings(
 
 def cells(table: MethodTable) -> list[list[str]]:
     """Return head and rows of a table as text."""
-    head = ["method", "runs", "epochs", "of them search", "minutes", "parameters", "MACs"]
+    head = ["method", "runs", "epochs", "search epochs", "minutes", "parameters", "MACs"]
     head += ["Dice", "± seeds"]
     for baseline in table.baselines:
-        head += [f"minus {baseline} [95 %]", "p (Holm)"]
+        head += [f"difference from {shown_name(baseline)} [95 % CI]", "p (Holm)"]
     on_source = any(row.forgetting is not None for row in table.rows)
     head += [*SOURCE_HEAD] if on_source else []
     found = [head]

@@ -84,7 +84,7 @@ def finding(comparison: PairedComparison, a: str) -> str:
             numbers.append(f"adjusted p = {p_text(comparison.p_holm)}")
     claim = f"{verdict} from {a}"
     if verdict == "too few patients":
-        claim = f"undecided against {a}, too few patients"
+        claim = f"too few patients to compare with {a}"
     return f"{claim} ({', '.join([*numbers, n])})"
 
 
