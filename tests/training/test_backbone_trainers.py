@@ -24,7 +24,7 @@ def planned_as_in_the_paper(in_process: Any, *settings: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", [PAPERS, "nnUNetTrainerAdam_8epochs", "nnUNetTrainerAdam_40epochs"]
+    "name", [PAPERS, "nnUNetTrainerAdam_8epochs", "nnUNetTrainerAdam_80epochs"]
 )
 def test_adam_starts_at_a_thousandth_and_decays_as_nnunets_rate_does(
     make_trainer: Make, name: str

@@ -1,0 +1,107 @@
+"""The search by direct evaluation: candidates side by side are what they are alone."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.genotype_source import find_genotype
+from nnunet_iac.search.controls import random_genotype
+from nnunet_iac.search.health import parameter_free_share
+from nnunet_iac.search.settings import Settings
+
+FILE = Path(__file__).parents[2] / "docs" / "evidence" / "search" / "halving.py"
+SHORT = {"warmup_epochs": 1, "search_epochs": 7, "finetune_epochs": 1, "iterations_per_epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def halving() -> ModuleType:
+    specification: Any = importlib.util.spec_from_file_location("halving", FILE)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def contest(halving: ModuleType, unet: nn.Module, count: int) -> Any:
+    settings = Settings(finetune_lr=0.01)
+    found = [halving.Candidate(random_genotype(seed), unet, settings) for seed in range(count)]
+    for candidate in found:  # The gates are open, so that cells differ.
+        for name, weight in candidate.implants.named_parameters():
+            if name.endswith("gate"):
+                weight.data.fill_(0.5)
+    return halving.Contest(unet, found)
+
+
+def of_batch(outputs: list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    return (outputs[0].mean(dim=0) - target).square().mean()
+
+
+def test_candidates_side_by_side_score_and_learn_as_each_does_alone(
+    halving: ModuleType, tiny_unet: Callable[..., Any]
+) -> None:
+    images, target = torch.randn(2, 2, 16, 16), torch.randn(3, 16, 16)
+    unet = tiny_unet(deep_supervision=True)
+    together = contest(halving, unet, 3)
+    encoded = []
+    unet.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    losses = together.losses(images, target, of_batch)
+    assert len(encoded) == 1
+    torch.stack(losses).sum().backward()
+    for seed in range(3):
+        alone = contest(halving, tiny_unet(deep_supervision=True), 3)
+        alone = halving.Contest(alone, alone.candidates[seed : seed + 1])
+        (loss,) = alone.losses(images, target, of_batch)
+        loss.backward()
+        assert float(loss) == pytest.approx(float(losses[seed]), rel=1e-5)
+        both = (c.candidates[i].implants for c, i in ((alone, 0), (together, seed)))
+        for a, b in zip(*(each.parameters() for each in both), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+    assert len({round(float(loss), 6) for loss in losses}) == 3
+
+
+def test_the_half_with_the_lower_loss_stays_until_one_is_left(halving: ModuleType) -> None:
+    assert halving.rounds(16) == [16, 8, 4, 2]
+    assert halving.halved("abcd", [[3, 0], [1, 1], [5, 5], [0, 0]]) == ["d", "b"]
+
+
+def test_patients_that_are_held_out_are_not_trained_on(halving: ModuleType) -> None:
+    cases = [f"patient{n}_{frame}" for n in range(8) for frame in (1, 2)]
+    trained, away = halving.held_out(cases, r"patient\d+")
+    assert away == ["patient0_1", "patient0_2", "patient4_1", "patient4_2"]
+    assert sorted(trained + away) == cases
+
+
+def test_a_run_keeps_the_winners_weights_and_what_led_to_it(
+    halving: ModuleType,
+    make_trainer: Callable[..., Any],
+    in_process: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(halving, "CANDIDATES", 4)
+    monkeypatch.setattr(halving, "HELD_OUT_BATCHES", 2)
+    file = in_process.path / "cells" / "small-convolutions-0.json"
+    plans = read_json(in_process.preprocessed / f"{_plans(in_process, file)}.json")
+    dataset = read_json(in_process.preprocessed / "dataset.json")
+    trainer = halving.HalvingTrainer(plans, "2d", 0, dataset, torch.device("cpu"))
+    trainer.initialize()
+    trainer.start_run()
+    log = read_json(file.with_suffix(".log.json"))
+    assert [len(each) for each in log["rounds"]] == [4, 2]
+    (last, *_) = sorted(log["rounds"][-1].items(), key=lambda item: sum(item[1]))
+    assert str(find_genotype(file)) == last[0] == str(trainer.unet.genotype)
+    assert parameter_free_share(trainer.unet.genotype) == 0
+    known = torch.load(file.with_suffix(".pth"), weights_only=True)
+    for name, tensor in trainer.unet.implants.state_dict().items():
+        assert torch.equal(tensor, known[name])
+    assert any(tensor.any() for name, tensor in known.items() if name.endswith("gate"))
+    assert trainer.run.recorder.cost.phases["search"].epochs == log["epochs"] > 0
+
+
+def _plans(workspace: Any, file: Path) -> str:
+    return workspace.write_plans("halving", genotype=str(file), **SHORT)
