@@ -56,7 +56,7 @@ def test_methods_that_are_compared_are_trained_for_equally_many_batches(
 def test_rates_are_chosen_without_the_cases_that_are_reported(studies: ModuleType) -> None:
     document = studies.read_document()
     for data in document["sets"]:
-        compared, chosen, papers = studies.folds(document, data)
+        compared, chosen, papers = studies.read_json(studies.splits_file(document, data))
         assert {*chosen["train"], *chosen["val"]} == {*compared["train"]}
         assert not {*papers["train"]} & {*papers["val"], *chosen["val"]}
     folds = {name: study.datasets[0].folds for _, name, study in planned(studies)}
@@ -90,7 +90,7 @@ def test_splits_give_way_only_to_those_with_the_same_first_fold(
 ) -> None:
     document, path = studies.read_document(), tmp_path / "splits_final.json"
     monkeypatch.setattr(studies, "preprocessed_folder", lambda name: tmp_path)
-    wanted = studies.folds(document, "acdc")
+    wanted = studies.read_json(studies.splits_file(document, "acdc"))
     studies.put_splits(document, "acdc")
     assert not path.exists()
     for known, expected in (([wanted[0], {}], wanted), ([wanted[1]], [wanted[1]])):

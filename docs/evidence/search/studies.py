@@ -34,19 +34,9 @@ def read_document() -> Document:
     return found
 
 
-def folds(document: Document, data: str) -> list[dict[str, list[str]]]:
-    """Return the splits: to compare on, to choose on, and to train on 60 % and report on 20 %.
-
-    The cases of the second are the training cases of the first.
-    """
-    name = document["sets"][data]["dataset"]["dataset"]
-    compared, chosen = read_json(RESULTS / f"splits_{name}.json")
-    return [compared, chosen, {"train": chosen["train"], "val": compared["val"]}]
-
-
-def splits_file(document: Document, data: str) -> str:
-    """Return the name of a data set's splits beside its study files."""
-    return f"splits_{document['sets'][data]['dataset']['dataset']}.json"
+def splits_file(document: Document, data: str) -> Path:
+    """Return the file of a data set's splits."""
+    return RESULTS / f"splits_{document['sets'][data]['dataset']['dataset']}.json"
 
 
 def chosen_rates(document: Document, data: str, results: Path = HERE) -> Document | None:
@@ -69,7 +59,7 @@ def study(
     """Return the study file of a study on a data set; None if it needs rates and has none."""
     given = document["sets"][data]
     common = {"name": f"search-{data}-{name}", "device": "cpu"}
-    dataset = {**given["dataset"], "splits": splits_file(document, data)}
+    dataset = {**given["dataset"], "splits": str(splits_file(document, data))}
     trained = {key: {"trainer": t, **given["network"]} for key, t in given["trained"].items()}
     if name == CONVERGED:
         half, whole = trained
@@ -110,7 +100,7 @@ def put_splits(document: Document, data: str) -> None:
 
     Models of that fold keep their cases; other splits are left, and the study refuses them.
     """
-    wanted = folds(document, data)
+    wanted = read_json(splits_file(document, data))
     path = preprocessed_folder(document["sets"][data]["dataset"]["dataset"]) / SPLITS
     if path.is_file() and read_json(path)[:1] == wanted[:1]:
         write_json(path, wanted)
@@ -120,7 +110,6 @@ def main(data: str, folder: Path) -> None:
     """Write the study files and splits of a data set."""
     document = read_document()
     rates = chosen_rates(document, data)
-    write_json(folder / splits_file(document, data), folds(document, data))
     for name in document["sets"][data]["studies"]:
         if (content := study(document, data, name, rates)) is not None:
             write_text(folder / f"{data}-{name}.yaml", yaml.safe_dump(content, sort_keys=False))
