@@ -8,16 +8,31 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.health import parameter_free_share
 from nnunet_iac.search.settings import Settings
+from nnunet_iac.workflow.study_file import read_study
+from nnunet_iac.workflow.study_plans import fold_folder
 
 FILE = Path(__file__).parents[2] / "docs" / "evidence" / "search" / "halving.py"
-SHORT = {"warmup_epochs": 1, "search_epochs": 7, "finetune_epochs": 1, "iterations_per_epoch": 2}
+GENOTYPE = {"genotype": "cells/small-convolutions-{seed}.json", "finetune_epochs": 1}
+STUDY = {
+    "name": "direct",
+    "device": "cpu",
+    "datasets": [{"dataset": "4"}],
+    "backbones": {"small": {"plans": "small"}},
+    "settings": {
+        **{"warmup_epochs": 1, "search_epochs": 7},
+        **{"iterations_per_epoch": 2, "val_iterations_per_epoch": 1},
+    },
+    "methods": {"halving-convolutions": {"as": "random", "settings": GENOTYPE}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +69,15 @@ def test_candidates_side_by_side_score_and_learn_as_each_does_alone(
     assert len(encoded) == 1
     torch.stack(losses).sum().backward()
     for seed in range(3):
-        alone = contest(halving, tiny_unet(deep_supervision=True), 3)
-        alone = halving.Contest(alone, alone.candidates[seed : seed + 1])
+        own = tiny_unet(deep_supervision=True)
+        alone = halving.Contest(own, contest(halving, own, 3).candidates[seed : seed + 1])
         (loss,) = alone.losses(images, target, of_batch)
         loss.backward()
-        assert float(loss) == pytest.approx(float(losses[seed]), rel=1e-5)
+        torch.testing.assert_close(loss, losses[seed])
         both = (c.candidates[i].implants for c, i in ((alone, 0), (together, seed)))
         for a, b in zip(*(each.parameters() for each in both), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
-    assert len({round(float(loss), 6) for loss in losses}) == 3
+    assert len({round(loss.item(), 6) for loss in losses}) == 3
 
 
 def test_the_half_with_the_lower_loss_stays_until_one_is_left(halving: ModuleType) -> None:
@@ -77,31 +92,44 @@ def test_patients_that_are_held_out_are_not_trained_on(halving: ModuleType) -> N
     assert sorted(trained + away) == cases
 
 
-def test_a_run_keeps_the_winners_weights_and_what_led_to_it(
+def test_a_run_of_a_study_keeps_the_winners_weights_and_what_led_to_it(
     halving: ModuleType,
-    make_trainer: Callable[..., Any],
     in_process: Any,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(halving, "CANDIDATES", 4)
     monkeypatch.setattr(halving, "HELD_OUT_BATCHES", 2)
-    file = in_process.path / "cells" / "small-convolutions-0.json"
-    plans = read_json(in_process.preprocessed / f"{_plans(in_process, file)}.json")
-    dataset = read_json(in_process.preprocessed / "dataset.json")
-    trainer = halving.HalvingTrainer(plans, "2d", 0, dataset, torch.device("cpu"))
-    trainer.initialize()
-    trainer.start_run()
-    log = read_json(file.with_suffix(".log.json"))
-    assert [len(each) for each in log["rounds"]] == [4, 2]
-    (last, *_) = sorted(log["rounds"][-1].items(), key=lambda item: sum(item[1]))
-    assert str(find_genotype(file)) == last[0] == str(trainer.unet.genotype)
-    assert parameter_free_share(trainer.unet.genotype) == 0
-    known = torch.load(file.with_suffix(".pth"), weights_only=True)
-    for name, tensor in trainer.unet.implants.state_dict().items():
-        assert torch.equal(tensor, known[name])
+    started: dict[str, torch.Tensor] = {}
+    begin = halving.HalvingTrainer.start_run
+
+    def start_run(trainer: Any) -> None:
+        begin(trainer)
+        state = trainer.unet.implants.state_dict()
+        started.update({name: tensor.clone() for name, tensor in state.items()})
+
+    monkeypatch.setattr(halving.HalvingTrainer, "start_run", start_run)
+    file = in_process.path / "direct.yaml"
+    file.write_text(yaml.safe_dump(STUDY))
+    halving.main(file)
+    name = capsys.readouterr().out.strip()
+    halving.main(file, name)
+    capsys.readouterr()
+    halving.main(file)
+    assert capsys.readouterr().out.strip() == ""  # It has ended.
+
+    cell = in_process.path / "cells" / "small-convolutions-0.json"
+    log, found = read_json(cell.with_suffix(".log.json")), find_genotype(cell)
+    assert [len(scores) for scores in log["rounds"]] == [4, 2]
+    final = log["rounds"][-1]
+    assert str(found) == min(final, key=lambda genotype: sum(final[genotype]))
+    assert parameter_free_share(found) == 0
+    known = torch.load(cell.with_suffix(".pth"), weights_only=True)
+    assert started.keys() == known.keys()
+    assert all(torch.equal(tensor, known[name]) for name, tensor in started.items())
     assert any(tensor.any() for name, tensor in known.items() if name.endswith("gate"))
-    assert trainer.run.recorder.cost.phases["search"].epochs == log["epochs"] > 0
-
-
-def _plans(workspace: Any, file: Path) -> str:
-    return workspace.write_plans("halving", genotype=str(file), **SHORT)
+    study = read_study(file)
+    record = RunFolder.of_fold(fold_folder(study, study.runs[name]))
+    assert record.read_genotype() == found
+    phases = record.read_cost().phases
+    assert (phases["search"].epochs, phases["finetune"].epochs) == (log["epochs"], 1)

@@ -38,7 +38,7 @@ from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.optimisation import MAX_GRADIENT_NORM
 from nnunet_iac.training.trainers import nnUNetTrainerIACDiscrete
 from nnunet_iac.workflow.study_file import read_study
-from nnunet_iac.workflow.study_plans import is_finished, plans_file, write_plans_of
+from nnunet_iac.workflow.study_plans import fold_folder, is_finished, plans_file, write_plans_of
 
 CANDIDATES = 16
 STEPS_PER_BATCH = 4
@@ -223,9 +223,10 @@ def main(file: Path, name: str | None = None) -> None:
     write_plans_of(study, run)
     HalvingTrainer.__name__ = study.trainer_of(run)  # Its folder is that of the study's run.
     dataset = read_json(preprocessed_folder(run.dataset.dataset) / "dataset.json")
-    given = read_json(plans_file(study, run)), run.configuration, run.fold, dataset
-    trainer = HalvingTrainer(*given, device)
-    if (latest := Path(trainer.output_folder, LATEST)).is_file():
+    latest = fold_folder(study, run) / LATEST
+    plans = {**read_json(plans_file(study, run)), "continue_training": latest.is_file()}
+    trainer = HalvingTrainer(plans, run.configuration, run.fold, dataset, device)
+    if latest.is_file():
         trainer.load_checkpoint(str(latest))
     trainer.run_training()
     trainer.perform_actual_validation()
