@@ -105,7 +105,10 @@ def converged_claims() -> Iterator[Claim]:
         )
     for study in [*studies("search/*-methods.json"), *studies("search/*-core.json")]:
         (table,) = method_tables(study)
-        row, where = table.row("iac-lth"), f"{table.place['dataset']}, {table.place['configuration']}"
+        row, where = (
+            table.row("iac-lth"),
+            f"{table.place['dataset']}, {table.place['configuration']}",
+        )
         for control, said in STUDY_BASELINES.items():
             yield Claim(
                 f"Dice of searched cells on a converged network ({where})",

@@ -157,7 +157,7 @@ def unpacked(batches: Iterator[Any]) -> Iterator[tuple[Tensor, Any]]:
 class HalvingTrainer(nnUNetTrainerIACDiscrete):
     """Finds the cell that its settings name before it finetunes it.
 
-    Deviates from nnUNetTrainer as `RetrofitTrainer` does; the cells start from the search's weights.
+    Deviates from nnUNetTrainer as `RetrofitTrainer` does; cells start from the search's weights.
     """
 
     @property
@@ -198,9 +198,7 @@ class HalvingTrainer(nnUNetTrainerIACDiscrete):
             for batch in islice(batches, steps):
                 contest.train_on(*batch, self.loss)
             scores = contest.scores(fixed, self.loss)
-            history.append(
-                {str(c.genotype): s for c, s in zip(candidates, scores, strict=True)}
-            )
+            history.append({str(c.genotype): s for c, s in zip(candidates, scores, strict=True)})
             candidates = halved(candidates, scores)
         seconds, epochs = time.perf_counter() - began, steps * len(plan)
         (winner,) = candidates

@@ -54,7 +54,10 @@ NAMES = {
 }
 SEARCHES = ("iac-lth", "swift", "paper", "adaptive", "iac")
 DIRECT = ("halving", "halving-convolutions")
-CONTROLS = {"random": ("random", "random-80", "random-120"), "continued": ("continued", "continued-100")}
+CONTROLS = {
+    "random": ("random", "random-80", "random-120"),
+    "continued": ("continued", "continued-100"),
+}
 """What needs no search, and its trainings of several lengths, the shortest first."""
 
 EQUAL = ("methods", "core", "parts", "halving")
@@ -77,7 +80,7 @@ PAPERS = (
     {"protocol": "nnU-Net, augmentation", "iac": 0.106, "paper": 0.076, "minutes": (41, 11),
      "epochs": 49},
 )  # fmt: skip
-"""What the paper's Tables 1 to 5 have of ACDC: Dice minus the backbone's, minutes of the searches."""
+"""What the paper's tables have of ACDC: Dice minus the backbone's, minutes of the searches."""
 
 COLOURS = ("#0072b2", "#d55e00")
 
@@ -158,7 +161,9 @@ class Measured:
     @cached_property
     def cheapest(self) -> tuple[Row, Row, PairedComparison | None] | None:
         """The best retrofit, and the cheapest that is not inferior to it, with that comparison."""
-        rows = [row for row in self.table.rows if "continued" not in row.method] if self.table else []
+        rows = (
+            [row for row in self.table.rows if "continued" not in row.method] if self.table else []
+        )
         if len(rows) < 2:
             return None
         best = max(rows, key=lambda row: row.dice)
@@ -215,7 +220,9 @@ class Measured:
     @property
     def hours(self) -> dict[str, float]:
         """The hours of one core that the methods of every study took, without validation."""
-        found = {name: sum(r["seconds"] for r in self.runs_of(name)) / 3600 for name in self.studies}
+        found = {
+            name: sum(r["seconds"] for r in self.runs_of(name)) / 3600 for name in self.studies
+        }
         return {name: hours for name, hours in found.items() if hours}
 
     @property
@@ -228,10 +235,12 @@ class Measured:
 def measured() -> list[Measured]:
     """Return what there is of every data set."""
     sets = yaml.safe_load((HERE / "studies.yaml").read_text())["sets"]
-    return [
-        Measured(key, {n: read_json(f) for n in of["studies"] if (f := file(key, n)).is_file()}, (*of["studies"],))
-        for key, of in sets.items()
-    ]
+    found = []
+    for key, given in sets.items():
+        files = {name: file(key, name) for name in given["studies"]}
+        studies = {name: read_json(path) for name, path in files.items() if path.is_file()}
+        found.append(Measured(key, studies, tuple(files)))
+    return found
 
 
 def file(key: str, study: str) -> Path:

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
+from nnunet_iac.analysis.scores.wording import enumerated
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.width.consensus import consensus
@@ -110,11 +111,15 @@ def searched_cells(measured: dict[str, Any]) -> dict[str, Any]:
 def cost_of_the_pick(scored: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any] | None:
     """Return the best width, the smallest that is hardly worse, and what rules usually pick.
 
-    `picks` has the published rules and, last, the default; None for another data set's scores.
+    `picks` has the published rules and the default, by the width; None for another data set's
+    scores.
     """
     if scored["dataset"] != trained["dataset"]:
         return None
     points, rows = trained["points"], stability(scored)
+    names: dict[int, list[str]] = {}
+    for row in (rows[0], rows[1], rows[DEFAULT]):
+        names.setdefault(row["cap"], []).append(f"`{row['name'].strip('*')}`")
     best = max(points, key=lambda point: point["dice"])
     close = [point for point in points if point["dice"] >= best["dice"] - CLOSE]
     return {
@@ -123,9 +128,9 @@ def cost_of_the_pick(scored: dict[str, Any], trained: dict[str, Any]) -> dict[st
         "smallest": min(close, key=lambda point: point["cap"]),
         "widest": max(points, key=lambda point: point["cap"]),
         "picks": [
-            {"name": row["name"].strip("*"), **next(p for p in points if p["cap"] == row["cap"])}
-            for row in (rows[0], rows[1], rows[DEFAULT])
-            if row["cap"] in {point["cap"] for point in points}
+            {"names": enumerated(names[point["cap"]]), "count": len(names[point["cap"]]), **point}
+            for point in points
+            if point["cap"] in names
         ],
     }
 
