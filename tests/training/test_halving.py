@@ -11,9 +11,10 @@ import torch
 import yaml
 from torch import nn
 
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.genotype_source import find_genotype
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.health import parameter_free_share
 from nnunet_iac.search.settings import Settings
@@ -108,7 +109,11 @@ def test_a_run_of_a_study_keeps_the_winners_weights_and_what_led_to_it(
         state = trainer.unet.implants.state_dict()
         started.update({name: tensor.clone() for name, tensor in state.items()})
 
+    def validate(trainer: Any) -> None:
+        write_json(Path(trainer.output_folder, VALIDATION_SUMMARY), {})
+
     monkeypatch.setattr(halving.HalvingTrainer, "start_run", start_run)
+    monkeypatch.setattr(halving.HalvingTrainer, "perform_actual_validation", validate)
     file = in_process.path / "direct.yaml"
     file.write_text(yaml.safe_dump(STUDY))
     halving.main(file)
