@@ -53,6 +53,13 @@ def test_methods_that_are_compared_are_trained_for_equally_many_batches(
             assert found == {60 - study.settings_of("halving", 0).latest_end}
 
 
+def test_the_page_names_every_data_set_and_method(script: Script, studies: ModuleType) -> None:
+    page, known = script("evidence/search/page"), [*planned(studies)]
+    assert {data for data, _, _ in known} == {*page.TITLES}
+    shown = [study for _, name, study in known if name not in ("choose", "genotypes")]
+    assert {method for study in shown for method in study.methods} == {*page.NAMES}
+
+
 def test_rates_are_chosen_without_the_cases_that_are_reported(studies: ModuleType) -> None:
     document = studies.read_document()
     for data in document["sets"]:
