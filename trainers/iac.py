@@ -4,6 +4,8 @@ from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_8epochs,
     nnUNetTrainerAdam_20epochs,
     nnUNetTrainerAdam_40epochs,
+    nnUNetTrainerAdam_80epochs,
+    nnUNetTrainerAdamNoDeepSupervision_40epochs,
     nnUNetTrainerAdamNoDeepSupervision_200epochs,
 )
 from nnunet_iac.training.trainers import (
@@ -14,10 +16,12 @@ from nnunet_iac.training.trainers import (
 )
 
 __all__ = [
+    "nnUNetTrainerAdamNoDeepSupervision_40epochs",
     "nnUNetTrainerAdamNoDeepSupervision_200epochs",
     "nnUNetTrainerAdam_8epochs",
     "nnUNetTrainerAdam_20epochs",
     "nnUNetTrainerAdam_40epochs",
+    "nnUNetTrainerAdam_80epochs",
     "nnUNetTrainerContinue",
     "nnUNetTrainerIAC",
     "nnUNetTrainerIACDiscrete",

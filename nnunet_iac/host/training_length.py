@@ -42,6 +42,7 @@ def main() -> None:
     plans, dataset = (
         json.loads(path.read_text()) for path in (file, file.with_name("dataset.json"))
     )
+    plans["continue_training"] = False  # As nnU-Net's command has it.
     trainer = find_trainer(name)(plans, configuration, 0, dataset, torch.device("cpu"))
     print(json.dumps([trainer.num_epochs, trainer.num_iterations_per_epoch]))  # noqa: T201
 

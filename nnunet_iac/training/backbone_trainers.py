@@ -66,6 +66,15 @@ class nnUNetTrainerAdam_40epochs(AdamTrainer):
     changes: ClassVar[dict[str, Any]] = {"num_epochs": 40}
 
 
+class nnUNetTrainerAdam_80epochs(AdamTrainer):
+    """An ordinary nnU-Net trained for 80 epochs, to see that 40 are enough.
+
+    Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
+    """
+
+    changes: ClassVar[dict[str, Any]] = {"num_epochs": 80}
+
+
 class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
     """The paper's stage I: 200 epochs of Adam at 1e-3 without deep supervision.
 
@@ -79,3 +88,12 @@ class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
         """Return Adam with nnU-Net's polynomial decay; heads that are never run do not learn."""
         freeze_unused_heads(self.network)
         return super().configure_optimizers()
+
+
+class nnUNetTrainerAdamNoDeepSupervision_40epochs(nnUNetTrainerAdamNoDeepSupervision_200epochs):
+    """The paper's stage I, for small networks: 40 epochs.
+
+    Deviates from nnUNetTrainer as `nnUNetTrainerAdamNoDeepSupervision_200epochs` does.
+    """
+
+    changes: ClassVar[dict[str, Any]] = {"num_epochs": 40, "enable_deep_supervision": False}

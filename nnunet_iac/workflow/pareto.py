@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.scores.case_scores import patient_means
+from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
@@ -154,11 +154,11 @@ def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[ParetoPoin
 def point_of(
     cap: int, method: str, runs: Sequence[Mapping[str, Any]], width: Cost
 ) -> ParetoPoint | None:
-    """Return the point of a method's runs, one per fold, on a backbone of the cost `width`.
+    """Return the point of a method's runs, the mean over seeds, on a backbone of the cost `width`.
 
     None if no case has a Dice.
     """
-    dice = {case: value for run in runs for case, value in run["dice"].items()}
+    dice = pooled([CaseScores.of_dice(run["dice"], method) for run in runs], method).dice
     means, left_out = patient_means(dice, runs[0]["patient_pattern"])
     if not means:
         return None

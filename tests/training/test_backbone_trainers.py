@@ -1,5 +1,6 @@
 """The ordinary trainings of stage I, as nnU-Net makes them from the plans of a user."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from nnunet_iac.cli import main
+from nnunet_iac.host import training_length
 
 Make = Callable[..., Any]
 
@@ -24,7 +26,7 @@ def planned_as_in_the_paper(in_process: Any, *settings: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", [PAPERS, "nnUNetTrainerAdam_8epochs", "nnUNetTrainerAdam_40epochs"]
+    "name", [PAPERS, "nnUNetTrainerAdam_8epochs", "nnUNetTrainerAdam_80epochs"]
 )
 def test_adam_starts_at_a_thousandth_and_decays_as_nnunets_rate_does(
     make_trainer: Make, name: str
@@ -37,6 +39,15 @@ def test_adam_starts_at_a_thousandth_and_decays_as_nnunets_rate_does(
     trainer.lr_scheduler.step(trainer.num_epochs // 2)
     # nnU-Net's polynomial when half of the epochs are over: (1 - 1/2)^0.9 of the rate.
     assert group["lr"] == pytest.approx(1e-3 * 0.5**0.9)
+
+
+def test_the_length_of_an_ordinary_training_is_known_without_training(
+    in_process: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = str(in_process.preprocessed / "small.json")
+    monkeypatch.setattr(sys, "argv", ["", plans, "2d", "nnUNetTrainerAdam_80epochs"])
+    training_length.main()
+    assert capsys.readouterr().out.splitlines()[-1] == "[80, 250]"
 
 
 def test_the_papers_training_under_its_plans_is_the_papers_protocol(

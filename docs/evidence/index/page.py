@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
+from nnunet_iac.analysis.scores.ceiling import ceiling
 from nnunet_iac.analysis.scores.method_table import MethodTable, method_tables
 from nnunet_iac.analysis.scores.wording import finding
+from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.search.setting_parts import BACKBONE_PARTS
 from nnunet_iac.workflow.study import CONTINUE_TRAINER
@@ -79,11 +81,41 @@ def is_frozen(run: Mapping[str, Any]) -> bool:
 
 def claims() -> Iterator[Claim]:
     """Yield all claims, those on what the method is worth first."""
+    yield from converged_claims()
     yield from search_claims()
     yield from beyond_claims()
     yield from cost_claims()
     yield from reliability_claims()
     yield from width_claims()
+
+
+def converged_claims() -> Iterator[Claim]:
+    """Yield what cells and searches are worth on networks that have converged."""
+    for study in studies("search/*-genotypes.json"):
+        found, runs = ceiling(study), trained(study)
+        low, high = found.interval.low, found.interval.high
+        where = f"{runs[0]['dataset']}, {runs[0]['configuration']}"
+        yield Claim(
+            f"standard deviation of the Dice between cells, on a converged network ({where})",
+            f"{found.spread:.4f} (95 % CI {low:.4f} to {high:.4f}, n = {found.genotypes} cells x "
+            f"{found.seeds} seeds)",
+            "search",
+            runs,
+            f"on a converged network cells differ by a standard deviation of {{number}} ({where})",
+        )
+    for study in [*studies("search/*-methods.json"), *studies("search/*-core.json")]:
+        (table,) = method_tables(study)
+        row, where = (
+            table.row("iac-lth"),
+            f"{table.place['dataset']}, {table.place['configuration']}",
+        )
+        for control, said in STUDY_BASELINES.items():
+            yield Claim(
+                f"Dice of searched cells on a converged network ({where})",
+                f"{row.dice:.4f}, {finding(row.against[control], said)}",
+                "search",
+                trained(study),
+            )
 
 
 @cache

@@ -4,7 +4,8 @@
 
 RAW is a data set in nnU-Net's raw layout. Fold 0 is the first of its own `splits_final.json`, or
 of nnU-Net's five-fold split. Fold 1 divides the training cases of fold 0 once more, by patient, so
-that what is chosen there has never seen the cases that methods are compared on.
+that what is chosen there has never seen the cases that methods are compared on. Fold 2 trains on
+the training cases of fold 1, about 60 %, and is scored on the cases of fold 0, 20 %.
 """
 
 import random
@@ -48,8 +49,9 @@ def main() -> None:
     """Write the file beside this script."""
     raw = Path(sys.argv[1])
     first = outer(raw)
-    folds = [first, inner(first["train"], PATIENTS.get(raw.name))]
-    write_json(HERE / f"splits_{raw.name}.json", folds)
+    second = inner(first["train"], PATIENTS.get(raw.name))
+    third = {"train": second["train"], "val": first["val"]}
+    write_json(HERE / f"splits_{raw.name}.json", [first, second, third])
 
 
 if __name__ == "__main__":

@@ -1,55 +1,121 @@
-"""Write a study file for each study and data set of studies.yaml: python studies.py FOLDER."""
+"""Writes a study file for each study of a data set of studies.yaml, and puts its splits in place.
+
+After `python studies.py SET FOLDER` the folder has `SET-STUDY.yaml` of every study whose learning
+rates are known: before `SET-choose.json` has been measured, of those that need none. The names of
+all studies of the data set are printed in the order in which they are measured.
+"""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from nnunet_iac.runs.atomic import write_text
+from nnunet_iac.analysis.scores.method_table import method_tables
+from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.runs.atomic import read_json, write_json, write_text
+from nnunet_iac.runs.splits import SPLITS
 
 HERE = Path(__file__).parent
-BACKBONE, HALF = "nnUNetTrainerAdam_40epochs", "nnUNetTrainerAdam_20epochs"
-SPLITS = HERE.parent / "results"
+RESULTS = HERE.parent / "results"
+CONVERGED, CHOOSE = "converged", "choose"
+"""Studies of backbones, and of learning rates."""
+
+KINDS = ("continued", "random")
+"""Methods that train the network, and those that train cells; rates are chosen for either."""
+
+Document = Mapping[str, Any]
 
 
-def study(document: dict[str, Any], data: str, name: str) -> dict[str, Any]:
-    """Return the study file of a study on a data set."""
-    given, planned = document["sets"][data], document["studies"][name]
-    chosen, dataset = document["chosen"][data], given["dataset"]
-    splits = str(SPLITS / dataset["splits"])
-    backbone = {"trainer": BACKBONE, **given["network"]}
+def read_document() -> Document:
+    """Return the content of studies.yaml."""
+    found: Document = yaml.safe_load((HERE / "studies.yaml").read_text())
+    return found
+
+
+def splits_file(document: Document, data: str) -> Path:
+    """Return the file of a data set's splits."""
+    return RESULTS / f"splits_{document['sets'][data]['dataset']['dataset']}.json"
+
+
+def chosen_rates(document: Document, data: str, results: Path = HERE) -> Document | None:
+    """Return the settings of the best method of either kind on fold 1; None before it is known."""
+    path = results / f"{document['sets'][data].get('chosen_on', data)}-{CHOOSE}.json"
+    if not path.is_file():
+        return None
+    (table,) = method_tables(read_json(path), ())
+    tried = document["studies"][CHOOSE]["methods"]
+    found = {}
+    for kind in KINDS:
+        rows = [row for row in table.rows if tried[row.method]["as"] == kind]
+        found[kind] = tried[max(rows, key=lambda row: row.dice).method]["settings"]
+    return found
+
+
+def study(
+    document: Document, data: str, name: str, rates: Document | None
+) -> dict[str, Any] | None:
+    """Return the study file of a study on a data set; None if it needs rates and has none."""
+    given = document["sets"][data]
+    common = {"name": f"search-{data}-{name}", "device": "cpu"}
+    dataset = {**given["dataset"], "splits": str(splits_file(document, data))}
+    trained = {key: {"trainer": t, **given["network"]} for key, t in given["trained"].items()}
+    if name == CONVERGED:
+        half, whole = trained
+        trained[half]["half_of"] = whole
+        dataset["folds"] = [0]
+        backbones = {whole: trained[whole], half: trained[half]}
+        return {**common, "datasets": [dataset], "backbones": backbones, "methods": {}}
+    planned = document["studies"][name]
+    own = "settings" in planned
+    if rates is None and not own and name != CHOOSE:
+        return None
+    epochs = {"iterations_per_epoch": given["iterations_per_epoch"]}
+    methods = {
+        method: content if own else with_rates(method, content or {}, data, rates or {})
+        for method, content in planned["methods"].items()
+    }
     return {
-        "name": f"search-{data}-{name}",
-        "device": "cpu",
+        **common,
         "seeds": planned["seeds"],
-        "datasets": [{**dataset, "splits": splits, "folds": [planned["fold"]]}],
-        "backbones": {
-            "converged": backbone,
-            "half": {**backbone, "trainer": HALF, "half_of": "converged"},
-        },
-        "settings": document["settings"],
-        "methods": {
-            method: with_rates(method, content or {}, chosen)
-            for method, content in planned["methods"].items()
-        },
+        "datasets": [{**dataset, "folds": [planned.get("fold", 0)]}],
+        "backbones": planned.get("backbones", {given["backbone"]: trained[given["backbone"]]}),
+        "settings": planned["settings"] if own else {**document["settings"], **epochs},
+        "methods": methods,
     }
 
 
-def with_rates(method: str, content: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return a method with the rates that were chosen for its kind; its own settings win."""
-    kind = "continued" if content.get("as", method) == "continued" else "cells"
-    return {**content, "settings": {**chosen[kind], **content.get("settings", {})}}
+def with_rates(method: str, content: Document, data: str, rates: Document) -> dict[str, Any]:
+    """Return a method with the rates chosen for its kind; its own settings win."""
+    kind = "continued" if content.get("as", method) == "continued" else "random"
+    settings = {**rates.get(kind, {}), **content.get("settings", {})}
+    if "genotype" in settings:
+        settings["genotype"] = settings["genotype"].replace("{set}", data)
+    return {**content, "settings": settings}
 
 
-def main(folder: Path) -> None:
-    """Write all study files."""
-    document = yaml.safe_load((HERE / "studies.yaml").read_text())
-    for data in document["sets"]:
-        for name in document["studies"]:
-            text = yaml.safe_dump(study(document, data, name), sort_keys=False)
-            write_text(folder / f"{data}-{name}.yaml", text)
+def put_splits(document: Document, data: str) -> None:
+    """Write the splits for nnU-Net, also in place of others with the same first fold.
+
+    Models of that fold keep their cases; other splits are left, and the study refuses them.
+    """
+    wanted = read_json(splits_file(document, data))
+    path = preprocessed_folder(document["sets"][data]["dataset"]["dataset"]) / SPLITS
+    if path.is_file() and read_json(path)[:1] == wanted[:1]:
+        write_json(path, wanted)
+
+
+def main(data: str, folder: Path) -> None:
+    """Write the study files and splits of a data set."""
+    document = read_document()
+    rates = chosen_rates(document, data)
+    for name in document["sets"][data]["studies"]:
+        if (content := study(document, data, name, rates)) is not None:
+            write_text(folder / f"{data}-{name}.yaml", yaml.safe_dump(content, sort_keys=False))
+    put_splits(document, data)
+    print(*document["sets"][data]["studies"])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

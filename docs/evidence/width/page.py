@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
+from nnunet_iac.analysis.scores.wording import enumerated
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.width.consensus import consensus
@@ -29,6 +30,9 @@ WAYS_TO_PICK: dict[str, tuple[Rule, int, bool]] = {
     "dispersion, 16 seeds (experimental)": ("dispersion", 16, False),
 }
 """Rule, seeds of one repetition, and whether all seeds together decide."""
+CLOSE = 0.005
+"""Dice by which a narrower network may be worse than the best."""
+
 DEFAULT = next(number for number, name in enumerate(WAYS_TO_PICK) if "(default" in name)
 
 
@@ -80,14 +84,15 @@ def spread(measured: dict[str, Any]) -> list[dict[str, Any]]:
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
-    scores, dice = results("scores_*.json"), results("dice_*.json")
+    scores, dice, cells = (results(f"{name}_*.json") for name in ("scores", "dice", "cells"))
     return environment.get_template("page.md.jinja").render(
         benchmark=results("benchmark.json"),
+        close=CLOSE,
         scores=[{**each, "spread": spread(each), "stability": stability(each)} for each in scores],
         dice=dice,
         picked=[cost_of_the_pick(each, measured) for measured in dice for each in scores],
-        pareto=results("pareto_*.json"),
-        searched=[searched_cells(each) for each in results("pareto_*.json")],
+        cells=[{**each, "points": beside_wider(each, dice)} for each in cells],
+        searched=[searched_cells(each) for each in cells],
     )
 
 
@@ -99,20 +104,50 @@ def searched_cells(measured: dict[str, Any]) -> dict[str, Any]:
         rival: sum(dice[cap, "iac-lth"] > dice[cap, rival] for cap in caps)
         for rival in ("random", "continued")
     }
-    return {"dataset": measured["dataset"], "caps": caps, "above": above}
+    seeds = len(measured.get("seeds", [0]))
+    return {"dataset": measured["dataset"], "seeds": seeds, "caps": caps, "above": above}
 
 
 def cost_of_the_pick(scored: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the Dice of the default rule's usual pick and of the best width; None if unknown."""
+    """Return the best width, the smallest that is hardly worse, and what rules usually pick.
+
+    `picks` has the published rules and the default, by the width; None for another data set's
+    scores.
+    """
     if scored["dataset"] != trained["dataset"]:
         return None
-    pick = stability(scored)[DEFAULT]["cap"]
-    best = max(trained["points"], key=lambda point: point["dice"])
+    points, rows = trained["points"], stability(scored)
+    names: dict[int, list[str]] = {}
+    for row in (rows[0], rows[1], rows[DEFAULT]):
+        names.setdefault(row["cap"], []).append(f"`{row['name'].strip('*')}`")
+    best = max(points, key=lambda point: point["dice"])
+    close = [point for point in points if point["dice"] >= best["dice"] - CLOSE]
     return {
         "dataset": trained["dataset"],
-        "pick": next(point for point in trained["points"] if point["cap"] == pick),
         "best": best,
+        "smallest": min(close, key=lambda point: point["cap"]),
+        "widest": max(points, key=lambda point: point["cap"]),
+        "picks": [
+            {"names": enumerated(names[point["cap"]]), "count": len(names[point["cap"]]), **point}
+            for point in points
+            if point["cap"] in names
+        ],
     }
+
+
+def beside_wider(cells: dict[str, Any], dice: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the points of cells, each with the Dice of a plain network of as many MACs.
+
+    That is interpolated over the logarithm of the MACs; None beyond the widths that were trained.
+    """
+    plain = [p for each in dice if each["dataset"] == cells["dataset"] for p in each["points"]]
+    plain.sort(key=lambda point: point["macs"])
+    known = [np.log([point["macs"] for point in plain]), [point["dice"] for point in plain]]
+    found = []
+    for point in cells["points"]:
+        wider = np.interp(np.log(point["macs"]), *known, left=np.nan, right=np.nan)
+        found.append({**point, "wider": None if np.isnan(wider) else float(wider)})
+    return found
 
 
 def stability_figure(scores: Sequence[dict[str, Any]]) -> Figure:
@@ -180,9 +215,9 @@ def main() -> None:
     for name, drawn in (("scores", stability_figure), ("dice", dice_figure)):
         if found := results(f"{name}_*.json"):
             draw(drawn(found), HERE / f"{name}.png")
-    for measured in results("pareto_*.json"):
+    for measured in results("cells_*.json"):
         points = [ParetoPoint(**point) for point in measured["points"]]
-        draw_pareto(points, HERE / f"pareto_{measured['dataset']}.png")
+        draw_pareto(points, HERE / f"cells_{measured['dataset']}.png")
     with replacing(HERE.parent / "width.md") as temporary:
         temporary.write_text(page())
 

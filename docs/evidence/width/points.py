@@ -1,4 +1,4 @@
-"""Gather Dice and cost of every width from the results of a study in this folder.
+"""Gather Dice and cost of every width and method from the results of a study in this folder.
 
 python docs/evidence/width/points.py STUDY.yaml RESULTS.json OUT.json
 """
@@ -23,8 +23,9 @@ def main() -> None:
     for name, spec in study.backbones.items():
         assert spec.cap is not None
         cost = Source.of_plans(dataset.dataset, configuration, name, spec.trainer).cost(spec.cap)
-        own = [run for run in runs if run["backbone"] == name]
-        points.append(point_of(spec.cap, REFERENCE, own, cost))
+        for method in (REFERENCE, *study.methods):
+            own = [run for run in runs if (run["backbone"], run["method"]) == (name, method)]
+            points.append(point_of(spec.cap, method, own, cost))
     write_json(
         Path(sys.argv[3]),
         {
@@ -34,6 +35,8 @@ def main() -> None:
             "trainer": spec.trainer,
             "batch_size": spec.batch_size,
             "folds": dataset.folds,
+            "seeds": study.seeds,
+            "settings": study.settings,
             "points": [asdict(point) for point in points if point is not None],
         },
     )

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Trains a backbone, shows whether it has converged, and runs studies of searches on it: measure.sh SET FOLDER [STUDY...]
+# SET is hippocampus, acdc or hippocampus-3d, and a STUDY one of those that studies.yaml lists for it; by default all are run in their
+# order, for about five hours on two cores. FOLDER gets study files, splits and cells. Run again, it resumes. `choose` must be measured
+# before the studies that follow it. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with
+# Dataset004_Hippocampus or Dataset027_ACDC128 among the raw data; in nnUNet_preprocessed other splits with the same fold 0 are
+# replaced. CORES (default: 2) is how many runs are trained at a time.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+data=${1:?a data set must be named: hippocampus, acdc or hippocampus-3d}
+folder=${2:?a folder for studies, splits and cells must be named}
+shift 2
+cores=${CORES:-2}
+eval "$(nnunet-iac trainers-dir --export)"
+export OMP_WAIT_POLICY=passive
+# The backbone of fold 0 is stored beside the page on adapting (licence and attribution of its data: data.md there).
+stored=nnUNetTrainerAdam_40epochs__middle__2d/fold_0
+if [ "$data" = hippocampus ] && [ ! -d "$nnUNet_results/Dataset004_Hippocampus/$stored" ]; then
+    nnUNetv2_install_pretrained_model_from_zip "$here/../adaptation/hippocampus-source.zip"
+fi
+if [ "$data" = hippocampus-3d ]; then
+    plans=$nnUNet_preprocessed/Dataset004_Hippocampus
+    [ -f "$plans/nnUNetPlans.json" ] || nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess -d 4 --no_pp -npfp 1
+    [ -f "$plans/nnUNetResEncUNetMPlans.json" ] || nnUNet_n_proc_DA=1 nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerResEncM
+    python "$here/../beyond/plans.py"
+fi
+studies=$(python "$here/studies.py" "$data" "$folder")
+[ $# -gt 0 ] || read -ra all <<<"$studies"
+for study in "${@:-${all[@]}}"; do
+    file=$folder/$data-$study.yaml
+    if [ "$study" = halving ]; then # All but the runs that have ended.
+        python "$here/halving.py" "$file" | nnUNet_n_proc_DA=0 nnUNet_def_n_proc=1 OMP_NUM_THREADS=1 \
+            xargs -r -n 1 -P "$cores" python "$here/halving.py" "$file"
+    fi
+    nnunet-iac study "$file" --cores "$cores"
+    cp "$nnUNet_results/studies/search-$data-$study/results.json" "$here/$data-$study.json"
+    [ "$study" != choose ] || python "$here/studies.py" "$data" "$folder"
+done

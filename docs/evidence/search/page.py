@@ -1,0 +1,294 @@
+"""Write docs/evidence/search.md and its figure from the result files in search/."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from nnunet_iac.analysis.report.page import markdown_environment
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.ceiling import Ceiling, ceiling
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
+from nnunet_iac.analysis.scores.convergence import Convergence, convergences
+from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables
+from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
+from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
+from nnunet_iac.runs.atomic import read_json, write_text
+
+HERE = Path(__file__).parent
+TITLES = {
+    "hippocampus": "Hippocampus, 2-D",
+    "acdc": "ACDC, 128 x 128",
+    "hippocampus-3d": "Hippocampus, small 3-D",
+}
+NAMES = {
+    "continued": "the backbone continued",
+    "random": "cells: random",
+    "iac-lth": "cells: IAC-LTH, `literal`",
+    "swift": "cells: IAC-LTH, `swift`",
+    "paper": "cells: IAC-LTH, `paper`",
+    "adaptive": "cells: IAC-LTH, `adaptive`",
+    "iac": "cells: IAC, the full search",
+    "halving": "cells: direct evaluation",
+    "halving-convolutions": "cells: direct evaluation, convolutions only",
+    "identity": "cells: identity",
+    "convolution": "convolutions of equal parameters",
+    "attention": "attention gates",
+    "nested": "nested skips",
+    "residual-attention": "residual attention",
+    "random-decoder": "cells: random, and the decoder",
+    "random-all": "cells: random, and the backbone",
+    "random-wide": "cells: random, wide",
+    "continued-ema": "the backbone continued, averaged weights (EMA)",
+    "random-ema": "cells: random, averaged weights (EMA)",
+    "iac-lth-ema": "cells: IAC-LTH, averaged weights (EMA)",
+    "continued-100": "the backbone continued",
+    "random-80": "cells: random",
+    "random-120": "cells: random",
+}
+SEARCHES = ("iac-lth", "swift", "paper", "adaptive", "iac")
+DIRECT = ("halving", "halving-convolutions")
+CONTROLS = {
+    "random": ("random", "random-80", "random-120"),
+    "continued": ("continued", "continued-100"),
+}
+"""What needs no search, and its trainings of several lengths, the shortest first."""
+
+EQUAL = ("methods", "core", "parts", "halving")
+"""Studies whose methods are trained for as many batches; cells of `genotypes` are random ones."""
+
+MATTERS = 0.002
+"""Standard deviation between cells below which it does not matter which cell is chosen."""
+
+MARGIN = 0.002
+"""Dice by which a cheaper method may be worse."""
+
+COUNTS = (2, 8, 16, 100)
+"""Of how many cells the best is taken."""
+
+PAPERS = (
+    {"protocol": "grid of six backbones", "iac": 0.011, "paper": 0.010, "attention": 0.068,
+     "nested": 0.034, "residual-attention": 0.048, "minutes": (16.3, 3.7), "epochs": 43},
+    {"protocol": "nnU-Net, no augmentation", "iac": 0.023, "paper": 0.025, "minutes": (37, 11),
+     "epochs": 48},
+    {"protocol": "nnU-Net, augmentation", "iac": 0.106, "paper": 0.076, "minutes": (41, 11),
+     "epochs": 49},
+)  # fmt: skip
+"""What the paper's tables have of ACDC: Dice minus the backbone's, minutes of the searches."""
+
+COLOURS = ("#0072b2", "#d55e00")
+
+
+def compared(runs: Sequence[Any], others: Sequence[Any], a: str, b: str) -> PairedComparison:
+    """Return the runs of B against those of A by patient, each the mean over its runs."""
+    sides = [
+        pooled([CaseScores.of_dice(run["dice"], name) for run in own], name)
+        for own, name in ((others, a), (runs, b))
+    ]
+    pattern = runs[0]["patient_pattern"] or ".*"
+    return compare_scores(*sides, patient_pattern=pattern, margin=MARGIN)
+
+
+@dataclass(frozen=True)
+class AtEqualTime:
+    """A search against the longest training of a control that takes no longer."""
+
+    method: str
+    minutes: float
+    control: str
+    control_minutes: float
+    against: PairedComparison
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on a data set: the result files of its studies, by their names."""
+
+    key: str
+    studies: Mapping[str, Any]
+    planned: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What the page calls the data set."""
+        return TITLES[self.key]
+
+    @property
+    def missing(self) -> list[str]:
+        """The studies that have not been measured."""
+        return [name for name in self.planned if name not in self.studies]
+
+    @cached_property
+    def converged(self) -> list[Convergence]:
+        """Whether the backbone has converged."""
+        return convergences(self.studies.get("converged", {"runs": []}))
+
+    @cached_property
+    def ceiling(self) -> Ceiling | None:
+        """How far cells differ."""
+        return ceiling(self.studies["genotypes"]) if "genotypes" in self.studies else None
+
+    @property
+    def matters(self) -> bool | None:
+        """Whether it matters which cell is chosen; None where that is not known."""
+        return None if self.ceiling is None else self.ceiling.spread >= MATTERS
+
+    @cached_property
+    def equal_runs(self) -> list[Any]:
+        """The runs that are trained for equally many batches, all random cells as one method."""
+        runs = [run for name in EQUAL for run in self.runs_of(name)]
+        return runs + [{**run, "method": "random"} for run in self.runs_of("genotypes")]
+
+    @cached_property
+    def table(self) -> MethodTable | None:
+        """All methods at equal batches, against the continued backbone and the mean random cell."""
+        return self._table(("continued", "random"))
+
+    def _table(self, baselines: Sequence[str]) -> MethodTable | None:
+        methods = [name for name in NAMES if any(r["method"] == name for r in self.equal_runs)]
+        if not methods:
+            return None
+        document = {"methods": methods, "runs": self.equal_runs}
+        (table,) = method_tables(document, baselines, MARGIN)
+        return table
+
+    @cached_property
+    def cheapest(self) -> tuple[Row, Row, PairedComparison | None] | None:
+        """The best retrofit, and the cheapest that is not inferior to it, with that comparison."""
+        rows = (
+            [row for row in self.table.rows if "continued" not in row.method] if self.table else []
+        )
+        if len(rows) < 2:
+            return None
+        best = max(rows, key=lambda row: row.dice)
+        table = self._table((best.method,))
+        assert table is not None
+        against = {row.method: table.row(row.method).against.get(best.method) for row in rows}
+        good = [r for r in rows if (c := against[r.method]) is None or c.non_inferiority.shown]
+        cheapest = min(good, key=lambda row: row.minutes)
+        return best, cheapest, against[cheapest.method]
+
+    @cached_property
+    def at_equal_time(self) -> list[AtEqualTime]:
+        """Searches against controls that take no longer, p values adjusted for all of them."""
+        by_method: dict[str, list[Any]] = {}
+        for run in [*self.equal_runs, *self.runs_of("time")]:
+            by_method.setdefault(run["method"], []).append(run)
+        minutes = {name: median(r["seconds"] for r in own) / 60 for name, own in by_method.items()}
+        found = []
+        for search in (name for name in (*SEARCHES, *DIRECT) if name in by_method):
+            for lengths in CONTROLS.values():
+                fit = [n for n in lengths if minutes.get(n, float("inf")) <= minutes[search]]
+                if fit:
+                    control = max(fit, key=minutes.__getitem__)
+                    both = by_method[search], by_method[control], control, search
+                    found.append((search, control, compared(*both)))
+        family = adjusted([each for _, _, each in found])
+        return [
+            AtEqualTime(search, minutes[search], control, minutes[control], against)
+            for (search, control, _), against in zip(found, family, strict=True)
+        ]
+
+    @property
+    def rates(self) -> list[Row]:
+        """What every learning rate that was tried is worth on the cases of fold 1."""
+        study = self.studies.get("choose")
+        return [] if study is None else list(method_tables(study, (), MARGIN)[0].rows)
+
+    @cached_property
+    def papers(self) -> MethodTable | None:
+        """The methods of the paper's protocol."""
+        study = self.studies.get("paper")
+        return None if study is None else method_tables(study, (), MARGIN)[0]
+
+    def search_minutes(self, method: str) -> float:
+        """Return the median minutes of a search of the paper's protocol."""
+        own = [run for run in self.runs_of("paper") if run["method"] == method]
+        return median(run["search_seconds"] for run in own) / 60
+
+    def runs_of(self, study: str) -> list[Any]:
+        """Return the runs of a study, the backbone's left out; none where it is not measured."""
+        runs = self.studies.get(study, {"runs": []})["runs"]
+        return [run for run in runs if run["method"] != REFERENCE]
+
+    @property
+    def hours(self) -> dict[str, float]:
+        """The hours of one core that the methods of every study took, without validation."""
+        found = {
+            name: sum(r["seconds"] for r in self.runs_of(name)) / 3600 for name in self.studies
+        }
+        return {name: hours for name, hours in found.items() if hours}
+
+    @property
+    def curves(self) -> dict[str, list[float]]:
+        """The Dice of every epoch of the backbone's trainings, as nnU-Net logs it, by trainer."""
+        runs = self.studies.get("converged", {"runs": []})["runs"]
+        return {run["trainer"]: run["curve"] for run in runs if run["curve"]}
+
+
+def measured() -> list[Measured]:
+    """Return what there is of every data set."""
+    sets = yaml.safe_load((HERE / "studies.yaml").read_text())["sets"]
+    found = []
+    for key, given in sets.items():
+        files = {name: file(key, name) for name in given["studies"]}
+        studies = {name: read_json(path) for name, path in files.items() if path.is_file()}
+        found.append(Measured(key, studies, tuple(files)))
+    return found
+
+
+def file(key: str, study: str) -> Path:
+    """Return the result file of a study on a data set."""
+    return HERE / f"{key}-{study}.json"
+
+
+def curves_figure(sets: Sequence[Measured]) -> Figure:
+    """Return the Dice of every epoch of the backbones, a panel per data set."""
+    figure = Figure(figsize=(6.4, 2.2 * len(sets)), dpi=160, facecolor=PAPER, layout="constrained")
+    for axes, one in zip(figure.subplots(len(sets), 1, squeeze=False).flat, sets, strict=True):
+        for (trainer, curve), colour in zip(one.curves.items(), COLOURS, strict=False):
+            axes.plot(range(1, len(curve) + 1), curve, color=colour, lw=1.2, label=trainer)
+        plain_axes(axes, 8)
+        axes.set_title(f"{one.title}: pseudo Dice", loc="left", color=MUTED, size=9)
+        axes.set_xlabel("epoch", color=MUTED, size=8)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8, loc="lower right")
+    return figure
+
+
+def kept(sets: Iterable[Measured], method: str) -> bool | None:
+    """Return whether a search by direct evaluation beats random cells on two data sets.
+
+    None where fewer have been measured.
+    """
+    tables = [t for one in sets if (t := one.table) and method in [r.method for r in t.rows]]
+    intervals = [c.interval for t in tables if (c := t.row(method).against.get("random"))]
+    if len(intervals) < 2:
+        return None
+    return sum(each is not None and each.low > 0 for each in intervals) >= 2
+
+
+def page() -> str:
+    """Return the page."""
+    environment = markdown_environment(HERE)
+    environment.filters.update(difference=difference_text, p=p_text)
+    own = {"names": NAMES, "searches": SEARCHES, "direct": DIRECT, "counts": COUNTS}
+    own |= {"matters": MATTERS, "margin": MARGIN, "papers": PAPERS, "reference": REFERENCE}
+    environment.globals.update(own, finding=finding, kept=kept)
+    return environment.get_template("page.md.jinja").render(sets=measured())
+
+
+def main() -> None:
+    """Write page and figure."""
+    write_text(HERE.with_suffix(".md"), page())
+    if shown := [one for one in measured() if one.curves]:
+        write_figure(curves_figure(shown), HERE / "curves.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The studies of what a search is worth: equal batches, no case on both sides, and their page."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from study_documents import run
+
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.workflow.study import Study
+from nnunet_iac.workflow.study_file import study_of
+
+Script = Callable[[str], ModuleType]
+"""Loads a script by its place in docs."""
+
+RATES = {"continued": {"finetune_lr": 1e-3}, "random": {"finetune_lr": 3e-3}}
+
+
+@pytest.fixture(scope="module")
+def studies(script: Script) -> ModuleType:
+    return script("evidence/search/studies")
+
+
+def planned(studies: ModuleType) -> Iterator[tuple[str, str, Study]]:
+    """Yield data set, name and content of every study."""
+    document = studies.read_document()
+    for data, given in document["sets"].items():
+        for name in given["studies"]:
+            content = studies.study(document, data, name, RATES)
+            yield data, name, study_of(content, Path("/studies"))
+
+
+def epochs(study: Study, method: str) -> int:
+    """Return the epochs of a method, search included, at the latest."""
+    settings, trainer = study.settings_of(method, 0), study.methods[method].trainer
+    searched = {"nnUNetTrainerIACLTH": settings.latest_end}
+    searched["nnUNetTrainerIAC"] = settings.schedule.search_epochs
+    return searched.get(trainer, 0) + settings.schedule.finetune_epochs
+
+
+def test_methods_that_are_compared_are_trained_for_equally_many_batches(
+    studies: ModuleType,
+) -> None:
+    for _, name, study in planned(studies):
+        found = {epochs(study, method) for method in study.methods}
+        if name in ("choose", "genotypes", "methods", "core", "parts"):
+            assert found == {60}
+        if name == "halving":  # The rest is the search's, as that of IAC-LTH.
+            assert found == {60 - study.settings_of("halving", 0).latest_end}
+
+
+def test_the_page_names_every_data_set_and_method(script: Script, studies: ModuleType) -> None:
+    page, known = script("evidence/search/page"), [*planned(studies)]
+    assert {data for data, _, _ in known} == {*page.TITLES}
+    shown = [study for _, name, study in known if name not in ("choose", "genotypes")]
+    assert {method for study in shown for method in study.methods} == {*page.NAMES}
+
+
+def test_rates_are_chosen_without_the_cases_that_are_reported(studies: ModuleType) -> None:
+    document = studies.read_document()
+    for data in document["sets"]:
+        compared, chosen, papers = studies.read_json(studies.splits_file(document, data))
+        assert {*chosen["train"], *chosen["val"]} == {*compared["train"]}
+        assert not {*papers["train"]} & {*papers["val"], *chosen["val"]}
+    folds = {name: study.datasets[0].folds for _, name, study in planned(studies)}
+    assert folds.pop("choose") == (1,)
+    assert folds.pop("paper") == (2,)
+    assert {*folds.values()} == {(0,)}
+
+
+def test_the_rate_of_a_kind_is_that_of_its_best_method_and_own_settings_win(
+    studies: ModuleType, tmp_path: Path
+) -> None:
+    document = studies.read_document()
+    assert studies.chosen_rates(document, "acdc", tmp_path) is None
+    assert studies.study(document, "acdc", "methods", None) is None
+    tried = document["studies"]["choose"]["methods"]
+    best = {"continued-sgd": 0.1, "random-1e-3": 0.1}
+    runs = [run(name, 0, best.get(name, 0)) for name in tried]
+    write_json(tmp_path / "acdc-choose.json", {"methods": [*tried], "runs": runs})
+    rates = studies.chosen_rates(document, "acdc", tmp_path)
+    assert rates == {
+        "continued": tried["continued-sgd"]["settings"],
+        "random": {"finetune_lr": 1e-3},
+    }
+    study = study_of(studies.study(document, "acdc", "methods", rates))
+    assert study.settings_of("continued", 0).optimisation.finetune_optimizer == "sgd"
+    assert study.settings_of("iac", 0).optimisation.finetune_lr == 1e-3
+    assert studies.with_rates("x", {"settings": {"finetune_lr": 1.0}}, "acdc", rates)[
+        "settings"
+    ] == {"finetune_lr": 1.0}
+
+
+def test_splits_give_way_only_to_those_with_the_same_first_fold(
+    studies: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document, path = studies.read_document(), tmp_path / "splits_final.json"
+    monkeypatch.setattr(studies, "preprocessed_folder", lambda name: tmp_path)
+    wanted = studies.read_json(studies.splits_file(document, "acdc"))
+    studies.put_splits(document, "acdc")
+    assert not path.exists()
+    for known, expected in (([wanted[0], {}], wanted), ([wanted[1]], [wanted[1]])):
+        write_json(path, known)
+        studies.put_splits(document, "acdc")
+        assert studies.read_json(path) == expected
+
+
+SECONDS = {"iac-lth": 120.0, "iac": 240.0, "random-80": 110.0, "random-120": 180.0}
+
+
+def made_up(name: str, methods: dict[str, float], seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Return the result file of a study whose methods have these gains over the backbone."""
+    rng = np.random.default_rng(len(name))
+    runs = []
+    for method, gain in methods.items():
+        for seed in seeds:
+            own = {"seconds": SECONDS.get(method, 60.0), "epochs": 60}
+            runs.append(run(method, seed, gain + 0.0005 * rng.normal(), **own))
+            runs[-1]["settings"] = {"iterations_per_epoch": 5}
+    reference = {**run("reference", 0, 0.0), "trainer": "long", "curve": [0.6, 0.7]}
+    return {"methods": [*methods], "halves": {}, "runs": [reference, *runs]}
+
+
+def converged() -> dict[str, Any]:
+    runs = [
+        {**run("reference", 0, gain), "backbone": name, "trainer": name, "curve": [0.5, 0.7 + gain]}
+        for name, gain in (("long", 0.002), ("half", 0.0))
+    ]
+    return {"methods": [], "halves": {"half": "long"}, "runs": runs}
+
+
+@pytest.fixture
+def page(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return what writes the page from made-up result files."""
+    module = script("evidence/search/page")
+    monkeypatch.setattr(module, "file", lambda key, name: tmp_path / f"{key}-{name}.json")
+
+    def write(**results: dict[str, Any]) -> str:
+        for name, content in results.items():
+            write_json(tmp_path / f"{name.replace('_', '-')}.json", content)
+        text: str = module.page()
+        for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+            assert len({line.count("|") for line in table.splitlines()}) == 1, table
+        return text
+
+    return write
+
+
+GENOTYPES = {f"cell-{n}": 0.01 for n in range(8)}
+METHODS = {"continued": 0.0101, "random": 0.01, "iac-lth": 0.0102, "iac": 0.0103}
+
+
+def test_the_page_says_what_has_not_been_measured(page: Callable[..., str]) -> None:
+    text = page()
+    assert text.count("Not measured: converged") == 3
+    assert "How far cells differ has not been measured." in text
+
+
+def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
+    page: Callable[..., str],
+) -> None:
+    text = page(
+        acdc_converged=converged(),
+        acdc_genotypes=made_up("genotypes", GENOTYPES, (0, 1)),
+        acdc_methods=made_up("methods", METHODS, (0, 1, 2)),
+        acdc_time=made_up("time", {"random-80": 0.01, "random-120": 0.011}, (0, 1, 2)),
+    )
+    first = text.split("\n## ")[0]
+    assert "On ACDC, 128 x 128 it does not matter which cell is chosen" in first
+    assert (
+        'the cheapest retrofit that is not inferior to the best by 0.002 is "cells: random"'
+        in first
+    )
+    assert "long has converged on" in text
+    assert "| cells: random | 19 |" in text
+    # Of the controls that take no longer than a search, the longest.
+    assert "| cells: IAC-LTH, `literal` | 2.0 | cells: random | 1.8 |" in text
+    assert "| cells: IAC, the full search | 4.0 | cells: random | 3.0 |" in text
+
+
+def test_cells_that_differ_can_matter_and_a_better_search_is_kept(page: Callable[..., str]) -> None:
+    different = {name: 0.01 * n for n, name in enumerate(GENOTYPES)}
+    found = made_up("halving", {"halving": 0.09, "halving-convolutions": 0.0}, (0, 1, 2))
+    text = page(
+        **{f"{data}_genotypes": made_up("genotypes", different, (0, 1)) for data in DATA},
+        **{f"{data}_halving": found for data in DATA},
+    )
+    assert text.count("the choice of the cell can matter") == 2
+    assert "kept, since its interval is above zero on two data sets" in text
+    assert "not kept, since its interval is not above zero on two data sets" in text
+
+
+DATA = ("acdc", "hippocampus")
+
+
+def test_the_papers_numbers_are_beside_ours(page: Callable[..., str]) -> None:
+    methods = {"iac": 0.01, "paper": 0.01, "attention": 0.0}
+    text = page(acdc_paper=made_up("paper", methods, (0, 1)))
+    assert "+0.011 | +0.023 | +0.106 |" in text
+    assert "| 4.4 | 3.4 | 3.7 |" in text
