@@ -81,8 +81,9 @@ def test_what_was_not_measured_is_named_and_the_search_comes_first(
     write_json(tmp_path / "heart-k3.json", measured(GAINS))
     page = writer.page(tmp_path)
     first = page.splitlines()[2]
-    assert first.startswith("**A random cell does as well as a searched one: the searched cell was")
-    assert "better in 0 of 1 comparison, worse in 0, and no difference was detected in 1" in first
+    assert first.startswith("**Searched cells were not better than random ones: better in 0 of 1")
+    assert "worse in 0, no difference detected in 1.**" in first
+    assert "Not measured: Hippocampus: a simulated change of the scanner; Hippo" in page
     targets = rows(page, "## Targets")
     by_cases = {
         cases: [row for row in targets if row[1] == f"heart, {cases}"]
@@ -94,7 +95,7 @@ def test_what_was_not_measured_is_named_and_the_search_comes_first(
     assert dice[2].startswith("-0.0022 [")
     assert dice[2].endswith("against continued, all weights")
     assert dice[3] == "met"
-    assert forgetting[2].startswith("17%: -0.0110 [")
+    assert forgetting[2].startswith("17 %: -0.0110 [")
     assert forgetting[3] == "met"
     assert [row[3] for row in product] == ["not measured"] * 4
     assert "the backbone is bit-identical after 24 of 24 runs" in page
@@ -117,7 +118,7 @@ def test_what_was_missed_is_shown_with_numbers_and_what_was_tried(
     dice, forgetting = [row for row in rows(page, "## Targets") if row[1] == "heart, 3 cases"][:2]
     assert dice[2].startswith("-0.0242 [")
     assert dice[3] == "**missed**"
-    assert forgetting[2].startswith("50%: -0.0329 [")
+    assert forgetting[2].startswith("50 %: -0.0329 [")
     assert forgetting[3] == "**missed**"
     tried = {
         row[1]: row for row in rows(page, "### What was tried where a target was missed: heart")
@@ -127,7 +128,7 @@ def test_what_was_missed_is_shown_with_numbers_and_what_was_tried(
     }
     assert tried["cells: random"][3:] == ["yes", "17 %", "yes"]
     assert tried["cells: random, wide"][3:] == ["yes", "83 %", "no"]
-    assert "worse in 1, and no difference was detected in 0" in page
+    assert "worse in 1, no difference detected in 0" in page
     assert "lower than a random cell (95 % CI" in page
 
 
@@ -136,7 +137,7 @@ def test_a_search_that_is_better_is_first_as_well(writer: ModuleType, tmp_path: 
     write_json(tmp_path / "heart-k3.json", measured(gains))
     page = writer.page(tmp_path)
     assert page.splitlines()[2].startswith(
-        "**A searched cell was better than a random one in 1 of 1"
+        "**Searched cells were better than random ones in 1 of 1"
     )
 
 
@@ -186,10 +187,10 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
         (row[0].split()[0], row[1]): row[2:] for row in rows(writer.page(tmp_path), "## Targets")
     }
     assert found["with", "heart, 3 cases"] == ["43 predictions equal", "met"]
-    assert found["an", "heart, 3 cases"] == ["4.0%, 40 of 1000 kB", "met"]
-    assert found["`auto`", "heart, the target"] == ["15 of 15 (100%) [78%, 100%]", "met"]
+    assert found["an", "heart, 3 cases"] == ["4.0 %, 40 of 1000 kB", "met"]
+    assert found["`auto`", "heart, the target"] == ["15 of 15, 100 % [78 %, 100 %]", "met"]
     right, result = found["`auto`", "heart, the source"]
-    assert right.startswith("25 of 28 (89%) [")
+    assert right.startswith("25 of 28, 89 % [")
     assert result == "**missed**"
     time, result = found["adapting", "heart, 3 cases"]
     assert time.startswith("9.0 minutes")
@@ -198,5 +199,5 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
 
 def test_without_results_there_are_no_findings(writer: ModuleType, tmp_path: Path) -> None:
     page = writer.page(tmp_path)
-    assert "random cell does as well" not in page
+    assert "random ones" not in page
     assert {row[3] for row in rows(page, "## Targets")} == {"not measured"}

@@ -213,12 +213,15 @@ def search_is_worth(measured: Sequence[Adapted]) -> str:
     verdicts = [one.default.against[RANDOM].verdict for one in measured]
     better, worse = verdicts.count("better"), verdicts.count("worse")
     compared = counted(len(verdicts), "comparison")
+    rest = f"worse in {worse}, no difference detected in {len(verdicts) - better - worse}"
     if better:
-        return f"A searched cell was better than a random one in {better} of {compared}"
-    return (
-        f"A random cell does as well as a searched one: the searched cell was better in 0 of "
-        f"{compared}, worse in {worse}, and no difference was detected in {len(verdicts) - worse}"
-    )
+        return f"Searched cells were better than random ones in {better} of {compared}, {rest}"
+    return f"Searched cells were not better than random ones: better in 0 of {compared}, {rest}"
+
+
+def percent(share: float) -> str:
+    """Return a share, for example `25 %`."""
+    return f"{100 * share:.0f} %"
 
 
 def targets(
@@ -236,7 +239,7 @@ def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
     """Yield the targets on the Dice of both sides, of one number of cases."""
     aims = (
         f"target Dice not lower than the best control's by {MARGIN}",
-        f"forgetting at most {SHARE:.0%} of that control's",
+        f"forgetting at most {percent(SHARE)} of that control's",
     )
     if one is None:
         yield from (Target(aim, where) for aim in aims)
@@ -250,7 +253,7 @@ def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
     found = f"{difference_text(against)} against {name}"
     yield Target(aims[0], where, found, against.non_inferiority.shown)
     share = one.share(one.default)
-    what = "that forgets nothing" if share is None else f"{share:.0%}"
+    what = "that forgets nothing" if share is None else percent(share)
     found = f"{what}: {difference_text(own)}, the control {difference_text(theirs)}"
     yield Target(aims[1], where, found, one.forgets_little(one.default))
 
@@ -266,8 +269,8 @@ def targets_of_product(
     yield Target(off, where, found, same == runs) if runs else Target(off, where)
     aims = (
         "with cells off predictions are those of nnU-Net's own command, byte for byte",
-        f"an adapter has at most {BYTES:.0%} of the bytes of the model's weights",
-        f"`auto` is right for at least {RIGHT:.0%} of held-out cases",
+        f"an adapter has at most {percent(BYTES)} of the bytes of the model's weights",
+        f"`auto` is right for at least {percent(RIGHT)} of held-out cases",
         f"adapting to 3 cases takes at most {MINUTES} minutes on two cores",
     )
     if product is None:
@@ -277,12 +280,13 @@ def targets_of_product(
     is_equal, number = product["off"]["equal"], counted(product["off"]["predictions"], "prediction")
     yield Target(aims[0], where, f"{number} {'equal' if is_equal else 'not equal'}", is_equal)
     adapter, model = product["bytes"]["adapter"], product["bytes"]["model"]
-    found = f"{adapter / model:.1%}, {adapter / 1000:.0f} of {model / 1000:.0f} kB"
+    found = f"{100 * adapter / model:.1f} %, {adapter / 1000:.0f} of {model / 1000:.0f} kB"
     yield Target(aims[1], where, found, adapter <= BYTES * model)
     for site, choices in product["auto"].items():
         right, total = sum(choice == site for choice in choices.values()), len(choices)
         between = binomtest(right, total).proportion_ci(CONFIDENCE)
-        found = f"{right} of {total} ({right / total:.0%}) [{between.low:.0%}, {between.high:.0%}]"
+        ends = f"[{percent(between.low)}, {percent(between.high)}]"
+        found = f"{right} of {total}, {percent(right / total)} {ends}"
         side = "the source" if site == "none" else "the target"
         yield Target(aims[2], f"heart, {side}", found, right >= RIGHT * total)
     minutes, prepared = product["seconds"]["train"] / 60, product["seconds"]["prepare"]
@@ -312,7 +316,9 @@ def page(folder: Path = HERE) -> str:
             ]
             write_figure(plane(points), folder / one.picture)
     environment = markdown_environment(HERE)
-    environment.filters.update(difference=difference_text, p=p_text, capitalised=capitalised)
+    environment.filters.update(
+        difference=difference_text, p=p_text, capitalised=capitalised, percent=percent
+    )
     own = {"names": NAMES, "finding": finding, "forgotten": forgotten, "counted": counted}
     constants = {"REFERENCE": REFERENCE, "RANDOM": RANDOM, "CONTINUED": CONTINUED}
     constants |= {"MARGIN": MARGIN, "SHARE": SHARE}
@@ -322,6 +328,7 @@ def page(folder: Path = HERE) -> str:
     return environment.get_template("page.md.jinja").render(
         pairs=pairs,
         first=search_is_worth(measured) if measured else None,
+        absent=[title for name, title in PAIRS.items() if name not in known],
         targets=list(targets(known, product)),
         product=product,
     )

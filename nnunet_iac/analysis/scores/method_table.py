@@ -172,6 +172,7 @@ def _table_values(
                 spread=spread,
                 against=compared,
                 forgetting=forgotten.get(name),
+                transfers={},
             )
         )
     same = against(REFERENCE, backbone)
