@@ -378,7 +378,8 @@ def test_an_adapter_that_does_not_fit_is_refused(
     planned = tmp_path / "planned.safetensors"
     replace(found, plans="0").save(planned)
     assert "the plans it was trained under" in refused("apply", model, planned, "-o", new)
-    assert "an adapter is made of a retrofit" in refused("save", model / "fold_0", "-o", planned)
+    stock = refused("save", model / "fold_0", "-o", tmp_path / "stock.safetensors")
+    assert "an adapter is made of a retrofit" in stock
     assert "must be an existing file" in refused("apply", model, "absent", "-o", new)
     fold = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d" / "fold_0"
     for name in ("none", "auto"):
