@@ -79,7 +79,7 @@ def test_what_was_not_measured_is_named_and_the_search_comes_first(
     writer: ModuleType, tmp_path: Path
 ) -> None:
     write_json(tmp_path / "heart-k3.json", measured(GAINS))
-    page = writer.page(tmp_path)
+    page = writer.page(tmp_path, draw=True)
     first = page.splitlines()[2]
     assert first.startswith("**Searched cells were not better than random ones: better in 0 of 1")
     assert "worse in 0, no difference detected in 1.**" in first

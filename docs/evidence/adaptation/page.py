@@ -299,8 +299,8 @@ def capitalised(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def page(folder: Path = HERE) -> str:
-    """Return the page of the result files in a folder, which gets the figures."""
+def page(folder: Path = HERE, draw: bool = False) -> str:
+    """Return the page of the result files in a folder, and draw its figures there if wanted."""
     known = {pair: {k: adapted(folder, pair, k) for k in CASES} for pair in PAIRS}
     known = {pair: found for pair, found in known.items() if any(found.values())}
     pairs = []
@@ -308,11 +308,10 @@ def page(folder: Path = HERE) -> str:
         found = [one for one in by_cases.values() if one is not None]
         more = {"converged": convergence(folder, name), "rates": rates(folder, name)}
         pairs.append({"name": name, "title": PAIRS[name], "found": found, **more})
-        for one in found:
+        for one in found if draw else ():
             points = [
-                PlanePoint(NAMES[row.method], row.against[REFERENCE], row.forgetting)
+                PlanePoint(NAMES[row.method], row.against[REFERENCE], forgotten(row))
                 for row in one.table.rows
-                if row.forgetting is not None
             ]
             write_figure(plane(points), folder / one.picture)
     environment = markdown_environment(HERE)
@@ -335,4 +334,4 @@ def page(folder: Path = HERE) -> str:
 
 
 if __name__ == "__main__":
-    write_text(HERE.with_suffix(".md"), page())
+    write_text(HERE.with_suffix(".md"), page(draw=True))
