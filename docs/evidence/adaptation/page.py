@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from scipy.stats import binomtest
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted
 from nnunet_iac.analysis.scores.convergence import Convergence, convergences
 from nnunet_iac.analysis.scores.forgetting import forward_transfer
@@ -155,6 +155,12 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> float | None:
     return stdev(means) if len(means) > 1 else None
 
 
+def mean_dice(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Return the mean Dice over runs, then patients."""
+    dice = pooled([CaseScores.of_dice(run["dice"], "runs") for run in runs], "runs").dice
+    return fmean(patient_means(dice, PATIENTS)[0].values())
+
+
 def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
     """Return what was measured of one number of cases, or None."""
     name = f"{pair}-k{cases}"
@@ -162,8 +168,7 @@ def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
     if measured is None:
         return None
     controls = [method for method in CONTROLS if method in measured["methods"]]
-    (first,) = method_tables(measured, (), MARGIN)
-    control = max(controls, key=lambda method: first.row(method).dice)
+    control = max(controls, key=lambda method: mean_dice(runs_of(measured, method)))
     baselines = dict.fromkeys((CONTINUED, RANDOM, control))
     (table,) = method_tables(measured, tuple(baselines), MARGIN)
     frozen = [run for run in measured["runs"] if run["method"] not in (*CONTROLS, REFERENCE)]
