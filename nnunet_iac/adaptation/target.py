@@ -203,6 +203,9 @@ def prepare(
     for note in require_adaptable(source, target, name):
         log(note)
     require_same_labels(source.dataset, target.dataset)
+    pattern = Settings.from_mapping(values).data.patient_pattern
+    for case in target.cases:
+        patient_of(case, pattern)  # Raises where the pattern does not match, before long work.
     plans = adapted_plans(source, target, name, values)
     folder = preprocessed_folder(target.name)
     path = folder / f"{name}.json"
@@ -228,7 +231,7 @@ def prepare(
     ending, there = target.dataset["file_ending"], set(_preprocessed(data))
     if any(case not in there or f"{case}{ending}" not in truths for case in target.cases):
         preprocess_dataset(number, name, [source.configuration], [processes])
-    write_splits(folder, list(target.cases), Settings.from_mapping(values).data.patient_pattern)
+    write_splits(folder, list(target.cases), pattern)
     return path
 
 

@@ -111,6 +111,13 @@ def test_preprocessed_data_of_unknown_plans_are_not_taken(
     assert not data.with_name(f"{NAME}.json").exists()
 
 
+def test_a_pattern_that_does_not_match_is_found_before_any_work(
+    source: SourceModel, target: Target
+) -> None:
+    with pytest.raises(ValueError, match="patient_pattern must match every case"):
+        prepare(source, target, NAME, {"patient_pattern": r"site_\d+"}, 1, print)
+
+
 def test_a_data_set_that_was_mapped_otherwise_is_not_taken(
     source: SourceModel, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
