@@ -69,6 +69,13 @@ def test_an_installed_zip_is_a_source_without_its_data(
     require_other_patients(again, target, DataConfig())
 
 
+@pytest.mark.usefixtures("folders")
+@pytest.mark.parametrize("name", ["somewhere/model", "99"])
+def test_a_source_that_nobody_knows_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="must be a model folder, or the id or name of a data set"):
+        model_folder(name, "2d", "nnUNetTrainer", "nnUNetPlans")
+
+
 @pytest.mark.parametrize("pattern", [r"p\d+", None])
 def test_a_patient_of_the_source_is_refused_by_name_and_by_pattern(
     folders: Path, source: SourceModel, target: Target, pattern: str | None

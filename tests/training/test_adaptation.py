@@ -245,7 +245,7 @@ def test_a_preparation_that_ended_before_its_labels_were_copied_is_done_again(ad
     assert truth.is_file()
 
 
-def test_a_source_that_is_none_is_refused(adapted: Any, tmp_path: Path) -> None:
+def test_a_source_that_is_none_is_refused(adapted: Any, adapter: Path, tmp_path: Path) -> None:
     model = adapted.model("nnUNetTrainer_1epoch", "small")
     assert "must be different data sets" in refusal(adapted, "-s", model, "-d", 4)
     assert "no finished fold 3" in refusal(adapted, "-s", model, "-d", 70, "-f", 3)
@@ -265,7 +265,7 @@ def test_a_source_that_is_none_is_refused(adapted: Any, tmp_path: Path) -> None:
     assert "a cascade cannot be adapted" in refusal(adapted, "-s", copy, "-d", 70)
     (copy / "plans.json").unlink()
     assert "plans.json does not exist" in refusal(adapted, "-s", copy, "-d", 70)
-    retrofit = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"
+    retrofit = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"  # Of the adapter.
     assert "is a retrofit" in refusal(adapted, "-s", retrofit, "-d", 4)
 
 
