@@ -8,7 +8,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +45,12 @@ BACKBONE_PREFIXES = ("encoder.", "decoder.")
 
 MEAN, SPREAD = "statistics.mean.", "statistics.spread"
 """Names of the statistics in a file."""
+
+DAMAGE = (
+    *(SafetensorError, OSError, LookupError, TypeError, AttributeError),
+    json.JSONDecodeError,
+)
+"""Errors of reading a file that is no adapter."""
 
 SEEN_ALIKE = (
     *("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
@@ -139,11 +145,14 @@ class Adapter:
         )
 
     def save(self, path: Path) -> None:
-        """Write the adapter, atomically; a file with other content is not overwritten."""
-        if path.suffix != ADAPTER_SUFFIX:
-            raise ValueError(f"an adapter's file must end with {ADAPTER_SUFFIX}; got {path}")
+        """Write the adapter, atomically; a file that exists is not overwritten."""
+        require_new_file(path)
+        tensors = {**self.tensors, **{f"{MEAN}{n}": s.mean for n, s in self.sites.items()}}
+        if self.spread is not None:
+            tensors[SPREAD] = self.spread
         document = {
             "format": ADAPTER_FORMAT,
+            "tensors_hash": tensors_hash(tensors),
             "structure": self.structure,
             "backbone": self.backbone,
             "plans": self.plans,
@@ -151,18 +160,6 @@ class Adapter:
             "provenance": self.provenance,
             "farthest": {name: _or_none(site.farthest) for name, site in self.sites.items()},
         }
-        if path.stem in RESERVED:
-            raise ValueError(
-                f"an adapter must not be called {' or '.join(RESERVED)}, which mean something else "
-                f"to --adapter; got {path}: choose another name"
-            )
-        if path.exists():
-            raise FileExistsError(
-                f"an adapter must go to a new file; {path} exists: remove it, or name another"
-            )
-        tensors = {**self.tensors, **{f"{MEAN}{n}": s.mean for n, s in self.sites.items()}}
-        if self.spread is not None:
-            tensors[SPREAD] = self.spread
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with replacing(path) as temporary:
             save_file(contiguous, temporary, {ADAPTER_KEY: json.dumps(document)})
@@ -182,6 +179,11 @@ class Adapter:
                     f"{path} was written by a newer version ({document['provenance']['version']}): "
                     "install that one"
                 )
+            if document.pop("tensors_hash") != tensors_hash(tensors):
+                raise ValueError(
+                    f"the tensors of an adapter must be those that were saved; {path} is damaged: "
+                    "save it again"
+                )
             farthest = document.pop("farthest")
             sites = {
                 name: Site(tensors.pop(f"{MEAN}{name}"), math.nan if far is None else far)
@@ -189,11 +191,26 @@ class Adapter:
             }
             spread = tensors.pop(SPREAD, None)
             return cls(tensors, **document, sites=sites, spread=spread)
-        except (SafetensorError, OSError, LookupError, TypeError, json.JSONDecodeError) as error:
+        except DAMAGE as error:
             raise ValueError(
                 f"{path} must be an adapter and is damaged or something else "
                 f"({type(error).__name__}: {error}): save it again"
             ) from error
+
+
+def require_new_file(path: Path) -> None:
+    """Check that an adapter can be written to a path."""
+    if path.suffix != ADAPTER_SUFFIX:
+        raise ValueError(f"an adapter's file must end with {ADAPTER_SUFFIX}; got {path}")
+    if path.stem in RESERVED:
+        raise ValueError(
+            f"an adapter must not be called {' or '.join(RESERVED)}, which mean something else "
+            f"to --adapter; got {path}: choose another name"
+        )
+    if path.exists():
+        raise FileExistsError(
+            f"an adapter must go to a new file; {path} exists: remove it, or name another"
+        )
 
 
 def _or_none(number: float) -> float | None:
@@ -215,6 +232,37 @@ def adapter_file(name: str, model: Path) -> Path:
     )
 
 
+def listing(model: Path, files: Sequence[Path]) -> list[str]:
+    """Return a line on every adapter: what it is, and whether it fits a model.
+
+    Args:
+        model: folder of the model.
+        files: of the adapters.
+
+    Raises:
+        FileNotFoundError: no model there.
+    """
+    plans, configuration = _plans_of(model)
+    digest, hashes = plans_digest(plans, configuration), {h: p for p, h in _backbones(model)}
+    lines = []
+    for path in files:
+        try:
+            adapter = Adapter.read(path)
+        except ValueError as error:
+            lines.append(f"{path.stem}: {error}")
+            continue
+        fits = "does not fit: another backbone"
+        if adapter.backbone in hashes:
+            fits = f"fits {hashes[adapter.backbone].parent.name}"
+        if adapter.plans != digest:
+            fits = "does not fit: other plans"
+        origin, size = adapter.provenance, adapter.size / 1e6
+        lines.append(
+            f"{path.stem}: {origin['dataset']}, {origin['trainer']}, {size:.2f} MB, {fits}"
+        )
+    return lines or [f"no adapters in {model / ADAPTERS_FOLDER}"]
+
+
 def backbone_of(model: Path, adapter: Adapter) -> Path:
     """Return the checkpoint of a model that an adapter was trained on.
 
@@ -222,11 +270,10 @@ def backbone_of(model: Path, adapter: Adapter) -> Path:
         ValueError: no fold of the model is that backbone.
     """
     hashes = {}
-    for path in sorted(model.glob("fold_*/*.pth")):
-        if path.name in (FINAL, BEST):
-            hashes[path] = tensors_hash(read_checkpoint(path)["network_weights"])
-            if hashes[path] == adapter.backbone:
-                return path
+    for path, found in _backbones(model):
+        if found == adapter.backbone:
+            return path
+        hashes[path] = found
     listed = "".join(f"\n  {found[:12]} {path}" for path, found in hashes.items())
     origin = adapter.provenance
     raise ValueError(
@@ -234,6 +281,23 @@ def backbone_of(model: Path, adapter: Adapter) -> Path:
         f"that of the adapter for {origin['dataset']}, and the model has{listed or ' none'}: name "
         "the model it was adapted from"
     )
+
+
+def _backbones(model: Path) -> Iterator[tuple[Path, str]]:
+    """Yield every checkpoint of a model with the hash of its weights."""
+    for path in sorted(model.glob("fold_*/*.pth")):
+        if path.name in (FINAL, BEST):
+            yield path, tensors_hash(read_checkpoint(path)["network_weights"])
+
+
+def _plans_of(model: Path) -> tuple[dict[str, Any], str]:
+    """Return plans and configuration of a model."""
+    if not (model / "plans.json").is_file():
+        raise FileNotFoundError(
+            f"a model folder of nnU-Net must be named; {model}/plans.json does not exist"
+        )
+    plans: dict[str, Any] = read_json(model / "plans.json")
+    return plans, model.resolve().name.split("__")[-1]
 
 
 def plans_digest(plans: Mapping[str, Any], configuration: str) -> str:
@@ -256,11 +320,12 @@ def apply(model: Path, adapter: Adapter, folder: Path) -> Model:
 
     Raises:
         FileExistsError: the folder exists.
+        FileNotFoundError: no model there.
         ValueError: the model does not have the adapter's backbone, or has other plans.
     """
+    plans, configuration = _plans_of(model)
+    dataset = read_json(model / "dataset.json")
     checkpoint = backbone_of(model, adapter)
-    plans, dataset = (read_json(model / f"{name}.json") for name in ("plans", "dataset"))
-    configuration = model.name.split("__")[-1]
     if plans_digest(plans, configuration) != adapter.plans:
         raise ValueError(
             f"an adapter must be put on a model with the plans it was trained under; those of "

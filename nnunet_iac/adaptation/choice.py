@@ -67,7 +67,8 @@ class AdapterChoice:
     Args:
         name: of the adapter, or `none`.
         distances: to every site, by name.
-        margin: (d2 - d1) / (d2 + d1) of the nearest two: 0 is a toss-up, 1 is certain.
+        margin: (d2 - d1) / (d2 + d1) of the nearest two: 0 is a toss-up; 1 is an image that lies on
+            the mean of its site.
         fits: whether the image is about as near as the site's own cases.
     """
 

@@ -13,6 +13,9 @@ from nnunet_iac.runs.plans import IGNORE, labels_without_ignore
 
 BACKGROUND = "background"
 
+MAPPED_FROM = "mapped_from"
+"""Key of a mapped data set's dataset.json: what it was made of, and how."""
+
 Document = Mapping[str, Any]
 """A dataset.json."""
 
@@ -106,6 +109,11 @@ def mapped_values(
     return result
 
 
+def mapping_record(dataset: str, values: Mapping[int, int]) -> dict[str, Any]:
+    """Return what is kept of a mapping beside its result: the data set, and its numbers."""
+    return {"dataset": dataset, "numbers": {str(key): value for key, value in values.items()}}
+
+
 def write_mapped_dataset(
     raw: Path, target: Document, source: Document, values: Mapping[int, int], folder: Path
 ) -> None:
@@ -141,6 +149,7 @@ def write_mapped_dataset(
     if IGNORE in target["labels"]:
         labels[IGNORE] = values[target["labels"][IGNORE]]
     document = {**target, "labels": labels, "numTraining": len(listed), "dataset": listed}
+    document[MAPPED_FROM] = mapping_record(raw.name, values)
     write_json(folder / "dataset.json", document)
 
 

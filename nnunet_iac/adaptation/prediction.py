@@ -20,7 +20,7 @@ from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.mps import fallback_named
 from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.checkpoint import read_checkpoint
+from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
 
 CHOICES = "adapters.json"
 """Which adapter was chosen for every case, beside the predictions."""
@@ -57,21 +57,30 @@ def predict(
         raise ValueError(
             f"adapters must have different names; got {', '.join(names)}: rename the files"
         )
-    {name: file and Adapter.read(file) for name, file in files.items()}
+    adapters = {name: None if file is None else Adapter.read(file) for name, file in files.items()}
     with TemporaryDirectory() as spare:
         models = {
-            name: apply(model, Adapter.read(file), Path(spare) / name) if file else Model.at(model)
-            for name, file in files.items()
+            name: (apply(model, adapter, Path(spare) / name), FINAL) if adapter else _alone(model)
+            for name, adapter in adapters.items()
         }
         folders = {n: output / n if len(names) > 1 else output for n in models}
-        for name, found in models.items():
+        for name, (found, checkpoint) in models.items():
             trained = [fold.name.removeprefix("fold_") for fold in found.folds]
             own = folds if name == NO_ADAPTER and folds else trained
-            where = "-m", found.folder, "-f", *own, "-i", images, "-o", folders[name]
-            command = ["nnUNetv2_predict_from_modelfolder", *map(str, where), *options]
+            where = "-m", found.folder, "-chk", checkpoint, "-f", *own
+            words = map(str, (*where, "-i", images, "-o", folders[name]))
+            command = ["nnUNetv2_predict_from_modelfolder", *words, *options]
             with patch.object(sys, "argv", command), fallback_named():
                 predict_entry_point_modelfolder()
     return list(folders.values())
+
+
+def _alone(model: Path) -> tuple[Model, str]:
+    """Return the model of a backbone, and its final checkpoint or else its best."""
+    try:
+        return Model.at(model), FINAL
+    except FileNotFoundError:
+        return Model.at(model, BEST), BEST
 
 
 def _title(name: str) -> str:
@@ -94,7 +103,7 @@ def predict_chosen(
     Raises:
         ValueError: no adapter of the model can be chosen by image.
     """
-    choices = chosen_adapters(model, images)
+    choices = chosen_adapters(model, images, log)
     for case, choice in choices.items():
         log(f"{case}: {choice}")
     ending = read_json(model / "dataset.json")["file_ending"]
@@ -110,8 +119,13 @@ def predict_chosen(
     return choices
 
 
-def chosen_adapters(model: Path, images: Path) -> dict[str, AdapterChoice]:
-    """Return the choice among a model's adapters for every image in a folder, by case."""
+def chosen_adapters(
+    model: Path, images: Path, log: Callable[[str], None]
+) -> dict[str, AdapterChoice]:
+    """Return the choice among a model's adapters for every image in a folder, by case.
+
+    Adapters without statistics are left out, and logged.
+    """
     found = {path.stem: Adapter.read(path) for path in adapters_of(model)}
     able = {name: adapter for name, adapter in found.items() if adapter.spread is not None}
     if not able:
@@ -120,6 +134,8 @@ def chosen_adapters(model: Path, images: Path) -> dict[str, AdapterChoice]:
             f"{', '.join(found) or 'the model, which has no adapters,'} does: save it where the "
             "preprocessed cases of source and target are at hand"
         )
+    for name in sorted(found.keys() - able.keys()):
+        log(f"WARNING: {name} is never chosen: it was saved without statistics of its cases")
     first = next(iter(able.values()))
     others = [name for name, adapter in able.items() if adapter.backbone != first.backbone]
     if others:

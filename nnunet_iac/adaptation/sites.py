@@ -1,6 +1,6 @@
 """The sites of an adapted run: its own, and that of its backbone's training cases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from nnunet_iac.adaptation.choice import NO_ADAPTER, Features, Site, statistics
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import planned_network
+from nnunet_iac.training.source_cases import AdaptedRun, source_training_cases
 
 SITE = "site"
 """The name of an adapter's own site in its file."""
@@ -29,7 +30,7 @@ LEAST = 2
 
 
 def sites_of_run(
-    fold: Path, checkpoint: Mapping[str, Any], log: Any
+    fold: Path, checkpoint: Mapping[str, Any], log: Callable[[str], None]
 ) -> tuple[dict[str, Site], Tensor | None]:
     """Return the sites of a run and the spread of their statistics, as far as data are at hand.
 
@@ -38,23 +39,35 @@ def sites_of_run(
         checkpoint: its final checkpoint.
         log: gets a line on data that are missing.
     """
-    record = RunFolder.of_fold(fold)
     try:
-        source_init = read_checkpoint(Path(record.read_backbone().path))["init_args"]
-        own = _images(checkpoint["init_args"], record_split(record))
-        theirs = _images(source_init, _training_cases(source_init))
-        if len(theirs) < LEAST:
-            raise FileNotFoundError(
-                f"the source has {len(theirs)} training case, and needs {LEAST}"
-            )
-    except (FileNotFoundError, RuntimeError) as error:
+        own, theirs = _cases_of_both(RunFolder.of_fold(fold), checkpoint)
+    except (FileNotFoundError, ValueError, RuntimeError) as error:
         log(f"the adapter cannot be chosen by --adapter auto: {error}")
         return {}, None
-    encoder = backbone_network(checkpoint["init_args"], checkpoint["network_weights"]).encoder
     init = checkpoint["init_args"]
+    encoder = backbone_network(init, checkpoint["network_weights"]).encoder
     patch = configuration_of(init["plans"], init["configuration"])["patch_size"]
     ours, source = ([statistics(encoder, x, patch) for x in images] for images in (own, theirs))
     return described(ours, source)
+
+
+def _cases_of_both(
+    record: RunFolder, checkpoint: Mapping[str, Any]
+) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
+    """Return the images of a run's training cases, and of those of its source."""
+    init = checkpoint["init_args"]
+    cases, name = read_json(record.split_file)["training"], init["plans"]["dataset_name"]
+    folder = preprocessed_folder(name)
+    run = AdaptedRun(name, init["dataset_json"], cases, DataConfig())
+    source = source_training_cases(record.read_backbone(), run, folder.parent)
+    if len(source.cases) < LEAST:
+        raise ValueError(
+            f"the source must have at least {LEAST} training cases for a spread; {source.dataset} "
+            f"has {len(source.cases)}"
+        )
+    config = configuration_of(init["plans"], init["configuration"])
+    own = _images(folder / config["data_identifier"], cases)
+    return own, _images(source.data, source.cases)
 
 
 def described(
@@ -63,12 +76,6 @@ def described(
     """Return both sites and the spread of the statistics of their cases."""
     spread = torch.stack(list(source)).std(0).clamp_min(1e-6)
     return {SITE: Site.of(ours, spread), NO_ADAPTER: Site.of(source, spread)}, spread
-
-
-def record_split(record: RunFolder) -> list[str]:
-    """Return the training cases of a run."""
-    cases: list[str] = read_json(record.split_file)["training"]
-    return cases
 
 
 def backbone_network(init: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
@@ -82,28 +89,10 @@ def backbone_network(init: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
     return network.eval()
 
 
-def _training_cases(init: Mapping[str, Any]) -> list[str]:
-    """Return the cases a model was trained on, by the splits of its data set."""
-    folder = preprocessed_folder(init["plans"]["dataset_name"])
-    path, fold = folder / "splits_final.json", init["fold"]
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
-    splits = read_json(path)
-    if fold != "all" and int(fold) >= len(splits):
-        raise FileNotFoundError(f"{path} has no fold {fold}")
-    if fold == "all":
-        return [case for side in splits[0].values() for case in side]
-    cases: list[str] = splits[int(fold)]["train"]
-    return cases
-
-
-def _images(init: Mapping[str, Any], cases: Sequence[str]) -> list[Tensor]:
-    """Return preprocessed images of at most `CASES` cases."""
-    plans = init["plans"]
-    identifier = configuration_of(plans, init["configuration"])["data_identifier"]
-    folder = preprocessed_folder(plans["dataset_name"]) / identifier
+def _images(folder: Path, cases: Sequence[str]) -> Iterator[Tensor]:
+    """Return at most `CASES` preprocessed images, one in memory at a time."""
     if not folder.is_dir() or not any(folder.iterdir()):
         raise FileNotFoundError(f"{folder} has no preprocessed cases")
     dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
-    shown = sorted(dataset.identifiers)[:: -(-len(cases) // CASES)]
-    return [torch.from_numpy(dataset.load_case(case)[0][:]) for case in shown]
+    shown = sorted(cases)[:: -(-len(cases) // CASES)]
+    return (torch.from_numpy(dataset.load_case(case)[0][:]) for case in shown)

@@ -124,7 +124,7 @@ def model_folder(source: str, configuration: str, trainer: str, plans: str) -> P
         return Path(source).resolve()
     try:
         name = maybe_convert_to_dataset_name(source)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ValueError(
             "the source must be a model folder, or the id or name of a data set in nnU-Net's "
             f"folders; got {source!r}: check it, and nnUNet_results"

@@ -12,12 +12,15 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     preprocess_dataset,
 )
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_iac.adaptation.labels import (
+    MAPPED_FROM,
     mapped_values,
+    mapping_record,
     require_same_channels,
     require_same_labels,
     write_mapped_dataset,
@@ -26,16 +29,24 @@ from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.planning import TRUTHS, preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.plans import (
     SECTION,
+    configuration_of,
     dataset_number,
     require_dataset_name,
     require_identifier,
+    settings_of,
     write_new,
 )
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
+from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.search.settings import Settings
+from nnunet_iac.training.backbone import Fold, leakage
+
+WITHOUT_SPACING = NaturalImage2DIO.__name__
+"""nnU-Net's class that reads images whose spacing is that of pixels."""
 
 NOT_MOVED = (SECTION, "inherits_from", "next_stage")
 """Keys of the source's configuration that name what the target's plans do not have."""
@@ -60,6 +71,14 @@ class Target:
             str(self.raw), copy.deepcopy(self.dataset)
         )
         return found
+
+    @property
+    def reader(self) -> str:
+        """The name of nnU-Net's class that reads the images."""
+        example = next(iter(self.cases.values()))["images"][0]
+        found = determine_reader_writer_from_dataset_json(self.dataset, example, True, False)
+        name: str = found.__name__
+        return name
 
     @classmethod
     def of(cls, dataset: str) -> "Target":
@@ -88,7 +107,11 @@ def mapped_target(
     renamed: Mapping[str, str],
     absent: Sequence[str],
 ) -> Target:
-    """Return a new raw data set with the target's images and its labels as the source has them."""
+    """Return a new raw data set with the target's images and its labels as the source has them.
+
+    Raises:
+        ValueError: no such mapping; or the data set exists with other cases or another mapping.
+    """
     values = mapped_values(source.dataset, target.dataset, renamed, absent)
     require_dataset_name(name)
     folder = target.raw.with_name(name)
@@ -102,15 +125,58 @@ def mapped_target(
         )
     if (folder / "dataset.json").is_file():
         found = Target.of(name)
-        require_same_labels(source.dataset, found.dataset)
-        if set(found.cases) != set(target.cases):
+        mapped = found.dataset.get(MAPPED_FROM)
+        if mapped != mapping_record(target.name, values) or {*found.cases} != {*target.cases}:
             raise ValueError(
-                f"{folder} exists with other cases and is not overwritten; choose another name "
-                "with --mapped-dataset, or remove the folder"
+                f"{folder} exists with other cases, or mapped otherwise, and is not overwritten; "
+                "choose another name with --mapped-dataset, or remove the folder"
             )
         return found
     write_mapped_dataset(target.raw, target.dataset, source.dataset, values, folder)
     return Target.of(name)
+
+
+def require_adaptable(source: SourceModel, target: Target, name: str) -> list[str]:
+    """Check all but labels and patients before any work; return notes on what differs.
+
+    `name` is the identifier of the new plans.
+    """
+    if target.name == source.plans.get("dataset_name"):
+        raise ValueError(
+            f"source and target must be different data sets; both are {target.name}: for cells on "
+            "a model's own data write plans with nnunet-iac plan"
+        )
+    require_identifier(name)
+    notes = require_same_channels(source.dataset, target.dataset)
+    readers = [source.plans.get("image_reader_writer"), target.reader]
+    if len({reader == WITHOUT_SPACING for reader in readers}) > 1:
+        raise ValueError(
+            "the images of source and target must both have a spacing in mm, or neither; the "
+            f"source's are read by {readers[0]} and the target's by {readers[1]}: convert the "
+            "target's files"
+        )
+    source.read()
+    return notes
+
+
+def require_other_patients(source: SourceModel, target: Target, data: DataConfig) -> None:
+    """Check that the source was not trained on patients that the target is scored on.
+
+    Those are the validation cases of the target's splits, or all where there are none yet. The
+    source's splits must be at hand for that.
+    """
+    splits = preprocessed_folder(target.name) / SPLITS
+    folds = read_json(splits) if splits.is_file() else [{"val": list(target.cases)}]
+    cases = sorted({case for fold in folds for case in fold.get("val", ())})
+    init = read_checkpoint(source.checkpoint)["init_args"]
+    wanted = Fold(target.name, source.configuration, "all", cases)
+    reason = leakage(source.checkpoint, init, wanted, splits, data.patient_pattern)
+    if reason is not None and not data.allow_leakage:
+        raise ValueError(
+            "the source must not have seen the patients that the target is scored on; "
+            f"{source.checkpoint} {reason}: take that patient out of the target, or set "
+            "allow_leakage=true, which every record then shows"
+        )
 
 
 def prepare(
@@ -134,26 +200,24 @@ def prepare(
         processes: worker processes of nnU-Net's.
         log: gets notes on what differs.
     """
-    if target.name == source.plans.get("dataset_name"):
-        raise ValueError(
-            f"source and target must be different data sets; both are {target.name}: for cells on "
-            "a model's own data write plans with nnunet-iac plan"
-        )
-    require_identifier(name)
-    for note in require_same_channels(source.dataset, target.dataset):
+    for note in require_adaptable(source, target, name):
         log(note)
     require_same_labels(source.dataset, target.dataset)
-    source.read()
+    pattern = Settings.from_mapping(values).data.patient_pattern
+    for case in target.cases:
+        patient_of(case, pattern)  # Raises where the pattern does not match, before long work.
     plans = adapted_plans(source, target, name, values)
     folder = preprocessed_folder(target.name)
     path = folder / f"{name}.json"
     if path.exists() and read_json(path) != json.loads(json.dumps(plans)):
         write_new(path, plans)  # Raises: nothing is overwritten, and found before long work.
+    data = folder / plans["configurations"][source.configuration]["data_identifier"]
     _require_own_labels(folder, target)
+    _require_own_data(data, path)
     number = dataset_number(target.name)
     try:
         verify_dataset_integrity(str(target.raw), processes)
-    except AssertionError as error:
+    except (AssertionError, RuntimeError, FileNotFoundError) as error:
         raise ValueError(
             f"the target must be a valid raw data set of nnU-Net; {target.raw} is not ({error}): "
             "correct it"
@@ -163,18 +227,19 @@ def prepare(
     if not (folder / "dataset.json").is_file():
         write_json(folder / "dataset.json", target.dataset)
     write_new(path, plans)
-    data = folder / plans["configurations"][source.configuration]["data_identifier"]
     truths = {path.name for path in (folder / TRUTHS).glob("*")}
     ending, there = target.dataset["file_ending"], set(_preprocessed(data))
     if any(case not in there or f"{case}{ending}" not in truths for case in target.cases):
         preprocess_dataset(number, name, [source.configuration], [processes])
-    write_splits(folder, list(target.cases), Settings.from_mapping(values).data.patient_pattern)
+    write_splits(folder, list(target.cases), pattern)
     return path
 
 
 def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     """Return how to adapt, and how to train the control."""
-    fold = "0" if (path.parent / SPLITS).is_file() or len(target.cases) >= FOLDS else "all"
+    config = configuration_of(read_json(path), source.configuration)
+    patients = {patient_of(case, settings_of(config).data.patient_pattern) for case in target.cases}
+    fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
     train = f"nnUNetv2_train {dataset_number(target.name)} {source.configuration} {fold}"
     return [
         f"next: {train} -tr nnUNetTrainerIACLTH -p {path.stem}",
@@ -199,28 +264,30 @@ def adapted_plans(
     settings = {"preset": "adapt", **values, **checkpoint}
     config[SECTION] = dict(Settings.from_mapping(settings).written)
     plans["configurations"] = {source.configuration: config}
-    example = next(iter(target.cases.values()))["images"][0]
-    io = determine_reader_writer_from_dataset_json(target.dataset, example, True, False)
-    plans["image_reader_writer"] = io.__name__
+    plans["image_reader_writer"] = target.reader
     return plans
 
 
 def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> None:
-    """Write splits for a target of two to four patients, each left out once.
+    """Write splits by patient where nnU-Net would make none, or put a patient on both sides.
 
-    nnU-Net makes its own five folds of more cases, and one case has no split. A file that is there
-    is kept.
+    Up to four patients are each left out once, more are dealt to five folds. Where every case is a
+    patient nnU-Net makes five folds of five or more, and one patient cannot be split. A file that
+    is there is kept.
     """
     path = folder / SPLITS
     patients = sorted({patient_of(case, pattern) for case in cases})
-    if path.exists() or len(patients) < 2 or len(cases) >= FOLDS:
+    nnunet_splits = len(patients) == len(cases) >= FOLDS
+    if path.exists() or len(patients) < 2 or nnunet_splits:
         return
+    count = min(FOLDS, len(patients))
+    parts = [patients[number::count] for number in range(count)]
     folds = [
         {
-            "train": [case for case in sorted(cases) if patient_of(case, pattern) != out],
-            "val": [case for case in sorted(cases) if patient_of(case, pattern) == out],
+            "train": [case for case in sorted(cases) if patient_of(case, pattern) not in out],
+            "val": [case for case in sorted(cases) if patient_of(case, pattern) in out],
         }
-        for out in patients
+        for out in parts
     ]
     write_json(path, folds)
 
@@ -230,6 +297,15 @@ def _preprocessed(data: Path) -> Sequence[str]:
         return ()
     found: Sequence[str] = infer_dataset_class(str(data)).get_identifiers(str(data))
     return found
+
+
+def _require_own_data(data: Path, plans: Path) -> None:
+    """Check that preprocessed data without plans, whose spacing nobody knows, are not taken."""
+    if not plans.exists() and data.is_dir() and any(data.iterdir()):
+        raise ValueError(
+            f"preprocessed data must be those of their plans; {data} has some, and {plans} does "
+            "not exist: remove that folder, or choose another identifier with -o"
+        )
 
 
 def _require_own_labels(folder: Path, target: Target) -> None:

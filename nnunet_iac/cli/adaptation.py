@@ -146,8 +146,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _save(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.adapter import Adapter
+    from nnunet_iac.adaptation.adapter import Adapter, require_new_file
 
+    require_new_file(arguments.o)
     adapter = Adapter.of_fold(arguments.fold, print)
     adapter.save(arguments.o)
     print(f"wrote {arguments.o} ({adapter.size / 1e6:.2f} MB)")
@@ -165,18 +166,11 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.adapter import Adapter, adapter_file, adapters_of, backbone_of
+    from nnunet_iac.adaptation.adapter import adapter_file, adapters_of, listing
 
     model = arguments.model
     named = [adapter_file(name, model) for name in arguments.adapters]
-    for path in named or adapters_of(model):
-        adapter = Adapter.read(path)
-        try:
-            fits = f"fits {backbone_of(model, adapter).parent.name}"
-        except ValueError:
-            fits = "does not fit: another backbone"
-        origin, size = adapter.provenance, adapter.size / 1e6
-        print(f"{path.stem}: {origin['dataset']}, {origin['trainer']}, {size:.2f} MB, {fits}")
+    print(*listing(model, named or adapters_of(model)), sep="\n")
     return 0
 
 
@@ -202,7 +196,15 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _adapt(arguments: argparse.Namespace) -> int:
     from nnunet_iac.adaptation.source import SourceModel, model_folder
-    from nnunet_iac.adaptation.target import Target, mapped_target, next_commands, prepare
+    from nnunet_iac.adaptation.target import (
+        Target,
+        mapped_target,
+        next_commands,
+        prepare,
+        require_adaptable,
+        require_other_patients,
+    )
+    from nnunet_iac.search.settings import Settings
 
     if arguments.np < 1:
         raise ValueError(f"-np must be at least 1; got {arguments.np}")
@@ -210,6 +212,9 @@ def _adapt(arguments: argparse.Namespace) -> int:
     folder = model_folder(arguments.s, arguments.c, arguments.tr, arguments.p)
     source = SourceModel.at(folder, arguments.c, arguments.f)
     target = Target.of(arguments.d)
+    name = arguments.o or source.default_plans
+    require_adaptable(source, target, name)
+    require_other_patients(source, target, Settings.from_mapping(values).data)
     renamed = dict(_pair(text) for text in arguments.map)
     if renamed or arguments.absent:
         if arguments.mapped_dataset is None:
@@ -219,7 +224,6 @@ def _adapt(arguments: argparse.Namespace) -> int:
             )
         others = (renamed, arguments.absent)
         target = mapped_target(source, target, arguments.mapped_dataset, *others)
-    name = arguments.o or source.default_plans
     path = prepare(source, target, name, values, arguments.np, print)
     print(f"plans: {path}", *next_commands(path, source, target), sep="\n")
     return 0

@@ -29,7 +29,10 @@ def add_compare(verbs: Verbs) -> None:
     add("-b", **folders, required=True, help=text)
     text = "a control for each -b, such as a random cell; may be repeated (default: none)"
     add("--control", **folders, default=[], help=text)
-    text = "folder of comparison.csv, .json and .tex (default: none is written)"
+    text = (
+        "folder of comparison.csv, .json and .tex, and of plane.png if models were adapted "
+        "(default: none is written)"
+    )
     add_output(parser, "DIR", text)
     _add_statistics(parser, "the method is")
     text = "regular expression whose match in a case id is the patient (default: the runs' own)"
@@ -69,6 +72,7 @@ def _add_statistics(parser: argparse.ArgumentParser, subject: str) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.analysis.report.plane import write_plane
     from nnunet_iac.analysis.scores.comparison_tables import table, write_comparisons
     from nnunet_iac.analysis.scores.comparisons import compare_folders
     from nnunet_iac.analysis.scores.surface import TOLERANCE
@@ -91,7 +95,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     )
     print(table(made))
     if arguments.o is not None:
-        for path in write_comparisons(arguments.o, made):
+        for path in (*write_comparisons(arguments.o, made), *write_plane(arguments.o, made)):
             print(f"wrote {path}")
     return 0
 

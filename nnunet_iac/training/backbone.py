@@ -219,12 +219,18 @@ def leakage(
 
     Looks at the fold it was trained on, at the cases of that fold in the splits file, and, for
     the same fold, at the cases nnU-Net validated it on. Of a backbone of another data set it looks
-    for patients of the same name, by `pattern`, if the splits of that data set are at hand.
+    for patients of the same name, by `pattern`, if the splits of that data set are at hand; one of
+    fold `all` has its cases in its own validation.
     """
     trained_on, dataset = init["fold"], init["plans"].get("dataset_name")
     if dataset != fold.dataset:
         own = splits.parent.parent / str(dataset) / splits.name
-        seen = set(_patients(_training_cases(own, trained_on), pattern))
+        learned = {*_training_cases(own, trained_on)}
+        if trained_on == "all":  # It is validated on what it was trained on.
+            learned |= _validated_cases(
+                validation_summary(path), init["dataset_json"]["file_ending"]
+            )
+        seen = set(_patients(learned, pattern))
         shared = sorted(seen.intersection(_patients(fold.validation_cases, pattern)))
         if not shared:
             return None

@@ -22,10 +22,10 @@ def test_the_first_stage_of_a_cascade_is_adapted_without_its_second() -> None:
         "configurations": configurations,
     }
     source = SourceModel(Path("final.pth"), "3d_lowres", plans, DOCUMENT)
-    cases = {"first": {"images": ["first_0000.nii.gz"]}}
-    target: Any = SimpleNamespace(name="Dataset030_Target", dataset=DOCUMENT, cases=cases)
+    target: Any = SimpleNamespace(name="Dataset030_Target", reader="SimpleITKIO")
     found = adapted_plans(source, target, "nnUNetPlansFrom027", {"seed": 1})
     assert found["dataset_name"] == "Dataset030_Target"
+    assert found["image_reader_writer"] == "SimpleITKIO"
     assert found["configurations"] == {
         "3d_lowres": {
             "data_identifier": "nnUNetPlansFrom027_3d_lowres",

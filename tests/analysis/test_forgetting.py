@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scored_folders import write_run_fold, write_source_record
+from scored_folders import write_run_fold, write_source_record, write_stock_fold
 from study_documents import document, run
 
+from nnunet_iac.analysis.report.plane import write_plane
 from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.scores.comparison_tables import latex, table, write_comparisons
 from nnunet_iac.analysis.scores.comparisons import compare_folders
@@ -107,6 +108,38 @@ def test_compare_shows_what_each_method_has_forgotten(folds: list[Path], tmp_pat
     assert found[0]["rows"][0]["patient"] == "p0"
 
 
+def test_compare_shows_the_forward_transfer_over_a_network_trained_on_the_target_alone(
+    folds: list[Path], tmp_path: Path
+) -> None:
+    reference, searched, continued = folds
+    alone = {f"site_{n}": 0.5 + 0.01 * n for n in range(PATIENTS)}
+    write_stock_fold(tmp_path / "nnUNetTrainer__P__2d" / "fold_0", alone)
+    made = compare_folders([reference], [searched], [continued])
+    assert [c.labels for c in made.transfers] == [
+        ("nnUNetTrainer", f"{method}__P__2d/fold_0") for method in ("IAC-LTH", "continued")
+    ]
+    assert [c.difference for c in made.transfers] == pytest.approx([0.3, 0.3])
+    lines = table(made).splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("adapted"))
+    assert lines[start + 1].split()[:7] == [
+        *("IAC-LTH", "nnUNetTrainer", "6", "6", "0.5250", "0.8250", "+0.3000")
+    ]
+    assert "adapted & alone & patients & cases & Dice alone" in latex(made)
+    _, path, _ = write_comparisons(tmp_path / "out", made)
+    assert [one["patients"] for one in json.loads(path.read_text())["transfers"]] == [6, 6]
+
+
+def test_compare_draws_the_plane_of_adapted_models(folds: list[Path], tmp_path: Path) -> None:
+    reference, searched, continued = folds
+    made = compare_folders([reference], [searched], [continued])
+    assert made.transfers == ()
+    (path,) = write_plane(tmp_path, made)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    for fold in (searched, continued):
+        (fold / "iac" / "source.json").unlink()
+    assert write_plane(tmp_path, compare_folders([reference], [searched], [continued])) == []
+
+
 def test_compare_without_a_source_is_as_it_was(folds: list[Path], tmp_path: Path) -> None:
     reference, searched, _ = folds
     (searched / "iac" / "source.json").unlink()
@@ -154,6 +187,19 @@ def test_a_study_shows_what_each_method_has_forgotten_over_its_seeds() -> None:
     assert by_method["iac-lth"] == ["\N{EN DASH}"] * 4
     assert by_method["continued"][:2] == ["0.9000", "0.8300"]
     assert by_method["continued"][2].startswith("-0.0700 [")
+
+
+def test_a_study_shows_the_forward_transfer_over_its_other_backbones() -> None:
+    runs = [adapted("random", 0, 0.5), adapted("continued", 0, 2.0)]
+    scratch = [run("reference", 0, gain, backbone=n) for n, gain in {"s": -0.2, "h": -0.25}.items()]
+    (made,) = method_tables({**document(*runs, *scratch), "halves": {"h": "s"}})
+    for row in made.rows:
+        assert {name: c.difference for name, c in row.transfers.items()} == {
+            "s": pytest.approx(0.3)
+        }
+    head, first, _ = cells(made)
+    assert head[-2:] == ["forward transfer over s [95 %]", "p of transfer over s (Holm)"]
+    assert first[-2].startswith("+0.3000 [")
 
 
 def test_a_study_without_a_source_has_the_columns_it_had() -> None:

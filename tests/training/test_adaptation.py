@@ -99,10 +99,25 @@ def test_an_adapted_model_keeps_its_backbone_and_predicts(adapted: Any, tmp_path
     assert "on its source" not in again
     assert record.read_source() == source
     images = adapted.path / "raw" / TARGET / "imagesTr"
-    predict = ("nnUNetv2_predict_from_modelfolder", "-m", model, "-f", 0, "-i", images)
-    adapted.run(*predict, "-o", tmp_path, "-device", "cpu", "-npp", 1, "-nps", 1)
-    assert len(list(tmp_path.glob("site_*.nii.gz"))) == CASES
+    options = ("-f", 0, "-i", images, "-device", "cpu", "-npp", 1, "-nps", 1)
+    predict = ("nnUNetv2_predict_from_modelfolder", *options, "--save_probabilities")
+    adapted.run(*predict, "-m", model, "-o", tmp_path / "own")
+    assert len(labels(tmp_path / "own")) == CASES
     assert json.loads((model / "fold_0" / "validation" / "summary.json").read_text())
+    zipped, elsewhere = tmp_path / "adapted.zip", {"nnUNet_results": str(tmp_path / "installed")}
+    which = ("-d", 70, "-c", "2d", "-f", 0, "-tr", LTH, "-p", PLANS)
+    adapted.run("nnUNetv2_export_model_to_zip", *which, "-o", zipped)
+    adapted.run("nnUNetv2_install_pretrained_model_from_zip", zipped, **elsewhere)
+    installed = tmp_path / "installed" / TARGET / model.name
+    adapted.run(*predict, "-m", installed, "-o", tmp_path / "again", **elsewhere)
+    assert labels(tmp_path / "again") == labels(tmp_path / "own")
+    both = ("-i", tmp_path / "own", tmp_path / "again", "-o", tmp_path / "both", "-np", 1)
+    adapted.run("nnUNetv2_ensemble", *both)
+    assert labels(tmp_path / "both") == labels(tmp_path / "own")
+    adapted.run("nnunet-iac", "export", model, "-o", tmp_path / "exported__P__2d")
+    exported = read_checkpoint(tmp_path / "exported__P__2d" / "fold_0" / FINAL)["network_weights"]
+    weights = read_checkpoint(model / "fold_0" / FINAL)["network_weights"]
+    assert tensors_hash(exported) == tensors_hash(weights)
 
 
 def test_a_model_is_adapted_to_a_single_case(adapted: Any) -> None:
@@ -163,10 +178,16 @@ def test_a_control_that_is_to_forget_less_trains_otherwise_and_is_continued(adap
 
 def refusal(workspace: Any, *words: object) -> str:
     """Return the error of a command that must do nothing."""
-    before = sorted((workspace.path / "preprocessed").rglob("*"))
+
+    def files() -> list[Path]:
+        return sorted(
+            path for part in ("raw", "preprocessed") for path in (workspace.path / part).rglob("*")
+        )
+
+    before = files()
     done = workspace.command("nnunet-iac", "adapt", "-c", "2d", *words)
     assert done.returncode == 2, done.stdout
-    assert sorted((workspace.path / "preprocessed").rglob("*")) == before
+    assert files() == before
     return done.stderr
 
 
@@ -186,6 +207,17 @@ def test_a_target_with_other_channels_or_labels_is_refused(
     folder = write_target(adapted, "Dataset090_Other", **changes)
     source = adapted.model("nnUNetTrainer_1epoch", "small")
     assert message in refusal(adapted, "-s", source, "-d", 90)
+    shutil.rmtree(folder)
+
+
+def test_a_patient_of_the_source_is_refused(adapted: Any) -> None:
+    folder = write_target(adapted, "Dataset090_Other", 1)
+    known = read_json(adapted.preprocessed / "splits_final.json")[0]["train"][0]
+    for path in folder.rglob("site_0*"):
+        path.rename(path.with_name(path.name.replace("site_0", known)))
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    refused = refusal(adapted, "-s", source, "-d", 90)
+    assert f"was trained on a patient called {known}" in refused
     shutil.rmtree(folder)
 
 
@@ -213,7 +245,7 @@ def test_a_preparation_that_ended_before_its_labels_were_copied_is_done_again(ad
     assert truth.is_file()
 
 
-def test_a_source_that_is_none_is_refused(adapted: Any, tmp_path: Path) -> None:
+def test_a_source_that_is_none_is_refused(adapted: Any, adapter: Path, tmp_path: Path) -> None:
     model = adapted.model("nnUNetTrainer_1epoch", "small")
     assert "must be different data sets" in refusal(adapted, "-s", model, "-d", 4)
     assert "no finished fold 3" in refusal(adapted, "-s", model, "-d", 70, "-f", 3)
@@ -233,7 +265,7 @@ def test_a_source_that_is_none_is_refused(adapted: Any, tmp_path: Path) -> None:
     assert "a cascade cannot be adapted" in refusal(adapted, "-s", copy, "-d", 70)
     (copy / "plans.json").unlink()
     assert "plans.json does not exist" in refusal(adapted, "-s", copy, "-d", 70)
-    retrofit = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"
+    retrofit = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"  # Of the adapter.
     assert "is a retrofit" in refusal(adapted, "-s", retrofit, "-d", 4)
 
 
@@ -245,6 +277,9 @@ def test_labels_are_mapped_into_a_data_set_of_their_own(adapted: Any) -> None:
     assert "name one with --mapped-dataset" in refusal(adapted, *words)
     own = "--mapped-dataset", "Dataset190_Mapped"
     assert "--map vessel=NAME" in refusal(adapted, *words, *own)
+    channels = write_target(adapted, "Dataset091_Other", channel_names={"0": "CT"}, labels=labels)
+    other = ("-s", source, "-d", 91, *words[4:], "vessel=background", *own)
+    assert "must have the source's channels" in refusal(adapted, *other)
     words = (*words, "vessel=background", *own)
     printed = adapted.run("nnunet-iac", "adapt", "-c", "2d", "-np", 1, *words)
     assert "nnUNetv2_train 190 2d 0" in printed
@@ -255,7 +290,7 @@ def test_labels_are_mapped_into_a_data_set_of_their_own(adapted: Any) -> None:
     ]
     assert ((values[0] == 2) == (values[1] == 1)).all()
     assert ((values[0] == 1) == (values[1] == 2)).all()
-    for path in (folder, written, adapted.path / "preprocessed" / written.name):
+    for path in (folder, channels, written, adapted.path / "preprocessed" / written.name):
         shutil.rmtree(path)
 
 
@@ -296,7 +331,7 @@ def test_an_adapter_predicts_as_its_run_and_none_as_the_stock_model(
     assert "fits fold_0" in listed
 
 
-def test_an_applied_adapter_is_a_model_that_stock_nnunet_zips(
+def test_an_applied_adapter_has_the_weights_of_its_run_and_a_new_folder(
     adapted: Any, adapter: Path, tmp_path: Path
 ) -> None:
     model = adapter.parent.parent
@@ -343,7 +378,8 @@ def test_an_adapter_that_does_not_fit_is_refused(
     planned = tmp_path / "planned.safetensors"
     replace(found, plans="0").save(planned)
     assert "the plans it was trained under" in refused("apply", model, planned, "-o", new)
-    assert "an adapter is made of a retrofit" in refused("save", model / "fold_0", "-o", planned)
+    stock = refused("save", model / "fold_0", "-o", tmp_path / "stock.safetensors")
+    assert "an adapter is made of a retrofit" in stock
     assert "must be an existing file" in refused("apply", model, "absent", "-o", new)
     fold = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d" / "fold_0"
     for name in ("none", "auto"):

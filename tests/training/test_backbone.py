@@ -100,6 +100,30 @@ def test_leakage_is_found_by_fold_by_split_and_by_what_was_validated(tmp_path: P
     )
 
 
+def test_a_patient_of_another_data_sets_model_is_found_by_name_and_by_pattern(
+    tmp_path: Path,
+) -> None:
+    splits, other = (
+        tmp_path / name / "splits_final.json" for name in (FOLD.dataset, "Dataset005_Other")
+    )
+    checkpoint, init = tmp_path / "fold_0" / "checkpoint_final.pth", _init(0, other.parent.name)
+    write_json(other, [{"train": ["case_c", "case_a"], "val": ["case_b"]}])
+    shared = "was trained on a patient called case_a, as a validation case here is"
+    assert leakage(checkpoint, init, FOLD, splits) == shared
+    write_json(other, [{"train": ["later_case_a", "case_c"], "val": ["case_b"]}])
+    assert leakage(checkpoint, init, FOLD, splits) is None
+    assert leakage(checkpoint, init, FOLD, splits, "case_[a-z]") == shared
+
+
+def test_a_model_of_all_cases_names_its_patients_in_its_validation(tmp_path: Path) -> None:
+    splits = tmp_path / FOLD.dataset / "splits_final.json"
+    checkpoint, init = tmp_path / "fold_all" / "checkpoint_final.pth", _init("all", "Dataset005_O")
+    assert leakage(checkpoint, init, FOLD, splits) is None
+    row = {"prediction_file": "somewhere/case_b.nii.gz"}
+    write_json(checkpoint.parent / "validation" / "summary.json", {"metric_per_case": [row]})
+    assert "was trained on a patient called case_b" in str(leakage(checkpoint, init, FOLD, splits))
+
+
 def test_a_leaking_backbone_is_refused_unless_allowed(tmp_path: Path) -> None:
     network = nn.Linear(2, 2)
     path = tmp_path / "checkpoint_final.pth"

@@ -1,19 +1,22 @@
 """Write docs/evidence/adaptation.md and its figures from the result files in adaptation/."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
+
+from scipy.stats import binomtest
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
-from nnunet_iac.analysis.scores.comparison import PairedComparison
+from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted
 from nnunet_iac.analysis.scores.convergence import Convergence, convergences
 from nnunet_iac.analysis.scores.forgetting import forward_transfer
 from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables
-from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
+from nnunet_iac.analysis.scores.statistics import CONFIDENCE
+from nnunet_iac.analysis.scores.wording import counted, difference_text, finding, p_text
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import read_json, write_text
@@ -26,41 +29,60 @@ PAIRS = {
     "hippocampus-mild": "Hippocampus: a simulated change of the scanner",
     "hippocampus": "Hippocampus: a strong simulated change of the scanner",
 }
+PATIENTS = r"patient\d+|cmr_\d+|hippocampus_\d+"
+"""What a patient is called in all data sets; ACDC has two volumes of each."""
+
 DEFAULT = "iac-lth"
 """What `nnunet-iac adapt` proposes."""
 
-CONTROLS = ("continued", "decoder", "l2-sp", "rehearsal", "norms")
+RANDOM, CONTINUED, SCRATCH = "random", "continued", "scratch"
+CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "norms")
 """Methods that train the network itself."""
 
 NAMES = {
-    "continued": "continued, all weights",
+    CONTINUED: "continued, all weights",
     "decoder": "continued, decoder",
     "l2-sp": "continued with L2-SP",
     "rehearsal": "continued with rehearsal of 10 source cases",
     "norms": "continued, norms of the decoder",
-    "random": "cells: random",
+    RANDOM: "cells: random",
     "random-norms": "cells: random, and norms",
     "random-wide": "cells: random, wide",
     "random-ema": "cells: random, averaged weights (EMA)",
-    "iac-lth": "cells: searched (IAC-LTH)",
+    DEFAULT: "cells: searched (IAC-LTH)",
     "transferred": "cells: searched on the source",
     "convolution": "convolutions of equal parameters",
     "attention": "attention gates",
 }
 MARGIN = 0.005
+"""Dice by which the default may be lower than the best control."""
+
+SHARE = 0.25
+"""The most that the default may forget of what that control forgets."""
+
+BYTES, RIGHT, MINUTES = 0.05, 0.95, 10
+"""Most bytes of an adapter as a share of the model's, fewest right choices, and most minutes."""
+
+NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What was measured of one number of cases; `picture` is the name of its figure."""
+    """What was measured of one number of cases; `picture` is the name of its figure.
+
+    `control` is the control of the highest Dice on the target. `draws` has the standard deviation
+    of every method over draws, None of one draw. `transfers` has every method minus a network that
+    was trained from scratch, if there is one, whose standard deviation is `scratch_draws`.
+    """
 
     cases: int
     picture: str
     table: MethodTable
-    draws: Mapping[str, float]
+    draws: Mapping[str, float | None]
     control: Row
-    against_control: PairedComparison
-    transfer: PairedComparison | None
+    transfers: Mapping[str, PairedComparison]
+    scratch_draws: float | None
+    unchanged: tuple[int, int]
 
     @property
     def default(self) -> Row:
@@ -68,21 +90,58 @@ class Adapted:
         return self.table.row(DEFAULT)
 
     @property
-    def forgotten_share(self) -> float:
-        """The default's forgetting as a share of the best control's."""
-        return forgotten(self.default) / forgotten(self.control)
+    def cells(self) -> list[Row]:
+        """The rows of all methods that leave the network as it is."""
+        return [row for row in self.table.rows if row.method not in CONTROLS]
+
+    def against_control(self, row: Row) -> PairedComparison:
+        """Return a method against the best control."""
+        return row.against[self.control.method]
+
+    def share(self, row: Row) -> float | None:
+        """Return what is forgotten as a share of the best control; None if that forgets nothing.
+
+        Nothing is forgotten where the Dice on the source has risen.
+        """
+        lost, most = (max(0.0, -forgotten(one).difference) for one in (row, self.control))
+        return lost / most if most else None
+
+    def forgets_little(self, row: Row) -> bool:
+        """Return whether a method forgets at most `SHARE` of what the best control forgets."""
+        share = self.share(row)
+        return forgotten(row).difference >= 0 if share is None else share <= SHARE
 
 
-def result(name: str) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Target:
+    """What was aimed at, of what, what was found, and whether it is met; None: not measured."""
+
+    target: str
+    where: str
+    found: str = NOT_MEASURED
+    met: bool | None = None
+
+    @property
+    def result(self) -> str:
+        """The last column of the table."""
+        return {True: "met", False: "**missed**", None: NOT_MEASURED}[self.met]
+
+
+def result(folder: Path, name: str) -> dict[str, Any] | None:
     """Return a result file, or None where it has not been measured."""
-    path = HERE / f"{name}.json"
-    return read_json(path) if path.is_file() else None
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = read_json(path)
+    for run in found.get("runs", ()):
+        run["patient_pattern"] = PATIENTS
+    return found
 
 
-def forgotten(row: Row) -> float:
-    """Return a method's change of Dice on the source."""
+def forgotten(row: Row) -> PairedComparison:
+    """Return a method on the source, after minus before."""
     assert row.forgetting is not None
-    return row.forgetting.difference
+    return row.forgetting
 
 
 def runs_of(measured: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
@@ -90,64 +149,194 @@ def runs_of(measured: Mapping[str, Any], method: str) -> list[dict[str, Any]]:
     return [run for run in measured["runs"] if run["method"] == method]
 
 
-def adapted(pair: str, cases: int) -> Adapted | None:
+def spread(runs: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the standard deviation of the mean Dice over runs, each of a draw."""
+    means = [mean for run in runs if (mean := mean_of_present(run["dice"].values())) is not None]
+    return stdev(means) if len(means) > 1 else None
+
+
+def mean_dice(runs: Sequence[Mapping[str, Any]]) -> float:
+    """Return the mean Dice over runs, then patients."""
+    dice = pooled([CaseScores.of_dice(run["dice"], "runs") for run in runs], "runs").dice
+    return fmean(patient_means(dice, PATIENTS)[0].values())
+
+
+def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
     """Return what was measured of one number of cases, or None."""
-    measured, scratch = result(f"{pair}-k{cases}"), result(f"{pair}-k{cases}-scratch")
+    name = f"{pair}-k{cases}"
+    measured, scratch = result(folder, name), result(folder, f"{name}-scratch")
     if measured is None:
         return None
-    (table,) = method_tables(measured, ("continued", "random"), MARGIN)
-    control = max((table.row(name) for name in CONTROLS), key=lambda row: row.dice)
-    (again,) = method_tables(measured, (control.method,), MARGIN)
-    draws = {
-        name: stdev(mean_of_present(run["dice"].values()) for run in runs_of(measured, name))
-        for name in measured["methods"]
-    }
-    transfer = None
-    if scratch is not None:
-        pairs = (runs_of(scratch, REFERENCE), "from scratch"), (runs_of(measured, DEFAULT), DEFAULT)
-        sides = [
-            pooled([CaseScores.of_dice(run["dice"], name) for run in runs], name)
-            for runs, name in pairs
-        ]
-        transfer = forward_transfer(*sides, pattern=".*", margin=MARGIN)
-    against = again.row(DEFAULT).against[control.method]
-    return Adapted(cases, f"{pair}-k{cases}.png", table, draws, control, against, transfer)
+    controls = [method for method in CONTROLS if method in measured["methods"]]
+    control = max(controls, key=lambda method: mean_dice(runs_of(measured, method)))
+    baselines = dict.fromkeys((CONTINUED, RANDOM, control))
+    (table,) = method_tables(measured, tuple(baselines), MARGIN)
+    frozen = [run for run in measured["runs"] if run["method"] not in (*CONTROLS, REFERENCE)]
+    return Adapted(
+        cases=cases,
+        picture=f"{name}.png",
+        table=table,
+        draws={row.method: spread(runs_of(measured, row.method)) for row in table.rows},
+        control=table.row(control),
+        transfers={} if scratch is None else transfers(measured, scratch, table),
+        scratch_draws=None if scratch is None else spread(runs_of(scratch, REFERENCE)),
+        unchanged=(sum(bool(run["backbone_unchanged"]) for run in frozen), len(frozen)),
+    )
 
 
-def rates(pair: str) -> list[Row]:
+def transfers(
+    measured: Mapping[str, Any], scratch: Mapping[str, Any], table: MethodTable
+) -> dict[str, PairedComparison]:
+    """Return every method minus a network trained from scratch on the same cases."""
+
+    def scores(document: Mapping[str, Any], method: str, name: str) -> CaseScores:
+        return pooled(
+            [CaseScores.of_dice(run["dice"], name) for run in runs_of(document, method)], name
+        )
+
+    alone, methods = scores(scratch, REFERENCE, SCRATCH), [row.method for row in table.rows]
+    family = [
+        forward_transfer(alone, scores(measured, name, name), PATIENTS, MARGIN) for name in methods
+    ]
+    return dict(zip(methods, adjusted(family), strict=True))
+
+
+def rates(folder: Path, pair: str) -> list[Row]:
     """Return what every rate and weight that was tried is worth, the mean over draws."""
-    measured = result(f"{pair}-rates")
+    measured = result(folder, f"{pair}-rates")
     return [] if measured is None else list(method_tables(measured, (), MARGIN)[0].rows)
 
 
-def convergence(pair: str) -> list[Convergence]:
+def convergence(folder: Path, pair: str) -> list[Convergence]:
     """Return whether the source has converged."""
-    measured = result(f"{pair.removesuffix('-mild')}-source")
+    measured = result(folder, f"{pair.removesuffix('-mild')}-source")
     return [] if measured is None else convergences(measured)
 
 
-def page() -> str:
-    """Return the page, and write its figures."""
+def search_is_worth(measured: Sequence[Adapted]) -> str:
+    """Return the first sentence: whether searched cells were better than random ones."""
+    verdicts = [one.default.against[RANDOM].verdict for one in measured]
+    better, worse = verdicts.count("better"), verdicts.count("worse")
+    compared = counted(len(verdicts), "comparison")
+    rest = f"worse in {worse}, no difference detected in {len(verdicts) - better - worse}"
+    if better:
+        return f"Searched cells were better than random ones in {better} of {compared}, {rest}"
+    return f"Searched cells were not better than random ones: better in 0 of {compared}, {rest}"
+
+
+def percent(share: float) -> str:
+    """Return a share, for example `25 %`."""
+    return f"{100 * share:.0f} %"
+
+
+def targets(
+    pairs: Mapping[str, Mapping[int, Adapted | None]], product: Mapping[str, Any] | None
+) -> Iterator[Target]:
+    """Yield all targets; a pair of which nothing has been measured has none."""
+    for pair, by_cases in pairs.items():
+        for cases, one in by_cases.items():
+            yield from targets_of(f"{pair}, {counted(cases, 'case')}", one)
+    measured = [one for by_cases in pairs.values() for one in by_cases.values() if one is not None]
+    yield from targets_of_product(measured, product)
+
+
+def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
+    """Yield the targets on the Dice of both sides, of one number of cases."""
+    aims = (
+        f"target Dice not lower than the best control's by {MARGIN}",
+        f"forgetting at most {percent(SHARE)} of that control's",
+    )
+    if one is None:
+        yield from (Target(aim, where) for aim in aims)
+        return
+    against, own, theirs = (
+        one.against_control(one.default),
+        forgotten(one.default),
+        forgotten(one.control),
+    )
+    name = NAMES[one.control.method]
+    found = f"{difference_text(against)} against {name}"
+    yield Target(aims[0], where, found, against.non_inferiority.shown)
+    share = one.share(one.default)
+    what = "that forgets nothing" if share is None else percent(share)
+    found = f"{what}: {difference_text(own)}, the control {difference_text(theirs)}"
+    yield Target(aims[1], where, found, one.forgets_little(one.default))
+
+
+def targets_of_product(
+    measured: Sequence[Adapted], product: Mapping[str, Any] | None
+) -> Iterator[Target]:
+    """Yield the targets on files, choices and time."""
+    same, runs = (sum(one.unchanged[side] for one in measured) for side in (0, 1))
+    off = "with cells off nothing is forgotten"
+    found = f"the backbone is bit-identical after {same} of {counted(runs, 'run')}"
+    where = "all runs of cells"
+    yield Target(off, where, found, same == runs) if runs else Target(off, where)
+    aims = (
+        "with cells off predictions are those of nnU-Net's own command, byte for byte",
+        f"an adapter has at most {percent(BYTES)} of the bytes of the model's weights",
+        f"`auto` is right for at least {percent(RIGHT)} of held-out cases",
+        f"adapting to 3 cases takes at most {MINUTES} minutes on two cores",
+    )
+    if product is None:
+        yield from (Target(aim, "heart, 3 cases") for aim in aims)
+        return
+    where = f"heart, {counted(product['cases'], 'case')}"
+    is_equal, number = product["off"]["equal"], counted(product["off"]["predictions"], "prediction")
+    yield Target(aims[0], where, f"{number} {'equal' if is_equal else 'not equal'}", is_equal)
+    adapter, model = product["bytes"]["adapter"], product["bytes"]["model"]
+    found = f"{100 * adapter / model:.1f} %, {adapter / 1000:.0f} of {model / 1000:.0f} kB"
+    yield Target(aims[1], where, found, adapter <= BYTES * model)
+    for site, choices in product["auto"].items():
+        right, total = sum(choice == site for choice in choices.values()), len(choices)
+        between = binomtest(right, total).proportion_ci(CONFIDENCE)
+        ends = f"[{percent(between.low)}, {percent(between.high)}]"
+        found = f"{right} of {total}, {percent(right / total)} {ends}"
+        side = "the source" if site == "none" else "the target"
+        yield Target(aims[2], f"heart, {side}", found, right >= RIGHT * total)
+    minutes, prepared = product["seconds"]["train"] / 60, product["seconds"]["prepare"]
+    found = f"{minutes:.1f} minutes, both validations included (and {prepared:.0f} s to prepare)"
+    yield Target(aims[3], where, found, minutes <= MINUTES)
+
+
+def capitalised(sentence: str) -> str:
+    """Return a sentence with a large first letter."""
+    return sentence[:1].upper() + sentence[1:]
+
+
+def page(folder: Path = HERE, draw: bool = False) -> str:
+    """Return the page of the result files in a folder, and draw its figures there if wanted."""
+    known = {pair: {k: adapted(folder, pair, k) for k in CASES} for pair in PAIRS}
+    known = {pair: found for pair, found in known.items() if any(found.values())}
     pairs = []
-    for name, title in PAIRS.items():
-        found = [one for one in (adapted(name, cases) for cases in CASES) if one is not None]
-        if found:
-            known = {"found": found, "converged": convergence(name), "rates": rates(name)}
-            pairs.append({"name": name, "title": title, **known})
-        for one in found:
+    for name, by_cases in known.items():
+        found = [one for one in by_cases.values() if one is not None]
+        more = {"converged": convergence(folder, name), "rates": rates(folder, name)}
+        pairs.append({"name": name, "title": PAIRS[name], "found": found, **more})
+        for one in found if draw else ():
             points = [
-                PlanePoint(NAMES[row.method], row.against[REFERENCE], row.forgetting)
+                PlanePoint(NAMES[row.method], row.against[REFERENCE], forgotten(row))
                 for row in one.table.rows
-                if row.forgetting is not None
             ]
-            write_figure(plane(points), HERE / one.picture)
+            write_figure(plane(points), folder / one.picture)
     environment = markdown_environment(HERE)
-    environment.filters.update(difference=difference_text, p=p_text)
-    own = {"names": NAMES, "finding": finding, "forgotten": forgotten, "reference": REFERENCE}
-    environment.globals.update(own)
-    template = environment.get_template("page.md.jinja")
-    return template.render(pairs=pairs, product=result("product"), margin=MARGIN)
+    environment.filters.update(
+        difference=difference_text, p=p_text, capitalised=capitalised, percent=percent
+    )
+    own = {"names": NAMES, "finding": finding, "forgotten": forgotten, "counted": counted}
+    constants = {"REFERENCE": REFERENCE, "RANDOM": RANDOM, "CONTINUED": CONTINUED}
+    constants |= {"MARGIN": MARGIN, "SHARE": SHARE}
+    environment.globals.update(own, **constants)
+    measured = [one for pair in pairs for one in pair["found"]]
+    product = result(folder, "product")
+    return environment.get_template("page.md.jinja").render(
+        pairs=pairs,
+        first=search_is_worth(measured) if measured else None,
+        absent=[title for name, title in PAIRS.items() if name not in known],
+        targets=list(targets(known, product)),
+        product=product,
+    )
 
 
 if __name__ == "__main__":
-    write_text(HERE.with_suffix(".md"), page())
+    write_text(HERE.with_suffix(".md"), page(draw=True))

@@ -16,6 +16,7 @@ from studies import CASES, DRAWS, HERE, Pair
 
 from nnunet_iac.host.folders import preprocessed_folder, raw_folder, results_folder
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.training.cost import circumstances
 
 PAIR, K = Pair("heart"), 3
@@ -86,9 +87,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def _bytes(fold: Path) -> int:
     """Return the bytes of a model's weights, without its optimiser's state."""
-    from nnunet_iac.runs.checkpoint import read_checkpoint
-
-    weights = read_checkpoint(fold / "checkpoint_final.pth")["network_weights"]
+    weights = read_checkpoint(fold / FINAL)["network_weights"]
     return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
 
 

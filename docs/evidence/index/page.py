@@ -83,6 +83,7 @@ def claims() -> Iterator[Claim]:
     """Yield all claims, those on what the method is worth first."""
     yield from converged_claims()
     yield from search_claims()
+    yield from adaptation_claims()
     yield from beyond_claims()
     yield from cost_claims()
     yield from reliability_claims()
@@ -150,6 +151,30 @@ def _verdicts(control: str) -> list[str]:
     """Return the verdict on every search of the quality studies, against a control."""
     found = [table.row(search).against[control] for _, table in _quality() for search in SEARCHES]
     return [each.verdict for each in found if each is not None]
+
+
+def adaptation_claims() -> Iterator[Claim]:
+    """Yield what adapting a model to three cases is worth, once it has been measured."""
+    path = EVIDENCE / "adaptation" / "heart-k3.json"
+    if not path.is_file():
+        return
+    study = read_json(path)
+    (table,) = method_tables(study)
+    cells, continued = table.row("iac-lth"), table.row("continued")
+    against, kept, lost = cells.against["continued"], cells.forgetting, continued.forgetting
+    assert against is not None
+    assert kept is not None
+    assert lost is not None
+    yield Claim(
+        "Dice on another site after adapting a model to 3 of its cases (heart, searched cells)",
+        f"{cells.dice:.4f}, {table.reference:.4f} before; "
+        f"{finding(against, 'the continued backbone')}",
+        "adaptation",
+        trained(study),
+        f"adapted to 3 cases of another site, a model's Dice there changes from "
+        f"{table.reference:.3f} to {cells.dice:.3f} and on its own data from {kept.mean_a:.3f} to "
+        f"{kept.mean_b:.3f}; continued training has {continued.dice:.3f} and {lost.mean_b:.3f}",
+    )
 
 
 def beyond_claims() -> Iterator[Claim]:

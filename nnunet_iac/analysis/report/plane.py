@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_iac.analysis.scores.comparison import PairedComparison
+from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.trajectories.figures import LEGEND, panels
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 """Okabe and Ito's, without those that are faint on white, and a grey."""
@@ -53,6 +55,20 @@ def plane(points: Sequence[PlanePoint]) -> Figure:
         keys.append(_key(point.name, marker=marker, color=colour))
     figure.legend(handles=keys, loc="outside lower left", **LEGEND)
     return figure
+
+
+def write_plane(folder: Path, made: Comparisons) -> list[Path]:
+    """Write plane.png of the methods that adapt a model; return its path, nothing if none does."""
+    gained = {c.labels[1]: c for c in made.comparisons if c.labels[0] not in made.controls}
+    points = [
+        PlanePoint(made.names.get(label, label), gained[label], lost)
+        for lost in made.forgetting
+        if (label := lost.labels[1]) in gained
+    ]
+    if not points:
+        return []
+    write_figure(plane(points), path := folder / "plane.png")
+    return [path]
 
 
 def _cross(axes: Axes) -> None:

@@ -11,14 +11,16 @@ from nnunet_iac.analysis.report.evaluation import Evaluation, Group, comparator_
 from nnunet_iac.analysis.report.page import Picture, Section, Table
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.report.run import Run
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled, read_case_scores
+from nnunet_iac.analysis.scores.case_scores import pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted
-from nnunet_iac.analysis.scores.forgetting import forgetting, forward_transfer, scores_of
+from nnunet_iac.analysis.scores.forgetting import (
+    forgetting,
+    forward_transfer,
+    scores_of,
+    trained_alone,
+)
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.scores.wording import difference_text, p_text, score_text
-from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 
 SOURCE_AND_TARGET_HEAD = (
     *("method", "runs", "target Dice", "minus the backbone (95 % interval)"),
@@ -118,6 +120,7 @@ def _adaptation(group: Group, target: PairedComparison, margin: float, seed: int
     name = comparator_name(group, runs) if group.is_control else group.name
     model = Path(first.backbone.path).parent.parent.name
     how = pattern, margin, seed
+    cases = {case for run in runs if run.scores for case in run.scores.dice}
     return Adaptation(
         place=(first.dataset, first.configuration, records[0].dataset, model),
         name=name,
@@ -128,40 +131,9 @@ def _adaptation(group: Group, target: PairedComparison, margin: float, seed: int
             trainer: forward_transfer(
                 alone, pooled([r.scores for r in runs if r.scores], name), *how
             )
-            for trainer, alone in _trained_alone(runs).items()
+            for trainer, alone in trained_alone([run.fold_folder for run in runs], cases).items()
         },
     )
-
-
-def _trained_alone(runs: Sequence[Run]) -> dict[str, CaseScores]:
-    """Return the stock networks that were trained on the cases of all runs, by their trainers."""
-    found: dict[str, list[CaseScores]] = {}
-    for run in runs:
-        for trainer, scores in _stock_beside(run).items():
-            found.setdefault(trainer, []).append(scores)
-    return {
-        trainer: pooled(parts, trainer)
-        for trainer, parts in found.items()
-        if {c for part in parts for c in part.dice}
-        == {c for r in runs if r.scores for c in r.scores.dice}
-    }
-
-
-def _stock_beside(run: Run) -> dict[str, CaseScores]:
-    """Return what trainers without cells scored on a run's fold, under its plans or their source.
-
-    Such a network began with random weights, unless it was trained with -pretrained_weights.
-    """
-    model, file = run.fold_folder.parent, run.fold_folder.parent / "plans.json"
-    source = read_json(file).get("source_plans") if file.is_file() else None
-    found = {}
-    for plans in filter(None, (source, run.plans)):
-        place = f"nnUNetTrainer*__{plans}__{run.configuration}/{run.fold_folder.name}"
-        for fold in sorted(model.parent.glob(place)):
-            is_stock = not RunFolder.of_fold(fold).settings_file.is_file()
-            if is_stock and (fold / VALIDATION_SUMMARY).is_file():
-                found[fold.parent.name.partition("__")[0]] = read_case_scores(fold)
-    return found
 
 
 def _row(one: Adaptation) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from nnunet_iac.runs.atomic import write_json, write_text
 HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
 SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
 SOURCE_TABLE_HEAD = ("patients", "cases", "Dice before", "Dice after", "forgetting", *HEAD[3:6])
-"""What both tables call their columns."""
+TRANSFER_HEAD = ("patients", "cases", "Dice alone", "Dice adapted", "forward transfer", *HEAD[3:6])
+"""What all tables call their columns."""
 
 
 def table(made: Comparisons) -> str:
@@ -26,6 +27,7 @@ def table(made: Comparisons) -> str:
     surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
     lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])] if surfaces else []
     lines += ["", *_aligned(_on_source(made), labels=1)] if made.forgetting else []
+    lines += ["", *_aligned(_over_scratch(made), labels=2)] if made.transfers else []
     lines.append("")
     for number, c in numbered:
         lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
@@ -48,10 +50,11 @@ def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path
 def document(made: Comparisons) -> dict[str, Any]:
     """Return comparisons as plain values for JSON, with what was done in words."""
     content = {**dataclasses.asdict(made), "protocol": _protocol(made)}
-    for name in ("comparisons", "forgetting"):
+    for name in ("comparisons", "forgetting", "transfers"):
         family = getattr(made, name)
         content[name] = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in family]
-    return content if made.forgetting else {k: v for k, v in content.items() if k != "forgetting"}
+    absent = [name for name in ("forgetting", "transfers") if not content[name]]
+    return {name: value for name, value in content.items() if name not in absent}
 
 
 def latex(made: Comparisons) -> str:
@@ -62,12 +65,13 @@ def latex(made: Comparisons) -> str:
     caption = " ".join([made.headline, *sentences] if made.headline else sentences)
     rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
     surfaces = [[*c.labels, *_surface_cells(s)] for c in made.comparisons for s in c.surface]
-    overview, source = _overview(made), _on_source(made)
+    overview, source, alone = _overview(made), _on_source(made), _over_scratch(made)
     notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
     lines = [
         *wording.tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
         *(wording.tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
         *(wording.tabular(source[0], source[1:], labels=1) if made.forgetting else ()),
+        *(wording.tabular(alone[0], alone[1:]) if made.transfers else ()),
         *(wording.tabular(overview[0], overview[1:], labels=1) if made.controls else ()),
         *(rf"\par {wording.escaped(note)}" for note in dict.fromkeys(notes)),
     ]
@@ -97,6 +101,14 @@ def _on_source(made: Comparisons) -> list[list[str]]:
     return [["on the source", *SOURCE_TABLE_HEAD], *rows]
 
 
+def _over_scratch(made: Comparisons) -> list[list[str]]:
+    """Return a head, and a row per adapted method and network trained on the target alone."""
+    names = [[made.names.get(label, label) for label in reversed(c.labels)] for c in made.transfers]
+    shown = len(TRANSFER_HEAD)
+    rows = [[*pair, *_cells(c)[:shown]] for pair, c in zip(names, made.transfers, strict=True)]
+    return [["adapted", "alone", *TRANSFER_HEAD], *rows]
+
+
 def _protocol(made: Comparisons) -> dict[str, str]:
     """Return what was done, in a sentence each."""
     number = len({frozenset(c.labels) for c in made.comparisons})
@@ -120,6 +132,12 @@ def _protocol(made: Comparisons) -> dict[str, str]:
         sentences["forgetting"] = (
             "Forgetting: Dice after adapting minus before, on the validation cases of the model's "
             f"own data set; Holm there: adjusted for {wording.counted(number, 'method')}."
+        )
+    if made.transfers:
+        number = len(made.transfers)
+        sentences["transfer"] = (
+            "Forward transfer: Dice on the target minus that of a network trained there alone; "
+            f"Holm there: adjusted for {wording.counted(number, 'comparison')}."
         )
     if made.tolerance is not None:
         sentences["surface"] = (

@@ -8,7 +8,12 @@ from pathlib import Path
 from nnunet_iac.analysis.scores import comparison
 from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
-from nnunet_iac.analysis.scores.forgetting import forgetting, scores_of
+from nnunet_iac.analysis.scores.forgetting import (
+    forgetting,
+    forward_transfer,
+    scores_of,
+    trained_alone,
+)
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
 from nnunet_iac.analysis.scores.statistics import MARGIN, fisher_combination, require_margin
 from nnunet_iac.analysis.scores.wording import finding
@@ -23,6 +28,7 @@ class Comparisons:
     each B of the others must beat, `names` short ones of all labels where there are controls;
     `headline` must be read before any number. `forgetting` compares every method that adapts a
     model with that model, on its source, by its label; these are adjusted for each other alone.
+    `transfers` compares them on the target with networks that were trained there alone.
     """
 
     comparisons: tuple[PairedComparison, ...]
@@ -35,6 +41,7 @@ class Comparisons:
     names: dict[str, str] = field(default_factory=dict)
     headline: str = ""
     forgetting: tuple[PairedComparison, ...] = ()
+    transfers: tuple[PairedComparison, ...] = ()
 
 
 def compare_folders(
@@ -87,8 +94,14 @@ def compare_folders(
         one = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
         compared.append(dataclasses.replace(one, remarks=(*remarks, *one.remarks)))
     made = _together(compared, margin, seed, tolerance)
-    lost = (_forgetting(score, patient_pattern, margin, seed) for score in scores.values())
-    made = dataclasses.replace(made, forgetting=adjusted([one for one in lost if one is not None]))
+    how = patient_pattern, margin, seed
+    lost = {path: _forgetting(score, *how) for path, score in scores.items()}
+    adapted = [scores[path] for path in (*others, *controls) if lost[path] is not None]
+    made = dataclasses.replace(
+        made,
+        forgetting=adjusted([one for one in lost.values() if one is not None]),
+        transfers=adjusted([one for score in adapted for one in _transfers(score, *how)]),
+    )
     if not controls:
         return made
     names = _names([scores[path] for path in paths if path not in references])
@@ -114,6 +127,15 @@ def _forgetting(
     data = scores.sources[0].data
     own = data.patient_pattern if pattern is None and data is not None else pattern
     return forgetting(list(map(scores_of, adapted)), scores.label, own, margin, seed)
+
+
+def _transfers(
+    scores: CaseScores, pattern: str | None, margin: float, seed: int
+) -> list[PairedComparison]:
+    """Return an adapted side against networks beside it that were trained on the target alone."""
+    folds = [source.fold for source in scores.sources if source.fold is not None]
+    alone = trained_alone(folds, scores.dice).values()
+    return [forward_transfer(other, scores, pattern, margin, seed) for other in alone]
 
 
 def _require_apart(

@@ -5,13 +5,17 @@ forgotten. With two data sets it is the backward transfer of Lopez-Paz and Ranza
 episodic memory, NeurIPS 2017) and of Lifelong nnU-Net (Gonzalez et al., Scientific Reports 2023).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled, read_case_scores
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
 from nnunet_iac.analysis.scores.statistics import MARGIN
+from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import SourceRecord
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.patients import fitting_pattern
 
 PerCase = Mapping[str, float | None]
@@ -72,3 +76,42 @@ def forward_transfer(
     one with random weights, whose Dice is about 0: that would be the target's Dice once more.
     """
     return compare_scores(scratch, adapted, patient_pattern=pattern, margin=margin, seed=seed)
+
+
+def trained_alone(folds: Sequence[Path], cases: Collection[str]) -> dict[str, CaseScores]:
+    """Return the stock networks that were trained on the target, without the source, by trainer.
+
+    They lie beside adapted runs, under the same plans or their source. Such a network began with
+    random weights, unless it was trained with -pretrained_weights.
+
+    Args:
+        folds: fold folders of the adapted runs.
+        cases: that a network must have been scored on.
+    """
+    found: dict[str, list[CaseScores]] = {}
+    for fold in folds:
+        for trainer, scores in _stock_beside(fold).items():
+            found.setdefault(trainer, []).append(scores)
+    return {
+        trainer: pooled(parts, trainer)
+        for trainer, parts in found.items()
+        if {case for part in parts for case in part.dice} == {*cases}
+    }
+
+
+def _stock_beside(fold: Path) -> dict[str, CaseScores]:
+    """Return what trainers without cells scored on a run's fold, by trainer."""
+    model, file = fold.parent, fold.parent / "plans.json"
+    parts = model.name.split("__")
+    if len(parts) != 3:
+        return {}
+    _, plans, configuration = parts
+    source = read_json(file).get("source_plans") if file.is_file() else None
+    found = {}
+    for name in filter(None, (source, plans)):
+        place = f"nnUNetTrainer*__{name}__{configuration}/{fold.name}"
+        for other in sorted(model.parent.glob(place)):
+            is_stock = not RunFolder.of_fold(other).settings_file.is_file()
+            if is_stock and (other / VALIDATION_SUMMARY).is_file():
+                found[other.parent.name.partition("__")[0]] = read_case_scores(other)
+    return found

@@ -1,13 +1,13 @@
 """Methods on one backbone side by side: cost, Dice and paired differences, over folds and seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 from typing import Any
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
-from nnunet_iac.analysis.scores.forgetting import forgetting
+from nnunet_iac.analysis.scores.forgetting import forgetting, forward_transfer
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text, score_text
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
@@ -20,6 +20,9 @@ SOURCE_HEAD = (
 )
 """The columns of methods that adapt a model."""
 
+TRANSFER = "forward transfer over {} [95 %]", "p of transfer over {} (Holm)"
+"""The columns for every backbone of the study that was trained on the target alone."""
+
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
 """What the runs of one table share."""
 
@@ -31,7 +34,8 @@ class Row:
     Epochs and minutes are on top of the reference, search included; parameters and MACs are what it
     adds, as a share; `dice` is the mean over classes, a patient's cases, seeds, then patients, and
     `spread` its standard deviation over seeds; `against` has the method minus each baseline.
-    `forgetting` is of the runs that were scored on the source of an adapted model, if any.
+    `forgetting` is of the runs that were scored on the source of an adapted model, if any, and
+    `transfers` has these minus every backbone that was trained on the target alone.
     """
 
     method: str
@@ -45,6 +49,7 @@ class Row:
     spread: float | None
     against: Mapping[str, PairedComparison]
     forgetting: PairedComparison | None = None
+    transfers: Mapping[str, PairedComparison] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,9 @@ def method_tables(
             if reference and all(key in run for run in own):
                 groups = {m: [run for run in own if run["method"] == m] for m in methods}
                 found = _table_values(groups, known, reference, key, margin)
-                tables.append(MethodTable(named, scores, **found))
+                table = MethodTable(named, scores, **found)
+                alone = _trained_alone(document, own[0], key)
+                tables.append(_with_transfers(table, groups, alone, key, margin))
     return tables
 
 
@@ -170,11 +177,52 @@ def _table_values(
                 spread=spread,
                 against=compared,
                 forgetting=forgotten.get(name),
+                transfers={},
             )
         )
     same = against(REFERENCE, backbone)
     found = {"patients": same.patients, "cases": same.cases, "reference": same.mean_a}
     return {**found, "rows": tuple(rows), "baselines": sides}
+
+
+def _trained_alone(
+    document: Mapping[str, Any], adapted: Mapping[str, Any], key: str
+) -> dict[str, CaseScores]:
+    """Return the study's other backbones of a target, by name; none if no model is adapted."""
+    if "source" not in adapted:
+        return {}
+    shared, halves = WHERE[:2], document.get("halves", {})
+    found: dict[str, list[CaseScores]] = {}
+    for run in document["runs"]:
+        here = all(run[name] == adapted[name] for name in shared) and key in run
+        alone = run["method"] == REFERENCE and "source" not in run and run["backbone"] not in halves
+        if here and alone:
+            scores = CaseScores.of_dice(run[key], run["backbone"])
+            found.setdefault(run["backbone"], []).append(scores)
+    return {name: pooled(parts, name) for name, parts in found.items()}
+
+
+def _with_transfers(
+    table: MethodTable,
+    groups: Mapping[str, Sequence[Mapping[str, Any]]],
+    alone: Mapping[str, CaseScores],
+    key: str,
+    margin: float,
+) -> MethodTable:
+    """Return a table with the forward transfer over networks of the same cases, if there are any.
+
+    The p values are adjusted together, without those of the table.
+    """
+    family = []
+    for name, runs in groups.items():
+        own = pooled([CaseScores.of_dice(run[key], name) for run in runs], name)
+        pattern = runs[0]["patient_pattern"] or ".*"
+        others = [other for other in alone.values() if other.dice.keys() == own.dice.keys()]
+        family += [forward_transfer(other, own, pattern, margin) for other in others]
+    found = adjusted(family)
+    transfers = {name: {c.labels[0]: c for c in found if c.labels[1] == name} for name in groups}
+    rows = (replace(row, transfers=transfers[row.method]) for row in table.rows)
+    return replace(table, rows=tuple(rows))
 
 
 def _forgettings(
@@ -199,6 +247,8 @@ def cells(table: MethodTable) -> list[list[str]]:
         head += [f"difference from {shown_name(baseline)} [95 % CI]", "p (Holm)"]
     on_source = any(row.forgetting is not None for row in table.rows)
     head += [*SOURCE_HEAD] if on_source else []
+    alone = dict.fromkeys(name for row in table.rows for name in row.transfers)
+    head += [column.format(name) for name in alone for column in TRANSFER]
     found = [head]
     for row in table.rows:
         line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]
@@ -209,6 +259,9 @@ def cells(table: MethodTable) -> list[list[str]]:
             line += [difference_text(against), NONE if against is None else p_text(against.p_holm)]
         if on_source:
             line += source_cells(row.forgetting)
+        for name in alone:
+            over = row.transfers.get(name)
+            line += [difference_text(over), NONE if over is None else p_text(over.p_holm)]
         found.append(line)
     return found
 

@@ -1,0 +1,104 @@
+"""Adapters of 2-D and 3-D, plain and residual-encoder networks, as files and on their backbones."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trained_models import adapted, planned, write_model
+
+from nnunet_iac.adaptation.adapter import (
+    Adapter,
+    adapters_of,
+    apply,
+    backbone_of,
+    listing,
+    require_new_file,
+)
+from nnunet_iac.adaptation.choice import statistics
+from nnunet_iac.adaptation.source import SourceModel
+from nnunet_iac.adaptation.target import adapted_plans
+from nnunet_iac.runs.checkpoint import read_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("dimension", "network", "cell"),
+    [
+        (2, "PlainConvUNet", {"trainable_part": "cells+norms"}),
+        (2, "PlainConvUNet", {"skip": "attention"}),
+        (3, "PlainConvUNet", {}),
+        (3, "ResidualEncoderUNet", {"trainable_part": "cells+norms"}),
+    ],
+)
+def test_an_applied_adapter_is_the_network_that_was_trained(
+    tmp_path: Path, dimension: int, network: str, cell: dict[str, Any]
+) -> None:
+    configuration = "2d" if dimension == 2 else "3d_fullres"
+    model = write_model(tmp_path, configuration, planned(dimension, network))
+    trained, adapter = adapted(model, **cell)
+    file = tmp_path / "site.safetensors"
+    adapter.save(file)
+    found = apply(model, Adapter.read(file), tmp_path / f"out__P__{configuration}")
+    source = SourceModel.at(found.folder)
+    again = source.network().eval()
+    again.load_state_dict(read_checkpoint(source.checkpoint)["network_weights"])
+    image = torch.rand(1, 1, *[16] * dimension)
+    with torch.no_grad():
+        wanted, got, before = trained(image), again(image), SourceModel.at(model).network()(image)
+    for one, other, untrained in zip(wanted, got, before, strict=True):
+        assert torch.equal(one, other)
+        assert not torch.equal(one, untrained)
+    seen: Any = again
+    assert statistics(seen.encoder, image[0], [16] * dimension).shape == (16,)
+
+
+def test_a_changed_bit_of_an_adapter_is_found(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    adapted(model)[1].save(file := tmp_path / "site.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"site\.safetensors is damaged: save it again"):
+        Adapter.read(file)
+
+
+def test_where_an_adapter_cannot_go_is_found_before_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must end with \.safetensors"):
+        require_new_file(tmp_path / "site.pth")
+    (there := tmp_path / "site.safetensors").touch()
+    with pytest.raises(FileExistsError, match="must go to a new file"):
+        require_new_file(there)
+
+
+def test_a_listing_shows_what_fits_and_what_does_not(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    other = write_model(tmp_path / "other", "2d", planned(2), seed=1)
+    wider = write_model(tmp_path / "wider", "2d", planned(2, spacing=[2.0, 2.0]))
+    folder = model / "adapters"
+    assert listing(model, adapters_of(model)) == [f"no adapters in {folder}"]
+    folder.mkdir()
+    for name, of in {"own": model, "other": other, "wider": wider}.items():
+        adapted(of)[1].save(folder / f"{name}.safetensors")
+    (folder / "broken.safetensors").write_bytes(b"no adapter")
+    broken, others, own, plans = listing(model, adapters_of(model))
+    assert broken.startswith("broken: ")
+    assert "is damaged or something else" in broken
+    assert others.endswith("does not fit: another backbone")
+    assert own.startswith("own: Dataset030_Site, nnUNetTrainerIACLTH, 0.0")
+    assert own.endswith("fits fold_0")
+    assert plans.endswith("does not fit: other plans")
+    with pytest.raises(FileNotFoundError, match="a model folder of nnU-Net must be named"):
+        listing(tmp_path, [])
+    with pytest.raises(ValueError, match="must be put on the backbone it was trained on"):
+        backbone_of(model, Adapter.read(folder / "other.safetensors"))
+
+
+def test_the_plans_of_a_residual_encoder_in_3d_are_moved_to_a_target(tmp_path: Path) -> None:
+    config = planned(3, "ResidualEncoderUNet")
+    source = SourceModel.at(write_model(tmp_path, "3d_fullres", config))
+    target: Any = type("Site", (), {"name": "Dataset030_Site", "reader": "SimpleITKIO"})
+    found = adapted_plans(source, target, "nnUNetPlansFrom027", {})
+    moved = found["configurations"]["3d_fullres"]
+    for key in ("architecture", "spacing", "patch_size", "normalization_schemes"):
+        assert moved[key] == config[key]
+    assert moved["data_identifier"] == "nnUNetPlansFrom027_own"

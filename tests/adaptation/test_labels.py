@@ -1,0 +1,78 @@
+"""Which labels of a target fit a source, and how they are mapped to its numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+from trained_models import DATASET
+
+from nnunet_iac.adaptation.labels import (
+    MAPPED_FROM,
+    mapped_values,
+    require_same_labels,
+    write_mapped_dataset,
+)
+from nnunet_iac.runs.atomic import read_json
+
+PLAIN: dict[str, Any] = {"labels": {"background": 0, "organ": 1, "tumor": 2}}
+REGIONS: dict[str, Any] = {
+    "labels": {"background": 0, "whole": [1, 2], "core": [2]},
+    "regions_class_order": [1, 2],
+}
+
+
+def test_a_label_to_ignore_may_be_missing_on_either_side() -> None:
+    ignoring = {"labels": {**PLAIN["labels"], "ignore": 3}}
+    require_same_labels(PLAIN, ignoring)
+    require_same_labels(ignoring, PLAIN)
+
+
+def test_regions_must_be_the_same_and_in_the_same_order() -> None:
+    require_same_labels(REGIONS, {**REGIONS, "labels": {**REGIONS["labels"], "ignore": 3}})
+    others: tuple[dict[str, Any], ...] = (
+        {**REGIONS, "regions_class_order": [2, 1]},
+        {**REGIONS, "labels": {"background": 0, "whole": [1, 2], "core": [1]}},
+        {"labels": REGIONS["labels"]},
+        PLAIN,
+    )
+    for other in others:
+        with pytest.raises(ValueError, match="must have the source's labels"):
+            require_same_labels(REGIONS, other)
+
+
+def test_regions_are_not_mapped() -> None:
+    with pytest.raises(ValueError, match="only plain labels can be mapped"):
+        mapped_values(REGIONS, REGIONS, {"whole": "core"}, ())
+
+
+def test_labels_are_renamed_dropped_missing_and_ignored() -> None:
+    target = {"labels": {"background": 0, "lesion": 1, "vessel": 2, "ignore": 3}}
+    found = mapped_values(PLAIN, target, {"lesion": "tumor", "vessel": "background"}, ["organ"])
+    assert found == {0: 0, 1: 2, 2: 0, 3: 3}
+    with pytest.raises(ValueError, match=r"'organ' is not: .* add --absent organ"):
+        mapped_values(PLAIN, target, {"lesion": "tumor", "vessel": "background"}, ())
+    with pytest.raises(ValueError, match=r"must name labels of the target, .*; got 'liver'"):
+        mapped_values(PLAIN, target, {"liver": "organ"}, ())
+
+
+def test_a_mapped_data_set_keeps_its_images_and_the_mapping(tmp_path: Path) -> None:
+    raw, out = tmp_path / "Dataset030_Site", tmp_path / "Dataset130_Mapped"
+    names = {"background": 0, "lesion": 1, "ignore": 2}
+    target = {**DATASET, "labels": names}
+    numbers = np.array([[[0, 1], [2, 1]]], dtype=np.uint8)
+    for part, name in {"imagesTr": "a_0000", "labelsTr": "a"}.items():
+        (raw / part).mkdir(parents=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(numbers), raw / part / f"{name}.nii.gz")
+    values = mapped_values(PLAIN, target, {"lesion": "tumor"}, ["organ"])
+    write_mapped_dataset(raw, target, PLAIN, values, out)
+    written = SimpleITK.ReadImage(str(out / "labelsTr" / "a.nii.gz"))
+    assert SimpleITK.GetArrayFromImage(written).tolist() == [[[0, 2], [3, 2]]]
+    document = read_json(out / "dataset.json")
+    assert document["labels"] == {**PLAIN["labels"], "ignore": 3}
+    assert document["dataset"]["a"]["images"] == [str(raw / "imagesTr" / "a_0000.nii.gz")]
+    assert document[MAPPED_FROM] == {
+        "dataset": "Dataset030_Site",
+        "numbers": {"0": 0, "1": 2, "2": 3},
+    }

@@ -1,0 +1,190 @@
+"""What is checked before a target is prepared, and how few cases are split."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nnunetv2.model_sharing.model_export import export_pretrained_model
+from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+from trained_models import DATASET, planned, write_model
+
+from nnunet_iac.adaptation.source import SourceModel, model_folder
+from nnunet_iac.adaptation.target import (
+    Target,
+    mapped_target,
+    next_commands,
+    prepare,
+    require_adaptable,
+    require_other_patients,
+    write_splits,
+)
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.search.setting_parts import DataConfig
+
+NAME = "nnUNetPlansFrom027"
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnU-Net's folders: a trained model, and the raw data of another site without labels."""
+    for part in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{part}", str(tmp_path / part))
+        (tmp_path / part).mkdir()
+    write_model(tmp_path / "results", "2d", planned(2))
+    raw = tmp_path / "raw" / "Dataset030_Site"
+    (raw / "imagesTr").mkdir(parents=True)
+    for case in ("p1_ed", "p1_es", "p2_ed"):
+        (raw / "imagesTr" / f"{case}_0000.nii.gz").touch()
+    write_json(raw / "dataset.json", {**DATASET, "numTraining": 3})
+    return tmp_path
+
+
+@pytest.fixture
+def source(folders: Path) -> SourceModel:
+    return SourceModel.at(model_folder("27", "2d", "nnUNetTrainer", "nnUNetPlans"))
+
+
+@pytest.fixture
+def target(folders: Path) -> Target:
+    return Target.of("30")
+
+
+def test_an_installed_zip_is_a_source_without_its_data(
+    folders: Path, source: SourceModel, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold = source.checkpoint.parent
+    write_json(fold / "validation" / "summary.json", {})
+    (fold / "progress.png").touch()
+    write_json(source.model / "dataset_fingerprint.json", {})
+    zipped = folders / "model.zip"
+    export_pretrained_model(27, str(zipped), ("2d",), folds=(0,))
+    shutil.rmtree(folders / "results")
+    monkeypatch.setenv("nnUNet_results", str(folders / "elsewhere"))
+    install_model_from_zip_file(str(zipped))
+    again = SourceModel.at(model_folder("27", "2d", "nnUNetTrainer", "nnUNetPlans"))
+    assert again.checkpoint.is_relative_to(folders / "elsewhere")
+    assert require_adaptable(again, target, NAME) == []
+    require_other_patients(again, target, DataConfig())
+
+
+@pytest.mark.usefixtures("folders")
+@pytest.mark.parametrize("name", ["somewhere/model", "99"])
+def test_a_source_that_nobody_knows_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="must be a model folder, or the id or name of a data set"):
+        model_folder(name, "2d", "nnUNetTrainer", "nnUNetPlans")
+
+
+@pytest.mark.parametrize("pattern", [r"p\d+", None])
+def test_a_patient_of_the_source_is_refused_by_name_and_by_pattern(
+    folders: Path, source: SourceModel, target: Target, pattern: str | None
+) -> None:
+    shared = "p1_later" if pattern else "p1_es"
+    known = folders / "preprocessed" / "Dataset027_Source" / "splits_final.json"
+    write_json(known, [{"train": [shared, "p7_ed"], "val": ["p2_ed"]}])
+    data = DataConfig(patient_pattern=pattern)
+    with pytest.raises(ValueError, match=r"must not have seen the patients .* called p1"):
+        require_other_patients(source, target, data)
+    require_other_patients(source, target, replace(data, allow_leakage=True))
+    own = folders / "preprocessed" / "Dataset030_Site" / "splits_final.json"
+    write_json(own, [{"train": ["p1_ed", "p1_es"], "val": ["p2_ed"]}])
+    require_other_patients(source, target, data)
+
+
+def test_images_without_spacing_do_not_fit_those_with(source: SourceModel, target: Target) -> None:
+    plans = {**source.plans, "image_reader_writer": "NaturalImage2DIO"}
+    with pytest.raises(ValueError, match="must both have a spacing in mm, or neither"):
+        require_adaptable(replace(source, plans=plans), target, NAME)
+
+
+def test_a_model_whose_plans_have_another_spacing_is_refused(
+    source: SourceModel, target: Target
+) -> None:
+    plans = read_json(source.model / "plans.json")
+    plans["configurations"]["2d"]["spacing"] = [2.0, 2.0]
+    with pytest.raises(ValueError, match=r"trained under the given plans; spacing is \[2.0, 2.0\]"):
+        require_adaptable(replace(source, plans=plans), target, NAME)
+
+
+def test_preprocessed_data_of_unknown_plans_are_not_taken(
+    folders: Path, source: SourceModel, target: Target
+) -> None:
+    data = folders / "preprocessed" / "Dataset030_Site" / f"{NAME}_own"
+    data.mkdir(parents=True)
+    (data / "p1_ed.b2nd").touch()
+    with pytest.raises(ValueError, match="preprocessed data must be those of their plans"):
+        prepare(source, target, NAME, {}, 1, print)
+    assert not data.with_name(f"{NAME}.json").exists()
+
+
+def test_a_pattern_that_does_not_match_is_found_before_any_work(
+    source: SourceModel, target: Target
+) -> None:
+    with pytest.raises(ValueError, match="patient_pattern must match every case"):
+        prepare(source, target, NAME, {"patient_pattern": r"site_\d+"}, 1, print)
+
+
+def test_a_data_set_that_was_mapped_otherwise_is_not_taken(
+    source: SourceModel, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(raw: Path, document: Any, of: Any, values: dict[int, int], folder: Path) -> None:
+        mapped = {"dataset": raw.name, "numbers": {str(k): v for k, v in values.items()}}
+        written = {**document, "dataset": target.cases, "mapped_from": mapped}
+        write_json(folder / "dataset.json", written)
+
+    monkeypatch.setattr("nnunet_iac.adaptation.target.write_mapped_dataset", write)
+    swapped, name = {"head": "tail", "tail": "head"}, "Dataset130_Mapped"
+    first = mapped_target(source, target, name, swapped, ())
+    assert mapped_target(source, target, name, swapped, ()) == first
+    with pytest.raises(ValueError, match="or mapped otherwise, and is not overwritten"):
+        mapped_target(source, target, name, {"head": "tail"}, ["head"])
+
+
+@pytest.mark.parametrize(
+    ("cases", "validation"),
+    [
+        (["p1"], None),
+        (["p1", "p2"], [["p1"], ["p2"]]),
+        (["p1_ed", "p1_es", "p2_ed"], [["p1_ed", "p1_es"], ["p2_ed"]]),
+        ([f"p{n}" for n in range(5)], None),
+        ([f"p1_{n}" for n in range(5)], None),
+        (
+            [f"p{n}_{frame}" for n in range(3) for frame in ("ed", "es")],
+            [[f"p{n}_ed", f"p{n}_es"] for n in range(3)],
+        ),
+        (
+            [f"p{n}_{frame}" for n in range(6) for frame in ("ed", "es")],
+            [
+                ["p0_ed", "p0_es", "p5_ed", "p5_es"],
+                *([f"p{n}_ed", f"p{n}_es"] for n in range(1, 5)),
+            ],
+        ),
+    ],
+)
+def test_few_patients_are_split_without_one_on_both_sides(
+    tmp_path: Path, cases: list[str], validation: list[list[str]] | None
+) -> None:
+    write_splits(tmp_path, cases, r"p\d+")
+    path = tmp_path / "splits_final.json"
+    assert path.is_file() == (validation is not None)
+    if validation is not None:
+        folds = read_json(path)
+        assert [fold["val"] for fold in folds] == validation
+        assert all(sorted([*fold["train"], *fold["val"]]) == sorted(cases) for fold in folds)
+
+
+@pytest.mark.parametrize(("pattern", "fold"), [("site", "all"), (None, "0")])
+def test_the_next_command_names_a_fold_that_can_be_trained(
+    folders: Path, source: SourceModel, pattern: str | None, fold: str
+) -> None:
+    raw = folders / "raw" / "Dataset031_Many"
+    (raw / "imagesTr").mkdir(parents=True)
+    for number in range(5):
+        (raw / "imagesTr" / f"site_{number}_0000.nii.gz").touch()
+    write_json(raw / "dataset.json", {**DATASET, "numTraining": 5})
+    path = folders / "preprocessed" / "Dataset031_Many" / f"{NAME}.json"
+    settings = {"patient_pattern": pattern}
+    write_json(path, {"plans_name": NAME, "configurations": {"2d": {"iac": settings}}})
+    command, _ = next_commands(path, source, Target.of("31"))
+    assert command == f"next: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerIACLTH -p {NAME}"

@@ -1,0 +1,203 @@
+"""docs/evidence/adaptation.md, written of made-up results: what it must show, and show first."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from nnunet_iac.runs.atomic import write_json
+
+METHODS = Path(__file__).parents[2] / "docs" / "evidence" / "adaptation" / "methods.yaml"
+TARGET = [f"cmr_{n:02d}" for n in range(16, 31)]
+SOURCE = [f"patient{n:03d}_frame{frame}" for n in range(1, 15) for frame in ("01", "02")]
+DRAWS = 3
+
+GAINS = {"iac-lth": (0.16, 0.01), "random": (0.16, 0.01), "continued": (0.162, 0.06)}
+"""Of the methods that differ from `OTHER`: what is gained on the target, and lost on the source."""
+
+OTHER = (0.15, 0.02)
+
+
+def scores(cases: list[str], base: float, change: float) -> dict[str, float]:
+    """Return a Dice of every case, the change of which differs a little."""
+    return {
+        case: base + change * (1 + 0.1 * (n % 3)) + 0.001 * n % 7 for n, case in enumerate(cases)
+    }
+
+
+def run(method: str, draw: int, gain: float, loss: float) -> dict[str, Any]:
+    reference = method == "reference"
+    before = scores(SOURCE, 0.86, 0)
+    own = {} if reference else {"frozen_dice": None, "backbone_unchanged": True, "seed": 0}
+    return {
+        "run": f"{method}{draw}",
+        "dataset": "Dataset030_CMRbSSFP",
+        "configuration": "2d",
+        "fold": draw,
+        "backbone": "adapted",
+        "method": method,
+        "augmentation": "default",
+        "seed": None,
+        "patient_pattern": None,
+        "backbone_hash": "a" * 64,
+        "dice": scores(TARGET, 0.695 + 0.001 * draw, gain),
+        "source": {"before": before, "after": scores(SOURCE, 0.86, -loss)},
+        "epochs": 16,
+        "search_epochs": 8,
+        "seconds": 300.0,
+        "parameters": {"backbone": 1000, "final": 1030},
+        "macs": {"backbone": 10, "final": 12},
+        **own,
+    }
+
+
+def measured(gains: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """Return the result file of a study of all methods."""
+    methods = [*yaml.safe_load(METHODS.read_text()), "transferred"]
+    runs = [run("reference", draw, 0, 0) for draw in range(DRAWS)]
+    runs += [run(name, draw, *gains.get(name, OTHER)) for name in methods for draw in range(DRAWS)]
+    return {"study": "adaptation-heart-k3", "methods": methods, "runs": runs}
+
+
+@pytest.fixture
+def writer(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("evidence/adaptation/page")
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the table after a heading."""
+    lines = page[page.index(heading) :].splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("| "))
+    end = next(n for n, line in enumerate(lines) if n > start and not line.startswith("|"))
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start + 2 : end]]
+
+
+def test_what_was_not_measured_is_named_and_the_search_comes_first(
+    writer: ModuleType, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "heart-k3.json", measured(GAINS))
+    page = writer.page(tmp_path, draw=True)
+    first = page.splitlines()[2]
+    assert first.startswith("**Searched cells were not better than random ones: better in 0 of 1")
+    assert "worse in 0, no difference detected in 1.**" in first
+    assert "Not measured: Hippocampus: a simulated change of the scanner; Hippo" in page
+    targets = rows(page, "## Targets")
+    by_cases = {
+        cases: [row for row in targets if row[1] == f"heart, {cases}"]
+        for cases in ("1 case", "3 cases", "5 cases", "10 cases")
+    }
+    for cases in ("1 case", "5 cases", "10 cases"):
+        assert [row[2:] for row in by_cases[cases]] == [["not measured"] * 2] * 2
+    dice, forgetting, *product = by_cases["3 cases"]
+    assert dice[2].startswith("-0.0022 [")
+    assert dice[2].endswith("against continued, all weights")
+    assert dice[3] == "met"
+    assert forgetting[2].startswith("17 %: -0.0110 [")
+    assert forgetting[3] == "met"
+    assert [row[3] for row in product] == ["not measured"] * 4
+    assert "the backbone is bit-identical after 24 of 24 runs" in page
+    assert "What was tried" not in page
+    assert "n = 15 patients of the target and 14 of the source" in page
+    assert "Means over 3 draws" in page
+    methods = [row[0] for row in rows(page, "### heart, 3 cases")]
+    assert methods == ["no adaptation", *(writer.NAMES[row] for row in measured(GAINS)["methods"])]
+    assert "A training from scratch on the same cases was not measured." in page
+    assert (tmp_path / "heart-k3.png").stat().st_size > 0
+    assert "adaptation/heart-k3.png" in page
+
+
+def test_what_was_missed_is_shown_with_numbers_and_what_was_tried(
+    writer: ModuleType, tmp_path: Path
+) -> None:
+    gains = {**GAINS, "iac-lth": (0.14, 0.03), "random-wide": (0.165, 0.05)}
+    write_json(tmp_path / "heart-k3.json", measured(gains))
+    page = writer.page(tmp_path)
+    dice, forgetting = [row for row in rows(page, "## Targets") if row[1] == "heart, 3 cases"][:2]
+    assert dice[2].startswith("-0.0242 [")
+    assert dice[3] == "**missed**"
+    assert forgetting[2].startswith("50 %: -0.0329 [")
+    assert forgetting[3] == "**missed**"
+    tried = {
+        row[1]: row for row in rows(page, "### What was tried where a target was missed: heart")
+    }
+    assert {*tried} == {
+        name for method, name in writer.NAMES.items() if method not in writer.CONTROLS
+    }
+    assert tried["cells: random"][3:] == ["yes", "17 %", "yes"]
+    assert tried["cells: random, wide"][3:] == ["yes", "83 %", "no"]
+    assert "worse in 1, no difference detected in 0" in page
+    assert "lower than a random cell (95 % CI" in page
+
+
+def test_a_search_that_is_better_is_first_as_well(writer: ModuleType, tmp_path: Path) -> None:
+    gains = {**GAINS, "iac-lth": (0.17, 0.01)}
+    write_json(tmp_path / "heart-k3.json", measured(gains))
+    page = writer.page(tmp_path)
+    assert page.splitlines()[2].startswith(
+        "**Searched cells were better than random ones in 1 of 1"
+    )
+
+
+def test_a_control_that_forgets_nothing_leaves_nothing_to_forget(
+    writer: ModuleType, tmp_path: Path
+) -> None:
+    for lost, result in ((0.01, "**missed**"), (0.0, "met")):
+        gains = {**GAINS, "continued": (0.162, -0.01), "iac-lth": (0.16, lost)}
+        write_json(tmp_path / "heart-k3.json", measured(gains))
+        _, forgetting, *_ = [
+            row for row in rows(writer.page(tmp_path), "## Targets") if "heart, 3" in row[1]
+        ]
+        assert forgetting[2].startswith("that forgets nothing")
+        assert forgetting[3] == result
+
+
+def test_a_training_from_scratch_is_a_row_and_the_measure_of_forward_transfer(
+    writer: ModuleType, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "heart-k3.json", measured(GAINS))
+    scratch = {"study": "scratch", "methods": [], "runs": []}
+    scratch["runs"] = [run("reference", draw, -0.2, 0) for draw in range(DRAWS)]
+    write_json(tmp_path / "heart-k3-scratch.json", scratch)
+    page = writer.page(tmp_path)
+    *_, last = rows(page, "### heart, 3 cases")
+    assert last[0] == "from scratch"
+    assert last[1].startswith("0.4")
+    assert "Forward transfer: the default is 0.39" in page
+
+
+PRODUCT: dict[str, Any] = {
+    "cases": 3,
+    "seconds": {"prepare": 12.0, "train": 540.0},
+    "bytes": {"adapter": 40_000, "model": 1_000_000},
+    "auto": {
+        "site": dict.fromkeys(TARGET, "site"),
+        "none": {case: "none" if n < 25 else "site" for n, case in enumerate(SOURCE)},
+    },
+    "off": {"predictions": 43, "equal": True},
+}
+
+
+def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) -> None:
+    write_json(tmp_path / "heart-k3.json", measured(GAINS))
+    write_json(tmp_path / "product.json", PRODUCT)
+    found = {
+        (row[0].split()[0], row[1]): row[2:] for row in rows(writer.page(tmp_path), "## Targets")
+    }
+    assert found["with", "heart, 3 cases"] == ["43 predictions equal", "met"]
+    assert found["an", "heart, 3 cases"] == ["4.0 %, 40 of 1000 kB", "met"]
+    assert found["`auto`", "heart, the target"] == ["15 of 15, 100 % [78 %, 100 %]", "met"]
+    right, result = found["`auto`", "heart, the source"]
+    assert right.startswith("25 of 28, 89 % [")
+    assert result == "**missed**"
+    time, result = found["adapting", "heart, 3 cases"]
+    assert time.startswith("9.0 minutes")
+    assert result == "met"
+
+
+def test_without_results_there_are_no_findings(writer: ModuleType, tmp_path: Path) -> None:
+    page = writer.page(tmp_path)
+    assert "random ones" not in page
+    assert {row[3] for row in rows(page, "## Targets")} == {"not measured"}
