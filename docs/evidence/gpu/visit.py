@@ -3,7 +3,8 @@
     python docs/evidence/gpu/visit.py --device cuda --to docs/evidence/gpu
 
 `setup_scripts/gpu.sh` makes the environment for it. Rows that a file has already are not measured
-again, unless the commit has changed. With `--device cpu --quick` all parts run on tiny networks.
+again, unless commit, machine or versions have changed. With `--device cpu --quick` all parts run on
+tiny networks.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from nnunet_iac.host.devices import require_device
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.training.cost import circumstances
 
@@ -40,6 +42,9 @@ MINUTES = 8.0
 
 LONGEST_ERROR = 2000
 """Characters of an error that its row keeps."""
+
+SAME = ("commit", "hardware", "versions", "device", "quick")
+"""What rows in one file share."""
 
 Rows = Mapping[str, Callable[[], Mapping[str, Any]]]
 """What a part measures, by name; each is one row of its file."""
@@ -64,6 +69,10 @@ def main() -> int:
     add("--minutes", type=float, default=MINUTES, help=f"left for all parts (default: {MINUTES})")
     add("--part", choices=LIMITS, help="only this one, without a time limit")
     given = parser.parse_args()
+    try:
+        require_device(given.device)
+    except RuntimeError as error:
+        parser.error(str(error))
     visit = Visit(given.device, given.quick)
     if given.part is not None:
         return measure(given.part, visit, given.to / f"{given.part}.json", given.commit)
@@ -100,7 +109,7 @@ def measure(name: str, visit: Visit, file: Path, commit: str | None = None) -> i
     document["commit"] = commit or document["commit"]
     document["versions"] |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     known = read_json(file) if file.is_file() else {}
-    if all(known.get(key) == document[key] for key in ("commit", "device", "quick")):
+    if all(known.get(key) == document[key] for key in SAME):
         if known["complete"]:
             return 0
         document["rows"] = {k: row for k, row in known["rows"].items() if "error" not in row}
