@@ -76,7 +76,7 @@ class Workload:
 
     def _divisors(self) -> tuple[int, ...]:
         """Return by how much the encoder reduces every side."""
-        return self._reductions()[-1]
+        return [(), *self._reductions()][-1]
 
     def _reductions(self) -> list[tuple[int, ...]]:
         """Return by how much every side is reduced at each stage of the encoder."""
