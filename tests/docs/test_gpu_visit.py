@@ -126,7 +126,8 @@ def test_the_page_names_parts_of_another_machine_and_leaves_out_those_without_ro
     page = load("page")
     write_json(tmp_path / "training.json", {"stopped": "there was no time left"})
     for name in RUN:
-        part = read_json(measured / f"{name}.json") | {"device": "cuda", "quick": False}
+        part = read_json(measured / f"{name}.json")
+        part |= {"device": "cuda", "quick": False, "commit": "a"}
         if name == "variants":
             part["hardware"]["gpu"] = "another"
         write_json(tmp_path / f"{name}.json", part)
