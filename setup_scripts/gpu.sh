@@ -47,7 +47,9 @@ install_beside_torch() {
         "${pip[@]}" --no-index --no-deps "$WHEELS"/*.whl || return
         "${pip[@]}" --no-index --no-deps --no-build-isolation -e "$ROOT" || return
     else
-        "$VENV/bin/python" -c 'import torch; print(f"torch=={torch.__version__}")' >"$VENV/torch.txt"
+        # torch.__version__ may have a suffix that the installed package has not.
+        "$VENV/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+            >"$VENV/torch.txt" || return
         "${pip[@]}" --constraint "$VENV/torch.txt" -e "$ROOT[onnx]" || return
     fi
     "$VENV/bin/python" -c 'import nnunet_iac.training.trainers'
