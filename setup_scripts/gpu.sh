@@ -11,7 +11,7 @@
 # set, else in docs/evidence/gpu, from which docs/evidence/gpu/page.py writes docs/evidence/gpu.md.
 # Whatever is finished is kept: a second call continues on the same kind of machine, once the files are in the
 # folder. --commit names the code where there is no git; --device cpu --quick is a dry run of all parts on tiny
-# networks.
+# networks, without limits of time.
 STEPS=3
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 VENV="$ROOT/.venv-gpu"
@@ -58,7 +58,10 @@ install_beside_torch() {
 measure() {
     local left
     left="$(awk "BEGIN { print $MINUTES - $SECONDS / 60 }")"
-    "$VENV/bin/python" "$ROOT/docs/evidence/gpu/visit.py" --minutes "$left" --to "$TO" "${visit[@]}"
+    "$VENV/bin/python" "$ROOT/docs/evidence/gpu/visit.py" --minutes "$left" --to "$TO" "${visit[@]}" || {
+        echo "what was measured is in $TO; the same call continues" >&2
+        return 1
+    }
 }
 
 TO="${OUT:-$ROOT/docs/evidence/gpu}"

@@ -4,7 +4,7 @@
 
 `setup_scripts/gpu.sh` makes the environment for it. Rows that a file has already are not measured
 again, unless commit, machine or versions have changed. With `--device cpu --quick` all parts run on
-tiny networks.
+tiny networks, without limits of time.
 """
 
 import argparse
@@ -79,8 +79,8 @@ def main() -> int:
     end, complete = time.monotonic() + 60 * given.minutes, True
     for name, limit in LIMITS.items():
         left = max(0.0, end - time.monotonic())
-        seconds = min(limit, left) if visit.device == "cuda" else left
-        print(f"== {name}: at most {seconds:.0f} s", flush=True)
+        seconds = min(limit, left) if visit.device == "cuda" else None
+        print(f"== {name}", "" if seconds is None else f"at most {seconds:.0f} s", flush=True)
         stopped = stopped_after([*sys.argv, "--part", name], seconds)
         if stopped is not None:
             print(f"{name} is not complete: {stopped}", flush=True)
@@ -89,17 +89,21 @@ def main() -> int:
     return 0 if complete else 1
 
 
-def stopped_after(words: list[str], seconds: float) -> str | None:
+def stopped_after(words: list[str], seconds: float | None) -> str | None:
     """Run a part in a process of its own; return why it ended early, or None."""
-    if seconds <= 0:
+    if seconds is not None and seconds <= 0:
         return "there was no time left"
-    process = subprocess.Popen([sys.executable, *words], start_new_session=True)
-    try:
-        status = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return f"it was stopped after {seconds:.0f} s"
+    with TemporaryDirectory(
+        ignore_cleanup_errors=True
+    ) as temporary:  # A part that is stopped leaves its files behind.
+        own = {**os.environ, "TMPDIR": temporary}
+        process = subprocess.Popen([sys.executable, *words], env=own, start_new_session=True)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"it was stopped after {seconds:.0f} s"
     return None if status == 0 else f"it ended with status {status}"
 
 
