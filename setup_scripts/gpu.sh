@@ -8,7 +8,7 @@
 # fills it) or else from the index, then with onnx, onnxscript and onnxruntime. Nothing else is changed. It takes
 # about a minute. The rest of the 8 minutes is for the parts that docs/evidence/gpu/visit.py lists with the
 # seconds after which each is stopped, the most important first; each writes a JSON file, below $OUT if that is
-# set, else in docs/evidence/gpu, from which docs/evidence/gpu/page.py writes docs/evidence/gpu.md.
+# set, else in docs/evidence/gpu, from which docs/evidence/gpu/page.py writes the page.
 # Whatever is finished is kept: a second call continues on the same kind of machine, once the files are in the
 # folder. --commit names the code where there is no git; --device cpu --quick is a dry run of all parts on tiny
 # networks, without limits of time.
