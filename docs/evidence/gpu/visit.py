@@ -31,7 +31,7 @@ LIMITS = {
     "training": 150,
     "forward": 60,
     "speed": 110,
-    "memory": 40,
+    "memory": 60,
     "profile": 40,
     "variants": 120,
 }
