@@ -3,13 +3,15 @@
 #
 #   bash setup_scripts/gpu.sh [--wheels DIR] [--commit HASH] [--device cpu] [--quick]
 #
-# Makes .venv-gpu, which sees the machine's own torch and what lies beside it, and installs nnunet-iac and
-# what it needs from a folder of wheels (default: wheels/, if it is there; setup_scripts/gpu_wheels.sh
-# fills it) or else from the index. Then it measures the parts that docs/evidence/gpu/visit.py lists, the most
-# important first, into one JSON file each, below $OUT if that is set, else in docs/evidence/gpu.
-# Whatever is finished is kept: a second call continues, on another machine once the files are in
-# the folder. --commit names the code where there is no
-# git; --device cpu --quick is a dry run of all parts on tiny networks.
+# Installs into .venv-gpu, which sees the machine's torch and what lies beside it: nnunet-iac in place, nnU-Net
+# and what both need, from a folder of wheels (default: wheels/, if it is there; setup_scripts/gpu_wheels.sh
+# fills it) or else from the index, then with onnx, onnxscript and onnxruntime. Nothing else is changed. It takes
+# about a minute. The rest of the 8 minutes is for the parts that docs/evidence/gpu/visit.py lists with the
+# seconds after which each is stopped, the most important first; each writes a JSON file, below $OUT if that is
+# set, else in docs/evidence/gpu, from which docs/evidence/gpu/page.py writes the page.
+# Whatever is finished is kept: a second call continues on the same kind of machine, once the files are in the
+# folder. --commit names the code where there is no git; --device cpu --quick is a dry run of all parts on tiny
+# networks, without limits of time.
 STEPS=3
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 VENV="$ROOT/.venv-gpu"
@@ -45,7 +47,9 @@ install_beside_torch() {
         "${pip[@]}" --no-index --no-deps "$WHEELS"/*.whl || return
         "${pip[@]}" --no-index --no-deps --no-build-isolation -e "$ROOT" || return
     else
-        "$VENV/bin/python" -c 'import torch; print(f"torch=={torch.__version__}")' >"$VENV/torch.txt"
+        # torch.__version__ may have a suffix that the installed package has not.
+        "$VENV/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+            >"$VENV/torch.txt" || return
         "${pip[@]}" --constraint "$VENV/torch.txt" -e "$ROOT[onnx]" || return
     fi
     "$VENV/bin/python" -c 'import nnunet_iac.training.trainers'
@@ -54,7 +58,10 @@ install_beside_torch() {
 measure() {
     local left
     left="$(awk "BEGIN { print $MINUTES - $SECONDS / 60 }")"
-    "$VENV/bin/python" "$ROOT/docs/evidence/gpu/visit.py" --minutes "$left" --to "$TO" "${visit[@]}"
+    "$VENV/bin/python" "$ROOT/docs/evidence/gpu/visit.py" --minutes "$left" --to "$TO" "${visit[@]}" || {
+        echo "what was measured is in $TO; the same call continues" >&2
+        return 1
+    }
 }
 
 TO="${OUT:-$ROOT/docs/evidence/gpu}"

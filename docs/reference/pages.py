@@ -320,7 +320,7 @@ AREAS = {
 """Folders of the package, and what their messages are about."""
 
 ERRORS = {"ValueError", "RuntimeError", "FileNotFoundError", "FileExistsError"}
-ERRORS |= {"ArgumentTypeError"}
+ERRORS |= {"ArgumentTypeError", "OutOfMemoryError"}
 
 
 def messages_page() -> str:

@@ -31,16 +31,19 @@ def run_benchmark(
     long as there are `workers_that_hide_loading`.
     """
     genotypes = [random_genotype(seed) for seed in range(cells)]
+    stays_frozen = workload.settings.cell.trainable_part in (None, "cells")
+    # One U-Net for all cells: a GPU may not have room for so many.
+    frozen = workload.unet() if stays_frozen else None
     steps = {
         "plain": plain_step(workload),
         "search_first": fused_step(workload, len(OPERATIONS)),
         "search_last": fused_step(workload, 1),
         "plain_validation": forward_pass(workload, workload.unet()),
-        "search_validation": forward_pass(workload, workload.supernet()),
-        **{f"finetune {n}": finetune_step(workload, g) for n, g in enumerate(genotypes)},
+        "search_validation": forward_pass(workload, workload.supernet(unet=frozen)),
+        **{f"finetune {n}": finetune_step(workload, g, frozen) for n, g in enumerate(genotypes)},
     }
     for number, genotype in enumerate(genotypes):
-        network = workload.retrofit()
+        network = workload.retrofit(frozen)
         network.discretise(genotype)
         steps[f"finetune_validation {number}"] = forward_pass(workload, network)
     timed = interleaved(steps, repeats, workload.device)

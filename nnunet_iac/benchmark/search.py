@@ -81,7 +81,8 @@ def _search(
             synchronise(workload.device)
             epoch_seconds.append(time.perf_counter() - started)
             seconds[controller.phase.value] += epoch_seconds[-1]
-            with torch.no_grad():
+            on_gpu = workload.device == "cuda"
+            with torch.no_grad(), torch.autocast(workload.device, enabled=on_gpu):
                 for _ in range(validation_batches):
                     validation += timed(lambda: network(images), workload.device)
             epoch += 1

@@ -8,6 +8,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,9 @@ def peak_mb(make: Callable[..., Callable[[], Any]], *arguments: Any, device: str
     On a CUDA GPU the growth of what the allocator has given out; on an Apple GPU that of what the
     driver has, which the allocator keeps; on a CPU that of a fresh process, since a process does
     not give back all it has freed.
+
+    Raises:
+        torch.OutOfMemoryError: there is not so much.
     """
     if device == "cuda":
         gc.collect()
@@ -81,9 +86,14 @@ def peak_mb(make: Callable[..., Callable[[], Any]], *arguments: Any, device: str
         for _ in range(3):
             step()
         return (torch.mps.driver_allocated_memory() - before) / 2**20
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_growth, (make, arguments, torch.get_num_threads()))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_growth, make, arguments, torch.get_num_threads()).result()
+        except BrokenProcessPool as error:  # A pool of multiprocessing would wait for ever.
+            raise torch.OutOfMemoryError(
+                "a training step must fit in memory; the process that ran it was killed, as the "
+                "system does where memory runs out: use a smaller batch or patch"
+            ) from error
 
 
 def present_mb(device: str) -> float:

@@ -1,10 +1,10 @@
 """What is timed: a network, a batch of random images, and nnU-Net's loss."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
@@ -76,13 +76,18 @@ class Workload:
 
     def _divisors(self) -> tuple[int, ...]:
         """Return by how much the encoder reduces every side."""
+        return [(), *self._reductions()][-1]
+
+    def _reductions(self) -> list[tuple[int, ...]]:
+        """Return by how much every side is reduced at each stage of the encoder."""
         axes = len(self.patch_size)
         if self.architecture is None:
-            return (2 ** (len(self.features) - 1),) * axes
+            return [(2**stage,) * axes for stage in range(len(self.features))]
         with built_from_plans():
             strides = self.architecture["arch_kwargs"]["strides"]
-            sides = (s if isinstance(s, list) else [s] * axes for s in strides)
-            return tuple(math.prod(side) for side in zip(*sides, strict=True))
+            sides = ([s] * axes if isinstance(s, int) else s for s in strides)
+            reductions = np.cumprod([*sides], axis=0)
+            return [tuple(map(int, stage)) for stage in reductions]
 
     @classmethod
     def of_plans(cls, dataset: str, configuration: str, plans: str, device: str) -> "Workload":
@@ -129,11 +134,17 @@ class Workload:
         )
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the size in plain types, for a report."""
+        """Return network, size and settings that were given, in plain types, for a report."""
+        network = (self.architecture or {}).get("network_class_name", PlainConvUNet.__name__)
         sizes = {"patch_size": list(self.patch_size), "features": list(self.features)}
         keys = ("partial_channels", "channel_ratio", "min_channels")
         cell = {key: getattr(self.settings.cell, key) for key in keys}
-        return {"batch_size": self.batch_size, **sizes, **cell, "device": self.device}
+        given, data = self.settings.written, self.settings.data
+        return {
+            **{"network": network.rpartition(".")[2], "batch_size": self.batch_size},
+            **{**sizes, **cell, "device": self.device},
+            "settings": {key: value for key, value in given.items() if not hasattr(data, key)},
+        }
 
     def unet(self) -> nn.Module:
         """Return a new stock network with deep supervision on the device."""
@@ -161,16 +172,19 @@ class Workload:
         )
         return net.to(self.device)
 
-    def retrofit(self) -> IACUNet:
-        """Return a new retrofit with search cells of the settings' sizes."""
+    def retrofit(self, unet: nn.Module | None = None) -> IACUNet:
+        """Return a new retrofit with search cells of the settings' sizes, of a U-Net or a new one.
+
+        Several retrofits may share a U-Net as long as it stays frozen.
+        """
         arguments = {**self.settings.cell.network_arguments(), "implant": "cell"}
-        network = retrofit(self.unet(), **arguments)
+        network = retrofit(self.unet() if unet is None else unet, **arguments)
         assert isinstance(network, IACUNet)
         return network
 
-    def supernet(self, active: Tensor | None = None) -> IACUNet:
+    def supernet(self, active: Tensor | None = None, unet: nn.Module | None = None) -> IACUNet:
         """Return a retrofitted network with search cells, pruned to `active`."""
-        network = self.retrofit()
+        network = self.retrofit(unet)
         load_ticket(network, draw_ticket(network, self.settings.optimisation.seed))
         if active is not None:
             network.prune(active)
@@ -181,10 +195,10 @@ class Workload:
         generator = torch.Generator().manual_seed(0)
         size = (self.batch_size, self.input_channels, *self.patch_size)
         images = torch.randn(size, generator=generator).to(self.device)
-        with torch.no_grad():
-            outputs = self.unet()(images)
         values, channels = (2, self.classes) if self.regions else (self.classes, 1)
-        shapes = [(self.batch_size, channels, *output.shape[2:]) for output in outputs]
+        # The lowest stage has no output; the others are as large as the encoder's tensors.
+        sides = [np.floor_divide(self.patch_size, by) for by in self._reductions()[:-1]]
+        shapes = [(self.batch_size, channels, *map(int, side)) for side in sides]
         labels = [torch.randint(values, shape, generator=generator) for shape in shapes]
         return images, [target.to(self.device) for target in labels]
 

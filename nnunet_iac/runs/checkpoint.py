@@ -95,10 +95,14 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 def keep_previous(latest: Path) -> None:
     """Let the latest checkpoint be the previous one as well, until the next takes its place."""
     if latest.is_file():
-        previous = latest.with_name(PREVIOUS)
-        with replacing(previous) as spare:
-            spare.unlink()
-            try:
-                os.link(latest, spare)
-            except OSError:  # Not every file system has links.
-                shutil.copyfile(latest, spare)
+        with replacing(latest.with_name(PREVIOUS)) as spare:
+            share(latest, spare)
+
+
+def share(source: Path, target: Path) -> None:
+    """Let a file have a second name, in place of another file, or copy it where none has two."""
+    target.unlink()
+    try:
+        os.link(source, target)
+    except OSError:  # Not every file system has links.
+        shutil.copyfile(source, target)

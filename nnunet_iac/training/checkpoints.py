@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from nnunet_iac.runs.atomic import read_json, replacing
-from nnunet_iac.runs.checkpoint import FINAL, LATEST, PREVIOUS, keep_previous, read_checkpoint
+from nnunet_iac.runs.checkpoint import (
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    keep_previous,
+    read_checkpoint,
+    share,
+)
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.plans import SECTION, configuration_of
 from nnunet_iac.search.settings import Settings, present_names
@@ -92,12 +99,19 @@ def restore_host(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], *paths: Path) -> None:
-    """Write a checkpoint to every path atomically, in order; the latest before it is kept."""
-    whole = io.BytesIO()  # Once for all, and torch's errors of files are less clear.
+    """Write a checkpoint to every path atomically, in order; the latest before it is kept.
+
+    It is on the disk once, with a name for every path: each name gets another file when it is
+    written again.
+    """
+    whole = io.BytesIO()  # torch's errors of files are less clear.
     torch.save(checkpoint, whole)
     for path in paths:
         with replacing(path) as temporary:
-            temporary.write_bytes(whole.getbuffer())
+            if path is paths[0]:
+                temporary.write_bytes(whole.getbuffer())
+            else:
+                share(paths[0], temporary)
             if path.name == LATEST:
                 keep_previous(path)
 

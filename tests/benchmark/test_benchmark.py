@@ -1,10 +1,13 @@
 """The benchmark runs through its command; nothing here asserts a time."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 
+from nnunet_iac.benchmark import step
 from nnunet_iac.benchmark.hours import run_hours
 from nnunet_iac.benchmark.inference import random_genotype
 from nnunet_iac.benchmark.step import estimate, random_mask
@@ -30,7 +33,8 @@ def run(tmp_path, capsys):
 
 
 def test_step_reports_seconds_memory_and_ratios(run):
-    result, printed = run("step", *SMALL, "--repeats", "1")
+    words = ("--repeats", "1", "--set", "min_channels=8", "patient_pattern=(.*)")
+    result, printed = run("step", *SMALL, *words)
     for name in ("plain", "naive", "fused", "finetune"):
         for key in (f"{name}_step_s", f"peak_mb_{name}"):
             assert result[key] > 0
@@ -41,8 +45,32 @@ def test_step_reports_seconds_memory_and_ratios(run):
         assert result[f"peak_mb_{name}_over_plain"] == most / plain
         assert result["estimate"]["memory_mb"] >= most
     assert result["naive_over_fused"] == result["naive_step_s"] / result["fused_step_s"]
-    assert result["workload"]["features"] == [8, 8, 8]
+    workload = result["workload"]
+    assert (workload["network"], workload["features"]) == ("PlainConvUNet", [8, 8, 8])
+    assert workload["settings"] == {"min_channels": 8}
     assert result["hardware"]["cores"] >= 1
+
+
+def test_a_step_edge_by_edge_that_does_not_fit_is_left_out(monkeypatch):
+    def peak(make, *arguments, device):
+        if make is step.naive_step:
+            raise torch.OutOfMemoryError
+        return 1.0
+
+    monkeypatch.setattr(step, "peak_mb", peak)
+    result = step.step_benchmark(Workload(2, (16, 8), (8, 8, 8)), 1)
+    assert result["peak_mb_fused_over_plain"] == 1
+    assert not [key for key in result if "naive" in key]
+
+
+def test_a_process_that_the_system_ends_is_out_of_memory():
+    with pytest.raises(torch.OutOfMemoryError, match="the process that ran it was killed"):
+        peak_mb(killed_step, device="cpu")
+
+
+def killed_step():
+    """Be killed as a process that takes too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_search_runs_every_epoch_of_all_five(run):
@@ -135,6 +163,28 @@ def test_the_estimate_is_that_of_both_searches_with_the_settings_preset():
     assert hours["iac_search_h"] == 200 * 7
     assert hours["lth_search_h"] == pytest.approx(15 * 7 + 2 * 27)
     assert hours["finetune_h"] == 200 * 2
+
+
+@pytest.mark.parametrize("part", ["cells", "cells+norms", "cells+decoder", "all"])
+def test_a_finetuning_step_changes_what_the_settings_train(part):
+    workload = Workload(2, (16, 8), (8, 8, 8), settings=Settings(trainable_part=part))
+    network = workload.supernet()
+    network.discretise(random_genotype(0))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    step.retrofit_step(workload, network)()
+    after = network.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    further = {"cells+norms": {"tuned_norms"}, "cells+decoder": {"decoder"}}
+    further["all"] = {"encoder", "decoder"}
+    assert changed == {"implants"} | further.get(part, set())
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_labels_are_as_large_as_the_outputs(dimension):
+    workload = Workload(1, (16, 8, 8)[:dimension], (4, 4, 4, 8))
+    images, targets = workload.batch()
+    outputs = workload.unet()(images)
+    assert [t.shape[2:] for t in targets] == [output.shape[2:] for output in outputs]
 
 
 def test_a_random_mask_has_as_many_operations_on_every_edge():

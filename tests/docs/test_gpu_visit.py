@@ -120,6 +120,22 @@ def test_the_page_has_the_numbers_of_the_files_and_says_what_is_lacking(
     assert "activations kept (OutOfMemoryError: no); it ended with status 1" in text
 
 
+def test_the_page_names_parts_of_another_machine_and_leaves_out_those_without_rows(
+    load: Load, measured: Path, tmp_path: Path
+) -> None:
+    page = load("page")
+    write_json(tmp_path / "training.json", {"stopped": "there was no time left"})
+    for name in RUN:
+        part = read_json(measured / f"{name}.json")
+        part |= {"device": "cuda", "quick": False, "commit": "a"}
+        if name == "variants":
+            part["hardware"]["gpu"] = "another"
+        write_json(tmp_path / f"{name}.json", part)
+    parts = page.measured(tmp_path)
+    assert page.lacking(parts) == ["training: not measured", "variants: with another hardware"]
+    assert f"Measured {read_json(measured / 'forward.json')['date']}" in page.page(tmp_path)
+
+
 def test_the_page_of_the_repository_is_what_its_script_writes(load: Load) -> None:
     written = FOLDER.with_suffix(".md")
     files = sorted(FOLDER.glob("*.json"))
@@ -167,6 +183,10 @@ def test_a_row_that_fails_is_recorded_and_tried_again_and_the_others_are_kept(
     assert visit.measure("forward", dry, file, "b") == 0
     assert read_json(file)["commit"] == "b"
     assert len(part.calls) == 2
+    known = read_json(file)
+    write_json(file, {**known, "hardware": {**known["hardware"], "gpu": "another"}})
+    assert visit.measure("forward", dry, file, "b") == 0
+    assert len(part.calls) == 3
 
 
 def test_a_part_that_cannot_be_prepared_says_so(load: Load, part: Any, tmp_path: Path) -> None:
@@ -186,6 +206,7 @@ def test_a_part_that_takes_too_long_or_ends_badly_stops_no_other(
         "time.sleep(60)\n"
     )
     monkeypatch.setattr(visit, "LIMITS", {"training": 9, "memory": 0.5, "profile": 9})
+    monkeypatch.setattr(visit, "require_device", lambda device: None)
     words = [str(script), "--device", "cuda", "--to", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", words)
     assert visit.main() == 1
@@ -195,6 +216,17 @@ def test_a_part_that_takes_too_long_or_ends_badly_stops_no_other(
     monkeypatch.setattr(sys, "argv", [*words, "--minutes", "0"])
     assert visit.main() == 1
     assert read_json(tmp_path / "profile.json") == {"stopped": "there was no time left"}
+
+
+def test_a_machine_without_a_gpu_is_refused_at_once(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["visit.py", "--device", "cuda", "--to", f"{tmp_path}"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        load("visit").main()
+    assert "the device cuda needs a GPU" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_script_names_options_that_it_does_not_know() -> None:

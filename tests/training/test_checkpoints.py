@@ -79,7 +79,7 @@ def test_the_checkpoint_before_the_latest_is_kept(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_checkpoint_that_is_best_and_latest_is_serialised_once(
+def test_a_checkpoint_that_is_best_and_latest_is_serialised_and_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[dict[str, Any]] = []
@@ -87,7 +87,10 @@ def test_a_checkpoint_that_is_best_and_latest_is_serialised_once(
     monkeypatch.setattr(torch, "save", lambda state, to: saved.append(state) or save(state, to))
     write_checkpoint({"number": 1}, tmp_path / BEST, tmp_path / LATEST)
     assert saved == [{"number": 1}]
-    assert (tmp_path / BEST).read_bytes() == (tmp_path / LATEST).read_bytes()
+    assert (tmp_path / BEST).samefile(tmp_path / LATEST)
+    write_checkpoint({"number": 2}, tmp_path / LATEST)
+    found = [torch.load(tmp_path / name)["number"] for name in (BEST, PREVIOUS, LATEST)]
+    assert found == [1, 1, 2]
 
 
 def test_the_settings_are_no_part_of_the_configurations_digest() -> None:

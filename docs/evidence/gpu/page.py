@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import ChainableUndefined
-from visit import LIMITS
+from visit import LIMITS, SAME
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.runs.atomic import read_json, write_text
@@ -20,25 +20,36 @@ Part = Mapping[str, Any]
 
 
 def measured(folder: Path) -> dict[str, Part]:
-    """Return the files of the parts that are there, by name."""
+    """Return the files of the parts that have rows, by name."""
     files = {name: folder / f"{name}.json" for name in LIMITS}
-    return {name: read_json(file) for name, file in files.items() if file.is_file()}
+    parts = {name: read_json(file) for name, file in files.items() if file.is_file()}
+    return {name: part for name, part in parts.items() if "rows" in part}
+
+
+def is_dry(part: Part) -> bool:
+    """Return whether a part was measured elsewhere than on a GPU, or on tiny networks."""
+    return bool(part["device"] != "cuda" or part["quick"])
 
 
 def lacking(parts: Mapping[str, Part]) -> list[str]:
-    """Return a line for every part that no GPU has measured, or not all of."""
+    """Return a line for every part that no GPU has measured as the first one, or not wholly."""
     lines = []
+    first = next(iter(parts.values()), {})
     for name in LIMITS:
-        part = parts.get(name)
-        if part is None or "rows" not in part:
+        if name not in parts:
             lines.append(f"{name}: not measured")
-        elif part["device"] != "cuda" or part["quick"]:
+            continue
+        part = parts[name]
+        if is_dry(part):
             lines.append(f"{name}: a dry run on tiny networks")
-        elif not part["complete"]:
-            failed = [
-                f"{key} ({row['error']})" for key, row in part["rows"].items() if "error" in row
-            ]
-            lines.append(f"{name}: {'; '.join([*failed, part.get('stopped', 'it was cut short')])}")
+            continue
+        faults = [f"with another {key}" for key in SAME if part[key] != first[key]]
+        if not part["complete"]:
+            failed = {key: row["error"] for key, row in part["rows"].items() if "error" in row}
+            faults += [f"{key} ({error})" for key, error in failed.items()]
+            faults.append(part.get("stopped", "it was cut short"))
+        if faults:
+            lines.append(f"{name}: {'; '.join(faults)}")
     return lines
 
 
@@ -80,9 +91,9 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE, help="folder of the JSON files")
     parser.add_argument("--to", type=Path, default=HERE.parent / "gpu.md")
     given = parser.parse_args()
-    missing = lacking(measured(given.results))
-    print("\n".join(missing) or "all parts were measured")
-    if len(missing) == len(LIMITS):
+    parts = measured(given.results)
+    print("\n".join(lacking(parts)) or "all parts were measured")
+    if all(map(is_dry, parts.values())):
         print("no page is written: run bash setup_scripts/gpu.sh on a machine with a GPU")
         return 1
     write_text(given.to, page(given.results))

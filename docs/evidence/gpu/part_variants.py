@@ -36,14 +36,21 @@ def rows(visit: Visit, scratch: Path) -> Rows:
         with tf32():
             return varied(plain)
 
+    def with_compiled_unet() -> dict[str, Any]:
+        step = plain_step(Compiled(**vars(plain)))
+        return {"seconds_of": interleaved({"plain": step}, repeats, visit.device)}
+
     innermost = ChannelsLast(**vars(plain))
-    return {
+    found: dict[str, Callable[[], dict[str, Any]]] = {
         "default": partial(varied, plain),
         "deterministic=false": partial(with_settings, deterministic=False),
         "TF32 in float32 products": with_tf32,
         "backbone with channels innermost": partial(varied, innermost),
         "compile_cells=true": partial(with_settings, finetuning_only=True, compile_cells=True),
     }
+    if visit.device == "cuda":  # On a CPU nnU-Net does not compile.
+        found["the U-Net compiled, as nnU-Net's own trainers do"] = with_compiled_unet
+    return found
 
 
 def steps(workload: Workload, finetuning_only: bool) -> Made:
@@ -66,6 +73,21 @@ class ChannelsLast(Workload):
         """Return images and labels."""
         images, targets = super().batch()
         return images.contiguous(memory_format=torch.channels_last), targets
+
+
+@dataclass(frozen=True)
+class Compiled(Workload):
+    """A workload whose U-Net is compiled."""
+
+    def unet(self) -> nn.Module:
+        """Return the network, which is compiled when it is first run."""
+        network = super().unet()
+        network.compile()
+        return network
+
+    def batch(self) -> tuple[Tensor, list[Tensor]]:
+        """Return images and labels, without compiling a network whose outputs have their shapes."""
+        return Workload(**vars(self)).batch()
 
 
 @contextmanager

@@ -3,7 +3,8 @@
     python docs/evidence/gpu/visit.py --device cuda --to docs/evidence/gpu
 
 `setup_scripts/gpu.sh` makes the environment for it. Rows that a file has already are not measured
-again, unless the commit has changed. With `--device cpu --quick` all parts run on tiny networks.
+again, unless commit, machine or versions have changed. With `--device cpu --quick` all parts run on
+tiny networks, without limits of time.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from nnunet_iac.host.devices import require_device
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.training.cost import circumstances
 
@@ -29,7 +31,7 @@ LIMITS = {
     "training": 150,
     "forward": 60,
     "speed": 110,
-    "memory": 40,
+    "memory": 60,
     "profile": 40,
     "variants": 120,
 }
@@ -40,6 +42,9 @@ MINUTES = 8.0
 
 LONGEST_ERROR = 2000
 """Characters of an error that its row keeps."""
+
+SAME = ("commit", "hardware", "versions", "device", "quick")
+"""What rows in one file share."""
 
 Rows = Mapping[str, Callable[[], Mapping[str, Any]]]
 """What a part measures, by name; each is one row of its file."""
@@ -64,14 +69,18 @@ def main() -> int:
     add("--minutes", type=float, default=MINUTES, help=f"left for all parts (default: {MINUTES})")
     add("--part", choices=LIMITS, help="only this one, without a time limit")
     given = parser.parse_args()
+    try:
+        require_device(given.device)
+    except RuntimeError as error:
+        parser.error(str(error))
     visit = Visit(given.device, given.quick)
     if given.part is not None:
         return measure(given.part, visit, given.to / f"{given.part}.json", given.commit)
     end, complete = time.monotonic() + 60 * given.minutes, True
     for name, limit in LIMITS.items():
         left = max(0.0, end - time.monotonic())
-        seconds = min(limit, left) if visit.device == "cuda" else left
-        print(f"== {name}: at most {seconds:.0f} s", flush=True)
+        seconds = min(limit, left) if visit.device == "cuda" else None
+        print(f"== {name}", "" if seconds is None else f"at most {seconds:.0f} s", flush=True)
         stopped = stopped_after([*sys.argv, "--part", name], seconds)
         if stopped is not None:
             print(f"{name} is not complete: {stopped}", flush=True)
@@ -80,17 +89,21 @@ def main() -> int:
     return 0 if complete else 1
 
 
-def stopped_after(words: list[str], seconds: float) -> str | None:
+def stopped_after(words: list[str], seconds: float | None) -> str | None:
     """Run a part in a process of its own; return why it ended early, or None."""
-    if seconds <= 0:
+    if seconds is not None and seconds <= 0:
         return "there was no time left"
-    process = subprocess.Popen([sys.executable, *words], start_new_session=True)
-    try:
-        status = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return f"it was stopped after {seconds:.0f} s"
+    with TemporaryDirectory(
+        ignore_cleanup_errors=True
+    ) as temporary:  # A part that is stopped leaves its files behind.
+        own = {**os.environ, "TMPDIR": temporary}
+        process = subprocess.Popen([sys.executable, *words], env=own, start_new_session=True)
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"it was stopped after {seconds:.0f} s"
     return None if status == 0 else f"it ended with status {status}"
 
 
@@ -100,7 +113,7 @@ def measure(name: str, visit: Visit, file: Path, commit: str | None = None) -> i
     document["commit"] = commit or document["commit"]
     document["versions"] |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     known = read_json(file) if file.is_file() else {}
-    if all(known.get(key) == document[key] for key in ("commit", "device", "quick")):
+    if all(known.get(key) == document[key] for key in SAME):
         if known["complete"]:
             return 0
         document["rows"] = {k: row for k, row in known["rows"].items() if "error" not in row}

@@ -265,6 +265,24 @@ def shared() -> Pair:
     return differentiated(twice, node()), differentiated(once, node())
 
 
+@lever(
+    CELL, "dropped: random cells hardly have such edges, and torch has no fast code for it", (3, 1)
+)
+def grouped(kernel, dilation) -> Pair:
+    """Depthwise {} of two edges that leave one source as one grouped call."""
+    _, own, _ = kernels(kernel, dilation)
+    weights = [torch.randn(CHANNELS, 1, kernel, kernel) for _ in range(2)]
+
+    def apart(x, *weights):
+        return sum(own(x, weight) for weight in weights)
+
+    def together(x, *weights):
+        both = convolved(x, torch.stack(weights, 1).flatten(0, 1), dilation, CHANNELS)
+        return both.unflatten(1, (-1, 2)).sum(2)
+
+    return differentiated(apart, node(), *weights), differentiated(together, node(), *weights)
+
+
 @lever(CELL, "kept")
 def merged() -> Pair:
     """Pointwise convolutions and norms of two edges merged, the variance as w cov(x) w."""
