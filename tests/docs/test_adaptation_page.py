@@ -56,7 +56,7 @@ def run(method: str, draw: int, gain: float, loss: float) -> dict[str, Any]:
 
 def measured(gains: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
     """Return the result file of a study of all methods."""
-    methods = [*yaml.safe_load(METHODS.read_text()), "transferred"]
+    methods = [name for group in yaml.safe_load(METHODS.read_text()).values() for name in group]
     runs = [run("reference", draw, 0, 0) for draw in range(DRAWS)]
     runs += [run(name, draw, *gains.get(name, OTHER)) for name in methods for draw in range(DRAWS)]
     return {"study": "adaptation-heart-k3", "methods": methods, "runs": runs}
