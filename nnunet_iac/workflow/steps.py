@@ -22,8 +22,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from nnunet_iac.adaptation.target import Target
-from nnunet_iac.adaptation.target import prepare as prepare_target
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment, raw_folder
@@ -102,6 +100,9 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
         own = [run for run in study.runs.values() if run.dataset == dataset]
         for run in own:
             if run.method == REFERENCE and (source := adapted_source(study, run)) is not None:
+                from nnunet_iac.adaptation.target import Target
+                from nnunet_iac.adaptation.target import prepare as prepare_target
+
                 own_settings = untrained_settings(study)
                 given = plans_name(study, run), own_settings, study.threads, print
                 prepare_target(source, Target.of(dataset.dataset), *given)

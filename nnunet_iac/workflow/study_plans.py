@@ -2,10 +2,8 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunet_iac.adaptation.source import SourceModel
-from nnunet_iac.adaptation.target import Target, adapted_plans
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.host.planning import NetworkChanges, preprocessed_folder, source_plans
@@ -15,6 +13,9 @@ from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, de
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
 from nnunet_iac.workflow.study import BackboneSpec, PlannedRun, Study
+
+if TYPE_CHECKING:  # What adapts imports nnU-Net's trainer: seconds that most steps need not wait.
+    from nnunet_iac.adaptation.source import SourceModel
 
 
 def study_folder(study: Study, folder: Path | None = None) -> Path:
@@ -80,6 +81,8 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
     if run.method == REFERENCE:
         spec = study.backbones[run.backbone]
         if (adapted := adapted_source(study, run)) is not None:
+            from nnunet_iac.adaptation.target import Target, adapted_plans
+
             target = Target.of(run.dataset.dataset)
             return adapted_plans(adapted, target, name, untrained_settings(study))
         return None if spec.is_planned else _backbone_plans(folder, run.configuration, name, spec)
@@ -106,11 +109,13 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
     return derived(plans, name, run.configuration, values)
 
 
-def adapted_source(study: Study, run: PlannedRun) -> SourceModel | None:
+def adapted_source(study: Study, run: PlannedRun) -> "SourceModel | None":
     """Return the fold of another data set's model that is adapted, or None if none is."""
     adapt = study.backbones[run.backbone].adapt
     if adapt is None:
         return None
+    from nnunet_iac.adaptation.source import SourceModel
+
     fold = Path(adapt)
     return SourceModel.at(fold.parent, run.configuration, fold.name.removeprefix("fold_"))
 

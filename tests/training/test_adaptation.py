@@ -164,7 +164,7 @@ def train_control(workspace: Any, retention: str, first: int = 0) -> str:
 
 
 def test_a_control_that_is_to_forget_less_trains_otherwise_and_is_continued(adapted: Any) -> None:
-    ways = ("none", "l2-sp", "ewc", "lwf", "rehearsal")
+    ways = ("none", "ewc", "rehearsal")  # The two that need cases of the source; others: units.
     trained = {retention: train_control(adapted, retention) for retention in ways}
     assert len({*trained.values()}) == len(ways)
     for retention in ("ewc", "rehearsal"):
