@@ -300,7 +300,7 @@ def _preprocessed(data: Path) -> Sequence[str]:
 
 
 def _require_own_data(data: Path, plans: Path) -> None:
-    """Check that preprocessed data without plans, whose spacing nobody knows, are not taken."""
+    """Refuse preprocessed data without plans, since their spacing is unknown."""
     if not plans.exists() and data.is_dir() and any(data.iterdir()):
         raise ValueError(
             f"preprocessed data must be those of their plans; {data} has some, and {plans} does "

@@ -45,7 +45,7 @@ def row(workload: Workload, phase: str) -> dict[str, Any]:
         "phase": phase,
         "batch": shape,
         "recomputed": recomputed,
-        "reckoned_mb": (needed.checkpointed if recomputed else needed.kept) / MEGABYTE,
+        "estimated_mb": (needed.checkpointed if recomputed else needed.kept) / MEGABYTE,
         "peak_mb": peak_mb(make, workload, argument, device="cpu"),
     }
 

@@ -64,7 +64,7 @@ def page() -> str:
         transfer=transfer,
         exports=exports(),
         steps=memory["steps"],
-        enough=sum(step["reckoned_mb"] >= step["peak_mb"] for step in memory["steps"]),
+        enough=sum(step["estimated_mb"] >= step["peak_mb"] for step in memory["steps"]),
         repeats=result("exports")["repeats"],
         patch=exports()[-1]["patch"],
         measured=measured,

@@ -241,7 +241,7 @@ def cost_claims() -> Iterator[Claim]:
         [networks],
     )
     memory = result("beyond/memory")
-    enough = sum(step["reckoned_mb"] >= step["peak_mb"] for step in memory["steps"])
+    enough = sum(step["estimated_mb"] >= step["peak_mb"] for step in memory["steps"])
     yield Claim(
         "a step takes no more memory than was estimated",
         f"{enough} of {len(memory['steps'])} steps",
