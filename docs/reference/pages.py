@@ -29,7 +29,6 @@ VARIANTS: Sequence[Mapping[str, Any]] = (
     {},
     {"preset": "adapt"},
     {"edge_transform": "tan"},
-    {"genotype": "zero-cost:0"},
     *({"retention": name} for name in get_args(RetentionName)),
 )
 """Settings under which others are used that are not by default."""
@@ -61,13 +60,11 @@ MEANINGS = {
     "fallen for so many epochs; not measured yet",
     "iterations_per_epoch": "batches per epoch",
     "val_iterations_per_epoch": "validation batches per epoch",
-    "stability_test": "`js`: divergence of importances; `rank`, `mask`: the same order, the same "
-    "least operation; `drift`: a t test; `schedule`: prune every `patience` epochs without asking",
-    "patience": "consecutive stable checks before a prune; `rank` 2, `mask` 5, `drift` 1",
-    "stability_threshold": "a check is stable below it; `preset=adaptive` has its own; `rank` and "
-    "`mask` 0.01, `drift` 0.05, its level",
-    "threshold_growth": "factor of the threshold after an unstable check; with `rank`, `mask` and "
-    "`drift` 1",
+    "stability_test": "`js`: divergence of importances; `schedule`: prune every `patience` epochs "
+    "without asking",
+    "patience": "consecutive stable checks before a prune",
+    "stability_threshold": "a check is stable below it; `preset=adaptive` has its own",
+    "threshold_growth": "factor of the threshold after an unstable check",
     "reset_threshold": "whether a prune resets the threshold",
     "channel_ratio": "channels of a cell over those of its skip",
     "min_channels": "fewest channels of a cell; at least `partial_channels`",
@@ -86,7 +83,7 @@ MEANINGS = {
     "tan_clamp": "limit of the argument of `tan`",
     "skip": "which module is put into the skips",
     "genotype": "a genotype file or a run's fold folder, `{fold}` allowed; `random:SEED`, "
-    "`zero-cost:SEED`, `identity`, `conv`, `conv:PATH`",
+    "`identity`, `conv`, `conv:PATH`",
     "max_identity": "at most so many of the eight operations of a cell are the identity",
     "max_parameter_ratio": "what cells may add, as a share of the backbone's parameters",
     "max_mac_ratio": "what cells may add, as a share of the backbone's MACs",
@@ -96,8 +93,6 @@ MEANINGS = {
     "architecture_lr": "learning rate of α and β (Adam)",
     "architecture_betas": "Adam's betas for α and β",
     "architecture_weight_decay": "weight decay of α and β",
-    "beta_decay": "weight of a regulariser that keeps α from early favourites; rises from 0 after "
-    "the warm-up to this at the end of the search",
     "finetune_optimizer": "optimiser of the finetuning",
     "finetune_lr": "learning rate of the finetuning",
     "finetune_schedule": "`poly`: nnU-Net's decay",
@@ -116,7 +111,6 @@ MEANINGS = {
     "backbone_trainer": "trainer whose model is the backbone",
     "backbone_plans": "plans of the backbone",
     "backbone_checkpoint": "path of the backbone's checkpoint, `{fold}` allowed",
-    "score_batches": "training batches that `genotype=zero-cost:SEED` is scored on",
     "score_source": "score an adapted model on the validation cases of its source, too, if they "
     "are at hand",
     "allow_leakage": "accept a backbone or cell that saw the fold's validation cases; every record "

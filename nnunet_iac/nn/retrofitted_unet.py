@@ -21,7 +21,7 @@ from nnunet_iac.nn.timm_unet import TimmUNet
 from nnunet_iac.nn.tuned_norms import tune_norms
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
-from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
+from nnunet_iac.search.relaxation import Active, edge_weights, operation_weights
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 SUPPORTED = (PlainConvUNet, ResidualEncoderUNet, TimmUNet)
@@ -289,29 +289,17 @@ class IACUNet(RetrofittedUNet):
         self.register_buffer("active", full_mask())
         self.register_buffer("genotype_codes", torch.full((len(EDGES),), UNDECIDED))
         self.genotype: Genotype | None = None
-        self._given_mixing: tuple[Tensor, ...] | None = None
         self._implant_search_cells()
         self.train()
 
     def mixing(self) -> tuple[Tensor, ...]:
         """Return phi (edges, operations) and Psi (edges) in float32; of discrete cells nothing."""
-        if self._given_mixing is not None:
-            return self._given_mixing
         if self.genotype is not None:
             return ()
         with torch.autocast(self.alpha.device.type, enabled=False):
             phi = operation_weights(self.alpha, self.active)
             psi = edge_weights(self.beta, self.edge_transform, self.tan_clamp)
         return phi, psi
-
-    @contextmanager
-    def mixed_by(self, phi: Matrix, psi: PerEdge) -> Iterator[None]:
-        """Return a context in which the search cells mix with the given weights."""
-        self._given_mixing = phi, psi
-        try:
-            yield
-        finally:
-            self._given_mixing = None
 
     def prune(self, active: Active) -> None:
         """Remove the operations outside `active`, on whatever device, from all levels."""

@@ -16,13 +16,12 @@ OF_SKIP = {
 }
 """What records call a retrofit, by the setting `skip`."""
 
-CellKind = Literal["path", "random", "identity", "convolution", "zero-cost"]
+CellKind = Literal["path", "random", "identity", "convolution"]
 
 OF_KIND: dict[CellKind, str] = {
     "random": "random cell",
     "identity": "identity cell",
     "convolution": "convolution",
-    "zero-cost": "zero-cost cell",
 }
 """What records call a run without a search, by what the setting `genotype` means."""
 
@@ -42,7 +41,7 @@ OF_RETENTION = {
 }
 """What records add to the name of that control, by the setting `retention`."""
 
-_WITH_ARGUMENT = re.compile(r"(conv|random|zero-cost)(?::(.*))?", re.DOTALL)
+_WITH_ARGUMENT = re.compile(r"(conv|random)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")
 
 
@@ -51,11 +50,10 @@ class CellSource:
     """Where a run that does not search has its cells from.
 
     Args:
-        kind: a file, a draw, the identity everywhere, no cell but a convolution, or a score of
-            initial weights.
+        kind: a file, a draw, the identity everywhere, or no cell but a convolution.
         path: of the file, or of the cell whose number of parameters a convolution is to have; None
             for that of the average random cell.
-        seed: of the draw, or of the order in which a score decides.
+        seed: of the draw.
     """
 
     kind: CellKind

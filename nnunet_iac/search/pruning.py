@@ -1,6 +1,5 @@
-"""The pruning search: stability tests, a state, and the function that advances it an epoch."""
+"""The pruning search: its stability test, a state, and the function that advances it an epoch."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,11 +14,8 @@ from nnunet_iac.search.relaxation import (
     importance,
     pruning_score,
 )
-from nnunet_iac.search.setting_parts import CellConfig, StabilityTest, TestName
+from nnunet_iac.search.setting_parts import CellConfig, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
-
-History = Float[Tensor, "checks edges operations"]
-"""Distributions that the checks saw, the newest last; a test gives one number per edge of them."""
 
 
 def js_divergence(
@@ -34,81 +30,6 @@ def js_divergence(
     # log(0) is masked rather than avoided: xlogy gives 0 log 0 = 0 and keeps NaN for negatives.
     terms = torch.xlogy(p, p) + torch.xlogy(q, q) - 2 * torch.xlogy(mean, mean)
     return (terms.sum(-1) / 2).clamp(min=0.0)
-
-
-def js(history: History, active: Active) -> PerEdge:
-    """Return the Jensen-Shannon divergence of the last two distributions (paper, Algorithm 1)."""
-    return js_divergence(history[-2], history[-1])
-
-
-def rank(history: History, active: Active) -> PerEdge:
-    """Return Kendall's distance of the last two orders: the share of pairs that changed theirs.
-
-    Of the active operations (Kendall 1938). A pair that is tied on one side only has changed.
-    0 is the same order; with one operation there is no pair, and the distance is 0.
-    """
-    order = torch.sign(history[-2:].unsqueeze(3) - history[-2:].unsqueeze(2))
-    pairs = (active.unsqueeze(2) & active.unsqueeze(1)).triu(diagonal=1)
-    changed = ((order[0] != order[1]) & pairs).sum((1, 2))
-    distance = (changed / pairs.sum((1, 2)).clamp(min=1)).double()
-    return _where_defined(distance, history[-2:], active)
-
-
-def mask(history: History, active: Active) -> PerEdge:
-    """Return the Hamming distance of the masks that the last two checks would have pruned to.
-
-    Such a mask keeps all active operations but the least important one; the distance is the share
-    of entries that differ, 2/n of n operations or 0. Early-Bird tickets (You et al. 2020) are
-    found so, with five epochs of equal masks.
-    """
-    least = torch.argmin(history[-2:].masked_fill(~active, torch.inf), dim=2)
-    distance = torch.where(least[0] == least[1], 0.0, 2 / active.sum(dim=1)).double()
-    return _where_defined(distance, history[-2:], active)
-
-
-def drift(history: History, active: Active) -> PerEdge:
-    """Return twice the p value of the hypothesis that the least operation is not falling behind.
-
-    With x_t the logarithm of its share over that of the next one, a one-sided t test on the
-    increments of x since the search began: H0, their mean is not below 0; H1, it is. The p value
-    is doubled because the same data choose the least operation: with two left the test is
-    two-sided. If the increments are independent and normal and no operation is falling behind, a
-    check prunes at a threshold of 0.05 with about that probability at most (tests). That holds for
-    one check; a check in every epoch errs more often over a whole search. Increments of one sign in
-    a row, as Adam makes them, are not independent: the more alike they are, the more often than its
-    level the test errs. With fewer than two increments the result is 1.
-    """
-    # Imported here, since reading settings does not need it.
-    from scipy.special import stdtr
-
-    count = len(history) - 1
-    if count < 2:
-        return _where_defined(torch.ones(len(active), dtype=torch.float64), history, active)
-    last = history[-1].masked_fill(~active, torch.inf)
-    least = torch.topk(last, 2, dim=1, largest=False, sorted=True).indices
-    tiny = torch.finfo(history.dtype).tiny
-    logs = history.clamp(min=tiny).log().gather(2, least.expand(len(history), -1, -1))
-    increments = (logs[..., 0] - logs[..., 1]).diff(dim=0)
-    mean, deviation = increments.mean(0), increments.std(0)
-    # Without any spread the sign of the mean is certain.
-    t = torch.where(mean == 0, 0.0, mean / (deviation / count**0.5))
-    p = 2 * torch.from_numpy(stdtr(count - 1, t.double().numpy()))
-    return _where_defined(p.clamp(max=1), history, active)
-
-
-TESTS: Mapping[TestName, Callable[[History, Active], PerEdge]] = {
-    "js": js,
-    "schedule": js,
-    "rank": rank,
-    "mask": mask,
-    "drift": drift,
-}
-"""By the setting `stability_test`; a `schedule` records the divergence and does not ask for it."""
-
-
-def _where_defined(distance: PerEdge, history: History, active: Active) -> PerEdge:
-    undefined = (~torch.isfinite(history) & active).any(dim=2).any(dim=0)
-    return distance.masked_fill(undefined, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -151,8 +72,8 @@ class PruningState:
     """Below which an edge is stable."""
     stable_checks: Int[Tensor, " edges"]
     """In a row, up to now."""
-    history: History
-    """The distributions that were seen, the newest last; as many as the test looks at."""
+    previous: Matrix
+    """The distribution that the last check saw."""
 
     @property
     def finished(self) -> bool:
@@ -162,7 +83,7 @@ class PruningState:
 
 @dataclass(frozen=True)
 class PruningEvent:
-    """One operation leaving one edge, and why; the divergence is what the test measured."""
+    """One operation leaving one edge, and why."""
 
     epoch: int
     source: int
@@ -200,7 +121,7 @@ def begin(
         active=active,
         threshold=torch.full((len(EDGES),), test.stability_threshold, dtype=torch.float64),
         stable_checks=torch.zeros(len(EDGES), dtype=torch.int64),
-        history=distribution(observation.alpha, observation.beta, active, cell).unsqueeze(0),
+        previous=distribution(observation.alpha, observation.beta, active, cell),
     )
 
 
@@ -213,11 +134,10 @@ def advance(
     """Return the state after one epoch's check of every edge, and the decision taken.
 
     Per edge with more than one operation (paper, Algorithm 1): d = JS(p_prev || p), p_prev
-    restricted to the survivors and renormalised, or what another stability test gives. d below the
-    threshold is one more stable check; on a schedule, which has none, every epoch is one. Enough
-    of them in a row prune the operation of least importance; otherwise the threshold grows and the
-    count restarts. All edges decide from the same snapshot. Ties go to the operation that stands
-    first in `OPERATIONS`.
+    restricted to the survivors and renormalised. d below the threshold is one more stable check; on
+    a schedule, which has none, every epoch is one. Enough of them in a row prune the operation of
+    least importance; otherwise the threshold grows and the count restarts. All edges decide from
+    the same snapshot. Ties go to the operation that stands first in `OPERATIONS`.
 
     Args:
         state: after the epoch before, or of `begin`.
@@ -230,8 +150,7 @@ def advance(
     """
     alpha, beta, active = observation.alpha, observation.beta, state.active
     current = distribution(alpha, beta, active, cell)
-    history = torch.cat((_restricted(state.history, active), current.unsqueeze(0)))
-    divergence = TESTS[test.stability_test](history, active)
+    divergence = js_divergence(_restricted(state.previous, active), current)
     undecided = active.sum(dim=1) > 1
     undefined = undecided & ~torch.isfinite(divergence)
     if undefined.any() and cell.importance != "raw-strict":
@@ -267,7 +186,7 @@ def advance(
         active=remaining,
         threshold=threshold,
         stable_checks=torch.where(due, 0, checks),
-        history=history if test.stability_test == "drift" else history[-1:],
+        previous=current,
     )
     return advanced, replace(decision, events=tuple(events))
 
@@ -329,11 +248,9 @@ def last_largest(score: Matrix) -> Int[Tensor, " edges"]:
     return len(OPERATIONS) - 1 - torch.argmax(score.flip(1), dim=1)
 
 
-def _restricted(
-    history: Float[Tensor, "checks edges operations"], active: Active
-) -> Float[Tensor, "checks edges operations"]:
-    survivors = torch.where(active, history, 0.0)
-    return survivors / survivors.sum(dim=2, keepdim=True)
+def _restricted(seen: Matrix, active: Active) -> Matrix:
+    survivors = torch.where(active, seen, 0.0)
+    return survivors / survivors.sum(dim=1, keepdim=True)
 
 
 def _is_outlier(score: Float[Tensor, " operations"], operation: int) -> bool:

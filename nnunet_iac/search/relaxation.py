@@ -103,21 +103,3 @@ def pruning_score(alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig
     else:
         score = importance(alpha, beta, active, cell)
     return score.masked_fill(~active, torch.inf)
-
-
-def beta_decay(alpha: Matrix, active: Active) -> Float[Tensor, ""]:
-    """Return the mean over edges of log sum exp alpha, over active operations.
-
-    Beta-decay (Ye et al. 2022, beta-DARTS, eq. 14). Its gradient is phi/14: what is favoured most
-    is held back most. They call the weights phi beta; our beta, the edges' weights, stays.
-    """
-    return torch.logsumexp(alpha.masked_fill(~active, -torch.inf), dim=1).mean()
-
-
-def beta_decay_weight(epoch: int, warmup: int, end: int, largest: float) -> float:
-    """Return the regulariser's weight in the epoch that follows `epoch` completed ones.
-
-    It rises linearly from 0 at the end of the warm-up to `largest`, the setting `beta_decay`, at
-    the epoch `end` after which the search has ended in any case.
-    """
-    return largest * (epoch - warmup) / (end - warmup)

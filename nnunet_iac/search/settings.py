@@ -38,19 +38,17 @@ RENAMED = {
 }
 """Old spellings of settings, still accepted, and their names now."""
 
-REMOVED = {"pruning_score": "importance", "held_back": None}
-"""Settings that are gone, and the one value of each that still means what happens now."""
+REMOVED = {
+    "pruning_score": "importance",
+    "beta_decay": 0.0,
+    "held_back": None,
+    "score_batches": None,
+}
+"""Settings that are gone, and the one value of each that still means what happens now, if any."""
 
 FORMER_SETTING = "decoder_norms"
 FORMER_NORMS: Mapping[str, TrainablePart | None] = {"frozen": None, "tuned": "cells+norms"}
 """Values of that setting, still accepted, and those of `trainable_part` now."""
-
-OWN_STABILITY: Mapping[str, StabilityTest] = {
-    "rank": StabilityTest("rank", 2, 0.01, 1.0, False),
-    "mask": StabilityTest("mask", 5, 0.01, 1.0, False),
-    "drift": StabilityTest("drift", 1, 0.05, 1.0, False),
-}
-"""Values of tests that do not follow the preset: the same order or mask, and a level of 5 %."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "literal": {},
@@ -105,11 +103,6 @@ class Settings:
         object.__setattr__(self, "deprecations", deprecations)
         for name, part in _resolved_parts(written).items():
             object.__setattr__(self, name, part)
-        if self.stability.stability_test == "drift" and self.cell.importance != "softmax":
-            raise ValueError(
-                "stability_test=drift compares logarithms of importances, so importance must be "
-                f"softmax with it; got importance={self.cell.importance}"
-            )
 
     def replace(self, **changes: Any) -> "Settings":
         """Return the settings with some values changed; presets are resolved again."""
@@ -150,8 +143,7 @@ class Settings:
     @property
     def soonest_end(self) -> int:
         """Epochs after which a pruning search ends at the soonest, warm-up included."""
-        pruning = self.stability.idle_epochs + PRUNES_PER_EDGE * self.stability.patience
-        return self.schedule.warmup_epochs + pruning
+        return self.schedule.warmup_epochs + PRUNES_PER_EDGE * self.stability.patience
 
     @property
     def latest_end(self) -> int:
@@ -163,12 +155,11 @@ class Settings:
         """Raise a `ValueError` if a pruning search has fewer epochs than six prunes need."""
         warmup, limit = self.schedule.warmup_epochs, self.schedule.search_epochs
         if limit < self.soonest_end:
-            first = " and one more before the first" if self.stability.idle_epochs else ""
             raise ValueError(
                 f"a search must have at least {self.soonest_end - warmup} epochs after its warm-up,"
-                f" {PRUNES_PER_EDGE} x patience{first}, to prune {PRUNES_PER_EDGE} operations from "
-                f"every edge; search_epochs={limit} with warmup_epochs={warmup} "
-                f"leaves {limit - warmup}: set search_epochs to {self.soonest_end} or more"
+                f" {PRUNES_PER_EDGE} x patience, to prune {PRUNES_PER_EDGE} operations from every "
+                f"edge; search_epochs={limit} with warmup_epochs={warmup} leaves {limit - warmup}: "
+                f"set search_epochs to {self.soonest_end} or more"
             )
 
 
@@ -210,10 +201,10 @@ _DECIDED_BY_PRESETS = tuple(f.name for f in dataclasses.fields(StabilityTest))[1
 
 
 def _resolved_parts(written: Mapping[str, Any]) -> dict[str, CheckedPart]:
-    """Return the parts of written values, after presets and stability tests filled in theirs."""
+    """Return the parts of written values, after presets filled in theirs."""
     given = {k: v for k, v in written.items() if v is not None or k not in _DECIDED_BY_PRESETS}
-    preset, test = given.get("preset", SearchSchedule.preset), given.get("stability_test")
-    # Neither need be text yet; their parts check that.
+    preset = given.get("preset", SearchSchedule.preset)
+    # It need not be text yet; its part checks that.
     brought = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
 
     def part(kind: type[CheckedPart], defaults: Mapping[str, Any]) -> Any:
@@ -226,8 +217,6 @@ def _resolved_parts(written: Mapping[str, Any]) -> dict[str, CheckedPart]:
         # Logits move by up to lr per step, and JS grows with the square of a small move.
         moved = optimisation.architecture_lr * schedule.iterations_per_epoch
         defaults["stability_threshold"] = 3e-4 * moved**2
-    if isinstance(test, str) and test in OWN_STABILITY:
-        defaults = dataclasses.asdict(OWN_STABILITY[test])
     return {
         "cell": part(CellConfig, {}),
         "schedule": schedule,

@@ -141,13 +141,6 @@ class Streams:
         )
         return AlternatingLoader(*searched), scored
 
-    def first_images(
-        self, get_dataloaders: Callable[[], Sequence[Any]], count: int
-    ) -> list[torch.Tensor]:
-        """Return the images of the first training batches of rank 0, made by this process."""
-        training, _ = self.stock_loaders(get_dataloaders)
-        return [batch["data"] for batch in self.first_batches(training, "train", count)]
-
     def first_batches(self, loader: Any, stream: str, count: int) -> Iterator[Any]:
         """Yield the first batches of a stream of rank 0, made by this process."""
         entropy = [self.optimisation.seed, STREAMS.index(stream), 0]

@@ -26,7 +26,6 @@ from nnunet_iac.search.health import (
     parameter_free_share,
 )
 from nnunet_iac.search.pruning import Observation, PruningState, begin, close_epoch, idle
-from nnunet_iac.search.relaxation import beta_decay, beta_decay_weight
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training import optimisation
@@ -213,8 +212,7 @@ class SearchController:
             optimizers = optimizers[1:] if update == ARCHITECTURE else optimizers[:1]
         value = loss()
         clipped = network.weights() if optimizer in optimizers else []
-        total = value + self._beta_decay(network, epoch)
-        stepped = optimisation.step(total, optimizers, clipped, grad_scaler)
+        stepped = optimisation.step(value, optimizers, clipped, grad_scaler)
         self.skipped_steps = 0 if stepped else self.skipped_steps + 1
         allowed = 0 if grad_scaler is None else MAX_SKIPPED_STEPS
         if self.skipped_steps > allowed and torch.isfinite(value):
@@ -286,6 +284,8 @@ class SearchController:
         self.finetuning.load_state_dict(phases.get("finetuning", {}))
         self.ticket_hash = phases["ticket_hash"]
         pruning = phases["pruning"]
+        if pruning is not None and "history" in pruning:  # Of a checkpoint of an earlier release.
+            pruning["previous"] = pruning.pop("history")[-1]
         self.pruning = None if pruning is None else PruningState(**pruning)
         self.health = HealthState(**phases["health"])
         self.recorder.load_state_dict(phases)
@@ -298,14 +298,6 @@ class SearchController:
 
     def _operations(self) -> int:
         return 0 if self.pruning is None else int(self.pruning.active.sum())
-
-    def _beta_decay(self, network: IACUNet, epoch: int) -> Tensor | float:
-        """Return what regularises alpha in an epoch."""
-        settings = self.settings
-        end = settings.latest_end if self.method.prunes else settings.schedule.search_epochs
-        warmup, largest = settings.schedule.warmup_epochs, settings.optimisation.beta_decay
-        weight = beta_decay_weight(epoch, warmup, end, largest)
-        return weight * beta_decay(network.alpha, network.active) if weight else 0.0
 
     def _begin_search(self, observation: Observation) -> None:
         self.pruning = begin(observation, self.settings.stability, self.settings.cell)

@@ -1,8 +1,7 @@
 """Begin, resume and end of a run: what happens to backbone, cells and record then."""
 
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,14 +16,14 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.training.batches import search_halves
 from nnunet_iac.training.checkpoints import require_nothing_lost, require_own_record, run_identity
 from nnunet_iac.training.continuation import ContinuationController
-from nnunet_iac.training.controller import Phase, SearchController
-from nnunet_iac.training.distributed import broadcast_from_rank0, ranks
+from nnunet_iac.training.controller import SearchController
+from nnunet_iac.training.distributed import ranks
 from nnunet_iac.training.preflight import PlannedNetwork, Preflight
 from nnunet_iac.training.recorder import Recorder
 from nnunet_iac.training.retention import retained_source
 from nnunet_iac.training.source_cases import SourceCases
 from nnunet_iac.training.trained_backbone import original_weights
-from nnunet_iac.training.transfer import GivenCell, given_cell, scored_genotype
+from nnunet_iac.training.transfer import GivenCell, given_cell
 
 Split = tuple[list[str], list[str]]
 """Training and validation cases."""
@@ -80,13 +79,12 @@ class Lifecycle:
         self,
         network: Any,
         planned: PlannedNetwork,
-        images: Callable[[int], Sequence[Tensor]],
         continues: bool,
     ) -> None:
         """Start from the backbone in an empty fold, with the record and the first weights.
 
-        Everything that can be wrong is found before an earlier run is moved away. `images` returns
-        those of so many first training batches; `continues` is whether the user wanted that.
+        Everything that can be wrong is found before an earlier run is moved away. `continues` is
+        whether the user wanted that.
         """
         checks, retrofits = self.checks, self.checks.method.retrofits
         self._remove_leftovers()
@@ -103,15 +101,7 @@ class Lifecycle:
         if cell.counterpart is not None:
             network.match(cell.counterpart)
         network.load_state_dict(backbone.weights, strict=not retrofits)
-        genotype, began = cell.genotype, time.perf_counter()
-        if cell.scored:
-            count = checks.settings.data.score_batches
-            scored_on = [image.to(planned.device) for image in images(count)]
-            parts = checks.settings.cell, checks.settings.optimisation.seed
-            scored = scored_genotype(network, scored_on, *parts, self.controller.costs)
-            genotype = broadcast_from_rank0(scored)
-        seconds = time.perf_counter() - began
-        checks.fit_in_memory(network, planned, genotype)
+        checks.fit_in_memory(network, planned, cell.genotype)
         checks.require_compiler(planned.device)
         if self.is_first_rank and (archive := archive_previous_run(checks.fold)) is not None:
             checks.log(f"Record and checkpoints of an earlier run are kept in {archive}")
@@ -120,9 +110,7 @@ class Lifecycle:
             run["genotype_from"] = cell.provenance
         if self.source is not None:
             run["source_cases"] = list(self.source.cases)
-        self.controller.start(network, record, run, genotype)
-        if cell.scored:
-            self.recorder.account(Phase.SEARCH.value, seconds, epochs=0)
+        self.controller.start(network, record, run, cell.genotype)
         self.recorder.add_network_cost("backbone", planned.cost(stock.to(planned.device)))
         if checks.method.searches:
             self.recorder.add_network_cost("supernet", planned.cost(network))

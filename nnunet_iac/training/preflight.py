@@ -27,7 +27,6 @@ from nnunet_iac.runs.plans import (
 )
 from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import SPLITS, require_splits
-from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import require_possible
 from nnunet_iac.search.genotype import Genotype
@@ -97,8 +96,8 @@ def require_usable(method: Method, settings: Settings) -> None:
     if method.retrofits and not method.searches and nothing_given:
         raise ValueError(
             "nnUNetTrainerIACDiscrete needs the setting genotype, a JSON file or another "
-            "run's fold folder, or random:SEED, zero-cost:SEED, identity or conv, or the "
-            "setting skip; make plans that name it with nnunet-iac plan … --set genotype=PATH"
+            "run's fold folder, or random:SEED, identity or conv, or the setting skip; "
+            " make plans that name it with nnunet-iac plan … --set genotype=PATH"
         )
     if (part := method.trained_part(settings.cell)) not in method.parts:
         what = "a retrofit" if method.retrofits else "nnUNetTrainerContinue"
@@ -121,7 +120,6 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
     cell, retrofits = settings.cell, method.retrofits
     searches, prunes = method.searches, method.prunes
     retention = settings.optimisation.retention
-    scored = cell.genotype is not None and CellSource.of(cell.genotype).kind == "zero-cost"
     uses = {
         "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
         "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
@@ -134,10 +132,9 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
         "channel_ratio min_channels partial_channels output_nodes": retrofits
         and cell.implant in ("cell", "convolution"),
         "max_parameter_ratio max_mac_ratio compile_cells": retrofits and cell.implant == "cell",
-        "score_batches": retrofits and scored,
         "warmup_epochs search_epochs importance edge_transform max_identity weights_lr "
         "weights_lr_min annealing_power architecture_lr architecture_betas "
-        "architecture_weight_decay beta_decay": searches,
+        "architecture_weight_decay": searches,
         "tan_clamp": searches and cell.edge_transform == "tan",
         "stability_test patience": prunes,
         "stability_threshold threshold_growth reset_threshold": prunes

@@ -176,8 +176,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def start_run(self) -> None:
         """Start from the backbone, in a fold that is clear."""
-        images = functools.partial(self.streams.first_images, super().get_dataloaders)
-        self.run.begin(self.unet, self._planned, images, self.continues)
+        self.run.begin(self.unet, self._planned, self.continues)
         self._rebuild_optimisers()
 
     def continue_run(self) -> None:

@@ -1,16 +1,11 @@
 """The cell that a run is given: where it comes from, whether it fits, and what it has seen."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from nnunet_iac.nn.retrofitted_unet import IACUNet
-from nnunet_iac.nn.ticket import draw_ticket, load_ticket
-from nnunet_iac.nn.zero_cost import zero_cost_genotype
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
@@ -124,15 +119,14 @@ class Origin:
 class GivenCell:
     """What a run without a search puts into the skip connections.
 
-    No genotype is another module or, if `scored`, a cell that initial weights decide with the
-    backbone in place. `counterpart` is the cell whose number of parameters a convolution gets.
+    No genotype is another module. `counterpart` is the cell whose number of parameters a
+    convolution gets.
     """
 
     genotype: Genotype | None = None
     counterpart: Genotype | None = None
     provenance: dict[str, Any] | None = None
     leakage: str | None = None
-    scored: bool = False
 
 
 def given_cell(
@@ -158,27 +152,12 @@ def given_cell(
     elif source.path is not None:
         given = _cell_at(path_for_fold(source.path, fold.number), data, fold, dimensions, log)
     else:
-        return GivenCell(scored=source.kind == "zero-cost")
+        return GivenCell()
     if source.kind == "convolution":
         return replace(given, genotype=None, counterpart=given.genotype)
     if costs is not None and given.genotype is not None:
         require_within(given.genotype, costs, cell)
     return given
-
-
-def scored_genotype(
-    network: IACUNet, images: Sequence[Tensor], cell: CellConfig, seed: int, costs: CellCosts | None
-) -> Genotype:
-    """Return the genotype of `genotype=zero-cost:SEED`, scored on images of training batches.
-
-    The network has its backbone and gets the initial weights of the run's `seed`.
-    """
-    assert cell.genotype is not None
-    load_ticket(network, draw_ticket(network, seed))
-    genotype = zero_cost_genotype(network, images, CellSource.of(cell.genotype).seed)
-    if costs is not None:
-        require_within(genotype, costs, cell)
-    return genotype
 
 
 def _cell_at(

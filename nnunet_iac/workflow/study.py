@@ -17,7 +17,6 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "iac-lth": (LTH_TRAINER, {}),
     "iac": (FULL_TRAINER, {}),
     "random": (DISCRETE_TRAINER, {"genotype": "random:{seed}"}),
-    "zero-cost": (DISCRETE_TRAINER, {"genotype": "zero-cost:{seed}"}),
     "identity": (DISCRETE_TRAINER, {"genotype": "identity"}),
     "convolution": (DISCRETE_TRAINER, {"genotype": "conv:{cells}"}),
     "attention": (DISCRETE_TRAINER, {"skip": "attention"}),

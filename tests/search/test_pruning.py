@@ -290,7 +290,7 @@ def test_an_undefined_distribution_counts_as_unstable_with_raw_strict():
 def test_an_undefined_divergence_is_an_error_otherwise(mode):
     settings = Settings(importance=mode)
     state = begin(observation(15), settings.stability, settings.cell)
-    state.history[-1, 4] = math.nan
+    state.previous[4] = math.nan
     with pytest.raises(RuntimeError, match="edge 2->3 must be a number; after epoch 16 it is nan"):
         advance(state, observation(16), settings.stability, settings.cell)
 

@@ -178,14 +178,13 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
     [
         ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
-        ("nnUNetTrainerIAC", {"stability_test": "rank"}, "stability_test=rank"),
-        (DISCRETE, {"genotype": "identity", "beta_decay": 1.0}, "beta_decay=1.0"),
+        ("nnUNetTrainerIAC", {"stability_test": "schedule"}, "stability_test=schedule"),
+        (DISCRETE, {"genotype": "identity", "weights_lr": 0.5}, "weights_lr=0.5"),
         (
             "nnUNetTrainerIACLTH",
             {"stability_test": "schedule", "stability_threshold": 0.5},
             "stability_threshold=0.5",
         ),
-        ("nnUNetTrainerIACLTH", {"score_batches": 2}, "score_batches=2"),
     ],
 )
 def test_a_setting_that_a_trainer_has_no_use_for_is_a_warning(

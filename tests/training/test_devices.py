@@ -24,7 +24,7 @@ RUNS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "accelerated search": (
         "nnUNetTrainerIACLTH",
         2,
-        SEARCH | {"search_epochs": 6, "beta_decay": 1.0},
+        SEARCH | {"search_epochs": 6},
     ),
     "full search": (
         "nnUNetTrainerIAC",

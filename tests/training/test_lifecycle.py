@@ -18,7 +18,6 @@ from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.backbone import Backbone, Fold
 from nnunet_iac.training.batches import HALVES
-from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.lifecycle import Lifecycle
 from nnunet_iac.training.method import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH, Method
 from nnunet_iac.training.preflight import PlannedNetwork
@@ -95,7 +94,6 @@ class Run:
         self.weights = unet(2, seed=1).state_dict()
         self.checks: Any = Checks(fold, method, self.weights, **settings)
         self.splits = 0
-        self.batches: list[Tensor] = []
         self.life = Lifecycle(self.checks, "T", rank, self._do_split)
         self.planned = PlannedNetwork(lambda: unet(2), BATCH, CPU)
         cell = self.checks.settings.cell.network_arguments()
@@ -106,13 +104,8 @@ class Run:
         self.splits += 1
         return SPLIT
 
-    def images(self, count: int) -> list[Tensor]:
-        self.checks._ask("images")
-        self.batches = [torch.zeros(BATCH) for _ in range(count)]
-        return self.batches
-
     def begin(self, continues: bool = False) -> None:
-        self.life.begin(self.network, self.planned, self.images, continues)
+        self.life.begin(self.network, self.planned, continues)
 
 
 @pytest.fixture
@@ -133,21 +126,6 @@ def make(tmp_path: Path, tiny_unet: TinyUNet, monkeypatch: pytest.MonkeyPatch) -
     for run in runs:
         if run.life._spare is not None:
             run.life._spare.cleanup()
-
-
-@pytest.fixture(autouse=True)
-def scorings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return what is scored, in place of scoring it, which takes long."""
-    found: list[dict[str, Any]] = []
-
-    def genotype(network: nn.Module, batches: Sequence[Tensor], seed: int) -> Genotype:
-        weights = {name: p.detach().clone() for name, p in network.named_parameters()}
-        parameters = {name: weights[name] for name in weights.keys() - {"alpha", "beta"}}
-        found.append({"parameters": parameters, "batches": batches, "seed": seed})
-        return random_genotype(seed)
-
-    monkeypatch.setattr("nnunet_iac.training.transfer.zero_cost_genotype", genotype)
-    return found
 
 
 @pytest.fixture
@@ -172,10 +150,10 @@ def _files(folder: Path) -> dict[str, bytes]:
     ("failing", "settings"),
     [
         *(
-            (check, {"genotype": "zero-cost:0", "score_batches": 1})
+            (check, {"genotype": "random:0"})
             for check in (
                 *("require_siblings", "preprocessed_cases", "split", "backbone", "costs"),
-                *("images", "fit_in_memory", "require_compiler"),
+                *("fit_in_memory", "require_compiler"),
             )
         ),
         ("a cell that is missing", {"genotype": "/absent/genotype.json"}),
@@ -290,7 +268,6 @@ def test_a_given_cell_is_fitted_in_memory_recorded_and_built(
     run = make(IAC_DISCRETE, genotype=setting)
     run.begin()
     assert run.checks.sized_for == run.network.genotype == run.record.read_genotype() == genotype
-    assert run.batches == []
     assert "genotype_from" not in run.record.read_cost().run
 
 
@@ -317,24 +294,6 @@ def test_a_convolution_gets_the_size_of_the_cell_it_is_compared_with(
     assert run.checks.sized_for is None
     shapes = [[tuple(w.shape) for w in n.weights()] for n in (run.network, expected)]
     assert shapes[0] == shapes[1]
-
-
-def test_a_scored_cell_is_that_of_the_first_batches_at_the_initial_weights(
-    make: Any, scorings: list[dict[str, Any]]
-) -> None:
-    run = make(IAC_DISCRETE, genotype="zero-cost:2", score_batches=3)
-    run.begin()
-    (scored,) = scorings
-    assert scored["seed"] == 2
-    assert len(scored["batches"]) == len(run.batches) == 3
-    known = {**run.weights, **run.record.read_ticket()}
-    for name, initial in scored["parameters"].items():
-        assert torch.equal(initial, known[name][tuple(map(slice, initial.shape))]), name
-    found = random_genotype(2)
-    assert run.checks.sized_for == run.network.genotype == run.record.read_genotype() == found
-    scoring = run.life.recorder.cost.phases[Phase.SEARCH.value]
-    assert scoring.epochs == 0
-    assert scoring.seconds > 0
 
 
 # --- resume --------------------------------------------------------------------------------------

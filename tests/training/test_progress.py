@@ -36,7 +36,7 @@ def _state(left: list[int], checks: list[int]) -> PruningState:
         active[edge, operations:] = False
     stable = torch.zeros(EDGE_COUNT, dtype=torch.int64)
     stable[: len(checks)] = torch.tensor(checks)
-    return PruningState(active, state.threshold, stable, state.history)
+    return PruningState(active, state.threshold, stable, state.previous)
 
 
 def _search(
