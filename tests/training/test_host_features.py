@@ -576,14 +576,14 @@ def _instructions(host: Host, program: str) -> list[str]:
     return line.split()
 
 
-def test_each_of_five_folds_predicts_with_its_own_cell_what_it_was_validated_with(
+def test_a_fold_predicts_with_its_own_cell_what_it_was_validated_with(
     five_folds: Host, tmp_path: Path
 ) -> None:
-    genotypes = set()
-    for fold in FOLDS:
-        folder = five_folds.fold(FIVE, fold)
-        genotypes.add(RunFolder.of_fold(folder).read_genotype())
-        validated = labels(folder / "validation")
+    records = {fold: RunFolder.of_fold(five_folds.fold(FIVE, fold)) for fold in FOLDS}
+    folds = {record.read_genotype(): fold for fold, record in records.items()}
+    assert len(folds) >= 2
+    for fold in sorted(folds.values())[:2]:  # Of different cells.
+        validated = labels(five_folds.fold(FIVE, fold) / "validation")
         images = tmp_path / f"fold_{fold}"
         images.mkdir()
         name = min(validated)
@@ -591,7 +591,6 @@ def test_each_of_five_folds_predicts_with_its_own_cell_what_it_was_validated_wit
         shutil.copy(five_folds.images(HIPPOCAMPUS, "imagesTr") / image, images)
         predicted = five_folds.predict(FIVE, images, "-f", fold)
         assert np.array_equal(predicted[name], validated[name])
-    assert len(genotypes) >= 2
 
 
 def test_the_instructions_of_find_best_configuration_work_as_written(
