@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from planned_unets import architecture
 
 from nnunet_iac import random_genotype, retrofit
 from nnunet_iac.adaptation.adapter import BACKBONE_PREFIXES, Adapter, plans_digest
@@ -23,23 +24,6 @@ ORIGIN = {"dataset": "Dataset030_Site", "trainer": "nnUNetTrainerIACLTH", "versi
 
 def planned(dimension: int, network: str = "PlainConvUNet", **changes: Any) -> dict[str, Any]:
     """Return the configuration of a small network."""
-    blocks = "n_conv_per_stage" if network == "PlainConvUNet" else "n_blocks_per_stage"
-    kwargs = {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
-        "kernel_sizes": [[3] * dimension] * 3,
-        "strides": [[1] * dimension, *[[2] * dimension] * 2],
-        blocks: [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
     return {
         "data_identifier": "nnUNetPlans_own",
         "spacing": [1.0] * dimension,
@@ -47,11 +31,7 @@ def planned(dimension: int, network: str = "PlainConvUNet", **changes: Any) -> d
         "batch_size": 2,
         "normalization_schemes": ["ZScoreNormalization"],
         "use_mask_for_norm": [False],
-        "architecture": {
-            "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
-            "arch_kwargs": kwargs,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        },
+        "architecture": architecture(dimension, (4, 8, 8), 1, network),
         **changes,
     }
 

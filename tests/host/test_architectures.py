@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned_unets import architecture
 
 from nnunet_iac.cli import main
 from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_SETTINGS, SKIP_NAMES
@@ -15,6 +16,7 @@ from nnunet_iac.runs.plans import settings_of
 from nnunet_iac.training.backbone import planned_network
 
 UNET = "dynamic_network_architectures.architectures.unet."
+FEATURES = (4, 8, 8, 8)
 DATASET_JSON = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "Anterior": 1, "Posterior": 2},
@@ -23,37 +25,17 @@ DATASET_JSON = {
 }
 
 
-def architecture(dimension=2, network="PlainConvUNet"):
-    stages = 4
-    return {
-        "network_class_name": UNET + network,
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": [4, 8, 8, 8],
-            "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
-            "kernel_sizes": [[3] * dimension] * stages,
-            "strides": [[1] * dimension] + [[2] * dimension] * (stages - 1),
-            "n_conv_per_stage": [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
-
-
 @pytest.fixture
 def planned(preprocessed):
     """The data set's folder with plans of a small network, two- and three-dimensional."""
     plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
     flat, solid = plans["configurations"]["2d"], plans["configurations"]["3d_fullres"]
-    flat |= {"patch_size": [56, 40], "architecture": architecture()}
-    solid |= {"patch_size": [40, 56, 40], "batch_size": 2, "architecture": architecture(3)}
+    flat |= {"patch_size": [56, 40], "architecture": architecture(2, FEATURES, 2)}
+    solid |= {
+        "patch_size": [40, 56, 40],
+        "batch_size": 2,
+        "architecture": architecture(3, FEATURES, 2),
+    }
     (preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
     (preprocessed / "dataset.json").write_text(json.dumps(DATASET_JSON))
     return preprocessed

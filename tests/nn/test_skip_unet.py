@@ -8,6 +8,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned_unets import REQUIRES_IMPORT, arch_kwargs, operators
 from torch import nn
 
 from nnunet_iac.nn.planned_retrofit import retrofit
@@ -18,7 +19,6 @@ from nnunet_iac.nn.timm_unet import ENCODERS, encoder_strides
 CLASS_NAME = "nnunet_iac.nn.skip_unet.SkipUNet"
 UNETS = "dynamic_network_architectures.architectures.unet"
 TIMM_UNET = "nnunet_iac.nn.timm_unet.TimmUNet"
-REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
 SPATIAL = (16, 8, 24)
 """Of the image; four stages halve it three times."""
 
@@ -40,33 +40,10 @@ def _seed():
         yield
 
 
-def operators(dimension):
-    """Return the operators as plans name them."""
-    return {
-        "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
-        "conv_bias": False,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-
-
-def arch_kwargs(skip, unet="PlainConvUNet", dimension=2):
-    blocks = "n_conv_per_stage" if unet == "PlainConvUNet" else "n_blocks_per_stage"
-    return {
-        "skip": skip,
-        "unet": f"{UNETS}.{unet}",
-        "n_stages": 4,
-        "features_per_stage": [4, 6, 8, 8],
-        "kernel_sizes": [[3] * dimension] * 4,
-        "strides": [[1] * dimension] + [[2] * dimension] * 3,
-        blocks: [1, 1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1, 1],
-        **operators(dimension),
-    }
+def skip_kwargs(skip, unet="PlainConvUNet", dimension=2):
+    """Return the arch_kwargs of a network with a skip module."""
+    own = {"skip": skip, "unet": f"{UNETS}.{unet}"}
+    return {**own, **arch_kwargs(dimension, (4, 6, 8, 8), 1, unet)}
 
 
 def planned(kwargs, input_channels=1, deep_supervision=False, class_name=CLASS_NAME):
@@ -84,7 +61,7 @@ def planned(kwargs, input_channels=1, deep_supervision=False, class_name=CLASS_N
 def kwargs_of(skip, backbone):
     """Return the arch_kwargs of a 2-D network with a skip module around any backbone."""
     if backbone not in ENCODERS:
-        return arch_kwargs(skip, backbone)
+        return skip_kwargs(skip, backbone)
     stem = {"stem_channels": 8} if ENCODERS[backbone].has_stem else {}
     return {
         "skip": skip,
@@ -94,7 +71,6 @@ def kwargs_of(skip, backbone):
         "n_conv_per_stage_decoder": 1,
         **stem,
         **operators(2),
-        "conv_bias": True,
     }
 
 
@@ -158,7 +134,7 @@ def randomised(net):
 def test_a_planned_network_has_nnunets_outputs_and_gradients_everywhere(
     skip, unet, dimension, deep_supervision, channels
 ):
-    net = planned(arch_kwargs(skip, unet, dimension), channels, deep_supervision)
+    net = planned(skip_kwargs(skip, unet, dimension), channels, deep_supervision)
     outputs = randomised(net)(image(dimension, channels))
     if not deep_supervision:
         outputs = [outputs]
@@ -178,7 +154,7 @@ def test_a_planned_network_has_nnunets_outputs_and_gradients_everywhere(
 @unets
 @dimensions
 def test_a_state_dict_loads_strictly_into_another_network(skip, unet, dimension):
-    net, other = (randomised(planned(arch_kwargs(skip, unet, dimension))).eval() for _ in range(2))
+    net, other = (randomised(planned(skip_kwargs(skip, unet, dimension))).eval() for _ in range(2))
     x = image(dimension)
     assert not torch.equal(other(x), net(x))
     other.load_state_dict(net.state_dict(), strict=True)
@@ -254,7 +230,7 @@ def test_the_stock_predictor_covers_an_image_larger_than_the_patch(skip, monkeyp
     monkeypatch.setenv("nnUNet_compile", "f")
     architecture = {
         "network_class_name": CLASS_NAME,
-        "arch_kwargs": arch_kwargs(skip),
+        "arch_kwargs": skip_kwargs(skip),
         "_kw_requires_import": REQUIRES_IMPORT,
     }
     configuration = {"patch_size": [32, 32], "architecture": architecture}
@@ -264,9 +240,9 @@ def test_the_stock_predictor_covers_an_image_larger_than_the_patch(skip, monkeyp
     predictor = nnUNetPredictor(
         use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu")
     )
-    trained = planned(arch_kwargs(skip)).eval()
+    trained = planned(skip_kwargs(skip)).eval()
     predictor.manual_initialization(
-        *(planned(arch_kwargs(skip)), plans, plans.get_configuration("2d")),
+        *(planned(skip_kwargs(skip)), plans, plans.get_configuration("2d")),
         *([trained.state_dict()], data, "nnUNetTrainer", None),
     )
     x = torch.randn(1, 40, 48)
@@ -282,7 +258,7 @@ def test_the_stock_predictor_covers_an_image_larger_than_the_patch(skip, monkeyp
 
 @skips
 def test_deep_supervision_is_switched_through_the_decoder(skip):
-    net = randomised(planned(arch_kwargs(skip), deep_supervision=True)).eval()
+    net = randomised(planned(skip_kwargs(skip), deep_supervision=True)).eval()
     x = image(2)
     outputs = net(x)
     net.decoder.deep_supervision = False
@@ -295,7 +271,7 @@ def test_all_weights_start_as_nnunet_draws_them(skip, unet):
     net = SkipUNet(
         *(1, 3, skip, f"{UNETS}.{unet}"),
         **{
-            **{k: v for k, v in arch_kwargs(skip, unet).items() if k not in ("skip", "unet")},
+            **{k: v for k, v in skip_kwargs(skip, unet).items() if k not in ("skip", "unet")},
             "conv_op": nn.Conv2d,
             "conv_bias": True,
             "norm_op": nn.InstanceNorm2d,
@@ -315,12 +291,12 @@ def test_all_weights_start_as_nnunet_draws_them(skip, unet):
 @skips
 def test_a_network_with_another_skip_module_cannot_be_retrofitted(skip):
     with pytest.raises(ValueError, match="the plans describe a SkipUNet"):
-        retrofit(planned(arch_kwargs(skip)))
+        retrofit(planned(skip_kwargs(skip)))
 
 
 def test_nested_skips_widen_the_decoder_and_other_modules_leave_it(tiny_unet):
     def inputs(skip):
-        stages = planned(arch_kwargs(skip)).decoder.stages
+        stages = planned(skip_kwargs(skip)).decoder.stages
         return [stage.convs[0].conv.in_channels for stage in stages]
 
     # Levels of 8, 6 and 4 channels: [up, skip], or [up, all nodes] of 1, 2 and 3 nodes.
@@ -348,10 +324,10 @@ def test_a_published_encoder_keeps_its_own_initial_weights(skip):
 
 def test_an_unknown_skip_module_is_refused():
     with pytest.raises(ValueError, match="got 'dense'"):
-        planned(arch_kwargs("dense"))
+        planned(skip_kwargs("dense"))
 
 
 @pytest.mark.parametrize("name", ["no.such.UNet", f"{UNETS}.ResidualUNet", "torch.nn.Linear"])
 def test_a_name_of_no_supported_unet_is_refused(name):
     with pytest.raises(ValueError, match=rf"PlainConvUNet.*; got '{name}': take the"):
-        planned({**arch_kwargs("attention"), "unet": name})
+        planned({**skip_kwargs("attention"), "unet": name})

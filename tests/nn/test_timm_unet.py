@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned_unets import arch_kwargs
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,22 +34,7 @@ from nnunet_iac.nn.timm_unet import (
 encoders = pytest.mark.parametrize("encoder", ENCODERS)
 
 # What nnU-Net's planner writes for a 2-D configuration, with few stages and channels.
-BASE = {
-    "n_stages": 3,
-    "features_per_stage": [8, 16, 32],
-    "conv_op": "torch.nn.modules.conv.Conv2d",
-    "kernel_sizes": [[3, 3]] * 3,
-    "strides": [[1, 1], [2, 2], [2, 2]],
-    "n_conv_per_stage": [2, 2, 2],
-    "n_conv_per_stage_decoder": [2, 2],
-    "conv_bias": True,
-    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-    "dropout_op": None,
-    "dropout_op_kwargs": None,
-    "nonlin": "torch.nn.LeakyReLU",
-    "nonlin_kwargs": {"inplace": True},
-}
+BASE = arch_kwargs(2, (8, 16, 32), 2)
 
 
 class SkipOnly(nn.Module):

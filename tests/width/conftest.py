@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from planned_unets import architecture
 
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.width.source import Source
@@ -24,35 +25,7 @@ DESCRIPTION = {
 }
 """What dataset.json says."""
 
-NETWORKS = "dynamic_network_architectures.architectures.unet."
-REQUIRES_IMPORT = ["conv_op", "norm_op", "dropout_op", "nonlin"]
-
-
-def architecture(
-    dimension: int, residual: bool = False, features: tuple[int, ...] = (8, 16, 32)
-) -> dict[str, Any]:
-    stages = len(features)
-    convolutions = "n_blocks_per_stage" if residual else "n_conv_per_stage"
-    return {
-        "network_class_name": NETWORKS + ("ResidualEncoderUNet" if residual else "PlainConvUNet"),
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": list(features),
-            "conv_op": f"torch.nn.modules.conv.Conv{dimension}d",
-            "kernel_sizes": [[3] * dimension] * stages,
-            "strides": [[1] * dimension] + [[2] * dimension] * (stages - 1),
-            convolutions: [2] * stages,
-            "n_conv_per_stage_decoder": [2] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimension}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": REQUIRES_IMPORT,
-    }
+FEATURES = (8, 16, 32)
 
 
 def plans() -> dict[str, Any]:
@@ -65,15 +38,18 @@ def plans() -> dict[str, Any]:
                 "data_identifier": "nnUNetPlans_2d",
                 "batch_size": 4,
                 "patch_size": [16, 16],
-                "architecture": architecture(2),
+                "architecture": architecture(2, FEATURES, 2),
             },
             "3d_fullres": {
                 "data_identifier": "nnUNetPlans_2d",
                 "batch_size": 2,
                 "patch_size": [8, 16, 16],
-                "architecture": architecture(3),
+                "architecture": architecture(3, FEATURES, 2),
             },
-            "residual": {"inherits_from": "2d", "architecture": architecture(2, residual=True)},
+            "residual": {
+                "inherits_from": "2d",
+                "architecture": architecture(2, FEATURES, 2, "ResidualEncoderUNet"),
+            },
             "stage_two": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
         },
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a source, shows whether it has converged, and runs studies of adapting it: measure.sh PAIR FOLDER [STUDY...]
+# Trains a source and runs studies of adapting it: measure.sh PAIR FOLDER [STUDY...]
 # PAIR is heart, hippocampus or hippocampus-mild. Of the studies, `rates` chooses learning rates, `k3` adapts to three cases, `k3-scratch`
 # trains on them from scratch, and so on; by default all are run, for hours on two cores. FOLDER gets studies and splits.
 # Run again, it resumes. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and among the raw
@@ -16,13 +16,11 @@ run() {
     nnunet-iac study "$1" --cores 2
     cp "$nnUNet_results/studies/adaptation-$2/results.json" "$here/$2.json"
 }
-# The hippocampus's models are stored (licence and attribution of their data: data.md); without the files they are trained.
+# The hippocampus's model is stored (licence and attribution of its data: data.md).
 if [ "$source" = hippocampus ]; then
     python "$here/shift.py"
-    for file in "$here/$source"-*.zip; do
-        model=$(dirname "$(python -m zipfile -l "$file" | grep -o '[^ ]*/plans.json')")
-        [ -d "$nnUNet_results/$model" ] || nnUNetv2_install_pretrained_model_from_zip "$file"
-    done
+    stored=Dataset004_Hippocampus/nnUNetTrainerAdam_40epochs__middle__2d
+    [ -d "$nnUNet_results/$stored" ] || nnUNetv2_install_pretrained_model_from_zip "$here/hippocampus-source.zip"
 fi
 run "$here/$source-source.yaml" "$source-source"
 [ $# -gt 0 ] || set -- rates k3 k3-scratch k1 k1-scratch k5 k5-scratch k10 k10-scratch

@@ -29,6 +29,9 @@ PAIRS = {
     "hippocampus-mild": "Hippocampus: a simulated change of the scanner",
     "hippocampus": "Hippocampus: a strong simulated change of the scanner",
 }
+SEARCHED = {"heart": "acdc", "hippocampus": "hippocampus"}
+"""What ../search calls the data sets of the sources."""
+
 PATIENTS = r"patient\d+|cmr_\d+|hippocampus_\d+"
 """What a patient is called in all data sets; ACDC has two volumes of each."""
 
@@ -208,8 +211,8 @@ def rates(folder: Path, pair: str) -> list[Row]:
 
 
 def convergence(folder: Path, pair: str) -> list[Convergence]:
-    """Return whether the source has converged."""
-    measured = result(folder, f"{pair.removesuffix('-mild')}-source")
+    """Return whether the source has converged, which the study of searches shows."""
+    measured = result(folder.parent / "search", f"{SEARCHED[pair.removesuffix('-mild')]}-converged")
     return [] if measured is None else convergences(measured)
 
 

@@ -104,9 +104,7 @@ class Pair:
     @property
     def source_folds(self) -> list[Path]:
         """The fold of the source's model, and that of its search."""
-        backbones = self.source.backbones
-        runs = [run for run in self.source.runs.values() if not backbones[run.backbone].half_of]
-        return [fold_folder(self.source, run) for run in runs]
+        return [fold_folder(self.source, run) for run in self.source.runs.values()]
 
     def study(
         self, name: str, numbers: range, backbones: dict[str, Any], methods: dict[str, Any]
