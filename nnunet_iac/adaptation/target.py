@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Target:
         """The folder of the raw data."""
         return raw_folder(self.name)
 
-    @property
+    @cached_property
     def cases(self) -> dict[str, Any]:
         """Image and label files of every training case."""
         found: dict[str, Any] = get_filenames_of_train_images_and_targets(

@@ -19,8 +19,7 @@ def measured(network, dimension):
 
 
 @dimensions
-@pytest.mark.parametrize("norm", ["Instance", "Batch"])
-@pytest.mark.parametrize("deep_supervision", [False, True])
+@pytest.mark.parametrize(("norm", "deep_supervision"), [("Instance", True), ("Batch", False)])
 @pytest.mark.parametrize(
     "values",
     [

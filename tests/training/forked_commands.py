@@ -45,10 +45,12 @@ def _become_like_a_command() -> None:
     Also left out are the check of shapes and the mirrored predictions that nnU-Net adds up.
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities import utils
 
     warnings.resetwarnings()
     jaxtyping.config.update("jaxtyping_disable", True)
     multiprocessing.get_context = lambda method=None: OneFork()  # type: ignore[assignment]
+    utils.Pool = OneFork().Pool  # Of twelve processes, for every list of files.
     torch.set_num_threads = lambda number: None  # type: ignore[assignment]
     nnUNetPredictor._internal_maybe_mirror_and_predict = lambda self, image: self.network(image)
     leave_out_what_takes_time(setattr)

@@ -96,7 +96,7 @@ def make_rank(backend: str, make_trainer: Make, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [LTH, FULL])
-def test_two_ranks_search_prune_and_finetune_as_one(
+def test_two_ranks_search_prune_finetune_and_continue_as_one(
     make_rank: Make, in_process: Any, on_two_ranks: Any, name: str
 ) -> None:
     def run(rank: int) -> None:
@@ -129,12 +129,11 @@ def test_two_ranks_search_prune_and_finetune_as_one(
     assert (fold / "validation" / "summary.json").is_file()
     assert len(record.read_trajectory().epoch) == 7
     assert len(record.read_events()) == (84 if name == LTH else 0)
+    if name == LTH:
+        _require_the_same_after_a_break(make_rank, on_two_ranks, fold)
 
 
-@pytest.mark.slow
-def test_two_ranks_continue_where_they_were_broken_off(
-    make_rank: Make, in_process: Any, on_two_ranks: Any
-) -> None:
+def _require_the_same_after_a_break(make_rank: Make, on_two_ranks: Any, fold: Path) -> None:
     def break_off(rank: int) -> None:
         run_until(make_rank(LTH), 3)
 
@@ -143,11 +142,6 @@ def test_two_ranks_continue_where_they_were_broken_off(
         assert trainer.current_epoch == 3
         trainer.run_training()
 
-    def unbroken(rank: int) -> None:
-        make_rank(LTH).run_training()
-
-    fold = in_process.model(LTH, "small") / "fold_0"
-    on_two_ranks(unbroken)
     wanted = read_checkpoint(fold / FINAL)["network_weights"]
     events = RunFolder.of_fold(fold).events_file.read_text()
     (fold / FINAL).unlink()
