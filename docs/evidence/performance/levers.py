@@ -173,6 +173,46 @@ def mean() -> Pair:
     return differentiated(own_mean, x), differentiated(LAYERS.avg_pool(), x)
 
 
+@lever(SEARCH, "dropped: more arithmetic than the saved calls are worth")
+def padded() -> Pair:
+    """The convolutions with the products, their kernels padded to one size and joined."""
+    weights = [torch.randn(EDGES * WIDTH, WIDTH, kernel, kernel) for kernel, _ in KERNELS]
+
+    def apart(x, *weights):
+        pairs = zip(weights, KERNELS, strict=True)
+        return torch.cat([convolved(x, w, dilation) for w, (_, dilation) in pairs], 1)
+
+    def joined(x, *weights):
+        return convolved(
+            x, torch.cat([spread(*pair) for pair in zip(weights, KERNELS, strict=True)])
+        )
+
+    def spread(weight, shape):
+        kernel, dilation = shape
+        apart = torch.zeros(*weight.shape[:2], *[dilation * (kernel - 1) + 1] * 2)
+        apart[..., ::dilation, ::dilation] = weight
+        return functional.pad(apart, [(9 - apart.shape[-1]) // 2] * 4)
+
+    x = images(WIDTH, INNERMOST)
+    return differentiated(apart, x, *weights), differentiated(joined, x, *weights)
+
+
+@lever(SEARCH, "dropped")
+def one_by_one() -> Pair:
+    """Every node from those before it instead of all at once from what operations add."""
+    added = torch.randn(12, 56 * 40, 2 * 4 * WIDTH + EDGES * 4 * WIDTH)
+    weight = torch.randn(added.shape[2], EDGES * 4 * WIDTH)
+
+    def at_once(added, weight):
+        return added @ weight
+
+    def in_turn(added, weight):
+        parts = enumerate(weight.split(4 * WIDTH, 1), 3)
+        return torch.cat([added[..., : 4 * WIDTH * k] @ w[: 4 * WIDTH * k] for k, w in parts], 2)
+
+    return differentiated(at_once, added, weight), differentiated(in_turn, added, weight)
+
+
 # --- the discrete cell ---------------------------------------------------------------------------
 
 
@@ -337,6 +377,19 @@ def one_image() -> Pair:
         inferred(lambda x: functional.instance_norm(x, weight=scale, bias=shift), x),
         inferred(as_batch, x),
     )
+
+
+@lever(CELL, "kept")
+def folded() -> Pair:
+    """Prediction of one image of 56 x 40: a projection's batch norm folded into its weights."""
+    x, weight = torch.randn(56 * 40, CHANNELS), torch.randn(CHANNELS, CHANNELS)
+    mean, shift, variance, scale = torch.randn(2, CHANNELS).unbind() + (torch.ones(CHANNELS),) * 2
+    merged, bias = (scale * weight.mT).mT, shift - scale * mean
+
+    def after_it(x):
+        return functional.batch_norm(x @ weight.mT, mean, variance, scale, shift)
+
+    return inferred(after_it, x), inferred(lambda x: torch.addmm(bias, x, merged.mT), x)
 
 
 @lever(CELL, "dropped: it pays for the few channels of a search only")
