@@ -66,6 +66,7 @@ measure() {
 
 TO="${OUT:-$ROOT/docs/evidence/gpu}"
 export OMP_WAIT_POLICY=passive PYTHONUNBUFFERED=1
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" # Before another copy that lies beside torch.
 step "Create an environment that sees torch" create_venv_on_torch
 step "Install nnunet-iac beside it" install_beside_torch
 step "Measure" measure

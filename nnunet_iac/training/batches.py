@@ -61,6 +61,7 @@ class SeededLoader:
     def set_thread_id(self, worker: int) -> None:
         """Begin as one of the workers; batchgenerators calls this in the worker's process."""
         self._number += worker
+        torch.set_num_threads(1)  # Those of the process it was forked from are not here.
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def __next__(self) -> Any:

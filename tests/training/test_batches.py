@@ -108,6 +108,29 @@ def _lives(process: int) -> bool:
         return False
 
 
+THREADED = """
+import torch
+from nnunet_iac.training.batches import SeededLoader, augmenter, finish
+
+class Products:
+    def __next__(self):
+        factor = torch.ones(512, 512)
+        return {"data": factor @ factor}
+
+torch.set_num_threads(2)
+next(Products())
+batches = augmenter(SeededLoader(Products(), [0], 0, 1), 1, False)
+print(float(next(batches)["data"].mean()))
+finish(batches)
+"""
+
+
+def test_a_worker_does_not_wait_for_the_threads_of_the_process_it_was_forked_from() -> None:
+    command = [sys.executable, "-c", THREADED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "512.0\n"), done.stderr
+
+
 def test_a_blur_is_found_wherever_it_is_and_no_longer_chosen_by_timing() -> None:
     blur = GaussianBlurTransform(benchmark=True)
     choose_blur_without_timing(ComposeTransforms([RandomTransform(ComposeTransforms([blur]))]))
