@@ -177,9 +177,17 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
     )
     assert "long has converged on" in text
     assert "| cells: random | 19 |" in text
+    assert "### How long to finetune" in text
     # Of the controls that take no longer than a search, the longest.
     assert "| cells: IAC-LTH, `literal` | 2.0 | cells: random | 1.8 |" in text
     assert "| cells: IAC, the full search | 4.0 | cells: random | 3.0 |" in text
+
+
+def test_the_shortest_finetuning_that_is_not_inferior_is_enough(page: Callable[..., str]) -> None:
+    gains = {"random-10": 0.0, "random-30": 0.02, "random-80": 0.02}
+    assert "300 batches are enough." in page(acdc_time=made_up("time", gains, (0, 1, 2)))
+    gains["random-120"] = 0.04
+    assert "Only the longest is enough." in page(acdc_time=made_up("time", gains, (0, 1, 2)))
 
 
 def test_cells_that_differ_can_matter_and_a_better_search_is_kept(page: Callable[..., str]) -> None:

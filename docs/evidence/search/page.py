@@ -49,13 +49,15 @@ NAMES = {
     "random-ema": "cells: random, averaged weights (EMA)",
     "iac-lth-ema": "cells: IAC-LTH, averaged weights (EMA)",
     "continued-100": "the backbone continued",
+    "random-10": "cells: random",
+    "random-30": "cells: random",
     "random-80": "cells: random",
     "random-120": "cells: random",
 }
 SEARCHES = ("iac-lth", "swift", "paper", "adaptive", "iac")
 DIRECT = ("halving", "halving-convolutions")
 CONTROLS = {
-    "random": ("random", "random-80", "random-120"),
+    "random": ("random-10", "random-30", "random", "random-80", "random-120"),
     "continued": ("continued", "continued-100"),
 }
 """What needs no search, and its trainings of several lengths, the shortest first."""
@@ -104,6 +106,20 @@ class AtEqualTime:
     control: str
     control_minutes: float
     against: PairedComparison
+
+
+@dataclass(frozen=True)
+class Length:
+    """A finetuning of a random cell, against the longest; None is the longest itself."""
+
+    row: Row
+    batches_per_epoch: int
+    against: PairedComparison | None
+
+    @property
+    def batches(self) -> int:
+        """How many there were."""
+        return round(self.row.epochs * self.batches_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -194,6 +210,26 @@ class Measured:
             AtEqualTime(search, minutes[search], control, minutes[control], against)
             for (search, control, _), against in zip(found, family, strict=True)
         ]
+
+    @cached_property
+    def lengths(self) -> list[Length]:
+        """What a random cell is worth after finetunings of several lengths, the shortest first."""
+        names = CONTROLS["random"]
+        runs = [
+            r for r in (*self.runs_of("methods"), *self.runs_of("time")) if r["method"] in names
+        ]
+        if longest := next((n for n in names[::-1] if any(r["method"] == n for r in runs)), None):
+            document = {"methods": [n for n in names if any(r["method"] == n for r in runs)]}
+            (table,) = method_tables({**document, "runs": runs}, (longest,), MARGIN)
+            batches = runs[0]["settings"]["iterations_per_epoch"]
+            return [Length(row, batches, row.against.get(longest)) for row in table.rows]
+        return []
+
+    @property
+    def enough(self) -> Length | None:
+        """The shortest finetuning that is not inferior to the longest, if there are several."""
+        fit = (x for x in self.lengths if x.against and x.against.non_inferiority.shown)
+        return next(fit, None)
 
     @property
     def rates(self) -> list[Row]:
