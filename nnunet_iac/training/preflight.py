@@ -97,7 +97,7 @@ def require_usable(method: Method, settings: Settings) -> None:
         raise ValueError(
             "nnUNetTrainerIACDiscrete needs the setting genotype, a JSON file or another "
             "run's fold folder, or random:SEED, identity or conv, or the setting skip; "
-            " make plans that name it with nnunet-iac plan … --set genotype=PATH"
+            "make plans that name it with nnunet-iac plan … --set genotype=PATH"
         )
     if (part := method.trained_part(settings.cell)) not in method.parts:
         what = "a retrofit" if method.retrofits else "nnUNetTrainerContinue"
