@@ -2,9 +2,9 @@
 
 from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_8epochs,
-    nnUNetTrainerAdam_20epochs,
     nnUNetTrainerAdam_40epochs,
     nnUNetTrainerAdam_80epochs,
+    nnUNetTrainerAdam_160epochs,
     nnUNetTrainerAdamNoDeepSupervision_40epochs,
     nnUNetTrainerAdamNoDeepSupervision_200epochs,
 )
@@ -19,9 +19,9 @@ __all__ = [
     "nnUNetTrainerAdamNoDeepSupervision_40epochs",
     "nnUNetTrainerAdamNoDeepSupervision_200epochs",
     "nnUNetTrainerAdam_8epochs",
-    "nnUNetTrainerAdam_20epochs",
     "nnUNetTrainerAdam_40epochs",
     "nnUNetTrainerAdam_80epochs",
+    "nnUNetTrainerAdam_160epochs",
     "nnUNetTrainerContinue",
     "nnUNetTrainerIAC",
     "nnUNetTrainerIACDiscrete",

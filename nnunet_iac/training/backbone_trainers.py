@@ -48,17 +48,8 @@ class nnUNetTrainerAdam_8epochs(AdamTrainer):
     }
 
 
-class nnUNetTrainerAdam_20epochs(AdamTrainer):
-    """An ordinary nnU-Net trained for 20 epochs, where small networks have nearly converged.
-
-    Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
-    """
-
-    changes: ClassVar[dict[str, Any]] = {"num_epochs": 20}
-
-
 class nnUNetTrainerAdam_40epochs(AdamTrainer):
-    """An ordinary nnU-Net trained for 40 epochs, to see that 20 are enough.
+    """An ordinary nnU-Net trained for 40 epochs.
 
     Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
     """
@@ -67,12 +58,21 @@ class nnUNetTrainerAdam_40epochs(AdamTrainer):
 
 
 class nnUNetTrainerAdam_80epochs(AdamTrainer):
-    """An ordinary nnU-Net trained for 80 epochs, to see that 40 are enough.
+    """An ordinary nnU-Net trained for 80 epochs, to see whether 40 are enough.
 
     Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
     """
 
     changes: ClassVar[dict[str, Any]] = {"num_epochs": 80}
+
+
+class nnUNetTrainerAdam_160epochs(AdamTrainer):
+    """An ordinary nnU-Net trained for 160 epochs, to see whether 80 are enough.
+
+    Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
+    """
+
+    changes: ClassVar[dict[str, Any]] = {"num_epochs": 160}
 
 
 class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):

@@ -19,7 +19,7 @@ run() {
 # The hippocampus's model is stored (licence and attribution of its data: data.md).
 if [ "$source" = hippocampus ]; then
     python "$here/shift.py"
-    stored=Dataset004_Hippocampus/nnUNetTrainerAdam_40epochs__middle__2d
+    stored=Dataset004_Hippocampus/nnUNetTrainerAdam_80epochs__middle-double__2d
     [ -d "$nnUNet_results/$stored" ] || nnUNetv2_install_pretrained_model_from_zip "$here/hippocampus-source.zip"
 fi
 run "$here/$source-source.yaml" "$source-source"

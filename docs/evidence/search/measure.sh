@@ -14,7 +14,7 @@ cores=${CORES:-2}
 eval "$(nnunet-iac trainers-dir --export)"
 export OMP_WAIT_POLICY=passive
 # The backbone of fold 0 is stored beside the page on adapting (licence and attribution of its data: data.md there).
-stored=nnUNetTrainerAdam_40epochs__middle__2d/fold_0
+stored=nnUNetTrainerAdam_80epochs__middle-double__2d/fold_0
 if [ "$data" = hippocampus ] && [ ! -d "$nnUNet_results/Dataset004_Hippocampus/$stored" ]; then
     nnUNetv2_install_pretrained_model_from_zip "$here/../adaptation/hippocampus-source.zip"
 fi
