@@ -26,6 +26,7 @@ class AdamTrainer(nnUNetTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = 1e-3
+        self.save_every = 10  # An interrupted training loses no more epochs than these.
         for name, value in self.changes.items():
             setattr(self, name, value)
 

@@ -39,6 +39,7 @@ def test_adam_starts_at_a_thousandth_and_decays_as_nnunets_rate_does(
     trainer.lr_scheduler.step(trainer.num_epochs // 2)
     # nnU-Net's polynomial when half of the epochs are over: (1 - 1/2)^0.9 of the rate.
     assert group["lr"] == pytest.approx(1e-3 * 0.5**0.9)
+    assert trainer.save_every == 10
 
 
 def test_the_length_of_an_ordinary_training_is_known_without_training(
