@@ -180,9 +180,9 @@ def refusal(workspace: Any, *words: object) -> str:
     """Return the error of a command that must do nothing."""
 
     def files() -> list[Path]:
-        return sorted(
-            path for part in ("raw", "preprocessed") for path in (workspace.path / part).rglob("*")
-        )
+        # Tests beside these write plans for the source's data set.
+        found = (workspace.path / part for part in ("raw", "preprocessed"))
+        return sorted(p for part in found for p in part.rglob("*") if p.parent.name != SOURCE)
 
     before = files()
     done = workspace.command("nnunet-iac", "adapt", "-c", "2d", *words)
