@@ -214,16 +214,14 @@ class Measured:
     @cached_property
     def lengths(self) -> list[Length]:
         """What a random cell is worth after finetunings of several lengths, the shortest first."""
-        names = CONTROLS["random"]
-        runs = [
-            r for r in (*self.runs_of("methods"), *self.runs_of("time")) if r["method"] in names
-        ]
-        if longest := next((n for n in names[::-1] if any(r["method"] == n for r in runs)), None):
-            document = {"methods": [n for n in names if any(r["method"] == n for r in runs)]}
-            (table,) = method_tables({**document, "runs": runs}, (longest,), MARGIN)
-            batches = runs[0]["settings"]["iterations_per_epoch"]
-            return [Length(row, batches, row.against.get(longest)) for row in table.rows]
-        return []
+        tried = [*self.runs_of("methods"), *self.runs_of("time")]
+        runs = [run for run in tried if run["method"] in CONTROLS["random"]]
+        if not runs:
+            return []
+        methods = sorted({run["method"] for run in runs}, key=CONTROLS["random"].index)
+        longest, batches = methods[-1], runs[0]["settings"]["iterations_per_epoch"]
+        (table,) = method_tables({"methods": methods, "runs": runs}, (longest,), MARGIN)
+        return [Length(row, batches, row.against.get(longest)) for row in table.rows]
 
     @property
     def enough(self) -> Length | None:
