@@ -3,6 +3,7 @@
 import copy
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.scores import VALIDATION_SUMMARY
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY, read_summary
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks, wrapped
 
 MEASURED_ON = "measured-on.json"
@@ -60,7 +61,7 @@ def validate_once(
         _validate(trainer, network, folder)
     elif first:
         log(f"The validation of {what} is that in {known}")
-        shutil.copytree(known, folder)
+        shutil.copytree(known, folder, ignore=shutil.ignore_patterns(MEASURED_ON))
     if first:
         write_json(folder / MEASURED_ON, depends_on)
 
@@ -77,12 +78,9 @@ def _validate(trainer: Any, network: nn.Module, folder: Path) -> None:
 
 
 def _measured(files: Iterable[Path], depends_on: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the first validation with these circumstances."""
+    """Return the folder of the first validation with these circumstances and readable scores."""
     for path in files:
-        try:
-            found = read_json(path)
-        except (ValueError, OSError):
-            continue
-        if found == depends_on and (path.parent / VALIDATION_SUMMARY).is_file():
-            return path.parent
+        with suppress(ValueError, OSError):
+            if read_json(path) == depends_on and read_summary(path.parent / VALIDATION_SUMMARY):
+                return path.parent
     return None

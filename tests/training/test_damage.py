@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from filelock import FileLock
 from interruption import run_until
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNet
+from scored_folders import write_summary
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import LATEST, PREVIOUS
@@ -21,6 +23,7 @@ from nnunet_iac.runs.fold import LOCK
 from nnunet_iac.runs.folder import RunFolder
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
+DISCRETE = "nnUNetTrainerIACDiscrete_2finetune"
 RECORD = (
     "settings.json",
     "trajectory.npz",
@@ -113,6 +116,37 @@ def test_a_record_with_any_damage_is_written_again_from_the_checkpoint(
     shutil.rmtree(fold / "iac")
     make_trainer(LTH, resume=True).continue_run()
     assert _snapshot(fold / "iac").keys() == whole.keys()
+
+
+def test_a_finished_run_is_validated_again_whatever_its_record_has_lost(
+    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = []
+
+    def validate(trainer: Any, save_probabilities: bool = False) -> None:
+        validated.append(Path(trainer.output_folder).name)
+        folder = write_summary(Path(trainer.output_folder, "validation"), {"case": 0.8})
+        summary = read_json(folder / "summary.json")
+        write_json(folder / "summary.json", {**summary, "foreground_mean": {"Dice": 0.8}})
+
+    monkeypatch.setattr(nnUNet.nnUNetTrainer, "perform_actual_validation", validate)
+    plans = in_process.write_plans("cell", genotype="random:1")
+    trainer = make_trainer(DISCRETE, plans)
+    trainer.run_training()
+    trainer.perform_actual_validation()
+    fold = Path(trainer.output_folder)
+    record, reference = RunFolder.of_fold(fold), RunFolder.of_fold(fold).reference_folder
+    assert validated == ["reference", "fold_0"]
+    shared = (reference / "measured-on.json", reference / "validation" / "summary.json")
+    present = [path for name in RECORD if (path := record.path / name).exists()]
+    for path, damage in [*product(shared, (_truncate, _remove)), *product(present, (_truncate,))]:
+        damage(path)
+        record.backbone_file.unlink(missing_ok=True)  # As after a kill before it had the score.
+        again = make_trainer(DISCRETE, plans)
+        again.load_checkpoint(str(fold / "checkpoint_final.pth"))
+        again.perform_actual_validation()
+        assert record.read_backbone().reference == {"mean": 0.8, "per_case": {"case": 0.8}}
+    assert validated.count("reference") == 1 + 4
 
 
 @pytest.mark.parametrize(

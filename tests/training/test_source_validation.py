@@ -15,7 +15,7 @@ from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord, CostRecord
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training import source_validation
+from nnunet_iac.training import shared_validation, source_validation
 from nnunet_iac.training.source_validation import validate_source
 
 CASES = ("patient1_a", "patient1_b", "patient2_a")
@@ -169,6 +169,25 @@ def test_what_a_kill_leaves_is_no_record_and_is_done_again(
     record = folder.read_source()
     assert record is not None
     assert record.after["mean"] == pytest.approx(0.5)
+
+
+def test_a_copied_validation_counts_only_once_it_is_whole(
+    tmp_path: Path, validated: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    validate_source(make_trainer(tmp_path))
+    trainer = make_trainer(tmp_path, fold=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_validation, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            validate_source(trainer)
+    before = RunFolder.of_fold(trainer.output_folder).source_before_folder
+    assert (before / "validation" / "summary.json").exists()
+    assert not (before / "measured-on.json").exists()
+    validate_source(trainer)
+    assert validated == ["source_before", "source_after", "source_after"]
 
 
 def test_a_damaged_record_is_written_again(tmp_path: Path, validated: list[str]) -> None:
