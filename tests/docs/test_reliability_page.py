@@ -14,8 +14,8 @@ def reliability(script: Callable[[str], ModuleType]) -> ModuleType:
 @pytest.mark.parametrize(
     ("moment", "place"),
     [
-        ("train_step", "in an epoch"),
-        ("predict_sliding_window_return_logits", "in the final validations"),
+        ("train_step", "a step of an epoch"),
+        ("predict_sliding_window_return_logits", "predicting a case"),
         ("write .writing.cost.json.x1_y.json", "writing a record: half a file"),
         (
             "os.chmod .writing.checkpoint_latest.pth.ab12.pth",
@@ -25,6 +25,7 @@ def reliability(script: Callable[[str], ModuleType]) -> ModuleType:
             "fsync .writing.checkpoint_previous.pth.a_1.pth",
             "putting a whole checkpoint in place",
         ),
+        ("fsync .writing.measured-on.json.a_1.json", "putting a whole record in place"),
         (
             "write plans.json",
             "what nnU-Net writes itself, folders, moves",

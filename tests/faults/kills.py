@@ -2,7 +2,7 @@
 
 Run in nnU-Net's environment with planned data and a backbone:
 
-    python tests/faults/kills.py TRAINER PLANS [--kills 30] [--json FILE]
+    python tests/faults/kills.py TRAINER PLANS [--kills 30] [--outside 12] [--json FILE]
 
 The moments are counted, not timed: every training and validation step, every validated case, and
 everything the process does to a file of its fold, nnU-Net's own doings included. One unbroken run
@@ -10,6 +10,10 @@ keeps what is in its folder at every moment; where a file is about to be written
 chosen state is put back and continued, and the end compared with that of the unbroken run. One run
 is killed in earnest, to compare what it leaves with what was kept, and so is every fourth that goes
 on. The processes are forked, so that torch is imported once.
+
+Runs that are killed from outside have augmentation workers and get SIGKILL at random times, as many
+in training as in either final validation; what they left says how far they had come. They, too,
+must end as the unbroken run, which had no workers.
 """
 
 import argparse
@@ -21,7 +25,9 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +45,7 @@ from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.training import preflight, recorder
+from nnunet_iac.training.batches import WORKERS_VARIABLE
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
@@ -51,8 +58,19 @@ SECOND_KILL_EVERY, SECOND_KILL_AT = 4, 60
 HALF = b'{"half": [1, 2'
 """What is in a file that was being written."""
 
+STAGES = ("training", "validation of the backbone", "validation of the network")
+"""Of a run, in turn; the last two are its final validations."""
+
+KINDS_OF_STAGES = ("predict_sliding_window_return_logits", "half of record")
+"""Kinds of moments of which `one_of_each_kind` returns one of every stage."""
+
+WORKERS, SEED = 2, 0
+"""Of runs that are killed from outside: augmentation workers, and the seed of the times."""
+
 DATASET, CONFIGURATION, FOLD = "4", "2d", 0
 Report = Callable[[str], None]
+Choose = Callable[[Sequence[str], Sequence[str]], list[int]]
+"""Returns numbers of moments, from 1, by their names and stages."""
 State = dict[str, str]
 """Of a folder: the hash of every file's content by its path, and an empty text for folders."""
 
@@ -73,12 +91,15 @@ class Moments:
         self.log = log
         self.contents = contents
         self.names: list[str] = []
+        self.stages: list[str] = []
         self.states: list[State] = []
+        self.begun = {STAGES[0]: time.monotonic()}
         self.busy = False
 
     def pass_by(self, name: str, torn: Path | None = None) -> None:
         """Count a moment; keep its state, or leave half a file and end where it is the last."""
         self.names.append(name)
+        self.stages.append([*self.begun][-1])
         if self.contents is not None:
             self.states.append(keep(self.folder, self.contents, torn))
         if len(self.names) == self.last:
@@ -118,6 +139,8 @@ class Moments:
             (nnUNetPredictor, "predict_sliding_window_return_logits"),
         ):
             setattr(owner, method, self._counted(getattr(owner, method), method))
+        for owner in (RetrofitTrainer, nnUNet.nnUNetTrainer):
+            owner.perform_actual_validation = self._noted(owner.perform_actual_validation)
 
     def _counted(self, function: Any, name: str) -> Any:
         def counted(*arguments: Any, **keywords: Any) -> Any:
@@ -125,6 +148,17 @@ class Moments:
             return function(*arguments, **keywords)
 
         return counted
+
+    def _noted(self, validation: Any) -> Any:
+        """Note when either final validation begins: nnU-Net's own of the fold is the network's."""
+
+        def noted(trainer: Any, *arguments: Any, **keywords: Any) -> Any:
+            is_own = Path(trainer.output_folder).name.startswith("fold_")
+            backbone_done = is_own and STAGES[1] in self.begun
+            self.begun.setdefault(STAGES[2 if backbone_done else 1], time.monotonic())
+            return validation(trainer, *arguments, **keywords)
+
+        return noted
 
 
 def _writes(mode: str | None, flags: int) -> bool:
@@ -181,14 +215,16 @@ def kind(moment: str) -> str:
     return f"{sort} in place" if action == "os.remove" else f"{sort} not yet in place"
 
 
-def one_of_each_kind(names: Sequence[str]) -> list[int]:
+def one_of_each_kind(names: Sequence[str], stages: Sequence[str]) -> list[int]:
     """Return numbers of moments, one of every kind, spread over the run.
 
-    Kinds that the run begins with are taken late: little is left to train again.
+    A kind in several stages is one of each if it is a prediction or half a record. Kinds that the
+    run begins with are taken late: little is left to train again.
     """
-    kinds: dict[str, list[int]] = {}
-    for number, name in enumerate(names, 1):
-        kinds.setdefault(kind(name), []).append(number)
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for number, (name, stage) in enumerate(zip(names, stages, strict=True), 1):
+        own = stage if kind(name) in KINDS_OF_STAGES else ""
+        kinds.setdefault((kind(name), own), []).append(number)
     shares = np.linspace(1, 0, len(kinds))
     return sorted(
         numbers[round(share * (len(numbers) - 1))]
@@ -196,13 +232,17 @@ def one_of_each_kind(names: Sequence[str]) -> list[int]:
     )
 
 
-def evenly(names: Sequence[str], kills: int) -> list[int]:
-    """Return so many numbers of moments, from the first to the last."""
-    found: list[int] = np.unique(np.linspace(1, len(names), kills).round().astype(int)).tolist()
-    return found
+def evenly(names: Sequence[str], stages: Sequence[str], kills: int) -> list[int]:
+    """Return so many numbers of moments, a third of them from each stage if it has as many."""
+    found: list[int] = []
+    for later, stage in reversed([*enumerate(STAGES)]):
+        numbers = [number for number, own in enumerate(stages, 1) if own == stage]
+        count = min((kills - len(found)) // (later + 1), len(numbers))
+        found += [numbers[k] for k in np.linspace(0, len(numbers) - 1, count).round().astype(int)]
+    return sorted(found)
 
 
-def run(
+def start(
     trainer: str,
     plans: str,
     fold: Path,
@@ -211,9 +251,10 @@ def run(
     go_on: bool = False,
     contents: Path | None = None,
 ) -> int:
-    """Run nnUNetv2_train in a forked process; return its exit status, negative for a signal."""
+    """Start nnUNetv2_train in a forked process, the first of its group; return its number."""
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         output = os.open(log.with_suffix(".out"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -225,14 +266,24 @@ def run(
                 DATASET, CONFIGURATION, FOLD, trainer, plans,
                 continue_training=go_on, device=torch.device("cpu"),
             )  # fmt: skip
-            log.write_text(json.dumps([moments.names, moments.states]))
+            log.write_text(json.dumps(vars(moments), default=str))
             status = 0
         except BaseException:
             import traceback
 
             traceback.print_exc()
         os._exit(status)
+    return child
+
+
+def end_of(child: int) -> int:
+    """Wait for a process; return its exit status, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run(*arguments: Any, **keywords: Any) -> int:
+    """Run nnUNetv2_train in a forked process, as `start`; return its exit status."""
+    return end_of(start(*arguments, **keywords))
 
 
 def outcome(fold: Path) -> dict[str, Any]:
@@ -251,6 +302,7 @@ def outcome(fold: Path) -> dict[str, Any]:
         "best average": best["_best_ema"],
         "curves": {k: final["logging"][k] for k in ("train_losses", "val_losses", "ema_fg_dice")},
         "backbone": record.read_backbone().unchanged,
+        "backbone's validation": record.read_backbone().reference,
         "validation": summary["foreground_mean"],
         "unfinished files": [str(path) for path in fold.rglob(".*")],
         **{f"trajectory {name}": array.tobytes() for name, array in arrays.items()},
@@ -266,45 +318,131 @@ def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
     ]
 
 
-def measure(
-    trainer: str, plans: str, choose: Callable[[Sequence[str]], list[int]], report: Report
-) -> dict[str, Any]:
-    """Return what became of a run after kills at the moments chosen among its names."""
-    dataset = commands.maybe_convert_to_dataset_name(int(DATASET))
-    model = Path(nnUNet_results) / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
-    fold = model / f"fold_{FOLD}"
-    with tempfile.TemporaryDirectory() as scratch:
-        log, contents = Path(scratch) / "log", Path(scratch) / "contents"
-        contents.mkdir()
-        shutil.rmtree(model, ignore_errors=True)
-        status = run(trainer, plans, model, log, contents=contents)
-        assert status == 0, log.with_suffix(".out").read_text()[-5000:]
-        (names, states), wanted = json.loads(log.read_text()), outcome(fold)
-        chosen = choose(names)
-        report(f"{len(names)} moments in an unbroken run, {len(chosen)} chosen")
-        rows = []
+class Measurement:
+    """Kills and continues runs of one trainer, and compares them with an unbroken one.
+
+    Args:
+        trainer: name of the class; its run is the first of the fold.
+        plans: their name.
+        scratch: folder for logs and contents.
+        report: gets a line per kill.
+    """
+
+    def __init__(self, trainer: str, plans: str, scratch: Path, report: Report) -> None:
+        dataset = commands.maybe_convert_to_dataset_name(int(DATASET))
+        self.model = Path(nnUNet_results) / dataset / f"{trainer}__{plans}__{CONFIGURATION}"
+        self.fold = self.model / f"fold_{FOLD}"
+        self.log, self.contents = scratch / "log", scratch / "contents"
+        self.contents.mkdir()
+        self.run = partial(run, trainer, plans, self.model, self.log)
+        self.start = partial(start, trainer, plans, self.model, self.log)
+        self.report = report
+        self.unbroken = self._unbroken(contents=self.contents)
+        self.wanted = outcome(self.fold)
+
+    def _unbroken(self, **keywords: Any) -> dict[str, Any]:
+        """Train without a kill; return what its moments were."""
+        shutil.rmtree(self.model, ignore_errors=True)
+        status = self.run(**keywords)
+        assert status == 0, self._output()[-5000:]
+        moments: dict[str, Any] = json.loads(self.log.read_text())
+        return moments
+
+    def _output(self) -> str:
+        return self.log.with_suffix(".out").read_text()
+
+    def _continued(self, what: str) -> list[str]:
+        """Continue what a kill left; return the names of what differs in the end."""
+        self.log.with_suffix(".out").write_text("")
+        status = self.run(go_on=True)
+        differing = ["exit status"] if status else differences(self.wanted, outcome(self.fold))
+        self.report(f"{what}: {differing or 'identical'}")
+        if differing:
+            self.report(self._output()[-3000:])
+        return differing
+
+    def at_moments(self, choose: Choose) -> list[dict[str, Any]]:
+        """Return what became of the run after kills at the moments chosen."""
+        names, stages, states = (self.unbroken[key] for key in ("names", "stages", "states"))
+        chosen = choose(names, stages)
+        self.report(f"{len(names)} moments in an unbroken run, {len(chosen)} chosen")
+        rows: list[dict[str, Any]] = []
         for last in chosen:
-            log.with_suffix(".out").unlink()
             if len(rows) == len(chosen) // 2:
-                shutil.rmtree(model)
-                killed = run(trainer, plans, model, log, last)
-                assert killed == -signal.SIGKILL, (killed, last)
-                left = named(str(path.relative_to(model)) for path in model.rglob("*"))
-                assert left == named(states[last - 1]), (left, states[last - 1])
+                self._kill_in_earnest(last, states[last - 1])
             else:
-                put_back(model, contents, states[last - 1])
+                put_back(self.model, self.contents, states[last - 1])
             moment = names[last - 1]
             if len(rows) % SECOND_KILL_EVERY == 1:
-                again = run(trainer, plans, model, log, SECOND_KILL_AT, go_on=True)
+                again = self.run(SECOND_KILL_AT, go_on=True)
                 assert again in (-signal.SIGKILL, 0), again
-                moment += f", then {log.read_text()}" if again else ""
-            status = run(trainer, plans, model, log, go_on=True)
-            differing = ["exit status"] if status else differences(wanted, outcome(fold))
-            rows.append({"number": last, "moment": moment, "differs": differing})
-            report(f"killed at {last}, {moment}: {differing or 'identical'}")
-            if differing:
-                report(log.with_suffix(".out").read_text()[-3000:])
-    return {"trainer": trainer, "moments": len(names), "kills": rows}
+                moment += f", then {self.log.read_text()}" if again else ""
+            stage = stages[last - 1]
+            what = f"{len(rows) + 1} of {len(chosen)}, killed at {last}, {stage}, {moment}"
+            row = {"number": last, "stage": stage, "moment": moment}
+            rows.append({**row, "differs": self._continued(what)})
+        return rows
+
+    def _kill_in_earnest(self, last: int, state: State) -> None:
+        """Have a run end itself at a moment, and check that this left what was kept."""
+        shutil.rmtree(self.model)
+        killed = self.run(last)
+        assert killed == -signal.SIGKILL, (killed, last)
+        left = named(str(path.relative_to(self.model)) for path in self.model.rglob("*"))
+        assert left == named(state), (left, state)
+
+    def from_outside(self, kills: int) -> dict[str, Any]:
+        """Return what became of runs with workers: one unbroken, others killed at random times.
+
+        A third of the times is in each stage of the unbroken one. A run that was faster than its
+        kill had ended, and is continued as well.
+        """
+        before = os.environ[WORKERS_VARIABLE]
+        os.environ[WORKERS_VARIABLE] = str(WORKERS)
+        started = time.monotonic()
+        begun = self._unbroken()["begun"]
+        borders = [*(begun[stage] - started for stage in STAGES), time.monotonic() - started]
+        unbroken, rows = differences(self.wanted, outcome(self.fold)), []
+        self.report(f"unbroken with {WORKERS} workers: {unbroken or 'identical'}")
+        random = np.random.default_rng(SEED)
+        for number in range(kills):
+            first = number % len(STAGES)
+            seconds = float(random.uniform(borders[first], borders[first + 1]))
+            shutil.rmtree(self.model)
+            child = self.start()
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+            ended = end_of(child) == 0
+            stage = "after the end" if ended else reached(self.fold)
+            what = f"{number + 1} of {kills}, killed from outside after {seconds:.2f} s, {stage}"
+            differing = self._continued(what)
+            rows.append({"stage": stage, "seconds": seconds, "differs": differing})
+            with suppress(ProcessLookupError):  # nnU-Net's pools, which were forked here.
+                os.killpg(child, signal.SIGKILL)
+        os.environ[WORKERS_VARIABLE] = before
+        return {"workers": WORKERS, "unbroken_with_workers": unbroken, "outside": rows}
+
+
+def reached(fold: Path) -> str:
+    """Return the stage that a killed run had reached, by what it left."""
+    if (fold / "checkpoint_final.pth").exists():
+        scored = RunFolder.of_fold(fold).read_backbone().reference is not None
+        return STAGES[2 if scored else 1]
+    return STAGES[0] if (fold / "checkpoint_latest.pth").exists() else "before the first checkpoint"
+
+
+def measure(
+    trainer: str, plans: str, choose: Choose, outside: int, report: Report
+) -> dict[str, Any]:
+    """Return what became of a run after kills at chosen moments, and after some from outside."""
+    with tempfile.TemporaryDirectory() as scratch:
+        measurement = Measurement(trainer, plans, Path(scratch), report)
+        return {
+            "trainer": trainer,
+            "moments": len(measurement.unbroken["names"]),
+            "kills": measurement.at_moments(choose),
+            **(measurement.from_outside(outside) if outside else {}),
+        }
 
 
 def leave_out_what_only_takes_time() -> None:
@@ -327,16 +465,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("trainer")
     parser.add_argument("plans")
     parser.add_argument("--kills", type=int, help="evenly spread (default: one of each kind)")
+    parser.add_argument("--outside", type=int, default=0, help="kills from outside (default: 0)")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
     leave_out_what_only_takes_time()
     kills = arguments.kills
     choose = one_of_each_kind if kills is None else partial(evenly, kills=kills)
-    measured = measure(arguments.trainer, arguments.plans, choose, _print)
+    measured = measure(arguments.trainer, arguments.plans, choose, arguments.outside, _print)
     if arguments.json:
         write_json(arguments.json, {**circumstances(), **measured})
-    if any(row["differs"] for row in measured["kills"]):
+    rows = [*measured["kills"], *measured.get("outside", ())]
+    if any(row["differs"] for row in rows) or measured.get("unbroken_with_workers"):
         sys.exit(1)
 
 

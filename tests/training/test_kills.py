@@ -21,6 +21,8 @@ SHARE_OF_KILLS = {
     "nnUNetTrainerIACDiscrete_2finetune": 0.1,
 }
 KILLS = 20
+OUTSIDE = 0.3
+"""Kills from outside for every other one, where their number is given."""
 CELL = Genotype.from_codes([0, 1, 2, -1, 3, -1, 4, -1, 5, 6, -1, -1, -1, 0])
 
 
@@ -33,12 +35,16 @@ def test_a_killed_and_continued_run_equals_an_unbroken_one(
     plans = workspace.write_plans("killed", backbone_trainer="nnUNetTrainer_1epoch", **cell)
     asked = request.config.getoption("--kills")
     count = round((asked or KILLS) * SHARE_OF_KILLS[trainer])
+    outside = round(count * OUTSIDE) if asked else int("Discrete" in trainer)
     number = () if trainer == LTH and asked is None else ("--kills", str(count))
     folder = request.config.getoption("--record") or tmp_path
-    result = folder / f"kills_{trainer}.json"
-    words, log = (trainer, plans, *number, "--json", str(result)), tmp_path / "log"
+    result, log = folder / f"kills_{trainer}.json", folder / "kills.log"
+    words = (trainer, plans, *number, "--outside", str(outside), "--json", str(result))
     status = in_fork(partial(kills.main, words), workspace.environment, log)
     assert status == 0, log.read_text()[-6000:]
-    rows = json.loads(result.read_text())["kills"]
+    measured = json.loads(result.read_text())
+    rows, from_outside = measured["kills"], measured.get("outside", [])
     assert len(rows) == count if number else len(rows) >= 10
-    assert all(row["differs"] == [] for row in rows)
+    assert {row["stage"] for row in rows} == set(kills.STAGES)
+    assert len(from_outside) == outside
+    assert all(row["differs"] == [] for row in [*rows, *from_outside])

@@ -9,16 +9,24 @@ from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.runs.atomic import read_json, replacing
 
 HERE = Path(__file__).parent
-TEMPORARY = re.compile(r"\.writing\.(\w+\.\w+)")
+TEMPORARY = re.compile(r"\.writing\.([\w-]+\.\w+)")
+REACHED = (
+    "before the first checkpoint",
+    "training",
+    "validation of the backbone",
+    "validation of the network",
+    "after the end",
+)
+"""How far runs that were killed from outside had come, in turn."""
 
 
 def place(moment: str) -> str:
     """Return what a run was doing at a moment, the random part of temporary names left out."""
     action, _, name = moment.partition(", then ")[0].partition(" ")
     if action in ("train_step", "validation_step"):
-        return "in an epoch"
+        return "a step of an epoch"
     if action == "predict_sliding_window_return_logits":
-        return "in the final validations"
+        return "predicting a case"
     if action == "os.link":
         return "putting a whole checkpoint in place"
     temporary = TEMPORARY.search(name)
@@ -32,15 +40,25 @@ def place(moment: str) -> str:
 
 
 def kills() -> list[dict[str, Any]]:
-    """Return per trainer the places it was killed at, with the kills and identical ends there."""
+    """Return per trainer where it was killed, with the kills and identical ends there.
+
+    `places` has them by stage and place, and `reached` those from outside by stage.
+    """
     found = []
     for path in sorted(HERE.glob("kills_*.json")):
         measured = read_json(path)
-        places: dict[str, Counter[str]] = defaultdict(Counter)
+        places: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         for row in measured["kills"]:
-            places[place(row["moment"])].update(tried=1, identical=int(not row["differs"]))
-        found.append({**measured, "places": dict(sorted(places.items()))})
+            places[row["stage"], place(row["moment"])].update(_count(row))
+        reached: dict[str, Counter[str]] = {stage: Counter() for stage in REACHED}
+        for row in measured["outside"]:
+            reached[row["stage"]].update(_count(row))
+        found.append({**measured, "places": places, "reached": reached})
     return found
+
+
+def _count(row: dict[str, Any]) -> dict[str, int]:
+    return {"tried": 1, "identical": int(not row["differs"])}
 
 
 def tests() -> dict[str, list[tuple[str, str]]]:
@@ -64,7 +82,7 @@ def inputs() -> dict[str, Counter[str]]:
 def faults() -> dict[str, Counter[str]]:
     """Return per fault of the tests, in words, how often it was tried and survived."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for file in ("damage", "checkpoint", "fold", "distributed", "host_features", "loaders"):
+    for file in ("damage", "checkpoint", "fold", "distributed", "host_features", "batches"):
         for name, outcome in tests()[file]:
             sentence = name.partition("[")[0].removeprefix("test_").replace("_", " ")
             found[sentence].update(
@@ -79,7 +97,11 @@ def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
     killed, wrong = kills(), inputs()
-    places = [count for measured in killed for count in measured["places"].values()]
+    places = [
+        count
+        for measured in killed
+        for count in (*measured["places"].values(), *measured["reached"].values())
+    ]
     totals = {
         "killed": sum(count["tried"] for count in places),
         "identical": sum(count["identical"] for count in places),
