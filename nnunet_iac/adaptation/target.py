@@ -29,9 +29,7 @@ from nnunet_iac.adaptation.labels import (
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.planning import TRUTHS, preprocessed_folder
-from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.checkpoint import read_checkpoint
-from nnunet_iac.runs.plans import (
+from nnunet_iac.host.plans import (
     SECTION,
     configuration_of,
     dataset_number,
@@ -40,6 +38,8 @@ from nnunet_iac.runs.plans import (
     settings_of,
     write_new,
 )
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.search.setting_parts import DataConfig

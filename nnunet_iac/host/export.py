@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
+from nnunet_iac.host.plans import SECTION, architecture_of, configuration_of, require_identifier
+from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
-from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, require_identifier
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
 from nnunet_iac.search.settings import Settings
 
 TRAINER = "nnUNetTrainer"
-NETWORK = "nnunet_iac.nn.planned_retrofit.planned_retrofit"
 MODEL_FILES = ("dataset.json", "dataset_fingerprint.json")
 PICTURE = "progress.png"
 """What nnU-Net's export_model_to_zip asks for, besides checkpoints and plans."""
@@ -207,7 +207,7 @@ def retrofit_architecture(
     built_by |= {"genotype": "conv"} if convolution else {"skip": structure["implant"]}
     kwargs = {"unet": architecture["network_class_name"], "settings": built_by}
     kwargs |= architecture["arch_kwargs"]
-    return {**architecture, "network_class_name": NETWORK, "arch_kwargs": kwargs}
+    return {**architecture, "network_class_name": PLANNED_RETROFIT, "arch_kwargs": kwargs}
 
 
 def _plans_name(target: Path, model: Model, source: str) -> str:

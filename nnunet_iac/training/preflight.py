@@ -11,11 +11,7 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
-from nnunet_iac.nn.cost import cell_costs, run_memory
-from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
-from nnunet_iac.runs.fold import require_space, require_writable
-from nnunet_iac.runs.plans import (
+from nnunet_iac.host.plans import (
     SECTION,
     configuration_of,
     dataset_number,
@@ -25,6 +21,10 @@ from nnunet_iac.runs.plans import (
     require_identifier,
     require_trainable,
 )
+from nnunet_iac.nn.cost import cell_costs, run_memory
+from nnunet_iac.nn.planned_retrofit import retrofit
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import SPLITS, require_splits
 from nnunet_iac.search.cost import CellCosts

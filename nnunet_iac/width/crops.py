@@ -9,8 +9,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from torch import Tensor
 
+from nnunet_iac.host.plans import dataset_number
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import dataset_number
 from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_splits
 from nnunet_iac.width.source import Source
 

@@ -26,9 +26,9 @@ from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment, raw_folder
 from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.plans import configuration_of, dataset_number
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
-from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.runs.scores import SUMMARY
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from nnunet_iac.host.planning import write_plans
-from nnunet_iac.runs.plans import settings_of
+from nnunet_iac.host.plans import settings_of
 
 
 def _read(folder, name):
