@@ -67,7 +67,9 @@ class Model:
                 "let the training finish, or name another checkpoint with -chk"
             )
         left_out = tuple(fold for fold in candidates if fold not in folds)
-        return cls(folder, folds, folder.name.split("__")[-1], left_out)
+        found = cls(folder, folds, folder.name.split("__")[-1], left_out)
+        architecture_of(found.config)
+        return found
 
 
 @contextmanager

@@ -81,12 +81,13 @@ def _converted(configuration: dict[str, Any]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nnU-Net's own reading of the plans shows it.
         try:
-            result: dict[str, Any] = ConfigurationManager(copy.deepcopy(configuration)).configuration
+            manager = ConfigurationManager(copy.deepcopy(configuration))
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
-                f"plans with {OLD_UNET}, as older releases of nnU-Net wrote them, must be ones that "
-                f"nnU-Net still converts; it does not ({type(error).__name__}: {error}): {_REMAKE}"
+                f"plans of an older nnU-Net, with {OLD_UNET}, must be ones that the present one "
+                f"converts; it does not ({type(error).__name__}: {error}): {_REMAKE}"
             ) from error
+    result: dict[str, Any] = manager.configuration
     return result
 
 

@@ -17,11 +17,11 @@ UNETS = "dynamic_network_architectures.architectures.unet"
 def named_class(name: object) -> type[nn.Module]:
     """Return the class of a network or layer with a dotted name; any other name is a ValueError."""
     if isinstance(name, str) and name.startswith(KNOWN_PACKAGES):
-        found = pydoc.locate(name) or pydoc.locate(f"{UNETS}.{name.rpartition('.')[2]}")
+        found: Any = pydoc.locate(name) or pydoc.locate(f"{UNETS}.{name.rpartition('.')[2]}")
+        is_module = isinstance(found, type) and issubclass(found, nn.Module)
         # What those packages import themselves can be reached through their modules as well.
-        if isinstance(found, type) and issubclass(found, nn.Module):
-            if f"{found.__module__}.".startswith(KNOWN_PACKAGES):
-                return found
+        if is_module and f"{found.__module__}.".startswith(KNOWN_PACKAGES):
+            return found
     raise ValueError(
         "plans may name networks and layers of torch.nn, dynamic_network_architectures and "
         f"nnunet_iac.nn only, since whatever they name is run; got {name!r}: use plans of one of "
