@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -241,11 +242,10 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     config = configuration_of(read_json(path), source.configuration)
     patients = {patient_of(case, settings_of(config).data.patient_pattern) for case in target.cases}
     fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
-    train = f"nnUNetv2_train {dataset_number(target.name)} {source.configuration} {fold}"
-    return [
-        f"next: {train} -tr nnUNetTrainerIACLTH -p {path.stem}",
-        f"control: {train} -tr nnUNetTrainerContinue -p {path.stem}",
-    ]
+    number = str(dataset_number(target.name))
+    train = ["nnUNetv2_train", number, source.configuration, fold, "-tr"]
+    trainers = {"next": "nnUNetTrainerIACLTH", "control": "nnUNetTrainerContinue"}
+    return [f"{k}: {shlex.join([*train, v, '-p', path.stem])}" for k, v in trainers.items()]
 
 
 def adapted_plans(

@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,10 +131,11 @@ def backbone_file(
 
 def training_command(trainer: str, plans: str, fold: Fold) -> str:
     """Return the command that trains a backbone for a fold."""
-    command = f"nnUNetv2_train {dataset_number(fold.dataset)} {fold.configuration} {fold.number}"
-    if trainer != "nnUNetTrainer":
-        command += f" -tr {trainer}"
-    return command if plans == "nnUNetPlans" else f"{command} -p {plans}"
+    what = dataset_number(fold.dataset), fold.configuration, fold.number
+    words = ["nnUNetv2_train", *map(str, what)]
+    words += [] if trainer == "nnUNetTrainer" else ["-tr", trainer]
+    words += [] if plans == "nnUNetPlans" else ["-p", plans]
+    return shlex.join(words)
 
 
 def read_backbone(

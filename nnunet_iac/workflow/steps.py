@@ -10,6 +10,7 @@ finds them again.
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(words: Sequence[str], **environment: str) -> None:
     """Run a command, which must succeed and whose output goes to this process's own."""
-    print("$", *words, flush=True)
+    print("$", shlex.join(words), flush=True)
     done = subprocess.run(words, env={**os.environ, **command_environment(), **environment})
     if done.returncode != 0:
         raise RuntimeError(
