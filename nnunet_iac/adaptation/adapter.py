@@ -22,10 +22,10 @@ from torch import Tensor
 from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
 from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.export import Model, new_folder, retrofit_architecture, stock_checkpoint
+from nnunet_iac.host.plans import SECTION, configuration_of
 from nnunet_iac.runs.atomic import read_json, replacing, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import SECTION, configuration_of
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
 

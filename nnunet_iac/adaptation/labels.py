@@ -8,8 +8,8 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
+from nnunet_iac.host.plans import IGNORE, labels_without_ignore
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.runs.plans import IGNORE, labels_without_ignore
 
 BACKGROUND = "background"
 

@@ -67,6 +67,8 @@ def predict(
         for name, (found, checkpoint) in models.items():
             trained = [fold.name.removeprefix("fold_") for fold in found.folds]
             own = folds if name == NO_ADAPTER and folds else trained
+            for number in own:  # Refuses what nnU-Net's command would run.
+                read_checkpoint(found.folder / f"fold_{number}" / checkpoint)
             where = "-m", found.folder, "-chk", checkpoint, "-f", *own
             words = map(str, (*where, "-i", images, "-o", folders[name]))
             command = ["nnUNetv2_predict_from_modelfolder", *words, *options]

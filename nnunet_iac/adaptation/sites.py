@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from nnunet_iac.adaptation.choice import NO_ADAPTER, Features, Site, statistics
 from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.plans import configuration_of
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import configuration_of
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.source_cases import AdaptedRun, source_training_cases

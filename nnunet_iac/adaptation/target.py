@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,9 +30,7 @@ from nnunet_iac.adaptation.labels import (
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.planning import TRUTHS, preprocessed_folder
-from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.checkpoint import read_checkpoint
-from nnunet_iac.runs.plans import (
+from nnunet_iac.host.plans import (
     SECTION,
     configuration_of,
     dataset_number,
@@ -40,6 +39,8 @@ from nnunet_iac.runs.plans import (
     settings_of,
     write_new,
 )
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.search.setting_parts import DataConfig
@@ -241,11 +242,10 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     config = configuration_of(read_json(path), source.configuration)
     patients = {patient_of(case, settings_of(config).data.patient_pattern) for case in target.cases}
     fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
-    train = f"nnUNetv2_train {dataset_number(target.name)} {source.configuration} {fold}"
-    return [
-        f"next: {train} -tr nnUNetTrainerIACLTH -p {path.stem}",
-        f"control: {train} -tr nnUNetTrainerContinue -p {path.stem}",
-    ]
+    number = str(dataset_number(target.name))
+    train = ["nnUNetv2_train", number, source.configuration, fold, "-tr"]
+    trainers = {"next": "nnUNetTrainerIACLTH", "control": "nnUNetTrainerContinue"}
+    return [f"{k}: {shlex.join([*train, v, '-p', path.stem])}" for k, v in trainers.items()]
 
 
 def adapted_plans(

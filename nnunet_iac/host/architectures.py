@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from nnunet_iac.host.plans import architecture_of
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.timm_unet import ENCODERS, padded_patch_size
 from nnunet_iac.nn.timm_unet import architecture_of as timm_architecture
-from nnunet_iac.runs.plans import architecture_of
 
 PLAIN = "plain"
 """The encoder of nnU-Net's own PlainConvUNet, which plans have from the start."""

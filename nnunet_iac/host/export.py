@@ -1,6 +1,7 @@
 """A retrofit as a model folder of the stock nnUNetTrainer, whose plans name the network."""
 
 import copy
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,17 +12,17 @@ from typing import Any
 
 import torch
 
+from nnunet_iac.host.plans import SECTION, architecture_of, configuration_of, require_identifier
+from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
-from nnunet_iac.runs.plans import SECTION, architecture_of, configuration_of, require_identifier
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
 from nnunet_iac.search.settings import Settings
 
 TRAINER = "nnUNetTrainer"
-NETWORK = "nnunet_iac.nn.planned_retrofit.planned_retrofit"
 MODEL_FILES = ("dataset.json", "dataset_fingerprint.json")
 PICTURE = "progress.png"
 """What nnU-Net's export_model_to_zip asks for, besides checkpoints and plans."""
@@ -67,7 +68,9 @@ class Model:
                 "let the training finish, or name another checkpoint with -chk"
             )
         left_out = tuple(fold for fold in candidates if fold not in folds)
-        return cls(folder, folds, folder.name.split("__")[-1], left_out)
+        found = cls(folder, folds, folder.name.split("__")[-1], left_out)
+        architecture_of(found.config)
+        return found
 
 
 @contextmanager
@@ -123,9 +126,10 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def predict_command(model: Model, target: Path) -> str:
     """Return the command that predicts with all folds of an exported model."""
-    numbers = " ".join(fold.name.removeprefix("fold_") for fold in model.folds)
-    command = f"nnUNetv2_predict_from_modelfolder -m {target} -f {numbers} -i IMAGES -o OUT"
-    return f"{command} -prev_stage_predictions FOLDER" if model.is_second_stage else command
+    numbers = [fold.name.removeprefix("fold_") for fold in model.folds]
+    words = ["-m", str(target), "-f", *numbers, "-i", "IMAGES", "-o", "OUT"]
+    words += ["-prev_stage_predictions", "FOLDER"] if model.is_second_stage else []
+    return shlex.join(["nnUNetv2_predict_from_modelfolder", *words])
 
 
 def exported_checkpoint(
@@ -207,7 +211,7 @@ def retrofit_architecture(
     built_by |= {"genotype": "conv"} if convolution else {"skip": structure["implant"]}
     kwargs = {"unet": architecture["network_class_name"], "settings": built_by}
     kwargs |= architecture["arch_kwargs"]
-    return {**architecture, "network_class_name": NETWORK, "arch_kwargs": kwargs}
+    return {**architecture, "network_class_name": PLANNED_RETROFIT, "arch_kwargs": kwargs}
 
 
 def _plans_name(target: Path, model: Model, source: str) -> str:

@@ -1,6 +1,7 @@
 """New plans with an `iac` section or another network, beside the preprocessed data set's own."""
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from typing import Any
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
+from nnunet_iac.host import plans
 from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_protocol, with_skip
-from nnunet_iac.runs import plans
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.settings import Settings, present_names
@@ -90,7 +91,7 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
             f"  {_preprocess_command(folder.name, configuration, source)}"
         )
     original: dict[str, Any] = read_json(source_file)
-    plans.configuration_of(original, configuration)
+    plans.architecture_of(plans.configuration_of(original, configuration))
     found = {"dataset_name": folder.name, **original}
     for key, wanted in {"plans_name": source, "dataset_name": folder.name}.items():
         if found.get(key) != wanted:
@@ -108,9 +109,9 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     source = read_json(plans_file.with_name(f"{new['source_plans']}.json"))
     before = plans.configuration_of(source, configuration)
     settings = plans.settings_of(config)
-    number = plans.dataset_number(plans_file.parent.name)
-    train = f"nnUNetv2_train {number} {configuration} FOLD"
-    under = f"-p {new['plans_name']}"
+    number = str(plans.dataset_number(plans_file.parent.name))
+    train = shlex.join(["nnUNetv2_train", number, configuration, "FOLD"])
+    under = shlex.join(["-p", new["plans_name"]])
     retrofit = "IACDiscrete" if settings.cell.genotype or settings.cell.skip != "cell" else "IACLTH"
     lines = [
         f"{key}: {config[key]}, was {before[key]}"
@@ -121,9 +122,11 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
         return [f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
-    trainer = f" -tr {settings.data.backbone_trainer}" if settings.data.backbone_trainer else ""
-    start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
-    lines.append(f"next: {train}{trainer} {under}{start}")
+    trainer = settings.data.backbone_trainer
+    words = [] if trainer is None else ["-tr", trainer]
+    words += ["-p", new["plans_name"]]
+    words += [] if pretrained is None else ["-pretrained_weights", str(pretrained)]
+    lines.append(f"next: {train} {shlex.join(words)}")
     if not of_its_own:
         lines.append(f"then: {train} -tr nnUNetTrainer{retrofit} {under}")
     return lines
@@ -170,6 +173,15 @@ def _absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).absolute())
 
 
+def preprocess_command(dataset: str, identifier: str, configuration: str) -> str:
+    """Return the command that preprocesses a data set, given by name, under plans."""
+    words = ["nnUNetv2_preprocess", "-d", str(plans.dataset_number(dataset))]
+    return shlex.join([*words, "-plans_name", identifier, "-c", configuration])
+
+
 def _preprocess_command(dataset: str, configuration: str, source: str) -> str:
-    command = f"nnUNetv2_plan_and_preprocess -d {plans.dataset_number(dataset)} -c {configuration}"
-    return command if source == "nnUNetPlans" else f"{command} -overwrite_plans_name {source}"
+    number = str(plans.dataset_number(dataset))
+    words = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration]
+    return shlex.join(
+        words if source == "nnUNetPlans" else [*words, "-overwrite_plans_name", source]
+    )

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_iac.host.plans import architecture_of, configuration_of
+
 
 @contextmanager
 def stock_trainer(
@@ -18,6 +20,7 @@ def stock_trainer(
 
     `plans` and `dataset` are what plans and dataset.json contain.
     """
+    architecture_of(configuration_of(plans, configuration))
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as results:  # nnU-Net's trainer makes a folder in them.
         os.environ.update(nnUNet_results=results, nnUNet_n_proc_DA=str(workers))

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from nnunet_iac.host.devices import require_device
 from nnunet_iac.host.planning import built_from_plans, preprocessed_folder
-from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.nn.retrofitted_unet import IACUNet, require_supported
-from nnunet_iac.nn.ticket import draw_ticket, load_ticket
-from nnunet_iac.nn.timm_unet import STEM_CHANNELS, known_encoder
-from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import (
+from nnunet_iac.host.plans import (
     architecture_of,
     configuration_of,
     configurations_of,
     settings_of,
 )
+from nnunet_iac.nn.planned_retrofit import retrofit
+from nnunet_iac.nn.retrofitted_unet import IACUNet, require_supported
+from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.timm_unet import STEM_CHANNELS, known_encoder
+from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.settings import Settings
 
 

@@ -1,6 +1,5 @@
 """Stock U-Nets with modules in their skip connections; frozen ones with trainable cells."""
 
-import pydoc
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nnunet_iac.nn.cell import Cell, CellShape, Layers, ReZero
 from nnunet_iac.nn.discrete_cell import DiscreteCell
+from nnunet_iac.nn.named_classes import named_class
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.timm_unet import TimmUNet
 from nnunet_iac.nn.tuned_norms import tune_norms
@@ -104,8 +104,8 @@ def require_supported(unet: nn.Module) -> None:
 
 def located_unet(name: str) -> type[nn.Module]:
     """Return the U-Net class of a dotted name, or raise a `ValueError`."""
-    found = pydoc.locate(name)
-    if not (isinstance(found, type) and issubclass(found, SUPPORTED)):
+    found = named_class(name)
+    if not issubclass(found, SUPPORTED):
         raise ValueError(
             f"unet must be the dotted name of one of {_NAMES}; got {name!r}: take the "
             "network_class_name of the plans of an ordinary U-Net"

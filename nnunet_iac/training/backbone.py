@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_iac.host.planning import built_from_plans
+from nnunet_iac.host.plans import architecture_of, configuration_of, dataset_number
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
-from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.setting_parts import DataConfig
@@ -90,6 +91,7 @@ def planned_network(
     """Return nnU-Net's network of the plans, which every backbone is."""
     managers = plans_manager, configuration_manager
     sizes = num_input_channels, num_output_channels, enable_deep_supervision
+    architecture_of(configuration_manager.configuration)
     with built_from_plans():
         return nnUNetTrainer.build_network_architecture(*managers, *sizes)
 
@@ -129,10 +131,11 @@ def backbone_file(
 
 def training_command(trainer: str, plans: str, fold: Fold) -> str:
     """Return the command that trains a backbone for a fold."""
-    command = f"nnUNetv2_train {dataset_number(fold.dataset)} {fold.configuration} {fold.number}"
-    if trainer != "nnUNetTrainer":
-        command += f" -tr {trainer}"
-    return command if plans == "nnUNetPlans" else f"{command} -p {plans}"
+    what = dataset_number(fold.dataset), fold.configuration, fold.number
+    words = ["nnUNetv2_train", *map(str, what)]
+    words += [] if trainer == "nnUNetTrainer" else ["-tr", trainer]
+    words += [] if plans == "nnUNetPlans" else ["-p", plans]
+    return shlex.join(words)
 
 
 def read_backbone(

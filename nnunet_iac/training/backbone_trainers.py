@@ -7,6 +7,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Adam, Optimizer
 
+from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.distributed import freeze_unused_heads
 
 
@@ -15,6 +16,7 @@ class AdamTrainer(nnUNetTrainer):
 
     changes: ClassVar[dict[str, Any]] = {}
     """More attributes of nnU-Net's trainer, and their values."""
+    build_network_architecture = staticmethod(planned_network)
 
     def __init__(
         self,

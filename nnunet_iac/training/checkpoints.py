@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nnunet_iac.host.plans import SECTION, configuration_of
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import (
     FINAL,
@@ -22,7 +23,6 @@ from nnunet_iac.runs.checkpoint import (
     share,
 )
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import SECTION, configuration_of
 from nnunet_iac.search.settings import Settings, present_names
 
 CHECKPOINT_FORMAT = 3

@@ -11,20 +11,20 @@ from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
-from nnunet_iac.nn.cost import cell_costs, run_memory
-from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
-from nnunet_iac.runs.fold import require_space, require_writable
-from nnunet_iac.runs.plans import (
+from nnunet_iac.host.planning import preprocess_command
+from nnunet_iac.host.plans import (
     SECTION,
     configuration_of,
-    dataset_number,
     lineage,
     require_dataset_name,
     require_file_ending,
     require_identifier,
     require_trainable,
 )
+from nnunet_iac.nn.cost import cell_costs, run_memory
+from nnunet_iac.nn.planned_retrofit import retrofit
+from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import SPLITS, require_splits
 from nnunet_iac.search.cost import CellCosts
@@ -215,10 +215,9 @@ class Preflight:
     def require_data(self) -> None:
         """Check that there are preprocessed data; the error has the command that makes them."""
         if not self.data.is_dir() or not any(self.data.iterdir()):
+            names = self.plans["dataset_name"], self.plans["plans_name"], self.configuration
             raise FileNotFoundError(
-                f"preprocessed data must exist in {self.data}; run\n  nnUNetv2_preprocess -d "
-                f"{dataset_number(self.plans['dataset_name'])} -plans_name "
-                f"{self.plans['plans_name']} -c {self.configuration}"
+                f"preprocessed data must exist in {self.data}; run\n  {preprocess_command(*names)}"
             )
 
     def preprocessed_cases(self) -> Sequence[str]:

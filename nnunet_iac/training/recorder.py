@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from nnunet_iac.drawing.cell_picture import draw_cell
+from nnunet_iac.host.plans import SECTION
 from nnunet_iac.runs import records
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import SECTION
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent, PruningState

@@ -11,9 +11,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_iac.host.planning import TRUTHS
+from nnunet_iac.host.plans import configuration_of, labels_without_ignore
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
-from nnunet_iac.runs.plans import configuration_of, labels_without_ignore
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.splits import SPLITS, require_split
 from nnunet_iac.search.patients import fitting_pattern, named, patient_of

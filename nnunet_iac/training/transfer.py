@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.host.plans import configuration_of
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
-from nnunet_iac.runs.plans import configuration_of
 from nnunet_iac.runs.records import RUN_KEYS
 from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, random_genotypes
 from nnunet_iac.search.cost import CellCosts

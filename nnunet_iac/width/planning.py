@@ -6,8 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.plans import (
+from nnunet_iac.host.plans import (
     SECTION,
     architecture_of,
     configuration_of,
@@ -15,6 +14,7 @@ from nnunet_iac.runs.plans import (
     derived,
     require_identifier,
 )
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.width.candidates import FEATURES, capped
 from nnunet_iac.width.source import Source

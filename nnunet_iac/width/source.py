@@ -17,10 +17,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_iac.host.planning import built_from_plans, preprocessed_folder, source_plans
+from nnunet_iac.host.plans import architecture_of, configuration_of, require_trainable
 from nnunet_iac.host.trainer_lookup import find_trainer
 from nnunet_iac.nn.cost import multiply_accumulates
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import architecture_of, configuration_of, require_trainable
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.width.candidates import Candidate, capped
 

@@ -14,8 +14,8 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, po
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
+from nnunet_iac.host.plans import require_file_ending, settings_of
 from nnunet_iac.runs.atomic import write_json, write_text
-from nnunet_iac.runs.plans import require_file_ending, settings_of
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.candidates import candidate, features_of

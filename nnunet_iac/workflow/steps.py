@@ -10,6 +10,7 @@ finds them again.
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,9 +27,9 @@ from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment, raw_folder
 from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.plans import configuration_of, dataset_number
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
-from nnunet_iac.runs.plans import configuration_of, dataset_number
 from nnunet_iac.runs.scores import SUMMARY
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_command(words: Sequence[str], **environment: str) -> None:
     """Run a command, which must succeed and whose output goes to this process's own."""
-    print("$", *words, flush=True)
+    print("$", shlex.join(words), flush=True)
     done = subprocess.run(words, env={**os.environ, **command_environment(), **environment})
     if done.returncode != 0:
         raise RuntimeError(

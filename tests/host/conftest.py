@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from planned_unets import architecture
 
 DATASET = "Dataset004_Hippocampus"
 
@@ -26,7 +27,11 @@ def preprocessed(nnunet_folders) -> Path:
         "dataset_name": DATASET,
         "plans_name": "nnUNetPlans",
         "configurations": {
-            "2d": {"data_identifier": "nnUNetPlans_2d", "batch_size": 12},
+            "2d": {
+                "data_identifier": "nnUNetPlans_2d",
+                "batch_size": 12,
+                "architecture": architecture(2, (4, 8, 8, 8), 2),
+            },
             "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres"},
         },
     }

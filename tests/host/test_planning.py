@@ -1,10 +1,14 @@
 import json
 import re
+import shlex
+import shutil
 
 import pytest
 
-from nnunet_iac.host.planning import write_plans
-from nnunet_iac.runs.plans import settings_of
+from nnunet_iac.host.export import Model, predict_command
+from nnunet_iac.host.planning import next_commands, preprocess_command, write_plans
+from nnunet_iac.host.plans import settings_of
+from nnunet_iac.training.backbone import Fold, training_command
 
 
 def _read(folder, name):
@@ -121,3 +125,20 @@ def test_a_relative_path_means_the_folder_the_plans_are_made_in(
     path, _ = write_plans("4", "2d", "nnUNetPlans", "Mine", {"genotype": "runs/fold_{fold}"})
     section = json.loads(path.read_text())["configurations"]["2d"]["iac"]
     assert section["genotype"] == str(tmp_path / "runs" / "fold_{fold}")
+
+
+def test_printed_commands_can_be_pasted_whatever_things_are_called(preprocessed):
+    name, folder = "Mine; touch it", preprocessed / "a $(folder)"
+    model = Model(folder, (folder / "fold_0",), "2d")
+    path, _ = write_plans("4", "2d", "nnUNetPlans", name, {})
+    folder.mkdir()
+    shutil.copy(path, folder / "plans.json")
+    fold = Fold(preprocessed.name, "2d", 0, ())
+    for line, last in (
+        (next_commands(path, "2d", None)[0].removeprefix("next: "), [name]),
+        (preprocess_command(preprocessed.name, name, "2d"), [name, "-c", "2d"]),
+        (training_command("nnUNetTrainer", name, fold), [name]),
+        (predict_command(model, folder), [str(folder), "-f", "0", "-i", "IMAGES", "-o", "OUT"]),
+    ):
+        words = shlex.split(line)
+        assert words[-len(last) :] == last

@@ -337,5 +337,5 @@ def test_an_unknown_skip_module_is_refused():
 
 @pytest.mark.parametrize("name", ["no.such.UNet", f"{UNETS}.ResidualUNet", "torch.nn.Linear"])
 def test_a_name_of_no_supported_unet_is_refused(name):
-    with pytest.raises(ValueError, match=rf"PlainConvUNet.*; got '{name}': take the"):
+    with pytest.raises(ValueError, match=rf"got '{name}'"):
         planned({**skip_kwargs("attention"), "unet": name})

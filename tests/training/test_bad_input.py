@@ -1628,6 +1628,76 @@ UNFIT_RUNS = [
 ]
 
 
+def running(key: str = "nonlin", name: str = "subprocess.Popen") -> Arrange:
+    """Write plans, and those of the backbone's model, whose network would make a file."""
+
+    def arrange(world: World) -> None:
+        def change(content: dict[str, Any]) -> None:
+            described = content["configurations"]["2d"]["architecture"]
+            values = {"args": ["touch", str(world.path / "touched")]}
+            if key == "network_class_name":
+                described[key] = name
+            else:
+                described["arch_kwargs"] |= {key: name, f"{key}_kwargs": values}
+
+        plans(change)(world)
+        model = world.backbone.parent.parent
+        shutil.copy(world.preprocessed / "bad.json", model / "plans.json")
+        shutil.copy(world.preprocessed / "dataset.json", model)
+
+    return arrange
+
+
+def _study_of_bad_plans(world: World) -> None:
+    running()(world)
+    dataset, backbones = {"dataset": 4}, {"short": {"plans": "bad"}}
+    content = {"name": "s", "datasets": [dataset], "backbones": backbones, "methods": {}}
+    write_json(world.path / "study.yaml", content)
+
+
+NAMED_ONLY = "plans may name networks and layers of torch.nn, .* only, .*; got "
+RUN = f"{NAMED_ONLY}'subprocess.Popen'"
+MODEL = "results/Dataset004_Hippocampus/nnUNetTrainer__small__2d"
+COMMANDS_IN_PLANS = [
+    *(
+        typed(f"plans that run a command: {words.partition(' ')[0]}", words, RUN, running())
+        for words in (
+            "plan -d 4 -c 2d -p bad -o worse",
+            "xtiny -d 4 -c 2d -p bad --cap 4 --dry-run",
+            "benchmark step -d 4 -p bad",
+            "pareto -d 4 -c 2d -p bad --caps 4 -o @/widths --dry-run",
+            f"export @/{MODEL} -o @/exported",
+            f"adapt -s @/{MODEL} -d 4 -c 2d",
+            f"predict -m @/{MODEL} --adapter none -i @/raw -o @/predicted",
+        )
+    ),
+    typed("a study of plans that run a command", "study @/study.yaml", RUN, _study_of_bad_plans),
+    *(
+        trained(f"plans that run a command: {trainer}", RUN, running(), trainer, "bad", **how)
+        for trainer, how in (
+            (LTH, {"before_nnunet": True}),
+            ("nnUNetTrainerContinue", {"before_nnunet": True}),
+            ("nnUNetTrainerAdam_8epochs", {}),
+        )
+    ),
+    *(
+        trained(
+            f"plans with {name} as {key}",
+            f"{NAMED_ONLY}'{name}'",
+            running(key, name),
+            plans="bad",
+            before_nnunet=True,
+        )
+        for key, name in (
+            ("conv_op", "this"),
+            ("network_class_name", "os.system"),
+            ("network_class_name", "torch.nn.functional.warnings.warn"),
+            ("network_class_name", "nnunet_iac.nn.timm_unet.load_encoder_weights"),
+            ("unet", "torch.jit.ScriptModule"),
+        )
+    ),
+]
+
 AREAS = {
     "settings": [*SETTINGS],
     "plans": [*IDENTIFIERS, *WHERE, *SOURCES, *TRAINED_PLANS, *INNER_NAMES, *UNFIT_PLANS],
@@ -1638,6 +1708,7 @@ AREAS = {
     "checkpoints to continue from": [*RESUMED, *RESUMED_OTHERS, *UNFIT_RUNS],
     "flags of commands": [*BENCHMARKS, *COMMANDS],
     "records to replay": [*REPLAYS],
+    "commands in plans": [*COMMANDS_IN_PLANS],
 }
 ENTRIES = [entry for entries in AREAS.values() for entry in entries]
 

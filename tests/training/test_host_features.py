@@ -21,10 +21,10 @@ from skimage import io
 from torch._dynamo import OptimizedModule
 from variants_of_data import IGNORED, REGIONS, SLICES, write_regions, write_slices
 
+from nnunet_iac.host.plans import dataset_number
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.plans import dataset_number
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import patient_of
 from nnunet_iac.training.preflight import previous_predictions

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nnunet_iac.cli import main
+from nnunet_iac.host.plans import settings_of
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.runs.plans import settings_of
 from nnunet_iac.workflow.pareto import (
     Pareto,
     ParetoPoint,

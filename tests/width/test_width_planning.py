@@ -7,7 +7,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.host.plans import configuration_of
 from nnunet_iac.width.planning import PROVENANCE, plans_name, write_width
 
 

@@ -27,7 +27,7 @@ if "report" in sys.argv:
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what writes and runs a study with these seeds, and returns its folder."""
-    step = tmp_path / "step"
+    step = tmp_path / "a {step} of 'mine'; $(touch it)"
     step.write_text(STEP)
     step.chmod(0o755)
     monkeypatch.setenv("NNUNET_IAC_PYTHON", str(step))
@@ -39,7 +39,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(*seeds: int, methods: Sequence[str] = ("random",)) -> Path:
         document = {
             "name": "s",
-            "datasets": [{"dataset": 4}],
+            "datasets": [{"dataset": "Dataset004_My data"}],
             "seeds": list(seeds),
             "methods": {name: {"as": "random"} for name in methods},
         }
@@ -69,11 +69,12 @@ def test_a_job_that_fails_keeps_no_other_from_running_and_is_named(
 ) -> None:
     with pytest.raises(RuntimeError, match="all jobs of the study must succeed"):
         write(0, methods=("poor", "random"))
-    own, log = tmp_path / "out", Path("logs") / "train_4_2d_0_planned_poor_default_0.log"
+    run = "Dataset004_My data_2d_0_planned_{}_default_0"
+    own, log = tmp_path / "out", Path("logs") / f"train_{run.format('poor')}.log"
     shown = "".join(capfd.readouterr())
     assert str(log) in shown
     assert (own / log).read_text() == "the budget must leave room\n"
-    assert (own / "runs" / "4_2d_0_planned_random_default_0.json").is_file()
+    assert (own / "runs" / f"{run.format('random')}.json").is_file()
     assert not (own / engine.STUDY_PAGE).exists()
     write(0)
     assert (own / engine.STUDY_PAGE).is_file()

@@ -89,6 +89,8 @@ def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -
     [
         ({"name": "a_b"}, "name: 'a_b' does not match"),
         ({"datasets": []}, "datasets: "),
+        ({"datasets": [{"dataset": "Dataset004_`touch x`"}]}, "does not match '^("),
+        ({"datasets": [{"dataset": 4, "configurations": ["2d; ls"]}]}, "'2d; ls' does not match"),
         ({"dataset": [4]}, "'dataset' was unexpected"),
         ({"seeds": [0, 0]}, "non-unique"),
         ({"seeds": [-1]}, "seeds.0"),

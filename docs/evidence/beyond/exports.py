@@ -16,10 +16,10 @@ import torch
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.export import Model, exporting
 from nnunet_iac.host.onnx_export import INPUT, compared, export_fold
+from nnunet_iac.host.plans import configuration_of
 from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
-from nnunet_iac.runs.plans import configuration_of
 from nnunet_iac.training.cost import circumstances
 
 REPEATS = 15

@@ -6,8 +6,8 @@ Needs the plans nnUNetPlans and nnUNetResEncUNetMPlans of the data set 4.
 """
 
 from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.plans import write_new
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import write_new
 
 PLANS = {"nnUNetPlans": "small3d", "nnUNetResEncUNetMPlans": "smallres3d"}
 PATCH = [24, 32, 24]

@@ -2,8 +2,8 @@ import copy
 
 import pytest
 
+from nnunet_iac.host.plans import derived, require_identifier, settings_of, write_new
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import derived, require_identifier, settings_of, write_new
 from nnunet_iac.search.settings import Settings
 
 PLANS = {

@@ -4,16 +4,21 @@ import copy
 import json
 import re
 import reprlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.nn.named_classes import require_named_classes
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.settings import Settings
 
 SECTION = "iac"
 IGNORE = "ignore"
 """The label whose voxels neither train nor score a network."""
+
+OLD_UNET = "UNet_class_name"
+"""Key by which older releases of nnU-Net describe a network instead of `architecture`."""
 
 LEARNED_WITH = ("architecture", "patch_size", "batch_size")
 """Keys of a configuration that plans share with those whose backbone is taken by itself."""
@@ -39,7 +44,10 @@ def configurations_of(plans: Any) -> dict[str, dict[str, Any]]:
 
 
 def configuration_of(plans: Any, name: str) -> dict[str, Any]:
-    """Return a configuration of plans with what it inherits from others filled in."""
+    """Return a configuration of plans with what it inherits from others filled in.
+
+    One of an older nnU-Net gets its `architecture` as nnU-Net itself converts it.
+    """
     known = configurations_of(plans)
     result: dict[str, Any] = {}
     line: list[Any] = [name]
@@ -63,11 +71,31 @@ def configuration_of(plans: Any, name: str) -> dict[str, Any]:
             f"plans {plans.get('plans_name')!r} has {reprlib.repr(result[SECTION])}: write {{}} "
             "for all defaults"
         )
+    return result if "architecture" in result or OLD_UNET not in result else _converted(result)
+
+
+def _converted(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration of an older nnU-Net as the present one describes it."""
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nnU-Net's own reading of the plans shows it.
+        try:
+            manager = ConfigurationManager(copy.deepcopy(configuration))
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"plans of an older nnU-Net, with {OLD_UNET}, must be ones that the present one "
+                f"converts; it does not ({type(error).__name__}: {error}): {_REMAKE}"
+            ) from error
+    result: dict[str, Any] = manager.configuration
     return result
 
 
 def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the network that a configuration of plans describes; none is a ValueError."""
+    """Return the network that a configuration of plans describes, of classes that may be named.
+
+    No network, or any other name, is a ValueError.
+    """
     architecture: Any = configuration.get("architecture")
     kinds = {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": list}
     for key, kind in kinds.items():
@@ -77,6 +105,7 @@ def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
                 f'plans must describe their network under "architecture"; its {key} is '
                 f"{found!r}: {_REMAKE}"
             )
+    require_named_classes(architecture)
     return architecture
 
 
