@@ -16,7 +16,7 @@ from nnunet_iac.host.plans import SECTION, architecture_of, configuration_of, re
 from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
+from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
@@ -142,7 +142,7 @@ def exported_checkpoint(
         raise ValueError(
             f"only a found cell can be exported; {path} is still searching: let the run end"
         )
-    axes, fold = checkpoint["inference_allowed_mirroring_axes"], path.parent.name
+    axes, fold = checkpoint[MIRRORING], path.parent.name
     given = plans, dataset, configuration, fold.removeprefix("fold_")
     return stock_checkpoint(checkpoint["network_weights"], axes, *given)
 
@@ -160,7 +160,7 @@ def stock_checkpoint(
     return {
         "network_weights": weights,
         "trainer_name": TRAINER,
-        "inference_allowed_mirroring_axes": mirroring,
+        MIRRORING: mirroring,
         "init_args": init,
     }
 
