@@ -499,6 +499,19 @@ def test_a_run_mirrors_along_no_other_axes_than_its_backbone_and_validates_both_
     assert resumed.inference_allowed_mirroring_axes == shared
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerIACLTH", "nnUNetTrainerContinue"])
+@pytest.mark.parametrize("words", ["-pretrained_weights w.pth", "-pretrained=w.pth"])
+def test_weights_for_a_training_from_scratch_are_refused_with_the_setting_that_names_a_backbone(
+    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch, words: str, name: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["nnUNetv2_train", "4", "2d", "0", *words.split()])
+    assert make_trainer("nnUNetTrainerAdam_8epochs").num_epochs == 8
+    with pytest.raises(ValueError, match=rf"backbone of {name} .* --set backbone_checkpoint="):
+        make_trainer(name)
+    monkeypatch.setattr("sys.argv", ["nnUNetv2_train", "4", "2d", "0", "-p", "small"])
+    make_trainer(name)
+
+
 def test_the_second_stage_of_a_cascade_needs_the_first(make_trainer: Make, in_process: Any) -> None:
     plans = read_json(in_process.preprocessed / "small.json")
     plans |= {"plans_name": "cascade", "source_plans": "small"}
