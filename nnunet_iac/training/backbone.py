@@ -5,6 +5,7 @@ import reprlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def read_backbone(
     weights, init = checkpoint["network_weights"], checkpoint["init_args"]
     axes = checkpoint.get(MIRRORING)
     if axes is not None and not (
-        isinstance(axes, list | tuple) and all(isinstance(a, int) for a in axes)
+        isinstance(axes, list | tuple) and all(isinstance(axis, Integral) for axis in axes)
     ):
         raise ValueError(
             f"{MIRRORING} of a backbone must be axes, or None; {path} has {reprlib.repr(axes)}: "
@@ -188,7 +189,7 @@ def read_backbone(
             f"the backbone of fold {fold.number}, or set allow_leakage=true, which every record "
             "then shows"
         )
-    mirroring = tuple(axes) if axes else None
+    mirroring = tuple(map(int, axes)) if axes else None
     return Backbone(path, checkpoint["trainer_name"], init["fold"], weights, reason, mirroring)
 
 
