@@ -12,7 +12,13 @@ from typing import Any
 
 import torch
 
-from nnunet_iac.host.plans import SECTION, architecture_of, configuration_of, require_identifier
+from nnunet_iac.host.plans import (
+    SECTION,
+    architecture_of,
+    configuration_of,
+    require_identifier,
+    require_known_networks,
+)
 from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
@@ -68,9 +74,8 @@ class Model:
                 "let the training finish, or name another checkpoint with -chk"
             )
         left_out = tuple(fold for fold in candidates if fold not in folds)
-        found = cls(folder, folds, folder.name.split("__")[-1], left_out)
-        architecture_of(found.config)
-        return found
+        require_known_networks(read_json(folder / "plans.json"))
+        return cls(folder, folds, folder.name.split("__")[-1], left_out)
 
 
 @contextmanager
