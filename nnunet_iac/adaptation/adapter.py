@@ -24,7 +24,7 @@ from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.export import Model, new_folder, retrofit_architecture, stock_checkpoint
 from nnunet_iac.host.plans import SECTION, configuration_of
 from nnunet_iac.runs.atomic import read_json, replacing, write_json
-from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint, tensors_hash
+from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
@@ -130,7 +130,7 @@ class Adapter:
             )
         run = checkpoint[SECTION]["run"]
         init = checkpoint["init_args"]
-        axes = checkpoint["inference_allowed_mirroring_axes"]
+        axes = checkpoint[MIRRORING]
         sites, spread = sites_of_run(fold, checkpoint, log)
         keys = ("trainer", "dataset", "plans", "configuration", "fold")
         return cls(

@@ -12,11 +12,17 @@ from typing import Any
 
 import torch
 
-from nnunet_iac.host.plans import SECTION, architecture_of, configuration_of, require_identifier
+from nnunet_iac.host.plans import (
+    SECTION,
+    architecture_of,
+    configuration_of,
+    require_identifier,
+    require_known_networks,
+)
 from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
+from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
@@ -68,9 +74,8 @@ class Model:
                 "let the training finish, or name another checkpoint with -chk"
             )
         left_out = tuple(fold for fold in candidates if fold not in folds)
-        found = cls(folder, folds, folder.name.split("__")[-1], left_out)
-        architecture_of(found.config)
-        return found
+        require_known_networks(read_json(folder / "plans.json"))
+        return cls(folder, folds, folder.name.split("__")[-1], left_out)
 
 
 @contextmanager
@@ -142,7 +147,7 @@ def exported_checkpoint(
         raise ValueError(
             f"only a found cell can be exported; {path} is still searching: let the run end"
         )
-    axes, fold = checkpoint["inference_allowed_mirroring_axes"], path.parent.name
+    axes, fold = checkpoint[MIRRORING], path.parent.name
     given = plans, dataset, configuration, fold.removeprefix("fold_")
     return stock_checkpoint(checkpoint["network_weights"], axes, *given)
 
@@ -160,7 +165,7 @@ def stock_checkpoint(
     return {
         "network_weights": weights,
         "trainer_name": TRAINER,
-        "inference_allowed_mirroring_axes": mirroring,
+        MIRRORING: mirroring,
         "init_args": init,
     }
 

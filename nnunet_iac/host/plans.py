@@ -109,6 +109,14 @@ def architecture_of(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return architecture
 
 
+def require_known_networks(plans: Any) -> None:
+    """Check the networks of all configurations: which is built depends on a checkpoint as well."""
+    for name in configurations_of(plans):
+        configuration = configuration_of(plans, name)
+        if "architecture" in configuration:
+            architecture_of(configuration)
+
+
 def require_trainable(configuration: Mapping[str, Any]) -> None:
     """Check that a configuration of plans has what is trained: data, batch, patch and network."""
     architecture_of(configuration)

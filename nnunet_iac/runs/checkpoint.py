@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import struct
 import zipfile
@@ -23,11 +24,17 @@ LATEST = "checkpoint_latest.pth"
 PREVIOUS = "checkpoint_previous.pth"
 """The latest checkpoint but one, kept in case the latest is damaged later."""
 
+MIRRORING = "inference_allowed_mirroring_axes"
+"""Key of the axes along which nnU-Net mirrors when it predicts; None for none."""
+
+WRAPPER = "module."
+"""How names of weights begin that were saved with torch's wrapper for several devices."""
+
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 _SCALAR: Any = np.float64(0).__reduce__()[0]
 _PLAIN_CLASSES: list[Any] = [
-    *(np.ndarray, np.dtype, np.dtypes.BoolDType, np.dtypes.Int64DType),
-    *(np.dtypes.Float32DType, np.dtypes.Float64DType),
+    *(np.ndarray, np.dtype),
+    *dict.fromkeys(type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"),
     *(
         (function, f"{module}.multiarray.{function.__name__}")
         for function in (_RECONSTRUCT, _SCALAR)
@@ -36,8 +43,11 @@ _PLAIN_CLASSES: list[Any] = [
 ]
 """What nnU-Net's log and our state consist of, besides what torch allows anyway.
 
-Not numpy's type of objects: an array of it is made from raw addresses.
+Not numpy's types of objects and of records: an array of objects is made from raw addresses.
 """
+
+_CLASS = re.compile(r"(?:GLOBAL |<class ')([\w.]+)")
+"""What torch's reader refuses, in the text of its errors."""
 
 _DAMAGES = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),
@@ -49,7 +59,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Return a checkpoint, its tensors on the CPU.
 
     Every record's checksum is compared first, which torch does not do. Only tensors, numpy arrays
-    and plain values are read: a file that names any other class is refused, not executed.
+    and plain values are read: a file that names any other class is refused, not executed. Names of
+    weights are without torch's prefix of a network in its wrapper, as nnU-Net reads them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -62,13 +73,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             damaged = archive.testzip()
             if damaged is not None:
                 raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-        with torch.serialization.safe_globals(_PLAIN_CLASSES):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _loaded(path)
     except pickle.UnpicklingError as error:
-        named = [line for line in str(error).splitlines() if "GLOBAL" in line]
+        named = _CLASS.search(str(error))
+        what = "something else" if named is None else named.group(1)
         raise ValueError(
-            f"a checkpoint must hold tensors and plain values only; {path} holds more "
-            f"({named[0] if named else error}): use a checkpoint that nnU-Net wrote"
+            f"a checkpoint must hold tensors and plain values only; {path} holds {what}: use a "
+            "checkpoint that nnU-Net wrote"
         ) from error
     except _DAMAGES as error:
         raise ValueError(
@@ -79,7 +90,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} must be an nnU-Net checkpoint; it has no network_weights: name another file"
         )
+    weights = checkpoint["network_weights"]
+    if isinstance(weights, dict) and any(str(key).startswith(WRAPPER) for key in weights):
+        bare = {str(key).removeprefix(WRAPPER): tensor for key, tensor in weights.items()}
+        checkpoint["network_weights"] = bare
     return checkpoint
+
+
+def mirroring_of(path: Path) -> tuple[int, ...] | None:
+    """Return the axes along which nnU-Net mirrors to predict with a checkpoint; None if unknown.
+
+    Without mirroring there are none. Of a file only what is no tensor is read.
+    """
+    try:
+        axes = _loaded(path, mmap=True).get(MIRRORING, ())
+        return tuple(int(axis) for axis in axes or ())
+    except (*_DAMAGES, pickle.UnpicklingError, AttributeError, TypeError):
+        return None
+
+
+def _loaded(path: Path, mmap: bool = False) -> Any:
+    with torch.serialization.safe_globals(_PLAIN_CLASSES):
+        return torch.load(path, map_location="cpu", mmap=mmap, weights_only=True)
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

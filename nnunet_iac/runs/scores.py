@@ -16,6 +16,9 @@ SUMMARY = "summary.json"
 VALIDATION_SUMMARY = Path("validation", SUMMARY)
 """Where nnU-Net writes the scores of a fold, in its folder."""
 
+MEASURED_ON = "measured-on.json"
+"""Written last beside a shared validation: all that its scores depend on."""
+
 
 @dataclass(frozen=True)
 class ScoredCase:

@@ -5,6 +5,7 @@ import reprlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from nnunet_iac.host.planning import built_from_plans
 from nnunet_iac.host.plans import architecture_of, configuration_of, dataset_number
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
+from nnunet_iac.runs.checkpoint import MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
@@ -47,13 +48,17 @@ class Fold:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A backbone's checkpoint, read and checked."""
+    """A backbone's checkpoint, read and checked.
+
+    `mirroring` are the axes mirrored in its training and prediction; None, as in nnU-Net, for none.
+    """
 
     path: Path
     trainer: str
     fold: int | str
     weights: dict[str, Tensor]
     leakage: str | None
+    mirroring: tuple[int, ...] | None
 
     def log_lines(self) -> list[str]:
         """Return the lines that a run logs about its backbone."""
@@ -160,6 +165,14 @@ def read_backbone(
                 f"{reprlib.repr(found)}: train it again or name another"
             )
     weights, init = checkpoint["network_weights"], checkpoint["init_args"]
+    axes = checkpoint.get(MIRRORING)
+    if axes is not None and not (
+        isinstance(axes, list | tuple) and all(isinstance(axis, Integral) for axis in axes)
+    ):
+        raise ValueError(
+            f"{MIRRORING} of a backbone must be axes, or None; {path} has {reprlib.repr(axes)}: "
+            "train it again or name another"
+        )
     for key, tensor in weights.items():
         if not isinstance(tensor, Tensor) or not bool(torch.isfinite(tensor).all()):
             raise ValueError(
@@ -176,7 +189,8 @@ def read_backbone(
             f"the backbone of fold {fold.number}, or set allow_leakage=true, which every record "
             "then shows"
         )
-    return Backbone(path, checkpoint["trainer_name"], init["fold"], weights, reason)
+    mirroring = tuple(map(int, axes)) if axes else None
+    return Backbone(path, checkpoint["trainer_name"], init["fold"], weights, reason, mirroring)
 
 
 def require_same_network(

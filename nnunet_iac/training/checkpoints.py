@@ -17,6 +17,7 @@ from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import (
     FINAL,
     LATEST,
+    MIRRORING,
     PREVIOUS,
     keep_previous,
     read_checkpoint,
@@ -24,6 +25,7 @@ from nnunet_iac.runs.checkpoint import (
 )
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings, present_names
+from nnunet_iac.training.mirroring import keep_to
 
 CHECKPOINT_FORMAT = 3
 """Of what our trainers add to nnU-Net's checkpoints."""
@@ -72,7 +74,7 @@ def whole_state(
         "current_epoch": trainer.current_epoch + 1,
         "init_args": trainer.my_init_kwargs,
         "trainer_name": type(trainer).__name__,
-        "inference_allowed_mirroring_axes": trainer.inference_allowed_mirroring_axes,
+        MIRRORING: trainer.inference_allowed_mirroring_axes,
         SECTION: {
             "format": CHECKPOINT_FORMAT,
             "version": version("nnunet-iac"),
@@ -92,7 +94,8 @@ def restore_host(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
     trainer.current_epoch = checkpoint["current_epoch"]
     trainer.logger.load_checkpoint(checkpoint["logging"])
     trainer._best_ema = checkpoint["_best_ema"]
-    trainer.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+    trainer.inference_allowed_mirroring_axes = checkpoint[MIRRORING]
+    keep_to(trainer, checkpoint[MIRRORING])
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state"])
     if trainer.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
         trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])

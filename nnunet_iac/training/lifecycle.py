@@ -13,6 +13,7 @@ from torch import Tensor
 from nnunet_iac.runs.atomic import remove_leftovers
 from nnunet_iac.runs.fold import LOCK, archive_previous_run, held
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.training.backbone import Backbone
 from nnunet_iac.training.batches import search_halves
 from nnunet_iac.training.checkpoints import require_nothing_lost, require_own_record, run_identity
 from nnunet_iac.training.continuation import ContinuationController
@@ -80,7 +81,7 @@ class Lifecycle:
         network: Any,
         planned: PlannedNetwork,
         continues: bool,
-    ) -> None:
+    ) -> Backbone:
         """Start from the backbone in an empty fold, with the record and the first weights.
 
         Everything that can be wrong is found before an earlier run is moved away. `continues` is
@@ -115,6 +116,7 @@ class Lifecycle:
         if checks.method.searches:
             self.recorder.add_network_cost("supernet", planned.cost(network))
         self.recorder.folder.write_split(cases)
+        return backbone
 
     def resume(self, network: Any, planned: PlannedNetwork) -> None:
         """Put the record beside the loaded checkpoint in order."""

@@ -1,6 +1,7 @@
 """Checks before long work: plans, settings, data, split, backbone, memory and disk."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,9 @@ from nnunet_iac.training.memory import free_memory
 from nnunet_iac.training.method import Method
 from nnunet_iac.training.recorder import tensorboard_wanted
 
+PRETRAINED = "-pretrained_weights"
+"""nnUNetv2_train's option to start from the weights of another network."""
+
 COMPILE_VARIABLE = "nnUNet_compile"
 
 FILES_IN_A_FOLD = 4
@@ -69,6 +73,7 @@ def checked_settings(
     """
     config = configuration_of(plans, configuration)
     require_trainable(config)
+    _require_no_pretrained_weights(trainer)
     if fold != "all" and (type(fold) is not int or fold < 0):
         raise ValueError(f"the fold must be all or an integer >= 0; got {fold!r}: give another")
     written, _ = present_names(config.get(SECTION, {}))
@@ -82,6 +87,18 @@ def checked_settings(
         require_writable(Path(f"{nnUNet_results}") / plans["dataset_name"] / model / f"fold_{fold}")
     tensorboard_wanted()
     return settings
+
+
+def _require_no_pretrained_weights(trainer: str) -> None:
+    """Check that nnUNetv2_train is not to load weights, of which it would demand cells as well."""
+    # As argparse reads it: the name may be shortened, but -p is another option.
+    words = [word.partition("=")[0] for word in sys.argv[1:]]
+    if any(len(word) > 2 and PRETRAINED.startswith(word) for word in words):
+        raise ValueError(
+            f"the backbone of {trainer} is named by a setting and not by {PRETRAINED}, which "
+            "nnUNetv2_train was given: leave it out, and train with plans that nnunet-iac plan … "
+            "--set backbone_checkpoint=FILE has written"
+        )
 
 
 def require_usable(method: Method, settings: Settings) -> None:

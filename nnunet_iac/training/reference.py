@@ -8,11 +8,10 @@ from torch import nn
 
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
-from nnunet_iac.runs.scores import VALIDATION_SUMMARY, foreground_dice
+from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, foreground_dice
 from nnunet_iac.training.distributed import broadcast_from_rank0
 from nnunet_iac.training.recorder import Recorder
 from nnunet_iac.training.shared_validation import (
-    MEASURED_ON,
     prediction_circumstances,
     validate_once,
 )

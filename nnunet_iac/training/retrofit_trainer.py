@@ -23,6 +23,7 @@ from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
 from nnunet_iac.training.lifecycle import Lifecycle, run_epochs
 from nnunet_iac.training.method import Method
+from nnunet_iac.training.mirroring import keep_to
 from nnunet_iac.training.retention import Retention, chosen_retention
 
 
@@ -176,7 +177,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def start_run(self) -> None:
         """Start from the backbone, in a fold that is clear."""
-        self.run.begin(self.unet, self._planned, self.continues)
+        keep_to(self, self.run.begin(self.unet, self._planned, self.continues).mirroring)
         self._rebuild_optimisers()
 
     def continue_run(self) -> None:

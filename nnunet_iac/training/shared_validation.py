@@ -11,11 +11,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.runs.scores import VALIDATION_SUMMARY, read_summary
+from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, read_summary
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks, wrapped
-
-MEASURED_ON = "measured-on.json"
-"""Written last beside a shared validation: all that its scores depend on."""
 
 
 def prediction_circumstances(trainer: Any, versions: Mapping[str, str]) -> dict[str, Any]:

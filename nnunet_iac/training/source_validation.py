@@ -7,11 +7,10 @@ from typing import Any
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import SourceRecord
-from nnunet_iac.runs.scores import VALIDATION_SUMMARY, foreground_dice
+from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, foreground_dice
 from nnunet_iac.search.patients import fitting_pattern
 from nnunet_iac.training.distributed import broadcast_from_rank0
 from nnunet_iac.training.shared_validation import (
-    MEASURED_ON,
     prediction_circumstances,
     validate_once,
 )

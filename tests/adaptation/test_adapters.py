@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from planned_unets import as_older
 from trained_models import adapted, planned, write_model
 
 from nnunet_iac.adaptation.adapter import (
@@ -21,20 +22,22 @@ from nnunet_iac.adaptation.target import adapted_plans
 from nnunet_iac.runs.checkpoint import read_checkpoint
 
 
+@pytest.mark.filterwarnings("ignore:Detected old", "ignore:Network class .* not found")
 @pytest.mark.parametrize(
-    ("dimension", "network", "cell"),
+    ("dimension", "network", "cell", "older"),
     [
-        (2, "PlainConvUNet", {"trainable_part": "cells+norms"}),
-        (2, "PlainConvUNet", {"skip": "attention"}),
-        (3, "PlainConvUNet", {}),
-        (3, "ResidualEncoderUNet", {"trainable_part": "cells+norms"}),
+        (2, "PlainConvUNet", {"trainable_part": "cells+norms"}, False),
+        (2, "PlainConvUNet", {"skip": "attention"}, False),
+        (3, "PlainConvUNet", {}, False),
+        (3, "ResidualEncoderUNet", {"trainable_part": "cells+norms"}, True),
     ],
 )
 def test_an_applied_adapter_is_the_network_that_was_trained(
-    tmp_path: Path, dimension: int, network: str, cell: dict[str, Any]
+    tmp_path: Path, dimension: int, network: str, cell: dict[str, Any], older: bool
 ) -> None:
     configuration = "2d" if dimension == 2 else "3d_fullres"
-    model = write_model(tmp_path, configuration, planned(dimension, network))
+    config = planned(dimension, network)
+    model = write_model(tmp_path, configuration, as_older(config) if older else config)
     trained, adapter = adapted(model, **cell)
     file = tmp_path / "site.safetensors"
     adapter.save(file)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_folders import write_run_fold, write_stock_fold, write_summary
+from scored_folders import weights, write_run_fold, write_stock_fold, write_summary
 
 from nnunet_iac import cli
 from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
@@ -29,6 +30,8 @@ from nnunet_iac.analysis.scores.comparisons import Comparisons, compare_folders
 from nnunet_iac.analysis.scores.statistics import MARGIN, Interval, NonInferiority
 from nnunet_iac.analysis.scores.wording import finding
 from nnunet_iac.cli import main
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.runs.checkpoint import FINAL, MIRRORING
 from nnunet_iac.search.settings import Settings
 
 # Six patients of one case each; B - A is 0.01, 0.02, 0.03, 0.04, 0.05, 0.06.
@@ -247,6 +250,27 @@ def test_leakage_is_told_in_every_output(tmp_path, values, text):
     for output in (table(made), *(path.read_text() for path in written)):
         assert text in output or escaped in output
     assert "LEAKAGE: run/fold_0, fold_0: " in table(made)
+
+
+@pytest.mark.parametrize(
+    ("of_stock", "of_run", "text"),
+    [
+        ((0, 1), None, "with mirroring along 0, 1 and by run/fold_0 without mirroring"),
+        (None, (0,), "without mirroring and by run/fold_0 with mirroring along 0"),
+        ((0, 1), (0, 1), None),
+    ],
+)
+def test_what_was_predicted_with_other_mirroring_is_named_first(tmp_path, of_stock, of_run, text):
+    stock = write_stock_fold(tmp_path / "stock" / "fold_0", A)
+    run = write_run_fold(tmp_path / "run" / "fold_0", B, reference=A)
+    for fold, axes in ((stock, of_stock), (run, of_run)):
+        content = {"network_weights": weights(1.0), MIRRORING: axes}
+        torch.save(content, fold / FINAL)
+    said = table(compare_folders([stock], [run])).splitlines()[0]
+    assert (text in said) if text else ("mirroring" not in said)
+    write_json(run / "iac" / "reference" / "measured-on.json", {"mirrored": of_run})
+    own = compare_folders([run / "iac" / "reference"], [run])
+    assert own.headline == ""
 
 
 def test_the_runs_own_patients_are_taken(tmp_path):

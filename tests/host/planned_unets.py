@@ -46,3 +46,21 @@ def architecture(
         "arch_kwargs": arch_kwargs(dimension, features, convolutions, network),
         "_kw_requires_import": [*REQUIRES_IMPORT],
     }
+
+
+def as_older(configuration: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration as nnU-Net described one before plans had an `architecture`."""
+    network = configuration["architecture"]
+    kwargs, name = network["arch_kwargs"], network["network_class_name"].rpartition(".")[2]
+    blocks = "n_conv_per_stage" if name == "PlainConvUNet" else "n_blocks_per_stage"
+    described = {
+        "UNet_class_name": name,
+        "UNet_base_num_features": kwargs["features_per_stage"][0],
+        "unet_max_num_features": max(kwargs["features_per_stage"]),
+        "n_conv_per_stage_encoder": kwargs[blocks],
+        "n_conv_per_stage_decoder": kwargs["n_conv_per_stage_decoder"],
+        "num_pool_per_axis": [len(kwargs["strides"]) - 1] * len(kwargs["strides"][0]),
+        "pool_op_kernel_sizes": kwargs["strides"],
+        "conv_kernel_sizes": kwargs["kernel_sizes"],
+    }
+    return {**{k: v for k, v in configuration.items() if k != "architecture"}, **described}

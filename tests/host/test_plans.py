@@ -1,8 +1,16 @@
 import copy
 
 import pytest
+from planned_unets import architecture, as_older
 
-from nnunet_iac.host.plans import derived, require_identifier, settings_of, write_new
+from nnunet_iac.host.plans import (
+    architecture_of,
+    configuration_of,
+    derived,
+    require_identifier,
+    settings_of,
+    write_new,
+)
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.settings import Settings
 
@@ -18,6 +26,24 @@ PLANS = {
 
 def test_plans_without_a_section_mean_all_defaults():
     assert settings_of(PLANS["configurations"]["2d"]) == Settings()
+
+
+@pytest.mark.parametrize("network", ["PlainConvUNet", "ResidualEncoderUNet"])
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_the_network_in_plans_of_an_older_nnunet_is_described_as_today(dimension, network):
+    today = {"architecture": architecture(dimension, (4, 8, 8), 1, network)}
+    older = {"configurations": {"x": as_older({**today, "patch_size": [16] * dimension})}}
+    found = architecture_of(configuration_of(older, "x"))
+    assert found["arch_kwargs"] == today["architecture"]["arch_kwargs"]
+    assert found["network_class_name"].rpartition(".")[2] == network
+    assert "architecture" not in older["configurations"]["x"]
+
+
+def test_plans_of_an_older_nnunet_that_lack_something_are_refused():
+    older = as_older({"architecture": architecture(2, (4, 8, 8), 1), "patch_size": [16, 16]})
+    del older["conv_kernel_sizes"]
+    with pytest.raises(ValueError, match=r"converts; it does not \(KeyError: 'conv_kernel_sizes'"):
+        configuration_of({"configurations": {"2d": older}}, "2d")
 
 
 def test_derived_plans_carry_name_origin_and_settings_and_share_the_data():

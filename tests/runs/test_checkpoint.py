@@ -11,8 +11,10 @@ import torch
 
 from nnunet_iac.runs.checkpoint import (
     LATEST,
+    MIRRORING,
     PREVIOUS,
     keep_previous,
+    mirroring_of,
     read_checkpoint,
     tensors_hash,
 )
@@ -44,6 +46,35 @@ def test_what_nnunet_saves_is_read_without_pickle(path: Path) -> None:
     assert found["init_args"]["device"] == torch.device("cpu")
 
 
+@pytest.mark.parametrize("code", [c for c in np.typecodes["All"] if c not in "OVMm"])
+def test_a_number_of_any_numpy_type_is_read(path: Path, code: str) -> None:
+    number = np.ones(1, code)[0]
+    torch.save({**_checkpoint(), "logging": {"dice": [number, np.ones(2, code)]}}, path)
+    one, two = read_checkpoint(path)["logging"]["dice"]
+    assert one == number
+    assert np.array_equal(two, np.ones(2, code))
+
+
+def test_weights_of_a_network_in_its_wrapper_have_their_own_names(path: Path) -> None:
+    expected = read_checkpoint(path)["network_weights"]
+    wrapped = {f"module.{key}": tensor for key, tensor in expected.items()}
+    torch.save({**_checkpoint(), "network_weights": wrapped}, path)
+    assert tensors_hash(read_checkpoint(path)["network_weights"]) == tensors_hash(expected)
+
+
+@pytest.mark.parametrize(
+    ("axes", "known"), [({MIRRORING: (0, 1)}, (0, 1)), ({MIRRORING: None}, ()), ({}, ())]
+)
+def test_the_axes_that_prediction_mirrors_are_known_without_the_weights(
+    path: Path, axes: dict[str, Any], known: tuple[int, ...]
+) -> None:
+    torch.save({**_checkpoint(), **axes}, path)
+    assert mirroring_of(path) == known
+    path.write_bytes(path.read_bytes()[:1000])
+    assert mirroring_of(path) is None
+    assert mirroring_of(path.with_name("absent.pth")) is None
+
+
 class _Evil:
     def __reduce__(self) -> Any:
         return os.mkdir, ("executed",)
@@ -54,7 +85,7 @@ def test_a_file_with_code_in_it_is_refused_and_not_executed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({**_checkpoint(), "extra": _Evil()}, path)
-    with pytest.raises(ValueError, match=r"tensors and plain values only; .*mkdir"):
+    with pytest.raises(ValueError, match=r"plain values only; \S+ holds \w+\.mkdir: use a"):
         read_checkpoint(path)
     assert not (tmp_path / "executed").exists()
 

@@ -198,6 +198,7 @@ def in_process(planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(run_training, "recursive_find_trainer_class_by_name", found_trainer)
     stock = make_stock_trainer()
     stock.initialize()
+    stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # As its training does.
     stock.save_checkpoint(str(Path(stock.output_folder) / "checkpoint_final.pth"))
     return own
 

@@ -1644,6 +1644,7 @@ def running(key: str = "nonlin", name: str = "subprocess.Popen") -> Arrange:
         model = world.backbone.parent.parent
         shutil.copy(world.preprocessed / "bad.json", model / "plans.json")
         shutil.copy(world.preprocessed / "dataset.json", model)
+        shutil.copytree(model, world.path / "renamed")
 
     return arrange
 
@@ -1660,7 +1661,7 @@ RUN = f"{NAMED_ONLY}'subprocess.Popen'"
 MODEL = "results/Dataset004_Hippocampus/nnUNetTrainer__small__2d"
 COMMANDS_IN_PLANS = [
     *(
-        typed(f"plans that run a command: {words.partition(' ')[0]}", words, RUN, running())
+        typed(f"plans that run a command: {words.partition(' -o')[0]}", words, RUN, running())
         for words in (
             "plan -d 4 -c 2d -p bad -o worse",
             "xtiny -d 4 -c 2d -p bad --cap 4 --dry-run",
@@ -1669,6 +1670,7 @@ COMMANDS_IN_PLANS = [
             f"export @/{MODEL} -o @/exported",
             f"adapt -s @/{MODEL} -d 4 -c 2d",
             f"predict -m @/{MODEL} --adapter none -i @/raw -o @/predicted",
+            "predict -m @/renamed --adapter none -i @/raw -o @/predicted",
         )
     ),
     typed("a study of plans that run a command", "study @/study.yaml", RUN, _study_of_bad_plans),

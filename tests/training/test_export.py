@@ -13,9 +13,11 @@ import torch
 from interruption import run_until
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from planned_unets import as_older
 from torch import nn
 from torch._dynamo import OptimizedModule
 
+from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.cli import main
 from nnunet_iac.host import onnx_export
 from nnunet_iac.host.onnx_export import (
@@ -26,6 +28,7 @@ from nnunet_iac.host.onnx_export import (
     parity,
     predictor_of,
 )
+from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint, tensors_hash
@@ -103,6 +106,37 @@ def test_stock_nnunet_predicts_the_same_with_an_exported_model(
     assert plans["plans_name"] == "cells"
     assert not any("iac" in config for config in plans["configurations"].values())
     assert str(in_process.path) not in json.dumps(plans)
+
+
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans")
+def test_a_model_of_an_older_nnunet_is_retrofitted_predicts_and_is_exported(
+    make_trainer: Make, in_process: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans = read_json(in_process.preprocessed / "small.json")
+    plans["configurations"]["2d"] = as_older(plans["configurations"]["2d"])
+    write_json(in_process.preprocessed / "small.json", plans)
+    stock = make_trainer("nnUNetTrainer")
+    stock.initialize()
+    stock.save_checkpoint(str(Path(stock.output_folder) / FINAL))
+    of_plans = ["-d", "4", "-c", "2d", "-p", "small"]
+    assert main(["plan", *of_plans, "-o", "ours", "--set", "genotype=random:0"]) == 0
+    assert main(["xtiny", *of_plans, "--cap", "4"]) == 0
+    timed = Workload.of_plans("4", "2d", "small", "cpu")
+    assert {*timed.unet().state_dict()} == {*stock.network.state_dict()}
+    narrow = make_trainer("nnUNetTrainerAdam_8epochs", "small_xtiny4")
+    narrow.initialize()
+    assert narrow.network.encoder.output_channels == [4, 4, 4]
+    given = make_trainer("nnUNetTrainerIACDiscrete_2finetune", "ours")
+    given.run_training()
+    fold = Path(given.output_folder)
+    before = logits_of(fold)
+    assert main(["export", str(fold), "-o", str(tmp_path / "exported__P__2d")]) == 0
+    assert torch.equal(logits_of(tmp_path / "exported__P__2d" / "fold_0"), before)
+    stock_model = Path(stock.output_folder).parent
+    for name in ("plans", "dataset"):
+        shutil.copy(fold.parent / f"{name}.json", stock_model)
+    own = SourceModel.at(stock_model).read()
+    assert tensors_hash(own.weights) == given.run.recorder.backbone.before
 
 
 def test_an_onnx_file_has_the_logits_of_its_network_on_validation_cases(

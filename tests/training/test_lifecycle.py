@@ -69,7 +69,7 @@ class Checks:
     def backbone(self, network: nn.Module, validation: Sequence[str]) -> Backbone:
         self._ask("backbone")
         assert validation == SPLIT[1]
-        return Backbone(Path(FINAL), "nnUNetTrainer", 0, self.weights, None)
+        return Backbone(Path(FINAL), "nnUNetTrainer", 0, self.weights, None, None)
 
     def costs(self, network: Any, planned: PlannedNetwork) -> CellCosts | None:
         self._ask("costs")

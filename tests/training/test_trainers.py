@@ -11,6 +11,7 @@ from interruption import run_until
 
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.checkpoint import MIRRORING
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES
@@ -19,6 +20,7 @@ from nnunet_iac.training.batches import finish
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.preflight import require_usable
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+from nnunet_iac.training.shared_validation import prediction_circumstances
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
 FULL = "nnUNetTrainerIAC_1warmup6search2finetune"
@@ -460,6 +462,54 @@ def test_every_augmentation_toggle_trains_and_predicts_with_its_own_mirroring(
     trainer.on_train_epoch_start()
     trainer.train_step(next(trainer.dataloader_train))
     assert trainer.inference_allowed_mirroring_axes == ((0, 1) if toggle == "DA5" else None)
+
+
+@pytest.mark.parametrize(
+    ("of_backbone", "name", "shared", "logged"),
+    [
+        (None, "IACLTH", None, "no mirroring, since the backbone's had no mirroring"),
+        ((0,), "IACLTHDA5", (0,), "by itself has mirroring along 0, 1"),
+        ((1,), "Continue", (1,), "mirroring along 1, since"),
+        ((0, 1), "ContinueNoMirroring", None, "WARNING: nnUNetTrainerContinueNoMirroring has no"),
+        ((0, 1), "IAC", (0, 1), None),
+    ],
+)
+def test_a_run_mirrors_along_no_other_axes_than_its_backbone_and_validates_both_alike(
+    make_trainer: Make, in_process: Any, of_backbone: Any, name: str, shared: Any, logged: str
+) -> None:
+    backbone = in_process.model("nnUNetTrainer", "small") / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(backbone, weights_only=False)
+    torch.save({**content, MIRRORING: of_backbone}, backbone)
+    plans = in_process.write_plans("mirrored", backbone_trainer="nnUNetTrainer")
+    trainer = make_trainer(f"nnUNetTrainer{name}", plans)
+    augmentation, given = trainer.get_training_transforms, []
+    trainer.get_training_transforms = lambda *a, **k: given.append(a[3]) or augmentation(*a, **k)
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    trainer.train_step(next(trainer.dataloader_train))
+    assert {*given} == {shared}
+    circumstances = prediction_circumstances(trainer, {})
+    assert circumstances["mirrored"] == (None if shared is None else [*shared])
+    log = Path(trainer.log_file).read_text()
+    assert logged in log if logged else "irroring" not in log
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    resumed = make_trainer(f"nnUNetTrainer{name}", plans, resume=True)
+    resumed.on_train_start()
+    assert resumed.inference_allowed_mirroring_axes == shared
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerIACLTH", "nnUNetTrainerContinue"])
+@pytest.mark.parametrize("words", ["-pretrained_weights w.pth", "-pretrained=w.pth"])
+def test_weights_for_a_training_from_scratch_are_refused_with_the_setting_that_names_a_backbone(
+    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch, words: str, name: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["nnUNetv2_train", "4", "2d", "0", *words.split()])
+    assert make_trainer("nnUNetTrainerAdam_8epochs").num_epochs == 8
+    with pytest.raises(ValueError, match=rf"backbone of {name} .* --set backbone_checkpoint="):
+        make_trainer(name)
+    monkeypatch.setattr("sys.argv", ["nnUNetv2_train", "4", "2d", "0", "-p", "small"])
+    make_trainer(name)
 
 
 def test_the_second_stage_of_a_cascade_needs_the_first(make_trainer: Make, in_process: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from planned_unets import architecture
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
@@ -34,7 +35,12 @@ def test_plans_wait_for_the_epochs_of_another_run_and_differ_from_fold_to_fold(
     plans = {
         "dataset_name": DATASET,
         "plans_name": "nnUNetPlans",
-        "configurations": {"2d": {"data_identifier": "nnUNetPlans_2d"}},
+        "configurations": {
+            "2d": {
+                "data_identifier": "nnUNetPlans_2d",
+                "architecture": architecture(2, (4, 8, 8), 1),
+            }
+        },
     }
     write_json(tmp_path / DATASET / "nnUNetPlans.json", plans)
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))

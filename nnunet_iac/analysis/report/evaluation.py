@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.case_scores import pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
+from nnunet_iac.analysis.scores.mirroring import mixed_mirroring
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.vocabulary import BACKBONE, BASELINES, RANDOM_CELL
 
@@ -215,7 +216,8 @@ def _compared(
     # By identity: a run may be in several pairs.
     a, b = (pooled(list({id(s): s for s in side if s}.values()), label) for label, side in sides)
     pattern = group.runs[0].settings.data.patient_pattern
-    paired = compare_scores(a, b, patient_pattern=pattern, margin=margin, seed=seed)
+    found = compare_scores(a, b, patient_pattern=pattern, margin=margin, seed=seed)
+    paired = replace(found, remarks=(*mixed_mirroring(a, b), *found.remarks))
     epochs, later = (fmean(run.epochs for run in side) for side in zip(*pairs, strict=True))
     if other is None:  # The backbone is not trained any further.
         return GroupComparison(group, Comparator(kind, other, name), paired, epochs)

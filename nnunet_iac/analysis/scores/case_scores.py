@@ -8,9 +8,11 @@ from pathlib import Path
 
 from nnunet_iac.analysis.scores.surface import read_surface_scores, require_monai, require_tolerance
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.checkpoint import FINAL, mirroring_of
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord, SourceRecord
 from nnunet_iac.runs.scores import (
+    MEASURED_ON,
     SUMMARY,
     VALIDATION_SUMMARY,
     ScoredCase,
@@ -34,7 +36,8 @@ class ScoredSummary:
 
     `fold` is nnU-Net's folder `fold_X`, where it is a validation; `frozen` is whether the scores
     are those of the frozen backbone by itself; `record` is the fold's `iac/backbone.json`, and
-    `adapted` its `iac/source.json`, if the network is a model that was adapted.
+    `adapted` its `iac/source.json`, if the network is a model that was adapted. `mirroring` are the
+    axes that were mirrored to predict, None if unknown.
     """
 
     summary: Path
@@ -45,6 +48,7 @@ class ScoredSummary:
     method: str | None = None
     data: DataConfig | None = None
     adapted: SourceRecord | None = None
+    mirroring: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,14 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
         method=run.read_cost().run.get("method") if run.cost_file.is_file() else None,
         data=run.read_settings().data if run.settings_file.is_file() else None,
         adapted=None if frozen else run.read_source(),
+        mirroring=_mirroring_of_backbone(folder.parent) if frozen else mirroring_of(fold / FINAL),
     )
+
+
+def _mirroring_of_backbone(reference: Path) -> tuple[int, ...] | None:
+    """Return the axes mirrored in a run's validation of its backbone; None if unknown."""
+    path = reference / MEASURED_ON
+    return tuple(read_json(path).get("mirrored") or ()) if path.is_file() else None
 
 
 def _require_whole(source: ScoredSummary, cases: Mapping[str, ScoredCase]) -> None:

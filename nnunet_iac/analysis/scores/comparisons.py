@@ -15,6 +15,7 @@ from nnunet_iac.analysis.scores.forgetting import (
     trained_alone,
 )
 from nnunet_iac.analysis.scores.frozen_reference import require_frozen
+from nnunet_iac.analysis.scores.mirroring import mixed_mirroring
 from nnunet_iac.analysis.scores.statistics import MARGIN, fisher_combination, require_margin
 from nnunet_iac.analysis.scores.wording import finding
 from nnunet_iac.analysis.vocabulary import RANDOM_CELL
@@ -85,7 +86,7 @@ def compare_folders(
         for number, other in enumerate(others)
         for baseline in (references[0 if shared else number], *controls)
     ]
-    compared = []
+    compared, mixed = [], list[str]()
     for baseline, other in (*pairs, *((references[0], control) for control in controls)):
         a, b = scores[baseline], scores[other]
         comparison.require_paired(a, b)
@@ -93,6 +94,7 @@ def compare_folders(
         remarks = origin if unrelated else require_frozen(a, b)
         one = compare_scores(a, b, patient_pattern=patient_pattern, margin=margin, seed=seed)
         compared.append(dataclasses.replace(one, remarks=(*remarks, *one.remarks)))
+        mixed += mixed_mirroring(a, b)
     made = _together(compared, margin, seed, tolerance)
     how = patient_pattern, margin, seed
     lost = {path: _forgetting(score, *how) for path, score in scores.items()}
@@ -101,17 +103,19 @@ def compare_folders(
         made,
         forgetting=adjusted([one for one in lost.values() if one is not None]),
         transfers=adjusted([one for score in adapted for one in _transfers(score, *how)]),
+        headline=" ".join(mixed),
     )
     if not controls:
         return made
     names = _names([scores[path] for path in paths if path not in references])
     names[scores[references[0]].label] = "backbone"
     random = {scores[c].label for c in controls if _method(scores[c]) == RANDOM_CELL}
-    headline = " ".join(
+    said = [
         f"{names[c.labels[1]]}: {finding(c, f'a {names[c.labels[0]]}')}."
         for c in made.comparisons
         if c.labels[0] in random and c.verdict != "better"
-    )
+    ]
+    headline = " ".join([*mixed, *said])
     beaten = tuple(scores[control].label for control in controls)
     return dataclasses.replace(made, controls=beaten, names=names, headline=headline)
 
