@@ -99,7 +99,7 @@ MEANINGS = {
     "ema_decay": "above 0, for example 0.99: the exponential moving average of the trained weights "
     "over the steps of the finetuning is validated, saved and predicted with; it reaches back "
     "about 1 / (1 − d) steps; not measured yet",
-    "retention": "how Continue forgets less of its source; see [Adapt](../guide/adapt.md)",
+    "retention": "how a run forgets less of its source; see [Adapt](../guide/adapt.md)",
     "retention_weight": "weight of the penalty of `l2-sp`, `ewc` or `lwf`",
     "rehearsal_cases": "training cases of the source that are drawn for `rehearsal`",
     "deep_supervision": "deep supervision in these trainers; stock `nnUNetTrainer` always has it",

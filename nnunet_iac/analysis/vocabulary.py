@@ -22,14 +22,19 @@ TRAINS_BACKBONE = {
 }
 """Controls that train what retrofits freeze."""
 
-BASELINES = {
-    **TRAINS_BACKBONE,
+_RETROFITS = {
     RANDOM_CELL: "a random cell",
     "identity cell": "an all-identity cell",
     "convolution": "a convolution of equal parameters",
     "attention gates": "attention gates",
     "nested skips": "nested skips (U-Net++)",
     "residual attention": "residual attention",
+}
+
+BASELINES = TRAINS_BACKBONE | {
+    f"{method}{retention}": f"{name}{retention}"
+    for method, name in _RETROFITS.items()
+    for retention in ("", OF_RETENTION["rehearsal"])
 }
 """Methods with which a searched cell is compared at equal budget, by their name in records."""
 

@@ -39,7 +39,7 @@ OF_RETENTION = {
     "lwf": " with LwF",
     "rehearsal": " with rehearsal",
 }
-"""What records add to the name of that control, by the setting `retention`."""
+"""What records add to the names of controls, by the setting `retention`."""
 
 _WITH_ARGUMENT = re.compile(r"(conv|random)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")

@@ -53,7 +53,7 @@ class ContinuationController:
     ) -> None:
         """Begin a new record."""
         backbone = with_trained_part(backbone, self.trained, network.encoder)
-        retention = self.settings.optimisation.retention
+        retention = self.method.retention(self.settings.optimisation)
         name = method_name(self.method, self.settings.cell, retention)
         self.recorder.begin(backbone, {"method": name, **run})
 

@@ -110,7 +110,8 @@ class SearchController:
         self, network: Any, backbone: BackboneRecord, run: dict, genotype: Genotype | None = None
     ) -> None:
         """Begin a new record and give the cells their initial weights."""
-        name = method_name(self.method, self.settings.cell)
+        retention = self.method.retention(self.settings.optimisation)
+        name = method_name(self.method, self.settings.cell, retention)
         part = self.settings.cell.trained_backbone
         backbone = with_trained_part(backbone, part, network.encoder)
         self.recorder.begin(backbone, {"method": name, **run})

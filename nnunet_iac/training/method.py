@@ -15,6 +15,7 @@ from nnunet_iac.search.setting_parts import (
     BackbonePart,
     CellConfig,
     ControlPart,
+    Optimisation,
     RetentionName,
     RetrofitPart,
     TrainablePart,
@@ -42,6 +43,14 @@ class Method:
         """What `trainable_part` may be; the first is the default."""
         return get_args(RetrofitPart if self.retrofits else ControlPart)
 
+    def retention(self, rates: Optimisation) -> RetentionName:
+        """Return how a run with these settings forgets less of its source.
+
+        A frozen backbone leaves rehearsal to choose, which needs batches that are not halves.
+        """
+        kept = not self.retrofits or (rates.retention == "rehearsal" and not self.bilevel)
+        return rates.retention if kept else "none"
+
     def trained_part(self, cell: CellConfig) -> TrainablePart:
         """Return what a run with these settings trains."""
         return cell.trainable_part or self.parts[0]
@@ -59,10 +68,13 @@ CONTINUE = Method("continued", retrofits=False)
 
 def method_name(method: Method, cell: CellConfig, retention: RetentionName = "none") -> str:
     """Return what records call a run of a method with these settings."""
-    if not method.retrofits:
-        return OF_TRAINED_PART[method.trained_part(cell)] + OF_RETENTION[retention]
-    if not method.searches and cell.skip != "cell":
-        return OF_SKIP[cell.skip]
-    if method.searches or cell.genotype is None:
+    if method.searches:
         return method.name
-    return OF_KIND.get(CellSource.of(cell.genotype).kind, method.name)
+    name = method.name
+    if not method.retrofits:
+        name = OF_TRAINED_PART[method.trained_part(cell)]
+    elif cell.skip != "cell":
+        name = OF_SKIP[cell.skip]
+    elif cell.genotype is not None:
+        name = OF_KIND.get(CellSource.of(cell.genotype).kind, name)
+    return name + OF_RETENTION[retention]

@@ -136,15 +136,15 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
     """Return the names of the settings that a run of the method uses."""
     cell, retrofits = settings.cell, method.retrofits
     searches, prunes = method.searches, method.prunes
-    retention = settings.optimisation.retention
+    retention = method.retention(settings.optimisation)
     uses = {
         "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
         "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
         "patient_pattern backbone_trainer backbone_plans backbone_checkpoint score_source "
         "allow_leakage trainable_part ema_decay": True,
-        "retention": not retrofits,
-        "retention_weight": not retrofits and retention in ("l2-sp", "ewc", "lwf"),
-        "rehearsal_cases": not retrofits and retention == "rehearsal",
+        "retention": not retrofits or retention != "none",
+        "retention_weight": retention in ("l2-sp", "ewc", "lwf"),
+        "rehearsal_cases": retention == "rehearsal",
         "skip genotype norm residual activation_checkpointing": retrofits,
         "channel_ratio min_channels partial_channels output_nodes": retrofits
         and cell.implant in ("cell", "convolution"),

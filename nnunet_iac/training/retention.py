@@ -1,7 +1,6 @@
-"""Methods against forgetting, for a backbone that is continued on another data set.
+"""Methods against forgetting, for a network that is adapted to another data set.
 
-They are settings of `nnUNetTrainerContinue`, the control that adapters are compared with. A
-retrofit needs none of them: its backbone is frozen.
+The backbone of a retrofit is frozen, so that of them its cells can use rehearsal only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,7 +93,8 @@ def retained_source(
         ValueError: the choice uses some, and they are not at hand or too few.
     """
     rates = checks.settings.optimisation
-    if checks.method.retrofits or rates.retention not in ("ewc", "rehearsal"):
+    retention = checks.method.retention(rates)
+    if retention not in ("ewc", "rehearsal"):
         return None
     data = checks.data
     content = read_json(data.parent / "dataset.json")
@@ -103,10 +103,10 @@ def retained_source(
         source = source_training_cases(record, run, data.parent.parent)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
-            f"retention={rates.retention} needs training cases of the data set that the backbone "
-            f"was trained on: {error}. Choose l2-sp or lwf, which need none"
+            f"retention={retention} needs training cases of the data set that the backbone "
+            f"was trained on: {error}. Leave retention out, or choose l2-sp or lwf in a control"
         ) from error
-    if rates.retention == "ewc":
+    if retention == "ewc":
         return source
     return rehearsal_cases(source, rates.rehearsal_cases, rates.seed)
 
@@ -119,14 +119,15 @@ def chosen_retention(
     `source` is what `retained_source` returned; `get_dataloaders` is nnU-Net's.
     """
     rates, device = trainer.settings.optimisation, trainer.device
-    if trainer.method.retrofits or rates.retention == "none":
+    retention = trainer.method.retention(rates)
+    if retention == "none":
         return Retention()
-    if rates.retention == "rehearsal":
+    if retention == "rehearsal":
         return Retention(rehearsed=source)
     weights = original_weights(trainer.run.recorder.backbone)
     original = trainer.stock_network().to(device)
     original.load_state_dict(weights)
-    if rates.retention == "lwf":
+    if retention == "lwf":
         regions = trainer.label_manager.has_regions
         return Retention(distillation(original, rates.retention_weight, regions))
     importance = None

@@ -138,42 +138,52 @@ def test_a_model_is_adapted_to_a_single_case(adapted: Any) -> None:
 CONTROL = "nnUNetTrainerContinue"
 
 
-def train_control(workspace: Any, retention: str, first: int = 0) -> str:
-    """Adapt by continuing with a way to forget less, and return the final weights' hash.
+def train_retaining(
+    workspace: Any, retention: str, first: int = 0, trainer: str = CONTROL, cell: str = "null"
+) -> str:
+    """Adapt with a way to forget less, and return the final weights' hash.
 
     With `first` the run ends after so many epochs, as if killed, and is continued.
     """
-    name = f"{retention}-{first}"
+    name = f"{retention}-{first}{cell[:1]}"
     source = workspace.model("nnUNetTrainer_1epoch", "small")
     lengths = ("finetune_epochs=2", "iterations_per_epoch=2", "val_iterations_per_epoch=1")
     words = ("nnunet-iac", "adapt", "-s", source, "-d", 70, "-c", "2d", "-np", 1, "-o", name)
-    workspace.run(*words, "--set", f"retention={retention}", "rehearsal_cases=2", *lengths)
+    given = f"retention={retention}", "rehearsal_cases=2", f"genotype={cell}"
+    workspace.run(*words, "--set", *given, *lengths)
     if first:
 
         def broken_off() -> None:
-            words = ("70", "2d", 0, CONTROL, name)
+            words = ("70", "2d", 0, trainer, name)
             run_until(get_trainer_from_args(*words, device=torch.device("cpu")), first)
 
         log = workspace.path / f"{name}.txt"
         assert in_fork(broken_off, workspace.environment, log) == 0, log.read_text()
-    train = ("nnUNetv2_train", 70, "2d", 0, "-tr", CONTROL, "-p", name, "-device", "cpu")
+    train = ("nnUNetv2_train", 70, "2d", 0, "-tr", trainer, "-p", name, "-device", "cpu")
     workspace.run(*train, *(["--c"] if first else []))
-    fold = workspace.path / "results" / TARGET / f"{CONTROL}__{name}__2d" / "fold_0"
+    fold = workspace.path / "results" / TARGET / f"{trainer}__{name}__2d" / "fold_0"
     assert RunFolder.of_fold(fold).read_source() is not None
     return tensors_hash(read_checkpoint(fold / FINAL)["network_weights"])
 
 
+def rehearsed_cases(workspace: Any, model: str) -> set[str]:
+    """Return the source's training cases that a run with rehearsal learned from as well."""
+    fold = workspace.path / "results" / TARGET / model / "fold_0"
+    return {*RunFolder.of_fold(fold).read_cost().run["source_cases"]}
+
+
 def test_a_control_that_is_to_forget_less_trains_otherwise_and_is_continued(adapted: Any) -> None:
     ways = ("none", "ewc", "rehearsal")  # The two that need cases of the source; others: units.
-    trained = {retention: train_control(adapted, retention) for retention in ways}
+    trained = {retention: train_retaining(adapted, retention) for retention in ways}
     assert len({*trained.values()}) == len(ways)
     for retention in ("ewc", "rehearsal"):
-        assert train_control(adapted, retention, first=1) == trained[retention]
-    fold = adapted.path / "results" / TARGET / f"{CONTROL}__rehearsal-0__2d" / "fold_0"
-    known = read_json(adapted.preprocessed / "splits_final.json")[0]["train"]
-    rehearsed = RunFolder.of_fold(fold).read_cost().run["source_cases"]
+        assert train_retaining(adapted, retention, first=1) == trained[retention]
+    rehearsed = rehearsed_cases(adapted, f"{CONTROL}__rehearsal-0n__2d")
     assert len(rehearsed) == 2
-    assert {*rehearsed} <= {*known}
+    assert rehearsed <= {*read_json(adapted.preprocessed / "splits_final.json")[0]["train"]}
+    discrete = "nnUNetTrainerIACDiscrete"
+    train_retaining(adapted, "rehearsal", trainer=discrete, cell="random:0")
+    assert rehearsed_cases(adapted, f"{discrete}__rehearsal-0r__2d") == rehearsed
 
 
 def refusal(workspace: Any, *words: object) -> str:

@@ -169,6 +169,8 @@ def test_every_written_setting_that_a_trainer_does_not_use_is_named(
         (trainers.nnUNetTrainerContinue, {"retention": "ewc", "retention_weight": 2.0}, None),
         (trainers.nnUNetTrainerContinue, {"retention": "rehearsal", "rehearsal_cases": 2}, None),
         (trainers.nnUNetTrainerContinue, {"retention": "lwf", "rehearsal_cases": 2}, "rehearsal"),
+        (trainers.nnUNetTrainerIACLTH, {"retention": "rehearsal", "rehearsal_cases": 2}, None),
+        (trainers.nnUNetTrainerIAC, {"retention": "rehearsal"}, "retention"),
         (trainers.nnUNetTrainerIAC, {"stability_threshold": None, "patience": None}, None),
     ],
 )

@@ -12,7 +12,7 @@ from torch import nn
 
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.training.method import CONTINUE, IAC_LTH
+from nnunet_iac.training.method import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH, Method
 from nnunet_iac.training.retention import (
     JoinedCases,
     Retention,
@@ -161,17 +161,30 @@ def test_only_choices_that_need_them_use_the_sources_training_cases(
     assert (None if found is None else found.cases) == cases
 
 
-def test_a_retrofit_uses_none(tmp_path: Path) -> None:
-    checks = _checks(tmp_path, retention="ewc")
-    checks.method = IAC_LTH
-    assert retained_source(checks, write_source(tmp_path), ["site_0"]) is None
+@pytest.mark.parametrize(
+    ("method", "retention", "cases"),
+    [
+        (IAC_LTH, "ewc", None),
+        (IAC_LTH, "rehearsal", ("c_0",)),
+        (IAC_DISCRETE, "rehearsal", ("c_0",)),
+        (IAC, "rehearsal", None),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_of_all_ways_cells_use_rehearsal(
+    tmp_path: Path, method: Method, retention: str, cases: tuple[str, ...] | None
+) -> None:
+    checks = _checks(tmp_path, retention=retention, rehearsal_cases=1)
+    checks.method = method
+    found = retained_source(checks, write_source(tmp_path), ["site_0"])
+    assert (found and found.cases) == cases
 
 
 @pytest.mark.parametrize(
     ("dataset", "gone", "message"),
     [
-        (SOURCE, None, "is a model of Dataset027_Source itself. Choose l2-sp or lwf"),
-        ("Dataset030_Target", "splits_final.json", "does not exist. Choose l2-sp or lwf"),
+        (SOURCE, None, "is a model of Dataset027_Source itself. Leave retention out"),
+        ("Dataset030_Target", "splits_final.json", "does not exist. Leave retention out"),
     ],
 )
 def test_a_choice_without_the_cases_it_needs_is_refused(

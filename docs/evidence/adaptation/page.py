@@ -51,6 +51,7 @@ NAMES = {
     RANDOM: "cells: random",
     "random-norms": "cells: random, and norms",
     "random-wide": "cells: random, wide",
+    "random-rehearsal": "cells: random, with rehearsal",
     "random-ema": "cells: random, averaged weights (EMA)",
     DEFAULT: "cells: searched (IAC-LTH)",
     "transferred": "cells: searched on the source",
