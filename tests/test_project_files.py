@@ -13,6 +13,13 @@ import nnunet_iac
 ROOT = Path(__file__).parents[1]
 CITATION: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 PROJECT = ProjectMetadata(str(ROOT), None).core
+COMPUTING = sorted(
+    [
+        *(ROOT / "docs").rglob("m*.sh"),
+        *(ROOT / "setup_scripts" / f"{name}.sh" for name in ("demo", "gpu", "test")),
+    ]
+)
+"""Scripts that train, predict or measure."""
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
 
@@ -51,6 +58,11 @@ def test_an_unreleased_first_version_only_adds() -> None:
     (version,) = re.findall(r"^## \[(.*)\] - Unreleased$", text, re.MULTILINE)
     assert version == nnunet_iac.__version__
     assert re.findall(r"^### (.*)$", text, re.MULTILINE) == ["Added"]
+
+
+@pytest.mark.parametrize("path", COMPUTING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_threads_of_our_scripts_sleep_while_they_wait(path: Path) -> None:
+    assert re.search(r"^export .*\bOMP_WAIT_POLICY=passive\b", path.read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", FORMS, ids=lambda path: path.stem)

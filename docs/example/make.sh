@@ -4,5 +4,6 @@
 set -euo pipefail
 demo=$(realpath -m "${1:-demo}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
+export OMP_WAIT_POLICY=passive
 nnunet-iac demo -o "$demo" -device cpu
 nnunet-iac report "$demo/nnUNet_results/Dataset004_Hippocampus"/*__demo_* -o . --paper

@@ -29,6 +29,7 @@ VARIANTS: Sequence[Mapping[str, Any]] = (
     {},
     {"preset": "adapt"},
     {"edge_transform": "tan"},
+    {"backbone_checkpoint": "checkpoint_final.pth"},
     *({"retention": name} for name in get_args(RetentionName)),
 )
 """Settings under which others are used that are not by default."""

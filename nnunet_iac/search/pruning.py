@@ -1,5 +1,7 @@
 """The pruning search: its stability test, a state, and the function that advances it an epoch."""
 
+import math
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +18,9 @@ from nnunet_iac.search.relaxation import (
 )
 from nnunet_iac.search.setting_parts import CellConfig, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
+
+LARGEST = sys.float_info.max
+"""A threshold that grows for as long as an edge is unstable stays a number."""
 
 
 def js_divergence(
@@ -91,6 +96,7 @@ class PruningEvent:
     operation: str
     importance: float
     divergence: float | None
+    """None where it is undefined, or where the event is forced, as the threshold is then."""
     threshold: float | None
     rule: str
     """`two-sigma` (below mean - 2 sd), `smallest`, or `forced` at the epoch limit."""
@@ -179,7 +185,8 @@ def advance(
         rule = "two-sigma" if _is_outlier(score[index], operation) else "smallest"
         events.append(_event(observation.epoch, decision, index, operation, rule))
     unstable = undecided & ~stable
-    threshold = torch.where(unstable, state.threshold * test.threshold_growth, state.threshold)
+    grown = (state.threshold * test.threshold_growth).clamp(max=LARGEST)
+    threshold = torch.where(unstable, grown, state.threshold)
     if test.reset_threshold:
         threshold = torch.where(due, test.stability_threshold, threshold)
     advanced = PruningState(
@@ -260,12 +267,13 @@ def _is_outlier(score: Float[Tensor, " operations"], operation: int) -> bool:
 
 def _event(epoch: int, decision: Decision, index: int, operation: int, rule: str) -> PruningEvent:
     forced = rule == "forced"
+    divergence = decision.divergence[index].item()
     return PruningEvent(
         epoch,
         *EDGES[index],
         OPERATIONS[operation],
         decision.importance[index, operation].item(),
-        None if forced else decision.divergence[index].item(),
+        None if forced or not math.isfinite(divergence) else divergence,
         None if forced else decision.threshold[index].item(),
         rule,
     )

@@ -25,6 +25,13 @@ def at_least(minimum: int) -> Constraint:
     return Constraint(f">= {minimum}", lambda value: value >= minimum)
 
 
+def between(minimum: float, maximum: float) -> Constraint:
+    """Return the constraint of a least and a largest value, beyond which arithmetic overflows."""
+    return Constraint(
+        f">= {minimum:,} and <= {maximum:,}", lambda value: minimum <= value <= maximum
+    )
+
+
 def above(minimum: int) -> Constraint:
     """Return the constraint of a bound that is not allowed itself."""
     return Constraint(f"> {minimum}", lambda value: value > minimum)
@@ -38,6 +45,12 @@ def _valid_pattern(pattern: str) -> bool:
     return True
 
 
+COUNT = between(1, 1_000_000)
+COUNT_OR_NONE = between(0, 1_000_000)
+CHANNELS = between(1, 4096)
+LEARNING_RATE = between(1e-12, 100)
+DECAY_RATE = between(0, 100)
+WEIGHT = between(1e-12, 1_000_000_000)
 BELOW_THE_POLE = Constraint("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
 DECAY = Constraint("[0, 1)", lambda value: 0 <= value < 1)
 SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
@@ -165,8 +178,8 @@ class CellConfig(CheckedPart):
     """What is put into the skip connections, and how edges and operations are weighted."""
 
     channel_ratio: Annotated[float, SHARE] = 0.25
-    min_channels: Annotated[int, at_least(1)] = 16
-    partial_channels: Annotated[int, at_least(1)] = 4
+    min_channels: Annotated[int, CHANNELS] = 16
+    partial_channels: Annotated[int, CHANNELS] = 4
     output_nodes: Annotated[int, NODE_COUNT] = 4
     norm: Literal["plans", "batch"] = "plans"
     residual: Literal["none", "zero"] = "zero"
@@ -240,12 +253,12 @@ class SearchSchedule(CheckedPart):
     """How long the phases are; `search_epochs` is the whole search stage, warm-up included."""
 
     preset: Preset = "literal"
-    warmup_epochs: Annotated[int, at_least(0)] = 15
-    search_epochs: Annotated[int, at_least(1)] = 200
-    finetune_epochs: Annotated[int, at_least(0)] = 200
-    finetune_patience: Annotated[int | None, at_least(1)] = None
-    iterations_per_epoch: Annotated[int, at_least(1)] = 250
-    val_iterations_per_epoch: Annotated[int, at_least(1)] = 50
+    warmup_epochs: Annotated[int, COUNT_OR_NONE] = 15
+    search_epochs: Annotated[int, COUNT] = 200
+    finetune_epochs: Annotated[int, COUNT_OR_NONE] = 200
+    finetune_patience: Annotated[int | None, COUNT] = None
+    iterations_per_epoch: Annotated[int, COUNT] = 250
+    val_iterations_per_epoch: Annotated[int, COUNT] = 50
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -267,7 +280,7 @@ class StabilityTest(CheckedPart):
     """
 
     stability_test: TestName = "js"
-    patience: Annotated[int, at_least(1)] = 1
+    patience: Annotated[int, COUNT] = 1
     stability_threshold: Annotated[float, above(0)] = 1.0
     threshold_growth: Annotated[float, at_least(1)] = 2.0
     reset_threshold: bool = False
@@ -277,19 +290,19 @@ class StabilityTest(CheckedPart):
 class Optimisation(CheckedPart):
     """Optimisers, learning rates and random numbers."""
 
-    weights_lr: Annotated[float, above(0)] = 0.01
+    weights_lr: Annotated[float, LEARNING_RATE] = 0.01
     weights_lr_min: Annotated[float, at_least(0)] = 1e-4
-    annealing_power: Annotated[float, at_least(1)] = 2.0
-    architecture_lr: Annotated[float, above(0)] = 1e-3
+    annealing_power: Annotated[float, between(1, 1000)] = 2.0
+    architecture_lr: Annotated[float, LEARNING_RATE] = 1e-3
     architecture_betas: Annotated[tuple[float, float], ADAM_BETAS] = (0.9, 0.999)
-    architecture_weight_decay: Annotated[float, at_least(0)] = 0.0
+    architecture_weight_decay: Annotated[float, DECAY_RATE] = 0.0
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
-    finetune_lr: Annotated[float, above(0)] = 1e-3
+    finetune_lr: Annotated[float, LEARNING_RATE] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
     ema_decay: Annotated[float, DECAY] = 0.0
     retention: RetentionName = "none"
-    retention_weight: Annotated[float, above(0)] = 1.0
-    rehearsal_cases: Annotated[int, at_least(1)] = 10
+    retention_weight: Annotated[float, WEIGHT] = 1.0
+    rehearsal_cases: Annotated[int, COUNT] = 10
     deep_supervision: bool = True
     compile_cells: bool = False
     seed: Annotated[int, TORCH_SEED] = 0

@@ -19,6 +19,7 @@ import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from threadpoolctl import threadpool_limits
 
 from nnunet_iac.search.patients import halves
 from nnunet_iac.search.setting_parts import Optimisation, SearchSchedule
@@ -59,9 +60,14 @@ class SeededLoader:
         self._stride = max(1, workers)
 
     def set_thread_id(self, worker: int) -> None:
-        """Begin as one of the workers; batchgenerators calls this in the worker's process."""
+        """Begin as one of the workers; batchgenerators calls this in the worker's process.
+
+        As in nnU-Net's own workers no library has more than one thread: it would wait for ever for
+        those of the process this one was forked from, which are not here.
+        """
         self._number += worker
-        torch.set_num_threads(1)  # Those of the process it was forked from are not here.
+        torch.set_num_threads(1)
+        threadpool_limits(1)
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def __next__(self) -> Any:

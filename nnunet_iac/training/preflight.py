@@ -133,19 +133,22 @@ def require_usable(method: Method, settings: Settings) -> None:
 
 
 def used_settings(method: Method, settings: Settings) -> set[str]:
-    """Return the names of the settings that a run of the method uses."""
+    """Return the names of the settings that a run of the method uses with these settings."""
     cell, retrofits = settings.cell, method.retrofits
+    is_file = settings.data.backbone_checkpoint is not None
     searches, prunes = method.searches, method.prunes
     retention = method.retention(settings.optimisation)
     uses = {
         "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
         "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
-        "patient_pattern backbone_trainer backbone_plans backbone_checkpoint score_source "
-        "allow_leakage trainable_part ema_decay": True,
+        "patient_pattern backbone_checkpoint allow_leakage trainable_part ema_decay": True,
+        "backbone_trainer backbone_plans": not is_file,
+        "score_source": is_file,
         "retention": not retrofits or retention != "none",
         "retention_weight": retention in ("l2-sp", "ewc", "lwf"),
         "rehearsal_cases": retention == "rehearsal",
-        "skip genotype norm residual activation_checkpointing": retrofits,
+        "skip genotype residual activation_checkpointing": retrofits,
+        "norm": retrofits and cell.implant != "attention",
         "channel_ratio min_channels partial_channels output_nodes": retrofits
         and cell.implant in ("cell", "convolution"),
         "max_parameter_ratio max_mac_ratio compile_cells": retrofits and cell.implant == "cell",
@@ -211,11 +214,11 @@ class Preflight:
         section, found = present_names(config.get(SECTION, {}))
         used, warnings = used_settings(self.method, self.settings), list(found)
         for key, value in section.items():
-            if key in overrides and value != overrides[key]:
+            if value is not None and key not in used:
+                warnings.append(f"{key}={value} is ignored; {trainer} does not use it")
+            elif value is not None and value != overrides.get(key, value):
                 fixed = f"{trainer} fixes it at {overrides[key]}"
                 warnings.append(f"{key}={value} of the plans is ignored; {fixed}")
-            elif key not in overrides and value is not None and key not in used:
-                warnings.append(f"{key}={value} is ignored; {trainer} does not use it")
         compiles = self.settings.optimisation.compile_cells and "compile_cells" in used
         if compiles and device.type != "cuda":
             warnings.append(

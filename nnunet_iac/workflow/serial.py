@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment
 from nnunet_iac.host.forks import import_nnunet, run_forked
@@ -38,6 +40,7 @@ def run_serially(study: Study, report: Log) -> Path:
         ValueError, FileNotFoundError, RuntimeError: the study cannot be run, or a step failed; the
             message has the end of its output.
     """
+    torch.set_num_threads(1)  # A fork would wait for ever for threads that were started here.
     import_nnunet()  # The checks would, and show warnings.
     require_ready(study)
     folder = study_folder(study)

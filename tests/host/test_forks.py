@@ -3,10 +3,13 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from nnunet_iac.host.forks import run_forked
+from nnunet_iac.workflow import serial
 from nnunet_iac.workflow.serial import Log, RunCommand, run_logged, run_process
 
 MODULE = """
@@ -35,6 +38,18 @@ def test_a_forked_command_gives_its_lines_and_status_and_its_workers_one_thread(
     words = [sys.executable, "-m", "forked_here", "a", "--b"]
     assert run_forked(words, {"OWN": "variable"}, lines.append) == 3
     assert lines == ["workers have 1 thread\n", "a --b variable\n"]
+
+
+def test_a_study_starts_no_threads_that_its_forks_would_wait_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def check(_: object) -> None:
+        raise RuntimeError(f"{torch.get_num_threads()} thread")
+
+    monkeypatch.setattr(serial, "require_ready", check)
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="1 thread"):
+        serial.run_serially(SimpleNamespace(), print)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("run", [run_forked, run_process])

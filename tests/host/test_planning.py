@@ -79,7 +79,10 @@ def test_an_existing_identifier_with_other_content_is_not_overwritten(preprocess
             ("4", "2d", "nnUNetPlans", "Mine", {"patiense": 1}),
             "did you mean 'patience'",
         ),
-        (("4", "2d", "nnUNetPlans", "Mine", {"patience": 0}), "'patience' must be >= 1; got 0"),
+        (
+            ("4", "2d", "nnUNetPlans", "Mine", {"patience": 0}),
+            "'patience' must be >= 1 and <= 1,000,000; got 0",
+        ),
         (("7", "2d", "nnUNetPlans", "Mine", {}), "got '7'"),
         (("Hippocampus", "2d", "nnUNetPlans", "Mine", {}), "got 'Hippocampus'"),
     ],

@@ -88,7 +88,7 @@ def test_nested_skips_of_an_exported_model_are_built():
         ({"norm": "group"}, "'norm' must be one of plans, batch; got 'group'"),
         ({"channel_ratio": "0.5"}, "'channel_ratio' must be a finite number; got '0.5'"),
         ({"channel_ratio": 2}, r"'channel_ratio' must be \(0, 1\]; got 2"),
-        ({"min_channels": 0}, "'min_channels' must be >= 1; got 0"),
+        ({"min_channels": 0}, "'min_channels' must be >= 1 and <= 4,096; got 0"),
         ({"partial_channels": 2.0}, "'partial_channels' must be an integer; got 2.0"),
         ({"output_nodes": 5}, "'output_nodes' must be 1, 2, 3 or 4; got 5"),
         ({"tan_clamp": 1.6}, r"'tan_clamp' must be \(0, pi/2\); got 1.6"),

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nnunet_iac.nn.cell import CellShape
+from nnunet_iac.search.annealing import cosine_power, polynomial
 from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.settings import Settings, parse_assignment
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
@@ -144,6 +146,35 @@ def test_codes_with_one_changed_are_a_genotype_or_refused(genotype, place, value
 def test_any_value_is_settings_or_refused(value):
     settings = _read_settings(value)
     assert settings is None or value == {}
+
+
+NUMBERS = tuple(
+    key for key, value in Settings().to_mapping().items() if type(value) in (int, float)
+)
+EXTREMES = (0, 1, 1e-300, 1e-12, 100, 1000, 4096, 10**6, 2**64 - 1, 1e9, 1e300, 10**400)
+
+
+@given(st.dictionaries(st.sampled_from(NUMBERS), st.sampled_from(EXTREMES), max_size=4))
+@example({"annealing_power": 1e200})
+@example({"preset": "adaptive", "architecture_lr": 1e200})
+@example({"preset": "adaptive", "architecture_lr": 1e-200})
+@example({"preset": "adaptive", "iterations_per_epoch": 10**400})
+@example({"search_epochs": 10**400})
+@example({"min_channels": 10**400})
+def test_what_is_computed_from_valid_numbers_is_finite(values):
+    settings = _read_settings(values)
+    if settings is None:
+        return
+    schedule, rates, cell = settings.schedule, settings.optimisation, settings.cell
+    cosine = (rates.weights_lr, rates.weights_lr_min, rates.annealing_power)
+    widths = ("channel_ratio", "min_channels", "partial_channels")
+    numbers = [
+        *(cosine_power(epoch, schedule.search_epochs, *cosine) for epoch in (0, 1)),
+        polynomial(0, max(1, schedule.finetune_epochs), rates.finetune_lr),
+        CellShape.of_level(64, **{key: getattr(cell, key) for key in widths}).channels,
+        schedule.search_epochs * schedule.iterations_per_epoch / settings.soonest_end,
+    ]
+    assert all(map(math.isfinite, numbers))
 
 
 @given(st.dictionaries(st.integers() | st.none() | st.tuples(st.integers()), JSON, min_size=1))

@@ -286,6 +286,27 @@ def test_an_undefined_distribution_counts_as_unstable_with_raw_strict():
     assert len(decision.events) == 13
 
 
+def test_on_a_schedule_an_undefined_divergence_prunes_and_its_event_has_none():
+    settings = Settings(importance="raw-strict", stability_test="schedule")
+    seen = observation(16, row([-1, 1, 1, 1, 1, 1, 1], others=1.0), torch.ones(14))
+    state, decision = advance(
+        begin(seen, settings.stability, settings.cell), seen, settings.stability, settings.cell
+    )
+    assert len(decision.events) == 14
+    assert [event.divergence is None for event in decision.events] == [True] + [False] * 13
+    assert math.isnan(decision.divergence[0])
+    assert (state.active.sum(dim=1) == 6).all()
+
+
+def test_a_threshold_that_grows_throughout_a_search_stays_finite():
+    settings = Settings(importance="raw-strict", threshold_growth=100.0)
+    seen = observation(16, row([-1, 1, 1, 1, 1, 1, 1], others=1.0), torch.ones(14))
+    state = begin(seen, settings.stability, settings.cell)
+    for _ in range(200):
+        state, _ = advance(state, seen, settings.stability, settings.cell)
+    assert state.threshold.isfinite().all()
+
+
 @pytest.mark.parametrize("mode", ["softmax", "raw"])
 def test_an_undefined_divergence_is_an_error_otherwise(mode):
     settings = Settings(importance=mode)

@@ -30,6 +30,7 @@ OWN_FILES = (
     "splits_final.json",
 )
 """Of the preprocessed data set; every test in the tests' process has its own."""
+HANGS_AFTER_SECONDS = 400
 FORKING_POOLS = Path(__file__).parent / "forking_pools"
 
 
@@ -85,13 +86,17 @@ class Workspace:
         return subprocess.CompletedProcess(words, status, log.read_text(), log.read_text())
 
     def process(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run an installed command as a user does, in an interpreter of its own."""
+        """Run an installed command as a user does, in an interpreter of its own with its threads.
+
+        A command that hangs is an error.
+        """
         program = str(Path(sys.executable).parent / str(words[0]))
         return subprocess.run(
             [program, *map(str, words[1:])],
             env={**os.environ, **self.environment, **environment},
             capture_output=True,
             text=True,
+            timeout=HANGS_AFTER_SECONDS,
         )
 
     def run(self, *words: object, **environment: str) -> str:

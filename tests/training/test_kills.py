@@ -34,7 +34,7 @@ def test_a_killed_and_continued_run_equals_an_unbroken_one(
     cell = {"genotype": str(tmp_path / "cell.json")} if "Discrete" in trainer else {}
     plans = workspace.write_plans("killed", backbone_trainer="nnUNetTrainer_1epoch", **cell)
     asked = request.config.getoption("--kills")
-    count = round((asked or KILLS) * SHARE_OF_KILLS[trainer])
+    count = max(len(kills.STAGES), round((asked or KILLS) * SHARE_OF_KILLS[trainer]))
     outside = round(count * OUTSIDE) if asked else int("Discrete" in trainer)
     number = () if trainer == LTH and asked is None else ("--kills", str(count))
     folder = request.config.getoption("--record") or tmp_path

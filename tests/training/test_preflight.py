@@ -73,7 +73,7 @@ ALWAYS = {
     *("iterations_per_epoch", "val_iterations_per_epoch", "finetune_optimizer"),
     *("finetune_lr", "finetune_schedule", "deep_supervision", "seed", "deterministic"),
     *("patient_pattern", "backbone_trainer", "backbone_plans", "backbone_checkpoint"),
-    *("allow_leakage", "score_source", "trainable_part", "ema_decay"),
+    *("allow_leakage", "trainable_part", "ema_decay"),
 }
 RETROFIT = {"norm", "residual", "activation_checkpointing", "skip", "genotype"}
 CELL = {"channel_ratio", "min_channels", "partial_channels", "output_nodes"}
@@ -144,14 +144,22 @@ def test_every_written_setting_that_a_trainer_does_not_use_is_named(
         needed = {"genotype": "random:0"} if trainer.method is IAC_DISCRETE else {}
         section = {**({} if key == "skip" else needed), key: value}
         named = [line for line in _warnings(trainer, **section) if f" {key}=" in line]
-        if key in trainer.overrides:
-            assert "fixes it at" in named[0]
-        elif key in _used_by(trainer, section):
-            assert named == []
-        else:
+        if key not in _used_by(trainer, section):
             assert named == [
                 f"WARNING: {key}={value} is ignored; {trainer.__name__} does not use it"
             ]
+        elif key in trainer.overrides:
+            assert "fixes it at" in named[0]
+        else:
+            assert named == []
+
+
+@pytest.mark.parametrize("trainer", ALL, ids=lambda trainer: trainer.__name__)
+def test_no_warning_is_of_a_value_that_no_user_set(trainer: type[RetrofitTrainer]) -> None:
+    needed = {"genotype": "random:0"} if trainer.method is IAC_DISCRETE else {}
+    assert _warnings(trainer, **needed) == []
+    decided_by_presets = dict.fromkeys(("patience", "stability_threshold"))
+    assert _warnings(trainer, **needed, **decided_by_presets) == []
 
 
 @pytest.mark.parametrize(
@@ -172,6 +180,19 @@ def test_every_written_setting_that_a_trainer_does_not_use_is_named(
         (trainers.nnUNetTrainerIACLTH, {"retention": "rehearsal", "rehearsal_cases": 2}, None),
         (trainers.nnUNetTrainerIAC, {"retention": "rehearsal"}, "retention"),
         (trainers.nnUNetTrainerIAC, {"stability_threshold": None, "patience": None}, None),
+        (trainers.nnUNetTrainerIACDiscrete, {"skip": "attention", "norm": "batch"}, "norm"),
+        (trainers.nnUNetTrainerIACDiscrete, {"skip": "nested", "norm": "batch"}, None),
+        (trainers.nnUNetTrainerIACLTH, {"score_source": False}, "score_source"),
+        (
+            trainers.nnUNetTrainerIACLTH,
+            {"backbone_checkpoint": "model.pth", "score_source": False},
+            None,
+        ),
+        (
+            trainers.nnUNetTrainerContinue,
+            {"backbone_checkpoint": "model.pth", "backbone_plans": "other"},
+            "backbone_plans",
+        ),
     ],
 )
 def test_whether_a_setting_is_used_may_depend_on_others(

@@ -113,14 +113,15 @@ def test_show_prints_the_same_cell_from_file_fold_and_checkpoint(
     assert picture.read_text().startswith("<?xml")
 
 
-def test_plan_writes_settings_that_a_run_obeys(workspace: Any) -> None:
+def test_plan_writes_settings_that_a_run_with_workers_obeys(workspace: Any) -> None:
     before = (workspace.preprocessed / "small.json").read_text()
     words = ["nnunet-iac", "plan", "-d", 4, "-c", "2d", "-p", "small", "-o", "planned"]
     settings = ["--set", "seed=3", "residual=zero", "norm=batch", "backbone_plans=small"]
     workspace.run(*words, *settings, "--set", "backbone_trainer=nnUNetTrainer_1epoch")
     assert (workspace.preprocessed / "small.json").read_text() == before
     train = ("nnUNetv2_train", 4, "2d", 0, "-tr", LTH, "-p", "planned", "-device", "cpu")
-    done = workspace.process(*train)  # As a user does: pools are spawned, predictions mirrored.
+    # As a user does: threads and workers, pools are spawned, predictions mirrored.
+    done = workspace.process(*train, nnUNet_n_proc_DA="2")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     fold = workspace.model(LTH, "planned") / "fold_0"
     assert (fold / "progress.png").read_bytes().startswith(b"\x89PNG")

@@ -5,6 +5,7 @@
 # extras study and onnx, and docs/evidence/results/quality-acdc-augmented.json for the cells that travel. About an hour on two cores.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+export OMP_WAIT_POLICY=passive
 dataset=Dataset004_Hippocampus
 [ -f "$nnUNet_preprocessed/$dataset/nnUNetPlans.json" ] ||
     nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess -d 4 -c 2d 3d_fullres

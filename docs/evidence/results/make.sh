@@ -6,6 +6,7 @@
 # each on two cores.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+export OMP_WAIT_POLICY=passive
 studies=("$@")
 [ $# -gt 0 ] || for file in *.yaml; do studies+=("${file%.yaml}"); done
 for study in "${studies[@]}"; do
