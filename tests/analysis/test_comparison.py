@@ -305,7 +305,7 @@ def test_an_interval_that_its_test_does_not_support_detects_nothing(tmp_path):
     (found,) = compare_folders(paths[:1], paths[1:]).comparisons
     assert found.interval.low > 0
     assert (found.verdict, found.p) == ("no difference detected", pytest.approx(4 / 64))
-    assert finding(found, "A").endswith("adjusted p = 0.0625, n = 6)")
+    assert finding(found, "A").endswith("p = 0.0625 after Holm over 1 comparison, n = 6)")
 
 
 def test_p_values_that_fail_together_detect_nothing(tmp_path):
@@ -376,8 +376,9 @@ def test_the_table_ends_with_every_difference_to_reference_and_controls(models):
 def test_the_first_line_names_the_methods_that_do_not_beat_a_random_cell(models):
     said = (
         "IAC-LTH: no difference detected from a random cell (+0.0100, 95 % CI +0.0100 to +0.0100, "
-        "adjusted p = 0.2500, n = 6). IAC: no difference detected from a random cell (-0.0100, "
-        "95 % CI -0.0100 to -0.0100, adjusted p = 0.2500, n = 6)."
+        "p = 0.2500 after Holm over 8 comparisons, n = 6). IAC: no difference detected from a "
+        "random cell (-0.0100, 95 % CI -0.0100 to -0.0100, p = 0.2500 after Holm over 8 "
+        "comparisons, n = 6)."
     )
     made = compare_folders(models[:1], models[1:3], models[3:])
     assert made.headline == said
@@ -395,9 +396,9 @@ def test_one_random_cell_among_several_is_named_by_its_folder(models):
     made = compare_folders(models[:1], models[2:3], [models[3], _copy(models[3], "again__P__2d")])
     assert made.headline == (
         "IAC: no difference detected from a random cell (random_cell__P__2d) (-0.0100, 95 % CI "
-        "-0.0100 to -0.0100, adjusted p = 0.1562, n = 6). "
+        "-0.0100 to -0.0100, p = 0.1562 after Holm over 5 comparisons, n = 6). "
         "IAC: no difference detected from a random cell (again__P__2d) (-0.0100, 95 % CI "
-        "-0.0100 to -0.0100, adjusted p = 0.1562, n = 6)."
+        "-0.0100 to -0.0100, p = 0.1562 after Holm over 5 comparisons, n = 6)."
     )
 
 

@@ -143,7 +143,7 @@ def _compared(name: str, how: str, made: Sequence[GroupComparison]) -> Table:
     return Table(
         name,
         f"Patient-level Dice {how}: before, after, difference with its 95 % bootstrap interval, "
-        "two-sided Wilcoxon test alone and adjusted after Holm.",
+        "two-sided Wilcoxon test alone and adjusted after Holm over all comparisons of the report.",
         (*head, "A", "B", "B - A", "p", "p, Holm", "false positives", "misses"),
         tuple(rows),
     )

@@ -103,6 +103,7 @@ def numbers_of(one: Adaptation) -> dict[str, Any]:
         "forgetting": lost.difference,
         "interval": lost.interval and [lost.interval.low, lost.interval.high],
         "p_holm": lost.p_holm,
+        "family": lost.family,
         "false_positives": lost.false_positives,
         "misses": lost.misses,
         "verdict": lost.verdict,

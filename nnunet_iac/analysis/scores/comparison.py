@@ -72,6 +72,7 @@ class PairedComparison:
         misses: likewise, how many classes of cases that the truth has are not found at all.
         p_errors: of the sign test that both together rise in as many patients as they fall, None
             where they do neither; `p_errors_holm`: adjusted likewise, apart from those of Dice.
+        family: how many tests of Dice the adjusted p is one of; `errors_family` likewise.
         leakage: why a network may have seen the cases it is scored on.
         undecided: why there is no verdict; empty where there may be one.
     """
@@ -96,6 +97,8 @@ class PairedComparison:
     misses: tuple[float, float] = (0, 0)
     p_errors: float | None = None
     p_errors_holm: float | None = None
+    family: int = 1
+    errors_family: int = 1
     surface: tuple[SurfaceComparison, ...] = ()
     leakage: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -145,13 +148,25 @@ def adjusted(family: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]
     positives and misses another.
     """
 
-    def holms(name: str) -> list[float | None]:
-        tests = {frozenset(c.labels): p for c in family if (p := getattr(c, name)) is not None}
-        found = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
-        return [found.get(frozenset(c.labels)) for c in family]
+    def tests(name: str) -> dict[frozenset[str], float]:
+        known = ((frozenset(c.labels), getattr(c, name)) for c in family)
+        return {labels: p for labels, p in known if p is not None}
 
-    both = zip(family, holms("p"), holms("p_errors"), strict=True)
-    return tuple(dataclasses.replace(c, p_holm=p, p_errors_holm=q) for c, p, q in both)
+    dice, errors = tests("p"), tests("p_errors")
+    of_dice, of_errors = (
+        dict(zip(found, statistics.holm(list(found.values())), strict=True))
+        for found in (dice, errors)
+    )
+    return tuple(
+        dataclasses.replace(
+            c,
+            p_holm=of_dice.get(frozenset(c.labels)),
+            p_errors_holm=of_errors.get(frozenset(c.labels)),
+            family=len(dice),
+            errors_family=len(errors),
+        )
+        for c in family
+    )
 
 
 def compare_scores(

@@ -22,11 +22,11 @@ SOURCE_HEAD = (
     "source Dice before",
     "source Dice",
     "forgetting [95 % CI]",
-    "p of forgetting (Holm)",
+    "p of forgetting (Holm over {})",
 )
 """The columns of methods that adapt a model."""
 
-TRANSFER = "forward transfer over {} [95 %]", "p of transfer over {} (Holm)"
+TRANSFER = "forward transfer over {} [95 %]", "p of transfer over {} (Holm over {})"
 """The columns for every backbone of the study that was trained on the target alone."""
 
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
@@ -259,11 +259,12 @@ def cells(table: MethodTable) -> list[list[str]]:
     wrong = any(any((*c.false_positives, *c.misses)) for c in compared)
     head += ["false positives, backbone / method", "misses, backbone / method"] if wrong else []
     for baseline in table.baselines:
-        head += [f"difference from {shown_name(baseline)} [95 % CI]", "p (Holm)"]
-    on_source = any(row.forgetting is not None for row in table.rows)
-    head += [*SOURCE_HEAD] if on_source else []
-    alone = dict.fromkeys(name for row in table.rows for name in row.transfers)
-    head += [column.format(name) for name in alone for column in TRANSFER]
+        head += [f"difference from {shown_name(baseline)} [95 % CI]"]
+        head += [f"p (Holm over {compared[0].family})"]
+    on_source = [row.forgetting.family for row in table.rows if row.forgetting is not None]
+    head += [column.format(on_source[0]) for column in SOURCE_HEAD] if on_source else []
+    alone = {name: c.family for row in table.rows for name, c in row.transfers.items()}
+    head += [column.format(name, n) for name, n in alone.items() for column in TRANSFER]
     found = [head]
     for row in table.rows:
         line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]

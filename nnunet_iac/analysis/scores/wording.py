@@ -45,6 +45,11 @@ def p_text(value: float | None) -> str:
     return f"{value:.4f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
 
 
+def adjusted_text(p: float | None, family: int) -> str:
+    """Return an adjusted p value with its family, for example `p = 0.0312 after Holm over 8`."""
+    return f"p = {p_text(p)} after Holm over {counted(family, 'comparison')}"
+
+
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Return rows as CSV; a cell that is None is empty."""
     text = io.StringIO()
@@ -105,7 +110,7 @@ def finding(comparison: PairedComparison, a: str) -> str:
         numbers.append(f"{level} {signed_text(between.low)} to {signed_text(between.high)}")
         excludes_0 = not between.low <= 0 <= between.high
         if excludes_0 and comparison.p_holm is not None and not detected(comparison.p_holm):
-            numbers.append(f"adjusted p = {p_text(comparison.p_holm)}")
+            numbers.append(adjusted_text(comparison.p_holm, comparison.family))
     numbers += [*tail, *filter(None, (comparison.undecided,))]
     return f"{CLAIMS[verdict]} {a} ({', '.join(numbers)})"
 
@@ -119,7 +124,8 @@ def _errors(comparison: PairedComparison) -> list[str]:
         if count_text(a) != count_text(b)
     ]
     if detected(comparison.p_errors_holm):
-        found.append(f"adjusted p of false positives and misses {p_text(comparison.p_errors_holm)}")
+        p = adjusted_text(comparison.p_errors_holm, comparison.errors_family)
+        found.append(f"{p}, of false positives and misses")
     return found
 
 
