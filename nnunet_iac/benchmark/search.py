@@ -13,7 +13,6 @@ from nnunet_iac.benchmark.timing import synchronise, timed
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import BackboneRecord
-from nnunet_iac.search.settings import PRESETS
 from nnunet_iac.training.controller import Phase, SearchController
 from nnunet_iac.training.method import IAC, IAC_LTH, Method
 from nnunet_iac.training.optimisation import architecture_optimiser, search_optimiser
@@ -24,8 +23,8 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
     """Return the wall clock of the five searches, with every epoch of every search really run.
 
     `adaptive` ends when this batch lets it; its threshold is that of epochs as long as here.
-    `swift` has its own warm-up. Only training steps count; validation, and pruning with the record
-    between epochs, stand apart, and nothing is plotted.
+    `swift` has its own warm-up unless the settings give one. Only training steps count; validation,
+    and pruning with the record between epochs, stand apart, and nothing is plotted.
     """
     presets: dict[str, tuple[Method, Any]] = {
         **{"iac": (IAC, "paper"), "lth": (IAC_LTH, "paper")},
@@ -33,8 +32,7 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
     }
     sized = {}
     for name, (method, preset) in presets.items():
-        own = PRESETS[preset] if preset == "swift" else {}
-        settings = workload.settings.replace(preset=preset, iterations_per_epoch=batches, **own)
+        settings = workload.settings.replace(preset=preset, iterations_per_epoch=batches)
         if method.prunes:
             settings.require_prunable()
         sized[name] = dataclasses.replace(workload, settings=settings)

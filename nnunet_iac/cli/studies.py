@@ -92,7 +92,10 @@ def add_study(verbs: Verbs) -> None:
     )
     add = parser.add_argument
     add("file", metavar="FILE", type=Path, help="study file, in YAML")
-    text = "folder of the results (default: nnUNet_results/studies/NAME)"
+    text = (
+        "folder of the results (default: nnUNet_results/studies/NAME, or of an as-run.yaml the "
+        "folder it is in)"
+    )
     add_output(parser, "DIR", text)
     add("--cores", metavar="N", type=int, help="CPU cores for all jobs (default: all)")
     text = "GPUs for all jobs, one per training (default: all)"

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,16 @@ VALIDATION_SUMMARY = Path("validation", SUMMARY)
 
 MEASURED_ON = "measured-on.json"
 """Written last beside a shared validation: all that its scores depend on."""
+
+
+class CaseErrors(NamedTuple):
+    """How many classes of a case are predicted though the truth lacks them, or not found at all.
+
+    Of several runs it is the mean.
+    """
+
+    false_positives: float
+    misses: float
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,12 @@ class ScoredCase:
     truth: Path
     dice: dict[str, float | None]
     truth_voxels: dict[str, int]
+
+    @property
+    def errors(self) -> CaseErrors:
+        """The false positives and misses, whose Dice is 0."""
+        wrong = [self.truth_voxels[name] > 0 for name, dice in self.dice.items() if dice == 0]
+        return CaseErrors(wrong.count(False), wrong.count(True))
 
 
 def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, ScoredCase]:

@@ -264,6 +264,16 @@ class Throttled:
             self._last = time.monotonic()
 
 
+def keep_average(average: list[float], dice: float) -> None:
+    """Leave an epoch whose patches have foreground in neither truth nor prediction out of an EMA.
+
+    nnU-Net's is not a number ever after, and no checkpoint would be the best again. `dice` is the
+    epoch's, of which the average has just been extended.
+    """
+    if math.isnan(average[-1]):
+        average[-1] = average[-2] if math.isnan(dice) and len(average) > 1 else dice
+
+
 def log_numbers(loggers: Iterable[Any], numbers: Mapping[str, float], epoch: int) -> None:
     """Write the run's numbers to nnU-Net's additional loggers; its own takes its keys only."""
     for name, number in numbers.items():

@@ -231,9 +231,10 @@ class RetrofitTrainer(nnUNetTrainer):
         if self.controller.first_finetune_epoch is None:
             self._best_ema = np.inf
         elif self.current_epoch == self.controller.first_finetune_epoch:
-            self._best_ema, earlier = None, average[:]
+            self._best_ema, earlier = -np.inf, average[:]
             average.clear()  # Without one before it nnU-Net's average is the epoch's own Dice.
         super().on_validation_epoch_end(val_outputs)
+        recorder.keep_average(average, self.logger.get_value("mean_fg_dice", step=-1))
         average[:0] = earlier
 
     def on_epoch_end(self) -> None:
@@ -274,7 +275,7 @@ class RetrofitTrainer(nnUNetTrainer):
         The best goes before the latest, which records its score: nnU-Net then finds nothing better.
         """
         paths, average = [Path(filename)], self.logger.get_value("ema_fg_dice", step=None)
-        is_better = average and (self._best_ema is None or average[-1] > self._best_ema)
+        is_better = average and average[-1] > self._best_ema
         if paths[0].name == LATEST and is_better:
             self._best_ema = average[-1]
             self.print_to_log_file(f"New best EMA pseudo Dice: {average[-1]:.4f}")

@@ -29,7 +29,8 @@ def run_study(
     """Run all missing parts of the study in a file with Snakemake's options; return its page.
 
     Finished runs are kept, and interrupted trainings are continued. `cores` and `gpus`, one for
-    each training, are for all jobs together; None for all there are, or the profile's.
+    each training, are for all jobs together; None for all there are, or the profile's. Without a
+    folder the copy of a study file stands for the folder it is in.
 
     Raises:
         FileNotFoundError, ValueError, RuntimeError: the study cannot be run, or a job failed.
@@ -39,7 +40,8 @@ def run_study(
     if profiled:
         _require_named_device(path)
     require_ready(study)
-    own = study_folder(study, folder)
+    beside = path.parent if path.name == AS_RUN else None
+    own = study_folder(study, beside if folder is None else folder)
     _lay_out(own, path, study)
     _remove_outdated(own, study)
     command = [sys.executable, "-m", "snakemake", "--directory", str(own)]
@@ -63,13 +65,13 @@ def run_study(
 def _lay_out(own: Path, path: Path, study: Study) -> None:
     """Copy rules and study, with its splits, into the study's folder, where every job reads them.
 
-    Files of cells that it names stay where they are; all jobs must be able to read them.
+    Cells and models that it names stay where they are; all jobs must be able to read them.
 
     Raises:
         ValueError: the folder holds another study.
     """
-    known = yaml.safe_load((own / AS_RUN).read_text()) if (own / AS_RUN).is_file() else None
-    if known and (before := known["study"]["name"]) != study.name:
+    known = read_document(own / AS_RUN) if (own / AS_RUN).is_file() else None
+    if known and (before := known["name"]) != study.name:
         raise ValueError(
             f"{own} holds the study {before!r}; {path} is {study.name!r}: give another "
             "folder with -o"
@@ -83,6 +85,10 @@ def _lay_out(own: Path, path: Path, study: Study) -> None:
         values = (method or {}).get("settings", {})
         if isinstance(values.get("genotype"), str):
             values["genotype"] = absolute_genotype(path.parent, values["genotype"])
+    for name, backbone in (document.get("backbones") or {}).items():
+        model = os.path.expandvars((backbone or {}).get("adapt", "/"))
+        if not Path(model).is_absolute():
+            backbone["adapt"] = study.backbones[name].adapt
     python = os.environ.get("NNUNET_IAC_PYTHON", sys.executable)
     rules = importlib.resources.files("nnunet_iac") / "workflow" / SNAKEFILE
     content = yaml.safe_dump({"python": python, "study": document}, sort_keys=False)

@@ -44,7 +44,7 @@ from nnunet_iac.workflow.study_plans import (
     untrained_settings,
     write_plans_of,
 )
-from nnunet_iac.workflow.study_report import provenance, write_study_report
+from nnunet_iac.workflow.study_report import provenance, scored_as, write_study_report
 
 Command = Callable[..., None]
 """Runs words as a command, with keywords as additional environment variables."""
@@ -197,7 +197,7 @@ def predict(study: Study, run: PlannedRun, command: Command = run_command) -> di
         files = ["-djfile", str(model / "dataset.json"), "-pfile", str(model / "plans.json")]
         truth = str(raw / "labelsTs")
         command(["nnUNetv2_evaluate_folder", truth, str(output), *files, "-np", "1"])
-    return {"run": run.name, "test_dice": read_case_scores(output).dice}
+    return {"run": run.name, **scored_as("test_", read_case_scores(output))}
 
 
 def report(study: Study, results: Sequence[Path], to: Path) -> None:

@@ -26,23 +26,22 @@ def read_study(path: Path) -> Study:
     Raises:
         FileNotFoundError, ValueError: no such file, no YAML, an unknown key or an impossible value.
     """
-    document = read_document(path)
-    if isinstance(document, dict) and document.keys() == {"python", "study"}:
-        document = document["study"]
     try:
-        return study_of(document, path.parent)
+        return study_of(read_document(path), path.parent)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def read_document(path: Path) -> Any:
-    """Return the content of a YAML file."""
+    """Return the content of a study file, or of its copy in a study's folder."""
     if not path.is_file():
         raise FileNotFoundError(f"a study file must be named; {path} does not exist")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be a YAML file: {error}") from error
+    is_copy = isinstance(document, dict) and document.keys() == {"python", "study"}
+    return document["study"] if is_copy else document
 
 
 def study_of(document: Any, folder: Path | None = None) -> Study:

@@ -10,7 +10,7 @@ from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.page import environment, inline_figure
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.report.run import Run, read_run
-from nnunet_iac.analysis.scores.case_scores import read_case_scores
+from nnunet_iac.analysis.scores.case_scores import CaseScores, read_case_scores
 from nnunet_iac.analysis.scores.convergence import convergences
 from nnunet_iac.analysis.scores.forgetting import scores_of
 from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_tables
@@ -44,7 +44,7 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
         "trainer": study.trainer_of(run),
         "plans": plans_name(study, run),
         "patient_pattern": run.dataset.patients,
-        "dice": read_case_scores(folder).dice,
+        **scored_as("", read_case_scores(folder)),
     }
     source = RunFolder.of_fold(folder).read_source()
     if source is not None and source.forgetting is not None:
@@ -53,6 +53,14 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
     if run.method == REFERENCE:
         return {**known, "curve": _curve(folder)}
     return {**known, **_record(read_run(folder))}
+
+
+def scored_as(prefix: str, scores: CaseScores | None) -> dict[str, Any]:
+    """Return what a result file has of scores: Dice, and the errors of the cases with any."""
+    if scores is None:
+        return {f"{prefix}dice": None}
+    errors = {case: list(counts) for case, counts in (scores.errors or {}).items() if any(counts)}
+    return {f"{prefix}dice": scores.dice, f"{prefix}errors": errors}
 
 
 def _curve(fold: Path) -> list[float]:
@@ -80,7 +88,7 @@ def _record(run: Run) -> dict[str, Any]:
         "leakage": run.backbone.leakage,
         "genotype": None if run.genotype is None else run.genotype.to_document(),
         "events": [f"{e.epoch} {e.source}->{e.target} {e.operation} {e.rule}" for e in run.events],
-        "frozen_dice": None if run.reference is None else run.reference.dice,
+        **scored_as("frozen_", run.reference),
         **{name: getattr(run.cost, name) for name in ("hardware", "versions", "commit")},
     }
 

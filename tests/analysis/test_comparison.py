@@ -132,20 +132,10 @@ def test_one_patient_has_neither_interval_nor_p():
 
 
 def test_cases_without_a_score_are_left_out_by_name():
-    found = _compared({**A, "empty": None, "half": 0.5}, {**B, "empty": None, "half": None})
+    found = _compared({**A, "empty": None}, {**B, "empty": None})
     assert (found.cases, found.patients) == (6, 6)
-    assert any("no foreground in prediction and truth: empty, half" in t for t in found.remarks)
-    assert [(row.case, row.difference) for row in found.rows[-2:]] == [
-        ("empty", None),
-        ("half", None),
-    ]
-
-
-def test_a_class_that_only_one_side_predicts_is_remarked():
-    a, b = _scores(A), _scores(B)
-    a.per_class["case_0"]["1"] = None
-    assert any("different classes in case_0" in t for t in compare_scores(a, b).remarks)
-    assert not any("different classes" in t for t in _compared(A, B).remarks)
+    assert any("neither side has foreground" in t and "empty" in t for t in found.remarks)
+    assert (found.rows[-1].case, found.rows[-1].difference) == ("empty", None)
 
 
 def test_the_same_seed_gives_the_same_comparison():
@@ -195,8 +185,8 @@ def test_scores_against_another_truth_are_refused(tmp_path):
 
 
 def test_nothing_to_compare_is_refused():
-    with pytest.raises(ValueError, match="A and B have none"):
-        _compared({"a": None, "b": 0.5}, {"a": 0.5, "b": None})
+    with pytest.raises(ValueError, match="B has none, because every prediction and truth is empty"):
+        _compared({"a": None, "b": 0.0}, {"a": None, "b": None})
 
 
 def test_a_margin_that_is_not_positive_is_refused():
@@ -339,7 +329,7 @@ def test_an_interval_that_its_test_does_not_support_detects_nothing(tmp_path):
     (found,) = compare_folders(paths[:1], paths[1:]).comparisons
     assert found.interval.low > 0
     assert (found.verdict, found.p) == ("no difference detected", pytest.approx(4 / 64))
-    assert finding(found, "A").endswith("adjusted p = 0.0625, n = 6)")
+    assert finding(found, "A").endswith("p = 0.0625 after Holm over 1 comparison, n = 6)")
 
 
 def test_p_values_that_fail_together_detect_nothing(tmp_path):
@@ -410,8 +400,9 @@ def test_the_table_ends_with_every_difference_to_reference_and_controls(models):
 def test_the_first_line_names_the_methods_that_do_not_beat_a_random_cell(models):
     said = (
         "IAC-LTH: no difference detected from a random cell (+0.0100, 95 % CI +0.0100 to +0.0100, "
-        "adjusted p = 0.2500, n = 6). IAC: no difference detected from a random cell (-0.0100, "
-        "95 % CI -0.0100 to -0.0100, adjusted p = 0.2500, n = 6)."
+        "p = 0.2500 after Holm over 8 comparisons, n = 6). IAC: no difference detected from a "
+        "random cell (-0.0100, 95 % CI -0.0100 to -0.0100, p = 0.2500 after Holm over 8 "
+        "comparisons, n = 6)."
     )
     made = compare_folders(models[:1], models[1:3], models[3:])
     assert made.headline == said
@@ -429,9 +420,9 @@ def test_one_random_cell_among_several_is_named_by_its_folder(models):
     made = compare_folders(models[:1], models[2:3], [models[3], _copy(models[3], "again__P__2d")])
     assert made.headline == (
         "IAC: no difference detected from a random cell (random_cell__P__2d) (-0.0100, 95 % CI "
-        "-0.0100 to -0.0100, adjusted p = 0.1562, n = 6). "
+        "-0.0100 to -0.0100, p = 0.1562 after Holm over 5 comparisons, n = 6). "
         "IAC: no difference detected from a random cell (again__P__2d) (-0.0100, 95 % CI "
-        "-0.0100 to -0.0100, adjusted p = 0.1562, n = 6)."
+        "-0.0100 to -0.0100, p = 0.1562 after Holm over 5 comparisons, n = 6)."
     )
 
 
@@ -523,9 +514,9 @@ def test_hd95_is_compared_where_both_sides_have_the_class():
     assert (hd95.metric, hd95.mean_a, hd95.mean_b) == ("HD95 [mm]", 4.0, 2.75)
     assert hd95.difference == pytest.approx(-1.25)
     assert (hd95.undefined_a, hd95.undefined_b) == (1, 1)
-    # NSD of p: 0.3 and 0.25; of q: 0.6 and 0.9; r has none in B.
-    assert (nsd.mean_a, nsd.mean_b) == (pytest.approx(0.45), pytest.approx(0.575))
-    assert nsd.difference == pytest.approx(0.125)
+    # NSD of p: 0.3 and 0.25; of q: 0.6 and 0.9; of r: 0 in A alone, where B gets its mean.
+    assert (nsd.mean_a, nsd.mean_b) == (pytest.approx(0.3), pytest.approx(0.575))
+    assert nsd.difference == pytest.approx(0.275)
 
 
 def test_hd95_that_is_undefined_everywhere_is_none():
@@ -657,7 +648,7 @@ def test_a_label_with_any_character_leaves_latex_whole(label):
     plain = re.sub(r"\\[&%$#_{}]|\\text\w+\{\}|\$[<>-]\$|\{[\[\]]\}", "", text)
     row = next(line for line in plain.splitlines() if " & B & " in line)
     assert not re.search(r"[_%#$~^\[\]{}<>]", row)
-    assert row.count("&") == 12
+    assert row.count("&") == 14
 
 
 def test_the_table_shows_every_number_once_per_comparison(folders):

@@ -181,7 +181,10 @@ def test_a_study_shows_what_each_method_has_forgotten_over_its_seeds() -> None:
     assert [one.p_holm for one in found if one] == [4 / 64, 4 / 64]
     head, *rows = cells(made)
     assert head[-4:] == [
-        *("source Dice before", "source Dice", "forgetting [95 % CI]", "p of forgetting (Holm)")
+        "source Dice before",
+        "source Dice",
+        "forgetting [95 % CI]",
+        "p of forgetting (Holm over 2)",
     ]
     by_method = {row[0]: row[-4:] for row in rows}
     assert by_method["iac-lth"] == ["\N{EN DASH}"] * 4
@@ -198,10 +201,10 @@ def test_a_study_shows_the_forward_transfer_over_its_other_backbones() -> None:
             "s": pytest.approx(0.3)
         }
     head, first, _ = cells(made)
-    assert head[-2:] == ["forward transfer over s [95 %]", "p of transfer over s (Holm)"]
+    assert head[-2:] == ["forward transfer over s [95 %]", "p of transfer over s (Holm over 2)"]
     assert first[-2].startswith("+0.3000 [")
 
 
 def test_a_study_without_a_source_has_the_columns_it_had() -> None:
     (made,) = method_tables(document(run("random", 0, 0.1)))
-    assert cells(made)[0][-1] == "p (Holm)"
+    assert cells(made)[0][-1] == "p (Holm over 1)"

@@ -105,5 +105,5 @@ def test_the_markdown_has_a_line_per_method() -> None:
     lines = markdown(made(0.1, 0.05)).splitlines()
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1
-    assert "| difference from backbone [95 % CI] | p (Holm) |" in lines[0]
+    assert "| difference from backbone [95 % CI] | p (Holm over 3) |" in lines[0]
     assert lines[2].startswith("| iac-lth | 2 | 20 | 9 | 1.0 | +10.0% | +100.0% | 0.8125 |")

@@ -483,7 +483,7 @@ def test_controls_say_by_themselves_what_they_gain_over_the_frozen_network(tmp_p
     # The continued network has no validation of the frozen one; the search beside it has.
     row = next(row for row in _said(report) if row.startswith("the continued backbone"))
     assert "-0.0200" in row
-    assert f"0 / 0 / 12 {epochs}" in row
+    assert f"0 / 0 / 12 0 / 0 0 / 0 {epochs}" in row
     assert not any(sentence.startswith("continued: ") for sentence in report.verdicts)
 
 

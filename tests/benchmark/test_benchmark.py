@@ -15,7 +15,7 @@ from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
 from nnunet_iac.cli import main
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.search.settings import Settings
+from nnunet_iac.search.settings import PRESETS, Settings
 
 SMALL = ("--batch-size", "2", "--patch-size", "16", "8", "--features", "8", "8", "8")
 
@@ -78,7 +78,7 @@ def test_search_runs_every_epoch_of_all_five(run):
     result, _ = run("search", *SMALL, *settings)
     epochs = {name: search["epochs"] for name, search in result["searches"].items()}
     assert epochs.pop("adaptive") in range(7, 39)
-    assert epochs == {"iac": 38, "lth": 37, "literal": 7, "swift": 9}
+    assert epochs == {"iac": 38, "lth": 37, "literal": 7, "swift": 7}
     lth = result["searches"]["lth"]
     assert len(lth["epoch_s"]) == 37
     assert lth["training_s"] == pytest.approx(lth["warmup_s"] + lth["search_s"])
@@ -163,6 +163,21 @@ def test_the_estimate_is_that_of_both_searches_with_the_settings_preset():
     assert hours["iac_search_h"] == 200 * 7
     assert hours["lth_search_h"] == pytest.approx(15 * 7 + 2 * 27)
     assert hours["finetune_h"] == 200 * 2
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if PRESETS[name]])
+@pytest.mark.parametrize("kind", ["step", "search", "inference", "run"])
+def test_a_preset_brings_its_values_along(kind, preset, monkeypatch):
+    """Only what the user typed goes before them, not the defaults of all other settings."""
+    timed = {}
+    monkeypatch.setattr(
+        "nnunet_iac.benchmark.report.benchmark",
+        lambda kind, workload, *amounts: timed.update({kind: workload.settings}) or {},
+    )
+    assert main(["benchmark", kind, "-device", "cpu", "--set", f"preset={preset}", "seed=7"]) == 0
+    assert timed[kind].to_mapping() == Settings(preset=preset, seed=7).to_mapping()
+    changed = timed[kind].replace(preset="literal")  # What hours and searches of others are from.
+    assert changed.to_mapping() == Settings(seed=7).to_mapping()
 
 
 @pytest.mark.parametrize("part", ["cells", "cells+norms", "cells+decoder", "all"])

@@ -1,5 +1,6 @@
 """Every page of docs is what its script writes from the committed result files."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,12 @@ STUDIES = sorted(
     if path.parent.name not in ("adaptation", "search")
 )  # Those of adaptation are written by its studies.py.
 
+NUMBER = r"[+-]\d\.\d{4}"
+IN_TABLES = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\] \| (<?\d\.\d{{4}})")
+IN_SENTENCES = re.compile(
+    rf"\(({NUMBER}), 95 % CI ({NUMBER}) to ({NUMBER}), p = (<?\d\.\d{{4}}) after Holm over \d+ "
+)
+
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_what_its_script_writes(name: str, script: Callable[[str], ModuleType]) -> None:
@@ -31,3 +38,15 @@ def test_a_study_is_valid_and_called_like_its_file_and_names_its_splits(path: Pa
     study = read_study(path)
     assert study.name == path.stem
     assert all(dataset.splits is not None for dataset in study.datasets)
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("evidence/*.md")), ids=lambda page: page.stem)
+def test_a_difference_has_one_p_on_its_page_and_every_p_names_its_family(page: Path) -> None:
+    text, found = page.read_text(), dict[tuple[str, ...], set[str]]()
+    for *difference, p in (*IN_TABLES.findall(text), *IN_SENTENCES.findall(text)):
+        found.setdefault(tuple(difference), set()).add(p)
+    assert {difference: ps for difference, ps in found.items() if len(ps) > 1} == {}
+    assert "p (Holm)" not in text
+    if page.stem == "results":
+        assert len(found) > 50
+        assert IN_SENTENCES.search(text)

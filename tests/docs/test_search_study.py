@@ -198,8 +198,8 @@ def test_cells_that_differ_can_matter_and_a_better_search_is_kept(page: Callable
         **{f"{data}_halving": found for data in DATA},
     )
     assert text.count("the choice of the cell can matter") == 2
-    assert "kept, since its interval is above zero on two data sets" in text
-    assert "not kept, since its interval is not above zero on two data sets" in text
+    assert "kept, since it is better on two data sets" in text
+    assert "not kept, since it is not better on two data sets" in text
 
 
 DATA = ("acdc", "hippocampus")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from interruption import run_until
@@ -157,7 +158,8 @@ def test_best_belongs_to_finetuning_with_the_running_dice_restarted_there(
 def test_the_latest_checkpoint_knows_of_the_best_one(make_trainer: Make, in_process: Any) -> None:
     short = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 3}
     plans = in_process.write_plans("control", **short)
-    fold = run_until(make_trainer("nnUNetTrainerContinue", plans), 1)
+    trainer = make_trainer("nnUNetTrainerContinue", plans)
+    fold = run_until(trainer, 1)
     latest, best = (
         torch.load(fold / f"checkpoint_{name}.pth", weights_only=False)
         for name in ("latest", "best")
@@ -165,6 +167,16 @@ def test_the_latest_checkpoint_knows_of_the_best_one(make_trainer: Make, in_proc
     assert latest["_best_ema"] == best["_best_ema"] == best["logging"]["ema_fg_dice"][0]
     assert latest["logging"] == best["logging"]
     assert len(best["logging"]["epoch_end_timestamps"]) == 1
+    # An epoch whose patches have no foreground, and get none, leaves the running Dice as it is.
+    nothing = {key: np.zeros(2) for key in ("tp_hard", "fp_hard", "fn_hard")} | {
+        "loss": np.zeros(1)
+    }
+    known = trainer.logger.get_value("ema_fg_dice", step=None)
+    trainer.current_epoch = 1
+    with np.errstate(invalid="ignore"), pytest.warns(RuntimeWarning, match="empty slice"):
+        trainer.on_validation_epoch_end([nothing])
+    assert np.isnan(trainer.logger.get_value("mean_fg_dice", step=1))
+    assert known[1] == known[0] == trainer._best_ema
 
 
 def test_no_backbone_tensor_changes_and_none_has_a_gradient(make_trainer: Make) -> None:

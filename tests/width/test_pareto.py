@@ -6,6 +6,7 @@ import torch
 from nnunet_iac.cli import main
 from nnunet_iac.host.plans import settings_of
 from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.search.settings import PRESETS, Settings
 from nnunet_iac.workflow.pareto import (
     Pareto,
     ParetoPoint,
@@ -89,6 +90,18 @@ def test_plans_of_retrofits_come_from_their_references_and_carry_settings(source
     assert settings.cell.genotype == "random:0"
     # As many as a search, 21 with the preset literal, and the finetuning of its cell take together.
     assert settings.schedule.finetune_epochs == 24
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if PRESETS[name]])
+def test_a_preset_brings_its_values_along(source, preset):
+    pareto = Pareto(source(), (8,), ("iac-lth",), settings={"preset": preset})
+    settings = settings_of(written(pareto, "pareto_2d_cap8_iac-lth_0")["configurations"]["2d"])
+    expected = Settings(preset=preset).to_mapping()
+    assert {key: settings.to_mapping()[key] for key in PRESETS[preset]} == PRESETS[preset]
+    for part in ("schedule", "stability", "optimisation"):
+        for key, value in vars(getattr(settings, part)).items():
+            known = list(value) if isinstance(value, tuple) else value
+            assert known == expected[key], key
 
 
 def test_settings_of_the_source_plans_lead_to_no_other_backbone(source):

@@ -54,8 +54,13 @@ def test_a_study_that_grows_runs_what_is_new_and_nothing_that_it_has(write: Any)
     folder = write(0, 1)
     assert (folder / engine.STUDY_PAGE).is_file()
     # Jobs on other machines read the device that was chosen here.
-    assert read_document(folder / engine.AS_RUN)["study"]["device"] == default_device()
+    assert read_document(folder / engine.AS_RUN)["device"] == default_device()
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}
+    # The copy of the study is a study file of its folder.
+    copied = (folder / engine.AS_RUN).read_text()
+    assert engine.run_study(folder / engine.AS_RUN, None, 1, None, []).parent == folder
+    assert (folder / engine.AS_RUN).read_text() == copied
+    assert before == {p.name: p.stat().st_mtime_ns for p in (folder / "runs").iterdir()}
     write(0, 1, 2)
     assert (folder / engine.STUDY_PAGE).is_file()
     now = {path.name: path.stat().st_mtime_ns for path in (folder / "runs").iterdir()}

@@ -121,13 +121,19 @@ def test_the_splits_of_a_study_replace_those_that_planning_copies(
     assert json.loads((folder / steps.SPLITS).read_text()) == own
 
 
-def test_a_studys_folder_finds_the_cells_that_its_file_names(tmp_path: Path) -> None:
+def test_a_studys_folder_finds_the_cells_and_models_that_its_file_names(tmp_path: Path) -> None:
     cells = {"as": "random", "settings": {"genotype": "cells/own_{seed}.json"}}
-    document = {"name": "s", "datasets": [{"dataset": 4}], "methods": {"own": cells, "iac": None}}
+    document = {
+        **{"name": "s", "datasets": [{"dataset": 4}], "methods": {"own": cells, "iac": None}},
+        "backbones": {"small": {"adapt": "models/fold_0"}, "planned": None},
+    }
     path, folder = tmp_path / "file" / "s.yaml", tmp_path / "results"
     for parent in (path.parent, folder):
         parent.mkdir()
     path.write_text(yaml.safe_dump(document))
     engine._lay_out(folder, path, read_study(path))
-    copied = read_study(folder / engine.AS_RUN).settings_of("own", 2)
-    assert copied.cell.genotype == str(path.parent / "cells" / "own_2.json")
+    copied = read_study(folder / engine.AS_RUN)
+    genotype = copied.settings_of("own", 2).cell.genotype
+    assert genotype == str(path.parent / "cells" / "own_2.json")
+    assert copied.backbones["small"].adapt == str(path.parent / "models" / "fold_0")
+    assert copied == read_study(path)

@@ -260,7 +260,7 @@ def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
     )
     name = NAMES[one.control.method]
     found = f"{difference_text(against)} against {name}"
-    yield Target(aims[0], where, found, against.non_inferiority.shown)
+    yield Target(aims[0], where, found, against.not_inferior)
     share = one.share(one.default)
     what = "that forgets nothing" if share is None else percent(share)
     found = f"{what}: {difference_text(own)}, the control {difference_text(theirs)}"

@@ -61,6 +61,7 @@ def page() -> str:
     }
     return environment.get_template("page.md.jinja").render(
         three_d=three_d(),
+        verdicts=[table.row("iac-lth").against["random"].verdict for _, table in three_d()],
         transfer=transfer,
         exports=exports(),
         steps=memory["steps"],

@@ -1,6 +1,7 @@
 """Write docs/evidence/results.md and its figure from the result files in this folder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise, permutations
 from pathlib import Path
 from statistics import fmean, median
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
-from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.method_table import MethodTable, markdown, method_tables
 from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
 from nnunet_iac.analysis.trajectories.similarity import mean_agreement, pairwise_agreement
@@ -93,7 +94,7 @@ def by_seed(measured: Mapping[str, Any], a: str, b: str) -> list[float]:
 
 def searches(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row per search: what it took, and how far its cells agree over seeds."""
-    table = method_tables(measured)[0]
+    table = choice_table(measured)
     rows = []
     for name in SEARCHES:
         runs, cells = runs_of(measured, name), cells_of(measured, name)
@@ -116,7 +117,10 @@ def searches(measured: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def beyond() -> dict[str, Any] | None:
-    """Return a row for every search, score and start of the study of what goes beyond the paper."""
+    """Return a row for every search, score and start of the study of what goes beyond the paper.
+
+    The p values of all their comparisons are adjusted together.
+    """
     measured = result("beyond-hippocampus")
     if measured is None:
         return None
@@ -148,6 +152,10 @@ def beyond() -> dict[str, Any] | None:
                 "edges": len(EDGES) * row.runs,
             }
         )
+    against = [row[key] for row in rows for key in ("full", "random") if row[key] is not None]
+    family = iter(adjusted(against))
+    for row in rows:
+        row |= {key: next(family) for key in ("full", "random") if row[key] is not None}
     by_name = {row["name"]: row for row in rows}
     return {"table": table, "rows": rows, "by_name": by_name, "measured": measured}
 
@@ -190,18 +198,22 @@ def same_choices(measured: Mapping[str, Any], a: str, b: str) -> tuple[float, fl
 def chosen(measured: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults that the evidence asks for, with the comparisons that decide.
 
-    A residual start, and SGD, where it is better; of the presets
+    A residual start, and SGD, where it is better, their p values adjusted together; of the presets
     the one with the fewest epochs that is not inferior to the best by `MARGIN`.
     """
-    residual = compared(measured, "literal", "literal-zero")
+    residual, optimiser = adjusted(
+        [
+            compared(measured, "literal", "literal-zero"),
+            compared(measured, "literal-zero", "literal-zero-sgd"),
+        ]
+    )
     suffix = "-zero" if residual.verdict == "better" else ""
-    optimiser = compared(measured, "literal-zero", "literal-zero-sgd")
     dice = {name: method_dice(measured, name + suffix) for name in PRESETS}
     best = max(dice, key=dice.__getitem__)
     against = {
         name: compared(measured, best + suffix, name + suffix) for name in PRESETS if name != best
     }
-    good = [best, *(n for n, c in against.items() if c.non_inferiority.shown)]
+    good = [best, *(n for n, c in against.items() if c.not_inferior)]
     epochs = {n: fmean(r["search_epochs"] for r in runs_of(measured, n + suffix)) for n in good}
     return {
         "residual": "zero" if suffix else "none",
@@ -266,18 +278,18 @@ def mirrored(measured: Mapping[str, Any]) -> float:
     return compare_scores(own, own, patient_pattern=pattern).mean_a
 
 
-def part(measured: Mapping[str, Any], zero: bool) -> MethodTable:
-    """Return the table of the methods of one start, with the random cell of that start."""
+def choice_table(measured: Mapping[str, Any]) -> MethodTable:
+    """Return the table of all methods on the cases for choices: its p values are one family."""
+    return method_tables(measured, ("continued", "random", "random-zero"), MARGIN)[0]
+
+
+def part(whole: MethodTable, zero: bool) -> MethodTable:
+    """Return the rows of the methods of one start, beside the random cell of that start."""
+    methods = [row.method for row in whole.rows if row.method not in LONGER]
+    shown = [m for m in methods if m == "continued" or ("-zero" in m) == zero]
     random = "random-zero" if zero else "random"
-    equal = [method for method in measured["methods"] if method not in LONGER]
-    methods = [m for m in equal if m == "continued" or ("-zero" in m) == zero]
-    known = {*methods, "reference"}
-    own = {
-        **measured,
-        "methods": methods,
-        "runs": [run for run in measured["runs"] if run["method"] in known],
-    }
-    return method_tables(own, baselines=("continued", random), margin=MARGIN)[0]
+    rows = tuple(whole.row(method) for method in shown)
+    return replace(whole, rows=rows, baselines=("reference", "continued", random))
 
 
 def closest(measured: Mapping[str, Any]) -> str:
@@ -345,9 +357,10 @@ def page() -> str:
     )
     choice, further, sets = result("choice-hippocampus"), beyond(), quality()
     assert choice is not None
+    whole = choice_table(choice)
     return environment.get_template("page.md.jinja").render(
         choice=choice,
-        choice_table=method_tables(choice, margin=MARGIN)[0],
+        choice_table=whole,
         searches=searches(choice),
         timed=timed(),
         whole=whole_runs(),
@@ -360,8 +373,8 @@ def page() -> str:
         adaptive_by_seed=by_seed(choice, "paper", "adaptive"),
         adaptive_zero=compared(choice, "paper-zero", "adaptive-zero"),
         adaptive_zero_by_seed=by_seed(choice, "paper-zero", "adaptive-zero"),
-        printed=part(choice, zero=False),
-        started=part(choice, zero=True),
+        printed=part(whole, zero=False),
+        started=part(whole, zero=True),
         tried_closest=closest(choice),
         chosen=chosen(choice),
         tried=tried(choice),
@@ -383,7 +396,7 @@ def page() -> str:
             for control in ("random", "continued")
         },
         default_finding=finding(
-            compared(choice, "random-zero", "literal-zero"), STUDY_BASELINES["random"]
+            whole.row("literal-zero").against["random-zero"], STUDY_BASELINES["random"]
         ),
         finding=lambda table, method, baseline="random": finding(
             table.row(method).against[baseline], STUDY_BASELINES[baseline]

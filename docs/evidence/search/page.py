@@ -186,7 +186,7 @@ class Measured:
         table = self._table((best.method,))
         assert table is not None
         against = {row.method: table.row(row.method).against.get(best.method) for row in rows}
-        good = [r for r in rows if (c := against[r.method]) is None or c.non_inferiority.shown]
+        good = [r for r in rows if (c := against[r.method]) is None or c.not_inferior]
         cheapest = min(good, key=lambda row: row.minutes)
         return best, cheapest, against[cheapest.method]
 
@@ -226,7 +226,7 @@ class Measured:
     @property
     def enough(self) -> Length | None:
         """The shortest finetuning that is not inferior to the longest, if there are several."""
-        fit = (x for x in self.lengths if x.against and x.against.non_inferiority.shown)
+        fit = (x for x in self.lengths if x.against and x.against.not_inferior)
         return next(fit, None)
 
     @property
@@ -301,10 +301,8 @@ def kept(sets: Iterable[Measured], method: str) -> bool | None:
     None where fewer have been measured.
     """
     tables = [t for one in sets if (t := one.table) and method in [r.method for r in t.rows]]
-    intervals = [c.interval for t in tables if (c := t.row(method).against.get("random"))]
-    if len(intervals) < 2:
-        return None
-    return sum(each is not None and each.low > 0 for each in intervals) >= 2
+    verdicts = [c.verdict for t in tables if (c := t.row(method).against.get("random"))]
+    return None if len(verdicts) < 2 else verdicts.count("better") >= 2
 
 
 def page() -> str:

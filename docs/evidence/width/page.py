@@ -97,15 +97,11 @@ def page() -> str:
 
 
 def searched_cells(measured: dict[str, Any]) -> dict[str, Any]:
-    """Return at how many widths a searched cell scored more than what it is compared with."""
+    """Return what a searched cell and its controls scored at every width."""
     dice = {(point["cap"], point["method"]): point["dice"] for point in measured["points"]}
     caps = sorted({cap for cap, _ in dice})
-    above = {
-        rival: sum(dice[cap, "iac-lth"] > dice[cap, rival] for cap in caps)
-        for rival in ("random", "continued")
-    }
     seeds = len(measured.get("seeds", [0]))
-    return {"dataset": measured["dataset"], "seeds": seeds, "caps": caps, "above": above}
+    return {"dataset": measured["dataset"], "seeds": seeds, "caps": caps, "dice": dice}
 
 
 def cost_of_the_pick(scored: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any] | None:

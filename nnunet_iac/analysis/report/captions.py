@@ -12,9 +12,11 @@ CAPTIONS = {
     "scores": (
         "Each line compares the cells with one comparator on the same patients: means of Dice, "
         "their difference with its bootstrap interval, and the p of a Wilcoxon signed-rank test, "
-        "alone and adjusted after Holm. Not inferior means that the interval's lower end lies "
-        "above \N{MINUS SIGN}{margin:g}; epochs are those after the backbone's own training, "
-        "cells / comparator."
+        "alone and adjusted after Holm over all comparisons of this report. False positives are "
+        "classes predicted in cases that lack them, misses classes of which nothing is found, "
+        "comparator / cells. Not inferior means that the interval's lower end lies above "
+        "\N{MINUS SIGN}{margin:g}, without more false positives or misses; epochs are those after "
+        "the backbone's own training, cells / comparator."
     ),
     "controls": (
         "Each line compares a control with the backbone, as the table of comparisons does the "

@@ -1,5 +1,6 @@
 """Figures of scores: every case before and after, and every comparison with its interval."""
 
+import math
 from collections.abc import Sequence
 from textwrap import fill
 
@@ -29,13 +30,12 @@ def paired_dots(comparison: PairedComparison, a: str = "before", b: str = "with 
     named = len(rows) <= LABELLED_CASES
     figure, axes = _axes(0.9 + 0.2 * len(rows) if named else 3.4)
     for place, row in enumerate(rows):
-        assert row.a is not None
-        assert row.b is not None
         colour, mark = _gain_or_loss(_difference(row))
-        line = ([row.a, row.b], [place, place]) if named else ([place, place], [row.a, row.b])
+        sides = [math.nan if dice is None else dice for dice in (row.a, row.b)]  # Not drawn.
+        line = (sides, [place, place]) if named else ([place, place], sides)
         axes.plot(*line, color=colour, lw=1.4, zorder=1)
-        dots = ((row.a, "o", PAPER, MUTED), (row.b, mark, colour, colour))
-        for value, marker, face, edge in dots:
+        marks = ("o", PAPER, MUTED), (mark, colour, colour)
+        for value, (marker, face, edge) in zip(sides, marks, strict=True):
             at = ([value], [place]) if named else ([place], [value])
             axes.plot(*at, marker, ms=5 if named else 4, mfc=face, mec=edge, mew=1, zorder=2)
     if named:

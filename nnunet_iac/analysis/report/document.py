@@ -229,6 +229,10 @@ def _compared(one: GroupComparison, side: str) -> dict[str, Any]:
         "interval": c.interval and [c.interval.low, c.interval.high],
         "p": c.p,
         "p_holm": c.p_holm,
+        "family": c.family,
+        "false_positives": c.false_positives,
+        "misses": c.misses,
+        "not_inferior": c.not_inferior,
         "verdict": c.verdict,
         "equal_budget": one.against.equal_budget,
     }

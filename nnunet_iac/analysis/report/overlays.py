@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from nnunet_iac.analysis.report.evaluation import GroupComparison
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.case_scores import ScoredSummary
+from nnunet_iac.analysis.scores.comparison import CaseRow
 from nnunet_iac.drawing.figure_files import png_bytes
 from nnunet_iac.runs.scores import case_id, read_summary
 
@@ -52,13 +53,16 @@ def outlines(labels: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "segmen
 def overlays(
     image: Path, truth: Path, predictions: dict[str, Path], dpi: int = 200
 ) -> tuple[int, dict[str, bytes]]:
-    """Return the slice (in SimpleITK's order) with the most truth, and its PNG by prediction."""
+    """Return a slice (in SimpleITK's order), and its PNG by prediction.
+
+    It is the one with the most truth; where that is empty, with the most of the predictions.
+    """
     grey, aspect = _image(image)
-    labels = _labels(truth)
-    index = fullest_slice(labels)
+    labels, predicted = _labels(truth), {name: _labels(path) for name, path in predictions.items()}
+    index = fullest_slice(labels if labels.any() else sum(predicted.values(), labels))
     return index, {
-        name: _slice_picture(grey[index], labels[index], _labels(path)[index], aspect, dpi)
-        for name, path in predictions.items()
+        name: _slice_picture(grey[index], labels[index], found[index], aspect, dpi)
+        for name, found in predicted.items()
     }
 
 
@@ -105,11 +109,15 @@ def _slice_picture(
 
 @dataclass(frozen=True)
 class CaseOverlay:
-    """One case, its Dice before and after, and PNGs of a slice by `frozen` and `cells`."""
+    """One case, its Dice before and after, their difference, and PNGs by `frozen` and `cells`.
+
+    A Dice is None where prediction and truth are empty; the difference is then from the mean.
+    """
 
     case: str
-    frozen: float
-    cells: float
+    frozen: float | None
+    cells: float | None
+    difference: float
     slice: int
     pictures: dict[str, bytes]
 
@@ -125,7 +133,7 @@ def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOve
     found, reasons, absent = [], dict[str, None](), False
     for row in shown:
         try:
-            overlay = _overlay(row.case, one.group.scored)
+            overlay = _overlay(row, one.group.scored)
         except (RuntimeError, LookupError, ValueError) as error:
             reasons[f"An image could not be drawn: {error}"] = None
         else:
@@ -134,22 +142,26 @@ def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOve
     return tuple(found), " ".join([*reasons, *([NOT_FOUND] if absent else [])])
 
 
-def _overlay(case: str, runs: Sequence[Run]) -> CaseOverlay | None:
+def _overlay(row: CaseRow, runs: Sequence[Run]) -> CaseOverlay | None:
     """Return a case of the first run whose files are all there."""
+    case = row.case
     for run in runs:
         if run.scores is None or run.reference is None:
             continue
         before, after = run.reference.dice.get(case), run.scores.dice.get(case)
         sides = {"frozen": run.reference.sources, "cells": run.scores.sources}
         files = {side: found for side, s in sides.items() if (found := _files(case, s))}
-        if before is None or after is None or len(files) < len(sides):
+        if (before is None and after is None) or len(files) < len(sides):
             continue
         predictions, recorded = {side: f[0] for side, f in files.items()}, files["frozen"][1]
         truth = _truth_file(run.dataset, recorded)
         image = truth and _image_file(run.dataset, case, truth)
         if image and truth:
             index, pictures = overlays(image, truth, predictions, OVERLAY_DPI)
-            return CaseOverlay(case, before, after, index, pictures)
+            change = row.difference or 0.0
+            if before is not None and after is not None:
+                change = after - before
+            return CaseOverlay(case, before, after, change, index, pictures)
     return None
 
 

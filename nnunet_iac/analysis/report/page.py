@@ -22,7 +22,7 @@ def environment() -> Environment:
     """Return the environment of the templates: everything escaped, nothing undefined."""
     loader = PackageLoader("nnunet_iac.analysis.report")
     templates = Environment(loader=loader, autoescape=True, **HOW)
-    templates.filters.update(duration=duration, signed=signed)
+    templates.filters.update(duration=duration, score=score, signed=signed)
     return templates
 
 
@@ -47,6 +47,11 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", f"{rest} s"]
     return " ".join([part for part in parts if part][:2])
+
+
+def score(dice: float | None) -> str:
+    """Return a Dice for people, for example `0.812`."""
+    return "none" if dice is None else f"{dice:.3f}"
 
 
 def signed(number: float) -> str:

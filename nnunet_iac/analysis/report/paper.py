@@ -17,6 +17,7 @@ from nnunet_iac.analysis.scores.statistics import fisher_combination
 from nnunet_iac.analysis.scores.wording import (
     counted,
     difference_text,
+    errors_text,
     floating,
     p_text,
     tabular,
@@ -136,14 +137,14 @@ def _compared(name: str, how: str, made: Sequence[GroupComparison]) -> Table:
         for one in _chosen(made, method, kind):
             c, backbone = one.paired, one.group.runs[0].backbone.trainer
             scores = (str(c.patients), f"{c.mean_a:.3f}", f"{c.mean_b:.3f}", difference_text(c))
-            row = (backbone, comparison, *scores, p_text(c.p), p_text(c.p_holm))
+            row = (backbone, comparison, *scores, p_text(c.p), p_text(c.p_holm), *errors_text(c))
             rows.append((*_place(one), *row))
     head = ("data set", "configuration", "backbone", "comparison", "patients")
     return Table(
         name,
         f"Patient-level Dice {how}: before, after, difference with its 95 % bootstrap interval, "
-        "two-sided Wilcoxon test alone and adjusted after Holm.",
-        (*head, "A", "B", "B - A", "p", "p, Holm"),
+        "two-sided Wilcoxon test alone and adjusted after Holm over all comparisons of the report.",
+        (*head, "A", "B", "B - A", "p", "p, Holm", "false positives", "misses"),
         tuple(rows),
     )
 

@@ -18,7 +18,7 @@ from nnunet_iac.analysis.report.evaluation import (
 from nnunet_iac.analysis.report.page import Picture, Section, Table, commit_text, duration
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.report.source_and_target import Adaptation, source_and_target
-from nnunet_iac.analysis.scores.wording import difference_text, p_text, score_text
+from nnunet_iac.analysis.scores.wording import difference_text, errors_text, p_text, score_text
 from nnunet_iac.analysis.trajectories import emergence, figures
 from nnunet_iac.drawing.cell_picture import operation_label
 from nnunet_iac.search.settings import Settings
@@ -76,7 +76,9 @@ _Columns = dict[str, Callable[[GroupComparison], str]]
 _CHANGES: _Columns = {
     "better / same / worse": lambda one: (
         f"{one.paired.better} / {one.paired.equal} / {one.paired.worse}"
-    )
+    ),
+    "false positives": lambda one: errors_text(one.paired)[0],
+    "misses": lambda one: errors_text(one.paired)[1],
 }
 
 
@@ -88,7 +90,7 @@ def _comparisons_table(compared: Sequence[GroupComparison]) -> Table:
         **_numbers("cells'"),
         "effect": lambda one: f"{one.paired.effect:+.2f}",
         **_CHANGES,
-        "not inferior": lambda one: "shown" if one.paired.non_inferiority.shown else "not shown",
+        "not inferior": lambda one: "shown" if one.paired.not_inferior else "not shown",
         "epochs": lambda one: f"{one.epochs:.0f} / {one.against.epochs:.0f}",
     }
     caption = CAPTIONS["scores"].format(margin=compared[0].paired.non_inferiority.margin)

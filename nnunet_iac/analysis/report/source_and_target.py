@@ -103,6 +103,9 @@ def numbers_of(one: Adaptation) -> dict[str, Any]:
         "forgetting": lost.difference,
         "interval": lost.interval and [lost.interval.low, lost.interval.high],
         "p_holm": lost.p_holm,
+        "family": lost.family,
+        "false_positives": lost.false_positives,
+        "misses": lost.misses,
         "verdict": lost.verdict,
         "forward_transfer": {name: c.difference for name, c in one.transfers.items()},
     }

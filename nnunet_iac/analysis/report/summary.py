@@ -42,7 +42,7 @@ def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> st
         return "Keep your backbone."
     if "worse" in against:
         return "Keep your backbone, or use the control that is better than the cells."
-    if "no difference detected" in against:
+    if {"no difference detected", "mixed", "no verdict"} & {*against}:
         return "Keep your backbone: the cells are not shown to be better than every control."
     if not controls:
         return "Any further training may have this gain: train a control before you decide."

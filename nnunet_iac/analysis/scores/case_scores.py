@@ -2,9 +2,10 @@
 
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from nnunet_iac.analysis.scores.surface import read_surface_scores, require_monai, require_tolerance
 from nnunet_iac.runs.atomic import read_json
@@ -15,6 +16,7 @@ from nnunet_iac.runs.scores import (
     MEASURED_ON,
     SUMMARY,
     VALIDATION_SUMMARY,
+    CaseErrors,
     ScoredCase,
     case_id,
     labels_of,
@@ -28,6 +30,8 @@ FOLD_ALL = "fold_all"
 
 PerClass = dict[str, dict[str, float | None]]
 """Per case, then per class."""
+
+PerCase = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class CaseScores:
 
     Dice is the mean over foreground classes; a class absent from prediction and truth is None and
     left out, None where nothing is left. `truth_voxels` are a class's size in the truth, where
-    known. HD95 (in mm) and NSD (in [0, 1]) are there where they were asked for, without classes
-    absent from both; where one side lacks a class, HD95 is None and NSD 0.
+    known, and `errors` the false positives and misses of every case. HD95 (in mm) and NSD (in
+    [0, 1]) are there where they were asked for, without classes absent from both; where one side
+    lacks a class, HD95 is None and NSD 0.
     """
 
     folder: Path
@@ -66,15 +71,23 @@ class CaseScores:
     dice: dict[str, float | None]
     per_class: PerClass
     truth_voxels: dict[str, dict[str, int]] | None = None
+    errors: Mapping[str, CaseErrors] | None = None
     hd95: PerClass | None = None
     nsd: PerClass | None = None
     sources: tuple[ScoredSummary, ...] = ()
     remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of_dice(cls, dice: Mapping[str, float | None], label: str) -> "CaseScores":
-        """Return the scores of which only the Dice per case is known, in no folder."""
-        return cls(Path(label), label, {**dice}, {case: {"mean": d} for case, d in dice.items()})
+    def of_dice(
+        cls, dice: PerCase, label: str, errors: Mapping[str, Sequence[float]] | None = None
+    ) -> "CaseScores":
+        """Return the scores of which only the Dice per case is known, in no folder.
+
+        `errors` are false positives and misses of the cases that have any; None if unknown.
+        """
+        known = None if errors is None else {c: CaseErrors(*errors.get(c, (0, 0))) for c in dice}
+        classes = {case: {"mean": d} for case, d in dice.items()}
+        return cls(Path(label), label, {**dice}, classes, errors=known)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -120,6 +133,7 @@ def read_case_scores(folder: Path, *, tolerance: float | None = None) -> CaseSco
         dice={case: mean_of_present(row.dice.values()) for case, row in scored.items()},
         per_class={case: row.dice for case, row in scored.items()},
         truth_voxels={case: row.truth_voxels for case, row in scored.items()},
+        errors={case: row.errors for case, row in scored.items()},
         hd95=hd95,
         nsd=nsd,
         sources=tuple(sources),
@@ -128,7 +142,11 @@ def read_case_scores(folder: Path, *, tolerance: float | None = None) -> CaseSco
 
 
 def pooled(parts: Sequence[CaseScores], label: str) -> CaseScores:
-    """Return the scores of several runs as one; a case that several have is their mean."""
+    """Return the scores of several runs as one; a case that several have is their mean.
+
+    Where only some of them have a Dice of a case, the others count with the mean of all theirs: to
+    leave them out would give one false positive the weight of all runs.
+    """
     if not parts:
         raise ValueError("scores to be pooled must be at least one; got none: finish a run first")
 
@@ -138,14 +156,44 @@ def pooled(parts: Sequence[CaseScores], label: str) -> CaseScores:
         return {key: mean_of_present(row[key] for row in rows if key in row) for key in keys}
 
     dice = mean([part.dice for part in parts])
+    scored = {case for case, value in dice.items() if value is not None}
+    dice |= mean([filled(part.dice, sorted(scored & part.dice.keys())) for part in parts])
     classes = {case: [p.per_class[case] for p in parts if case in p.dice] for case in dice}
     return CaseScores(
         folder=Path(label),
         label=label,
         dice=dice,
         per_class={case: mean(rows) for case, rows in classes.items()},
+        errors=_pooled_errors([part.errors for part in parts]),
         sources=tuple(source for part in parts for source in part.sources),
     )
+
+
+def filled(dice: PerCase, cases: Collection[str], pattern: str | None = None) -> dict[str, float]:
+    """Return the Dice of cases; one that has none gets its patient's mean, or that of patients.
+
+    So the mean stays nnU-Net's, who counts a false positive as 0, and not a class that prediction
+    and truth lack. Nothing is returned where no case has a Dice.
+    """
+    of_patients, _ = patient_means({case: dice[case] for case in cases}, pattern)
+    if not of_patients:
+        return {}
+    usual = fmean(of_patients.values())
+    return {
+        case: of_patients.get(patient_of(case, pattern), usual) if (d := dice[case]) is None else d
+        for case in cases
+    }
+
+
+def _pooled_errors(
+    parts: Sequence[Mapping[str, CaseErrors] | None],
+) -> dict[str, CaseErrors] | None:
+    """Return the mean errors of every case; None if they are unknown of a part."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    found = {c: [part[c] for part in known if c in part] for part in known for c in part}
+    return {c: CaseErrors(*map(fmean, zip(*rows, strict=True))) for c, rows in found.items()}
 
 
 def patient_means(

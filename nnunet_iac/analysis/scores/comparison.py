@@ -2,22 +2,32 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_iac.analysis.scores import statistics
-from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, patient_means
+from nnunet_iac.analysis.scores.case_scores import (
+    CaseScores,
+    PerClass,
+    filled,
+    patient_means,
+)
 from nnunet_iac.analysis.scores.statistics import DECIMALS, FEWEST_PATIENTS, MARGIN, Interval
-from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.runs.scores import CaseErrors, mean_of_present
 from nnunet_iac.search.patients import named, patient_of
 
-Verdict = Literal["better", "worse", "no difference detected", "too few patients"]
+Verdict = Literal[
+    "better", "worse", "mixed", "no difference detected", "too few patients", "no verdict"
+]
 
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case: Dice of either side, mean over classes, and B - A; None where there is none."""
+    """One case: Dice of either side, mean over classes, and B - A; None where there is none.
+
+    The difference of a case that one side has no Dice of is from that side's mean.
+    """
 
     case: str
     patient: str
@@ -52,13 +62,19 @@ class PairedComparison:
 
     Args:
         labels: of A and B, as `folders`.
-        cases: how many have a score on both sides.
+        cases: how many have a score on one side at least.
         mean_a: mean Dice over classes, then a patient's cases, then patients; `mean_b` likewise.
         difference: mean of B - A over patients, with its interval; None for one patient.
         p: of the signed-rank test, None without one; `p_holm`: adjusted for those made together.
         effect: matched-pairs rank-biserial correlation; positive where B is better.
         better: patients whose Dice B raises; `equal` and `worse` likewise.
+        false_positives: of A and B, how many classes of cases are predicted that the truth lacks.
+        misses: likewise, how many classes of cases that the truth has are not found at all.
+        p_errors: of the sign test that both together rise in as many patients as they fall, None
+            where they do neither; `p_errors_holm`: adjusted likewise, apart from those of Dice.
+        family: how many tests of Dice the adjusted p is one of; `errors_family` likewise.
         leakage: why a network may have seen the cases it is scored on.
+        undecided: why there is no verdict; empty where there may be one.
     """
 
     labels: tuple[str, str]
@@ -77,37 +93,78 @@ class PairedComparison:
     worse: int
     non_inferiority: statistics.NonInferiority
     rows: tuple[CaseRow, ...]
+    false_positives: tuple[float, float] = (0, 0)
+    misses: tuple[float, float] = (0, 0)
+    p_errors: float | None = None
+    p_errors_holm: float | None = None
+    family: int = 1
+    errors_family: int = 1
     surface: tuple[SurfaceComparison, ...] = ()
     leakage: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    undecided: str = ""
 
     @property
     def verdict(self) -> Verdict:
         """What the comparison shows of B.
 
-        B is better or worse where the interval lies wholly on one side of 0 and the adjusted p is
-        at most 0.05, of at least `FEWEST_PATIENTS`: bootstrap intervals of few patients are too
-        narrow, and the test alone does not give the size.
+        B is better or worse where the interval lies wholly on one side of 0 and an adjusted p, of
+        Dice or of the sign test of false positives and misses, is at most 0.05, of at least
+        `FEWEST_PATIENTS`: bootstrap intervals of few patients are too narrow, and the test alone
+        does not give the size. With more false positives or more misses than A a B that would be
+        better is mixed.
         """
+        if self.undecided:
+            return "no verdict"
         if self.patients < FEWEST_PATIENTS or self.interval is None:
             return "too few patients"
-        if self.p_holm is not None and self.p_holm <= statistics.ALPHA:
+        if detected(self.p_holm) or detected(self.p_errors_holm):
             if self.interval.low > 0:
-                return "better"
+                return "mixed" if self.adds_errors else "better"
             if self.interval.high < 0:
                 return "worse"
         return "no difference detected"
+
+    @property
+    def adds_errors(self) -> bool:
+        """Whether B has more false positives or more misses than A."""
+        return any(round(b - a, DECIMALS) > 0 for a, b in (self.false_positives, self.misses))
+
+    @property
+    def not_inferior(self) -> bool:
+        """Whether non-inferiority is shown, without more false positives or misses."""
+        return self.non_inferiority.shown and not (self.adds_errors or self.undecided)
+
+
+def detected(p: float | None) -> bool:
+    """Return whether an adjusted p is small enough."""
+    return p is not None and p <= statistics.ALPHA
 
 
 def adjusted(family: Sequence[PairedComparison]) -> tuple[PairedComparison, ...]:
     """Return comparisons with their p values adjusted for each other (`statistics.holm`).
 
-    B against A and A against B are one test.
+    B against A and A against B are one test. Those of Dice are one family, and those of false
+    positives and misses another.
     """
-    p_values = {frozenset(c.labels): c.p for c in family if c.p is not None}
-    holms = dict(zip(p_values, statistics.holm(list(p_values.values())), strict=True))
+
+    def tests(name: str) -> dict[frozenset[str], float]:
+        known = ((frozenset(c.labels), getattr(c, name)) for c in family)
+        return {labels: p for labels, p in known if p is not None}
+
+    dice, errors = tests("p"), tests("p_errors")
+    of_dice, of_errors = (
+        dict(zip(found, statistics.holm(list(found.values())), strict=True))
+        for found in (dice, errors)
+    )
     return tuple(
-        dataclasses.replace(c, p_holm=None if c.p is None else holms[frozenset(c.labels)])
+        dataclasses.replace(
+            c,
+            p_holm=of_dice.get(frozenset(c.labels)),
+            p_errors_holm=of_errors.get(frozenset(c.labels)),
+            family=len(dice),
+            errors_family=len(errors),
+        )
         for c in family
     )
 
@@ -122,31 +179,37 @@ def compare_scores(
 ) -> PairedComparison:
     """Return B against A, one difference per patient: the mean over its cases of B - A.
 
-    `patient_pattern` is in place of the runs' own setting; without either a case is a patient.
+    A case counts if one side has a Dice of it. The other side's, where prediction and truth are
+    empty, is `filled`: so a false positive costs what it costs in nnU-Net's mean. `patient_pattern`
+    is in place of the runs' own setting; without either a case is a patient.
 
     Raises:
         ValueError: other cases, classes or truths on one side; settings that disagree on the
-            patients; no case with a score on both sides.
+            patients; a side without any Dice.
     """
     require_paired(a, b)
     pattern = _own_pattern(a, b) if patient_pattern is None else patient_pattern
-    pairs = {case: (a.dice[case], b.dice[case]) for case in sorted(a.dice)}
-    both = {c: (x, y) for c, (x, y) in pairs.items() if x is not None and y is not None}
-    if not both:
-        raise ValueError(
-            f"a comparison needs a case with a Dice on both sides; {a.label} and {b.label} have "
-            "none: name folders with some foreground"
-        )
+    for side in (a, b):
+        if all(dice is None for dice in side.dice.values()):
+            raise ValueError(
+                f"a comparison needs a Dice on both sides; {side.label} has none, because every "
+                "prediction and truth is empty: name folders with some foreground"
+            )
+    cases = [c for c in sorted(a.dice) if a.dice[c] is not None or b.dice[c] is not None]
+    of_a, of_b = (filled(side.dice, cases, pattern) for side in (a, b))
+    changes = {case: of_b[case] - of_a[case] for case in cases}
     means_a, means_b, differences = (
-        list(patient_means(dict(zip(both, values, strict=True)), pattern)[0].values())
-        for values in zip(*((x, y, y - x) for x, y in both.values()), strict=True)
+        list(patient_means(of_cases, pattern)[0].values()) for of_cases in (of_a, of_b, changes)
     )
     values = [round(difference, DECIMALS) for difference in differences]
     interval, p = statistics.bootstrap_interval(values, seed), statistics.wilcoxon(values)
+    errors = _errors(a, b), _errors(b, a)
+    added = {case: sum(errors[1][case]) - sum(errors[0][case]) for case in a.dice}
+    p_errors = statistics.sign_test(list(patient_means(added, pattern)[0].values()))
     return PairedComparison(
         labels=(a.label, b.label),
         folders=(str(a.folder), str(b.folder)),
-        cases=len(both),
+        cases=len(cases),
         patients=len(values),
         mean_a=sum(means_a) / len(values),
         mean_b=sum(means_b) / len(values),
@@ -159,14 +222,48 @@ def compare_scores(
         equal=sum(value == 0 for value in values),
         worse=sum(value < 0 for value in values),
         non_inferiority=statistics.non_inferiority(values, margin, seed),
-        rows=tuple(_row(case, patient_of(case, pattern), a, b) for case in pairs),
+        rows=tuple(
+            _row(case, patient_of(case, pattern), a, b, changes.get(case))
+            for case in sorted(a.dice)
+        ),
+        false_positives=_total(errors, "false_positives"),
+        misses=_total(errors, "misses"),
+        p_errors=p_errors,
+        p_errors_holm=p_errors,
         surface=_surfaces(a, b, pattern, seed),
         leakage=tuple(dict.fromkeys((*_leakage(a), *_leakage(b)))),
         remarks=(
             *dict.fromkeys((*a.remarks, *b.remarks)),
-            *_remarks(a, b, pattern, sorted(pairs.keys() - both.keys()), interval, len(values)),
+            *_remarks(pattern, sorted(a.dice.keys() - changes.keys()), interval, len(values)),
+            *_errors_remarks(*errors),
         ),
+        undecided=_undecided(a),
     )
+
+
+def _errors(own: CaseScores, other: CaseScores) -> Mapping[str, CaseErrors]:
+    """Return a side's false positives and misses per case.
+
+    Where they are unknown, a Dice on one side alone is a false positive, since the truth is empty,
+    and a Dice of 0 beside a higher one a miss.
+    """
+    if own.errors is not None and other.errors is not None:
+        return own.errors
+    pairs = {case: (dice, other.dice[case]) for case, dice in own.dice.items()}
+    return {
+        case: CaseErrors(x is not None and y is None, x == 0 and bool(y))
+        for case, (x, y) in pairs.items()
+    }
+
+
+def _total(sides: Sequence[Mapping[str, CaseErrors]], kind: str) -> tuple[float, float]:
+    a, b = (sum(getattr(errors, kind) for errors in side.values()) for side in sides)
+    return a, b
+
+
+def _undecided(a: CaseScores) -> str:
+    """Return why nothing can be decided against A."""
+    return "" if any(a.dice.values()) else "every Dice of A is 0"
 
 
 def require_paired(a: CaseScores, b: CaseScores) -> None:
@@ -228,8 +325,6 @@ def _leakage(scores: CaseScores) -> Iterable[str]:
 
 
 def _remarks(
-    a: CaseScores,
-    b: CaseScores,
     pattern: str | None,
     left_out: Sequence[str],
     interval: Interval | None,
@@ -240,18 +335,8 @@ def _remarks(
     else:
         yield f"patients are the matches of {pattern!r} in the case ids"
     if left_out:
-        why = "left out because a side has no foreground in prediction and truth"
+        why = "left out because neither side has foreground in prediction or truth"
         yield f"{why}: {named(left_out)}"
-    lopsided = [
-        case
-        for case, scores in a.per_class.items()
-        if any((v is None) is not (b.per_class[case].get(n) is None) for n, v in scores.items())
-    ]
-    if lopsided:
-        yield (
-            "a class that the truth lacks and one side predicts has a Dice (of 0) on that side "
-            f"only, so the means are over different classes in {named(lopsided)}"
-        )
     if interval is not None and interval.method == "percentile":
         yield "the interval is the percentile one, because BCa is degenerate here"
     if interval is not None and interval.method == "constant":
@@ -263,8 +348,18 @@ def _remarks(
         )
 
 
-def _row(case: str, patient: str, a: CaseScores, b: CaseScores) -> CaseRow:
-    x, y = a.dice[case], b.dice[case]
+def _errors_remarks(a: Mapping[str, CaseErrors], b: Mapping[str, CaseErrors]) -> Iterable[str]:
+    """Return which cases have false positives and misses."""
+    for name, side in (("A", a), ("B", b)):
+        if cases := [case for case, errors in side.items() if errors.false_positives]:
+            yield f"{name} predicts a class that the truth lacks in {named(cases)}"
+        if cases := [case for case, errors in side.items() if errors.misses]:
+            yield f"{name} finds nothing of a class of the truth in {named(cases)}"
+
+
+def _row(
+    case: str, patient: str, a: CaseScores, b: CaseScores, difference: float | None
+) -> CaseRow:
     metrics = {"dice": (a.per_class, b.per_class), "hd95_mm": (a.hd95, b.hd95)}
     metrics["nsd"] = (a.nsd, b.nsd)
     classes = {
@@ -274,7 +369,7 @@ def _row(case: str, patient: str, a: CaseScores, b: CaseScores) -> CaseRow:
         for side, per_class in zip("ab", sides, strict=True)
         if per_class is not None
     }
-    return CaseRow(case, patient, x, y, None if x is None or y is None else y - x, classes)
+    return CaseRow(case, patient, a.dice[case], b.dice[case], difference, classes)
 
 
 def _surfaces(
@@ -300,8 +395,8 @@ def _surface(
     metric: str, a: PerClass, b: PerClass, pattern: str | None, seed: int, lacking: Sequence[int]
 ) -> SurfaceComparison:
     x, y = ({case: mean_of_present(row.values()) for case, row in s.items()} for s in (a, b))
-    both = [case for case in x if x[case] is not None and y[case] is not None]
-    means_a, means_b = (patient_means({c: s[c] for c in both}, pattern)[0] for s in (x, y))
+    known = [case for case in x if x[case] is not None or y[case] is not None]
+    means_a, means_b = (patient_means(filled(s, known, pattern), pattern)[0] for s in (x, y))
     differences = [round(means_b[p] - means_a[p], DECIMALS) for p in means_a]
     return SurfaceComparison(
         metric,

@@ -12,7 +12,10 @@ from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, FEWEST_PATI
 from nnunet_iac.analysis.scores.wording import interval_text, p_text, score_text, signed_text
 from nnunet_iac.runs.atomic import write_json, write_text
 
-HEAD = ("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse")
+HEAD = (
+    *("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse"),
+    *("false positives A/B", "misses A/B", "not inferior"),
+)
 SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
 SOURCE_TABLE_HEAD = ("patients", "cases", "Dice before", "Dice after", "forgetting", *HEAD[3:6])
 TRANSFER_HEAD = ("patients", "cases", "Dice alone", "Dice adapted", "forward transfer", *HEAD[3:6])
@@ -22,7 +25,7 @@ TRANSFER_HEAD = ("patients", "cases", "Dice alone", "Dice adapted", "forward tra
 def table(made: Comparisons) -> str:
     """Return comparisons as text for a terminal."""
     numbered = list(enumerate(made.comparisons, start=1))
-    head = ["", "patients", "cases", *HEAD, "not inferior", "verdict"]
+    head = ["", "patients", "cases", *HEAD, "verdict"]
     lines = _aligned([head, *([f"{n}", *_cells(c), c.verdict] for n, c in numbered)])
     surfaces = [[f"{n}", *_surface_cells(s)] for n, c in numbered for s in c.surface]
     lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])] if surfaces else []
@@ -52,7 +55,10 @@ def document(made: Comparisons) -> dict[str, Any]:
     content = {**dataclasses.asdict(made), "protocol": _protocol(made)}
     for name in ("comparisons", "forgetting", "transfers"):
         family = getattr(made, name)
-        content[name] = [{**dataclasses.asdict(c), "verdict": c.verdict} for c in family]
+        content[name] = [
+            {**dataclasses.asdict(c), "not_inferior": c.not_inferior, "verdict": c.verdict}
+            for c in family
+        ]
     absent = [name for name in ("forgetting", "transfers") if not content[name]]
     return {name: value for name, value in content.items() if name not in absent}
 
@@ -68,7 +74,7 @@ def latex(made: Comparisons) -> str:
     overview, source, alone = _overview(made), _on_source(made), _over_scratch(made)
     notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
     lines = [
-        *wording.tabular(["A", "B", "patients", "cases", *HEAD, "not inferior"], rows),
+        *wording.tabular(["A", "B", "patients", "cases", *HEAD], rows),
         *(wording.tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),
         *(wording.tabular(source[0], source[1:], labels=1) if made.forgetting else ()),
         *(wording.tabular(alone[0], alone[1:]) if made.transfers else ()),
@@ -117,15 +123,21 @@ def _protocol(made: Comparisons) -> dict[str, str]:
     sentences = {
         "unit": "Dice is the mean over foreground classes, then over a patient's cases, then over "
         "patients; B - A is paired by patient.",
+        "empty": "As in nnU-Net a class that prediction and truth lack has no Dice, and one that "
+        "either lacks has 0; a case without a Dice on one side counts with that side's mean. False "
+        "positive: a class predicted in a case whose truth lacks it. Miss: a class of which "
+        "nothing is found.",
         "interval": f"Interval: {CONFIDENCE:.0%} bootstrap of the mean over patients (BCa, "
         f"{RESAMPLES} resamples, seed {made.seed}).",
         "test": "p: two-sided Wilcoxon signed-rank test over patients, zeros after Pratt.",
         "adjustment": f"Holm: adjusted for {wording.counted(number, 'comparison')}.{fisher}",
-        "verdict": "Better or worse: the interval excludes 0 and the adjusted p is at most "
-        f"{ALPHA:g}, of at least {FEWEST_PATIENTS} patients; otherwise no difference is detected.",
+        "verdict": "Better or worse: the interval excludes 0 and the adjusted p of Dice, or of an "
+        f"exact sign test of false positives and misses over patients, is at most {ALPHA:g}, of at "
+        f"least {FEWEST_PATIENTS} patients; otherwise no difference is detected. Mixed: B would be "
+        "better, but has more false positives or more misses. No verdict: every Dice of A is 0.",
         "effect": "Effect r: matched-pairs rank-biserial correlation, positive where B is better.",
         "non_inferiority": f"Not inferior: the interval's lower end lies above -{made.margin:g} "
-        f"Dice, of at least {FEWEST_PATIENTS} patients.",
+        f"Dice, of at least {FEWEST_PATIENTS} patients, without more false positives or misses.",
     }
     if made.forgetting:
         number = len(made.forgetting)
@@ -182,7 +194,7 @@ def _cells(c: PairedComparison) -> list[str]:
     cells = [str(c.patients), str(c.cases), score_text(c.mean_a), score_text(c.mean_b)]
     cells += [signed_text(c.difference), interval_text(c.interval), p_text(c.p), p_text(c.p_holm)]
     cells += [f"{c.effect:+.2f}", f"{c.better}/{c.equal}/{c.worse}"]
-    return [*cells, "shown" if c.non_inferiority.shown else "not shown"]
+    return [*cells, *wording.errors_text(c), "shown" if c.not_inferior else "not shown"]
 
 
 def _surface_cells(s: SurfaceComparison) -> list[str]:

@@ -9,18 +9,24 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.forgetting import forgetting, forward_transfer
 from nnunet_iac.analysis.scores.statistics import MARGIN
-from nnunet_iac.analysis.scores.wording import NONE, difference_text, p_text, score_text
+from nnunet_iac.analysis.scores.wording import (
+    NONE,
+    difference_text,
+    errors_text,
+    p_text,
+    score_text,
+)
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
 
 SOURCE_HEAD = (
     "source Dice before",
     "source Dice",
     "forgetting [95 % CI]",
-    "p of forgetting (Holm)",
+    "p of forgetting (Holm over {})",
 )
 """The columns of methods that adapt a model."""
 
-TRANSFER = "forward transfer over {} [95 %]", "p of transfer over {} (Holm)"
+TRANSFER = "forward transfer over {} [95 %]", "p of transfer over {} (Holm over {})"
 """The columns for every backbone of the study that was trained on the target alone."""
 
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
@@ -93,10 +99,10 @@ def method_tables(
         references = [run for run in references if tuple(run[k] for k in WHERE[:3]) == place[:3]]
         # Without cells only its own validation is known, which mirrors as trainers do by default.
         mirrored = named["augmentation"] == "default"
-        own_validation = [run["dice"] for run in references] if mirrored else []
-        tested = [run["test_dice"] for run in references if "test_dice" in run]
+        own_validation = [_scores(run, "dice") for run in references] if mirrored else []
+        tested = [_scores(run, "test_dice") for run in references if "test_dice" in run]
         # Where cells were trained, the backbone was scored under their circumstances.
-        frozen = [run["frozen_dice"] for run in own if run["frozen_dice"] is not None]
+        frozen = [_scores(run, "frozen_dice") for run in own if run["frozen_dice"] is not None]
         of = {
             "validation cases": ("dice", frozen or own_validation),
             "test cases, not mirrored": ("test_dice", tested),
@@ -116,6 +122,11 @@ def _place(run: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(run[key] for key in WHERE)
 
 
+def _scores(run: Mapping[str, Any], key: str) -> CaseScores:
+    """Return the scores of a run in a result file; those of earlier releases lack its errors."""
+    return CaseScores.of_dice(run[key], run["method"], run.get(f"{key.removesuffix('dice')}errors"))
+
+
 def _require_one_backbone(runs: Sequence[Mapping[str, Any]]) -> None:
     """Check that runs that are compared began with the same tensors, fold by fold."""
     first: dict[Any, Mapping[str, Any]] = {}
@@ -132,20 +143,20 @@ def _require_one_backbone(runs: Sequence[Mapping[str, Any]]) -> None:
 def _table_values(
     groups: Mapping[str, Sequence[Mapping[str, Any]]],
     baselines: Sequence[str],
-    reference: Sequence[Mapping[str, float | None]],
+    reference: Sequence[CaseScores],
     key: str,
     margin: float,
 ) -> dict[str, Any]:
     """Return what a table has beside its place, of the runs of every method.
 
-    `reference` has the backbone's Dice per case, once or more for every case.
+    `reference` has the backbone's scores, once or more for every case.
     """
     pattern = next(run["patient_pattern"] for runs in groups.values() for run in runs) or ".*"
 
     def scores(runs: Sequence[Mapping[str, Any]], label: str) -> CaseScores:
-        return pooled([CaseScores.of_dice(run[key], label) for run in runs], label)
+        return pooled([_scores(run, key) for run in runs], label)
 
-    backbone = pooled([CaseScores.of_dice(dice, REFERENCE) for dice in reference], REFERENCE)
+    backbone = pooled(reference, REFERENCE)
     scored = {REFERENCE: backbone, **{name: scores(runs, name) for name, runs in groups.items()}}
 
     def against(baseline: str, own: CaseScores) -> PairedComparison:
@@ -180,8 +191,10 @@ def _table_values(
                 transfers={},
             )
         )
-    same = against(REFERENCE, backbone)
-    found = {"patients": same.patients, "cases": same.cases, "reference": same.mean_a}
+    found = {
+        **{of: max(getattr(c, of) for c in family) for of in ("patients", "cases")},
+        "reference": against(REFERENCE, backbone).mean_a,
+    }
     return {**found, "rows": tuple(rows), "baselines": sides}
 
 
@@ -197,8 +210,7 @@ def _trained_alone(
         here = all(run[name] == adapted[name] for name in shared) and key in run
         alone = run["method"] == REFERENCE and "source" not in run and run["backbone"] not in halves
         if here and alone:
-            scores = CaseScores.of_dice(run[key], run["backbone"])
-            found.setdefault(run["backbone"], []).append(scores)
+            found.setdefault(run["backbone"], []).append(_scores(run, key))
     return {name: pooled(parts, name) for name, parts in found.items()}
 
 
@@ -215,7 +227,7 @@ def _with_transfers(
     """
     family = []
     for name, runs in groups.items():
-        own = pooled([CaseScores.of_dice(run[key], name) for run in runs], name)
+        own = pooled([_scores(run, key) for run in runs], name)
         pattern = runs[0]["patient_pattern"] or ".*"
         others = [other for other in alone.values() if other.dice.keys() == own.dice.keys()]
         family += [forward_transfer(other, own, pattern, margin) for other in others]
@@ -243,17 +255,22 @@ def cells(table: MethodTable) -> list[list[str]]:
     """Return head and rows of a table as text."""
     head = ["method", "runs", "epochs", "search epochs", "minutes", "parameters", "MACs"]
     head += ["Dice", "± seeds"]
+    compared = [row.against[REFERENCE] for row in table.rows]
+    wrong = any(any((*c.false_positives, *c.misses)) for c in compared)
+    head += ["false positives, backbone / method", "misses, backbone / method"] if wrong else []
     for baseline in table.baselines:
-        head += [f"difference from {shown_name(baseline)} [95 % CI]", "p (Holm)"]
-    on_source = any(row.forgetting is not None for row in table.rows)
-    head += [*SOURCE_HEAD] if on_source else []
-    alone = dict.fromkeys(name for row in table.rows for name in row.transfers)
-    head += [column.format(name) for name in alone for column in TRANSFER]
+        head += [f"difference from {shown_name(baseline)} [95 % CI]"]
+        head += [f"p (Holm over {compared[0].family})"]
+    on_source = [row.forgetting.family for row in table.rows if row.forgetting is not None]
+    head += [column.format(on_source[0]) for column in SOURCE_HEAD] if on_source else []
+    alone = {name: c.family for row in table.rows for name, c in row.transfers.items()}
+    head += [column.format(name, n) for name, n in alone.items() for column in TRANSFER]
     found = [head]
     for row in table.rows:
         line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]
         line += [f"{row.minutes:.1f}", f"{row.parameters:+.1%}", f"{row.macs:+.1%}"]
         line += [f"{row.dice:.4f}", NONE if row.spread is None else f"{row.spread:.4f}"]
+        line += errors_text(row.against[REFERENCE]) if wrong else []
         for baseline in table.baselines:
             against = row.against.get(baseline)
             line += [difference_text(against), NONE if against is None else p_text(against.p_holm)]

@@ -96,6 +96,16 @@ def wilcoxon(differences: Sequence[float]) -> float | None:
     return _signed_rank_p(_finite(differences), "two-sided")
 
 
+def sign_test(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p of the exact sign test, McNemar's for counts of 0 and 1 (1947).
+
+    Zeros are left out, and differences up to `DECIMALS` decimals are zero; None where all are.
+    """
+    rounded = np.round(_finite(differences), DECIMALS)
+    rising, count = int((rounded > 0).sum()), int(np.count_nonzero(rounded))
+    return float(stats.binomtest(rising, count).pvalue) if count else None
+
+
 def fisher_combination(p_values: Sequence[float]) -> float:
     """Return Fisher's combined p: -2 sum ln p is chi-square with 2K degrees of freedom.
 

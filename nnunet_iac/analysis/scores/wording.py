@@ -5,12 +5,20 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from nnunet_iac.analysis.scores.comparison import PairedComparison
+from nnunet_iac.analysis.scores.comparison import PairedComparison, Verdict, detected
 from nnunet_iac.analysis.scores.statistics import CONFIDENCE, Interval
 
 SMALLEST_P = 0.0001
 """Below it tables state this bound; the JSON has the number."""
 NONE = "\N{EN DASH}"
+
+CLAIMS: dict[Verdict, str] = {
+    "no difference detected": "no difference detected from",
+    "mixed": "a higher Dice but more false positives or misses than",
+    "too few patients": "too few patients to compare with",
+    "no verdict": "no verdict against",
+}
+"""How a finding begins that is neither better nor worse."""
 
 
 def score_text(value: float | None) -> str:
@@ -37,6 +45,11 @@ def p_text(value: float | None) -> str:
     return f"{value:.4f}" if value >= SMALLEST_P else f"<{SMALLEST_P}"
 
 
+def adjusted_text(p: float | None, family: int) -> str:
+    """Return an adjusted p value with its family, for example `p = 0.0312 after Holm over 8`."""
+    return f"p = {p_text(p)} after Holm over {counted(family, 'comparison')}"
+
+
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Return rows as CSV; a cell that is None is empty."""
     text = io.StringIO()
@@ -61,31 +74,59 @@ def difference_text(comparison: PairedComparison | None) -> str:
     return f"{signed_text(comparison.difference)} {interval_text(comparison.interval)}"
 
 
+def count_text(value: float) -> str:
+    """Return how many false positives or misses there are; a mean over runs has one decimal."""
+    return f"{round(value, 1):g}"
+
+
+def errors_text(comparison: PairedComparison) -> tuple[str, str]:
+    """Return false positives and misses of A and B for tables, for example `0 / 8`."""
+    kinds = comparison.false_positives, comparison.misses
+    false_positives, misses = (" / ".join(map(count_text, counts)) for counts in kinds)
+    return false_positives, misses
+
+
 def finding(comparison: PairedComparison, a: str) -> str:
     """Return the verdict on B with its numbers: claim, difference, interval, n.
 
     For example `0.0012 lower than a random cell (95 % CI 0.0007 to 0.0017, n = 32)`, or
     `no difference detected from a random cell (+0.0001, 95 % CI -0.0013 to +0.0014, n = 14)`.
-    Where the interval alone would decide, the adjusted p that does not agree is given. `a` names
-    A, with its article.
+    Where the interval alone would decide, the adjusted p that does not agree is given, and where
+    they differ the false positives and misses. `a` names A, with its article.
     """
-    n, verdict, between = f"n = {comparison.patients}", comparison.verdict, comparison.interval
-    level = f"{100 * CONFIDENCE:.0f} % CI"
+    verdict, between = comparison.verdict, comparison.interval
+    level, tail = (
+        f"{100 * CONFIDENCE:.0f} % CI",
+        [f"n = {comparison.patients}", *_errors(comparison)],
+    )
     if verdict in ("better", "worse"):
         assert between is not None
         low, high = sorted((abs(between.low), abs(between.high)))
         relation = "higher" if verdict == "better" else "lower"
         size = f"{abs(comparison.difference):.4f} {relation} than {a}"
-        return f"{size} ({level} {low:.4f} to {high:.4f}, {n})"
+        return f"{size} ({', '.join([f'{level} {low:.4f} to {high:.4f}', *tail])})"
     numbers = [signed_text(comparison.difference)]
     if between is not None:
         numbers.append(f"{level} {signed_text(between.low)} to {signed_text(between.high)}")
-        if not between.low <= 0 <= between.high and comparison.p_holm is not None:
-            numbers.append(f"adjusted p = {p_text(comparison.p_holm)}")
-    claim = f"{verdict} from {a}"
-    if verdict == "too few patients":
-        claim = f"too few patients to compare with {a}"
-    return f"{claim} ({', '.join([*numbers, n])})"
+        excludes_0 = not between.low <= 0 <= between.high
+        if excludes_0 and comparison.p_holm is not None and not detected(comparison.p_holm):
+            numbers.append(adjusted_text(comparison.p_holm, comparison.family))
+    numbers += [*tail, *filter(None, (comparison.undecided,))]
+    return f"{CLAIMS[verdict]} {a} ({', '.join(numbers)})"
+
+
+def _errors(comparison: PairedComparison) -> list[str]:
+    """Return B's false positives and misses where they differ from A's, and a p that decides."""
+    counts = {"false positives": comparison.false_positives, "misses": comparison.misses}
+    found = [
+        f"{count_text(b)} {name} instead of {count_text(a)}"
+        for name, (a, b) in counts.items()
+        if count_text(a) != count_text(b)
+    ]
+    if detected(comparison.p_errors_holm):
+        p = adjusted_text(comparison.p_errors_holm, comparison.errors_family)
+        found.append(f"{p}, of false positives and misses")
+    return found
 
 
 def tabular(head: Sequence[str], rows: Iterable[Sequence[str]], labels: int = 2) -> list[str]:
