@@ -60,7 +60,30 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file atomically; NaN and infinities are an error, since JSON has none."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    with naming(path):
+        text = json.dumps(document, indent=2, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in the error of what it holds, or is to hold."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@contextmanager
+def content_of(path: Path) -> Iterator[None]:
+    """Name a file in the error of what is looked for in it and is not there."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must hold all that was once written there; it does not "
+            f"({type(error).__name__}: {error}): restore it, or run the step that wrote it again"
+        ) from error
 
 
 def read_json(path: Path) -> Any:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
-from nnunet_iac.runs.plans import configuration_of
+from nnunet_iac.runs.plans import configuration_of, read_plans
 from nnunet_iac.runs.records import RUN_KEYS
 from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, random_genotypes
 from nnunet_iac.search.cost import CellCosts
@@ -57,7 +56,7 @@ class Origin:
             return cls(path, run)
         leaked = record.read_backbone().leakage if record.backbone_file.is_file() else None
         sides = ("training",) if leaked is None else ("training", "validation")
-        split = read_json(record.split_file) if record.split_file.is_file() else {}
+        split = record.read_split() if record.split_file.is_file() else {}
         learned_from = tuple(case for side in sides for case in split.get(side, ()))
         return cls(path, run, learned_from, _dimensions(record, run), leaked)
 
@@ -196,5 +195,5 @@ def _dimensions(record: RunFolder, run: dict[str, Any]) -> int | None:
     plans = record.path.parent.parent / "plans.json"
     if not plans.is_file() or "configuration" not in run:
         return None
-    patch = configuration_of(read_json(plans), run["configuration"]).get("patch_size")
+    patch = configuration_of(read_plans(plans), run["configuration"]).get("patch_size")
     return len(patch) if isinstance(patch, list) else None

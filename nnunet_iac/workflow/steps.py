@@ -28,9 +28,10 @@ from nnunet_iac.host.folders import command_environment, raw_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
-from nnunet_iac.runs.plans import configuration_of, dataset_number
+from nnunet_iac.runs.plans import configuration_of, dataset_number, read_plans
 from nnunet_iac.runs.scores import SUMMARY
 from nnunet_iac.runs.splits import SPLITS
+from nnunet_iac.runs.typed import typed
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_checks import training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
@@ -121,7 +122,7 @@ def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, comman
         # Planning divides by the number of augmentation workers, so it needs one.
         planning = ["nnUNetv2_plan_and_preprocess", "-d", number, "--no_pp"]
         command([*planning, "-npfp", str(threads)], nnUNet_n_proc_DA="1")
-    content = read_json(folder / f"{plans}.json")
+    content = read_plans(folder / f"{plans}.json")
     for name in dataset.configurations:
         data = folder / configuration_of(content, name)["data_identifier"]
         there = {path.stem for path in data.glob("*.pkl")}
@@ -206,8 +207,8 @@ def report(study: Study, results: Sequence[Path], to: Path) -> None:
     """
     gathered: dict[str, dict[str, Any]] = {}
     for path in [path for folder in results for path in sorted(folder.glob("*.json"))]:
-        known = read_json(path)
-        gathered.setdefault(known["run"], {}).update(known)
+        known = typed(dict[str, Any], read_json(path), str(path))
+        gathered.setdefault(str(known.get("run")), {}).update(known)
     document = {
         "study": study.name,
         "device": study.device,

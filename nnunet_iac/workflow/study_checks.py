@@ -12,6 +12,7 @@ from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trai
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.genotype_source import find_genotype
+from nnunet_iac.runs.plans import read_dataset
 from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_split, require_splits
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.patients import named, patient_of, shared_patients
@@ -57,7 +58,7 @@ def _require_test_cases(raw: Path) -> None:
                 f"to {verb} test cases {raw / name} must exist; it does not: add it, or leave "
                 "predict out"
             )
-    ending = read_json(raw / "dataset.json")["file_ending"]
+    ending = read_dataset(raw / "dataset.json")["file_ending"]
     images, labels = (
         {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
         for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
@@ -154,7 +155,7 @@ def wanted_splits(dataset: DataSet) -> Splits:
 
 def training_cases(raw: Path) -> list[str]:
     """Return the ids of a raw data set's training cases."""
-    ending = read_json(raw / "dataset.json")["file_ending"]
+    ending = read_dataset(raw / "dataset.json")["file_ending"]
     labels = (raw / "labelsTr").glob(f"*{ending}")
     return sorted(path.name.removesuffix(ending) for path in labels)
 
