@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,16 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f"{_UNFINISHED}{path.name}."
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = f"{_UNFINISHED}{path.name}.{secrets.token_hex(4)}{path.suffix}"
+        path.with_name(name).touch(exist_ok=False)  # With the permissions of any new file.
+        temporary = path.with_name(name)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except OSError as error:
         raise RuntimeError(
