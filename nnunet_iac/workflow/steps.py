@@ -10,6 +10,7 @@ finds them again.
 
 import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,14 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.vocabulary import REFERENCE
-from nnunet_iac.host.folders import command_environment, raw_folder
+from nnunet_iac.host.folders import command_environment, raw_folder, results_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
@@ -236,9 +236,12 @@ def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
     if study.device == "cpu" or count < 2:
         yield {}
         return
+    # Not where any user of the machine can make, and hold, a file of this name.
+    folder = results_folder() / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     for device in visible:
-        lock = FileLock(Path(gettempdir()) / f"nnunet-iac-gpu-{device}-{os.getuid()}.lock")
+        lock = FileLock(folder / f".gpu-{platform.node()}-{device}-{os.getuid()}.lock")
         with suppress(Timeout):
             lock.acquire(timeout=0)
             break
