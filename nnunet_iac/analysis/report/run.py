@@ -96,8 +96,8 @@ class Run:
 
     @property
     def collapsed(self) -> bool:
-        """Whether most operations of the found cell have no parameters; never of a control's."""
-        if self.genotype is None or self.is_control:
+        """Whether most operations of the cell that the run's own search found lack parameters."""
+        if self.genotype is None or not self.search_epochs:
             return False
         return parameter_free_share(self.genotype) > COLLAPSE_SHARE
 
