@@ -14,6 +14,7 @@ from torch import nn
 from nnunet_iac.nn.cost import cell_costs, run_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.nn.skip_unet import SkipModuleUNet
 from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.plans import (
     SECTION,
@@ -312,6 +313,8 @@ class Preflight:
                 model = retrofit(planned.make(), **cell.network_arguments())
                 if isinstance(model, IACUNet) and genotype is not None:
                     model.discretise(genotype)
+                elif isinstance(model, SkipModuleUNet):
+                    model.match_network(network)
             model.unfreeze(genotype is not None or not self.method.searches)
             return model
 
