@@ -71,6 +71,22 @@ def test_plan_takes_settings_from_every_set_and_names_the_next_command(preproces
     assert f"unchanged: {preprocessed / 'Mine.json'}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("settings", "trainer"),
+    [
+        (["skip=attention"], "IACDiscrete"),
+        (["genotype=random:1"], "IACDiscrete"),
+        (["trainable_part=decoder"], "Continue"),
+        (["retention=l2-sp"], "Continue"),
+        (["search_epochs=20", "patience=5"], "IAC"),
+        (["trainable_part=cells+norms"], "IACLTH"),
+    ],
+)
+def test_plan_names_a_trainer_that_takes_the_settings(preprocessed, capsys, settings, trainer):
+    assert main(["plan", "-d", "4", "-c", "2d", "-o", "Mine", "--set", *settings]) == 0
+    assert f" -tr nnUNetTrainer{trainer} -p Mine" in capsys.readouterr().out
+
+
 def test_plan_logs_an_old_name_of_a_setting_and_writes_its_present_one(preprocessed, capsys):
     words = "plan -d 4 -c 2d -o Mine --set stable_checks=2"
     assert main(words.split()) == 0

@@ -1,12 +1,17 @@
 """What the repository says of itself: citation, metadata, changelog and templates."""
 
+import ast
 import re
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from hatchling.metadata.core import ProjectMetadata
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import nnunet_iac
 
@@ -20,6 +25,8 @@ COMPUTING = sorted(
     ]
 )
 """Scripts that train, predict or measure."""
+EXTRAS = ("completion", "surface", "tensorboard", "study", "onnx")
+"""What users install; the others are for contributors, or add to these."""
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
 
@@ -51,6 +58,41 @@ def test_the_statement_of_what_it_is_not_is_made(path: str) -> None:
 
 def test_the_classifiers_are_known() -> None:
     assert "Intended Audience :: Science/Research" in PROJECT.classifiers  # Refused if unknown.
+
+
+def test_every_import_is_of_a_declared_dependency_or_of_an_extra() -> None:
+    extras = {name: PROJECT.optional_dependencies[name] for name in EXTRAS}
+    declared = {
+        canonicalize_name(Requirement(text).name)
+        for texts in (PROJECT.dependencies, *extras.values())
+        for text in texts
+    }
+    distributions = packages_distributions()
+    files = [path for name in ("nnunet_iac", "trainers") for path in (ROOT / name).rglob("*.py")]
+    undeclared = {
+        (str(path.relative_to(ROOT)), module)
+        for path in files
+        for module in _imports(path)
+        if not declared.intersection(map(canonicalize_name, distributions[module]))
+    }
+    assert undeclared == set()
+
+
+def _imports(path: Path) -> set[str]:
+    """Return the packages of others that a module imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"nnunet_iac"}
+
+
+def test_the_oldest_versions_allowed_have_what_is_used() -> None:
+    allowed = {r.name: r.specifier for r in map(Requirement, PROJECT.dependencies)}
+    assert "1.24.4" not in allowed["numpy"]  # Without numpy.dtypes.
+    assert "3.20.0" not in allowed["filelock"]  # Follows links when it opens a lock.
 
 
 def test_an_unreleased_first_version_only_adds() -> None:

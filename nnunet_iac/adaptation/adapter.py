@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,10 +23,11 @@ from torch import Tensor
 from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
 from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.export import Model, new_folder, retrofit_architecture, stock_checkpoint
-from nnunet_iac.host.plans import SECTION, configuration_of
-from nnunet_iac.runs.atomic import read_json, replacing, write_json
+from nnunet_iac.host.plans import SECTION, configuration_of, read_dataset, read_plans
+from nnunet_iac.runs.atomic import content_of, naming, replacing, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.typed import typed
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
 
@@ -48,7 +50,7 @@ MEAN, SPREAD = "statistics.mean.", "statistics.spread"
 
 DAMAGE = (
     *(SafetensorError, OSError, LookupError, TypeError, AttributeError),
-    json.JSONDecodeError,
+    *(ValueError, RecursionError),
 )
 """Errors of reading a file that is no adapter."""
 
@@ -128,21 +130,21 @@ class Adapter:
                 f"an adapter is made of a run that left its backbone as it was; that of {path} has "
                 "changed: train with trainable_part=cells or cells+norms, which keep it frozen"
             )
-        run = checkpoint[SECTION]["run"]
-        init = checkpoint["init_args"]
-        axes = checkpoint[MIRRORING]
-        sites, spread = sites_of_run(fold, checkpoint, log)
-        keys = ("trainer", "dataset", "plans", "configuration", "fold")
-        return cls(
-            tensors,
-            Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure,
-            found,
-            plans_digest(init["plans"], init["configuration"]),
-            None if axes is None else [int(axis) for axis in axes],
-            {**{key: run[key] for key in keys}, "version": version("nnunet-iac")},
-            sites,
-            spread,
-        )
+        with content_of(path), naming(path):
+            run, init = checkpoint[SECTION]["run"], checkpoint["init_args"]
+            axes = checkpoint[MIRRORING]
+            sites, spread = sites_of_run(fold, checkpoint, log)
+            keys = ("trainer", "dataset", "plans", "configuration", "fold")
+            return cls(
+                tensors,
+                Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure,
+                found,
+                plans_digest(init["plans"], init["configuration"]),
+                None if axes is None else [int(axis) for axis in axes],
+                {**{key: run[key] for key in keys}, "version": version("nnunet-iac")},
+                sites,
+                spread,
+            )
 
     def save(self, path: Path) -> None:
         """Write the adapter, atomically; a file that exists is not overwritten."""
@@ -169,33 +171,43 @@ class Adapter:
         """Return the adapter of a file; a damaged, foreign or newer one is a ValueError."""
         if not path.is_file():
             raise FileNotFoundError(f"an adapter must be an existing file; {path} is none")
-        try:
+        with _reading(path):
             with safe_open(path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})[ADAPTER_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            given = document.pop("format")
-            if given > ADAPTER_FORMAT:
-                raise ValueError(
-                    f"{path} was written by a newer version ({document['provenance']['version']}): "
-                    "install that one"
-                )
-            if document.pop("tensors_hash") != tensors_hash(tensors):
-                raise ValueError(
-                    f"the tensors of an adapter must be those that were saved; {path} is damaged: "
-                    "save it again"
-                )
-            farthest = document.pop("farthest")
+            given, whole = document.pop("format"), document.pop("tensors_hash")
+            newer, by = given > ADAPTER_FORMAT, document["provenance"]["version"]
+        if newer:
+            raise ValueError(f"{path} was written by a newer version ({by}): install that one")
+        if whole != tensors_hash(tensors):
+            raise ValueError(
+                f"the tensors of an adapter must be those that were saved; {path} is damaged: "
+                "save it again"
+            )
+        with _reading(path):
             sites = {
                 name: Site(tensors.pop(f"{MEAN}{name}"), math.nan if far is None else far)
-                for name, far in farthest.items()
+                for name, far in document.pop("farthest").items()
             }
-            spread = tensors.pop(SPREAD, None)
-            return cls(tensors, **document, sites=sites, spread=spread)
-        except DAMAGE as error:
-            raise ValueError(
-                f"{path} must be an adapter and is damaged or something else "
-                f"({type(error).__name__}: {error}): save it again"
-            ) from error
+            for key in ("dataset", "trainer"):
+                typed(str, document["provenance"][key], key)
+            structure = dict(document["structure"])
+            typed(str, structure.pop("implant"), "implant")
+            Settings.from_mapping(structure)
+            parts = {"tensors": tensors, "sites": sites, "spread": tensors.pop(SPREAD, None)}
+            return typed(cls, {**document, **parts})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file where it is no adapter."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path} must be an adapter and is damaged or something else "
+            f"({type(error).__name__}: {error}): save it again"
+        ) from error
 
 
 def require_new_file(path: Path) -> None:
@@ -296,8 +308,7 @@ def _plans_of(model: Path) -> tuple[dict[str, Any], str]:
         raise FileNotFoundError(
             f"a model folder of nnU-Net must be named; {model}/plans.json does not exist"
         )
-    plans: dict[str, Any] = read_json(model / "plans.json")
-    return plans, model.resolve().name.split("__")[-1]
+    return read_plans(model / "plans.json"), model.resolve().name.split("__")[-1]
 
 
 def plans_digest(plans: Mapping[str, Any], configuration: str) -> str:
@@ -324,7 +335,7 @@ def apply(model: Path, adapter: Adapter, folder: Path) -> Model:
         ValueError: the model does not have the adapter's backbone, or has other plans.
     """
     plans, configuration = _plans_of(model)
-    dataset = read_json(model / "dataset.json")
+    dataset = read_dataset(model / "dataset.json")
     checkpoint = backbone_of(model, adapter)
     if plans_digest(plans, configuration) != adapter.plans:
         raise ValueError(

@@ -19,7 +19,8 @@ from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, choose, stat
 from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.mps import fallback_named
-from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.host.plans import read_dataset
+from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
 
 CHOICES = "adapters.json"
@@ -108,7 +109,7 @@ def predict_chosen(
     choices = chosen_adapters(model, images, log)
     for case, choice in choices.items():
         log(f"{case}: {choice}")
-    ending = read_json(model / "dataset.json")["file_ending"]
+    ending = read_dataset(model / "dataset.json")["file_ending"]
     with TemporaryDirectory() as spare:
         for name in sorted({choice.name for choice in choices.values()}):
             part = Path(spare) / name

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from nnunet_iac.adaptation.choice import NO_ADAPTER, Features, Site, statistics
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import configuration_of
-from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import planned_network
@@ -56,7 +55,7 @@ def _cases_of_both(
 ) -> tuple[Iterator[Tensor], Iterator[Tensor]]:
     """Return the images of a run's training cases, and of those of its source."""
     init = checkpoint["init_args"]
-    cases, name = read_json(record.split_file)["training"], init["plans"]["dataset_name"]
+    cases, name = record.read_split()["training"], init["plans"]["dataset_name"]
     folder = preprocessed_folder(name)
     run = AdaptedRun(name, init["dataset_json"], cases, DataConfig())
     source = source_training_cases(record.read_backbone(), run, folder.parent)

@@ -11,8 +11,13 @@ from torch import nn
 
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.folders import results_folder
-from nnunet_iac.host.plans import configuration_of, dataset_number, require_trainable
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.host.plans import (
+    configuration_of,
+    dataset_number,
+    read_dataset,
+    read_plans,
+    require_trainable,
+)
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import Backbone, Fold, planned_network, read_backbone
@@ -91,7 +96,8 @@ class SourceModel:
                 "configuration"
             )
         require_trainable(found.config)
-        plans, dataset = (read_json(found.folder / f"{n}.json") for n in ("plans", "dataset"))
+        plans = read_plans(found.folder / "plans.json")
+        dataset = read_dataset(found.folder / "dataset.json")
         path = found.folder / f"fold_{wanted}" / checkpoint
         return cls(path, found.configuration, plans, dataset)
 

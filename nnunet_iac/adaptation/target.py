@@ -34,6 +34,8 @@ from nnunet_iac.host.plans import (
     SECTION,
     configuration_of,
     dataset_number,
+    read_dataset,
+    read_plans,
     require_dataset_name,
     require_identifier,
     settings_of,
@@ -87,13 +89,7 @@ class Target:
         """Return a raw data set, given by id or name, that has at least one training case."""
         name = preprocessed_folder(dataset).name
         require_dataset_name(name)
-        found = cls(name, read_json(raw_folder(name) / "dataset.json"))
-        for key, kind in {"channel_names": dict, "labels": dict, "file_ending": str}.items():
-            if not isinstance(found.dataset.get(key), kind):
-                raise ValueError(
-                    f"{key} must be given in {found.raw}/dataset.json; got "
-                    f"{found.dataset.get(key)!r}: correct it"
-                )
+        found = cls(name, read_dataset(raw_folder(name) / "dataset.json"))
         if not found.cases:
             raise ValueError(
                 f"a target must have at least one training case; {found.raw}/imagesTr has none: "
@@ -239,7 +235,7 @@ def prepare(
 
 def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     """Return how to adapt, and how to train the control."""
-    config = configuration_of(read_json(path), source.configuration)
+    config = configuration_of(read_plans(path), source.configuration)
     patients = {patient_of(case, settings_of(config).data.patient_pattern) for case in target.cases}
     fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
     number = str(dataset_number(target.name))
@@ -312,7 +308,7 @@ def _require_own_data(data: Path, plans: Path) -> None:
 def _require_own_labels(folder: Path, target: Target) -> None:
     """Check that preprocessed data of the target, if there are any, have its raw data's labels."""
     path = folder / "dataset.json"
-    if path.is_file() and read_json(path).get("labels") != target.dataset["labels"]:
+    if path.is_file() and read_dataset(path)["labels"] != target.dataset["labels"]:
         raise ValueError(
             f"the labels in {path} must be those of the raw data; they differ: preprocess the "
             "data set again, or remove that folder"

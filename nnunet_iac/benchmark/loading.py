@@ -2,14 +2,15 @@
 
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.plans import read_dataset, read_plans
 from nnunet_iac.host.stock_trainer import stock_trainer
-from nnunet_iac.runs.atomic import read_json
 
 
 def loading_seconds(dataset: str, configuration: str, plans: str, batches: int) -> float:
     """Return the median seconds that one worker of nnU-Net takes for a training batch of plans."""
     folder = preprocessed_folder(dataset)
-    content, description = read_json(folder / f"{plans}.json"), read_json(folder / "dataset.json")
+    content = read_plans(folder / f"{plans}.json")
+    description = read_dataset(folder / "dataset.json")
     with stock_trainer(content, configuration, description, workers=0) as trainer:
         training, _ = trainer.get_dataloaders()  # Without workers, which would need an end.
         return interleaved({"loading": lambda: next(training)}, batches, "cpu")["loading"]

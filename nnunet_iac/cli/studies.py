@@ -117,7 +117,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _pareto(arguments: argparse.Namespace) -> int:
     require_extra("study", *STUDY_MODULES)
-    from nnunet_iac.runs.atomic import read_json
+    from nnunet_iac.runs.atomic import content_of, read_json
     from nnunet_iac.width.source import Source
     from nnunet_iac.workflow import pareto as widths
     from nnunet_iac.workflow.estimate import hours_of, plan_lines
@@ -140,7 +140,8 @@ def _pareto(arguments: argparse.Namespace) -> int:
         print(f"wrote {path}\nnext: {command}")
         print(f"then the same command again, which draws {arguments.o / 'pareto.png'}")
         return 0
-    found = widths.points(pareto, read_json(results)["runs"])
+    with content_of(results):
+        found = widths.points(pareto, read_json(results)["runs"])
     print(widths.table(found))
     widths.write_points(pareto, found, arguments.o / "pareto.json")
     widths.draw_pareto(found, arguments.o / "pareto.png")

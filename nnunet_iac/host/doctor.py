@@ -8,10 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -37,7 +38,7 @@ FREE_BYTES = 5 * 1024**3
 """What nnUNet_results should have left for the checkpoints and predictions of a few folds."""
 
 _LOOK_UP = """
-import json, sys
+import json, sys, traceback
 sys.path[:] = [entry for entry in sys.path if entry]  # as in nnU-Net's own commands
 from nnunet_iac.host.trainer_lookup import find_trainer
 
@@ -51,7 +52,9 @@ for name in sys.argv[1:]:
     try:
         found[name] = {"file": origin(name)}
     except Exception as error:
-        found[name] = {"error": f"{type(error).__name__}: {error}"}
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        files.append(getattr(error, "filename", None))  # Of what is no Python.
+        found[name] = {"error": f"{type(error).__name__}: {error}", "files": files}
 print(json.dumps(found))
 """
 
@@ -158,7 +161,13 @@ def folder_check(variable: str) -> Check:
     except OSError as error:
         found = f"{value} cannot be written to: {error.strerror}"
         return Check(variable, found, f'chmod u+w "{value}", or export {variable}=<another folder>')
-    return Check(variable, f"{value}, writable")
+    return Check(variable, f"{value}, writable{_dependence([value])}")
+
+
+def _dependence(paths: Sequence[str]) -> str:
+    """Return a remark on the paths that mean another folder wherever a command is typed."""
+    relative = ", ".join(path for path in paths if not Path(path).is_absolute())
+    return f"; {relative} depends on the current folder: use an absolute path" if relative else ""
 
 
 def disk_check() -> Check:
@@ -178,7 +187,7 @@ def external_trainers_check() -> Check:
     """Return whether nnU-Net can find our trainers; the variable may list other folders as well."""
     folders = listed_folders()
     ok = trainers_dir() in map(_resolved, folders)
-    found = os.pathsep.join(folders) or "not set"
+    found = (os.pathsep.join(folders) or "not set") + _dependence(folders)
     return Check(TRAINER_VARIABLE, found, "" if ok else EXPORT_TRAINERS)
 
 
@@ -244,10 +253,33 @@ def trainer_checks() -> Iterator[Check]:
         yield Check("trainers", f"nnU-Net's look-up failed: {last}", fix)
         return
     outcomes = json.loads(process.stdout.strip().splitlines()[-1])
-    yield from (trainer_check(name, outcomes[name]) for name in names)
+    broken: dict[str, Check] = {}
+    for name in names:
+        check = _foreign_check(outcomes[name])
+        if check is None:
+            yield trainer_check(name, outcomes[name])
+        else:
+            broken[check.found] = check
+    yield from broken.values()
 
 
-def trainer_check(name: str, outcome: dict[str, str]) -> Check:
+def _foreign_check(outcome: Mapping[str, Any]) -> Check | None:
+    """Return the check of another listed folder where its module ended a look-up; else None."""
+    listed = {entry: _resolved(entry) for entry in listed_folders()}
+    for file in map(_resolved, reversed([*filter(None, outcome.get("files", ()))])):
+        for entry, folder in listed.items():
+            if folder != trainers_dir() and file.is_relative_to(folder):
+                kept = export_line([other for other in listed if other != entry])
+                return Check(
+                    f"other folders of {TRAINER_VARIABLE}",
+                    f"{file} cannot be imported ({outcome['error']}), which ends every look-up "
+                    "that comes to it",
+                    f"correct that file or install what it needs, or leave {folder} out: {kept}",
+                )
+    return None
+
+
+def trainer_check(name: str, outcome: Mapping[str, Any]) -> Check:
     """Return whether a trainer's `file` in the look-up's outcome is ours, or its `error`."""
     if "error" in outcome:
         fix = f"pip install --force-reinstall {DISTRIBUTION}, or install what the error names"

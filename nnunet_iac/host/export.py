@@ -16,12 +16,14 @@ from nnunet_iac.host.plans import (
     SECTION,
     architecture_of,
     configuration_of,
+    read_dataset,
+    read_plans,
     require_identifier,
     require_known_networks,
 )
 from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
-from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.atomic import content_of, naming, write_json
 from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
@@ -49,7 +51,7 @@ class Model:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration, as the model's plans describe it."""
-        return configuration_of(read_json(self.folder / "plans.json"), self.configuration)
+        return configuration_of(read_plans(self.folder / "plans.json"), self.configuration)
 
     @property
     def is_second_stage(self) -> bool:
@@ -74,7 +76,7 @@ class Model:
                 "let the training finish, or name another checkpoint with -chk"
             )
         left_out = tuple(fold for fold in candidates if fold not in folds)
-        require_known_networks(read_json(folder / "plans.json"))
+        require_known_networks(read_plans(folder / "plans.json"))
         return cls(folder, folds, folder.name.split("__")[-1], left_out)
 
 
@@ -94,8 +96,11 @@ def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[l
             or another configuration in the target's name.
     """
     require_new(target)
-    plans = exported_plans(read_json(model.folder / "plans.json"), model, target, checkpoint)
-    dataset = read_json(model.folder / "dataset.json")
+    plans = read_plans(file := model.folder / "plans.json")
+    with naming(file):
+        architecture_of(configuration_of(plans, model.configuration))
+    plans = exported_plans(plans, model, target, checkpoint)
+    dataset = read_dataset(model.folder / "dataset.json")
     with new_folder(target) as folder:
         write_json(folder / "plans.json", plans)
         _copy(model.folder, folder, MODEL_FILES)
@@ -147,7 +152,7 @@ def exported_checkpoint(
         raise ValueError(
             f"only a found cell can be exported; {path} is still searching: let the run end"
         )
-    axes, fold = checkpoint[MIRRORING], path.parent.name
+    axes, fold = checkpoint.get(MIRRORING), path.parent.name
     given = plans, dataset, configuration, fold.removeprefix("fold_")
     return stock_checkpoint(checkpoint["network_weights"], axes, *given)
 
@@ -237,7 +242,8 @@ def _structure(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     if not any(key.startswith("implants.") for key in checkpoint["network_weights"]):
         return {}
-    return Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure
+    with content_of(path), naming(path):
+        return Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure
 
 
 def _copy(source: Path, target: Path, names: tuple[str | Path, ...]) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.plans import read_plans
 from nnunet_iac.nn.folding import fold_for_inference
-from nnunet_iac.runs.atomic import read_json, replacing
+from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.runs.folder import RunFolder
 
 INPUT, OUTPUT = "patch", "logits"
@@ -121,7 +122,7 @@ def require_comparable(model: Model) -> None:
             "an ONNX file takes images only; the second stage of a cascade takes predictions of "
             "the first, too: use the model folder without --onnx"
         )
-    dataset = read_json(model.folder / "plans.json")["dataset_name"]
+    dataset = read_plans(model.folder / "plans.json")["dataset_name"]
     data = preprocessed_folder(dataset) / model.config["data_identifier"]
     cures = {data: "preprocess the data set (nnUNetv2_preprocess)"}
     for fold in model.folds:
@@ -141,7 +142,7 @@ def validation_images(fold: Path, predictor: Any, count: int) -> dict[str, np.nd
     dataset = predictor.plans_manager.dataset_name
     folder = preprocessed_folder(dataset) / predictor.configuration_manager.data_identifier
     data = infer_dataset_class(str(folder))(str(folder))
-    cases = sorted(read_json(RunFolder.of_fold(fold).split_file)["validation"])[:count]
+    cases = sorted(RunFolder.of_fold(fold).read_split()["validation"])[:count]
     return {case: np.asarray(data.load_case(case)[0]) for case in cases}
 
 

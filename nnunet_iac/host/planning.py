@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
@@ -15,6 +15,7 @@ from nnunet_iac.host import plans
 from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_protocol, with_skip
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.controls import CellSource
+from nnunet_iac.search.setting_parts import ControlPart
 from nnunet_iac.search.settings import Settings, present_names
 
 TRUTHS = "gt_segmentations"
@@ -112,7 +113,7 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     number = str(plans.dataset_number(plans_file.parent.name))
     train = shlex.join(["nnUNetv2_train", number, configuration, "FOLD"])
     under = shlex.join(["-p", new["plans_name"]])
-    retrofit = "IACDiscrete" if settings.cell.genotype or settings.cell.skip != "cell" else "IACLTH"
+    ours = _trainer_of(settings)
     lines = [
         f"{key}: {config[key]}, was {before[key]}"
         for key in ("patch_size", "batch_size")
@@ -121,15 +122,26 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
-        return [f"next: {train} -tr nnUNetTrainer{retrofit} {under}"]
+        return [f"next: {train} -tr {ours} {under}"]
     trainer = settings.data.backbone_trainer
     words = [] if trainer is None else ["-tr", trainer]
     words += ["-p", new["plans_name"]]
     words += [] if pretrained is None else ["-pretrained_weights", str(pretrained)]
     lines.append(f"next: {train} {shlex.join(words)}")
     if not of_its_own:
-        lines.append(f"then: {train} -tr nnUNetTrainer{retrofit} {under}")
+        lines.append(f"then: {train} -tr {ours} {under}")
     return lines
+
+
+def _trainer_of(settings: Settings) -> str:
+    """Return the trainer that settings are for: the first in this order that takes them."""
+    if settings.cell.genotype or settings.cell.skip != "cell":
+        return "nnUNetTrainerIACDiscrete"
+    of_control = settings.cell.trainable_part in get_args(ControlPart)
+    if of_control or settings.optimisation.retention != "none":
+        return "nnUNetTrainerContinue"
+    prunable = settings.schedule.search_epochs >= settings.soonest_end
+    return "nnUNetTrainerIACLTH" if prunable else "nnUNetTrainerIAC"
 
 
 def preprocessed_folder(dataset: str) -> Path:

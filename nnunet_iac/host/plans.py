@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.nn.named_classes import require_named_classes
-from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.atomic import naming, read_json, write_json
 from nnunet_iac.search.settings import Settings
 
 SECTION = "iac"
@@ -30,6 +30,31 @@ _REMAKE = "make the plans again with nnUNetv2_plan_experiment"
 def settings_of(configuration: Mapping[str, Any]) -> Settings:
     """Return the settings in a configuration of plans; without an `iac` section all defaults."""
     return Settings.from_mapping(configuration.get(SECTION, {}))
+
+
+def read_plans(path: Path) -> dict[str, Any]:
+    """Return the plans of a file; what nnU-Net cannot use is a ValueError that names it."""
+    plans = read_json(path)
+    with naming(path):
+        configurations_of(plans)
+        require_identifier(plans.get("plans_name"))
+        require_dataset_name(plans.get("dataset_name"))
+    return dict(plans)
+
+
+def read_dataset(path: Path) -> dict[str, Any]:
+    """Return the content of a dataset.json; what nnU-Net cannot use is a ValueError."""
+    content = read_json(path)
+    known = content if isinstance(content, dict) else {}
+    channels = known.get("channel_names", known.get("modality"))
+    if not (isinstance(channels, dict) and isinstance(known.get("labels"), dict)):
+        raise ValueError(
+            f"{path} must have objects channel_names and labels; it has "
+            f"{', '.join(known) or 'none'}: restore it from nnUNet_raw"
+        )
+    with naming(path):
+        require_file_ending(known.get("file_ending"))
+    return known
 
 
 def configurations_of(plans: Any) -> dict[str, dict[str, Any]]:

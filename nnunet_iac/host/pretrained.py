@@ -9,8 +9,9 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_iac.host.planning import built_from_plans
+from nnunet_iac.host.plans import read_dataset
 from nnunet_iac.nn.timm_unet import TimmEncoder, load_encoder_weights, read_encoder_weights
-from nnunet_iac.runs.atomic import read_json, replacing
+from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 
 SEED = 0
@@ -25,7 +26,7 @@ def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Pat
     """
     manager = PlansManager(str(plans_file))
     config = manager.get_configuration(configuration)
-    dataset = read_json(plans_file.parent / "dataset.json")
+    dataset = read_dataset(plans_file.parent / "dataset.json")
     with torch.random.fork_rng(devices=[]), built_from_plans():
         torch.manual_seed(SEED)
         channels = determine_num_input_channels(manager, config, dataset)

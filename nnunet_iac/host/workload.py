@@ -21,13 +21,14 @@ from nnunet_iac.host.plans import (
     architecture_of,
     configuration_of,
     configurations_of,
+    read_dataset,
+    read_plans,
     settings_of,
 )
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, require_supported
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.nn.timm_unet import STEM_CHANNELS, known_encoder
-from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.settings import Settings
 
 
@@ -96,7 +97,7 @@ class Workload:
         path = folder / f"{plans}.json"
         if not path.is_file():
             raise FileNotFoundError(f"the plans must exist; {path} does not: check -d and -p")
-        content = read_json(path)
+        content = read_plans(path)
         known = configurations_of(content)
         if configuration not in known:
             raise ValueError(
@@ -104,14 +105,7 @@ class Workload:
             )
         config = configuration_of(content, configuration)
         architecture = architecture_of(config)
-        data = read_json(folder / "dataset.json")
-        data = data if isinstance(data, dict) else {}
-        channels = data.get("channel_names", data.get("modality"))
-        if not isinstance(channels, dict) or not isinstance(data.get("labels"), dict):
-            raise ValueError(
-                f"{folder / 'dataset.json'} must have objects channel_names and labels; it does "
-                "not: restore it from nnUNet_raw"
-            )
+        data = read_dataset(folder / "dataset.json")
         manager = PlansManager(content)
         try:
             labels = manager.get_label_manager(data)

@@ -105,6 +105,11 @@ class SkipModuleUNet(RetrofittedUNet):
                 self._widths.append(equal_widths(shape.skip_channels, count, layers))
         self.implant(self._drawn())
 
+    def match_network(self, other: "SkipModuleUNet") -> None:
+        """Give convolutions the widths of another network's."""
+        self._widths = other._widths
+        self.implant(self._drawn())
+
     def new_implants(self) -> nn.ModuleList:
         """Return fresh implants."""
         return nn.ModuleList(self.gated(module) for module in self._drawn())

@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,16 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f"{_UNFINISHED}{path.name}."
-        handle, name = tempfile.mkstemp(prefix=prefix, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        name = f"{_UNFINISHED}{path.name}.{secrets.token_hex(4)}{path.suffix}"
+        path.with_name(name).touch(exist_ok=False)  # With the permissions of any new file.
+        temporary = path.with_name(name)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except OSError as error:
         raise RuntimeError(
@@ -60,7 +56,30 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, document: Any) -> None:
     """Write a JSON file atomically; NaN and infinities are an error, since JSON has none."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    with naming(path):
+        text = json.dumps(document, indent=2, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in the error of what it holds, or is to hold."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@contextmanager
+def content_of(path: Path) -> Iterator[None]:
+    """Name a file in the error of what is looked for in it and is not there."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must hold all that was once written there; it does not "
+            f"({type(error).__name__}: {error}): restore it, or run the step that wrote it again"
+        ) from error
 
 
 def read_json(path: Path) -> Any:

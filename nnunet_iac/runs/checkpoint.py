@@ -86,7 +86,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} must be an nnU-Net checkpoint and is damaged or something else "
             f"({type(error).__name__}: {error}); restore it from a copy"
         ) from error
-    if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
+    weights = checkpoint.get("network_weights") if isinstance(checkpoint, dict) else None
+    if not isinstance(weights, dict):
         raise ValueError(
             f"{path} must be an nnU-Net checkpoint; it has no network_weights: name another file"
         )

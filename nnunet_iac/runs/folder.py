@@ -1,6 +1,7 @@
 """The folder `fold_X/iac`: one name, one writer and one reader per file."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,15 +23,19 @@ from nnunet_iac.runs.records import (
     Trajectory,
     TrajectoryRow,
 )
+from nnunet_iac.runs.typed import Record, typed
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import Budgeted
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.settings import Settings
-from nnunet_iac.search.space import EDGES, Edge
+from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
 
 FOLDER_NAME = "iac"
+LONGEST_LINE = 100_000
+"""Bytes of a line of events that are read; an event has some hundred."""
+
 Event = TypeVar("Event")
 
 
@@ -83,11 +88,17 @@ class RunFolder:
 
     def read_settings(self) -> Settings:
         """Return the run's settings."""
-        return Settings.from_mapping(read_json(self.settings_file))
+        with _content(self.settings_file) as values:
+            return Settings.from_mapping(values)
 
     def write_split(self, split: Mapping[str, Sequence[str]]) -> None:
         """Write which cases the run learns from and which it is scored on."""
         write_json(self.split_file, dict(split))
+
+    def read_split(self) -> dict[str, list[str]]:
+        """Return which cases the run learns from and which it is scored on."""
+        with _content(self.split_file) as split:
+            return typed(dict[str, list[str]], split, "the split")
 
     def write_genotype(self, genotype: Genotype) -> None:
         """Write the found cell."""
@@ -113,7 +124,10 @@ class RunFolder:
         try:
             with open(self.trajectory_file, "rb") as file, np.load(file) as arrays:
                 # Searches of earlier releases may have further arrays, such as `score`.
-                return Trajectory(**{name: arrays[name] for name in SHAPES})
+                trajectory = Trajectory(**{name: arrays[name] for name in SHAPES})
+                if not all(np.isfinite(a).all() for a in (trajectory.alpha, trajectory.beta)):
+                    raise ValueError("alpha and beta must be finite")
+                return trajectory
         except OSError:
             raise
         except Exception as error:  # Of a damaged file numpy, zipfile and zlib raise a dozen kinds.
@@ -130,10 +144,12 @@ class RunFolder:
 
     def read_events(self) -> tuple[PruningEvent, ...]:
         """Return all pruning events so far; a damaged line is a ValueError."""
-        return _events(
-            self.events_file,
-            lambda edge, row: PruningEvent(**row, source=edge.source, target=edge.target),
-        )
+
+        def event(edge: Edge, row: dict[str, Any]) -> PruningEvent:
+            OPERATIONS.index(row["operation"])
+            return typed(PruningEvent, {**row, "source": edge.source, "target": edge.target})
+
+        return _events(self.events_file, event)
 
     def write_health(self, events: Sequence[HealthEvent]) -> None:
         """Write all events of the search's health so far."""
@@ -143,7 +159,8 @@ class RunFolder:
         """Return all events of the search's health so far; nothing where no file was written."""
         if not self.health_file.is_file():
             return ()
-        return _events(self.health_file, lambda edge, row: HealthEvent(**row, edge=edge))
+        of = functools.partial(typed, HealthEvent)
+        return _events(self.health_file, lambda edge, row: of({**row, "edge": edge}))
 
     def write_backbone(self, record: BackboneRecord) -> None:
         """Write the proof of the frozen backbone."""
@@ -151,8 +168,7 @@ class RunFolder:
 
     def read_backbone(self) -> BackboneRecord:
         """Return the proof of the frozen backbone."""
-        with _fields_of(self.backbone_file):
-            return BackboneRecord(**read_json(self.backbone_file))
+        return _record(BackboneRecord, self.backbone_file)
 
     def write_source(self, record: SourceRecord) -> None:
         """Write what an adapted model scores on its source."""
@@ -162,8 +178,7 @@ class RunFolder:
         """Return what an adapted model scores on its source; None where it was not scored."""
         if not self.source_file.is_file():
             return None
-        with _fields_of(self.source_file):
-            return SourceRecord(**read_json(self.source_file))
+        return _record(SourceRecord, self.source_file)
 
     def write_cost(self, record: CostRecord) -> None:
         """Write what the run cost so far."""
@@ -171,8 +186,7 @@ class RunFolder:
 
     def read_cost(self) -> CostRecord:
         """Return what the run cost so far."""
-        with _fields_of(self.cost_file):
-            return CostRecord.from_mapping(read_json(self.cost_file))
+        return _record(CostRecord, self.cost_file)
 
     def write_ticket(self, ticket: Mapping[str, Tensor]) -> None:
         """Write the tensors the cells started from."""
@@ -188,15 +202,23 @@ class RunFolder:
 
 
 @contextmanager
-def _fields_of(path: Path) -> Iterator[None]:
-    """Name the file where what it holds is not what its class needs."""
+def _content(path: Path) -> Iterator[Any]:
+    """Yield what a file holds, and name it where that is not what a class needs."""
+    values = read_json(path)
     try:
-        yield
-    except (TypeError, KeyError, AttributeError) as error:
+        if values == {}:
+            raise ValueError("it is empty")
+        yield values
+    except (ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path} must be written by this release and has other fields ({error}); restore it, "
-            "or read it with the release that wrote it"
+            f"{path} must hold what this release writes, and is damaged or of another release "
+            f"({error}): restore it, or read it with the release that wrote it"
         ) from error
+
+
+def _record(kind: type[Record], path: Path) -> Record:
+    with _content(path) as values:
+        return typed(kind, values)
 
 
 def record_beside(path: Path) -> RunFolder | None:
@@ -214,16 +236,17 @@ def _write_lines(path: Path, documents: Iterable[Any]) -> None:
 def _events(path: Path, event: Callable[[Any, dict[str, Any]], Event]) -> tuple[Event, ...]:
     """Return one event a line, each made of its edge and its other values."""
     events = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            edge = row.pop("edge")
-            events.append(event(None if edge is None else EDGES[EDGES.index(Edge(*edge))], row))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"line {number} of {path} must hold an event and could not be read "
-                f"({type(error).__name__}: {error}); restore the file, or search again"
-            ) from error
+    with open(path, "rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+            try:
+                row = json.loads(line)
+                edge = row.pop("edge")
+                events.append(event(None if edge is None else EDGES[EDGES.index(Edge(*edge))], row))
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(
+                    f"line {number} of {path} must hold an event and could not be read "
+                    f"({type(error).__name__}: {error}); restore the file, or search again"
+                ) from error
     return tuple(events)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nnunet_iac.runs.checkpoint import read_checkpoint
+from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder, read_genotype_file, record_beside
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
@@ -18,13 +18,14 @@ def find_genotype(path: Path) -> Genotype:
         ValueError: an unreadable file, a foreign checkpoint, or one that is still searching.
     """
     if path.is_dir():
-        return read_genotype_file(_genotype_file(path))
+        found = _genotype_file(path)
+        return read_genotype_file(found) if found.suffix == ".json" else _in_checkpoint(found)
     if not path.is_file():
         raise FileNotFoundError(
             f"a genotype file, a fold folder or a checkpoint must be named; {path} does not exist"
         )
     if path.suffix == ".pth":
-        return _genotype_of_checkpoint(path)
+        return _in_checkpoint(path)
     return read_genotype_file(path)
 
 
@@ -35,17 +36,18 @@ def find_output_nodes(path: Path) -> int:
 
 
 def _genotype_file(folder: Path) -> Path:
-    candidates = (RunFolder.of_fold(folder).genotype_file, RunFolder(folder).genotype_file)
-    for candidate in candidates:
+    """Return the record's file or, as in a model of nnU-Net's zip files, the final checkpoint."""
+    files = (RunFolder.of_fold(folder).genotype_file, RunFolder(folder).genotype_file)
+    for candidate in (*files, folder / FINAL):
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"the folder must be a fold whose search has ended; neither {candidates[0]} nor "
-        f"{candidates[1]} exists: let the search end, or name another folder"
+        f"the folder must be a fold whose search has ended; {files[0]}, {files[1]} and {FINAL} "
+        "beside them do not exist: let the search end, or name another folder"
     )
 
 
-def _genotype_of_checkpoint(path: Path) -> Genotype:
+def _in_checkpoint(path: Path) -> Genotype:
     weights = read_checkpoint(path)["network_weights"]
     found = weights.get("genotype_codes") if isinstance(weights, dict) else None
     if not isinstance(found, Tensor):

@@ -165,9 +165,7 @@ class CostRecord:
     continued: list[dict[str, Any]] = field(default_factory=list)
     """Hardware, versions and commit wherever it was continued under other ones."""
 
-    @classmethod
-    def from_mapping(cls, values: dict[str, Any]) -> "CostRecord":
-        """Return the record that `dataclasses.asdict` took apart."""
-        phases = {name: PhaseCost(**cost) for name, cost in values["phases"].items()}
-        networks = {name: NetworkCost(**cost) for name, cost in values["networks"].items()}
-        return cls(**{**values, "phases": phases, "networks": networks})
+    def __post_init__(self) -> None:
+        for key in RUN_KEYS:
+            if not isinstance(self.run.get(key, ""), str | int):
+                raise ValueError(f"run.{key} must be a name or a number; got {self.run[key]!r}")

@@ -74,7 +74,7 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
             dice = {key: _dice(values["Dice"]) for key, values in metrics.items()}
             voxels = {key: int(values["n_ref"]) for key, values in metrics.items()}
             cases[case] = ScoredCase(prediction, Path(row["reference_file"]), dice, voxels)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{summary} must be nnU-Net's summary of a validation or evaluation; it is not "
             f"({type(error).__name__}: {error}): validate again with --val, or run "

@@ -14,8 +14,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
 from nnunet_iac.host.planning import built_from_plans
-from nnunet_iac.host.plans import architecture_of, configuration_of, dataset_number
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.host.plans import (
+    architecture_of,
+    configuration_of,
+    dataset_number,
+    require_file_ending,
+)
+from nnunet_iac.runs.atomic import naming, read_json
 from nnunet_iac.runs.checkpoint import MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
@@ -180,6 +185,8 @@ def read_backbone(
                 "again or name another"
             )
     require_same_network(weights, network.state_dict(), path)
+    with naming(path):
+        require_file_ending(init["dataset_json"].get("file_ending"))
     require_same_input(init, configuration, path)
     reason = leakage(path, init, fold, splits, settings.patient_pattern)
     # A fold "all" holds no case out, and its user knows; everyone else must have asked for it.

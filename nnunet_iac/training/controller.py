@@ -384,7 +384,7 @@ class SearchController:
     def _announce(self, genotype: Genotype) -> None:
         self.recorder.write_cell(genotype)
         share = parameter_free_share(genotype)
-        if share > COLLAPSE_SHARE:
+        if self.method.searches and share > COLLAPSE_SHARE:
             self.recorder.log(
                 f"WARNING: {share:.0%} of the cell's operations have no parameters; "
                 "the search may have collapsed"

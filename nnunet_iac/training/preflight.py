@@ -25,6 +25,7 @@ from nnunet_iac.host.plans import (
 from nnunet_iac.nn.cost import cell_costs, run_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
+from nnunet_iac.nn.skip_unet import SkipModuleUNet
 from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import SPLITS, require_splits
@@ -331,6 +332,8 @@ class Preflight:
                 model = retrofit(planned.make(), **cell.network_arguments())
                 if isinstance(model, IACUNet) and genotype is not None:
                     model.discretise(genotype)
+                elif isinstance(model, SkipModuleUNet):
+                    model.match_network(network)
             model.unfreeze(genotype is not None or not self.method.searches)
             return model
 

@@ -19,6 +19,7 @@ from nnunet_iac.drawing.cell_picture import draw_cell
 from nnunet_iac.host.plans import SECTION
 from nnunet_iac.runs import records
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.typed import typed
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent, PruningState
@@ -184,8 +185,8 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         backbone = state["backbone"]
-        self.backbone = None if backbone is None else records.BackboneRecord(**backbone)
-        self.cost = records.CostRecord.from_mapping(state["cost"])
+        self.backbone = None if backbone is None else typed(records.BackboneRecord, backbone)
+        self.cost = typed(records.CostRecord, state["cost"])
         if self.has_cells:
             known = {field.name for field in dataclasses.fields(records.TrajectoryRow)}
             self.rows = [

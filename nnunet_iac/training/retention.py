@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.host.plans import read_dataset
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.training import batches, optimisation
 from nnunet_iac.training.preflight import Preflight
@@ -97,7 +97,7 @@ def retained_source(
     if retention not in ("ewc", "rehearsal"):
         return None
     data = checks.data
-    content = read_json(data.parent / "dataset.json")
+    content = read_dataset(data.parent / "dataset.json")
     run = AdaptedRun(checks.plans["dataset_name"], content, training_cases, checks.settings.data)
     try:
         source = source_training_cases(record, run, data.parent.parent)

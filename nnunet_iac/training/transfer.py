@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.host.plans import configuration_of
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.host.plans import configuration_of, read_plans
+from nnunet_iac.runs.atomic import content_of
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.records import RUN_KEYS
@@ -41,23 +41,30 @@ class Origin:
     def of(cls, path: Path) -> "Origin":
         """Return the origin of the cell at a path, as far as the files beside it show.
 
-        For a run that was given its cell, that cell's origin; if its files are gone, what the run's
-        own record repeats of them.
+        For a run that was given its cell, that cell's origin; if its files are gone, or are those
+        of a later run that was given the cell in turn, what the run's own record repeats of them.
         """
-        record = record_beside(path)
-        if record is None:
-            return cls(path, {})
-        run = record.read_cost().run
-        if (given := run.get("genotype_from")) is not None:
-            earlier = cls.of(Path(given["path"]))
-            repeated = {key: given[key] for key in RUN_KEYS if key in given}
-            known = cls(path, repeated, (), given.get("dimensions"), given.get("leakage"))
-            return replace(earlier, path=path) if earlier.run else known
+        origin, seen, record = cls(path, {}), set[Path](), record_beside(path)
+        while record is not None and record.path.resolve() not in seen:
+            seen.add(record.path.resolve())
+            run = record.read_cost().run
+            with content_of(record.cost_file):
+                if (given := run.get("genotype_from")) is None:
+                    return cls._of_record(path, record, run)
+                repeated = {key: given[key] for key in RUN_KEYS if key in given}
+                if repeated or not origin.run:
+                    facts = given.get("dimensions"), given.get("leakage")
+                    origin = cls(path, repeated, (), *facts)
+                record = record_beside(Path(given["path"]))
+        return origin
+
+    @classmethod
+    def _of_record(cls, path: Path, record: RunFolder, run: dict[str, Any]) -> "Origin":
         if run.get("method") in UNSEARCHED:
             return cls(path, run)
         leaked = record.read_backbone().leakage if record.backbone_file.is_file() else None
         sides = ("training",) if leaked is None else ("training", "validation")
-        split = read_json(record.split_file) if record.split_file.is_file() else {}
+        split = record.read_split() if record.split_file.is_file() else {}
         learned_from = tuple(case for side in sides for case in split.get(side, ()))
         return cls(path, run, learned_from, _dimensions(record, run), leaked)
 
@@ -196,5 +203,5 @@ def _dimensions(record: RunFolder, run: dict[str, Any]) -> int | None:
     plans = record.path.parent.parent / "plans.json"
     if not plans.is_file() or "configuration" not in run:
         return None
-    patch = configuration_of(read_json(plans), run["configuration"]).get("patch_size")
+    patch = configuration_of(read_plans(plans), run["configuration"]).get("patch_size")
     return len(patch) if isinstance(patch, list) else None

@@ -17,10 +17,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_iac.host.planning import built_from_plans, preprocessed_folder, source_plans
-from nnunet_iac.host.plans import architecture_of, configuration_of, require_trainable
+from nnunet_iac.host.plans import architecture_of, configuration_of, read_dataset, require_trainable
 from nnunet_iac.host.trainer_lookup import find_trainer
 from nnunet_iac.nn.cost import multiply_accumulates
-from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.width.candidates import Candidate, capped
 
@@ -45,14 +44,6 @@ class Source:
 
     def __post_init__(self) -> None:
         require_trainable(self.config)
-        known = self.dataset if isinstance(self.dataset, dict) else {}
-        channels = known.get("channel_names", known.get("modality"))
-        if not (isinstance(channels, dict) and isinstance(known.get("labels"), dict)):
-            raise ValueError(
-                f"{self.folder / 'dataset.json'} must have objects channel_names and labels, which "
-                f"define what the network takes and gives; it has {', '.join(known) or 'none'}: "
-                "restore it"
-            )
         if self.config.get("previous_stage") is not None:
             raise ValueError(
                 f"a width is chosen on images alone; {self.configuration} also takes the labels "
@@ -64,7 +55,7 @@ class Source:
         """Return the source for names as nnU-Net's commands take them."""
         folder = preprocessed_folder(dataset)
         content = source_plans(folder, configuration, plans)
-        data = read_json(folder / "dataset.json")
+        data = read_dataset(folder / "dataset.json")
         return cls(folder, content, configuration, data, find_trainer(trainer))
 
     @cached_property

@@ -12,7 +12,7 @@ import yaml
 
 from nnunet_iac.host.devices import require_device
 from nnunet_iac.host.folders import command_environment
-from nnunet_iac.runs.atomic import read_json, write_text
+from nnunet_iac.runs.atomic import content_of, read_json, write_text
 from nnunet_iac.workflow.steps import GPUS
 from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_checks import require_ready
@@ -71,7 +71,9 @@ def _lay_out(own: Path, path: Path, study: Study) -> None:
         ValueError: the folder holds another study.
     """
     known = read_document(own / AS_RUN) if (own / AS_RUN).is_file() else None
-    if known and (before := known["name"]) != study.name:
+    with content_of(own / AS_RUN):
+        before = known["name"] if known else study.name
+    if before != study.name:
         raise ValueError(
             f"{own} holds the study {before!r}; {path} is {study.name!r}: give another "
             "folder with -o"

@@ -17,6 +17,7 @@ from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment
 from nnunet_iac.host.forks import import_nnunet, run_forked
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.typed import typed
 from nnunet_iac.workflow import steps
 from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_checks import require_ready
@@ -70,7 +71,8 @@ def run_serially(study: Study, report: Log) -> Path:
 
 def read_seconds(folder: Path) -> dict[str, float]:
     """Return the seconds of the finished steps of a study, by the file that each ends with."""
-    return read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {}
+    path = folder / SECONDS
+    return typed(dict[str, float], read_json(path), str(path)) if path.is_file() else {}
 
 
 def steps_of(study: Study) -> list[tuple[str, str, StudyStep]]:

@@ -10,6 +10,7 @@ finds them again.
 
 import argparse
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -18,20 +19,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.analysis.vocabulary import REFERENCE
-from nnunet_iac.host.folders import command_environment, raw_folder
+from nnunet_iac.host.folders import command_environment, raw_folder, results_folder
 from nnunet_iac.host.planning import preprocessed_folder
-from nnunet_iac.host.plans import configuration_of, dataset_number
+from nnunet_iac.host.plans import configuration_of, dataset_number, read_plans
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.scores import SUMMARY
 from nnunet_iac.runs.splits import SPLITS
+from nnunet_iac.runs.typed import typed
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_checks import training_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
@@ -122,7 +123,7 @@ def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, comman
         # Planning divides by the number of augmentation workers, so it needs one.
         planning = ["nnUNetv2_plan_and_preprocess", "-d", number, "--no_pp"]
         command([*planning, "-npfp", str(threads)], nnUNet_n_proc_DA="1")
-    content = read_json(folder / f"{plans}.json")
+    content = read_plans(folder / f"{plans}.json")
     for name in dataset.configurations:
         data = folder / configuration_of(content, name)["data_identifier"]
         there = {path.stem for path in data.glob("*.pkl")}
@@ -207,8 +208,8 @@ def report(study: Study, results: Sequence[Path], to: Path) -> None:
     """
     gathered: dict[str, dict[str, Any]] = {}
     for path in [path for folder in results for path in sorted(folder.glob("*.json"))]:
-        known = read_json(path)
-        gathered.setdefault(known["run"], {}).update(known)
+        known = typed(dict[str, Any], read_json(path), str(path))
+        gathered.setdefault(str(known.get("run")), {}).update(known)
     document = {
         "study": study.name,
         "device": study.device,
@@ -236,9 +237,12 @@ def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
     if study.device == "cpu" or count < 2:
         yield {}
         return
+    # Not where any user of the machine can make, and hold, a file of this name.
+    folder = results_folder() / "studies"
+    folder.mkdir(parents=True, exist_ok=True)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     for device in visible:
-        lock = FileLock(Path(gettempdir()) / f"nnunet-iac-gpu-{device}-{os.getuid()}.lock")
+        lock = FileLock(folder / f".gpu-{platform.node()}-{device}-{os.getuid()}.lock")
         with suppress(Timeout):
             lock.acquire(timeout=0)
             break

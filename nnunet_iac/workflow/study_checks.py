@@ -8,6 +8,7 @@ from sklearn.model_selection import KFold
 
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.planning import preprocessed_folder, source_plans
+from nnunet_iac.host.plans import read_dataset
 from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trainers_dir
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import path_for_fold
@@ -57,7 +58,7 @@ def _require_test_cases(raw: Path) -> None:
                 f"to {verb} test cases {raw / name} must exist; it does not: add it, or leave "
                 "predict out"
             )
-    ending = read_json(raw / "dataset.json")["file_ending"]
+    ending = read_dataset(raw / "dataset.json")["file_ending"]
     images, labels = (
         {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
         for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
@@ -154,7 +155,7 @@ def wanted_splits(dataset: DataSet) -> Splits:
 
 def training_cases(raw: Path) -> list[str]:
     """Return the ids of a raw data set's training cases."""
-    ending = read_json(raw / "dataset.json")["file_ending"]
+    ending = read_dataset(raw / "dataset.json")["file_ending"]
     labels = (raw / "labelsTr").glob(f"*{ending}")
     return sorted(path.name.removesuffix(ending) for path in labels)
 

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.host.planning import NetworkChanges, preprocessed_folder, source_plans
-from nnunet_iac.host.plans import SECTION, architecture_of, configuration_of, derived, write_new
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.host.plans import (
+    SECTION,
+    architecture_of,
+    configuration_of,
+    derived,
+    read_plans,
+    write_new,
+)
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
@@ -154,7 +160,7 @@ def require_own_results(study: Study, run: PlannedRun) -> None:
     both = (wanted, model / "plans.json")
     if not all(path.is_file() for path in both):
         return
-    ours, theirs = (configuration_of(read_json(path), run.configuration) for path in both)
+    ours, theirs = (configuration_of(read_plans(path), run.configuration) for path in both)
     unused = dict.fromkeys([SECTION]) if run.method == REFERENCE else {}
     if ours | unused != theirs | unused:
         raise ValueError(

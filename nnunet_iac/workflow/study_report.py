@@ -17,7 +17,7 @@ from nnunet_iac.analysis.scores.method_table import MethodTable, cells, method_t
 from nnunet_iac.analysis.scores.wording import csv_text, finding, score_text
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.folders import results_folder
-from nnunet_iac.runs.atomic import write_json, write_text
+from nnunet_iac.runs.atomic import content_of, write_json, write_text
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.controls import CellSource
@@ -66,8 +66,9 @@ def scored_as(prefix: str, scores: CaseScores | None) -> dict[str, Any]:
 def _curve(fold: Path) -> list[float]:
     """Return nnU-Net's pseudo Dice of every epoch of a backbone, if its checkpoint is there."""
     path = fold / FINAL
-    logged = read_checkpoint(path)["logging"]["mean_fg_dice"] if path.is_file() else []
-    return [round(float(dice), 4) for dice in logged]
+    with content_of(path):
+        logged = read_checkpoint(path)["logging"]["mean_fg_dice"] if path.is_file() else []
+        return [round(float(dice), 4) for dice in logged]
 
 
 def _record(run: Run) -> dict[str, Any]:

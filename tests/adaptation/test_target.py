@@ -185,6 +185,7 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
     write_json(raw / "dataset.json", {**DATASET, "numTraining": 5})
     path = folders / "preprocessed" / "Dataset031_Many" / f"{NAME}.json"
     settings = {"patient_pattern": pattern}
-    write_json(path, {"plans_name": NAME, "configurations": {"2d": {"iac": settings}}})
+    named = {"plans_name": NAME, "dataset_name": path.parent.name}
+    write_json(path, {**named, "configurations": {"2d": {"iac": settings}}})
     command, _ = next_commands(path, source, Target.of("31"))
     assert command == f"next: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerIACLTH -p {NAME}"

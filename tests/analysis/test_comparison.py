@@ -224,22 +224,27 @@ def test_another_reference_is_refused_unless_it_is_said_to_be_unrelated(folders)
     assert r"A need not be the backbone of B (--unrelated)" in latex(made)
 
 
+ALLOWED = "setting allow_leakage, and no leak was found"
+
+
 @pytest.mark.parametrize(
-    ("values", "text"),
+    ("values", "text", "leaked"),
     [
-        ({"leakage": "was trained on all cases"}, "the backbone was trained on all cases"),
-        ({"settings": Settings(allow_leakage=True)}, "allow_leakage is set, though no leak"),
+        ({"leakage": "was trained on all cases"}, "the backbone was trained on all cases", True),
+        ({"settings": Settings(allow_leakage=True)}, ALLOWED, False),
     ],
 )
-def test_leakage_is_told_in_every_output(tmp_path, values, text):
+def test_leakage_is_told_in_every_output_and_a_setting_is_none(tmp_path, values, text, leaked):
     stock = write_stock_fold(tmp_path / "stock" / "fold_0", A, final=1.0)
     run = write_run_fold(tmp_path / "run" / "fold_0", B, frozen=1.0, **values)
     made = compare_folders([stock], [run])
     written = write_comparisons(tmp_path / "out", made)
     escaped = text.replace("_", r"\_")
+    written = [path for path in written if leaked or path.suffix != ".csv"]  # It has no remarks.
     for output in (table(made), *(path.read_text() for path in written)):
         assert text in output or escaped in output
-    assert "LEAKAGE: run/fold_0, fold_0: " in table(made)
+    assert ("LEAKAGE: run/fold_0, fold_0: " in table(made)) is leaked
+    assert bool(made.comparisons[0].leakage) is leaked
 
 
 @pytest.mark.parametrize(

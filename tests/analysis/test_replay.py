@@ -331,6 +331,12 @@ def test_a_genotype_of_a_search_under_way_is_a_disagreement(tmp_path, random_gen
     assert only(run).startswith("epoch 5: there is a genotype.json")
 
 
+def test_a_search_that_has_ended_without_a_genotype_is_a_disagreement(tmp_path):
+    run = record(tmp_path)
+    run.genotype_file.unlink()
+    assert only(run).endswith("the recomputed search has ended, but there is no genotype.json")
+
+
 def test_an_alpha_that_was_changed_is_named_in_its_epoch_and_on_its_edge(tmp_path):
     run = record(tmp_path)
     trajectory = run.read_trajectory()

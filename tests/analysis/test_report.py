@@ -263,6 +263,18 @@ def test_folder_of_the_report_that_is_a_file_is_refused(tmp_path, capsys):
     assert taken.read_text() == "mine"
 
 
+@pytest.mark.parametrize("damage", ["empty", "one line less", "gone"])
+def test_prunes_that_are_not_all_recorded_are_refused_by_name(tmp_path, damage):
+    fold = write_searched_run(tmp_path)
+    events = fold / "iac" / "events.jsonl"
+    lines = events.read_text().splitlines(keepends=True)
+    events.write_text("" if damage == "empty" else "".join(lines[1:]))
+    if damage == "gone":
+        events.unlink()
+    with pytest.raises(ValueError, match=r"events\.jsonl must hold every prune of trajectory\.npz"):
+        read_run(fold)
+
+
 def test_damaged_record_is_refused_by_name(tmp_path, capsys):
     fold = write_searched_run(tmp_path / "results")
     (fold / "iac" / "trajectory.npz").write_bytes(b"PK damaged")

@@ -212,6 +212,33 @@ def test_a_trainer_that_is_not_ours_or_not_found_is_a_failure(outcome, found):
 
 
 @pytest.mark.slow
+def test_another_folder_that_cannot_be_imported_is_named_once(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    broken = tmp_path / "mine" / "broken.py"
+    broken.write_text("import nowhere_to_be_found")
+    folders = f"{tmp_path / 'mine'}{os.pathsep}{trainers_dir()}"
+    monkeypatch.setenv("nnUNet_extTrainer", folders)
+    monkeypatch.setattr(doctor, "exported_trainers", lambda _: ("nnUNetTrainerIAC",) * 2)
+    (check,) = doctor.trainer_checks()
+    assert not check.ok
+    assert f"{broken} cannot be imported" in check.found
+    assert check.fix.endswith(
+        f"leave {broken.parent} out: export nnUNet_extTrainer={trainers_dir()}"
+    )
+
+
+def test_a_relative_path_is_told_to_depend_on_the_current_folder(nnunet_folders, monkeypatch):
+    monkeypatch.chdir(nnunet_folders)
+    assert "current folder" not in doctor.folder_check("nnUNet_raw").found
+    monkeypatch.setenv("nnUNet_raw", "nnUNet_raw")
+    check = doctor.folder_check("nnUNet_raw")
+    assert check.ok
+    assert check.found.endswith("nnUNet_raw depends on the current folder: use an absolute path")
+    monkeypatch.setenv("nnUNet_extTrainer", f"mine{os.pathsep}{trainers_dir()}")
+    assert "; mine depends on the current folder" in doctor.external_trainers_check().found
+
+
+@pytest.mark.slow
 def test_nnunets_own_look_up_finds_every_trainer_in_a_fresh_process(monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", str(trainers_dir()))
     checks = list(doctor.trainer_checks())

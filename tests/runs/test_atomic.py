@@ -43,8 +43,10 @@ def test_a_reader_sees_the_old_file_until_the_new_one_is_complete(tmp_path):
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_a_written_file_has_the_permissions_that_open_would_give(tmp_path):
+def test_a_written_file_has_the_permissions_that_open_would_give(tmp_path, monkeypatch):
     (tmp_path / "plain").touch()
+    # It is the whole process's: another thread's files would get the wrong ones.
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the mask was changed"))
     write_text(tmp_path / "atomic", "")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "atomic")]
     assert modes[0] == modes[1]

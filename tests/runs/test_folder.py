@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nnunet_iac.runs.folder import Inside, RunFolder, read_genotype_file
 from nnunet_iac.runs.records import (
+    RUN_KEYS,
     BackboneRecord,
     CostRecord,
     NetworkCost,
@@ -80,7 +81,7 @@ def test_what_is_scored_on_a_source_survives_the_round_trip(folder):
     folder.write_source(record)
     assert folder.read_source() == record
     folder.source_file.write_text('{"dataset": "Dataset027_Source"}')
-    with pytest.raises(ValueError, match=r"source\.json must be written by this release"):
+    with pytest.raises(ValueError, match=r"source\.json must hold .* lacks .* network"):
         folder.read_source()
 
 
@@ -140,6 +141,9 @@ def test_events_survive_the_round_trip_one_a_line(folder):
         b'{"edge": [0, 2], "epochs": 21}',
         b'{"edge": [2, 0], "epoch": 21}',
         b'{"edge": 3, "epoch": 21}',
+        b"[" * 100_000,
+        b'{"edge": [0, 2], "epoch": "text"}',
+        b"0" * 1_000_000,
     ],
 )
 @pytest.mark.parametrize("kind", ["events", "health"])
@@ -150,6 +154,45 @@ def test_a_damaged_line_of_events_is_named_with_its_file(folder, kind, line):
     path.write_bytes(path.read_bytes() + line + b"\n")
     with pytest.raises(ValueError, match=rf"line 3 of .*{kind}\.jsonl must hold an event"):
         getattr(folder, f"read_{kind}")()
+
+
+VALUES = (None, [], {}, "text", 3, -1, True, float("nan"), 10**400)
+
+
+def _damaged(document):
+    """Yield documents that differ from one in a value, whatever that is and wherever it is."""
+    yield from VALUES
+    if isinstance(document, list) and document:
+        yield from ([other] for other in _damaged(document[0]))
+    for key, value in document.items() if isinstance(document, dict) else ():
+        yield {name: other for name, other in document.items() if name != key}
+        yield from ({**document, key: other} for other in _damaged(value))
+
+
+@pytest.mark.parametrize("name", ["settings", "backbone", "source", "cost", "split", "genotype"])
+def test_every_damaged_value_of_a_record_is_an_error_that_names_the_file_or_is_as_valid(
+    folder, name, random_genotype
+):
+    folder.write_settings(Settings())
+    folder.write_genotype(random_genotype(0))
+    folder.write_split({"training": ["a"], "validation": ["b"]})
+    scores = {"mean": 0.8, "per_case": {"b": 0.8}}
+    folder.write_backbone(BackboneRecord("a.pth", "nnUNetTrainer", 0, "12", "12", None, scores))
+    folder.write_source(SourceRecord("Dataset027_Source", "2d", 0, "1", "2", scores, scores, 0.0))
+    run = dict.fromkeys(RUN_KEYS, "name")
+    folder.write_cost(
+        CostRecord({"search": PhaseCost(1, 2.0)}, {"final": NetworkCost(1, 2)}, commit="1", run=run)
+    )
+    path = getattr(folder, f"{name}_file")
+    messages = []
+    for document in _damaged(json.loads(path.read_text())):
+        path.write_text(json.dumps(document))
+        try:
+            getattr(folder, f"read_{name}")()
+        except ValueError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert [message for message in messages if str(path) not in message] == []
 
 
 def test_health_survives_the_round_trip_one_a_line_and_may_be_absent(folder):

@@ -31,6 +31,13 @@ def test_a_genotype_is_found_in_the_weights_of_a_network(tmp_path, tiny_unet, ge
     assert find_genotype(path) == genotype
 
 
+def test_a_genotype_is_found_in_a_fold_without_a_record(tmp_path, tiny_unet, genotype):
+    network = IACUNet(tiny_unet())
+    network.discretise(genotype)
+    _checkpoint(tmp_path / "checkpoint_final.pth", network.state_dict())
+    assert find_genotype(tmp_path) == genotype
+
+
 def test_a_network_that_is_still_searching_has_no_genotype(tmp_path, tiny_unet):
     network = IACUNet(tiny_unet())
     path = _checkpoint(tmp_path / "checkpoint_latest.pth", network.state_dict())

@@ -989,6 +989,11 @@ BACKBONES = [
         ),
         ("that is a list", r"final\.pth must be an nnU-Net checkpoint", backbone(lambda c: [c])),
         (
+            "that lacks the ending of its files",
+            r"final\.pth: file_ending of dataset\.json must be one such as .*; got None",
+            backbone(lambda c: delitem(c["init_args"]["dataset_json"], "file_ending")),
+        ),
+        (
             "without weights",
             r"final\.pth must be an nnU-Net checkpoint",
             backbone(lambda c: {"init_args": c["init_args"]}),

@@ -58,6 +58,13 @@ def test_a_control_is_recorded_as_such_and_its_backbone_stays(
     assert any(not torch.equal(ticket[name], learned[name]) for name in changed)
 
 
+def test_a_given_cell_without_parameters_is_no_collapsed_search(
+    make_trainer: Make, in_process: Any
+) -> None:
+    trainer = finished(make_trainer, in_process, genotype="identity")
+    assert "collapsed" not in Path(trainer.log_file).read_text()
+
+
 def test_a_random_cell_is_that_of_its_seed(make_trainer: Make, in_process: Any) -> None:
     trainer = finished(make_trainer, in_process, genotype="random:5")
     assert RunFolder.of_fold(trainer.output_folder).read_genotype() == random_genotype(5)

@@ -110,6 +110,7 @@ def _phase_lines(trainer: Any) -> list[str]:
 def test_every_epoch_has_one_line_of_progress_and_the_demo_shows_it(make_trainer: Make) -> None:
     trainer = make_trainer(LTH)
     trainer.run_training()
+    assert Path(trainer.log_file).read_text().count("This split has") == 1
     lines = _phase_lines(trainer)
     shown = [match.group(1) for line in lines if (match := PROGRESS.search(line.rstrip()))]
     assert [line.partition("; training ends about")[0] for line in shown] == [

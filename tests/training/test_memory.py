@@ -1,5 +1,6 @@
 """Whether a run fits in memory: what is free, and what becomes of a run that needs more."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from interruption import run_until
 
 from nnunet_iac.nn.cost import StepMemory, run_memory
 from nnunet_iac.nn.planned_retrofit import retrofit
+from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.search.controls import identity_genotype
+from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.training import memory, preflight
 from nnunet_iac.training.preflight import enable_checkpointing_if_needed
@@ -194,6 +198,29 @@ def test_a_run_that_cannot_fit_is_refused_and_an_earlier_one_stays_as_it_was(
     (log,) = fold.glob("training_log_*.txt")
     assert after.pop(log).startswith(before.pop(log))
     assert after == before
+
+
+def test_the_memory_of_convolutions_is_that_of_their_own_size(
+    make_trainer: Make, in_process: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_process.path / "cell.json"
+    write_json(path, identity_genotype().to_document())
+    short = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 2}
+    plans = in_process.write_plans("sized", **short, genotype=f"conv:{path}")
+    monkeypatch.setattr(preflight, "GIGABYTE", 1.0)
+    fold = run_until(make_trainer("nnUNetTrainerIACDiscrete", plans), 1)
+    resumed = make_trainer("nnUNetTrainerIACDiscrete", plans, resume=True)
+    resumed.run_training()
+    logged = [re.findall(r"needs about (\d+)", p.read_text()) for p in fold.glob("training_log*")]
+
+    def needed(genotype: Genotype | None) -> str:
+        cell = resumed.settings.cell.network_arguments()
+        network = retrofit(resumed.stock_network(), genotype, **cell)
+        network.unfreeze(True)
+        return str(run_memory(network, resumed._planned.batch, CPU).kept)
+
+    assert {number for numbers in logged for number in numbers} == {needed(identity_genotype())}
+    assert needed(None) != needed(identity_genotype())
 
 
 def test_a_run_that_fits_only_with_activation_checkpointing_uses_and_logs_it(

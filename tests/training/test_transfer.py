@@ -37,6 +37,7 @@ def found(folder: Path, dataset: str = HERE, cases: tuple[str, ...] | None = ("a
         record.write_split({"training": cases, "validation": ["c"]})
     plans: dict[str, Any] = {
         "plans_name": "plans",
+        "dataset_name": dataset,
         "configurations": {"2d": {"patch_size": [64, 64]}},
     }
     (fold.parent / "plans.json").write_text(json.dumps(plans))
@@ -102,6 +103,47 @@ def test_patients_count_not_cases(tmp_path: Path) -> None:
     origin = Origin.of(found(tmp_path, cases=("p1_frame1", "p2_frame1")))
     assert origin.leakage(HERE, 1, ["p2_frame2"], None) is None
     assert "(p2)" in str(origin.leakage(HERE, 1, ["p2_frame2"], r"p\d"))
+
+
+def give(run_fold: Path, cell: Path, **known: Any) -> None:
+    """Let the record of a run say that it was given the cell of another."""
+    record = RunFolder.of_fold(run_fold)
+    run = {**record.read_cost().run, "genotype_from": {"path": str(cell), **known}}
+    record.write_cost(CostRecord(run=run))
+
+
+def test_the_origin_of_a_cell_that_went_in_a_circle_is_what_was_recorded_first(
+    tmp_path: Path,
+) -> None:
+    first, second = (found(tmp_path / name) for name in ("first", "second"))
+    give(second, first, dataset=COPY, fold=3)
+    give(first, second)
+    for fold in (first, second):
+        origin = Origin.of(fold)
+        assert (origin.path, origin.run) == (fold, {"dataset": COPY, "fold": 3})
+    give(first, first, dataset=COPY, fold=4)
+    assert Origin.of(first).run == {"dataset": COPY, "fold": 4}
+
+
+def test_a_long_chain_of_cells_is_followed_to_its_beginning(tmp_path: Path) -> None:
+    fold = found(tmp_path)
+    cost = read_json(RunFolder.of_fold(fold).cost_file)
+    for number in range(1200):
+        cost["run"]["genotype_from"] = {"path": str(fold)}
+        fold = tmp_path / str(number)
+        (fold / "iac").mkdir(parents=True)
+        (fold / "iac" / "settings.json").touch()
+        (fold / "iac" / "cost.json").write_text(json.dumps(cost))
+    assert Origin.of(fold).learned_from == ("a", "b")
+
+
+@pytest.mark.parametrize("given", [3, [], {}, {"path": 3}])
+def test_a_damaged_origin_is_named_with_its_file(tmp_path: Path, given: Any) -> None:
+    fold = found(tmp_path)
+    record = RunFolder.of_fold(fold)
+    record.write_cost(CostRecord(run={**record.read_cost().run, "genotype_from": given}))
+    with pytest.raises(ValueError, match=r"cost\.json must hold all that was once written"):
+        Origin.of(fold)
 
 
 def test_a_cell_that_was_handed_on_leaks_what_its_first_run_saw(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -8,6 +6,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 )
 from torch import nn
 
+from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.width.candidates import candidates
 from nnunet_iac.width.source import Source
 
@@ -84,13 +83,13 @@ def test_a_network_that_cannot_be_built_is_the_plans_fault(source):
 
 
 @pytest.mark.parametrize("missing", ["labels", "channel_names"])
-def test_a_data_set_without_labels_or_channels_is_refused(source, missing):
-    given = source()
-    known = {key: value for key, value in given.dataset.items() if key != missing}
+def test_a_data_set_without_labels_or_channels_is_refused(preprocessed, source, missing):
+    known = {key: value for key, value in source().dataset.items() if key != missing}
+    write_json(preprocessed / "dataset.json", known)
     with pytest.raises(
         ValueError, match=rf"dataset\.json must have .*; it has {next(iter(known))}"
     ):
-        dataclasses.replace(given, dataset=known)
+        Source.of_plans("4", "2d", "nnUNetPlans", "nnUNetTrainer")
 
 
 def test_plans_are_found_by_the_names_of_nnunets_commands(preprocessed):

@@ -21,13 +21,13 @@ def study(**changes: Any) -> Study:
 
 @pytest.fixture
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
     monkeypatch.setenv(steps.GPUS, "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.mark.usefixtures("locks")
-def test_trainings_side_by_side_get_a_gpu_each() -> None:
+def test_trainings_side_by_side_get_a_gpu_each(tmp_path: Path) -> None:
     on_gpus = study(device="cuda")
     with steps._a_gpu(on_gpus) as first, steps._a_gpu(on_gpus) as second:
         assert (first, second) == ({"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"})
@@ -38,6 +38,7 @@ def test_trainings_side_by_side_get_a_gpu_each() -> None:
             pass
     with steps._a_gpu(on_gpus) as again:
         assert again == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert len([*(tmp_path / "studies").glob(".gpu-*")]) == 2
 
 
 @pytest.mark.usefixtures("locks")

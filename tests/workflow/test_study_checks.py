@@ -23,7 +23,10 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "labelsTr").mkdir(parents=True)
     for case in CASES:
         (folder / "labelsTr" / f"{case}.nii.gz").touch()
-    write_json(folder / "dataset.json", {"file_ending": ".nii.gz"})
+    write_json(
+        folder / "dataset.json",
+        {"channel_names": {"0": "MRI"}, "labels": {"background": 0}, "file_ending": ".nii.gz"},
+    )
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     preprocessed = tmp_path / "preprocessed" / DATASET

@@ -96,8 +96,8 @@ class Run:
 
     @property
     def collapsed(self) -> bool:
-        """Whether most operations of the found cell have no parameters; never of a control's."""
-        if self.genotype is None or self.is_control:
+        """Whether most operations of the cell that the run's own search found lack parameters."""
+        if self.genotype is None or not self.search_epochs:
             return False
         return parameter_free_share(self.genotype) > COLLAPSE_SHARE
 
@@ -138,14 +138,17 @@ def read_run(fold_folder: Path) -> Run:
         )
     searched, of_all = record.trajectory_file.is_file(), cost.run["fold"] == "all"
     identity: dict[str, Any] = {key: str(cost.run[key]) for key in RUN_KEYS}
+    trajectory = record.read_trajectory() if searched else Trajectory.of_rows([])
+    events = record.read_events() if record.events_file.is_file() else ()
+    _require_same_prunes(record, trajectory, events)
     return Run(
         **identity,
         fold_folder=fold_folder,
         settings=record.read_settings(),
         cost=cost,
         backbone=record.read_backbone(),
-        trajectory=record.read_trajectory() if searched else Trajectory.of_rows([]),
-        events=record.read_events() if record.events_file.is_file() else (),
+        trajectory=trajectory,
+        events=events,
         health=record.read_health(),
         genotype=record.read_genotype() if record.genotype_file.is_file() else None,
         validated=_validated(fold_folder),
@@ -154,6 +157,22 @@ def read_run(fold_folder: Path) -> Run:
         source=record.read_source(),
         busy=in_use(fold_folder),
     )
+
+
+def _require_same_prunes(
+    record: RunFolder, trajectory: Trajectory, events: Sequence[PruningEvent]
+) -> None:
+    """Check that the events are what the trajectory's mask has lost up to its last epoch."""
+    if not trajectory.epoch.size:
+        return
+    earlier = sum(event.epoch < trajectory.epoch[-1] for event in events)
+    lost = int((~trajectory.active[-1]).sum())
+    if earlier != lost:
+        raise ValueError(
+            f"{record.events_file} must hold every prune of {record.trajectory_file.name}, {lost} "
+            f"before epoch {trajectory.epoch[-1]}; it holds {earlier}: restore it, or leave this "
+            "run out"
+        )
 
 
 def _validated(folder: Path) -> bool:

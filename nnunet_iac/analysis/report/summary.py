@@ -157,7 +157,7 @@ def cost(searched: Sequence[Group], runs: Sequence[Run]) -> str:
 
 def hardware_text(hardware: Mapping[str, Any]) -> str:
     """Return the processor of a cost record, with the GPU if there was one."""
-    if not hardware:
+    if not {"processor", "cores", "gpu"} <= hardware.keys():
         return "unknown hardware"
     processor = f"{hardware['processor']}, {counted(hardware['cores'], 'core')}"
     return f"{hardware['gpu']} with {processor}" if hardware["gpu"] else processor

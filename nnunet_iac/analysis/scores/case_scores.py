@@ -322,7 +322,8 @@ def _surfaces(
 def _require_no_ignore_label(summary: Path) -> None:
     files = (folder / "dataset.json" for folder in summary.parents[:5])
     for path in files:
-        if path.is_file() and "ignore" in read_json(path).get("labels", {}):
+        content = read_json(path) if path.is_file() else None
+        if isinstance(content, dict) and "ignore" in dict(content.get("labels") or {}):
             raise ValueError(
                 f"surfaces must be known everywhere; {path} has an ignore label, behind which "
                 "they are not: leave --surface out"

@@ -233,7 +233,7 @@ def compare_scores(
         surface=_surfaces(a, b, pattern, seed),
         leakage=tuple(dict.fromkeys((*_leakage(a), *_leakage(b)))),
         remarks=(
-            *dict.fromkeys((*a.remarks, *b.remarks)),
+            *dict.fromkeys((*a.remarks, *b.remarks, *_allowances(a), *_allowances(b))),
             *_remarks(pattern, sorted(a.dice.keys() - changes.keys()), interval, len(values)),
             *_errors_remarks(*errors),
         ),
@@ -320,8 +320,14 @@ def _leakage(scores: CaseScores) -> Iterable[str]:
         where = scores.label if source.fold is None else f"{scores.label}, {source.fold.name}"
         if source.record is not None and source.record.leakage is not None:
             yield f"{where}: the backbone {source.record.leakage}"
-        elif source.data is not None and source.data.allow_leakage:
-            yield f"{where}: allow_leakage is set, though no leak was found"
+
+
+def _allowances(scores: CaseScores) -> Iterable[str]:
+    """Yield a remark on what was allowed and not needed."""
+    for source in scores.sources:
+        leaked = source.record is not None and source.record.leakage is not None
+        if source.data is not None and source.data.allow_leakage and not leaked:
+            yield f"{scores.label} has the setting allow_leakage, and no leak was found"
 
 
 def _remarks(

@@ -12,7 +12,7 @@ from pathlib import Path
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled, read_case_scores
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
 from nnunet_iac.analysis.scores.statistics import MARGIN
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.atomic import content_of, read_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import SourceRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
@@ -106,7 +106,8 @@ def _stock_beside(fold: Path) -> dict[str, CaseScores]:
     if len(parts) != 3:
         return {}
     _, plans, configuration = parts
-    source = read_json(file).get("source_plans") if file.is_file() else None
+    with content_of(file):
+        source = read_json(file).get("source_plans") if file.is_file() else None
     found = {}
     for name in filter(None, (source, plans)):
         place = f"nnUNetTrainer*__{name}__{configuration}/{fold.name}"

@@ -185,10 +185,12 @@ def _named(events: list[PruningEvent]) -> str:
 def _differing_genotype(
     recorded: Genotype | None, recomputed: Genotype | None, epoch: int
 ) -> Iterator[str]:
-    if recorded is None:
-        return
-    if recomputed is None:
-        yield f"epoch {epoch}: there is a genotype.json, but the recomputed search has not ended"
+    if recorded is None or recomputed is None:
+        place = f"epoch {epoch}"
+        if recorded is not None:
+            yield f"{place}: there is a genotype.json, but the recomputed search has not ended"
+        if recomputed is not None:
+            yield f"{place}: the recomputed search has ended, but there is no genotype.json"
         return
     found, expected = recorded.operations, recomputed.operations
     for index, edge in enumerate(EDGES):
