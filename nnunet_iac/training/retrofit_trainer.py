@@ -286,9 +286,9 @@ class RetrofitTrainer(nnUNetTrainer):
         own = self.run.identity, self.controller.state_dict()
         checkpoints.write_checkpoint(checkpoints.whole_state(self, self.unet, *own), *paths)
 
-    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
+    def load_checkpoint(self, *file: Any, **named: Any) -> None:  # Releases name it differently.
         """Continue from a checkpoint of this run: structure first, then optimisers, then state."""
-        path = Path(filename_or_checkpoint)
+        (path,) = map(Path, (*file, *named.values()))
         checkpoint = checkpoints.read_own_checkpoint(path, self.run.identity, self.settings)
         if not self.was_initialized:
             self.initialize()
