@@ -6,6 +6,9 @@ BACKBONE = "the backbone"
 REFERENCE = "reference"
 """The backbone among the methods of a study."""
 
+SEARCHES = ("IAC-LTH", "IAC")
+"""The methods that search for a cell, by their name in records."""
+
 RANDOM_CELL = "random cell"
 """The method of the control that shows whether a gain comes from the search."""
 

@@ -667,10 +667,33 @@ def test_page_has_a_table_of_the_controls_and_no_figure_of_their_cases(tmp_path)
     assert "figure-cases-2" not in page
 
 
-def test_controls_alone_are_refused(tmp_path):
+def test_a_backbone_that_was_continued_alone_is_refused(tmp_path):
     write_searched_run(tmp_path, method="continued")
-    with pytest.raises(ValueError, match="all runs given are controls"):
+    with pytest.raises(ValueError, match="all runs given continue the backbone"):
         _report(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["random cell 3", "convolution", "attention gates"])
+def test_what_needed_no_search_is_judged_where_there_is_nothing_else(tmp_path, method):
+    fold = write_control(tmp_path, method, 5, dice=BETTER)
+    write_control(tmp_path, "continued", 5, dice=FROZEN)
+    page = write_report([fold], tmp_path / "report").read_text()
+    runs, unread = read_runs([fold])
+    report = make_report(runs, unread=unread)
+    (one,) = report.evaluation.comparisons
+    assert (one.against.kind, one.paired.verdict) == ("reference", "better")
+    assert report.verdicts[0].startswith(f"{one.group.name}: Dice 0.")
+    assert "higher than the backbone" in page
+    assert "search has ended" not in page
+    # Beside a search it is a control, as ever.
+    search = write_searched_run(tmp_path)
+    runs, _ = read_runs([fold, search])
+    assert [run.is_control for run in runs] == [False, True, True]
+
+
+def test_an_unfinished_cell_that_was_given_has_a_page(tmp_path):
+    report = _report(write_control(tmp_path, "random cell 3", 5, dice=None))
+    assert "no score of these cells can be compared yet" in report.verdicts[0]
 
 
 def test_folder_without_a_run_is_refused_by_name(tmp_path, capsys):

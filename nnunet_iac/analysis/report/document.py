@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,11 @@ def read_runs(paths: Iterable[Path]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
     # Not resolved: what a link leads to has other neighbours.
     absolute = (Path(os.path.abspath(path)) for path in find_runs(paths))
     runs = {folder.resolve(): read_run(folder) for folder in absolute}
+    if all(run.is_control for run in runs.values()):  # Nothing else to judge.
+        runs = {f: replace(run, judged=not run.trains_backbone) for f, run in runs.items()}
     unread: dict[str, None] = {}
     for run in list(runs.values()):
-        if not run.is_control:
+        if not (run.is_control or run.judged):
             controls, reasons = controls_beside(run)
             unread.update(dict.fromkeys(reasons))
             for control in controls:
@@ -123,8 +125,9 @@ def make_report(
     retrofits = [run for run in runs if not run.is_control]
     if not retrofits:
         raise ValueError(
-            "a report needs a run whose cells are to be judged; all runs given are controls: name "
-            "a search, such as nnUNetTrainerIACLTH__PLANS__2d/fold_0"
+            "a report needs a run with cells or other modules in the skip connections; all runs "
+            "given continue the backbone: name a retrofit, such as "
+            "nnUNetTrainerIACLTH__PLANS__2d/fold_0"
         )
     named = tuple(zip(labels(runs), runs, strict=True))
     evaluation = evaluate(runs, margin, seed)

@@ -37,6 +37,7 @@ class Run:
         reference: of the backbone on the same cases, once there are some.
         source: of both on the backbone's own data set, where that is another and was at hand.
         busy: whether a process is at work on it; None where that cannot be known.
+        judged: whether it is what the page is about, though its method is that of a control.
     """
 
     method: str
@@ -58,6 +59,7 @@ class Run:
     reference: CaseScores | None
     source: SourceRecord | None
     busy: bool | None
+    judged: bool = False
 
     @property
     def record(self) -> RunFolder:
@@ -67,7 +69,7 @@ class Run:
     @property
     def is_control(self) -> bool:
         """Whether it is there for cells to be compared with, though it may have some itself."""
-        return self.method in BASELINES
+        return self.method in BASELINES and not self.judged
 
     @property
     def trains_backbone(self) -> bool:
