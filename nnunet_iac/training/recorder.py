@@ -265,14 +265,15 @@ class Throttled:
             self._last = time.monotonic()
 
 
-def keep_average(average: list[float], dice: float) -> None:
+def keep_average(average: list[float], earlier: list[float], dice: float) -> None:
     """Leave an epoch whose patches have foreground in neither truth nor prediction out of an EMA.
 
     nnU-Net's is not a number ever after, and no checkpoint would be the best again. `dice` is the
-    epoch's, of which the average has just been extended.
+    epoch's, of which the average has just been extended; `earlier` is put before it again.
     """
     if math.isnan(average[-1]):
         average[-1] = average[-2] if math.isnan(dice) and len(average) > 1 else dice
+    average[:0] = earlier
 
 
 def log_numbers(loggers: Iterable[Any], numbers: Mapping[str, float], epoch: int) -> None:

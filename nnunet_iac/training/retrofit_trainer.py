@@ -234,8 +234,7 @@ class RetrofitTrainer(nnUNetTrainer):
             self._best_ema, earlier = -np.inf, average[:]
             average.clear()  # Without one before it nnU-Net's average is the epoch's own Dice.
         super().on_validation_epoch_end(val_outputs)
-        recorder.keep_average(average, self.logger.get_value("mean_fg_dice", step=-1))
-        average[:0] = earlier
+        recorder.keep_average(average, earlier, self.logger.get_value("mean_fg_dice", step=-1))
 
     def on_epoch_end(self) -> None:
         """Let the controller change the cells, then save and log as nnU-Net does."""
