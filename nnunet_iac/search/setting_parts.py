@@ -49,8 +49,6 @@ COUNT = between(1, 1_000_000)
 COUNT_OR_NONE = between(0, 1_000_000)
 CHANNELS = between(1, 4096)
 LEARNING_RATE = between(1e-12, 100)
-DECAY_RATE = between(0, 100)
-WEIGHT = between(1e-12, 1_000_000_000)
 BELOW_THE_POLE = Constraint("(0, pi/2)", lambda value: 0 < value < math.pi / 2)
 DECAY = Constraint("[0, 1)", lambda value: 0 <= value < 1)
 SHARE = Constraint("(0, 1]", lambda value: 0 < value <= 1)
@@ -295,13 +293,13 @@ class Optimisation(CheckedPart):
     annealing_power: Annotated[float, between(1, 1000)] = 2.0
     architecture_lr: Annotated[float, LEARNING_RATE] = 1e-3
     architecture_betas: Annotated[tuple[float, float], ADAM_BETAS] = (0.9, 0.999)
-    architecture_weight_decay: Annotated[float, DECAY_RATE] = 0.0
+    architecture_weight_decay: Annotated[float, between(0, 100)] = 0.0
     finetune_optimizer: Literal["adam", "sgd"] = "adam"
     finetune_lr: Annotated[float, LEARNING_RATE] = 1e-3
     finetune_schedule: Literal["constant", "poly"] = "poly"
     ema_decay: Annotated[float, DECAY] = 0.0
     retention: RetentionName = "none"
-    retention_weight: Annotated[float, WEIGHT] = 1.0
+    retention_weight: Annotated[float, between(1e-12, 1_000_000_000)] = 1.0
     rehearsal_cases: Annotated[int, COUNT] = 10
     deep_supervision: bool = True
     compile_cells: bool = False
