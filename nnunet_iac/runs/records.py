@@ -90,7 +90,8 @@ class BackboneRecord:
             which `after` proves.
         leakage: why the checkpoint may have seen this fold's validation cases, or None.
         reference: Dice of the very checkpoint on the fold's validation cases: `mean` (over
-            foreground classes, then cases) and `per_case`; None until validated.
+            foreground classes, then cases), `per_case` and `errors`, by case the false positives
+            and misses; None until validated.
         encoder_before, encoder_after: the same hash over the encoder alone, where other parts are
             trained; None otherwise.
     """

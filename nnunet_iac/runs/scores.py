@@ -98,10 +98,11 @@ def labels_of(class_name: str) -> tuple[int, ...]:
 def foreground_dice(
     summary: Path, file_ending: str, patient_pattern: str | None = None
 ) -> dict[str, Any]:
-    """Return mean and per-case foreground Dice of an nnU-Net summary.json.
+    """Return mean and per-case foreground Dice of an nnU-Net summary.json, and `errors`.
 
     Per case the mean over classes; then the mean over a patient's cases, then over patients. A
-    class absent from both prediction and truth is left out; None where nothing is left.
+    class absent from both prediction and truth is left out; None where nothing is left. `errors`
+    are the `CaseErrors` of the cases that have any.
     """
     scored = read_summary(summary, file_ending)
     per_case = {case: mean_of_present(row.dice.values()) for case, row in scored.items()}
@@ -109,7 +110,8 @@ def foreground_dice(
     for case, value in per_case.items():
         per_patient.setdefault(patient_of(case, patient_pattern), []).append(value)
     mean = mean_of_present(mean_of_present(values) for values in per_patient.values())
-    return {"mean": mean, "per_case": per_case}
+    errors = {case: list(row.errors) for case, row in scored.items() if any(row.errors)}
+    return {"mean": mean, "per_case": per_case, "errors": errors}
 
 
 def mean_of_present(values: Iterable[float | None]) -> float | None:

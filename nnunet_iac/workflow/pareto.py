@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
+from nnunet_iac.analysis.scores.case_scores import patient_means, pooled
+from nnunet_iac.analysis.scores.method_table import run_scores
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
@@ -158,7 +159,7 @@ def point_of(
 
     None if no case has a Dice.
     """
-    dice = pooled([CaseScores.of_dice(run["dice"], method) for run in runs], method).dice
+    dice = pooled([run_scores(run, "dice") for run in runs], method).dice
     means, left_out = patient_means(dice, runs[0]["patient_pattern"])
     if not means:
         return None

@@ -48,19 +48,29 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
     }
     source = RunFolder.of_fold(folder).read_source()
     if source is not None and source.forgetting is not None:
-        before, after = scores_of(source)
-        known["source"] = {"dataset": source.dataset, "before": before, "after": after}
+        sides = {side.label: side for side in scores_of(source)}
+        known["source"] = {
+            "dataset": source.dataset,
+            **{label: side.dice for label, side in sides.items()},
+            "errors": {label: errors_of(side) for label, side in sides.items()},
+        }
     if run.method == REFERENCE:
         return {**known, "curve": _curve(folder)}
     return {**known, **_record(read_run(folder))}
 
 
 def scored_as(prefix: str, scores: CaseScores | None) -> dict[str, Any]:
-    """Return what a result file has of scores: Dice, and the errors of the cases with any."""
+    """Return what a result file has of scores: Dice and `errors_of` them."""
     if scores is None:
         return {f"{prefix}dice": None}
-    errors = {case: list(counts) for case, counts in (scores.errors or {}).items() if any(counts)}
-    return {f"{prefix}dice": scores.dice, f"{prefix}errors": errors}
+    return {f"{prefix}dice": scores.dice, f"{prefix}errors": errors_of(scores)}
+
+
+def errors_of(scores: CaseScores) -> dict[str, list[float]] | None:
+    """Return false positives and misses of the cases that have any; None if they are unknown."""
+    if scores.errors is None:
+        return None
+    return {case: list(counts) for case, counts in scores.errors.items() if any(counts)}
 
 
 def _curve(fold: Path) -> list[float]:

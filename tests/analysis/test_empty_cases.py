@@ -216,7 +216,7 @@ def test_studies_and_their_forgetting_count_empty_cases(hallucinating):
     assert (table.cases, row.dice) == (16, pytest.approx(_nnunets_mean(hallucinating[1])))
     head, line = cells(table)
     assert line[head.index("false positives, backbone / method")] == "0 / 8"
-    lost = forgetting([(a.dice, b.dice)], "method")
+    lost = forgetting([(a, b)], "method")
     assert (lost.false_positives, lost.verdict) == ((0, 8), "worse")
 
 

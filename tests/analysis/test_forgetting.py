@@ -22,8 +22,13 @@ AFTER = {case: 0.9 - 0.01 * (1 + int(case[1])) for case in BEFORE}
 """Patient n forgets n + 1 hundredths: 0.035 on average."""
 
 
+def _sides(*dice: dict[str, float]) -> tuple[CaseScores, CaseScores]:
+    before, after = (CaseScores.of_dice(side, "x") for side in dice)
+    return before, after
+
+
 def test_forgetting_is_after_minus_before_by_patient() -> None:
-    found = forgetting([(BEFORE, AFTER)], "cells", r"p\d")
+    found = forgetting([_sides(BEFORE, AFTER)], "cells", r"p\d")
     assert (found.patients, found.cases) == (PATIENTS, 2 * PATIENTS)
     assert (found.mean_a, found.mean_b) == (pytest.approx(0.9), pytest.approx(0.865))
     assert found.difference == pytest.approx(-0.035)
@@ -37,19 +42,19 @@ def test_forgetting_is_after_minus_before_by_patient() -> None:
 
 
 def test_cells_that_are_off_forget_nothing() -> None:
-    found = forgetting([(BEFORE, BEFORE)], "off")
+    found = forgetting([_sides(BEFORE, BEFORE)], "off")
     assert found.difference == 0
     assert found.verdict == "no difference detected"
 
 
 def test_runs_on_one_source_are_averaged_by_case_first() -> None:
-    runs = [(BEFORE, AFTER), (BEFORE, BEFORE)]
+    runs = [_sides(BEFORE, AFTER), _sides(BEFORE, BEFORE)]
     found = forgetting(runs, "cells", r"p\d")
     assert (found.patients, found.difference) == (PATIENTS, pytest.approx(-0.0175))
 
 
 def test_a_pattern_of_the_target_alone_makes_every_case_of_the_source_a_patient() -> None:
-    assert forgetting([(BEFORE, AFTER)], "cells", "site_").patients == 2 * PATIENTS
+    assert forgetting([_sides(BEFORE, AFTER)], "cells", "site_").patients == 2 * PATIENTS
 
 
 def test_no_run_is_refused() -> None:

@@ -14,7 +14,7 @@ from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, po
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted
 from nnunet_iac.analysis.scores.convergence import Convergence, convergences
 from nnunet_iac.analysis.scores.forgetting import forward_transfer
-from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables
+from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables, run_scores
 from nnunet_iac.analysis.scores.statistics import CONFIDENCE
 from nnunet_iac.analysis.scores.wording import counted, difference_text, finding, p_text
 from nnunet_iac.analysis.vocabulary import REFERENCE
@@ -161,7 +161,7 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> float | None:
 
 def mean_dice(runs: Sequence[Mapping[str, Any]]) -> float:
     """Return the mean Dice over runs, then patients."""
-    dice = pooled([CaseScores.of_dice(run["dice"], "runs") for run in runs], "runs").dice
+    dice = pooled([run_scores(run, "dice") for run in runs], "runs").dice
     return fmean(patient_means(dice, PATIENTS)[0].values())
 
 
@@ -194,9 +194,7 @@ def transfers(
     """Return every method minus a network trained from scratch on the same cases."""
 
     def scores(document: Mapping[str, Any], method: str, name: str) -> CaseScores:
-        return pooled(
-            [CaseScores.of_dice(run["dice"], name) for run in runs_of(document, method)], name
-        )
+        return pooled([run_scores(run, "dice") for run in runs_of(document, method)], name)
 
     alone, methods = scores(scratch, REFERENCE, SCRATCH), [row.method for row in table.rows]
     family = [

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
-from nnunet_iac.analysis.scores.method_table import MethodTable, markdown, method_tables
+from nnunet_iac.analysis.scores.method_table import MethodTable, markdown, method_tables, run_scores
 from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
 from nnunet_iac.analysis.trajectories.similarity import mean_agreement, pairwise_agreement
 from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
@@ -76,14 +76,14 @@ def cells_of(measured: Mapping[str, Any], method: str) -> list[Genotype]:
 
 def compared(measured: Mapping[str, Any], a: str, b: str) -> PairedComparison:
     """Return method B against A by patient, the mean over seeds."""
-    sides = [scores([run["dice"] for run in runs_of(measured, name)], name) for name in (a, b)]
+    sides = [scores(runs_of(measured, name), name) for name in (a, b)]
     pattern = measured["runs"][0]["patient_pattern"] or ".*"
     return compare_scores(*sides, patient_pattern=pattern, margin=MARGIN)
 
 
-def scores(dice: Sequence[Mapping[str, float | None]], label: str) -> CaseScores:
-    """Return Dice per case as comparisons take it, the mean over runs."""
-    return pooled([CaseScores.of_dice(part, label) for part in dice], label)
+def scores(runs: Sequence[Mapping[str, Any]], label: str) -> CaseScores:
+    """Return the scores of runs as comparisons take them, the mean over runs."""
+    return pooled([run_scores(run, "dice") for run in runs], label)
 
 
 def by_seed(measured: Mapping[str, Any], a: str, b: str) -> list[float]:
@@ -273,7 +273,7 @@ def quality() -> list[dict[str, Any]]:
 def mirrored(measured: Mapping[str, Any]) -> float:
     """Return the mean Dice of the backbone's own validation, which mirrors."""
     (reference,) = runs_of(measured, "reference")
-    own = scores([reference["dice"]], "reference")
+    own = scores([reference], "reference")
     pattern = measured["runs"][1]["patient_pattern"] or ".*"
     return compare_scores(own, own, patient_pattern=pattern).mean_a
 

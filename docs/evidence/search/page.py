@@ -11,11 +11,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.case_scores import pooled
 from nnunet_iac.analysis.scores.ceiling import Ceiling, ceiling
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.convergence import Convergence, convergences
-from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables
+from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables, run_scores
 from nnunet_iac.analysis.scores.wording import difference_text, finding, p_text
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
@@ -90,7 +90,7 @@ COLOURS = ("#0072b2", "#d55e00")
 def compared(runs: Sequence[Any], others: Sequence[Any], a: str, b: str) -> PairedComparison:
     """Return the runs of B against those of A by patient, each the mean over its runs."""
     sides = [
-        pooled([CaseScores.of_dice(run["dice"], name) for run in own], name)
+        pooled([run_scores(run, "dice") for run in own], name)
         for own, name in ((others, a), (runs, b))
     ]
     pattern = runs[0]["patient_pattern"] or ".*"

@@ -8,6 +8,7 @@ episodic memory, NeurIPS 2017) and of Lifelong nnU-Net (Gonzalez et al., Scienti
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled, read_case_scores
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
@@ -18,14 +19,15 @@ from nnunet_iac.runs.records import SourceRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.patients import fitting_pattern
 
-PerCase = Mapping[str, float | None]
+BEFORE, AFTER = "before", "after"
+"""The labels of a backbone and of a network on the source."""
 
-BEFORE = "before"
-"""The label of a backbone on its source."""
+SourceScores = tuple[CaseScores, CaseScores]
+"""Of a run on its source, before and after."""
 
 
 def forgetting(
-    scores: Sequence[tuple[PerCase, PerCase]],
+    scores: Sequence[SourceScores],
     label: str,
     pattern: str | None = None,
     margin: float = MARGIN,
@@ -34,8 +36,8 @@ def forgetting(
     """Return a method's networks on the source (B) against their backbones (A).
 
     Args:
-        scores: of every run, the Dice of the source's validation cases before and after; cases
-            that several runs have are averaged first.
+        scores: of every run, on the source's validation cases; cases that several runs have are
+            averaged first.
         label: of the method.
         pattern: of patients; where it does not match all cases of the source, a case is a patient.
         margin: as of `compare_scores`.
@@ -47,7 +49,7 @@ def forgetting(
     if not scores:
         raise ValueError(f"forgetting needs at least one run on a source; got none of {label}")
     a, b = (
-        pooled([CaseScores.of_dice(side, name) for side in sides], name)
+        pooled(sides, name)
         for name, sides in zip((BEFORE, label), zip(*scores, strict=True), strict=True)
     )
     own = fitting_pattern(a.dice, pattern)
@@ -58,9 +60,13 @@ def forgetting(
     return replace(found, remarks=(why, *found.remarks[1:]))
 
 
-def scores_of(record: SourceRecord) -> tuple[PerCase, PerCase]:
-    """Return a run's Dice per case of its source, before and after."""
-    return record.before["per_case"], record.after["per_case"]
+def scores_of(record: SourceRecord) -> SourceScores:
+    """Return what a run's record has of its source."""
+
+    def side(found: Mapping[str, Any], label: str) -> CaseScores:
+        return CaseScores.of_dice(found["per_case"], label, found.get("errors"))
+
+    return side(record.before, BEFORE), side(record.after, AFTER)
 
 
 def forward_transfer(

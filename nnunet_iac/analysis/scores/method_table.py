@@ -7,7 +7,7 @@ from typing import Any
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
-from nnunet_iac.analysis.scores.forgetting import forgetting, forward_transfer
+from nnunet_iac.analysis.scores.forgetting import AFTER, BEFORE, forgetting, forward_transfer
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.scores.wording import (
     NONE,
@@ -99,10 +99,10 @@ def method_tables(
         references = [run for run in references if tuple(run[k] for k in WHERE[:3]) == place[:3]]
         # Without cells only its own validation is known, which mirrors as trainers do by default.
         mirrored = named["augmentation"] == "default"
-        own_validation = [_scores(run, "dice") for run in references] if mirrored else []
-        tested = [_scores(run, "test_dice") for run in references if "test_dice" in run]
+        own_validation = [run_scores(run, "dice") for run in references] if mirrored else []
+        tested = [run_scores(run, "test_dice") for run in references if "test_dice" in run]
         # Where cells were trained, the backbone was scored under their circumstances.
-        frozen = [_scores(run, "frozen_dice") for run in own if run["frozen_dice"] is not None]
+        frozen = [run_scores(run, "frozen_dice") for run in own if run["frozen_dice"] is not None]
         of = {
             "validation cases": ("dice", frozen or own_validation),
             "test cases, not mirrored": ("test_dice", tested),
@@ -122,7 +122,7 @@ def _place(run: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(run[key] for key in WHERE)
 
 
-def _scores(run: Mapping[str, Any], key: str) -> CaseScores:
+def run_scores(run: Mapping[str, Any], key: str) -> CaseScores:
     """Return the scores of a run in a result file; those of earlier releases lack its errors."""
     return CaseScores.of_dice(run[key], run["method"], run.get(f"{key.removesuffix('dice')}errors"))
 
@@ -154,7 +154,7 @@ def _table_values(
     pattern = next(run["patient_pattern"] for runs in groups.values() for run in runs) or ".*"
 
     def scores(runs: Sequence[Mapping[str, Any]], label: str) -> CaseScores:
-        return pooled([_scores(run, key) for run in runs], label)
+        return pooled([run_scores(run, key) for run in runs], label)
 
     backbone = pooled(reference, REFERENCE)
     scored = {REFERENCE: backbone, **{name: scores(runs, name) for name, runs in groups.items()}}
@@ -210,7 +210,7 @@ def _trained_alone(
         here = all(run[name] == adapted[name] for name in shared) and key in run
         alone = run["method"] == REFERENCE and "source" not in run and run["backbone"] not in halves
         if here and alone:
-            found.setdefault(run["backbone"], []).append(_scores(run, key))
+            found.setdefault(run["backbone"], []).append(run_scores(run, key))
     return {name: pooled(parts, name) for name, parts in found.items()}
 
 
@@ -227,7 +227,7 @@ def _with_transfers(
     """
     family = []
     for name, runs in groups.items():
-        own = pooled([_scores(run, key) for run in runs], name)
+        own = pooled([run_scores(run, key) for run in runs], name)
         pattern = runs[0]["patient_pattern"] or ".*"
         others = [other for other in alone.values() if other.dice.keys() == own.dice.keys()]
         family += [forward_transfer(other, own, pattern, margin) for other in others]
@@ -243,12 +243,15 @@ def _forgettings(
     """Return the forgetting of the methods that were scored on a source, adjusted together."""
     found = {}
     for name, runs in groups.items():
-        sides = [
-            (run["source"]["before"], run["source"]["after"]) for run in runs if "source" in run
-        ]
-        if sides:
+        sources = [run["source"] for run in runs if "source" in run]
+        if sources:
+            sides = [(_on_source(each, BEFORE), _on_source(each, AFTER)) for each in sources]
             found[name] = forgetting(sides, name, runs[0]["patient_pattern"], margin)
     return dict(zip(found, adjusted(list(found.values())), strict=True))
+
+
+def _on_source(known: Mapping[str, Any], side: str) -> CaseScores:
+    return CaseScores.of_dice(known[side], side, known.get("errors", {}).get(side))
 
 
 def cells(table: MethodTable) -> list[list[str]]:
