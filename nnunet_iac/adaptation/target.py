@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -237,10 +238,10 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     config = configuration_of(read_plans(path), source.configuration)
     patients = {patient_of(case, settings_of(config).data.patient_pattern) for case in target.cases}
     fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
-    train = f"nnUNetv2_train {dataset_number(target.name)} {source.configuration} {fold}"
+    train = ["nnUNetv2_train", str(dataset_number(target.name)), source.configuration, fold, "-tr"]
     return [
-        f"next: {train} -tr nnUNetTrainerIACLTH -p {path.stem}",
-        f"control: {train} -tr nnUNetTrainerContinue -p {path.stem}",
+        f"{what}: {shlex.join([*train, trainer, '-p', path.stem])}"
+        for what, trainer in (("next", "nnUNetTrainerIACLTH"), ("control", "nnUNetTrainerContinue"))
     ]
 
 

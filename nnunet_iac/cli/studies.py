@@ -1,6 +1,7 @@
 """Run the demo and studies, and compare methods at several widths."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def _pareto(arguments: argparse.Namespace) -> int:
         return 0
     path, results = pareto.write_study(arguments.o), arguments.o / "results.json"
     if not results.is_file():
-        print(f"wrote {path}\nnext: nnunet-iac study {path} -o {arguments.o}")
+        study = shlex.join(["nnunet-iac", "study", str(path), "-o", str(arguments.o)])
+        print(f"wrote {path}\nnext: {study}")
         print(f"then the same command again, which draws {arguments.o / 'pareto.png'}")
         return 0
     with content_of(results):

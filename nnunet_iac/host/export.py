@@ -1,6 +1,7 @@
 """A retrofit as a model folder of the stock nnUNetTrainer, whose plans name the network."""
 
 import copy
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -133,8 +134,9 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def predict_command(model: Model, target: Path) -> str:
     """Return the command that predicts with all folds of an exported model."""
-    numbers = " ".join(fold.name.removeprefix("fold_") for fold in model.folds)
-    command = f"nnUNetv2_predict_from_modelfolder -m {target} -f {numbers} -i IMAGES -o OUT"
+    numbers = [fold.name.removeprefix("fold_") for fold in model.folds]
+    words = ["nnUNetv2_predict_from_modelfolder", "-m", str(target), "-f", *numbers]
+    command = shlex.join([*words, "-i", "IMAGES", "-o", "OUT"])
     return f"{command} -prev_stage_predictions FOLDER" if model.is_second_stage else command
 
 

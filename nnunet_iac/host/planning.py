@@ -1,6 +1,7 @@
 """New plans with an `iac` section or another network, beside the preprocessed data set's own."""
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,8 +111,8 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     before = plans.configuration_of(source, configuration)
     settings = plans.settings_of(config)
     number = plans.dataset_number(plans_file.parent.name)
-    train = f"nnUNetv2_train {number} {configuration} FOLD"
-    under = f"-p {new['plans_name']}"
+    train = shlex.join(["nnUNetv2_train", str(number), configuration, "FOLD"])
+    under = shlex.join(["-p", new["plans_name"]])
     ours = _trainer_of(settings)
     lines = [
         f"{key}: {config[key]}, was {before[key]}"
@@ -122,8 +123,9 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
         return [f"next: {train} -tr {ours} {under}"]
-    trainer = f" -tr {settings.data.backbone_trainer}" if settings.data.backbone_trainer else ""
-    start = "" if pretrained is None else f" -pretrained_weights {pretrained}"
+    named = settings.data.backbone_trainer
+    trainer = f" {shlex.join(['-tr', named])}" if named else ""
+    start = "" if pretrained is None else f" {shlex.join(['-pretrained_weights', str(pretrained)])}"
     lines.append(f"next: {train}{trainer} {under}{start}")
     if not of_its_own:
         lines.append(f"then: {train} -tr {ours} {under}")
@@ -183,5 +185,7 @@ def _absolute(path: str) -> str:
 
 
 def _preprocess_command(dataset: str, configuration: str, source: str) -> str:
-    command = f"nnUNetv2_plan_and_preprocess -d {plans.dataset_number(dataset)} -c {configuration}"
-    return command if source == "nnUNetPlans" else f"{command} -overwrite_plans_name {source}"
+    number = str(plans.dataset_number(dataset))
+    words = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration]
+    words += [] if source == "nnUNetPlans" else ["-overwrite_plans_name", source]
+    return shlex.join(words)

@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import reprlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ LEARNED_WITH = ("architecture", "patch_size", "batch_size")
 """Keys of a configuration that plans share with those whose backbone is taken by itself."""
 
 _IDENTIFIER = re.compile(r"[^_/\\\x00-\x1f]+(_[^_/\\\x00-\x1f]+)*")
+LONGEST_NAME = 180
+"""Bytes of an identifier; file systems allow names of 255, with trainer and configuration."""
 _REMAKE = "make the plans again with nnUNetv2_plan_experiment"
 
 
@@ -66,6 +69,11 @@ def configurations_of(plans: Any) -> dict[str, dict[str, Any]]:
 def configuration_of(plans: Any, name: str) -> dict[str, Any]:
     """Return a configuration of plans with what it inherits from others filled in."""
     known = configurations_of(plans)
+    if name in known and not _IDENTIFIER.fullmatch(name):
+        raise ValueError(
+            "the configuration must be a plain file name without '__' inside or '_' at an end, "
+            f"since nnU-Net names folders after it; got {name!r}: rename it in the plans"
+        )
     result: dict[str, Any] = {}
     line: list[Any] = [name]
     while line[-1] is not None:
@@ -125,9 +133,16 @@ def dataset_number(name: str) -> int:
     return int(name.removeprefix("Dataset").partition("_")[0])
 
 
+def preprocess_command(plans: Mapping[str, Any], configuration: str) -> str:
+    """Return the command that preprocesses a data set under plans, to be pasted."""
+    number = str(dataset_number(plans["dataset_name"]))
+    words = ["-d", number, "-plans_name", plans["plans_name"], "-c", configuration]
+    return shlex.join(["nnUNetv2_preprocess", *words])
+
+
 def require_dataset_name(name: object) -> None:
     """Check that a data set's name is one of nnU-Net's and not a path."""
-    if not isinstance(name, str) or not re.fullmatch(r"Dataset\d{3,}_[^/\\]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"Dataset\d{3,}_[^/\\\x00-\x1f]+", name):
         raise ValueError(
             "the dataset_name of plans must be of the form Dataset004_Hippocampus; got "
             f"{name!r}: restore the plans, or plan again"
@@ -153,6 +168,11 @@ def require_identifier(name: object) -> None:
         raise ValueError(
             "a plans identifier must be a plain file name without '__' inside or '_' at an end, "
             f"since nnU-Net splits folder names there; got {name!r}: choose another"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"a plans identifier must have at most {LONGEST_NAME} bytes, since names of files and "
+            f"folders contain it; got {len(name.encode())} of {reprlib.repr(name)}: shorten it"
         )
 
 

@@ -2,6 +2,7 @@
 
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +130,9 @@ def backbone_file(
 
 def training_command(trainer: str, plans: str, fold: Fold) -> str:
     """Return the command that trains a backbone for a fold."""
-    command = f"nnUNetv2_train {dataset_number(fold.dataset)} {fold.configuration} {fold.number}"
-    if trainer != "nnUNetTrainer":
-        command += f" -tr {trainer}"
-    return command if plans == "nnUNetPlans" else f"{command} -p {plans}"
+    words = ["nnUNetv2_train", dataset_number(fold.dataset), fold.configuration, fold.number]
+    words += [] if trainer == "nnUNetTrainer" else ["-tr", trainer]
+    return shlex.join(map(str, [*words, *([] if plans == "nnUNetPlans" else ["-p", plans])]))
 
 
 def read_backbone(

@@ -19,8 +19,8 @@ from nnunet_iac.runs.fold import require_space, require_writable
 from nnunet_iac.runs.plans import (
     SECTION,
     configuration_of,
-    dataset_number,
     lineage,
+    preprocess_command,
     require_dataset_name,
     require_file_ending,
     require_identifier,
@@ -217,9 +217,8 @@ class Preflight:
         """Check that there are preprocessed data; the error has the command that makes them."""
         if not self.data.is_dir() or not any(self.data.iterdir()):
             raise FileNotFoundError(
-                f"preprocessed data must exist in {self.data}; run\n  nnUNetv2_preprocess -d "
-                f"{dataset_number(self.plans['dataset_name'])} -plans_name "
-                f"{self.plans['plans_name']} -c {self.configuration}"
+                f"preprocessed data must exist in {self.data}; run\n"
+                f"  {preprocess_command(self.plans, self.configuration)}"
             )
 
     def preprocessed_cases(self) -> Sequence[str]:

@@ -10,7 +10,7 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 from torch import Tensor
 
 from nnunet_iac.runs.atomic import read_json
-from nnunet_iac.runs.plans import dataset_number
+from nnunet_iac.runs.plans import preprocess_command
 from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_splits
 from nnunet_iac.width.source import Source
 
@@ -38,8 +38,7 @@ def training_cases(source: Source, fold: FoldName) -> list[str]:
     if not folder.is_dir() or not any(folder.glob("*.pkl")):
         raise FileNotFoundError(
             f"the data must be preprocessed; {folder} has no cases: run\n"
-            f"  nnUNetv2_preprocess -d {dataset_number(source.folder.name)} "
-            f"-c {source.configuration} -plans_name {source.plans['plans_name']}"
+            f"  {preprocess_command(source.plans, source.configuration)}"
         )
     cases = sorted(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
     if fold == "all":

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -96,7 +97,7 @@ def run_logged(
 ) -> None:
     """Run a command, which must succeed; log its output, and report lines that show progress."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    report(f"    $ {' '.join(words)}")
+    report(f"    $ {shlex.join(words)}")
     with open(log, "a", encoding="utf-8") as file:
 
         def receive(line: str) -> None:
