@@ -1,4 +1,7 @@
+import json
 import os
+import re
+import shlex
 
 import pytest
 import torch
@@ -69,6 +72,49 @@ def test_plan_takes_settings_from_every_set_and_names_the_next_command(preproces
     assert "nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p Mine" in first
     assert main(words) == 0
     assert f"unchanged: {preprocessed / 'Mine.json'}" in capsys.readouterr().out
+
+
+def test_a_command_to_paste_is_quoted(preprocessed, capsys):
+    assert main(["plan", "-d", "4", "-c", "2d", "-o", "x;touch y"]) == 0
+    (command,) = re.findall("next: (.*)", capsys.readouterr().out)
+    assert shlex.split(command)[-2:] == ["-p", "x;touch y"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "a__b", "..\x00", "a/b"])
+def test_a_configuration_whose_name_leads_elsewhere_is_refused(preprocessed, capsys, name):
+    plans = read_json(preprocessed / "nnUNetPlans.json")
+    plans["configurations"][name] = plans["configurations"]["2d"]
+    (preprocessed / "nnUNetPlans.json").write_text(json.dumps(plans))
+    assert main(["plan", "-d", "4", "-c", name, "-o", "Mine"]) == 2
+    assert "the configuration must be a plain file name" in capsys.readouterr().err
+    assert not (preprocessed / "Mine.json").exists()
+
+
+def test_an_identifier_that_is_too_long_for_files_is_refused_before_any_is_written(
+    preprocessed, capsys
+):
+    before = sorted(preprocessed.iterdir())
+    for length in (181, 300, 5000):
+        assert main(["plan", "-d", "4", "-c", "2d", "-o", "x" * length]) == 2
+        message = capsys.readouterr().err
+        assert "must have at most 180 bytes" in message
+        assert f"got {length} of" in message
+    assert sorted(preprocessed.iterdir()) == before
+    assert main(["plan", "-d", "4", "-c", "2d", "-o", "x" * 180]) == 0
+
+
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_text_of_files_cannot_control_the_terminal(tmp_path, random_genotype, capsys, stream):
+    evil = "\x1b]0;title\x07\x1b[2J\u202e\x9b"
+    run = RunFolder.of_fold(tmp_path)
+    run.write_settings(Settings())
+    if stream == "out":
+        run.write_genotype(random_genotype(0))
+        run.write_health((HealthEvent(1, evil, None, f"φ {evil}"),))
+    assert main(["show", str(tmp_path if stream == "out" else tmp_path / evil)]) in (0, 2)
+    text = getattr(capsys.readouterr(), stream)
+    assert r"\x1b]0;title\x07\x1b[2J\u202e\x9b" in text
+    assert not set("\x1b\x07\u202e\x9b") & set(text)
 
 
 @pytest.mark.parametrize(

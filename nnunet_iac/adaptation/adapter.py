@@ -237,11 +237,14 @@ def adapters_of(model: Path) -> list[Path]:
 def adapter_file(name: str, model: Path) -> Path:
     """Return the file of an adapter: a path, or the name of one in the model's folder."""
     path = Path(name)
-    return (
-        path
-        if path.suffix == ADAPTER_SUFFIX
-        else model / ADAPTERS_FOLDER / f"{name}{ADAPTER_SUFFIX}"
-    )
+    if path.suffix == ADAPTER_SUFFIX:
+        return path
+    if path.name != name or name == "..":
+        raise ValueError(
+            f"an adapter must be a file that ends with {ADAPTER_SUFFIX}, or a plain name in "
+            f"{ADAPTERS_FOLDER}; got {name!r}: correct it"
+        )
+    return model / ADAPTERS_FOLDER / f"{name}{ADAPTER_SUFFIX}"
 
 
 def listing(model: Path, files: Sequence[Path]) -> list[str]:

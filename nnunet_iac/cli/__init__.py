@@ -8,6 +8,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from typing import TextIO, cast
 
 import nnunet_iac
 from nnunet_iac.cli import (
@@ -22,6 +24,7 @@ from nnunet_iac.cli import (
     xtiny,
 )
 from nnunet_iac.cli.options import HelpText
+from nnunet_iac.host.terminal import HarmlessStream
 
 VERBS = (
     studies.add_demo,
@@ -75,11 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if more and not hasattr(arguments, "more"):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     arguments.more = more
-    try:
-        status: int = arguments.verb(arguments)
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    streams = HarmlessStream(sys.stdout), HarmlessStream(sys.stderr)
+    with redirect_stdout(cast(TextIO, streams[0])), redirect_stderr(cast(TextIO, streams[1])):
+        try:
+            status: int = arguments.verb(arguments)
+        except (ValueError, RuntimeError, OSError) as error:
+            print(f"error: {error}".replace("\r", "\\r"), file=sys.stderr)
+            return 2
     return status
 
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def package_checks() -> Iterator[Check]:
         ours = metadata.metadata(DISTRIBUTION)
     except metadata.PackageNotFoundError:
         found = f"imported from {PACKAGE} without being installed"
-        yield Check(DISTRIBUTION, found, f"pip install -e {PACKAGE.parent}")
+        yield Check(DISTRIBUTION, found, f"pip install -e {shlex.quote(str(PACKAGE.parent))}")
         return
     yield Check(DISTRIBUTION, f"{ours['Version']} in {PACKAGE}")
     allowed = ours["Requires-Python"]
@@ -154,13 +155,14 @@ def folder_check(variable: str) -> Check:
     if not value:
         return Check(variable, "not set", f"export {variable}=/path/to/{variable}")
     if not Path(value).is_dir():
-        return Check(variable, f"{value} is no folder", f'mkdir -p "{value}"')
+        return Check(variable, f"{value} is no folder", f"mkdir -p {shlex.quote(value)}")
     try:
         with tempfile.TemporaryFile(dir=value):
             pass
     except OSError as error:
         found = f"{value} cannot be written to: {error.strerror}"
-        return Check(variable, found, f'chmod u+w "{value}", or export {variable}=<another folder>')
+        fix = f"chmod u+w {shlex.quote(value)}, or export {variable}=<another folder>"
+        return Check(variable, found, fix)
     return Check(variable, f"{value}, writable{_dependence([value])}")
 
 

@@ -24,6 +24,8 @@ LEARNED_WITH = ("architecture", "patch_size", "batch_size")
 """Keys of a configuration that plans share with those whose backbone is taken by itself."""
 
 _IDENTIFIER = re.compile(r"[^_/\\\x00-\x1f]+(_[^_/\\\x00-\x1f]+)*")
+LONGEST_NAME = 180
+"""Bytes of an identifier; file systems allow names of 255, with trainer and configuration."""
 _REMAKE = "make the plans again with nnUNetv2_plan_experiment"
 
 
@@ -74,6 +76,11 @@ def configuration_of(plans: Any, name: str) -> dict[str, Any]:
     One of an older nnU-Net gets its `architecture` as nnU-Net itself converts it.
     """
     known = configurations_of(plans)
+    if name in known and not _IDENTIFIER.fullmatch(name):
+        raise ValueError(
+            "the configuration must be a plain file name without '__' inside or '_' at an end, "
+            f"since nnU-Net names folders after it; got {name!r}: rename it in the plans"
+        )
     result: dict[str, Any] = {}
     line: list[Any] = [name]
     while line[-1] is not None:
@@ -164,7 +171,7 @@ def dataset_number(name: str) -> int:
 
 def require_dataset_name(name: object) -> None:
     """Check that a data set's name is one of nnU-Net's and not a path."""
-    if not isinstance(name, str) or not re.fullmatch(r"Dataset\d{3,}_[^/\\]+", name):
+    if not isinstance(name, str) or not re.fullmatch(r"Dataset\d{3,}_[^/\\\x00-\x1f]+", name):
         raise ValueError(
             "the dataset_name of plans must be of the form Dataset004_Hippocampus; got "
             f"{name!r}: restore the plans, or plan again"
@@ -190,6 +197,11 @@ def require_identifier(name: object) -> None:
         raise ValueError(
             "a plans identifier must be a plain file name without '__' inside or '_' at an end, "
             f"since nnU-Net splits folder names there; got {name!r}: choose another"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"a plans identifier must have at most {LONGEST_NAME} bytes, since names of files and "
+            f"folders contain it; got {len(name.encode())} of {reprlib.repr(name)}: shorten it"
         )
 
 

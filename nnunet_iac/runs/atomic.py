@@ -25,7 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{_UNFINISHED}{path.name}.{secrets.token_hex(4)}{path.suffix}"
+        name = f"{_UNFINISHED}{secrets.token_hex(8)}{path.suffix}"  # Of any name that is allowed.
         path.with_name(name).touch(exist_ok=False)  # With the permissions of any new file.
         temporary = path.with_name(name)
         yield temporary

@@ -28,6 +28,7 @@ from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import command_environment, raw_folder, results_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import configuration_of, dataset_number, read_plans
+from nnunet_iac.host.terminal import harmless
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
 from nnunet_iac.runs.scores import SUMMARY
@@ -78,14 +79,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             step = train if given.step == "train" else predict
             write_json(given.to, step(study, study.runs[given.run]))
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(harmless(f"error: {error}"), file=sys.stderr)
         return 2
     return 0
 
 
 def run_command(words: Sequence[str], **environment: str) -> None:
     """Run a command, which must succeed and whose output goes to this process's own."""
-    print("$", shlex.join(words), flush=True)
+    print(harmless(f"$ {shlex.join(words)}"), flush=True)
     done = subprocess.run(words, env={**os.environ, **command_environment(), **environment})
     if done.returncode != 0:
         raise RuntimeError(

@@ -10,6 +10,7 @@ from trained_models import adapted, planned, write_model
 
 from nnunet_iac.adaptation.adapter import (
     Adapter,
+    adapter_file,
     adapters_of,
     apply,
     backbone_of,
@@ -71,6 +72,12 @@ def test_where_an_adapter_cannot_go_is_found_before_it_is_made(tmp_path: Path) -
     (there := tmp_path / "site.safetensors").touch()
     with pytest.raises(FileExistsError, match="must go to a new file"):
         require_new_file(there)
+
+
+@pytest.mark.parametrize("name", ["../site", "/site", "a/b", ".."])
+def test_a_name_that_leads_out_of_the_models_adapters_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"must be a file that ends with .*, or a plain name"):
+        adapter_file(name, tmp_path)
 
 
 def test_a_listing_shows_what_fits_and_what_does_not(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -671,6 +672,28 @@ def test_a_backbone_that_was_continued_alone_is_refused(tmp_path):
     write_searched_run(tmp_path, method="continued")
     with pytest.raises(ValueError, match="all runs given continue the backbone"):
         _report(tmp_path)
+
+
+def test_names_of_cases_and_data_are_text_in_every_output(tmp_path):
+    evil = ["=cmd|' C calc'!A0", "<img src=x onerror=alert(1)>", "a](x)|b", "@SUM(1)"]
+    cases = {**FROZEN, **dict.fromkeys(evil, 0.5)}
+    better = {case: dice + 0.01 for case, dice in cases.items()}
+    named = {"dataset": "Dataset004_<b>x</b>|[y](z)", "dice": better, "reference": cases}
+    fold = write_searched_run(tmp_path / "results", **named)
+    write_report([fold], tmp_path / "report", paper=True)
+    texts = {path: path.read_text() for path in (tmp_path / "report").rglob("*.md")}
+    assert len(texts) == 2
+    for text in texts.values():
+        assert "<b>" not in text
+        assert "<img" not in text
+        assert "[y](z)" not in text
+    assert r"&lt;b>x&lt;/b>\|[y]\(z)" in texts[tmp_path / "report" / "paper" / "paper.md"]
+    for path in (tmp_path / "report").rglob("*.csv"):
+        for row in csv.reader(path.read_text().splitlines()):
+            assert not [cell for cell in row if re.match(r"[=@]|[-+](?![\d.])", cell)]
+    compared = (tmp_path / "report" / "tables" / "comparison.csv").read_text()
+    assert "'=cmd|' C calc'!A0" in compared
+    assert "'@SUM(1)" in compared
 
 
 @pytest.mark.parametrize("method", ["random cell 3", "convolution", "attention gates"])

@@ -77,7 +77,7 @@ def test_an_unset_variable_and_a_missing_folder_say_what_to_type(nnunet_folders,
     monkeypatch.setenv("nnUNet_raw", str(nnunet_folders / "gone"))
     missing = doctor.folder_check("nnUNet_raw")
     assert not missing.ok
-    assert missing.fix == f'mkdir -p "{nnunet_folders / "gone"}"'
+    assert missing.fix == f"mkdir -p {nnunet_folders / 'gone'}"
 
 
 def test_a_read_only_folder_is_a_failure(nnunet_folders, monkeypatch):

@@ -10,7 +10,14 @@ from nnunet_iac.analysis.report import explorer, overlays
 from nnunet_iac.analysis.report.captions import CAPTIONS
 from nnunet_iac.analysis.report.evaluation import Evaluation, GroupComparison, evaluate
 from nnunet_iac.analysis.report.overlays import CaseOverlay, case_overlays
-from nnunet_iac.analysis.report.page import Section, environment, inline_svg, write_csv, write_png
+from nnunet_iac.analysis.report.page import (
+    Section,
+    environment,
+    inline_svg,
+    markdown_environment,
+    write_csv,
+    write_png,
+)
 from nnunet_iac.analysis.report.paper import write_paper
 from nnunet_iac.analysis.report.run import Run, controls_beside, find_runs, labels, read_run
 from nnunet_iac.analysis.report.sections import sections
@@ -87,8 +94,8 @@ def write_report(
         "data_uri": overlays.data_uri,
         "captions": CAPTIONS,
     }
-    templates = environment()
-    write_text(folder / MARKDOWN, templates.get_template("report.md.j2").render(content))
+    templates, plain = environment(), markdown_environment()
+    write_text(folder / MARKDOWN, plain.get_template("report.md.j2").render(content))
     write_json(folder / NUMBERS, {**_numbers(report), "files": names})
     write_text(folder / PAGE, templates.get_template("report.html.j2").render(content))
     for file in earlier - set(names):

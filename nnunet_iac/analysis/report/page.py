@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.scores.wording import csv_text
+from nnunet_iac.analysis.scores.wording import csv_text, markdown_text
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, svg_document, write_figure
 from nnunet_iac.runs.atomic import write_text
 
@@ -26,11 +26,22 @@ def environment() -> Environment:
     return templates
 
 
-def markdown_environment(folder: Path) -> Environment:
-    """Return the environment of Markdown templates in a folder: nothing escaped or undefined."""
-    made = Environment(loader=FileSystemLoader(folder), keep_trailing_newline=True, **HOW)
-    made.filters["commit"] = commit_text
+def markdown_environment(folder: Path | None = None) -> Environment:
+    """Return the environment of Markdown templates, of a folder or our own: nothing undefined.
+
+    Of what goes into them only HTML and links are escaped.
+    """
+    own = PackageLoader("nnunet_iac.analysis.report")
+    loader = own if folder is None else FileSystemLoader(folder)
+    keep = folder is not None
+    made = Environment(loader=loader, keep_trailing_newline=keep, finalize=markdown_text, **HOW)
+    made.filters.update(commit=commit_text, signed=signed, cell=_cell)
     return made
+
+
+def _cell(text: str) -> str:
+    """Return text for a cell of a table in Markdown."""
+    return " ".join(text.replace("|", "\\|").splitlines())
 
 
 def commit_text(commit: str | None) -> str:

@@ -11,7 +11,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.evaluation import GroupComparison, speed_up
-from nnunet_iac.analysis.report.page import Table, environment, write_csv
+from nnunet_iac.analysis.report.page import Table, markdown_environment, write_csv
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.statistics import fisher_combination
 from nnunet_iac.analysis.scores.wording import (
@@ -73,7 +73,7 @@ def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Pa
             paths.append(folder / f"figure{number}{suffix}")
             write_figure(figure, paths[-1], PAPER_DPI)
         shown.append((number, caption))
-    page = environment().get_template("paper.md.j2")
+    page = markdown_environment().get_template("paper.md.j2")
     paths.append(folder / "paper.md")
     write_text(paths[-1], page.render(tables=written, figures=shown, of=of))
     return paths

@@ -10,6 +10,8 @@ from nnunet_iac.analysis.scores.statistics import CONFIDENCE, Interval
 
 SMALLEST_P = 0.0001
 """Below it tables state this bound; the JSON has the number."""
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+"""What the formulas of spreadsheets begin with."""
 NONE = "\N{EN DASH}"
 
 CLAIMS: dict[Verdict, str] = {
@@ -51,10 +53,27 @@ def adjusted_text(p: float | None, family: int) -> str:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as CSV; a cell that is None is empty."""
+    """Return rows as CSV; a cell that is None is empty.
+
+    An apostrophe goes before text that a spreadsheet would take for a formula.
+    """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    cells = ([_no_formula(cell) for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(cells)
     return text.getvalue()
+
+
+def _no_formula(cell: object) -> object:
+    is_formula = isinstance(cell, str) and cell.startswith(FORMULA_SIGNS)
+    return f"'{cell}" if is_formula and not re.fullmatch(r"[-+.,\d\[\] ]*", str(cell)) else cell
+
+
+def markdown_text(value: object) -> object:
+    """Return text for Markdown in which nothing is HTML or the target of a link."""
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", value))
+    return text.replace("](", "]\\(")
 
 
 def counted(number: int, noun: str) -> str:
