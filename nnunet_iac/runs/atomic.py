@@ -11,6 +11,9 @@ from typing import Any
 _UNFINISHED = ".writing."
 """How the names of temporary files begin."""
 
+BEGINNING = 40
+"""Letters of a file's name in that of its temporary file, which must not be too long itself."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -25,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{_UNFINISHED}{secrets.token_hex(8)}{path.suffix}"  # Of any name that is allowed.
+        name = f"{_UNFINISHED}{path.name[:BEGINNING]}.{secrets.token_hex(4)}{path.suffix}"
         path.with_name(name).touch(exist_ok=False)  # With the permissions of any new file.
         temporary = path.with_name(name)
         yield temporary

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 Record = TypeVar("Record")
 
-LARGEST = 2**63
+INTEGER_BOUND = 2**63
 """Whole numbers of a record are below it; JSON has longer ones, which count nothing."""
 
 
@@ -33,7 +33,7 @@ def typed(kind: type[Record], value: Any, name: str = "it") -> Record:
         found = {key: typed(inner[1], entry, f"{name}.{key}") for key, entry in value.items()}
     elif origin is list:
         found = [typed(inner[0], entry, name) for entry in value]
-    elif isinstance(value, int) and abs(value) >= LARGEST:
+    elif isinstance(value, int) and abs(value) >= INTEGER_BOUND:
         raise ValueError(f"{name} must be below 2**63")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be finite; got {value}")

@@ -19,7 +19,7 @@ from nnunet_iac.search.relaxation import (
 from nnunet_iac.search.setting_parts import CellConfig, StabilityTest
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
-LARGEST = sys.float_info.max
+HIGHEST_THRESHOLD = sys.float_info.max
 """A threshold that grows for as long as an edge is unstable stays a number."""
 
 
@@ -185,7 +185,7 @@ def advance(
         rule = "two-sigma" if _is_outlier(score[index], operation) else "smallest"
         events.append(_event(observation.epoch, decision, index, operation, rule))
     unstable = undecided & ~stable
-    grown = (state.threshold * test.threshold_growth).clamp(max=LARGEST)
+    grown = (state.threshold * test.threshold_growth).clamp(max=HIGHEST_THRESHOLD)
     threshold = torch.where(unstable, grown, state.threshold)
     if test.reset_threshold:
         threshold = torch.where(due, test.stability_threshold, threshold)
