@@ -22,9 +22,9 @@ from nnunet_iac.analysis.scores.comparison import adjusted, compare_scores
 from nnunet_iac.analysis.scores.forgetting import forgetting
 from nnunet_iac.analysis.scores.method_table import cells, method_tables
 from nnunet_iac.analysis.scores.statistics import sign_test
-from nnunet_iac.analysis.scores.wording import finding
+from nnunet_iac.analysis.scores.wording import NONE, finding
 from nnunet_iac.cli import main
-from nnunet_iac.workflow.study_report import scored_as
+from nnunet_iac.workflow.study_report import errors_of, scored_as
 
 SHAPE = (3, 10, 20)
 IGNORED = 9
@@ -216,6 +216,14 @@ def test_studies_and_their_forgetting_count_empty_cases(hallucinating):
     assert (table.cases, row.dice) == (16, pytest.approx(_nnunets_mean(hallucinating[1])))
     head, line = cells(table)
     assert line[head.index("false positives, backbone / method")] == "0 / 8"
+    sides = {"before": a, "after": b}
+    source = {name: side.dice for name, side in sides.items()}
+    known = {"errors": {name: errors_of(side) for name, side in sides.items()}, **source}
+    runs = [run(name, 0, 0.0, patient_pattern=None, **scores) for name in ("random", "continued")]
+    (table,) = method_tables(document({**runs[0], "source": known}, runs[1]))
+    head, *lines = cells(table)
+    at = head.index("source false positives, before / after")
+    assert [line[at : at + 2] for line in lines] == [["0 / 8", "0 / 0"], [NONE, NONE]]
     lost = forgetting([(a, b)], "method")
     assert (lost.false_positives, lost.verdict) == ((0, 8), "worse")
 

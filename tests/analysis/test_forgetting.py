@@ -102,6 +102,7 @@ def test_compare_shows_what_each_method_has_forgotten(folds: list[Path], tmp_pat
     assert lines[start].split() == [
         *("on", "the", "source", "patients", "cases", "Dice", "before", "Dice", "after"),
         *("forgetting", "95%", "interval", "p", "Holm"),
+        *("false", "positives", "A/B", "misses", "A/B"),
     ]
     assert lines[start + 1].split()[:6] == ["IAC-LTH", "6", "12", "0.9000", "0.8825", "-0.0175"]
     assert lines[start + 2].split()[:6] == ["continued", "6", "12", "0.9000", "0.8300", "-0.0700"]

@@ -34,7 +34,8 @@ CAPTIONS = {
         "after. Forgetting is after minus before, with its bootstrap interval and the p of a "
         "Wilcoxon signed-rank test, adjusted over these lines; a retrofit of a frozen model "
         "forgets nothing with its cells off. Forward transfer is the target's Dice minus that of a "
-        "stock trainer on the same cases without the model, where such a run exists."
+        "stock trainer on the same cases without the model, where such a run exists; false "
+        "positives and misses are before / after."
     ),
     "plane": (
         "Each mark is a method: right of zero it gains on the target, below zero it forgets, and "

@@ -20,12 +20,13 @@ from nnunet_iac.analysis.scores.forgetting import (
     trained_alone,
 )
 from nnunet_iac.analysis.scores.statistics import MARGIN
-from nnunet_iac.analysis.scores.wording import difference_text, p_text, score_text
+from nnunet_iac.analysis.scores.wording import difference_text, errors_text, p_text, score_text
 
 SOURCE_AND_TARGET_HEAD = (
     *("method", "runs", "target Dice", "minus the backbone (95 % interval)"),
     *("source Dice before", "source Dice", "forgetting (95 % interval)", "p, Holm"),
-    "forward transfer (95 % interval)",
+    *("forward transfer (95 % interval)", "false positives, target; source"),
+    "misses, target; source",
 )
 
 
@@ -146,4 +147,5 @@ def _row(one: Adaptation) -> tuple[str, ...]:
         *(score_text(one.forgetting.mean_a), score_text(one.forgetting.mean_b)),
         *(difference_text(one.forgetting), p_text(one.forgetting.p_holm)),
         "; ".join(transfers) or "not available",
+        *map("; ".join, zip(errors_text(one.target), errors_text(one.forgetting), strict=True)),
     )

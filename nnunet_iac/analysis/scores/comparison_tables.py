@@ -13,12 +13,12 @@ from nnunet_iac.analysis.scores.wording import interval_text, p_text, score_text
 from nnunet_iac.runs.atomic import write_json, write_text
 
 HEAD = (
-    *("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm", "effect r", "better/equal/worse"),
-    *("false positives A/B", "misses A/B", "not inferior"),
+    *("Dice A", "Dice B", "B - A", "95% interval", "p", "Holm"),
+    *("false positives A/B", "misses A/B", "effect r", "better/equal/worse", "not inferior"),
 )
 SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
-SOURCE_TABLE_HEAD = ("patients", "cases", "Dice before", "Dice after", "forgetting", *HEAD[3:6])
-TRANSFER_HEAD = ("patients", "cases", "Dice alone", "Dice adapted", "forward transfer", *HEAD[3:6])
+SOURCE_TABLE_HEAD = ("patients", "cases", "Dice before", "Dice after", "forgetting", *HEAD[3:8])
+TRANSFER_HEAD = ("patients", "cases", "Dice alone", "Dice adapted", "forward transfer", *HEAD[3:8])
 """What all tables call their columns."""
 
 
@@ -193,8 +193,8 @@ def _cells(c: PairedComparison) -> list[str]:
     """Return a comparison's numbers, from patients to non-inferiority, as both tables have them."""
     cells = [str(c.patients), str(c.cases), score_text(c.mean_a), score_text(c.mean_b)]
     cells += [signed_text(c.difference), interval_text(c.interval), p_text(c.p), p_text(c.p_holm)]
-    cells += [f"{c.effect:+.2f}", f"{c.better}/{c.equal}/{c.worse}"]
-    return [*cells, *wording.errors_text(c), "shown" if c.not_inferior else "not shown"]
+    cells += [*wording.errors_text(c), f"{c.effect:+.2f}", f"{c.better}/{c.equal}/{c.worse}"]
+    return [*cells, "shown" if c.not_inferior else "not shown"]
 
 
 def _surface_cells(s: SurfaceComparison) -> list[str]:

@@ -259,13 +259,15 @@ def cells(table: MethodTable) -> list[list[str]]:
     head = ["method", "runs", "epochs", "search epochs", "minutes", "parameters", "MACs"]
     head += ["Dice", "± seeds"]
     compared = [row.against[REFERENCE] for row in table.rows]
-    wrong = any(any((*c.false_positives, *c.misses)) for c in compared)
+    wrong = any(map(_has_errors, compared))
     head += ["false positives, backbone / method", "misses, backbone / method"] if wrong else []
     for baseline in table.baselines:
         head += [f"difference from {shown_name(baseline)} [95 % CI]"]
         head += [f"p (Holm over {compared[0].family})"]
-    on_source = [row.forgetting.family for row in table.rows if row.forgetting is not None]
-    head += [column.format(on_source[0]) for column in SOURCE_HEAD] if on_source else []
+    on_source = [row.forgetting for row in table.rows if row.forgetting is not None]
+    head += [column.format(on_source[0].family) for column in SOURCE_HEAD] if on_source else []
+    lost = any(map(_has_errors, on_source))
+    head += ["source false positives, before / after", "source misses"] if lost else []
     alone = {name: c.family for row in table.rows for name, c in row.transfers.items()}
     head += [column.format(name, n) for name, n in alone.items() for column in TRANSFER]
     found = [head]
@@ -273,17 +275,26 @@ def cells(table: MethodTable) -> list[list[str]]:
         line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]
         line += [f"{row.minutes:.1f}", f"{row.parameters:+.1%}", f"{row.macs:+.1%}"]
         line += [f"{row.dice:.4f}", NONE if row.spread is None else f"{row.spread:.4f}"]
-        line += errors_text(row.against[REFERENCE]) if wrong else []
+        line += _error_cells(row.against[REFERENCE]) if wrong else []
         for baseline in table.baselines:
             against = row.against.get(baseline)
             line += [difference_text(against), NONE if against is None else p_text(against.p_holm)]
         if on_source:
             line += source_cells(row.forgetting)
+            line += _error_cells(row.forgetting) if lost else []
         for name in alone:
             over = row.transfers.get(name)
             line += [difference_text(over), NONE if over is None else p_text(over.p_holm)]
         found.append(line)
     return found
+
+
+def _has_errors(compared: PairedComparison) -> bool:
+    return any((*compared.false_positives, *compared.misses))
+
+
+def _error_cells(compared: PairedComparison | None) -> Sequence[str]:
+    return (NONE, NONE) if compared is None else errors_text(compared)
 
 
 def source_cells(found: PairedComparison | None) -> list[str]:
