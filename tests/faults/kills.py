@@ -11,9 +11,9 @@ chosen state is put back and continued, and the end compared with that of the un
 is killed in earnest, to compare what it leaves with what was kept, and so is every fourth that goes
 on. The processes are forked, so that torch is imported once.
 
-Runs that are killed from outside have augmentation workers and get SIGKILL at random times, as many
-in training as in either final validation; what they left says how far they had come. They, too,
-must end as the unbroken run, which had no workers.
+Runs that are killed from outside have augmentation workers and get SIGKILL at a random time, as
+many in training as in either final validation, which is seen by what is on disk; so is how far they
+had come. They, too, must end as the unbroken run, which had no workers.
 """
 
 import argparse
@@ -64,8 +64,8 @@ STAGES = ("training", "validation of the backbone", "validation of the network")
 KINDS_OF_STAGES = ("predict_sliding_window_return_logits", "half of record")
 """Kinds of moments of which `one_of_each_kind` returns one of every stage."""
 
-WORKERS, SEED = 2, 0
-"""Of runs that are killed from outside: augmentation workers, and the seed of the times."""
+WORKERS, SEED, POLL_SECONDS = 2, 0, 0.01
+"""Of runs that are killed from outside: augmentation workers, seed of the times, and of a look."""
 
 DATASET, CONFIGURATION, FOLD = "4", "2d", 0
 Report = Callable[[str], None]
@@ -394,8 +394,8 @@ class Measurement:
     def from_outside(self, kills: int) -> dict[str, Any]:
         """Return what became of runs with workers: one unbroken, others killed at random times.
 
-        A third of the times is in each stage of the unbroken one. A run that was faster than its
-        kill had ended, and is continued as well.
+        A third of the kills is aimed at each stage, at a time after its begin that is less than it
+        took the unbroken one. A run that was faster had ended, and is continued as well.
         """
         before = os.environ[WORKERS_VARIABLE]
         os.environ[WORKERS_VARIABLE] = str(WORKERS)
@@ -407,20 +407,29 @@ class Measurement:
         random = np.random.default_rng(SEED)
         for number in range(kills):
             first = number % len(STAGES)
-            seconds = float(random.uniform(borders[first], borders[first + 1]))
+            seconds = float(random.uniform(0, borders[first + 1] - borders[first]))
             shutil.rmtree(self.model)
             child = self.start()
+            self._wait_for(STAGES[first:], child)
             time.sleep(seconds)
             os.kill(child, signal.SIGKILL)
             ended = end_of(child) == 0
             stage = "after the end" if ended else reached(self.fold)
-            what = f"{number + 1} of {kills}, killed from outside after {seconds:.2f} s, {stage}"
-            differing = self._continued(what)
-            rows.append({"stage": stage, "seconds": seconds, "differs": differing})
+            aim = f"{seconds:.2f} s after the begin of the {STAGES[first]}"
+            what = f"{number + 1} of {kills}, killed from outside {aim}, {stage}"
+            row = {"aimed_at": STAGES[first], "seconds": seconds, "stage": stage}
+            rows.append({**row, "differs": self._continued(what)})
             with suppress(ProcessLookupError):  # nnU-Net's pools, which were forked here.
                 os.killpg(child, signal.SIGKILL)
         os.environ[WORKERS_VARIABLE] = before
         return {"workers": WORKERS, "unbroken_with_workers": unbroken, "outside": rows}
+
+    def _wait_for(self, stages: Sequence[str], child: int) -> None:
+        """Wait until a run is in one of the last stages, or has ended; training begins at once."""
+        while stages[0] != STAGES[0] and reached(self.fold) not in stages:
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            time.sleep(POLL_SECONDS)
 
 
 def reached(fold: Path) -> str:
