@@ -24,7 +24,7 @@ from nnunet_iac.analysis.scores.method_table import cells, method_tables
 from nnunet_iac.analysis.scores.statistics import sign_test
 from nnunet_iac.analysis.scores.wording import NONE, finding
 from nnunet_iac.cli import main
-from nnunet_iac.workflow.study_report import errors_of, scored_as
+from nnunet_iac.workflow.study_report import errors_of, scored_as, write_study_report
 
 SHAPE = (3, 10, 20)
 IGNORED = 9
@@ -197,6 +197,14 @@ def test_p_values_of_errors_are_adjusted_apart_from_those_of_dice(hallucinating)
     assert [one.p_errors_holm for one in found] == pytest.approx([5 * others[0].p_errors] * 5)
     assert found[0].p_errors_holm > 0.0390  # 5 * 2 / 2**8
     assert found[0].verdict == "worse"
+
+
+def test_a_study_without_any_foreground_has_a_page_without_tables(tmp_path):
+    empty = dict.fromkeys(CASES)
+    made = document(run("random", 0, 0.0, dice=empty, frozen_dice=empty, patient_pattern=None))
+    write_study_report(made, tmp_path / "report.html")
+    assert "Nothing is compared" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "results.json").read_text()) == made
 
 
 @pytest.mark.parametrize(

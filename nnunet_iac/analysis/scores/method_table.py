@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 from typing import Any
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
+from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.forgetting import AFTER, BEFORE, forgetting, forward_transfer
 from nnunet_iac.analysis.scores.statistics import MARGIN
@@ -17,6 +17,7 @@ from nnunet_iac.analysis.scores.wording import (
     score_text,
 )
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
+from nnunet_iac.runs.scores import mean_of_present
 
 SOURCE_HEAD = (
     "source Dice before",
@@ -86,7 +87,8 @@ def method_tables(
 ) -> list[MethodTable]:
     """Return a table per backbone and augmentation of a study's result file.
 
-    Besides the reference, methods are compared to those `baselines` that the study has.
+    Besides the reference, methods are compared to those `baselines` that the study has. There is no
+    table where one of them has no Dice, because all its predictions and the truths are empty.
     """
     runs = [run for run in document["runs"] if run["method"] != REFERENCE]
     tables = []
@@ -109,8 +111,8 @@ def method_tables(
         }
         known = [name for name in baselines if name in methods]
         for scores, (key, reference) in of.items():
-            if reference and all(key in run for run in own):
-                groups = {m: [run for run in own if run["method"] == m] for m in methods}
+            groups = {m: [run for run in own if run["method"] == m] for m in methods}
+            if reference and all(key in run for run in own) and _have_dice(reference, groups, key):
                 found = _table_values(groups, known, reference, key, margin)
                 table = MethodTable(named, scores, **found)
                 alone = _trained_alone(document, own[0], key)
@@ -125,6 +127,15 @@ def _place(run: Mapping[str, Any]) -> tuple[str, ...]:
 def run_scores(run: Mapping[str, Any], key: str) -> CaseScores:
     """Return the scores of a run in a result file; those of earlier releases lack its errors."""
     return CaseScores.of_dice(run[key], run["method"], run.get(f"{key.removesuffix('dice')}errors"))
+
+
+def _have_dice(
+    reference: Sequence[CaseScores], groups: Mapping[str, Sequence[Mapping[str, Any]]], key: str
+) -> bool:
+    """Return whether the backbone and every method have the Dice of a case."""
+    of_methods = ([run[key] for run in runs] for runs in groups.values())
+    sides = [[scores.dice for scores in reference], *of_methods]
+    return all(any(d is not None for dice in side for d in dice.values()) for side in sides)
 
 
 def _require_one_backbone(runs: Sequence[Mapping[str, Any]]) -> None:
@@ -170,7 +181,8 @@ def _table_values(
         compared = {c.labels[0]: c for c in family if c.labels[1] == name}
         seeds = dict.fromkeys(run["seed"] for run in runs)
         parts = [scores([run for run in runs if run["seed"] == seed], name) for seed in seeds]
-        dice = [against(REFERENCE, part).mean_b for part in parts]
+        means = [mean_of_present(patient_means(part.dice, pattern)[0].values()) for part in parts]
+        dice = [mean for mean in means if mean is not None]
         values: dict[str, float] = {
             **{key: fmean(run[key] for run in runs) for key in ("epochs", "search_epochs")},
             "minutes": median(run["seconds"] for run in runs) / 60,
@@ -193,7 +205,7 @@ def _table_values(
         )
     found = {
         **{of: max(getattr(c, of) for c in family) for of in ("patients", "cases")},
-        "reference": against(REFERENCE, backbone).mean_a,
+        "reference": fmean(patient_means(backbone.dice, pattern)[0].values()),
     }
     return {**found, "rows": tuple(rows), "baselines": sides}
 
