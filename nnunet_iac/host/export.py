@@ -15,6 +15,7 @@ import torch
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import content_of, naming, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
+from nnunet_iac.runs.fold import full_disk_named
 from nnunet_iac.runs.plans import (
     SECTION,
     architecture_of,
@@ -125,7 +126,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Yield a folder that takes the name of `target` when the block ends well."""
     require_new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".writing.", dir=target.parent) as unfinished:
+    again = full_disk_named(target.parent, "run the same command again")
+    with again, TemporaryDirectory(prefix=".writing.", dir=target.parent) as unfinished:
         folder = Path(unfinished) / target.name
         folder.mkdir()
         yield folder
