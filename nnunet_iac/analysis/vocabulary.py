@@ -6,7 +6,7 @@ BACKBONE = "the backbone"
 REFERENCE = "reference"
 """The backbone among the methods of a study."""
 
-SEARCHES = ("IAC-LTH", "IAC")
+SEARCHING = ("IAC-LTH", "IAC")
 """The methods that search for a cell, by their name in records."""
 
 RANDOM_CELL = "random cell"

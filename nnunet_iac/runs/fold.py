@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 from nnunet_iac.runs.folder import FOLDER_NAME
 
 LOCK = f"{FOLDER_NAME}.lock"
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 LEAST_ROOM = 1_000_000
-"""Bytes below which a disk counts as full where an error does not say why it could not write."""
+"""Free bytes below which a disk counts as full if an error gives no reason."""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def full_disk_named(folder: Path, cure: str) -> Iterator[None]:
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         full = shutil.disk_usage(existing).free < LEAST_ROOM
         if isinstance(error, OSError):
-            full = error.errno in FULL
+            full = error.errno in DISK_FULL
         if not full:
             raise
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -151,9 +151,9 @@ class Lifecycle:
 
 @contextmanager
 def resumable(trainer: Any, option: str) -> Iterator[None]:
-    """Hold the trainer's fold; if the user or a full disk ends the work, say how to go on.
+    """Hold the trainer's fold; log how to resume if the user or a full disk ends the work.
 
-    `option` of nnUNetv2_train does that: --c continues the training, --val repeats the validation.
+    `option` of nnUNetv2_train resumes: --c the training, --val the validation.
     """
     cure = f"run the same command again with {option}"
     try:

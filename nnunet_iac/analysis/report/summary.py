@@ -10,7 +10,7 @@ from nnunet_iac.analysis.report.page import duration, percent
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.wording import counted, enumerated, finding, score_text
 from nnunet_iac.analysis.trajectories.similarity import mean_agreement, operation_histogram
-from nnunet_iac.analysis.vocabulary import RANDOM_CELL, SEARCHES
+from nnunet_iac.analysis.vocabulary import RANDOM_CELL, SEARCHING
 from nnunet_iac.search.health import parameter_free_share
 
 FAMILIES = {"sep": "separable", "dil": "dilated", "max": "max pooling", "avg": "average pooling"}
@@ -117,7 +117,7 @@ def found(runs: Sequence[Run]) -> str:
     """Return what cells were found, and how much they agree."""
     cells = [run.genotype for run in runs if run.genotype is not None]
     if not cells:
-        searching = any(run.method in SEARCHES for run in runs)
+        searching = any(run.method in SEARCHING for run in runs)
         return "No cell yet: no search has ended." if searching else "No cells, and no search."
     counts = Counter[str]()
     for operation, count in operation_histogram(cells).items():
@@ -152,7 +152,7 @@ def cost(searched: Sequence[Group], runs: Sequence[Run]) -> str:
     if grown:
         parameters, macs = (percent(fmean(values)) for values in zip(*grown, strict=True))
         parts.append(f"the cells add {parameters} to the parameters and {macs} to the MACs")
-    searching = any(run.method in SEARCHES for run in runs)
+    searching = any(run.method in SEARCHING for run in runs)
     nothing = "No search has ended yet" if searching else "There was no search"
     hardware = "; ".join(dict.fromkeys(hardware_text(run.cost.hardware) for run in runs))
     return f"{'; '.join(parts) or nothing}. On {hardware}."
