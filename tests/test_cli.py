@@ -278,3 +278,19 @@ def test_an_error_that_is_not_the_users_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(doctor, "all_checks", broken)
     with pytest.raises(KeyError, match="a fault of ours"):
         main(["doctor"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (KeyboardInterrupt(), "interrupted: run the same command again\n"),
+        (KeyboardInterrupt("3 of 9 steps are done"), "interrupted: 3 of 9 steps are done\n"),
+    ],
+)
+def test_an_interrupted_verb_ends_with_one_line(monkeypatch, capsys, raised, line):
+    def interrupted():
+        raise raised
+
+    monkeypatch.setattr(doctor, "all_checks", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == line

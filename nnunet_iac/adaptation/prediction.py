@@ -22,6 +22,7 @@ from nnunet_iac.host.mps import fallback_named
 from nnunet_iac.host.plans import read_dataset
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
+from nnunet_iac.runs.fold import full_disk_named
 
 CHOICES = "adapters.json"
 """Which adapter was chosen for every case, beside the predictions."""
@@ -73,7 +74,8 @@ def predict(
             where = "-m", found.folder, "-chk", checkpoint, "-f", *own
             words = map(str, (*where, "-i", images, "-o", folders[name]))
             command = ["nnUNetv2_predict_from_modelfolder", *words, *options]
-            with patch.object(sys, "argv", command), fallback_named():
+            again = full_disk_named(folders[name], "run the same command again")
+            with patch.object(sys, "argv", command), fallback_named(), again:
                 predict_entry_point_modelfolder()
     return list(folders.values())
 

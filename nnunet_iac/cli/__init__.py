@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit status.
 
     0; 1 where the doctor found faults, a replay disagrees or an ONNX file is not its network; 2 for
-    an error.
+    an error; 130 after Ctrl-C.
     """
     # Read once, when torch is imported; other processes get the cores of threads that wait.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -85,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, RuntimeError, OSError) as error:
             print(f"error: {error}".replace("\r", "\\r"), file=sys.stderr)
             return 2
+        except KeyboardInterrupt as error:
+            print(f"interrupted: {str(error) or 'run the same command again'}", file=sys.stderr)
+            return 130
     return status
 
 

@@ -204,6 +204,8 @@ def _adapt(arguments: argparse.Namespace) -> int:
         require_adaptable,
         require_other_patients,
     )
+    from nnunet_iac.host.planning import preprocessed_folder
+    from nnunet_iac.runs.fold import full_disk_named
     from nnunet_iac.search.settings import Settings
 
     if arguments.np < 1:
@@ -224,7 +226,8 @@ def _adapt(arguments: argparse.Namespace) -> int:
             )
         others = (renamed, arguments.absent)
         target = mapped_target(source, target, arguments.mapped_dataset, *others)
-    path = prepare(source, target, name, values, arguments.np, print)
+    with full_disk_named(preprocessed_folder(target.name), "run the same command again"):
+        path = prepare(source, target, name, values, arguments.np, print)
     print(f"plans: {path}", *next_commands(path, source, target), sep="\n")
     return 0
 

@@ -25,6 +25,7 @@ from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import content_of, naming, write_json
 from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint
+from nnunet_iac.runs.fold import full_disk_named
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
@@ -127,7 +128,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Yield a folder that takes the name of `target` when the block ends well."""
     require_new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".writing.", dir=target.parent) as unfinished:
+    again = full_disk_named(target.parent, "run the same command again")
+    with again, TemporaryDirectory(prefix=".writing.", dir=target.parent) as unfinished:
         folder = Path(unfinished) / target.name
         folder.mkdir()
         yield folder

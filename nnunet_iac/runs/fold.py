@@ -1,5 +1,6 @@
 """A fold's folder as the place of one run: held by one process, with room, and never lost."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from filelock import FileLock, Timeout
 from nnunet_iac.runs.folder import FOLDER_NAME
 
 LOCK = f"{FOLDER_NAME}.lock"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+LEAST_ROOM = 1_000_000
+"""Free bytes below which a disk counts as full if an error gives no reason."""
 
 
 @contextmanager
@@ -57,6 +61,26 @@ def require_space(folder: Path, wanted: int) -> None:
             f"the disk of {folder} must have {wanted / 1e6:.0f} MB free for the checkpoints, and "
             f"has {free / 1e6:.0f} MB: free some, or set nnUNet_results to another disk"
         )
+
+
+@contextmanager
+def full_disk_named(folder: Path, cure: str) -> Iterator[None]:
+    """Name the folder whose disk is full in place of an error that does not; `cure` ends it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error.__cause__, OSError):  # Ours, which names the file.
+            raise
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        full = shutil.disk_usage(existing).free < LEAST_ROOM
+        if isinstance(error, OSError):
+            full = error.errno in DISK_FULL
+        if not full:
+            raise
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RuntimeError(
+            f"{folder} must have room on its disk, which is full ({first}): free some, and {cure}"
+        ) from None
 
 
 def archive_previous_run(fold: Path) -> Path | None:

@@ -1,8 +1,8 @@
 """Begin, resume and end of a run: what happens to backbone, cells and record then."""
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -11,7 +11,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from nnunet_iac.runs.atomic import remove_leftovers
-from nnunet_iac.runs.fold import LOCK, archive_previous_run, held
+from nnunet_iac.runs.fold import LOCK, archive_previous_run, full_disk_named, held
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.training.backbone import Backbone
 from nnunet_iac.training.batches import search_halves
@@ -26,6 +26,8 @@ from nnunet_iac.training.source_cases import SourceCases
 from nnunet_iac.training.trained_backbone import original_weights
 from nnunet_iac.training.transfer import GivenCell, given_cell
 
+INTERRUPTED = 130
+"""The exit status of a process that the user ended with Ctrl-C."""
 Split = tuple[list[str], list[str]]
 """Training and validation cases."""
 
@@ -147,6 +149,23 @@ class Lifecycle:
         settings, costs = self.checks.settings, self.controller.costs
         parts, log = (settings.cell, settings.data), self.checks.log
         return given_cell(*parts, fold, dimensions, costs, log)
+
+
+@contextmanager
+def resumable(trainer: Any, option: str) -> Iterator[None]:
+    """Hold the trainer's fold; log how to resume if the user or a full disk ends the work.
+
+    `option` of nnUNetv2_train resumes: --c the training, --val the validation.
+    """
+    cure = f"run the same command again with {option}"
+    try:
+        with trainer.run.held(), full_disk_named(trainer.run.checks.fold, cure):
+            yield
+    except KeyboardInterrupt:
+        done = f"with {trainer.current_epoch} of at most {trainer.num_epochs} epochs done"
+        where = done if option == "--c" else "in the final validation"
+        trainer.print_to_log_file(f"Interrupted {where}: {cure}")
+        raise SystemExit(INTERRUPTED) from None
 
 
 def run_epochs(trainer: Any) -> None:

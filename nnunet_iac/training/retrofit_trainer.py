@@ -21,7 +21,7 @@ from nnunet_iac.training import batches, checkpoints, optimisation, preflight, r
 from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
-from nnunet_iac.training.lifecycle import Lifecycle, run_epochs
+from nnunet_iac.training.lifecycle import Lifecycle, resumable, run_epochs
 from nnunet_iac.training.method import Method
 from nnunet_iac.training.mirroring import keep_to
 from nnunet_iac.training.retention import Retention, chosen_retention
@@ -155,7 +155,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Train as nnU-Net does, for as many epochs as turn out to be needed."""
-        with self.run.held(), recorder.closed_in_the_end(self.logger), fallback_named():
+        with resumable(self, "--c"), recorder.closed_in_the_end(self.logger), fallback_named():
             if self._loaded is not None:
                 checkpoints.require_newest(*self._loaded)
             self.on_train_start()
@@ -262,7 +262,7 @@ class RetrofitTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate backbone and source, once, then the network as nnU-Net does, which ends it."""
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
-        with self.run.held(), fallback_named():
+        with resumable(self, "--val"), fallback_named():
             reference.validate_others(self)
             super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():

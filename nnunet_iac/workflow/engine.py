@@ -54,7 +54,14 @@ def run_study(
         count = _present_gpus(study.device) if gpus is None else gpus
         command += ["--resources", f"gpu={count}"]
         environment[GPUS] = str(count)
-    if subprocess.run([*command, *options], env=environment).returncode != 0:
+    try:
+        status = subprocess.run([*command, *options], env=environment).returncode
+    except KeyboardInterrupt:
+        done = sum((own / "runs" / f"{name}.json").is_file() for name in study.runs)
+        raise KeyboardInterrupt(
+            f"{done} of {len(study.runs)} runs are done; run the same command again, which resumes"
+        ) from None
+    if status != 0:
         raise RuntimeError(
             "all jobs of the study must succeed, and some did not; their logs, named above, are "
             f"in {own / 'logs'}: fix the errors there and run the same command again, which resumes"

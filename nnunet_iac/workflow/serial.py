@@ -60,7 +60,11 @@ def run_serially(study: Study, report: Log) -> Path:
         report(head)
         started = time.monotonic()
         log = folder / "logs" / f"{file.replace('/', '_')}.log"
-        write_json(to, step(partial(run_logged, log, report, run)))
+        try:
+            write_json(to, step(partial(run_logged, log, report, run)))
+        except KeyboardInterrupt:
+            done = f"{number - 1} of {len(planned)} steps are done"
+            raise KeyboardInterrupt(f"{done}; run the same command again, which resumes") from None
         took = time.monotonic() - started
         seconds[file] = round(seconds.get(file, 0) + took, 1)
         write_json(folder / SECONDS, seconds)

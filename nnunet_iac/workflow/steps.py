@@ -81,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError, OSError) as error:
         print(harmless(f"error: {error}"), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: the study's command resumes", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,5 +1,6 @@
 """One run per fold: the lock, the room it needs, and what an earlier run left."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,16 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from nnunet_iac.runs.fold import LOCK, archive_previous_run, held, require_space, require_writable
+from nnunet_iac.runs import fold
+from nnunet_iac.runs.atomic import write_text
+from nnunet_iac.runs.fold import (
+    LOCK,
+    archive_previous_run,
+    full_disk_named,
+    held,
+    require_space,
+    require_writable,
+)
 
 HOLD = """
 import sys, time
@@ -24,6 +34,47 @@ with held(FileLock(Path(sys.argv[1]) / LOCK)):
     print(worker.pid, flush=True)
     time.sleep(30)
 """
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "named"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 10**9, True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 10**9, True),
+        (RuntimeError("sitk::ERROR: ImageIO\nmore"), 1000, True),
+        (RuntimeError("sitk::ERROR: ImageIO\nmore"), 10**9, False),
+        (PermissionError(errno.EACCES, "Permission denied"), 1000, False),
+    ],
+)
+def test_a_full_disk_is_named_whatever_could_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, free: int, named: bool
+) -> None:
+    usage = type("usage", (), {"free": free})
+    monkeypatch.setattr(fold.shutil, "disk_usage", lambda path: usage)
+    folder = tmp_path / "not" / "there"
+    with (
+        pytest.raises(type(error) if not named else RuntimeError) as raised,
+        full_disk_named(folder, "go on with --val"),
+    ):
+        raise error
+    assert (raised.value is not error) is named
+    if named:
+        what = str(error).splitlines()[0]
+        said = f"{folder} must have room on its disk, which is full ({what}): free some, and go on"
+        assert str(raised.value) == f"{said} with --val"
+
+
+def test_an_error_that_names_its_file_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    usage = type("usage", (), {"free": 0})
+    monkeypatch.setattr(fold.shutil, "disk_usage", lambda path: usage)
+    with (
+        pytest.raises(RuntimeError, match=r"file/a\.txt must be written"),
+        full_disk_named(tmp_path, "go on"),
+    ):
+        write_text(tmp_path / "file" / "a.txt", "text")
 
 
 def test_a_second_process_is_told_that_the_fold_is_in_use(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Damaged and foreign files, full disks and second processes: a clear error, and nothing lost."""
 
+import errno
 import os
 import resource
 import shutil
@@ -321,6 +322,44 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
     resumed = make_trainer(LTH, resume=True)
     resumed.run_training()
     assert resumed.run.recorder.folder.read_backbone().unchanged
+
+
+def test_ctrl_c_and_a_full_disk_end_with_how_to_go_on(
+    make_trainer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(LTH)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        validate = nnUNet.nnUNetTrainer.validation_step
+        patch.setattr(
+            trainer,
+            "validation_step",
+            lambda batch: interrupted() if trainer.current_epoch == 2 else validate(trainer, batch),
+        )
+        with pytest.raises(SystemExit, match="130"):
+            trainer.run_training()
+    said = "Interrupted with 2 of at most 9 epochs done: run the same command again with --c"
+    assert said in Path(trainer.log_file).read_text()
+    resumed = make_trainer(LTH, resume=True)
+    assert resumed.current_epoch == 2
+    resumed.run_training()
+    with monkeypatch.context() as patch:
+        patch.setattr("nnunet_iac.training.reference.validate_others", interrupted)
+        with pytest.raises(SystemExit, match="130"):
+            resumed.perform_actual_validation()
+    said = "Interrupted in the final validation: run the same command again with --val"
+    assert said in Path(resumed.log_file).read_text()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("nnunet_iac.training.reference.validate_others", full)
+    fold = Path(resumed.output_folder)
+    with pytest.raises(RuntimeError, match=f"{fold} must have room .* again with --val"):
+        resumed.perform_actual_validation()
 
 
 def test_a_write_that_fails_keeps_the_last_checkpoint(

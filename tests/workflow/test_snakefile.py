@@ -85,6 +85,20 @@ def test_a_job_that_fails_keeps_no_other_from_running_and_is_named(
     assert (own / engine.STUDY_PAGE).is_file()
 
 
+def test_an_interrupted_study_says_how_many_runs_are_done(
+    write: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        runs = tmp_path / "out" / "runs"
+        runs.mkdir()
+        (runs / "4_2d_0_planned_random_default_0.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.subprocess, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"1 of 2 runs are done; run the same command"):
+        write(0)
+
+
 def test_a_study_that_other_machines_may_run_must_name_its_device(tmp_path: Path) -> None:
     path, document = tmp_path / "s.yaml", {"name": "s", "datasets": [{"dataset": 4}], "methods": {}}
     path.write_text(yaml.safe_dump(document))

@@ -9,6 +9,7 @@ from planned_unets import architecture
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.workflow import serial
 from nnunet_iac.workflow.serial import steps_of
 from nnunet_iac.workflow.study import CONTINUE_TRAINER, LTH_TRAINER, DataSet, Study, StudyMethod
 from nnunet_iac.workflow.study_plans import (
@@ -73,3 +74,17 @@ def test_a_study_decides_for_its_untrained_reference_whether_the_source_is_score
     assert untrained_settings(STUDY) == {"finetune_epochs": 0}
     silent = replace(STUDY, settings={"score_source": False, "finetune_epochs": 5})
     assert untrained_settings(silent) == {"finetune_epochs": 0, "score_source": False}
+
+
+def test_an_interrupted_study_says_how_far_it_is(monkeypatch, tmp_path):
+    def interrupted(command):
+        raise KeyboardInterrupt
+
+    planned = [("a", "first", lambda command: {}), ("b", "second", interrupted)]
+    for name, result in {"import_nnunet": None, "require_ready": None}.items():
+        monkeypatch.setattr(serial, name, lambda *_, result=result: result)
+    monkeypatch.setattr(serial, "study_folder", lambda study: tmp_path)
+    monkeypatch.setattr(serial, "steps_of", lambda study: planned)
+    with pytest.raises(KeyboardInterrupt, match="1 of 2 steps are done; run the same command"):
+        serial.run_serially(STUDY, print)
+    assert (tmp_path / "a.json").is_file()
