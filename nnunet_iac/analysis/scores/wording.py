@@ -119,7 +119,7 @@ def _errors(comparison: PairedComparison) -> list[str]:
     """Return B's false positives and misses where they differ from A's, and a p that decides."""
     counts = {"false positives": comparison.false_positives, "misses": comparison.misses}
     found = [
-        f"{count_text(b)} {name} instead of {count_text(a)}"
+        f"{name} {count_text(b)} instead of {count_text(a)}"
         for name, (a, b) in counts.items()
         if count_text(a) != count_text(b)
     ]
