@@ -180,7 +180,7 @@ def test_nothing_is_decided_against_a_validation_that_is_all_zero(a, b, verdict)
     assert (found.verdict, found.not_inferior) == (verdict, False)
     if verdict == "no verdict":
         assert finding(found, "A").startswith("no verdict against A")
-        assert "every Dice of A is 0" in finding(found, "A")
+        assert "every Dice of the backbone is 0" in finding(found, "the backbone")
 
 
 def test_validations_that_are_all_empty_are_refused(tmp_path):

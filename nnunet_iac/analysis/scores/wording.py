@@ -95,10 +95,8 @@ def finding(comparison: PairedComparison, a: str) -> str:
     they differ the false positives and misses. `a` names A, with its article.
     """
     verdict, between = comparison.verdict, comparison.interval
-    level, tail = (
-        f"{100 * CONFIDENCE:.0f} % CI",
-        [f"n = {comparison.patients}", *_errors(comparison)],
-    )
+    level = f"{100 * CONFIDENCE:.0f} % CI"
+    tail = [f"n = {comparison.patients}", *_errors(comparison)]
     if verdict in ("better", "worse"):
         assert between is not None
         low, high = sorted((abs(between.low), abs(between.high)))
@@ -111,7 +109,7 @@ def finding(comparison: PairedComparison, a: str) -> str:
         excludes_0 = not between.low <= 0 <= between.high
         if excludes_0 and comparison.p_holm is not None and not detected(comparison.p_holm):
             numbers.append(adjusted_text(comparison.p_holm, comparison.family))
-    numbers += [*tail, *filter(None, (comparison.undecided,))]
+    numbers += [*tail, *filter(None, (comparison.undecided.replace(" A ", f" {a} "),))]
     return f"{CLAIMS[verdict]} {a} ({', '.join(numbers)})"
 
 
