@@ -91,7 +91,7 @@ def test_a_model_that_hallucinates_on_every_empty_case_is_worse(hallucinating):
     assert (found.better, found.worse) == (8, 8)
     assert found.p > 0.05 > found.p_errors == pytest.approx(2 / 2**8)
     assert (found.verdict, found.not_inferior) == ("worse", False)
-    assert "8 false positives instead of 0" in finding(found, "A")
+    assert "false positives 8 instead of 0" in finding(found, "A")
     assert any("B predicts a class that the truth lacks in case_08" in r for r in found.remarks)
     turned = compare_scores(*map(read_case_scores, hallucinating[::-1]))
     assert (turned.verdict, turned.false_positives) == ("better", (8, 0))
@@ -103,7 +103,7 @@ def test_compare_shows_false_positives_and_draws_the_cases(hallucinating, tmp_pa
     shown = capsys.readouterr().out
     assert "false positives A/B" in shown
     assert "0 / 8" in shown
-    assert "8 false positives instead of 0" in shown
+    assert "false positives 8 instead of 0" in shown
     assert re.search(r"not shown +worse\n", shown)
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())["comparisons"][0]
     assert (written["false_positives"], written["not_inferior"]) == ([0, 8], False)
@@ -126,6 +126,16 @@ def test_a_higher_dice_with_one_more_false_positive_is_mixed():
     assert (found.verdict, found.not_inferior, found.cases) == ("better", True, 60)
 
 
+def test_fewer_errors_make_no_method_worse():
+    """In eight patients A misses the class, and B's Dice is lower where both find it."""
+    a = {case: 0.9 if case in WITH else 0.0 for case in CASES}
+    b = {case: 0.01 if case in WITHOUT else 0.5 for case in CASES}
+    found = compare_scores(CaseScores.of_dice(a, "A"), CaseScores.of_dice(b, "B"))
+    assert found.interval.high < 0
+    assert found.p > 0.05 > found.p_errors
+    assert (found.more_errors, found.verdict) == (-8, "no difference detected")
+
+
 def test_misses_count_as_false_positives_do(tmp_path):
     """B finds nothing in a case more."""
     a = _evaluated(tmp_path / "A", _predictions(60, 0), _truths())
@@ -134,7 +144,7 @@ def test_misses_count_as_false_positives_do(tmp_path):
     found = compare_scores(*map(read_case_scores, (a, b)))
     assert (found.misses, found.false_positives) == ((0, 1), (0, 0))
     assert not found.not_inferior
-    assert "1 misses instead of 0" in finding(found, "A")
+    assert "misses 1 instead of 0" in finding(found, "A")
 
 
 def test_regions_an_empty_class_and_an_ignored_one(tmp_path):
@@ -170,7 +180,7 @@ def test_nothing_is_decided_against_a_validation_that_is_all_zero(a, b, verdict)
     assert (found.verdict, found.not_inferior) == (verdict, False)
     if verdict == "no verdict":
         assert finding(found, "A").startswith("no verdict against A")
-        assert "every Dice of A is 0" in finding(found, "A")
+        assert "every Dice of the backbone is 0" in finding(found, "the backbone")
 
 
 def test_validations_that_are_all_empty_are_refused(tmp_path):

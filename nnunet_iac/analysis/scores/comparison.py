@@ -70,8 +70,9 @@ class PairedComparison:
         better: patients whose Dice B raises; `equal` and `worse` likewise.
         false_positives: of A and B, how many classes of cases are predicted that the truth lacks.
         misses: likewise, how many classes of cases that the truth has are not found at all.
-        p_errors: of the sign test that both together rise in as many patients as they fall, None
-            where they do neither; `p_errors_holm`: adjusted likewise, apart from those of Dice.
+        more_errors: patients in whom both together rise, less those in whom they fall.
+        p_errors: of the sign test that these are as many, None where they do neither;
+            `p_errors_holm`: adjusted likewise, apart from those of Dice.
         family: how many tests of Dice the adjusted p is one of; `errors_family` likewise.
         leakage: why a network may have seen the cases it is scored on.
         undecided: why there is no verdict; empty where there may be one.
@@ -95,6 +96,7 @@ class PairedComparison:
     rows: tuple[CaseRow, ...]
     false_positives: tuple[float, float] = (0, 0)
     misses: tuple[float, float] = (0, 0)
+    more_errors: int = 0
     p_errors: float | None = None
     p_errors_holm: float | None = None
     family: int = 1
@@ -118,11 +120,11 @@ class PairedComparison:
             return "no verdict"
         if self.patients < FEWEST_PATIENTS or self.interval is None:
             return "too few patients"
-        if detected(self.p_holm) or detected(self.p_errors_holm):
-            if self.interval.low > 0:
-                return "mixed" if self.adds_errors else "better"
-            if self.interval.high < 0:
-                return "worse"
+        changed = self.more_errors if detected(self.p_errors_holm) else 0
+        if self.interval.low > 0 and (detected(self.p_holm) or changed < 0):
+            return "mixed" if self.adds_errors else "better"
+        if self.interval.high < 0 and (detected(self.p_holm) or changed > 0):
+            return "worse"
         return "no difference detected"
 
     @property
@@ -205,7 +207,8 @@ def compare_scores(
     interval, p = statistics.bootstrap_interval(values, seed), statistics.wilcoxon(values)
     errors = _errors(a, b), _errors(b, a)
     added = {case: sum(errors[1][case]) - sum(errors[0][case]) for case in a.dice}
-    p_errors = statistics.sign_test(list(patient_means(added, pattern)[0].values()))
+    more = [round(change, DECIMALS) for change in patient_means(added, pattern)[0].values()]
+    p_errors = statistics.sign_test(more)
     return PairedComparison(
         labels=(a.label, b.label),
         folders=(str(a.folder), str(b.folder)),
@@ -228,6 +231,7 @@ def compare_scores(
         ),
         false_positives=_total(errors, "false_positives"),
         misses=_total(errors, "misses"),
+        more_errors=sum(change > 0 for change in more) - sum(change < 0 for change in more),
         p_errors=p_errors,
         p_errors_holm=p_errors,
         surface=_surfaces(a, b, pattern, seed),

@@ -114,10 +114,8 @@ def finding(comparison: PairedComparison, a: str) -> str:
     they differ the false positives and misses. `a` names A, with its article.
     """
     verdict, between = comparison.verdict, comparison.interval
-    level, tail = (
-        f"{100 * CONFIDENCE:.0f} % CI",
-        [f"n = {comparison.patients}", *_errors(comparison)],
-    )
+    level = f"{100 * CONFIDENCE:.0f} % CI"
+    tail = [f"n = {comparison.patients}", *_errors(comparison)]
     if verdict in ("better", "worse"):
         assert between is not None
         low, high = sorted((abs(between.low), abs(between.high)))
@@ -130,7 +128,7 @@ def finding(comparison: PairedComparison, a: str) -> str:
         excludes_0 = not between.low <= 0 <= between.high
         if excludes_0 and comparison.p_holm is not None and not detected(comparison.p_holm):
             numbers.append(adjusted_text(comparison.p_holm, comparison.family))
-    numbers += [*tail, *filter(None, (comparison.undecided,))]
+    numbers += [*tail, *filter(None, (comparison.undecided.replace(" A ", f" {a} "),))]
     return f"{CLAIMS[verdict]} {a} ({', '.join(numbers)})"
 
 
@@ -138,7 +136,7 @@ def _errors(comparison: PairedComparison) -> list[str]:
     """Return B's false positives and misses where they differ from A's, and a p that decides."""
     counts = {"false positives": comparison.false_positives, "misses": comparison.misses}
     found = [
-        f"{count_text(b)} {name} instead of {count_text(a)}"
+        f"{name} {count_text(b)} instead of {count_text(a)}"
         for name, (a, b) in counts.items()
         if count_text(a) != count_text(b)
     ]
