@@ -76,7 +76,7 @@ def test_data_that_are_not_preprocessed_print_the_command_that_does(source):
     given = source(data_identifier="nnUNetPlans_absent")
     with pytest.raises(FileNotFoundError, match="nnUNetPlans_absent has no cases") as caught:
         training_cases(given, 0)
-    assert "nnUNetv2_preprocess -d 4 -c 2d -plans_name nnUNetPlans" in str(caught.value)
+    assert "nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 2d" in str(caught.value)
 
 
 def test_too_few_cases_for_nnunets_split_are_refused(source):

@@ -176,7 +176,7 @@ def test_bad_input_is_one_message_and_nothing_written(preprocessed, capsys, opti
 def test_data_that_are_not_preprocessed_are_an_error_with_the_command(preprocessed, capsys):
     (preprocessed / "nnUNetPlans_2d").unlink()
     assert main(QUICK) == 2
-    assert "nnUNetv2_preprocess -d 4 -c 2d" in capsys.readouterr().err
+    assert "nnUNetv2_preprocess -d 4 -plans_name nnUNetPlans -c 2d" in capsys.readouterr().err
 
 
 def test_plans_from_another_base_are_refused_before_anything_is_measured(preprocessed, capsys):
