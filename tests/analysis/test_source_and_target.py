@@ -75,7 +75,8 @@ def test_forward_transfer_is_over_stock_trainers_under_the_same_plans_or_their_s
     write_stock_fold(results / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0", gained(-0.2))
     write_stock_fold(results / "nnUNetTrainer_short__adapted__2d" / "fold_0", gained(-0.3))
     model = results / "nnUNetTrainerContinue__nnUNetPlans_continued__2d"
-    write_json(model / "plans.json", {"source_plans": "adapted"})
+    named = {"plans_name": "nnUNetPlans_continued", "dataset_name": "Dataset004_Hippocampus"}
+    write_json(model / "plans.json", {**named, "source_plans": "adapted", "configurations": {}})
     rows = rows_of(report_of(results))
     column = "forward transfer (95 % interval)"
     assert rows["IAC-LTH"][column] == "+0.3000 [+0.3000, +0.3000] over nnUNetTrainer"
