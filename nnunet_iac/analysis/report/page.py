@@ -35,7 +35,7 @@ def markdown_environment(folder: Path | None = None) -> Environment:
     loader = own if folder is None else FileSystemLoader(folder)
     keep = folder is not None
     made = Environment(loader=loader, keep_trailing_newline=keep, finalize=markdown_text, **HOW)
-    made.filters.update(commit=commit_text, signed=signed, cell=_cell)
+    made.filters.update(cell=_cell, commit=commit_text, score=score, signed=signed)
     return made
 
 
