@@ -849,7 +849,7 @@ READ_GENOTYPES = [
     typed(
         "a folder without a genotype",
         "show @/results",
-        r"fold whose search has ended; .*genotype\.json exists: let the search end",
+        r"fold whose search has ended; .*do not exist: let the search end",
     ),
     typed(
         "a genotype called by a name too long for any file",
@@ -891,7 +891,7 @@ CHECKPOINTS = [
     typed(
         "a checkpoint whose weights are null",
         "show @/cell.pth",
-        "has no genotype",
+        "it has no network_weights",
         lambda world: torch.save({"network_weights": None}, world.path / "cell.pth"),
     ),
     typed(
