@@ -77,7 +77,9 @@ class Model:
                 "let the training finish, or name another checkpoint with -chk"
             )
         left_out = tuple(fold for fold in candidates if fold not in folds)
-        require_known_networks(read_plans(folder / "plans.json"))
+        plans = read_plans(folder / "plans.json")
+        with naming(folder / "plans.json"):
+            require_known_networks(plans)
         return cls(folder, folds, folder.name.split("__")[-1], left_out)
 
 
