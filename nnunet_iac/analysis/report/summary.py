@@ -151,7 +151,8 @@ def cost(searched: Sequence[Group], runs: Sequence[Run]) -> str:
     ]
     if grown:
         parameters, macs = (percent(fmean(values)) for values in zip(*grown, strict=True))
-        parts.append(f"the cells add {parameters} to the parameters and {macs} to the MACs")
+        start = "the" if parts else "The"
+        parts.append(f"{start} cells add {parameters} to the parameters and {macs} to the MACs")
     searching = any(run.method in SEARCHING_METHODS for run in runs)
     nothing = "No search has ended yet" if searching else "There was no search"
     hardware = "; ".join(dict.fromkeys(hardware_text(run.cost.hardware) for run in runs))
