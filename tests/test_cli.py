@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 import torch
+from planned_unets import architecture
 
 import nnunet_iac
 from nnunet_iac.cli import main
@@ -21,7 +22,9 @@ from nnunet_iac.workflow import demo
 
 PLANS = {
     "plans_name": "nnUNetPlans",
-    "configurations": {"2d": {"data_identifier": "nnUNetPlans_2d"}},
+    "configurations": {
+        "2d": {"data_identifier": "nnUNetPlans_2d", "architecture": architecture(2, (4, 8, 8), 1)}
+    },
 }
 
 

@@ -51,8 +51,9 @@ def read_dataset(path: Path) -> dict[str, Any]:
     channels = known.get("channel_names", known.get("modality"))
     if not (isinstance(channels, dict) and isinstance(known.get("labels"), dict)):
         raise ValueError(
-            f"{path} must have objects channel_names and labels; it has "
-            f"{', '.join(known) or 'none'}: restore it from nnUNet_raw"
+            f"{path} must have the objects channel_names and labels; got "
+            f"{reprlib.repr(channels)} and {reprlib.repr(known.get('labels'))}: restore it from "
+            "nnUNet_raw"
         )
     with naming(path):
         require_file_ending(known.get("file_ending"))

@@ -208,7 +208,7 @@ def refusal(workspace: Any, *words: object) -> str:
         ({"channel_names": {"0": "MRI", "1": "T2"}}, "must have the source's channels"),
         ({"labels": {"background": 0, "Posterior": 1, "Anterior": 2}}, "the source's labels"),
         ({"labels": {"background": 0, "Anterior": 1}}, "the source's labels"),
-        ({"labels": None}, "labels must be given"),
+        ({"labels": None}, "must have the objects channel_names and labels"),
     ],
 )
 def test_a_target_with_other_channels_or_labels_is_refused(

@@ -1231,7 +1231,7 @@ BENCHMARKS = [
         ),
         (
             "beside a data set without labels",
-            r"dataset\.json must have objects channel_names and labels",
+            r"dataset\.json must have the objects channel_names and labels",
             both(
                 plans(lambda c: None), document("@/dataset.json", {"channel_names": {"0": "MRI"}})
             ),

@@ -216,4 +216,4 @@ def test_batch_norms_on_a_bottleneck_of_one_pixel_are_an_error(preprocessed, cap
 def test_a_data_set_without_labels_is_an_error(preprocessed, capsys):
     (preprocessed / "dataset.json").write_text('{"channel_names": {"0": "MRI"}}')
     assert main(QUICK) == 2
-    assert "dataset.json must have objects channel_names and labels" in capsys.readouterr().err
+    assert "dataset.json must have the objects channel_names and labels" in capsys.readouterr().err
