@@ -192,10 +192,15 @@ def test_a_changed_backbone_is_an_error_and_is_recorded(
     assert not controller.recorder.folder.read_backbone().unchanged
 
 
-def test_a_collapsed_genotype_is_reported(tmp_path: Path, tiny_unet: TinyUNet) -> None:
+@pytest.mark.parametrize("method", [IAC_LTH, IAC_DISCRETE], ids=lambda method: method.name)
+def test_a_collapse_is_reported_of_searches_only(
+    tmp_path: Path, tiny_unet: TinyUNet, method: Method
+) -> None:
     codes = [0, 0, 1, 1, -1, 2, 2, -1, -1, 3, 0, -1, -1, -1]
-    _, _, log = _start(tmp_path / "iac", tiny_unet(2), IAC_DISCRETE, Genotype.from_codes(codes))
-    assert any("88% of the cell's operations have no parameters" in line for line in log)
+    controller, _, log = _start(tmp_path / "iac", tiny_unet(2), method)
+    controller._announce(Genotype.from_codes(codes))
+    reported = any("88% of the cell's operations have no parameters" in line for line in log)
+    assert reported == method.searches
 
 
 def test_an_older_checkpoint_of_the_run_does_not_undo_the_backbones_proof_and_score(

@@ -146,7 +146,11 @@ def test_a_finished_run_is_validated_again_whatever_its_record_has_lost(
         again = make_trainer(DISCRETE, plans)
         again.load_checkpoint(str(fold / "checkpoint_final.pth"))
         again.perform_actual_validation()
-        assert record.read_backbone().reference == {"mean": 0.8, "per_case": {"case": 0.8}}
+        assert record.read_backbone().reference == {
+            "mean": 0.8,
+            "per_case": {"case": 0.8},
+            "errors": {},
+        }
     assert validated.count("reference") == 1 + 4
 
 
