@@ -15,7 +15,11 @@ from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.source_cases import AdaptedRun, source_cases
 
 SOURCE = "Dataset027_Source"
-LABELS = {"labels": {"background": 0, "heart": 1}, "file_ending": ".nii.gz"}
+LABELS = {
+    "channel_names": {"0": "MRI"},
+    "labels": {"background": 0, "heart": 1},
+    "file_ending": ".nii.gz",
+}
 WEIGHTS = {"conv.weight": torch.ones(2)}
 INIT = {
     "plans": {

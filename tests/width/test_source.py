@@ -86,9 +86,7 @@ def test_a_network_that_cannot_be_built_is_the_plans_fault(source):
 def test_a_data_set_without_labels_or_channels_is_refused(preprocessed, source, missing):
     known = {key: value for key, value in source().dataset.items() if key != missing}
     write_json(preprocessed / "dataset.json", known)
-    with pytest.raises(
-        ValueError, match=rf"dataset\.json must have .*; it has {next(iter(known))}"
-    ):
+    with pytest.raises(ValueError, match=r"dataset\.json must have the objects channel_names"):
         Source.of_plans("4", "2d", "nnUNetPlans", "nnUNetTrainer")
 
 

@@ -91,7 +91,7 @@ def test_an_interrupted_study_says_how_many_runs_are_done(
     def interrupted(*_: Any, **__: Any) -> None:
         runs = tmp_path / "out" / "runs"
         runs.mkdir()
-        (runs / "4_2d_0_planned_random_default_0.json").touch()
+        (runs / "Dataset004_My data_2d_0_planned_random_default_0.json").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine.subprocess, "run", interrupted)
