@@ -91,8 +91,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} must be an nnU-Net checkpoint; it has no network_weights: name another file"
         )
-    weights = checkpoint["network_weights"]
-    if isinstance(weights, dict) and any(str(key).startswith(WRAPPER) for key in weights):
+    if any(str(key).startswith(WRAPPER) for key in weights):
         bare = {str(key).removeprefix(WRAPPER): tensor for key, tensor in weights.items()}
         checkpoint["network_weights"] = bare
     return checkpoint
