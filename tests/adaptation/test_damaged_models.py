@@ -1,7 +1,8 @@
 """Damaged files of models and adapters: an error of one line that names the file."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def _refused(capsys: pytest.CaptureFixture[str], file: Path, *words: object) -> 
     assert str(file) in message
 
 
+@contextmanager
+def _whole_again(file: Path) -> Iterator[None]:
+    """Put back what a file of the shared model had."""
+    content = file.read_bytes()
+    try:
+        yield
+    finally:
+        file.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [("plans.json", c) for c in PLANS] + [("dataset.json", c) for c in DATA],
@@ -87,12 +98,9 @@ def test_a_model_with_a_damaged_file_is_not_exported(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, change: Change
 ) -> None:
     file = model / name
-    content = file.read_text()
-    file.write_text(json.dumps(change(json.loads(content))))
-    try:
+    with _whole_again(file):
+        file.write_text(json.dumps(change(json.loads(file.read_text()))))
         _refused(capsys, file, "export", model, "-o", tmp_path / "out")
-    finally:
-        file.write_text(content)
 
 
 @pytest.mark.parametrize("change", CHECKPOINT)
@@ -100,13 +108,10 @@ def test_a_damaged_checkpoint_is_not_exported_and_no_backbone_of_adapters(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Change
 ) -> None:
     file = model / "fold_0" / FINAL
-    content = file.read_bytes()
-    torch.save(change(read_checkpoint(file)), file)
-    try:
+    with _whole_again(file):
+        torch.save(change(read_checkpoint(file)), file)
         _refused(capsys, file, "export", model, "-o", tmp_path / "out")
         _refused(capsys, file, "adapter", "list", model)
-    finally:
-        file.write_bytes(content)
 
 
 @pytest.mark.parametrize("change", ADAPTER)
