@@ -41,7 +41,7 @@ from nnunet_iac.host.plans import (
     settings_of,
     write_new,
 )
-from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import patient_of
@@ -165,7 +165,8 @@ def require_other_patients(source: SourceModel, target: Target, data: DataConfig
     """
     splits = preprocessed_folder(target.name) / SPLITS
     folds = read_json(splits) if splits.is_file() else [{"val": list(target.cases)}]
-    cases = sorted({case for fold in folds for case in fold.get("val", ())})
+    with content_of(splits):
+        cases = sorted({case for fold in folds for case in fold.get("val", ())})
     init = read_checkpoint(source.checkpoint)["init_args"]
     wanted = Fold(target.name, source.configuration, "all", cases)
     reason = leakage(source.checkpoint, init, wanted, splits, data.patient_pattern)

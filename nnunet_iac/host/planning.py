@@ -13,7 +13,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 
 from nnunet_iac.host import plans
 from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_protocol, with_skip
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.atomic import naming, read_json
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.setting_parts import ControlPart
 from nnunet_iac.search.settings import Settings, present_names
@@ -92,7 +92,8 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
             f"  {_preprocess_command(folder.name, configuration, source)}"
         )
     original: dict[str, Any] = read_json(source_file)
-    plans.architecture_of(plans.configuration_of(original, configuration))
+    with naming(source_file):
+        plans.architecture_of(plans.configuration_of(original, configuration))
     found = {"dataset_name": folder.name, **original}
     for key, wanted in {"plans_name": source, "dataset_name": folder.name}.items():
         if found.get(key) != wanted:

@@ -218,9 +218,10 @@ def lineage(plans: Mapping[str, Any], configuration: str, folder: Path) -> list[
         if not path.is_file():
             return [*found, source]
         plans = read_json(path)
-        if configuration not in plans["configurations"]:
-            break
-        theirs = configuration_of(plans, configuration)
+        with naming(path):
+            if configuration not in configurations_of(plans):
+                break
+            theirs = configuration_of(plans, configuration)
         if any(theirs.get(key) != own.get(key) for key in LEARNED_WITH):
             break
         found.append(source)

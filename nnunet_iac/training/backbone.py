@@ -20,7 +20,7 @@ from nnunet_iac.host.plans import (
     dataset_number,
     require_file_ending,
 )
-from nnunet_iac.runs.atomic import naming, read_json
+from nnunet_iac.runs.atomic import content_of, naming, read_json
 from nnunet_iac.runs.checkpoint import MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
@@ -278,9 +278,10 @@ def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:
     if not splits.is_file():
         return ()
     known = read_json(splits)
-    if fold == "all":
-        return [case for side in known[0].values() for case in side] if known else ()
-    return known[fold]["train"] if isinstance(fold, int) and fold < len(known) else ()
+    with content_of(splits):
+        if fold == "all":
+            return [case for side in known[0].values() for case in side] if known else ()
+        return known[fold]["train"] if isinstance(fold, int) and fold < len(known) else ()
 
 
 def _patients(cases: Iterable[str], pattern: str | None) -> Iterable[str]:

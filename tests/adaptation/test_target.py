@@ -90,6 +90,9 @@ def test_a_patient_of_the_source_is_refused_by_name_and_by_pattern(
     own = folders / "preprocessed" / "Dataset030_Site" / "splits_final.json"
     write_json(own, [{"train": ["p1_ed", "p1_es"], "val": ["p2_ed"]}])
     require_other_patients(source, target, data)
+    write_json(own, [["p1_ed"]])
+    with pytest.raises(ValueError, match=r"Dataset030_Site/splits_final\.json must hold"):
+        require_other_patients(source, target, data)
 
 
 def test_images_without_spacing_do_not_fit_those_with(source: SourceModel, target: Target) -> None:

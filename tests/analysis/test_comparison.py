@@ -266,6 +266,9 @@ def test_what_was_predicted_with_other_mirroring_is_named_first(tmp_path, of_sto
     write_json(run / "iac" / "reference" / "measured-on.json", {"mirrored": of_run})
     own = compare_folders([run / "iac" / "reference"], [run])
     assert own.headline == ""
+    write_json(run / "iac" / "reference" / "measured-on.json", [of_run])
+    with pytest.raises(ValueError, match=r"measured-on\.json must hold"):
+        compare_folders([run / "iac" / "reference"], [run])
 
 
 def test_the_runs_own_patients_are_taken(tmp_path):

@@ -115,6 +115,13 @@ def test_missing_source_plans_print_the_command_that_makes_them(
         write_plans(dataset, "2d", source, "Mine", {})
 
 
+@pytest.mark.parametrize("content", ["null", "[]", "{}"])
+def test_damaged_source_plans_are_named(preprocessed, content):
+    (preprocessed / "nnUNetPlans.json").write_text(content)
+    with pytest.raises(ValueError, match=r"nnUNetPlans\.json: plans must be a JSON object"):
+        write_plans("4", "2d", "nnUNetPlans", "Mine", {})
+
+
 def test_without_the_folder_of_preprocessed_data_the_variable_is_named(nnunet_folders, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(RuntimeError, match="nnUNet_preprocessed must name"):

@@ -7,11 +7,12 @@ from nnunet_iac.host.plans import (
     architecture_of,
     configuration_of,
     derived,
+    lineage,
     require_identifier,
     settings_of,
     write_new,
 )
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.settings import Settings
 
 PLANS = {
@@ -94,3 +95,12 @@ def test_a_plans_file_is_written_once_and_never_overwritten(tmp_path):
         write_new(path, derived(PLANS, "Mine", "2d", {"seed": 1}))
     betas = read_json(path)["configurations"]["2d"]["iac"]["architecture_betas"]
     assert betas == [0.5, 0.999]
+
+
+@pytest.mark.parametrize("content", [None, [], {}, {"configurations": 3}])
+def test_damaged_plans_that_others_come_from_are_named(tmp_path, content):
+    new = derived(PLANS, "Mine", "2d", {})
+    assert lineage(new, "2d", tmp_path) == ["Mine", "nnUNetPlans"]
+    write_json(tmp_path / "nnUNetPlans.json", content)
+    with pytest.raises(ValueError, match=r"nnUNetPlans\.json: plans must be a JSON object"):
+        lineage(new, "2d", tmp_path)

@@ -115,6 +115,25 @@ def test_a_patient_of_another_data_sets_model_is_found_by_name_and_by_pattern(
     assert leakage(checkpoint, init, FOLD, splits, "case_[a-z]") == shared
 
 
+@pytest.mark.parametrize(
+    ("fold", "content"),
+    [
+        *((0, content) for content in (3, {"0": []}, [[]], [{"val": []}])),
+        *(("all", content) for content in (3, {"0": []}, [[]])),
+    ],
+)
+def test_damaged_splits_of_another_data_set_are_named(
+    tmp_path: Path, fold: Any, content: Any
+) -> None:
+    splits, other = (
+        tmp_path / name / "splits_final.json" for name in (FOLD.dataset, "Dataset005_Other")
+    )
+    write_json(other, content)
+    checkpoint, init = tmp_path / "fold_0" / "checkpoint_final.pth", _init(fold, other.parent.name)
+    with pytest.raises(ValueError, match=r"Dataset005_Other/splits_final\.json must hold"):
+        leakage(checkpoint, init, FOLD, splits)
+
+
 def test_a_model_of_all_cases_names_its_patients_in_its_validation(tmp_path: Path) -> None:
     splits = tmp_path / FOLD.dataset / "splits_final.json"
     checkpoint, init = tmp_path / "fold_all" / "checkpoint_final.pth", _init("all", "Dataset005_O")

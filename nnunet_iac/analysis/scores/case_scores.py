@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 from nnunet_iac.analysis.scores.surface import read_surface_scores, require_monai, require_tolerance
-from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.atomic import content_of, read_json
 from nnunet_iac.runs.checkpoint import FINAL, mirroring_of
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord, SourceRecord
@@ -264,7 +264,8 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
 def _mirroring_of_backbone(reference: Path) -> tuple[int, ...] | None:
     """Return the axes mirrored in a run's validation of its backbone; None if unknown."""
     path = reference / MEASURED_ON
-    return tuple(read_json(path).get("mirrored") or ()) if path.is_file() else None
+    with content_of(path):
+        return tuple(read_json(path).get("mirrored") or ()) if path.is_file() else None
 
 
 def _require_whole(source: ScoredSummary, cases: Mapping[str, ScoredCase]) -> None:
