@@ -1760,7 +1760,9 @@ def made(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(planned: Any, made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     """Own folders: plans, splits and a backbone, and links to the cases and the raw images."""
     own = World(tmp_path, tmp_path / "preprocessed" / planned.preprocessed.name, made)
-    (tmp_path / "raw").symlink_to(planned.path / "raw")
+    raw = Path("raw", planned.preprocessed.name)  # Not all: other tests write data sets.
+    (tmp_path / raw.parent).mkdir()
+    (tmp_path / raw).symlink_to(planned.path / raw)
     planned.share(own.preprocessed)
     for name, value in dataclasses.replace(planned, path=tmp_path).environment.items():
         monkeypatch.setenv(name, value)
