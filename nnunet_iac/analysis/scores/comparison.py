@@ -2,19 +2,15 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_iac.analysis.scores import statistics
-from nnunet_iac.analysis.scores.case_scores import (
-    CaseScores,
-    PerClass,
-    filled,
-    patient_means,
-)
+from nnunet_iac.analysis.scores.case_scores import CaseScores, filled, patient_means
+from nnunet_iac.analysis.scores.class_errors import class_errors, errors_remarks, total_errors
 from nnunet_iac.analysis.scores.statistics import DECIMALS, FEWEST_PATIENTS, MARGIN, Interval
-from nnunet_iac.runs.scores import CaseErrors, mean_of_present
+from nnunet_iac.analysis.scores.surface_comparison import SurfaceComparison, surface_comparisons
 from nnunet_iac.search.patients import named, patient_of
 
 Verdict = Literal[
@@ -36,24 +32,6 @@ class CaseRow:
     difference: float | None
     classes: dict[str, float | None]
     """All there is per class and side, by the names that the columns of the CSV have."""
-
-
-@dataclass(frozen=True)
-class SurfaceComparison:
-    """HD95 in mm (less is better) or NSD in [0, 1], described and not tested: Dice is tested.
-
-    Means are over a case's classes, a patient's cases, and patients; the difference is the mean of
-    B - A over patients. A class counts in HD95 where both sides have it, in NSD where prediction or
-    truth has it. `undefined`: classes of cases that one of a side's prediction and the truth lacks.
-    """
-
-    metric: str
-    mean_a: float | None
-    mean_b: float | None
-    difference: float | None
-    interval: Interval | None
-    undefined_a: int
-    undefined_b: int
 
 
 @dataclass(frozen=True)
@@ -205,7 +183,7 @@ def compare_scores(
     )
     values = [round(difference, DECIMALS) for difference in differences]
     interval, p = statistics.bootstrap_interval(values, seed), statistics.wilcoxon(values)
-    errors = _errors(a, b), _errors(b, a)
+    errors = class_errors(a, b), class_errors(b, a)
     added = {case: sum(errors[1][case]) - sum(errors[0][case]) for case in a.dice}
     more = [round(change, DECIMALS) for change in patient_means(added, pattern)[0].values()]
     p_errors = statistics.sign_test(more)
@@ -229,40 +207,20 @@ def compare_scores(
             _row(case, patient_of(case, pattern), a, b, changes.get(case))
             for case in sorted(a.dice)
         ),
-        false_positives=_total(errors, "false_positives"),
-        misses=_total(errors, "misses"),
+        false_positives=total_errors(errors, "false_positives"),
+        misses=total_errors(errors, "misses"),
         more_errors=sum(change > 0 for change in more) - sum(change < 0 for change in more),
         p_errors=p_errors,
         p_errors_holm=p_errors,
-        surface=_surfaces(a, b, pattern, seed),
+        surface=surface_comparisons(a, b, pattern, seed),
         leakage=tuple(dict.fromkeys((*_leakage(a), *_leakage(b)))),
         remarks=(
             *dict.fromkeys((*a.remarks, *b.remarks, *_allowances(a), *_allowances(b))),
             *_remarks(pattern, sorted(a.dice.keys() - changes.keys()), interval, len(values)),
-            *_errors_remarks(*errors),
+            *errors_remarks(errors),
         ),
         undecided=_undecided(a),
     )
-
-
-def _errors(own: CaseScores, other: CaseScores) -> Mapping[str, CaseErrors]:
-    """Return a side's false positives and misses per case.
-
-    Where they are unknown, a Dice on one side alone is a false positive, since the truth is empty,
-    and a Dice of 0 beside a higher one a miss.
-    """
-    if own.errors is not None and other.errors is not None:
-        return own.errors
-    pairs = {case: (dice, other.dice[case]) for case, dice in own.dice.items()}
-    return {
-        case: CaseErrors(x is not None and y is None, x == 0 and bool(y))
-        for case, (x, y) in pairs.items()
-    }
-
-
-def _total(sides: Sequence[Mapping[str, CaseErrors]], kind: str) -> tuple[float, float]:
-    a, b = (sum(getattr(errors, kind) for errors in side.values()) for side in sides)
-    return a, b
 
 
 def _undecided(a: CaseScores) -> str:
@@ -358,15 +316,6 @@ def _remarks(
         )
 
 
-def _errors_remarks(a: Mapping[str, CaseErrors], b: Mapping[str, CaseErrors]) -> Iterable[str]:
-    """Return which cases have false positives and misses."""
-    for name, side in (("A", a), ("B", b)):
-        if cases := [case for case, errors in side.items() if errors.false_positives]:
-            yield f"{name} predicts a class that the truth lacks in {named(cases)}"
-        if cases := [case for case, errors in side.items() if errors.misses]:
-            yield f"{name} finds nothing of a class of the truth in {named(cases)}"
-
-
 def _row(
     case: str, patient: str, a: CaseScores, b: CaseScores, difference: float | None
 ) -> CaseRow:
@@ -380,39 +329,3 @@ def _row(
         if per_class is not None
     }
     return CaseRow(case, patient, a.dice[case], b.dice[case], difference, classes)
-
-
-def _surfaces(
-    a: CaseScores, b: CaseScores, pattern: str | None, seed: int
-) -> tuple[SurfaceComparison, ...]:
-    if a.hd95 is None or b.hd95 is None or a.nsd is None or b.nsd is None:
-        return ()
-    lacking = [sum(v is None for row in s.values() for v in row.values()) for s in (a.hd95, b.hd95)]
-    hd95 = (_defined(a.hd95, b.hd95), _defined(b.hd95, a.hd95))
-    sides = {"HD95 [mm]": hd95, "NSD": (a.nsd, b.nsd)}
-    return tuple(_surface(name, *two, pattern, seed, lacking) for name, two in sides.items())
-
-
-def _defined(one: PerClass, other: PerClass) -> PerClass:
-    """Return the values of one side for the classes that have a value on both."""
-    return {
-        case: {n: v for n, v in row.items() if v is not None and other[case].get(n) is not None}
-        for case, row in one.items()
-    }
-
-
-def _surface(
-    metric: str, a: PerClass, b: PerClass, pattern: str | None, seed: int, lacking: Sequence[int]
-) -> SurfaceComparison:
-    x, y = ({case: mean_of_present(row.values()) for case, row in s.items()} for s in (a, b))
-    known = [case for case in x if x[case] is not None or y[case] is not None]
-    means_a, means_b = (patient_means(filled(s, known, pattern), pattern)[0] for s in (x, y))
-    differences = [round(means_b[p] - means_a[p], DECIMALS) for p in means_a]
-    return SurfaceComparison(
-        metric,
-        mean_of_present(means_a.values()),
-        mean_of_present(means_b.values()),
-        mean_of_present(differences),
-        statistics.bootstrap_interval(differences, seed),
-        *lacking,
-    )

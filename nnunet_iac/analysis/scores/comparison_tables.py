@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.scores import wording
-from nnunet_iac.analysis.scores.comparison import PairedComparison, SurfaceComparison
+from nnunet_iac.analysis.scores.comparison import PairedComparison
 from nnunet_iac.analysis.scores.comparisons import Comparisons
 from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
+from nnunet_iac.analysis.scores.surface_comparison import SurfaceComparison
 from nnunet_iac.analysis.scores.wording import interval_text, p_text, score_text, signed_text
 from nnunet_iac.runs.atomic import write_json, write_text
 
