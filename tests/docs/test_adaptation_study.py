@@ -46,6 +46,13 @@ def test_the_methods_are_trained_for_equally_many_batches(script: Script) -> Non
     assert {*methods} == {*script("evidence/adaptation/page").NAMES}
 
 
+def test_the_page_expects_what_the_studies_measure(script: Script) -> None:
+    studies, page = script("evidence/adaptation/studies"), script("evidence/adaptation/page")
+    assert {*page.PAIRS} == {*page.CASES} == {*studies.TARGETS}
+    for pair, cases in page.CASES.items():
+        assert {*studies.Pair(pair).cases} == {*cases}
+
+
 def test_a_learning_rate_is_the_best_of_those_tried_on_the_pool(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ eval "$(nnunet-iac trainers-dir --export)"
 export OMP_WAIT_POLICY=passive
 source=${pair%-mild}
 run() {
-    nnunet-iac study "$1" --cores 2
+    nnunet-iac study "$1" --cores "${CORES:-2}"
     cp "$nnUNet_results/studies/adaptation-$2/results.json" "$here/$2.json"
 }
 # The hippocampus's model is stored (licence and attribution of its data: data.md).
@@ -23,8 +23,9 @@ if [ "$source" = hippocampus ]; then
     [ -d "$nnUNet_results/$stored" ] || nnUNetv2_install_pretrained_model_from_zip "$here/hippocampus-source.zip"
 fi
 run "$here/$source-source.yaml" "$source-source"
-[ $# -gt 0 ] || set -- rates k3 k3-scratch k1 k1-scratch k5 k5-scratch k10 k10-scratch
-for study in "$@"; do
-    python "$here/studies.py" "$pair" "$folder"
+studies=$(python "$here/studies.py" "$pair" "$folder")
+[ $# -gt 0 ] || read -ra all <<<"$studies"
+for study in "${@:-${all[@]}}"; do
     run "$folder/$study.yaml" "$pair-$study"
+    [ "$study" != rates ] || python "$here/studies.py" "$pair" "$folder"
 done

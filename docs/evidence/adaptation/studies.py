@@ -1,8 +1,9 @@
 """Draws cases of a target, and writes a study for each number of them.
 
-After `python studies.py PAIR FOLDER` the folder has `splits.json` and `rates.yaml`, `k1.yaml` and
-so on. Every draw is a fold: its training cases are drawn from the pool, its validation cases are
-the test cases. Learning rates are chosen on draws whose validation cases are the rest of the pool.
+After `python studies.py PAIR FOLDER` the folder has `splits.json` and `rates.yaml`, `k3.yaml` and
+so on, whose names are printed in the order in which they are measured. Every draw is a fold: its
+training cases are drawn from the pool, its validation cases are the test cases. Learning rates are
+chosen on draws whose validation cases are the rest of the pool.
 """
 
 import sys
@@ -35,6 +36,12 @@ DRAWS = 3
 FOR_RATES = 3
 DRAWS_FOR_RATES = 2
 """Cases in a draw on which learning rates are chosen, and how many such draws there are."""
+
+TRIED = ("random-norms", "random-wide", "random-ema")
+"""Methods that are tried with `FOR_RATES` cases only."""
+
+LIMIT = "hippocampus"
+"""The pair that shows what a strong change costs; it has studies of `FOR_RATES` cases only."""
 
 RATES = {"continued": (1e-3, 3e-4, 3e-3), "random": (3e-3, 1e-3, 1e-2)}
 """What is tried for the methods that train the network, and for those that train cells.
@@ -102,6 +109,12 @@ class Pair:
         return HERE / f"{self.name.removesuffix('-mild')}-source.yaml"
 
     @property
+    def cases(self) -> tuple[int, ...]:
+        """How many cases it is adapted to, in the order in which that is measured."""
+        others = () if self.name == LIMIT else tuple(k for k in CASES if k != FOR_RATES)
+        return FOR_RATES, *others
+
+    @property
     def source_folds(self) -> list[Path]:
         """The fold of the source's model, and that of its search."""
         return [fold_folder(self.source, run) for run in self.source.runs.values()]
@@ -148,12 +161,6 @@ class Pair:
         scratch = {"scratch": {**network, "trainer": FROM_SCRATCH}}
         methods = self.methods()
         methods["transferred"]["settings"]["genotype"] = str(searched)
-        found = {}
-        for place, k in enumerate(CASES):
-            numbers = range(place * DRAWS, (place + 1) * DRAWS)
-            found[f"k{k}"] = self.study(f"k{k}", numbers, adapted, methods)
-            found[f"k{k}-scratch"] = self.study(f"k{k}-scratch", numbers, scratch, {})
-        first = len(CASES) * DRAWS
         tried = {
             named(method, rate): {"as": method, "settings": {"finetune_lr": rate}}
             for method, rates in RATES.items()
@@ -164,8 +171,15 @@ class Pair:
             tried[name] = {"as": "continued", "settings": own}
         for method in tried.values():
             method["settings"]["score_source"] = False
+        first = len(CASES) * DRAWS
         numbers = range(first, first + DRAWS_FOR_RATES)
-        found["rates"] = self.study("rates", numbers, adapted, tried)
+        found = {"rates": self.study("rates", numbers, adapted, tried)}
+        for k in self.cases:
+            first = CASES.index(k) * DRAWS
+            numbers = range(first, first + DRAWS)
+            own = {name: methods[name] for name in methods if k == FOR_RATES or name not in TRIED}
+            found[f"k{k}"] = self.study(f"k{k}", numbers, adapted, own)
+            found[f"k{k}-scratch"] = self.study(f"k{k}-scratch", numbers, scratch, {})
         return found
 
 
@@ -173,8 +187,10 @@ def main(pair: Pair, folder: Path) -> None:
     """Write splits and studies."""
     (known,) = read_json(raw_folder(pair.target) / "splits_final.json")
     write_json(folder / "splits.json", folds(known["train"], known["val"]))
-    for name, content in pair.studies().items():
+    studies = pair.studies()
+    for name, content in studies.items():
         write_text(folder / f"{name}.yaml", yaml.safe_dump(content, sort_keys=False))
+    print(*studies)
 
 
 if __name__ == "__main__":
