@@ -235,14 +235,20 @@ def prepare(
 
 
 def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
-    """Return how to adapt, and how to train the control."""
-    config = configuration_of(read_plans(path), source.configuration)
-    patients = {patient_of(case, settings_of(config).data.patient_pattern) for case in target.cases}
+    """Return how to adapt, and how to train the control for as many epochs."""
+    settings = settings_of(configuration_of(read_plans(path), source.configuration))
+    patients = {patient_of(case, settings.data.patient_pattern) for case in target.cases}
     fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
-    number = str(dataset_number(target.name))
-    train = ["nnUNetv2_train", number, source.configuration, fold, "-tr"]
-    trainers = {"next": "nnUNetTrainerIACLTH", "control": "nnUNetTrainerContinue"}
-    return [f"{k}: {shlex.join([*train, v, '-p', path.stem])}" for k, v in trainers.items()]
+    number, config = str(dataset_number(target.name)), source.configuration
+    own, control = path.stem, f"{path.stem}_control"
+    epochs = settings.latest_end + settings.schedule.finetune_epochs
+    plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control, "--set"]
+    train = ["nnUNetv2_train", number, config, fold, "-tr"]
+    return [
+        f"next: {shlex.join([*train, 'nnUNetTrainerIACLTH', '-p', own])}",
+        f"control: {shlex.join([*plan, f'finetune_epochs={epochs}'])}",
+        f"then: {shlex.join([*train, 'nnUNetTrainerContinue', '-p', control])}",
+    ]
 
 
 def adapted_plans(

@@ -190,5 +190,8 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
     settings = {"patient_pattern": pattern}
     named = {"plans_name": NAME, "dataset_name": path.parent.name}
     write_json(path, {**named, "configurations": {"2d": {"iac": settings}}})
-    command, _ = next_commands(path, source, Target.of("31"))
+    command, control, then = next_commands(path, source, Target.of("31"))
     assert command == f"next: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerIACLTH -p {NAME}"
+    plan = f"nnunet-iac plan -d 31 -c 2d -p {NAME} -o {NAME}_control"
+    assert control == f"control: {plan} --set finetune_epochs=221"
+    assert then == f"then: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerContinue -p {NAME}_control"

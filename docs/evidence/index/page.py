@@ -268,11 +268,11 @@ def reliability_claims() -> Iterator[Claim]:
     tests = result("reliability/tests")
     code = "an earlier version of the code, " if _older(kills, tests) else ""
     yield Claim(
-        "a killed run that is continued ends as an unbroken one, to the bit",
+        "a killed run that is resumed ends as an unbroken one, to the bit",
         f"{identical} of {len(rows)} kills",
         "reliability",
         kills,
-        "a killed run that was continued ended bit-identical to an unbroken one in {number} "
+        "a killed run that was resumed ended bit-identical to an unbroken one in {number} "
         f"({code}CPU)",
     )
     inputs = [

@@ -105,11 +105,11 @@ CAPTIONS = {
         "blue without yellow, the two differ."
     ),
     "cost": (
-        "Times are those of the epochs, validation included; the speed-up is the time of the full "
-        "search of the same fold over that of the accelerated one, and that of a whole run the "
-        "same with the finetuning. Further training is the finetuning, or the training of a "
-        "control; parameters and multiply-accumulates are those of the last network there was, for "
-        "one patch of the plans."
+        "Times are those of the epochs, validation included. The speed-up of the search is the "
+        "time of the full search divided by that of the accelerated one, on the same fold; the "
+        "speed-up of a whole run includes the finetuning. Further training is the finetuning, or "
+        "the training of a control; parameters and multiply-accumulates are those of the final "
+        "network, for one patch of the plans."
     ),
     "settings_chosen": (
         "The settings that differ from their default. Where runs differ, each value names its runs."

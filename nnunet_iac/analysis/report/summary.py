@@ -68,7 +68,7 @@ def _paragraph(
         f"{group.name}: Dice {score_text(backbone.paired.mean_b)}, "
         f"{finding(backbone.paired, backbone.against.name)}.",
         f"Compared with controls{long}: {enumerated(found)}." if found else "",
-        "" if controls else "There is no control at equal budget.",
+        "" if controls else "There is no control that was trained for as long.",
         advice(backbone, controls),
     ]
     return " ".join(filter(None, sentences))
