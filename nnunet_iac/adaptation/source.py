@@ -117,9 +117,9 @@ class SourceModel:
             for key in read_checkpoint(self.checkpoint)["network_weights"]
         ):
             raise ValueError(
-                f"the source must be a network as its plans describe it; {self.checkpoint} is a "
-                "retrofit: name the model of its backbone, whose path is in iac/backbone.json "
-                "beside it"
+                "the source must be a U-Net without modules in its skip connections; "
+                f"{self.checkpoint} has some: name another model (for a retrofit that of its "
+                "backbone, whose path is in iac/backbone.json beside it)"
             )
         parts = self.network(), self.config, nowhere, DataConfig(), self.model / "none"
         return read_backbone(self.checkpoint, *parts)

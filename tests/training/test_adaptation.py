@@ -276,7 +276,7 @@ def test_a_source_that_is_none_is_refused(adapted: Any, adapter: Path, tmp_path:
     (copy / "plans.json").unlink()
     assert "plans.json does not exist" in refusal(adapted, "-s", copy, "-d", 70)
     retrofit = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d"  # Of the adapter.
-    assert "is a retrofit" in refusal(adapted, "-s", retrofit, "-d", 4)
+    assert "for a retrofit that of its backbone" in refusal(adapted, "-s", retrofit, "-d", 4)
 
 
 def test_labels_are_mapped_into_a_data_set_of_their_own(adapted: Any) -> None:
