@@ -28,11 +28,11 @@ def test_it_has_where_half_of_its_training_changes_little(
     (found,) = convergences(_study(after_half, after_all))
     assert found.has_converged is converged
     assert found.difference == pytest.approx(after_all - after_half)
-    has, less = ("has", "less") if converged else ("has not", "not less")
+    said = "less than 0.003, so both have" if converged else "not less than 0.003, so short has not"
     assert str(found) == (
-        f"long {has} converged on Dataset900_Frames, 2d: between short and long the validation "
-        f"Dice changes by {after_all - after_half:+.4f}, from {after_half:.4f} to "
-        f"{after_all:.4f}, {less} than 0.003"
+        "long, trained twice as long as short on Dataset900_Frames, 2d, has a validation Dice of "
+        f"{after_all:.4f} instead of {after_half:.4f}; the difference of "
+        f"{after_all - after_half:+.4f} is {said} converged"
     )
 
 

@@ -175,7 +175,7 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
         'the cheapest retrofit that is not inferior to the best by 0.002 is "cells: random"'
         in first
     )
-    assert "long has converged on" in text
+    assert "so both have converged" in text
     assert "| cells: random | 19 |" in text
     assert "### How long to finetune" in text
     # Of the controls that take no longer than a search, the longest.

@@ -22,7 +22,7 @@ def test_it_says_whether_the_backbone_has_converged(tmp_path: Path) -> None:
     halves = [run("reference", 0, gain, backbone=name) for name, gain in (("a", 0.1), ("b", 0.2))]
     found = {**document(run("iac-lth", 0, 0.1), *halves), "halves": {"a": "b"}}
     write_study_report(found, tmp_path / "report.html")
-    said = "b has not converged on Dataset900_Frames, 2d: between a and b the validation Dice"
+    said = "b, trained twice as long as a on Dataset900_Frames, 2d, has a validation Dice of"
     assert said in (tmp_path / "report.html").read_text()
 
 

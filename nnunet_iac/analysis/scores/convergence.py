@@ -36,12 +36,15 @@ class Convergence:
         return abs(self.difference) < CONVERGED
 
     def __str__(self) -> str:
-        has, less = ("has", "less") if self.has_converged else ("has not", "not less")
+        found = (
+            f"less than {CONVERGED}, so both have converged"
+            if self.has_converged
+            else f"not less than {CONVERGED}, so {self.half} has not converged"
+        )
         return (
-            f"{self.backbone} {has} converged on {self.dataset}, {self.configuration}: between "
-            f"{self.half} and {self.backbone} the validation Dice changes by "
-            f"{self.difference:+.4f}, from {self.after_half:.4f} to {self.after_all:.4f}, {less} "
-            f"than {CONVERGED}"
+            f"{self.backbone}, trained twice as long as {self.half} on {self.dataset}, "
+            f"{self.configuration}, has a validation Dice of {self.after_all:.4f} instead of "
+            f"{self.after_half:.4f}; the difference of {self.difference:+.4f} is {found}"
         )
 
 
