@@ -1,6 +1,7 @@
 """The retrofit trainers, for nnU-Net's look-up in the folders of nnUNet_extTrainer."""
 
 from nnunet_iac.training.backbone_trainers import (
+    nnUNetTrainerAdam_4epochs,
     nnUNetTrainerAdam_8epochs,
     nnUNetTrainerAdam_40epochs,
     nnUNetTrainerAdam_80epochs,
@@ -18,6 +19,7 @@ from nnunet_iac.training.trainers import (
 __all__ = [
     "nnUNetTrainerAdamNoDeepSupervision_40epochs",
     "nnUNetTrainerAdamNoDeepSupervision_200epochs",
+    "nnUNetTrainerAdam_4epochs",
     "nnUNetTrainerAdam_8epochs",
     "nnUNetTrainerAdam_40epochs",
     "nnUNetTrainerAdam_80epochs",

@@ -59,14 +59,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "warmup_epochs": 2,
         "search_epochs": 8,
         "finetune_epochs": 8,
-        "iterations_per_epoch": 50,
+        "iterations_per_epoch": 25,
         "val_iterations_per_epoch": 5,
         "finetune_lr": 3e-3,
     },
 }
 """What each preset changes of the defaults; `adaptive` also has a threshold of its own.
 
-`adapt` is for another data set with a few cases: 400 batches of a search as in `literal`, and 400
+`adapt` is for another data set with a few cases: 200 batches of a search as in `literal`, and 200
 of finetuning.
 """
 

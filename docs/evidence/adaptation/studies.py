@@ -56,7 +56,7 @@ WEIGHTS = {"l2-sp-1e-1": 0.1, "l2-sp-1e0": 1.0}
 MIDDLE = 1e-3
 """The learning rate of L2-SP."""
 
-FROM_SCRATCH = "nnUNetTrainerAdam_8epochs"
+FROM_SCRATCH = "nnUNetTrainerAdam_4epochs"
 """It trains for as many batches as the methods do."""
 
 
