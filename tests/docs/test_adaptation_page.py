@@ -121,7 +121,8 @@ def test_what_was_missed_is_shown_with_numbers_and_what_was_tried(
     assert forgetting[2].startswith("50 %: -0.0329 [")
     assert forgetting[3] == "**missed**"
     tried = {
-        row[1]: row for row in rows(page, "### What was tried where a target was missed: heart")
+        row[1]: [row[0], row[1], *row[3:]]
+        for row in rows(page, "### What was tried where a target was missed: heart")
     }
     assert {*tried} == {
         name for method, name in writer.NAMES.items() if method not in writer.CONTROLS
@@ -130,6 +131,21 @@ def test_what_was_missed_is_shown_with_numbers_and_what_was_tried(
     assert tried["cells: random, wide"][3:] == ["yes", "83 %", "no"]
     assert "worse in 1, no difference detected in 0" in page
     assert "lower than a random cell (95 % CI" in page
+
+
+def test_a_control_that_needs_source_cases_has_one_that_does_not_beside_it(
+    writer: ModuleType, tmp_path: Path
+) -> None:
+    gains = {**GAINS, "rehearsal": (0.18, 0.002)}
+    write_json(tmp_path / "heart-k3.json", measured(gains))
+    page = writer.page(tmp_path)
+    targets = [row for row in rows(page, "## Targets") if row[1].startswith("heart, 3 cases")]
+    with_source, without = targets[:2], targets[2:4]
+    assert all("rehearsal" in row[2] or "500 %" in row[2] for row in with_source)
+    assert [row[3] for row in with_source] == ["**missed**"] * 2
+    assert {row[1] for row in without} == {f"heart, 3 cases, {writer.WITHOUT_SOURCE}"}
+    assert [row[3] for row in without] == ["met"] * 2
+    assert "continued, all weights, the best one that needs no source cases" in page
 
 
 def test_a_search_that_is_better_is_first_as_well(writer: ModuleType, tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ RANDOM, CONTINUED, SCRATCH = "random", "continued", "scratch"
 CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "norms")
 """Methods that train the network itself."""
 
+NEED_SOURCE = ("rehearsal",)
+"""Controls that need cases of the source."""
+
+WITHOUT_SOURCE = "controls without source cases"
+
 NAMES = {
     CONTINUED: "continued, all weights",
     "decoder": "continued, decoder",
@@ -77,7 +82,8 @@ NOT_MEASURED = "not measured"
 class Adapted:
     """What was measured of one number of cases; `picture` is the name of its figure.
 
-    `control` is the control of the highest Dice on the target. `draws` has the standard deviation
+    `controls` are that of the highest Dice on the target, and that of those that need no cases of
+    the source, if it is another one. `draws` has the standard deviation
     of every method over draws, None of one draw. `transfers` has every method minus a network that
     was trained from scratch, if there is one, whose standard deviation is `scratch_draws`.
     """
@@ -86,7 +92,7 @@ class Adapted:
     picture: str
     table: MethodTable
     draws: Mapping[str, float | None]
-    control: Row
+    controls: Sequence[Row]
     transfers: Mapping[str, PairedComparison]
     scratch_draws: float | None
     unchanged: tuple[int, int]
@@ -101,22 +107,51 @@ class Adapted:
         """The rows of all methods that leave the network as it is."""
         return [row for row in self.table.rows if row.method not in CONTROLS]
 
-    def against_control(self, row: Row) -> PairedComparison:
-        """Return a method against the best control."""
-        return row.against[self.control.method]
+    @property
+    def compared(self) -> list["AgainstControl"]:
+        """All of these methods against every control, one control after the other."""
+        return [AgainstControl(row, control) for control in self.controls for row in self.cells]
 
-    def share(self, row: Row) -> float | None:
-        """Return what is forgotten as a share of the best control; None if that forgets nothing.
+    @property
+    def targets_missed(self) -> bool:
+        """Whether the default misses a target against one of the controls."""
+        return not all(
+            each.not_inferior and each.forgets_little
+            for each in self.compared
+            if each.row is self.default
+        )
+
+
+@dataclass(frozen=True)
+class AgainstControl:
+    """A method against a control that trains the network itself."""
+
+    row: Row
+    control: Row
+
+    @property
+    def difference(self) -> PairedComparison:
+        """The method minus the control, on the target."""
+        return self.row.against[self.control.method]
+
+    @property
+    def not_inferior(self) -> bool:
+        """Whether the method's Dice is not lower by `MARGIN`."""
+        return self.difference.not_inferior
+
+    @property
+    def share(self) -> float | None:
+        """What is forgotten as a share of the control's; None if that forgets nothing.
 
         Nothing is forgotten where the Dice on the source has risen.
         """
-        lost, most = (max(0.0, -forgotten(one).difference) for one in (row, self.control))
+        lost, most = (max(0.0, -forgotten(one).difference) for one in (self.row, self.control))
         return lost / most if most else None
 
-    def forgets_little(self, row: Row) -> bool:
-        """Return whether a method forgets at most `SHARE` of what the best control forgets."""
-        share = self.share(row)
-        return forgotten(row).difference >= 0 if share is None else share <= SHARE
+    @property
+    def forgets_little(self) -> bool:
+        """Whether the method forgets at most `SHARE` of what the control forgets."""
+        return forgotten(self.row).difference >= 0 if self.share is None else self.share <= SHARE
 
 
 @dataclass(frozen=True)
@@ -174,9 +209,14 @@ def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
     measured, scratch = result(folder, name), result(folder, f"{name}-scratch")
     if measured is None:
         return None
-    controls = [method for method in CONTROLS if method in measured["methods"]]
-    control = max(controls, key=lambda method: mean_dice(runs_of(measured, method)))
-    baselines = dict.fromkeys((CONTINUED, RANDOM, control))
+    dice = {
+        method: mean_dice(runs_of(measured, method))
+        for method in CONTROLS
+        if method in measured["methods"]
+    }
+    alone = {method: value for method, value in dice.items() if method not in NEED_SOURCE}
+    controls = dict.fromkeys(max(known, key=lambda one: known[one]) for known in (dice, alone))
+    baselines = dict.fromkeys((CONTINUED, RANDOM, *controls))
     (table,) = method_tables(measured, tuple(baselines), MARGIN)
     frozen = [run for run in measured["runs"] if run["method"] not in (*CONTROLS, REFERENCE)]
     return Adapted(
@@ -184,7 +224,7 @@ def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
         picture=f"{name}.png",
         table=table,
         draws={row.method: spread(runs_of(measured, row.method)) for row in table.rows},
-        control=table.row(control),
+        controls=[table.row(control) for control in controls],
         transfers={} if scratch is None else transfers(measured, scratch, table),
         scratch_draws=None if scratch is None else spread(runs_of(scratch, REFERENCE)),
         unchanged=(sum(bool(run["backbone_unchanged"]) for run in frozen), len(frozen)),
@@ -254,18 +294,15 @@ def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
     if one is None:
         yield from (Target(aim, where) for aim in aims)
         return
-    against, own, theirs = (
-        one.against_control(one.default),
-        forgotten(one.default),
-        forgotten(one.control),
-    )
-    name = NAMES[one.control.method]
-    found = f"{difference_text(against)} against {name}"
-    yield Target(aims[0], where, found, against.not_inferior)
-    share = one.share(one.default)
-    what = "that forgets nothing" if share is None else percent(share)
-    found = f"{what}: {difference_text(own)}, the control {difference_text(theirs)}"
-    yield Target(aims[1], where, found, one.forgets_little(one.default))
+    for control in one.controls:
+        each = AgainstControl(one.default, control)
+        where_exactly = where if control is one.controls[0] else f"{where}, {WITHOUT_SOURCE}"
+        found = f"{difference_text(each.difference)} against {NAMES[control.method]}"
+        yield Target(aims[0], where_exactly, found, each.not_inferior)
+        what = "that forgets nothing" if each.share is None else percent(each.share)
+        own, theirs = (difference_text(forgotten(row)) for row in (one.default, control))
+        found = f"{what}: {own}, the control {theirs}"
+        yield Target(aims[1], where_exactly, found, each.forgets_little)
 
 
 def targets_of_product(
