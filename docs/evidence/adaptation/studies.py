@@ -43,7 +43,7 @@ TRIED = ("random-norms", "random-wide", "random-ema")
 LIMIT = "hippocampus"
 """The pair that shows what a strong change costs; it has studies of `FOR_RATES` cases only."""
 
-RATES = {"continued": (1e-3, 3e-4, 3e-3), "random": (3e-3, 1e-3, 1e-2)}
+RATES = {"continued": (1e-3, 1e-4, 3e-4, 3e-3), "random": (3e-3, 1e-3, 1e-2, 3e-2)}
 """What is tried for the methods that train the network, and for those that train cells.
 
 The first is taken where nothing has been measured yet. A group of methods.yaml has the name of the
