@@ -6,6 +6,7 @@ from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_40epochs,
     nnUNetTrainerAdam_80epochs,
     nnUNetTrainerAdam_160epochs,
+    nnUNetTrainerAdam_320epochs,
     nnUNetTrainerAdamNoDeepSupervision_40epochs,
     nnUNetTrainerAdamNoDeepSupervision_200epochs,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "nnUNetTrainerAdam_40epochs",
     "nnUNetTrainerAdam_80epochs",
     "nnUNetTrainerAdam_160epochs",
+    "nnUNetTrainerAdam_320epochs",
     "nnUNetTrainerContinue",
     "nnUNetTrainerIAC",
     "nnUNetTrainerIACDiscrete",

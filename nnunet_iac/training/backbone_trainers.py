@@ -91,6 +91,15 @@ class nnUNetTrainerAdam_160epochs(AdamTrainer):
     changes: ClassVar[dict[str, Any]] = {"num_epochs": 160}
 
 
+class nnUNetTrainerAdam_320epochs(AdamTrainer):
+    """An ordinary nnU-Net trained for 320 epochs, to see whether 160 are enough.
+
+    Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
+    """
+
+    changes: ClassVar[dict[str, Any]] = {"num_epochs": 320}
+
+
 class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
     """The paper's stage I: 200 epochs of Adam at 1e-3 without deep supervision.
 
