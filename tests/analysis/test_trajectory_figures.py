@@ -8,17 +8,13 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
 
-from nnunet_iac.analysis.trajectories import figures
+from nnunet_iac.analysis.trajectories import figures, similarity_figures
 from nnunet_iac.analysis.trajectories.emergence import (
     edge_difficulty,
     edge_emergence,
     final_genotype,
 )
 from nnunet_iac.analysis.trajectories.figures import (
-    MANY,
-    ON_DARK,
-    ON_LIGHT,
-    agreement_figure,
     convergence_figure,
     difficulty_figure,
     emergence_figure,
@@ -26,9 +22,15 @@ from nnunet_iac.analysis.trajectories.figures import (
     importance_figure,
     operations_figure,
     pruning_figure,
-    similarity_figure,
 )
 from nnunet_iac.analysis.trajectories.similarity import continuous_vectors, cosine_similarity
+from nnunet_iac.analysis.trajectories.similarity_figures import (
+    MANY,
+    ON_DARK,
+    ON_LIGHT,
+    agreement_figure,
+    similarity_figure,
+)
 from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, operation_label
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, svg_document
 from nnunet_iac.runs.records import Trajectory, TrajectoryRow
@@ -213,7 +215,7 @@ def test_similarity_writes_its_numbers_into_the_cells():
     ],
 )  # fmt: skip
 def test_numbers_in_cells_are_short(share, text):
-    assert figures._short(share) == text
+    assert similarity_figures._short(share) == text
 
 
 def test_similarity_of_several_searches_is_their_mean_at_the_epochs_all_have():

@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from nnunet_iac.analysis.report.evaluation import GroupComparison
 from nnunet_iac.analysis.scores.comparison import CaseRow, PairedComparison
-from nnunet_iac.analysis.trajectories.figures import LEGEND, panels
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
+from nnunet_iac.drawing.panels import LEGEND, panels
 
 GAIN, LOSS = "#0072b2", "#d55e00"
 """Blue and vermilion differ for every kind of colour vision; markers show the same by shape."""

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from nnunet_iac.analysis.report.overlays import PREDICTION, TRUTH, data_uri, overlays
 from nnunet_iac.analysis.report.page import environment, inline_figure, inline_svg
 from nnunet_iac.analysis.trajectories.emergence import shares, survivors
-from nnunet_iac.analysis.trajectories.figures import LEGEND, draw_prunes, panels
+from nnunet_iac.analysis.trajectories.figures import draw_prunes
 from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, cell_svg, operation_label
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
+from nnunet_iac.drawing.panels import LEGEND, panels
 from nnunet_iac.runs.atomic import write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.genotype import Genotype

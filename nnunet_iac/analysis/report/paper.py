@@ -23,6 +23,7 @@ from nnunet_iac.analysis.scores.wording import (
     tabular,
 )
 from nnunet_iac.analysis.trajectories import figures as drawn
+from nnunet_iac.analysis.trajectories.similarity_figures import similarity_figure
 from nnunet_iac.drawing.cell_picture import draw_cell
 from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import write_text
@@ -47,7 +48,7 @@ FIGURES: dict[int, tuple[str, Callable[[Sequence[Run]], Figure]]] = {
     ),
     4: (
         "Cosine and Hamming similarity of the cells of the reported epochs",
-        drawn.similarity_figure,
+        similarity_figure,
     ),
     5: ("Cosine of every epoch's importances to the final ones", drawn.convergence_figure),
     6: ("Epochs at which final operations and final edges first emerged", drawn.emergence_figure),

@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from nnunet_iac.analysis.scores.comparison import PairedComparison
 from nnunet_iac.analysis.scores.comparisons import Comparisons
-from nnunet_iac.analysis.trajectories.figures import LEGEND, panels
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, write_figure
+from nnunet_iac.drawing.panels import LEGEND, panels
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#999999")
 """Okabe and Ito's, without those that are faint on white, and a grey."""

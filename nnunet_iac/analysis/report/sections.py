@@ -20,6 +20,10 @@ from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.report.source_and_target import Adaptation, source_and_target
 from nnunet_iac.analysis.scores.wording import difference_text, errors_text, p_text, score_text
 from nnunet_iac.analysis.trajectories import emergence, figures
+from nnunet_iac.analysis.trajectories.similarity_figures import (
+    agreement_figure,
+    similarity_figure,
+)
 from nnunet_iac.drawing.cell_picture import operation_label
 from nnunet_iac.search.settings import Settings
 
@@ -141,7 +145,10 @@ def _search_pictures(
         found.setdefault(group.method if many else group.name, []).extend(runs)
     found = {name: runs for name, runs in found.items() if runs}
     several: dict[str, tuple[str, Callable[[Sequence[Run]], Figure]]] = {
-        "similarity": ("Similarity of the cell between epochs", figures.similarity_figure),
+        "similarity": (
+            "Similarity of the cell between epochs",
+            similarity_figure,
+        ),
         "convergence": ("Similarity to the final vector over time", figures.convergence_figure),
         "emergence": ("When final operations emerged", figures.emergence_figure),
         "emergence_lasting": (
@@ -193,7 +200,7 @@ def _choice_pictures(retrofits: Sequence[tuple[str, Run]]) -> Iterable[Picture]:
         yield _picture("operations", title, partial(figures.operations_figure, drawn))
     if len(drawn) > 1:
         title = "What every two cells have in common"
-        yield _picture("agreement", title, partial(figures.agreement_figure, drawn, list(cells)))
+        yield _picture("agreement", title, partial(agreement_figure, drawn, list(cells)))
 
 
 def _picture(

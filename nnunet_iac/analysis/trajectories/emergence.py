@@ -87,6 +87,18 @@ class NodeEmergence:
     pair: Emergence
 
 
+def require_epochs(searches: Sequence[SearchRecord]) -> None:
+    """Check that there is a search, and that each has an epoch."""
+    lengths = [len(search.trajectory.epoch) for search in searches]
+    if not lengths or min(lengths) == 0:
+        first = lengths.index(0) + 1 if lengths else 0
+        found = f"number {first} of {len(lengths)} has none" if lengths else "got none"
+        raise ValueError(
+            f"a figure of searches needs at least one, each with an epoch or more; {found}: leave "
+            "out a run that searches nothing, and wait for the first epoch of the others"
+        )
+
+
 def edge_emergence(search: SearchRecord) -> tuple[EdgeEmergence, ...]:
     """Return for every edge of `EDGES` when its final operation emerged (paper, Fig. 6 and 7).
 

@@ -1,4 +1,4 @@
-"""Figures of searches: how their cells converge, what they choose, how much they agree.
+"""Figures of searches: how their cells converge, and what they choose.
 
 Text is `INK` or `MUTED` on `PAPER`, so that a page can put its own colours in their place. What
 would take thousands of paths is an image inside the figure.
@@ -10,20 +10,33 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Num
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_iac.analysis.trajectories import emergence, similarity
-from nnunet_iac.analysis.trajectories.emergence import TOPS, Moment, SearchRecord
+from nnunet_iac.analysis.trajectories.emergence import (
+    TOPS,
+    Moment,
+    SearchRecord,
+    require_epochs,
+)
+from nnunet_iac.analysis.trajectories.similarity_figures import MANY
 from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, operation_label
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
+from nnunet_iac.drawing.panels import (
+    LEGEND,
+    SIZE,
+    SMALL,
+    WIDTH,
+    bare_axes,
+    empty_figure,
+    panels,
+)
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.space import (
@@ -35,54 +48,10 @@ from nnunet_iac.search.space import (
     edges_into,
 )
 
-WIDTH = 4.6
-"""Inches of every figure: few, so that its text stays legible where the page is narrow."""
-
 LINES, DOTS = "#56b4e9", "#d55e00"
 """Single searches or edges (Okabe and Ito); what sums them up is drawn in `INK`."""
 
-ON_DARK, ON_LIGHT = "#fefefe", "#010101"
-"""Numbers on coloured cells, which keep their colour; so not `PAPER` and `INK`."""
-
-SIMILARITY_COLOURS = colormaps["cividis"]
-"""Sequential, and the same for every kind of colour vision (Nunez et al. 2018)."""
-
-MANY = 15
-"""Up to so many cells of a matrix are named and numbered, and so many lines drawn strongly."""
-
-_SIZE, _SMALL = 9, 8
-_DOTS_PER_INCH = 200
 _GOLDEN = (math.sqrt(5) - 1) / 2
-
-
-def similarity_figure(searches: Sequence[SearchRecord]) -> Figure:
-    """Return how alike the cells of the reported epochs are (paper, Fig. 4).
-
-    Cosine of Theta, and Hamming similarity of the masks of an edge's best operations; of several
-    searches the mean over the epochs that all have, their last epochs called `end`.
-    """
-    _require_epochs(searches)
-    labels, rows = _common_epochs(searches)
-    pairs = list(zip(searches, rows, strict=True))
-    vectors = [similarity.continuous_vectors(search.trajectory)[at] for search, at in pairs]
-    cosine = np.mean([similarity.cosine_similarity(vector) for vector in vectors], axis=0)
-    panels = {"cosine of \N{GREEK CAPITAL LETTER THETA}": cosine}
-    for k in sorted(TOPS):
-        masks = [
-            similarity.top_masks(search.trajectory, k, search.settings.cell)[at]
-            for search, at in pairs
-        ]
-        panels[f"Hamming, top {k}"] = np.mean(
-            [similarity.hamming_similarity(m) for m in masks], axis=0
-        )
-    lowest = min(np.nanmin(matrix, initial=0.9) for matrix in panels.values())
-    figure = _figure(5.1)
-    for axes, (name, matrix) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        _draw_matrix(axes, matrix, math.floor(10 * lowest) / 10)
-        axes.set_xticks(range(len(labels)), labels, rotation=90)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set_title(name, **_AXIS_NAME)
-    return figure
 
 
 def convergence_figure(searches: Sequence[SearchRecord]) -> Figure:
@@ -90,7 +59,7 @@ def convergence_figure(searches: Sequence[SearchRecord]) -> Figure:
 
     Of several searches a thin line each, and their median, in which one that has ended stays at 1.
     """
-    _require_epochs(searches)
+    require_epochs(searches)
     figure, (axes,) = panels(2.6, "cosine to the last \N{GREEK CAPITAL LETTER THETA}")
     vectors = [similarity.continuous_vectors(search.trajectory) for search in searches]
     _draw_curves(axes, searches, [similarity.convergence(vector) for vector in vectors])
@@ -105,8 +74,8 @@ def importance_figure(search: SearchRecord) -> Figure:
     A column for the node that an edge enters, a row for the one it leaves. Its name is bold if the
     cell keeps it; below stands its final operation, in brackets where it merely leads.
     """
-    _require_epochs([search])
-    figure = _figure(1.45 * WIDTH)
+    require_epochs([search])
+    figure = empty_figure(1.45 * WIDTH)
     sources = range(INTERMEDIATE_NODES[-1])
     grid = figure.add_gridspec(len(sources), len(INTERMEDIATE_NODES))
     share, kept = emergence.shares(search.trajectory), emergence.final_genotype(search).operations
@@ -114,10 +83,10 @@ def importance_figure(search: SearchRecord) -> Figure:
         axes = figure.add_subplot(grid[edge.source, edge.target - INTERMEDIATE_NODES[0]])
         _draw_shares(axes, search, share[:, index], edge)
         outcome = _outcome(search, index)
-        axes.set_title(_edge_label(edge), color=INK, size=_SIZE, pad=12)
+        axes.set_title(_edge_label(edge), color=INK, size=SIZE, pad=12)
         axes.title.set_fontweight("bold" if outcome and edge in kept else "normal")
         place = (0.5, 1), (0, 3), "axes fraction", "offset points"
-        axes.annotate(outcome, *place, ha="center", size=_SMALL, color=MUTED)
+        axes.annotate(outcome, *place, ha="center", size=SMALL, color=MUTED)
         if edge.source < edge.target - 1:
             axes.tick_params(labelbottom=False)
     key = figure.add_subplot(grid[3:, :2])
@@ -134,7 +103,7 @@ def emergence_figure(searches: Sequence[SearchRecord], moment: Moment = "first")
     A dot is an edge, or in the last row a node, of one search, the bar the quartiles, the stroke
     the median. Node 2 is left out, since it has no edges to choose from.
     """
-    _require_epochs(searches)
+    require_epochs(searches)
     rows: dict[str, list[float]] = {f"operation in top {k}": [] for k in TOPS}
     rows["both edges of a node"] = []
     for search in searches:
@@ -148,7 +117,7 @@ def emergence_figure(searches: Sequence[SearchRecord], moment: Moment = "first")
 
 def difficulty_figure(searches: Sequence[SearchRecord], moment: Moment = "first") -> Figure:
     """Return when every edge's final operation became the most important one (paper, Fig. 7)."""
-    _require_epochs(searches)
+    require_epochs(searches)
     found = [emergence.edge_emergence(search) for search in searches]
     warmups = [search.settings.schedule.warmup_epochs for search in searches]
     ranked = emergence.edge_difficulty(found, moment).items()
@@ -158,7 +127,7 @@ def difficulty_figure(searches: Sequence[SearchRecord], moment: Moment = "first"
 
 def pruning_figure(searches: Sequence[SearchRecord]) -> Figure:
     """Return how many operations are left and how many edges decided, after every epoch's prune."""
-    _require_epochs(searches)
+    require_epochs(searches)
     figure, (above, below) = panels(3.6, "operations left", "edges decided")
     left = [emergence.operations_left(search.trajectory, search.events) for search in searches]
     _draw_curves(above, searches, [counts.sum(axis=1) for counts in left], steps=True)
@@ -175,7 +144,7 @@ def entropy_figure(searches: Sequence[SearchRecord]) -> Figure:
     Of several searches each edge's mean, in which an edge of one that has ended stays as it is, or
     at zero where it was decided.
     """
-    _require_epochs(searches)
+    require_epochs(searches)
     figure, (axes,) = panels(2.8, "entropy of p in nats")
     grid = _grid(searches)
     held = np.ma.masked_invalid([_held_entropy(search, grid) for search in searches])
@@ -198,7 +167,7 @@ def operations_figure(genotypes: Sequence[Genotype]) -> Figure:
     axes.barh(names, counts, color=list(OPERATION_COLOURS.values()), height=0.7)
     for row, count in enumerate(counts):
         text = f"{count} ({count / total:.1%})"
-        axes.text(1.04 * max(counts), row, text, color=INK, size=_SIZE, va="center")
+        axes.text(1.04 * max(counts), row, text, color=INK, size=SIZE, va="center")
     equal = total / len(OPERATIONS)
     axes.axvline(equal, color=INK, lw=1, ls=(0, (4, 3)), label="if all were equally likely")
     axes.set(ylim=(len(OPERATIONS) - 0.4, -0.6), xlim=(0, 1.3 * max(counts)), xticks=())
@@ -206,59 +175,6 @@ def operations_figure(genotypes: Sequence[Genotype]) -> Figure:
     axes.spines["bottom"].set_visible(False)
     figure.legend(loc="outside upper center", **LEGEND)
     return figure
-
-
-def agreement_figure(genotypes: Sequence[Genotype], names: Sequence[str]) -> Figure:
-    """Return what every two named cells have in common: choices above, kept edges below."""
-    if not genotypes or len(names) != len(genotypes):
-        raise ValueError(
-            "a figure of agreement needs cells and a name for each; got "
-            f"{len(genotypes)} cells and {len(names)} names"
-        )
-    figure = _figure(6.4)
-    parts: dict[similarity.Part, str] = {"choices": "same operation and edge", "edges": "same edge"}
-    for axes, (part, title) in zip(figure.subplots(2, 1), parts.items(), strict=True):
-        image = _draw_matrix(axes, similarity.pairwise_agreement(genotypes, part), 0.0)
-        numbers = range(len(names))
-        if len(names) > MANY:
-            numbers = range(4, len(names), 5)
-            axes.set_yticks(numbers, [str(number + 1) for number in numbers])
-            # The key to the colours is in the half of the matrix that is left empty.
-            bar = figure.colorbar(image, cax=axes.inset_axes((0.8, 0.55, 0.05, 0.4)))
-            bar.set_ticks((0, 0.5, 1))
-            bar.ax.tick_params(colors=MUTED, labelsize=_SIZE)
-            bar.outline.set_visible(False)
-        else:
-            axes.set_yticks(numbers, [f"{name} ({i})" for i, name in enumerate(names, start=1)])
-        axes.set_xticks(numbers, [str(number + 1) for number in numbers])
-        axes.set_title(f"{title} ({float(similarity.chance(part)[0]):.2f} by chance)", **_AXIS_NAME)
-    return figure
-
-
-_AXIS_NAME: dict[str, Any] = {"loc": "left", "color": MUTED, "size": _SIZE}
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": _SIZE, "labelcolor": INK}
-
-
-def _figure(height: float, width: float = WIDTH) -> Figure:
-    size = (width, height)
-    return Figure(figsize=size, dpi=_DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
-
-
-def panels(height: float, *titles: str, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its axes, at least one, one below the other on the same x."""
-    figure = _figure(height, width)
-    made = list(figure.subplots(len(titles) or 1, 1, sharex=True, squeeze=False).flat)
-    for axes, title in zip(made, titles or [""], strict=True):
-        _style(axes)
-        axes.spines["bottom"].set(visible=True, color=MUTED)
-        axes.set_title(title, **_AXIS_NAME)
-    return figure, made
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor("none")
-    axes.tick_params(colors=MUTED, labelsize=_SIZE)
-    axes.spines[:].set_visible(False)
 
 
 def _finish_timeline(
@@ -272,7 +188,7 @@ def _finish_timeline(
         for number, epoch in enumerate(sorted(ends)):
             label = "" if number else "end of warm-up"
             axes.axvline(epoch, color=MUTED, lw=1, ls=":", label=label)
-    drawn[-1].set_xlabel("epoch", color=MUTED, size=_SIZE)
+    drawn[-1].set_xlabel("epoch", color=MUTED, size=SIZE)
     drawn[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
     handles, labels = drawn[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), **LEGEND)
@@ -280,17 +196,6 @@ def _finish_timeline(
 
 def _edge_label(edge: Edge) -> str:
     return f"v{edge.source} \N{RIGHTWARDS ARROW} v{edge.target}"
-
-
-def _require_epochs(searches: Sequence[SearchRecord]) -> None:
-    lengths = [len(search.trajectory.epoch) for search in searches]
-    if not lengths or min(lengths) == 0:
-        first = lengths.index(0) + 1 if lengths else 0
-        found = f"number {first} of {len(lengths)} has none" if lengths else "got none"
-        raise ValueError(
-            f"a figure of searches needs at least one, each with an epoch or more; {found}: leave "
-            "out a run that searches nothing, and wait for the first epoch of the others"
-        )
 
 
 def _grid(searches: Sequence[SearchRecord]) -> Int[np.ndarray, " epochs"]:
@@ -370,7 +275,7 @@ def _strips(
         if len(epochs) < len(found):
             text, place = f"not in {len(found) - len(epochs)} of {len(found)}", (1, y)
             ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}
-            style: dict[str, Any] = {"ha": "right", "va": "center", "color": MUTED, "size": _SMALL}
+            style: dict[str, Any] = {"ha": "right", "va": "center", "color": MUTED, "size": SMALL}
             axes.annotate(text, place, place, ("axes fraction", "data"), bbox=ground, **style)
     lasted = [int(s.trajectory.epoch[-1]) - s.settings.schedule.warmup_epochs for s in searches]
     end = max(2, *lasted)
@@ -381,50 +286,8 @@ def _strips(
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.grid(axis="x", color=MUTED, alpha=0.25, lw=0.6)
-    axes.set_xlabel("epochs after the warm-up", color=MUTED, size=_SIZE)
+    axes.set_xlabel("epochs after the warm-up", color=MUTED, size=SIZE)
     return figure
-
-
-def _draw_matrix(axes: Axes, matrix: Float[np.ndarray, "rows rows"], lowest: float) -> AxesImage:
-    """Draw the lower half of a symmetric matrix of at most one, with its numbers if they fit."""
-    _style(axes)
-    axes.tick_params(length=0)
-    above = ~np.tri(len(matrix), dtype=np.bool_)
-    shown = np.ma.masked_where(above | np.isnan(matrix), matrix)
-    image = axes.imshow(shown, SIMILARITY_COLOURS, vmin=lowest, vmax=1.0, interpolation="nearest")
-    for row, column in np.argwhere(~above) if len(matrix) <= MANY else ():
-        value = matrix[row, column]
-        light = (value - lowest) / (1 - lowest) > 0.5
-        colour = MUTED if np.isnan(value) else ON_LIGHT if light else ON_DARK
-        where: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
-        axes.text(column, row, _short(value), color=colour, size=_SMALL, **where)
-    return image
-
-
-def _short(share: float) -> str:
-    """Return a number of at most one in two decimals without its zero: `.97`, `1`."""
-    if np.isnan(share):
-        return "\N{EN DASH}"
-    text = f"{share:.2f}".replace("-", "\N{MINUS SIGN}")
-    return "1" if text == "1.00" else text.replace("0.", ".")
-
-
-def _common_epochs(
-    searches: Sequence[SearchRecord],
-) -> tuple[list[str], list[Int[np.ndarray, " reported"]]]:
-    """Return the names of the epochs all searches report, and their rows in each trajectory."""
-    reported = [
-        similarity.reported_epochs(search.trajectory, search.settings.schedule)
-        for search in searches
-    ]
-    ends = {epochs[-1] for epochs in reported}
-    common = sorted(set.intersection(*map(set, reported)) - ends)
-    labels = [*map(str, common), str(*ends) if len(ends) == 1 else "end"]
-    rows = [
-        np.searchsorted(search.trajectory.epoch, [*common, epochs[-1]])
-        for search, epochs in zip(searches, reported, strict=True)
-    ]
-    return labels, rows
 
 
 def _outcome(search: SearchRecord, index: int) -> str:
@@ -441,7 +304,7 @@ def _draw_shares(
     axes: Axes, search: SearchRecord, share: Float[np.ndarray, "epochs operations"], edge: Edge
 ) -> None:
     """Draw an edge's shares as an image of one column per epoch, and a cross for every prune."""
-    _style(axes)
+    bare_axes(axes)
     epochs = search.trajectory.epoch
     start, end = epochs[0] - 1, epochs[-1]
     how: dict[str, Any] = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}

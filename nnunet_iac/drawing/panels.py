@@ -1,0 +1,43 @@
+"""Panels that all figures of searches and comparisons share: their size, text and colours."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
+
+WIDTH = 4.6
+"""Inches of every figure: few, so that its text stays legible where the page is narrow."""
+
+SIZE, SMALL = 9, 8
+"""Points of the text, and of the text inside a drawing."""
+
+DOTS_PER_INCH = 200
+
+AXIS_NAME: dict[str, Any] = {"loc": "left", "color": MUTED, "size": SIZE}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": SIZE, "labelcolor": INK}
+
+
+def empty_figure(height: float, width: float = WIDTH) -> Figure:
+    """Return a figure without axes; its size is in inches."""
+    size = (width, height)
+    return Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
+
+
+def panels(height: float, *titles: str, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its axes, at least one, one below the other on the same x."""
+    figure = empty_figure(height, width)
+    made = list(figure.subplots(len(titles) or 1, 1, sharex=True, squeeze=False).flat)
+    for axes, title in zip(made, titles or [""], strict=True):
+        bare_axes(axes)
+        axes.spines["bottom"].set(visible=True, color=MUTED)
+        axes.set_title(title, **AXIS_NAME)
+    return figure, made
+
+
+def bare_axes(axes: Axes) -> None:
+    """Leave of the axes what is drawn and their numbers."""
+    axes.set_facecolor("none")
+    axes.tick_params(colors=MUTED, labelsize=SIZE)
+    axes.spines[:].set_visible(False)
