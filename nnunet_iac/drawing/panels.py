@@ -10,13 +10,13 @@ from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 WIDTH = 4.6
 """Inches of every figure: few, so that its text stays legible where the page is narrow."""
 
-TEXT_SIZE, SMALL_TEXT = 9, 8
+LABEL_SIZE, SMALL_LABEL = 9, 8
 """Points of the text, and of the text inside a drawing."""
 
 DOTS_PER_INCH = 200
 
-AXIS_NAME: dict[str, Any] = {"loc": "left", "color": MUTED, "size": TEXT_SIZE}
-LEGEND: dict[str, Any] = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
+AXIS_NAME: dict[str, Any] = {"loc": "left", "color": MUTED, "size": LABEL_SIZE}
+LEGEND: dict[str, Any] = {"frameon": False, "fontsize": LABEL_SIZE, "labelcolor": INK}
 
 
 def empty_figure(height: float, width: float = WIDTH) -> Figure:
@@ -39,5 +39,5 @@ def panels(height: float, *titles: str, width: float = WIDTH) -> tuple[Figure, l
 def bare_axes(axes: Axes) -> None:
     """Leave of the axes what is drawn and their numbers."""
     axes.set_facecolor("none")
-    axes.tick_params(colors=MUTED, labelsize=TEXT_SIZE)
+    axes.tick_params(colors=MUTED, labelsize=LABEL_SIZE)
     axes.spines[:].set_visible(False)

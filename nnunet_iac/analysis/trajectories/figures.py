@@ -29,9 +29,9 @@ from nnunet_iac.analysis.trajectories.similarity_figures import MANY
 from nnunet_iac.drawing.cell_picture import OPERATION_COLOURS, operation_label
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
 from nnunet_iac.drawing.panels import (
+    LABEL_SIZE,
     LEGEND,
-    SMALL_TEXT,
-    TEXT_SIZE,
+    SMALL_LABEL,
     WIDTH,
     bare_axes,
     empty_figure,
@@ -83,10 +83,10 @@ def importance_figure(search: SearchRecord) -> Figure:
         axes = figure.add_subplot(grid[edge.source, edge.target - INTERMEDIATE_NODES[0]])
         _draw_shares(axes, search, share[:, index], edge)
         outcome = _outcome(search, index)
-        axes.set_title(_edge_label(edge), color=INK, size=TEXT_SIZE, pad=12)
+        axes.set_title(_edge_label(edge), color=INK, size=LABEL_SIZE, pad=12)
         axes.title.set_fontweight("bold" if outcome and edge in kept else "normal")
         place = (0.5, 1), (0, 3), "axes fraction", "offset points"
-        axes.annotate(outcome, *place, ha="center", size=SMALL_TEXT, color=MUTED)
+        axes.annotate(outcome, *place, ha="center", size=SMALL_LABEL, color=MUTED)
         if edge.source < edge.target - 1:
             axes.tick_params(labelbottom=False)
     key = figure.add_subplot(grid[3:, :2])
@@ -167,7 +167,7 @@ def operations_figure(genotypes: Sequence[Genotype]) -> Figure:
     axes.barh(names, counts, color=list(OPERATION_COLOURS.values()), height=0.7)
     for row, count in enumerate(counts):
         text = f"{count} ({count / total:.1%})"
-        axes.text(1.04 * max(counts), row, text, color=INK, size=TEXT_SIZE, va="center")
+        axes.text(1.04 * max(counts), row, text, color=INK, size=LABEL_SIZE, va="center")
     equal = total / len(OPERATIONS)
     axes.axvline(equal, color=INK, lw=1, ls=(0, (4, 3)), label="if all were equally likely")
     axes.set(ylim=(len(OPERATIONS) - 0.4, -0.6), xlim=(0, 1.3 * max(counts)), xticks=())
@@ -188,7 +188,7 @@ def _finish_timeline(
         for number, epoch in enumerate(sorted(ends)):
             label = "" if number else "end of warm-up"
             axes.axvline(epoch, color=MUTED, lw=1, ls=":", label=label)
-    drawn[-1].set_xlabel("epoch", color=MUTED, size=TEXT_SIZE)
+    drawn[-1].set_xlabel("epoch", color=MUTED, size=LABEL_SIZE)
     drawn[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=(1, 2, 5, 10)))
     handles, labels = drawn[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), **LEGEND)
@@ -279,7 +279,7 @@ def _strips(
                 "ha": "right",
                 "va": "center",
                 "color": MUTED,
-                "size": SMALL_TEXT,
+                "size": SMALL_LABEL,
             }
             axes.annotate(text, place, place, ("axes fraction", "data"), bbox=ground, **style)
     lasted = [int(s.trajectory.epoch[-1]) - s.settings.schedule.warmup_epochs for s in searches]
@@ -291,7 +291,7 @@ def _strips(
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.grid(axis="x", color=MUTED, alpha=0.25, lw=0.6)
-    axes.set_xlabel("epochs after the warm-up", color=MUTED, size=TEXT_SIZE)
+    axes.set_xlabel("epochs after the warm-up", color=MUTED, size=LABEL_SIZE)
     return figure
 
 

@@ -14,7 +14,7 @@ from matplotlib.image import AxesImage
 from nnunet_iac.analysis.trajectories import similarity
 from nnunet_iac.analysis.trajectories.emergence import TOPS, SearchRecord, require_epochs
 from nnunet_iac.drawing.figure_files import MUTED
-from nnunet_iac.drawing.panels import AXIS_NAME, SMALL_TEXT, TEXT_SIZE, bare_axes, empty_figure
+from nnunet_iac.drawing.panels import AXIS_NAME, LABEL_SIZE, SMALL_LABEL, bare_axes, empty_figure
 from nnunet_iac.search.genotype import Genotype
 
 ON_DARK, ON_LIGHT = "#fefefe", "#010101"
@@ -75,7 +75,7 @@ def agreement_figure(genotypes: Sequence[Genotype], names: Sequence[str]) -> Fig
             # The key to the colours is in the half of the matrix that is left empty.
             bar = figure.colorbar(image, cax=axes.inset_axes((0.8, 0.55, 0.05, 0.4)))
             bar.set_ticks((0, 0.5, 1))
-            bar.ax.tick_params(colors=MUTED, labelsize=TEXT_SIZE)
+            bar.ax.tick_params(colors=MUTED, labelsize=LABEL_SIZE)
             bar.outline.set_visible(False)
         else:
             axes.set_yticks(numbers, [f"{name} ({i})" for i, name in enumerate(names, start=1)])
@@ -96,7 +96,7 @@ def _draw_matrix(axes: Axes, matrix: Float[np.ndarray, "rows rows"], lowest: flo
         light = (value - lowest) / (1 - lowest) > 0.5
         colour = MUTED if np.isnan(value) else ON_LIGHT if light else ON_DARK
         where: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
-        axes.text(column, row, _short(value), color=colour, size=SMALL_TEXT, **where)
+        axes.text(column, row, _short(value), color=colour, size=SMALL_LABEL, **where)
     return image
 
 
