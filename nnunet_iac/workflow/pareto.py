@@ -14,7 +14,8 @@ from nnunet_iac.analysis.scores.case_scores import patient_means, pooled
 from nnunet_iac.analysis.scores.method_table import run_scores
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
+from nnunet_iac.drawing.figure_files import INK, MUTED, plain_axes, write_figure
+from nnunet_iac.drawing.panels import AXIS_NAME, LABEL_SIZE, LEGEND, empty_figure
 from nnunet_iac.host.plans import require_file_ending, settings_of
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.search.cost import Cost
@@ -216,8 +217,6 @@ def table(found: Sequence[ParetoPoint]) -> str:
     return "\n".join(lines)
 
 
-FIGURE_SIZE = (4.6, 5.2)  # Inches: the text stays legible on a narrow page.
-TEXT_SIZE = 9
 CAP_STYLE: Any = {"textcoords": "offset points", "color": MUTED, "size": 8, "ha": "right"}
 
 
@@ -232,7 +231,7 @@ def pareto_figure(found: Sequence[ParetoPoint]) -> Figure:
     if not found:
         raise ValueError("a figure of widths needs a finished training; got none: train one first")
     shown = [method for method in STYLES if method in {p.method for p in found}]
-    figure = Figure(figsize=FIGURE_SIZE, dpi=200, facecolor=PAPER, layout="constrained")
+    figure = empty_figure(5.2)
     panels = figure.subplots(2, 1, sharey=True)
     labels = {"parameters": "parameters", "macs": "MACs of one patch"}
     for axes, (name, label) in zip(panels, labels.items(), strict=True):
@@ -248,12 +247,11 @@ def pareto_figure(found: Sequence[ParetoPoint]) -> Figure:
             style: Any = {"color": colour, "lw": 1.4, "ms": 4.5, "marker": marker}
             axes.plot(costs, dice, **style, label=shown_name(method))
         axes.set_xscale("log")
-        plain_axes(axes, TEXT_SIZE)
-        axes.set_xlabel(label, color=MUTED, size=TEXT_SIZE)
-        axes.set_title("mean Dice over patients", loc="left", color=MUTED, size=TEXT_SIZE)
-    plain: Any = {"frameon": False, "fontsize": TEXT_SIZE, "labelcolor": INK}
+        plain_axes(axes, LABEL_SIZE)
+        axes.set_xlabel(label, color=MUTED, size=LABEL_SIZE)
+        axes.set_title("mean Dice over patients", **AXIS_NAME)
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=len(names), **plain)
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), **LEGEND)
     return figure
 
 
