@@ -38,19 +38,6 @@ class AdamTrainer(nnUNetTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
 
-class nnUNetTrainerAdam_4epochs(AdamTrainer):
-    """An ordinary nnU-Net trained for 4 epochs of 100 iterations, as long as `preset=adapt` adapts.
-
-    Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
-    """
-
-    changes: ClassVar[dict[str, Any]] = {
-        "num_epochs": 4,
-        "num_iterations_per_epoch": 100,
-        "num_val_iterations_per_epoch": 5,
-    }
-
-
 class nnUNetTrainerAdam_8epochs(AdamTrainer):
     """An ordinary nnU-Net trained for 8 epochs of 100 iterations.
 
@@ -62,6 +49,15 @@ class nnUNetTrainerAdam_8epochs(AdamTrainer):
         "num_iterations_per_epoch": 100,
         "num_val_iterations_per_epoch": 5,
     }
+
+
+class nnUNetTrainerAdam_4epochs(AdamTrainer):
+    """An ordinary nnU-Net trained for 4 epochs of 100 iterations, as long as `preset=adapt` adapts.
+
+    Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
+    """
+
+    changes: ClassVar[dict[str, Any]] = {**nnUNetTrainerAdam_8epochs.changes, "num_epochs": 4}
 
 
 class nnUNetTrainerAdam_40epochs(AdamTrainer):
