@@ -78,8 +78,7 @@ def test_the_simulated_scanner_changes_an_image_the_same_every_time(
 ) -> None:
     image = SimpleITK.ReadImage(str(next((DATA / "imagesTr").iterdir())))
     shift = script("evidence/adaptation/shift")
-    strong = shift.SHIFTS["Dataset031_HippocampusShifted"]
-    changed = [shift.shifted(image, strong) for _ in range(2)]
+    changed = [shift.shifted(image) for _ in range(2)]
     before, after, again = map(SimpleITK.GetArrayFromImage, (image, *changed))
     assert (after == again).all()
     assert changed[0].GetSpacing() == image.GetSpacing()

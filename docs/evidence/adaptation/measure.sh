@@ -1,28 +1,27 @@
 #!/usr/bin/env bash
 # Trains a source and runs studies of adapting it: measure.sh PAIR FOLDER [STUDY...]
-# PAIR is heart, hippocampus or hippocampus-mild. Of the studies, `rates` chooses learning rates, `k3` adapts to three cases, `k3-scratch`
+# PAIR is heart or hippocampus. Of the studies, `rates` chooses learning rates, `k3` adapts to three cases, `k3-scratch`
 # trains on them from scratch, and so on; by default all are run, for hours on two cores. FOLDER gets studies and splits.
 # Run again, it resumes. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and among the raw
 # data Dataset027_ACDC128 and Dataset030_CMRbSSFP with their splits_final.json, or Dataset004_Hippocampus.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-pair=${1:?a pair must be named: heart, hippocampus or hippocampus-mild}
+pair=${1:?a pair must be named: heart or hippocampus}
 folder=${2:?a folder for studies and splits must be named}
 shift 2
 eval "$(nnunet-iac trainers-dir --export)"
 export OMP_WAIT_POLICY=passive
-source=${pair%-mild}
 run() {
     nnunet-iac study "$1" --cores "${CORES:-2}"
     cp "$nnUNet_results/studies/adaptation-$2/results.json" "$here/$2.json"
 }
 # The hippocampus's model is stored (licence and attribution of its data: data.md).
-if [ "$source" = hippocampus ]; then
+if [ "$pair" = hippocampus ]; then
     python "$here/shift.py"
     stored=Dataset004_Hippocampus/nnUNetTrainerAdam_80epochs__middle-double__2d
     [ -d "$nnUNet_results/$stored" ] || nnUNetv2_install_pretrained_model_from_zip "$here/hippocampus-source.zip"
 fi
-run "$here/$source-source.yaml" "$source-source"
+run "$here/$pair-source.yaml" "$pair-source"
 studies=$(python "$here/studies.py" "$pair" "$folder")
 [ $# -gt 0 ] || read -ra all <<<"$studies"
 for study in "${@:-${all[@]}}"; do

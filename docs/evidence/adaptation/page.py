@@ -25,11 +25,9 @@ from nnunet_iac.runs.scores import mean_of_present
 HERE = Path(__file__).parent
 PAIRS = {
     "heart": "Cine MRI of the heart: ACDC to another site and sequence",
-    "hippocampus-mild": "Hippocampus: a simulated change of the scanner",
-    "hippocampus": "Hippocampus: a strong simulated change of the scanner",
+    "hippocampus": "Hippocampus: a simulated change of the scanner",
 }
-ALL_CASES = (1, 3, 5, 10)
-CASES = {"heart": ALL_CASES, "hippocampus-mild": ALL_CASES, "hippocampus": (3,)}
+CASES = {"heart": (1, 3, 5, 10), "hippocampus": (3,)}
 """How many cases each pair is adapted to; studies.py plans the same."""
 
 SEARCHED = {"heart": "acdc", "hippocampus": "hippocampus"}
@@ -254,7 +252,7 @@ def rates(folder: Path, pair: str) -> list[Row]:
 
 def convergence(folder: Path, pair: str) -> list[Convergence]:
     """Return whether the source has converged, which the study of searches shows."""
-    measured = result(folder.parent / "search", f"{SEARCHED[pair.removesuffix('-mild')]}-converged")
+    measured = result(folder.parent / "search", f"{SEARCHED[pair]}-converged")
     return [] if measured is None else convergences(measured)
 
 

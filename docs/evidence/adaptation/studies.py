@@ -26,8 +26,7 @@ from nnunet_iac.workflow.study_plans import fold_folder
 HERE = Path(__file__).parent
 TARGETS = {
     "heart": "Dataset030_CMRbSSFP",
-    "hippocampus": "Dataset031_HippocampusShifted",
-    "hippocampus-mild": "Dataset032_HippocampusMild",
+    "hippocampus": "Dataset032_HippocampusMild",
 }
 """The data set that each pair's source is adapted to."""
 
@@ -40,8 +39,8 @@ DRAWS_FOR_RATES = 2
 TRIED = ("random-norms", "random-wide", "random-ema")
 """Methods that are tried with `FOR_RATES` cases only."""
 
-LIMIT = "hippocampus"
-"""The pair that shows what a strong change costs; it has studies of `FOR_RATES` cases only."""
+SIMULATED = "hippocampus"
+"""The pair whose target is made by shift.py; it has studies of `FOR_RATES` cases only."""
 
 RATES = {"continued": (1e-3, 1e-4, 3e-4, 3e-3), "random": (3e-3, 1e-3, 1e-2, 3e-2)}
 """What is tried for the methods that train the network, and for those that train cells.
@@ -106,12 +105,12 @@ class Pair:
 
     @property
     def _source_file(self) -> Path:
-        return HERE / f"{self.name.removesuffix('-mild')}-source.yaml"
+        return HERE / f"{self.name}-source.yaml"
 
     @property
     def cases(self) -> tuple[int, ...]:
         """How many cases it is adapted to, in the order in which that is measured."""
-        others = () if self.name == LIMIT else tuple(k for k in CASES if k != FOR_RATES)
+        others = () if self.name == SIMULATED else tuple(k for k in CASES if k != FOR_RATES)
         return FOR_RATES, *others
 
     @property
