@@ -17,7 +17,7 @@ from nnunet_iac.runs.atomic import write_text
 from nnunet_iac.search.setting_parts import STRUCTURAL, RetentionName
 from nnunet_iac.search.settings import PARTS, PRESETS, RENAMED, Settings
 from nnunet_iac.training.method import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH
-from nnunet_iac.training.preflight import used_settings
+from nnunet_iac.training.setting_checks import used_settings
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "nnunet_iac"

@@ -1,12 +1,19 @@
-"""The memory that a device has free, within the limits of a container."""
+"""The memory that a device has free, and whether a training step fits in it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import torch
 
+from nnunet_iac.nn.cost import run_memory
+from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.search.setting_parts import CellConfig
+
 SYSTEM = Path("/")
+
+GIGABYTE = 1e9
+SMALLEST_RATIO = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,60 @@ def _left_in_cgroup(folder: Path, files: CgroupFiles) -> int | None:
         return None
     numbers = dict(line.split() for line in stat.read_text().splitlines())
     return int(text) - max(0, int(used.read_text()) - int(numbers.get(files.cached, 0)))
+
+
+def enable_checkpointing_if_needed(
+    network: RetrofittedUNet,
+    batch: Sequence[int],
+    device: torch.device,
+    cell: CellConfig,
+    resized: Callable[[CellConfig], RetrofittedUNet],
+) -> str:
+    """Turn on activation checkpointing if a training step does not fit without; return a log line.
+
+    `batch` is the shape of the images, (batch, channels, *spatial); `resized` makes the network of
+    other cells, for the error that names cells which would fit.
+    """
+    free = free_memory(device)
+    needed = run_memory(network, batch, device)
+    if free is None:
+        return f"Memory: a training step needs about {_text(needed.kept)}"
+    if not network.activation_checkpointing and needed.kept <= free:
+        return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
+    if needed.checkpointed <= free:
+        asked = network.activation_checkpointing
+        why = "as the settings ask" if asked else "since it would not fit otherwise"
+        network.activation_checkpointing = True
+        return (
+            f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} "
+            f"free with activation checkpointing, {why}"
+        )
+    raise RuntimeError(
+        f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
+        f"activation checkpointing, and {_text(free)} are free on {device}: "
+        f"{_cure(cell, batch, device, free, resized)}"
+    )
+
+
+def _cure(
+    cell: CellConfig,
+    batch: Sequence[int],
+    device: torch.device,
+    free: int,
+    resized: Callable[[CellConfig], RetrofittedUNet],
+) -> str:
+    """Return what would fit: smaller cells if any do, else a smaller batch or patch."""
+    ratio = cell.channel_ratio / 2
+    while ratio >= SMALLEST_RATIO and cell.implant == "cell":
+        smaller = replace(cell, channel_ratio=ratio, min_channels=cell.partial_channels)
+        if run_memory(resized(smaller), batch, device).checkpointed <= free:
+            return (
+                f"plan smaller cells, for example --set channel_ratio={ratio:g} "
+                f"min_channels={smaller.min_channels}"
+            )
+        ratio /= 2
+    return "free memory, or use plans with a smaller batch or patch"
+
+
+def _text(size: int) -> str:
+    return f"{size / GIGABYTE:.1f} GB"

@@ -1,14 +1,12 @@
-"""Checks before long work: plans, settings, data, split, backbone, memory and disk."""
+"""Checks before long work: data, split, backbone, memory and disk."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
@@ -17,16 +15,12 @@ from nnunet_iac.host.plans import (
     SECTION,
     configuration_of,
     lineage,
-    require_dataset_name,
-    require_file_ending,
-    require_identifier,
-    require_trainable,
 )
-from nnunet_iac.nn.cost import cell_costs, run_memory
+from nnunet_iac.nn.cost import cell_costs
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.nn.skip_unet import SkipModuleUNet
-from nnunet_iac.runs.fold import require_space, require_writable
+from nnunet_iac.runs.fold import require_space
 from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import SPLITS, require_splits
 from nnunet_iac.search.cost import CellCosts
@@ -34,136 +28,22 @@ from nnunet_iac.search.discretisation import require_possible
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import named, shared_patients
 from nnunet_iac.search.setting_parts import CellConfig
-from nnunet_iac.search.settings import PRESETS, Settings, present_names
+from nnunet_iac.search.settings import Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
 from nnunet_iac.training.compilation import compiles_cells, require_compiler
 from nnunet_iac.training.cost import network_cost
-from nnunet_iac.training.memory import free_memory
+from nnunet_iac.training.memory import enable_checkpointing_if_needed
 from nnunet_iac.training.method import Method
-from nnunet_iac.training.recorder import tensorboard_wanted
-
-PRETRAINED = "-pretrained_weights"
-"""nnUNetv2_train's option to start from the weights of another network."""
+from nnunet_iac.training.setting_checks import used_settings
 
 COMPILE_VARIABLE = "nnUNet_compile"
 
 FILES_IN_A_FOLD = 4
 """Checkpoints that may lie in a fold at once: latest, previous, best, and one being written."""
 
-GIGABYTE = 1e9
-SMALLEST_RATIO = 1 / 64
-
 SUFFIXES = (".b2nd", ".npz", ".npy")
 """Of the files in which nnU-Net's data sets, new and old, keep predictions of the first stage."""
-
-
-def checked_settings(
-    plans: Mapping[str, Any],
-    configuration: str,
-    fold: object,
-    dataset_json: Mapping[str, Any],
-    trainer: str,
-    method: Method,
-    overrides: Mapping[str, Any],
-) -> Settings:
-    """Return the settings of a run after checking all that a trainer is made from.
-
-    That is what nnU-Net gives it, the name, method and fixed settings of its class, and nnU-Net's
-    folder of results, if it is set.
-    """
-    config = configuration_of(plans, configuration)
-    require_trainable(config)
-    _require_no_pretrained_weights(trainer)
-    if fold != "all" and (type(fold) is not int or fold < 0):
-        raise ValueError(f"the fold must be all or an integer >= 0; got {fold!r}: give another")
-    written, _ = present_names(config.get(SECTION, {}))
-    settings = Settings.from_mapping({**written, **overrides})
-    require_usable(method, settings)
-    require_identifier(plans.get("plans_name"))
-    require_dataset_name(plans.get("dataset_name"))
-    require_file_ending(dataset_json.get("file_ending"))
-    if nnUNet_results.is_set():
-        model = f"{trainer}__{plans['plans_name']}__{configuration}"
-        require_writable(Path(f"{nnUNet_results}") / plans["dataset_name"] / model / f"fold_{fold}")
-    tensorboard_wanted()
-    return settings
-
-
-def _require_no_pretrained_weights(trainer: str) -> None:
-    """Check that nnUNetv2_train is not to load weights, of which it would demand cells as well."""
-    # As argparse reads it: the name may be shortened, but -p is another option.
-    words = [word.partition("=")[0] for word in sys.argv[1:]]
-    if any(len(word) > 2 and PRETRAINED.startswith(word) for word in words):
-        raise ValueError(
-            f"the backbone of {trainer} is named by a setting and not by {PRETRAINED}, which "
-            "nnUNetv2_train was given: leave it out, and train with plans that nnunet-iac plan … "
-            "--set backbone_checkpoint=FILE has written"
-        )
-
-
-def require_usable(method: Method, settings: Settings) -> None:
-    """Check that a method can run with valid settings; a search must not be given its result."""
-    nothing_given = (settings.cell.genotype, settings.cell.skip) == (None, "cell")
-    if method.searches and not nothing_given:
-        raise ValueError(
-            "a search finds its cells by itself; the settings have "
-            f"genotype={settings.cell.genotype}, skip={settings.cell.skip}: use "
-            "nnUNetTrainerIACDiscrete, which does not search, or leave them out"
-        )
-    if method.retrofits and not method.searches and nothing_given:
-        raise ValueError(
-            "nnUNetTrainerIACDiscrete needs the setting genotype, a JSON file or another "
-            "run's fold folder, or random:SEED, identity or conv, or the setting skip; "
-            "make plans that name it with nnunet-iac plan … --set genotype=PATH"
-        )
-    if (part := method.trained_part(settings.cell)) not in method.parts:
-        what = "a retrofit" if method.retrofits else "nnUNetTrainerContinue"
-        raise ValueError(
-            f"trainable_part of {what} must be one of {', '.join(method.parts)}; got {part}: "
-            "choose another, in plans of its own"
-        )
-    if method.prunes:
-        settings.require_prunable()
-    if method.bilevel and settings.schedule.iterations_per_epoch < 2:
-        raise ValueError(
-            "the full search needs iterations_per_epoch >= 2, one batch for the weights and "
-            f"one for the architecture; got {settings.schedule.iterations_per_epoch}: set it to 2 "
-            "or more"
-        )
-
-
-def used_settings(method: Method, settings: Settings) -> set[str]:
-    """Return the names of the settings that a run of the method uses with these settings."""
-    cell, retrofits = settings.cell, method.retrofits
-    is_file = settings.data.backbone_checkpoint is not None
-    searches, prunes = method.searches, method.prunes
-    retention = method.retention(settings.optimisation)
-    uses = {
-        "finetune_epochs finetune_patience finetune_optimizer finetune_lr finetune_schedule "
-        "iterations_per_epoch val_iterations_per_epoch deep_supervision seed deterministic "
-        "patient_pattern backbone_checkpoint allow_leakage trainable_part ema_decay": True,
-        "backbone_trainer backbone_plans": not is_file,
-        "score_source": is_file,
-        "retention": not retrofits or retention != "none",
-        "retention_weight": retention in ("l2-sp", "ewc", "lwf"),
-        "rehearsal_cases": retention == "rehearsal",
-        "skip genotype residual activation_checkpointing": retrofits,
-        "norm": retrofits and cell.implant != "attention",
-        "channel_ratio min_channels partial_channels output_nodes": retrofits
-        and cell.implant in ("cell", "convolution"),
-        "max_parameter_ratio max_mac_ratio compile_cells": retrofits and cell.implant == "cell",
-        "warmup_epochs search_epochs importance edge_transform max_identity weights_lr "
-        "weights_lr_min annealing_power architecture_lr architecture_betas "
-        "architecture_weight_decay": searches,
-        "tan_clamp": searches and cell.edge_transform == "tan",
-        "stability_test patience": prunes,
-        "stability_threshold threshold_growth reset_threshold": prunes
-        and settings.stability.stability_test != "schedule",
-    }
-    used = {name for names, used in uses.items() if used for name in names.split()}
-    # A preset sets the stability test, and some of them lengths and rates.
-    return used | {"preset"} if prunes or used & set(PRESETS[settings.schedule.preset]) else used
 
 
 @dataclass(frozen=True)
@@ -381,60 +261,3 @@ def previous_predictions(
             f"of {first.name}, whose validations write it"
         )
     return folder
-
-
-def enable_checkpointing_if_needed(
-    network: RetrofittedUNet,
-    batch: Sequence[int],
-    device: torch.device,
-    cell: CellConfig,
-    resized: Callable[[CellConfig], RetrofittedUNet],
-) -> str:
-    """Turn on activation checkpointing if a training step does not fit without; return a log line.
-
-    `batch` is the shape of the images, (batch, channels, *spatial); `resized` makes the network of
-    other cells, for the error that names cells which would fit.
-    """
-    free = free_memory(device)
-    needed = run_memory(network, batch, device)
-    if free is None:
-        return f"Memory: a training step needs about {_text(needed.kept)}"
-    if not network.activation_checkpointing and needed.kept <= free:
-        return f"Memory: a training step needs about {_text(needed.kept)} of {_text(free)} free"
-    if needed.checkpointed <= free:
-        asked = network.activation_checkpointing
-        why = "as the settings ask" if asked else "since it would not fit otherwise"
-        network.activation_checkpointing = True
-        return (
-            f"Memory: a training step needs about {_text(needed.checkpointed)} of {_text(free)} "
-            f"free with activation checkpointing, {why}"
-        )
-    raise RuntimeError(
-        f"a training step must fit in memory; it needs about {_text(needed.checkpointed)}, with "
-        f"activation checkpointing, and {_text(free)} are free on {device}: "
-        f"{_cure(cell, batch, device, free, resized)}"
-    )
-
-
-def _cure(
-    cell: CellConfig,
-    batch: Sequence[int],
-    device: torch.device,
-    free: int,
-    resized: Callable[[CellConfig], RetrofittedUNet],
-) -> str:
-    """Return what would fit: smaller cells if any do, else a smaller batch or patch."""
-    ratio = cell.channel_ratio / 2
-    while ratio >= SMALLEST_RATIO and cell.implant == "cell":
-        smaller = replace(cell, channel_ratio=ratio, min_channels=cell.partial_channels)
-        if run_memory(resized(smaller), batch, device).checkpointed <= free:
-            return (
-                f"plan smaller cells, for example --set channel_ratio={ratio:g} "
-                f"min_channels={smaller.min_channels}"
-            )
-        ratio /= 2
-    return "free memory, or use plans with a smaller batch or patch"
-
-
-def _text(size: int) -> str:
-    return f"{size / GIGABYTE:.1f} GB"

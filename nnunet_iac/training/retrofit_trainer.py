@@ -25,6 +25,7 @@ from nnunet_iac.training.lifecycle import Lifecycle, resumable, run_epochs
 from nnunet_iac.training.method import Method
 from nnunet_iac.training.mirroring import keep_to
 from nnunet_iac.training.retention import Retention, chosen_retention
+from nnunet_iac.training.setting_checks import checked_settings
 
 
 class RetrofitTrainer(nnUNetTrainer):
@@ -65,8 +66,7 @@ class RetrofitTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         name, method, given = type(self).__name__, self.method, (plans, configuration, fold)
-        own = (name, method, self.overrides)
-        settings = preflight.checked_settings(*given, dataset_json, *own)
+        settings = checked_settings(*given, dataset_json, name, method, self.overrides)
         self.continues = bool(plans.get("continue_training"))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.settings = settings

@@ -83,7 +83,7 @@ def test_what_was_not_measured_is_named_and_the_search_comes_first(
     first = page.splitlines()[2]
     assert first.startswith("**Searched cells were not better than random ones: better in 0 of 1")
     assert "worse in 0, no difference detected in 1.**" in first
-    assert "Not measured: Hippocampus: a simulated change of the scanner; Hippo" in page
+    assert "Not measured: Hippocampus: a simulated change of the scanner.\n" in page
     targets = rows(page, "## Targets")
     by_cases = {
         cases: [row for row in targets if row[1] == f"heart, {cases}"]

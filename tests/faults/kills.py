@@ -44,7 +44,7 @@ from nnunet_iac.nn.cost import StepMemory
 from nnunet_iac.runs.atomic import write_json, write_text
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
-from nnunet_iac.training import preflight, recorder
+from nnunet_iac.training import memory, recorder
 from nnunet_iac.training.batches import WORKERS_VARIABLE
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
@@ -461,7 +461,7 @@ def leave_out_what_only_takes_time() -> None:
     nnUNetPredictor._internal_maybe_mirror_and_predict = lambda self, image: self.network(image)
     LocalLogger.plot_progress_png = lambda _, folder: Path(folder, "progress.png").write_bytes(b"")
     recorder.draw_cell = lambda _, path, __: write_text(path, "")
-    preflight.run_memory = lambda *_, **__: StepMemory(0, 0, (), 0)
+    memory.run_memory = lambda *_, **__: StepMemory(0, 0, (), 0)
 
 
 def _print(line: str) -> None:

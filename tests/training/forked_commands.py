@@ -64,10 +64,10 @@ def leave_out_what_takes_time(set_attribute: Callable[[Any, str, Any], None]) ->
     from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
     from nnunet_iac.nn.cost import StepMemory
-    from nnunet_iac.training import preflight
+    from nnunet_iac.training import memory
 
     def plot(_: Any, folder: str) -> None:
         Path(folder, "progress.png").write_bytes(b"empty")
 
     set_attribute(LocalLogger, "plot_progress_png", plot)
-    set_attribute(preflight, "run_memory", lambda *_, **__: StepMemory(0, 0, (), 0))
+    set_attribute(memory, "run_memory", lambda *_, **__: StepMemory(0, 0, (), 0))

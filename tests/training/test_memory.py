@@ -15,8 +15,8 @@ from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import identity_genotype
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.setting_parts import CellConfig
-from nnunet_iac.training import memory, preflight
-from nnunet_iac.training.preflight import enable_checkpointing_if_needed
+from nnunet_iac.training import memory
+from nnunet_iac.training.memory import enable_checkpointing_if_needed
 
 CPU = torch.device("cpu")
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
@@ -126,7 +126,7 @@ def network(tiny_unet):
 
 
 def fit(network, tiny_unet, free, monkeypatch):
-    monkeypatch.setattr(preflight, "free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     shape = (4, 2, 64, 64)
     return enable_checkpointing_if_needed(
         network,
@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused_with_cells_that_would(network, tiny_unet, 
 @pytest.fixture
 def make_trainer(make_trainer: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return the maker of trainers, which estimate their memory as they do outside of tests."""
-    monkeypatch.setattr(preflight, "run_memory", run_memory)
+    monkeypatch.setattr(memory, "run_memory", run_memory)
     return make_trainer
 
 
@@ -185,8 +185,8 @@ def test_a_run_that_cannot_fit_is_refused_and_an_earlier_one_stays_as_it_was(
     fold = Path(trainer.output_folder)
     (fold / "checkpoint_final.pth").write_text("of an earlier run")
     before = {path: path.read_bytes() for path in fold.rglob("*")}
-    monkeypatch.setattr(preflight, "GIGABYTE", 1.0)  # The tests' networks are far smaller.
-    monkeypatch.setattr(preflight, "free_memory", lambda device: needed.checkpointed - 1)
+    monkeypatch.setattr(memory, "GIGABYTE", 1.0)  # The tests' networks are far smaller.
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed.checkpointed - 1)
     message = (
         f"needs about {needed.checkpointed}.0 GB, .* and {needed.checkpointed - 1}.0 GB are free"
     )
@@ -207,7 +207,7 @@ def test_the_memory_of_convolutions_is_that_of_their_own_size(
     write_json(path, identity_genotype().to_document())
     short = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 2}
     plans = in_process.write_plans("sized", **short, genotype=f"conv:{path}")
-    monkeypatch.setattr(preflight, "GIGABYTE", 1.0)
+    monkeypatch.setattr(memory, "GIGABYTE", 1.0)
     fold = run_until(make_trainer("nnUNetTrainerIACDiscrete", plans), 1)
     resumed = make_trainer("nnUNetTrainerIACDiscrete", plans, resume=True)
     resumed.run_training()
@@ -230,8 +230,8 @@ def test_a_run_that_fits_only_with_activation_checkpointing_uses_and_logs_it(
     trainer.initialize()
     assert not trainer.unet.activation_checkpointing
     needed = needs(trainer)
-    monkeypatch.setattr(preflight, "GIGABYTE", 1.0)
-    monkeypatch.setattr(preflight, "free_memory", lambda device: needed.kept - 1)
+    monkeypatch.setattr(memory, "GIGABYTE", 1.0)
+    monkeypatch.setattr(memory, "free_memory", lambda device: needed.kept - 1)
     run_until(trainer, 1)
     assert trainer.unet.activation_checkpointing
     line = (

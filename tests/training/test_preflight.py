@@ -10,8 +10,9 @@ from torch import nn
 from nnunet_iac.search.settings import Settings, keys
 from nnunet_iac.training import preflight, trainers
 from nnunet_iac.training.method import IAC, IAC_DISCRETE, IAC_LTH
-from nnunet_iac.training.preflight import Preflight, require_usable
+from nnunet_iac.training.preflight import Preflight
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+from nnunet_iac.training.setting_checks import require_usable
 
 OTHER: dict[str, Any] = {
     "preset": "paper",

@@ -19,8 +19,8 @@ from nnunet_iac.search.space import EDGES
 from nnunet_iac.training import trainers
 from nnunet_iac.training.batches import finish
 from nnunet_iac.training.controller import Phase
-from nnunet_iac.training.preflight import require_usable
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
+from nnunet_iac.training.setting_checks import require_usable
 from nnunet_iac.training.shared_validation import prediction_circumstances
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"
