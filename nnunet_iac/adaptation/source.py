@@ -18,6 +18,7 @@ from nnunet_iac.host.plans import (
     read_plans,
     require_trainable,
 )
+from nnunet_iac.nn.retrofitted_unet import require_supported
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import Backbone, Fold, planned_network, read_backbone
@@ -110,7 +111,7 @@ class SourceModel:
         return planned_network(manager, config, channels, heads)
 
     def read(self) -> Backbone:
-        """Return the checkpoint as a backbone, after checking that it is the plans' network."""
+        """Return the checkpoint as a backbone: the plans' network, and one that takes cells."""
         nowhere = Fold("", self.configuration, "all", ())
         if any(
             key.startswith(IMPLANT_PREFIX)
@@ -121,14 +122,16 @@ class SourceModel:
                 f"{self.checkpoint} has some: name another model (for a retrofit that of its "
                 "backbone, whose path is in iac/backbone.json beside it)"
             )
-        parts = self.network(), self.config, nowhere, DataConfig(), self.model / "none"
+        require_supported(network := self.network())
+        parts = network, self.config, nowhere, DataConfig(), self.model / "none"
         return read_backbone(self.checkpoint, *parts)
 
 
 def model_folder(source: str, configuration: str, trainer: str, plans: str) -> Path:
     """Return the folder of a model: a path as it is, or that of a data set in nnU-Net's results."""
-    if Path(source).exists():
-        return Path(source).resolve()
+    path = Path(source)
+    if path.is_file() or (path / "plans.json").is_file():
+        return path.resolve()
     try:
         name = maybe_convert_to_dataset_name(source)
     except (RuntimeError, ValueError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprint_dataset,
@@ -17,6 +17,7 @@ from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_iac.adaptation.labels import (
@@ -29,7 +30,14 @@ from nnunet_iac.adaptation.labels import (
 )
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
-from nnunet_iac.host.planning import TRUTHS, preprocessed_folder
+from nnunet_iac.host.planning import (
+    CONTINUE_TRAINER,
+    DISCRETE_TRAINER,
+    TRUTHS,
+    preprocessed_folder,
+    trainer_for,
+    with_absolute_paths,
+)
 from nnunet_iac.host.plans import (
     SECTION,
     configuration_of,
@@ -44,8 +52,8 @@ from nnunet_iac.host.plans import (
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import FOLDS, SPLITS
-from nnunet_iac.search.patients import patient_of
-from nnunet_iac.search.setting_parts import DataConfig
+from nnunet_iac.search.patients import named, patient_of
+from nnunet_iac.search.setting_parts import ControlPart, DataConfig
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.backbone import Fold, leakage
 
@@ -107,15 +115,17 @@ def mapped_target(
 ) -> Target:
     """Return a new raw data set with the target's images and its labels as the source has them.
 
+    One that exists is kept, and written again where a label file of the target has changed since.
+
     Raises:
         ValueError: no such mapping; or the data set exists with other cases or another mapping.
     """
     values = mapped_values(source.dataset, target.dataset, renamed, absent)
     require_dataset_name(name)
     folder = target.raw.with_name(name)
-    others = [
-        path.name for path in folder.parent.glob(f"{name.split('_')[0]}_*") if path.name != name
-    ]
+    its, other = f"{name.partition('_')[0]}_", source.plans["dataset_name"]
+    known = {*map(str, find_candidate_datasets(dataset_number(name)))} - {name} | {other}
+    others = sorted(one for one in known if one.startswith(its))
     if others:
         raise ValueError(
             f"a data set's number must be its own; {others[0]} has that of {name}: choose another "
@@ -129,7 +139,9 @@ def mapped_target(
                 f"{folder} exists with other cases, or mapped otherwise, and is not overwritten; "
                 "choose another name with --mapped-dataset, or remove the folder"
             )
-        return found
+        labels = {case: Path(files["label"]) for case, files in found.cases.items()}
+        if all(_changed(labels[case]) >= _changed(t["label"]) for case, t in target.cases.items()):
+            return found
     write_mapped_dataset(target.raw, target.dataset, source.dataset, values, folder)
     return Target.of(name)
 
@@ -189,7 +201,8 @@ def prepare(
     """Prepare a target under a source's plans; return the file of the new plans.
 
     nnU-Net's own functions extract the fingerprint and preprocess, with the source's spacing,
-    normalisation and intensity statistics. What is there already is kept.
+    normalisation and intensity statistics. What is there already is kept, unless raw files have
+    changed since.
 
     Args:
         source: the model.
@@ -205,14 +218,13 @@ def prepare(
     pattern = Settings.from_mapping(values).data.patient_pattern
     for case in target.cases:
         patient_of(case, pattern)  # Raises where the pattern does not match, before long work.
-    plans = adapted_plans(source, target, name, values)
     folder = preprocessed_folder(target.name)
     path = folder / f"{name}.json"
-    if path.exists() and read_json(path) != json.loads(json.dumps(plans)):
-        write_new(path, plans)  # Raises: nothing is overwritten, and found before long work.
+    plans = _joined(path, adapted_plans(source, target, name, values))
     data = folder / plans["configurations"][source.configuration]["data_identifier"]
     _require_own_labels(folder, target)
     _require_own_data(data, path)
+    _require_raw_cases(folder, data, target)
     number = dataset_number(target.name)
     try:
         verify_dataset_integrity(str(target.raw), processes)
@@ -223,14 +235,19 @@ def prepare(
         ) from error
     if not (folder / "dataset_fingerprint.json").is_file():
         extract_fingerprint_dataset(number, num_processes=processes, verbose=False)
-    if not (folder / "dataset.json").is_file():
-        write_json(folder / "dataset.json", target.dataset)
-    write_new(path, plans)
-    truths = {path.name for path in (folder / TRUTHS).glob("*")}
-    ending, there = target.dataset["file_ending"], set(_preprocessed(data))
-    if any(case not in there or f"{case}{ending}" not in truths for case in target.cases):
+    known = folder / "dataset.json"  # nnU-Net reads from it which cases there are.
+    if not known.is_file() or read_json(known) != target.dataset:
+        write_json(known, target.dataset)
+    if not path.exists() or read_json(path) != plans:
+        write_json(path, plans)
+    if not _is_preprocessed(folder, data, target):
         preprocess_dataset(number, name, [source.configuration], [processes])
     write_splits(folder, list(target.cases), pattern)
+    if left_out := set(target.cases) - _split_cases(folder / SPLITS, target):
+        log(
+            f"WARNING: {folder / SPLITS} does not name {named(left_out)}: to train on all cases "
+            "add them, or remove the file and run the same command again"
+        )
     return path
 
 
@@ -241,13 +258,20 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
     number, config = str(dataset_number(target.name)), source.configuration
     own, control = path.stem, f"{path.stem}_control"
-    epochs = settings.latest_end + settings.schedule.finetune_epochs
-    plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control, "--set"]
+    trainer, epochs = trainer_for(settings), settings.schedule.finetune_epochs
     train = ["nnUNetv2_train", number, config, fold, "-tr"]
+    lines = [f"next: {shlex.join([*train, trainer, '-p', own])}"]
+    if trainer == CONTINUE_TRAINER:
+        return lines
+    epochs += 0 if trainer == DISCRETE_TRAINER else settings.latest_end
+    plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control, "--set"]
+    changes = [f"finetune_epochs={epochs}"]
+    if settings.cell.trainable_part not in (None, *get_args(ControlPart)):
+        changes.append("trainable_part=network")
     return [
-        f"next: {shlex.join([*train, 'nnUNetTrainerIACLTH', '-p', own])}",
-        f"control: {shlex.join([*plan, f'finetune_epochs={epochs}'])}",
-        f"then: {shlex.join([*train, 'nnUNetTrainerContinue', '-p', control])}",
+        *lines,
+        f"control: {shlex.join([*plan, *changes])}",
+        f"then: {shlex.join([*train, CONTINUE_TRAINER, '-p', control])}",
     ]
 
 
@@ -264,9 +288,14 @@ def adapted_plans(
     before, own = source.plans["plans_name"], config["data_identifier"]
     suffix = own[len(before) :] if own.startswith(before) else f"_{own}"
     config["data_identifier"] = f"{name}{suffix}"
-    checkpoint = {"backbone_checkpoint": str(source.checkpoint)}
-    settings = {"preset": "adapt", **values, **checkpoint}
-    config[SECTION] = dict(Settings.from_mapping(settings).written)
+    if "backbone_checkpoint" in values:
+        raise ValueError(
+            "backbone_checkpoint is the source's, and is not to be set; got "
+            f"{values['backbone_checkpoint']!r}: name the source with -s"
+        )
+    settings = {"preset": "adapt", **values, "backbone_checkpoint": str(source.checkpoint)}
+    Settings.from_mapping(settings)
+    config[SECTION] = dict(Settings.from_mapping(with_absolute_paths(settings)).written)
     plans["configurations"] = {source.configuration: config}
     plans["image_reader_writer"] = target.reader
     return plans
@@ -310,6 +339,64 @@ def _require_own_data(data: Path, plans: Path) -> None:
             f"preprocessed data must be those of their plans; {data} has some, and {plans} does "
             "not exist: remove that folder, or choose another identifier with -o"
         )
+
+
+def _joined(path: Path, plans: dict[str, Any]) -> dict[str, Any]:
+    """Return plans with what else a file of theirs has: configurations adapted earlier.
+
+    Any other content is a ValueError, since nothing is overwritten.
+    """
+    new = json.loads(json.dumps(plans))
+    if not path.exists():
+        return dict(new)
+    known = read_plans(path)
+    joined = {**new, "configurations": {**known["configurations"], **new["configurations"]}}
+    added = joined["configurations"].keys() - known["configurations"].keys()
+    before = {k: c for k, c in joined["configurations"].items() if k not in added}
+    if {**joined, "configurations": before} != known:
+        write_new(path, plans)  # Raises.
+    return joined
+
+
+def _require_raw_cases(folder: Path, data: Path, target: Target) -> None:
+    """Check that what is preprocessed or split are cases of the raw data, none of them removed."""
+    for path, cases in (
+        (data, _preprocessed(data)),
+        (folder / SPLITS, _split_cases(folder / SPLITS, target)),
+    ):
+        if gone := set(cases) - set(target.cases):
+            raise ValueError(
+                f"all cases must be among the raw data; {path} has {named(gone)}, which "
+                f"{target.raw} has not: remove {path}, or bring the case back"
+            )
+
+
+def _split_cases(splits: Path, target: Target) -> set[str]:
+    """Return the cases that splits name; all of the target where there are no splits yet."""
+    if not splits.is_file():
+        return set(target.cases)
+    with content_of(splits):
+        return {case for fold in read_json(splits) for side in fold.values() for case in side}
+
+
+def _is_preprocessed(folder: Path, data: Path, target: Target) -> bool:
+    """Return whether all cases were preprocessed after their raw files were changed last."""
+    ending, there = target.dataset["file_ending"], set(_preprocessed(data))
+    for case, files in target.cases.items():
+        made, truth = data / f"{case}.pkl", folder / TRUTHS / f"{case}{ending}"
+        if case not in there or not made.is_file() or not truth.is_file():
+            return False
+        if _changed(made) < max(map(_changed, (*files["images"], files["label"]))):
+            return False
+        # nnU-Net copies a label last, with the whole seconds of its time.
+        if int(_changed(truth)) < int(_changed(files["label"])):
+            return False
+    return True
+
+
+def _changed(path: str | Path) -> float:
+    """Return when a file was changed last."""
+    return Path(path).stat().st_mtime
 
 
 def _require_own_labels(folder: Path, target: Target) -> None:

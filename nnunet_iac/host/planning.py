@@ -18,6 +18,9 @@ from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.setting_parts import ControlPart
 from nnunet_iac.search.settings import Settings, present_names
 
+CONTINUE_TRAINER, DISCRETE_TRAINER = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
+LTH_TRAINER, FULL_TRAINER = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
+
 TRUTHS = "gt_segmentations"
 """nnU-Net's folder of label files beside preprocessed data, written last."""
 
@@ -62,25 +65,30 @@ def write_plans(
         values: settings to set.
         network: what is to differ in it.
     """
-    given, _ = present_names(values)
     plans.require_identifier(name)
+    given, _ = present_names(values)
     folder = preprocessed_folder(dataset)
     original = source_plans(folder, configuration, source)
     config = plans.configuration_of(original, configuration)
     protocol = {} if network.protocol is None else PAPER_SETTINGS
     inherited = {**plans.settings_of(config).written, **protocol}
-    settings = Settings.from_mapping({**inherited, **given})
-    checkpoint, genotype = settings.data.backbone_checkpoint, settings.cell.genotype
-    if "backbone_checkpoint" in given and checkpoint is not None:
-        given["backbone_checkpoint"] = _absolute(checkpoint)
-    if "genotype" in given and genotype is not None:
-        cell = CellSource.of(genotype)
-        if cell.path is not None:
-            given["genotype"] = cell.moved(_absolute(cell.path))
+    Settings.from_mapping({**inherited, **given})
+    given = with_absolute_paths(given)
     new = plans.derived(original, name, configuration, {**inherited, **given})
     new["configurations"][configuration] |= network.changed(config)
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
+
+
+def with_absolute_paths(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return valid settings whose files do not depend on the folder the plans are made in."""
+    found = dict(given)
+    checkpoint, genotype = given.get("backbone_checkpoint"), given.get("genotype")
+    if checkpoint is not None:
+        found["backbone_checkpoint"] = _absolute(checkpoint)
+    if genotype is not None and (cell := CellSource.of(genotype)).path is not None:
+        found["genotype"] = cell.moved(_absolute(cell.path))
+    return found
 
 
 def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     number = str(plans.dataset_number(plans_file.parent.name))
     train = shlex.join(["nnUNetv2_train", number, configuration, "FOLD"])
     under = shlex.join(["-p", new["plans_name"]])
-    ours = _trainer_of(settings)
+    ours = trainer_for(settings)
     lines = [
         f"{key}: {config[key]}, was {before[key]}"
         for key in ("patch_size", "batch_size")
@@ -134,15 +142,15 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     return lines
 
 
-def _trainer_of(settings: Settings) -> str:
-    """Return the trainer that settings are for: the first in this order that takes them."""
+def trainer_for(settings: Settings) -> str:
+    """Return the trainer that settings are for; those that any takes are for a search."""
     if settings.cell.genotype or settings.cell.skip != "cell":
-        return "nnUNetTrainerIACDiscrete"
+        return DISCRETE_TRAINER
     of_control = settings.cell.trainable_part in get_args(ControlPart)
-    if of_control or settings.optimisation.retention != "none":
-        return "nnUNetTrainerContinue"
+    if of_control or settings.optimisation.retention not in ("none", "rehearsal"):
+        return CONTINUE_TRAINER
     prunable = settings.schedule.search_epochs >= settings.soonest_end
-    return "nnUNetTrainerIACLTH" if prunable else "nnUNetTrainerIAC"
+    return LTH_TRAINER if prunable else FULL_TRAINER
 
 
 def preprocessed_folder(dataset: str) -> Path:

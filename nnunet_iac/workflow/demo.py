@@ -14,19 +14,13 @@ import numpy as np
 from nnunet_iac.analysis.report.demo import write_demo_report
 from nnunet_iac.analysis.report.document import write_report
 from nnunet_iac.analysis.report.summary import hardware_text
+from nnunet_iac.host.planning import CONTINUE_TRAINER, LTH_TRAINER
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import SUMMARY, foreground_dice
 from nnunet_iac.workflow.serial import Log, read_seconds, run_serially
 from nnunet_iac.workflow.steps import predictions_folder, processors
-from nnunet_iac.workflow.study import (
-    CONTINUE_TRAINER,
-    LTH_TRAINER,
-    BackboneSpec,
-    DataSet,
-    Study,
-    StudyMethod,
-)
+from nnunet_iac.workflow.study import BackboneSpec, DataSet, Study, StudyMethod
 from nnunet_iac.workflow.study_plans import fold_folder, study_folder
 
 DATASET, FILE_ENDING = "Dataset004_Hippocampus", ".nii.gz"

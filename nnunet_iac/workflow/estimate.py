@@ -9,12 +9,17 @@ from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.benchmark.hours import NO_VALIDATION, run_hours
 from nnunet_iac.benchmark.step import finetune_step, fused_step, plain_step
 from nnunet_iac.benchmark.timing import interleaved
-from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.planning import (
+    CONTINUE_TRAINER,
+    FULL_TRAINER,
+    LTH_TRAINER,
+    preprocessed_folder,
+)
 from nnunet_iac.host.training_length import training_length
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.space import OPERATIONS
-from nnunet_iac.workflow.study import CONTINUE_TRAINER, FULL_TRAINER, LTH_TRAINER, PlannedRun, Study
+from nnunet_iac.workflow.study import PlannedRun, Study
 from nnunet_iac.workflow.study_plans import is_finished, plans_file, plans_name
 
 REPEATS = 3

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.host.planning import (
+    CONTINUE_TRAINER,
+    DISCRETE_TRAINER,
+    FULL_TRAINER,
+    LTH_TRAINER,
+)
 from nnunet_iac.search.settings import Settings
 
 DEFAULT = "default"  # The augmentation of a trainer without a suffix.
-CONTINUE_TRAINER, DISCRETE_TRAINER = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
-SEARCH_TRAINERS = LTH_TRAINER, FULL_TRAINER = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
+SEARCH_TRAINERS = LTH_TRAINER, FULL_TRAINER
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "continued": (CONTINUE_TRAINER, {}),
     "iac-lth": (LTH_TRAINER, {}),

@@ -21,7 +21,7 @@ def test_the_first_stage_of_a_cascade_is_adapted_without_its_second() -> None:
         "plans_name": "nnUNetPlans",
         "configurations": configurations,
     }
-    source = SourceModel(Path("final.pth"), "3d_lowres", plans, DOCUMENT)
+    source = SourceModel(Path("/model/final.pth"), "3d_lowres", plans, DOCUMENT)
     target: Any = SimpleNamespace(name="Dataset030_Target", reader="SimpleITKIO")
     found = adapted_plans(source, target, "nnUNetPlansFrom027", {"seed": 1})
     assert found["dataset_name"] == "Dataset030_Target"
@@ -30,6 +30,6 @@ def test_the_first_stage_of_a_cascade_is_adapted_without_its_second() -> None:
         "3d_lowres": {
             "data_identifier": "nnUNetPlansFrom027_3d_lowres",
             "spacing": [1, 1, 1],
-            "iac": {"preset": "adapt", "seed": 1, "backbone_checkpoint": "final.pth"},
+            "iac": {"preset": "adapt", "seed": 1, "backbone_checkpoint": "/model/final.pth"},
         }
     }

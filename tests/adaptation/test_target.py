@@ -1,5 +1,6 @@
 """What is checked before a target is prepared, and how few cases are split."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
+from planned_unets import architecture
 from trained_models import DATASET, planned, write_model
 
 from nnunet_iac.adaptation.source import SourceModel, model_folder
@@ -34,9 +36,10 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / part).mkdir()
     write_model(tmp_path / "results", "2d", planned(2))
     raw = tmp_path / "raw" / "Dataset030_Site"
-    (raw / "imagesTr").mkdir(parents=True)
-    for case in ("p1_ed", "p1_es", "p2_ed"):
-        (raw / "imagesTr" / f"{case}_0000.nii.gz").touch()
+    for part, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (raw / part).mkdir(parents=True)
+        for case in ("p1_ed", "p1_es", "p2_ed"):
+            (raw / part / f"{case}{ending}").touch()
     write_json(raw / "dataset.json", {**DATASET, "numTraining": 3})
     return tmp_path
 
@@ -144,6 +147,108 @@ def test_a_data_set_that_was_mapped_otherwise_is_not_taken(
         mapped_target(source, target, name, {"head": "tail"}, ["head"])
 
 
+def test_labels_are_mapped_again_after_one_was_corrected(
+    folders: Path, source: SourceModel, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def write(raw: Path, document: Any, of: Any, values: dict[int, int], folder: Path) -> None:
+        written.append(folder)
+        (folder / "labelsTr").mkdir(parents=True, exist_ok=True)
+        listed = {}
+        for case, files in target.cases.items():
+            (folder / "labelsTr" / f"{case}.nii.gz").touch()
+            listed[case] = {"images": files["images"], "label": f"labelsTr/{case}.nii.gz"}
+        mapped = {"dataset": raw.name, "numbers": {str(k): v for k, v in values.items()}}
+        write_json(folder / "dataset.json", {**document, "dataset": listed, "mapped_from": mapped})
+
+    monkeypatch.setattr("nnunet_iac.adaptation.target.write_mapped_dataset", write)
+    given = source, target, "Dataset130_Mapped", {"head": "tail", "tail": "head"}, ()
+    mapped_target(*given)
+    mapped_target(*given)
+    assert len(written) == 1
+    label = folders / "raw" / "Dataset030_Site" / "labelsTr" / "p1_ed.nii.gz"
+    os.utime(label, ns=(label.stat().st_mtime_ns + 10**9,) * 2)
+    mapped_target(*given)
+    assert len(written) == 2
+
+
+@pytest.mark.parametrize("name", ["Dataset027_Mapped", "Dataset027_Source", "Dataset040_Mapped"])
+def test_a_mapped_data_set_needs_a_number_of_its_own(
+    folders: Path, source: SourceModel, target: Target, name: str
+) -> None:
+    (folders / "results" / "Dataset040_Trained").mkdir()
+    with pytest.raises(ValueError, match="number must be its own"):
+        mapped_target(source, target, name, {"head": "tail", "tail": "head"}, ())
+    assert not (folders / "raw" / name).exists()
+
+
+def test_a_network_that_takes_no_cells_is_refused(folders: Path, target: Target) -> None:
+    shallow = planned(2, architecture=architecture(2, (4, 8), 1))
+    model = write_model(folders / "elsewhere", "2d", shallow)
+    with pytest.raises(ValueError, match="at least 3 stages"):
+        require_adaptable(SourceModel.at(model), target, NAME)
+
+
+def test_a_folder_called_as_a_data_set_is_not_taken_for_a_model(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folders / "results")
+    found = model_folder("Dataset027_Source", "2d", "nnUNetTrainer", "nnUNetPlans")
+    assert found.name == "nnUNetTrainer__nnUNetPlans__2d"
+
+
+@pytest.fixture
+def preparing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand-ins of what nnU-Net does with images; the list has the configurations preprocessed."""
+    done: list[str] = []
+    place = "nnunet_iac.adaptation.target."
+    for name in ("verify_dataset_integrity", "extract_fingerprint_dataset"):
+        monkeypatch.setattr(place + name, lambda *_, **__: None)
+    monkeypatch.setattr(place + "preprocess_dataset", lambda *given: done.extend(given[2]))
+    return done
+
+
+def test_a_second_configuration_joins_the_plans_of_the_first(
+    folders: Path, source: SourceModel, target: Target, preparing: list[str]
+) -> None:
+    deep = SourceModel.at(write_model(folders / "results", "3d_fullres", planned(3)))
+    for model in (source, deep, source):
+        path = prepare(model, target, NAME, {}, 1, print)
+    assert [*read_json(path)["configurations"]] == ["2d", "3d_fullres"]
+    assert preparing == ["2d", "3d_fullres", "2d"]
+    with pytest.raises(ValueError, match="exists with other content"):
+        prepare(deep, target, NAME, {"seed": 1}, 1, print)
+
+
+def test_settings_name_their_files_for_every_folder(
+    source: SourceModel, target: Target, preparing: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(target.raw)
+    path = prepare(source, target, NAME, {"genotype": "cell.json"}, 1, print)
+    section = read_json(path)["configurations"]["2d"]["iac"]
+    assert section["genotype"] == str(target.raw / "cell.json")
+    with pytest.raises(ValueError, match="backbone_checkpoint is the source's"):
+        prepare(source, target, "other", {"backbone_checkpoint": "final.pth"}, 1, print)
+
+
+@pytest.mark.usefixtures("preparing")
+def test_cases_that_splits_do_not_name_are_reported_and_removed_ones_refused(
+    folders: Path, source: SourceModel, target: Target
+) -> None:
+    log: list[str] = []
+    path = prepare(source, target, NAME, {"patient_pattern": r"p\d+"}, 1, log.append)
+    assert log == []
+    raw = target.raw
+    for part, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (raw / part / f"p3{ending}").touch()
+    prepare(source, Target.of("30"), NAME, {"patient_pattern": r"p\d+"}, 1, log.append)
+    assert "does not name p3: to train on all cases add them" in log[0]
+    write_json(path.with_name("splits_final.json"), [{"train": ["gone"], "val": ["p1_ed"]}])
+    with pytest.raises(ValueError, match=r"splits_final\.json has gone, which"):
+        prepare(source, target, NAME, {"patient_pattern": r"p\d+"}, 1, print)
+
+
 @pytest.mark.parametrize(
     ("cases", "validation"),
     [
@@ -187,11 +292,45 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
         (raw / "imagesTr" / f"site_{number}_0000.nii.gz").touch()
     write_json(raw / "dataset.json", {**DATASET, "numTraining": 5})
     path = folders / "preprocessed" / "Dataset031_Many" / f"{NAME}.json"
-    settings = {"patient_pattern": pattern}
-    named = {"plans_name": NAME, "dataset_name": path.parent.name}
-    write_json(path, {**named, "configurations": {"2d": {"iac": settings}}})
+    write_settings(path, {"patient_pattern": pattern})
     command, control, then = next_commands(path, source, Target.of("31"))
     assert command == f"next: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerIACLTH -p {NAME}"
     plan = f"nnunet-iac plan -d 31 -c 2d -p {NAME} -o {NAME}_control"
     assert control == f"control: {plan} --set finetune_epochs=221"
     assert then == f"then: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerContinue -p {NAME}_control"
+
+
+@pytest.mark.parametrize(
+    ("settings", "trainer", "control"),
+    [
+        ({"genotype": "random:0"}, "IACDiscrete", "finetune_epochs=8"),
+        ({"skip": "attention"}, "IACDiscrete", "finetune_epochs=8"),
+        ({"retention": "rehearsal"}, "IACLTH", "finetune_epochs=16"),
+        (
+            {"trainable_part": "cells+norms"},
+            "IACLTH",
+            "finetune_epochs=16 trainable_part=network",
+        ),
+        ({"trainable_part": "decoder"}, "Continue", None),
+        ({"retention": "l2-sp"}, "Continue", None),
+    ],
+)
+def test_the_next_commands_are_those_of_the_settings(
+    folders: Path,
+    source: SourceModel,
+    target: Target,
+    settings: dict[str, Any],
+    trainer: str,
+    control: str | None,
+) -> None:
+    path = folders / "preprocessed" / "Dataset030_Site" / f"{NAME}.json"
+    write_settings(path, {"preset": "adapt", **settings})
+    command, *others = next_commands(path, source, target)
+    assert f"-tr nnUNetTrainer{trainer} " in command
+    assert [line.partition("--set ")[2] for line in others][:1] == ([control] if control else [])
+
+
+def write_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write plans of a data set with nothing but settings."""
+    names = {"plans_name": NAME, "dataset_name": path.parent.name}
+    write_json(path, {**names, "configurations": {"2d": {"iac": settings}}})

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 from planned_unets import architecture
 
+from nnunet_iac.host.planning import CONTINUE_TRAINER, LTH_TRAINER
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.workflow import serial
 from nnunet_iac.workflow.serial import steps_of
-from nnunet_iac.workflow.study import CONTINUE_TRAINER, LTH_TRAINER, DataSet, Study, StudyMethod
+from nnunet_iac.workflow.study import DataSet, Study, StudyMethod
 from nnunet_iac.workflow.study_plans import (
     fold_folder,
     plans_name,

@@ -14,9 +14,9 @@ from nnunet_iac.analysis.scores.ceiling import ceiling
 from nnunet_iac.analysis.scores.method_table import MethodTable, method_tables
 from nnunet_iac.analysis.scores.wording import finding
 from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
+from nnunet_iac.host.planning import CONTINUE_TRAINER
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.search.setting_parts import BACKBONE_PARTS
-from nnunet_iac.workflow.study import CONTINUE_TRAINER
 
 HERE = Path(__file__).parent
 EVIDENCE = HERE.parent
