@@ -22,7 +22,14 @@ from torch import Tensor
 
 from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
 from nnunet_iac.adaptation.sites import sites_of_run
-from nnunet_iac.host.export import Model, new_folder, retrofit_architecture, stock_checkpoint
+from nnunet_iac.host.export import (
+    Model,
+    fold_folders,
+    model_configuration,
+    new_folder,
+    retrofit_architecture,
+    stock_checkpoint,
+)
 from nnunet_iac.host.plans import SECTION, configuration_of, read_dataset, read_plans
 from nnunet_iac.runs.atomic import content_of, naming, replacing, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
@@ -102,8 +109,10 @@ class Adapter:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     @classmethod
-    def of_fold(cls, fold: Path, log: Callable[[str], None]) -> "Adapter":
+    def of_fold(cls, fold: Path, device: str, log: Callable[[str], None]) -> "Adapter":
         """Return the adapter of a finished run, from its fold folder; log what is missing.
+
+        The statistics of its cases are computed on `device`.
 
         Raises:
             FileNotFoundError: no final checkpoint or no record.
@@ -133,7 +142,7 @@ class Adapter:
         with content_of(path), naming(path):
             run, init = checkpoint[SECTION]["run"], checkpoint["init_args"]
             axes = checkpoint[MIRRORING]
-            sites, spread = sites_of_run(fold, checkpoint, log)
+            sites, spread = sites_of_run(fold, checkpoint, device, log)
             keys = ("trainer", "dataset", "plans", "configuration", "fold")
             return cls(
                 tensors,
@@ -175,10 +184,14 @@ class Adapter:
             with safe_open(path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})[ADAPTER_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            given, whole = document.pop("format"), document.pop("tensors_hash")
-            newer, by = given > ADAPTER_FORMAT, document["provenance"]["version"]
+            newer = document.pop("format") > ADAPTER_FORMAT
         if newer:
-            raise ValueError(f"{path} was written by a newer version ({by}): install that one")
+            raise ValueError(
+                f"an adapter must be of format {ADAPTER_FORMAT} or older; {path} was written by a "
+                "newer version of nnunet-iac: install that one"
+            )
+        with _reading(path):
+            whole = document.pop("tensors_hash")
         if whole != tensors_hash(tensors):
             raise ValueError(
                 f"the tensors of an adapter must be those that were saved; {path} is damaged: "
@@ -248,7 +261,7 @@ def adapter_file(name: str, model: Path) -> Path:
 
 
 def listing(model: Path, files: Sequence[Path]) -> list[str]:
-    """Return a line on every adapter: what it is, and whether it fits a model.
+    """Return a line on every adapter: what it is, whether it fits a model, and `auto` knows it.
 
     Args:
         model: folder of the model.
@@ -272,10 +285,16 @@ def listing(model: Path, files: Sequence[Path]) -> list[str]:
         if adapter.plans != digest:
             fits = "does not fit: other plans"
         origin, size = adapter.provenance, adapter.size / 1e6
-        lines.append(
-            f"{path.stem}: {origin['dataset']}, {origin['trainer']}, {size:.2f} MB, {fits}"
-        )
+        unfit = fits.startswith("does not") or adapter.spread is not None
+        chosen = "" if unfit else ", never chosen by auto: no statistics"
+        what = f"{origin['dataset']}, {origin['trainer']}, {size:.2f} MB"
+        lines.append(f"{path.stem}: {what}, {fits}{chosen}")
     return lines or [f"no adapters in {model / ADAPTERS_FOLDER}"]
+
+
+def backbones_of(model: Path) -> set[str]:
+    """Return the SHA-256 of every backbone that an adapter of a model can have."""
+    return {found for _, found in _backbones(model)}
 
 
 def backbone_of(model: Path, adapter: Adapter) -> Path:
@@ -300,9 +319,10 @@ def backbone_of(model: Path, adapter: Adapter) -> Path:
 
 def _backbones(model: Path) -> Iterator[tuple[Path, str]]:
     """Yield every checkpoint of a model with the hash of its weights."""
-    for path in sorted(model.glob("fold_*/*.pth")):
-        if path.name in (FINAL, BEST):
-            yield path, tensors_hash(read_checkpoint(path)["network_weights"])
+    for fold in fold_folders(model):
+        for path in (fold / BEST, fold / FINAL):
+            if path.is_file():
+                yield path, tensors_hash(read_checkpoint(path)["network_weights"])
 
 
 def _plans_of(model: Path) -> tuple[dict[str, Any], str]:
@@ -311,7 +331,8 @@ def _plans_of(model: Path) -> tuple[dict[str, Any], str]:
         raise FileNotFoundError(
             f"a model folder of nnU-Net must be named; {model}/plans.json does not exist"
         )
-    return read_plans(model / "plans.json"), model.resolve().name.split("__")[-1]
+    plans = read_plans(model / "plans.json")
+    return plans, model_configuration(model.resolve(), plans)
 
 
 def plans_digest(plans: Mapping[str, Any], configuration: str) -> str:

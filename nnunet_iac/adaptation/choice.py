@@ -31,8 +31,8 @@ NO_ADAPTER = "none"
 AUTO = "auto"
 """Instead of an adapter: whichever suits an image."""
 
-TILES = 64
-"""At most so many patches of an image are looked at, evenly spread."""
+TILES = {2: 64, 3: 8}
+"""At most so many patches of an image are looked at, evenly spread, by their dimension."""
 
 SLACK = 1.5
 """An image fits a site up to this multiple of the distance of the site's own farthest case."""
@@ -96,17 +96,19 @@ def choose(case: Features, sites: Mapping[str, Site], spread: Features) -> Adapt
 
 
 @torch.no_grad()
-def statistics(encoder: Any, image: CaseImage, patch: Any) -> Features:
+def statistics(encoder: Any, image: CaseImage, patch: Any, device: str = "cpu") -> Features:
     """Return s of a preprocessed image, whose patches of the plans' size tile it.
+
+    The encoder is on the device.
 
     Of a 2-D network the patches are slices; an image that is no multiple of the patch is padded
     with zeros, as nnU-Net does.
     """
     found = []
     for tile in tiles(image, tuple(patch)):
-        features = encoder(tile[None])[-1].flatten(2)
+        features = encoder(tile[None].to(device))[-1].flatten(2)
         found.append(torch.cat((features.mean(2)[0], features.std(2)[0])))
-    return torch.stack(found).mean(0)
+    return torch.stack(found).mean(0).cpu()
 
 
 def tiles(image: CaseImage, patch: Sequence[int]) -> Iterable[Tensor]:
@@ -121,7 +123,7 @@ def tiles(image: CaseImage, patch: Sequence[int]) -> Iterable[Tensor]:
     ]
     padded = functional.pad(image, padding)
     places = list(product(*map(range, (*image.shape[1 : 1 + stack], *counts))))
-    for place in places[:: -(-len(places) // TILES)]:
+    for place in places[:: -(-len(places) // TILES[len(patch)])]:
         corner: list[Any] = [
             slice(n * side, (n + 1) * side) for n, side in zip(place[stack:], patch, strict=True)
         ]

@@ -8,7 +8,7 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_iac.host.plans import IGNORE, labels_without_ignore
+from nnunet_iac.host.plans import IGNORE, channel_names, labels_without_ignore
 from nnunet_iac.runs.atomic import write_json
 
 BACKGROUND = "background"
@@ -27,7 +27,7 @@ def require_same_channels(source: Document, target: Document) -> list[str]:
         ValueError: another number, another order, or CT on one side only, which nnU-Net
             normalises in another way.
     """
-    theirs, ours = ([*d["channel_names"].values()] for d in (source, target))
+    theirs, ours = map(channel_names, (source, target))
     differ = [pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]]
     is_ct = [[name.lower() == "ct" for name in names] for names in (theirs, ours)]
     if len(theirs) != len(ours) or (differ and set(theirs) == set(ours)) or is_ct[0] != is_ct[1]:

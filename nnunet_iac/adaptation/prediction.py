@@ -2,7 +2,8 @@
 
 import glob
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +15,14 @@ from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfo
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-from nnunet_iac.adaptation.adapter import Adapter, adapter_file, adapters_of, apply, backbone_of
+from nnunet_iac.adaptation.adapter import (
+    Adapter,
+    adapter_file,
+    adapters_of,
+    apply,
+    backbone_of,
+    backbones_of,
+)
 from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, choose, statistics
 from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model
@@ -34,6 +42,7 @@ def predict(
     images: Path,
     output: Path,
     folds: Sequence[str],
+    device: str,
     options: Sequence[str],
 ) -> list[Path]:
     """Predict with every adapter; return the folders of the predictions.
@@ -46,7 +55,8 @@ def predict(
             backbone alone.
         images: folder of images, named as nnU-Net wants them.
         output: folder for the predictions; with more than one adapter each gets one inside.
-        folds: of the backbone alone; empty for all that are trained.
+        folds: of the backbone alone; empty for all that are trained. An adapter has one fold.
+        device: where to predict.
         options: more of nnUNetv2_predict_from_modelfolder.
 
     Raises:
@@ -72,12 +82,26 @@ def predict(
             for number in own:  # Refuses what nnU-Net's command would run.
                 read_checkpoint(found.folder / f"fold_{number}" / checkpoint)
             where = "-m", found.folder, "-chk", checkpoint, "-f", *own
-            words = map(str, (*where, "-i", images, "-o", folders[name]))
+            more = "-i", images, "-o", folders[name], "-device", device
+            words = map(str, (*where, *more))
             command = ["nnUNetv2_predict_from_modelfolder", *words, *options]
             again = full_disk_named(folders[name], "run the same command again")
-            with patch.object(sys, "argv", command), fallback_named(), again:
+            with patch.object(sys, "argv", command), fallback_named(), again, _threads_set_once():
                 predict_entry_point_modelfolder()
     return list(folders.values())
+
+
+@contextmanager
+def _threads_set_once() -> Iterator[None]:
+    """Let nnU-Net's command set torch's inter-op threads again, which torch refuses to do twice."""
+    original = torch.set_num_interop_threads
+
+    def unless_set(count: int) -> None:
+        with suppress(RuntimeError):
+            original(count)
+
+    with patch.object(torch, "set_num_interop_threads", unless_set):
+        yield
 
 
 def _alone(model: Path) -> tuple[Model, str]:
@@ -97,6 +121,7 @@ def predict_chosen(
     images: Path,
     output: Path,
     folds: Sequence[str],
+    device: str,
     options: Sequence[str],
     log: Callable[[str], None],
 ) -> dict[str, AdapterChoice]:
@@ -108,7 +133,7 @@ def predict_chosen(
     Raises:
         ValueError: no adapter of the model can be chosen by image.
     """
-    choices = chosen_adapters(model, images, log)
+    choices = chosen_adapters(model, images, device, log)
     for case, choice in choices.items():
         log(f"{case}: {choice}")
     ending = read_dataset(model / "dataset.json")["file_ending"]
@@ -119,34 +144,45 @@ def predict_chosen(
             for case in (case for case, choice in choices.items() if choice.name == name):
                 for path in images.glob(f"{glob.escape(case)}_????{ending}"):
                     (part / path.name).symlink_to(path.resolve())
-            predict(model, [name], part, output, folds, options)
+            predict(model, [name], part, output, folds, device, options)
     write_json(output / CHOICES, {case: asdict(choice) for case, choice in choices.items()})
     return choices
 
 
 def chosen_adapters(
-    model: Path, images: Path, log: Callable[[str], None]
+    model: Path, images: Path, device: str, log: Callable[[str], None]
 ) -> dict[str, AdapterChoice]:
     """Return the choice among a model's adapters for every image in a folder, by case.
 
-    Adapters without statistics are left out, and logged.
+    Adapters that are damaged, of another model or without statistics are left out, and logged.
     """
-    found = {path.stem: Adapter.read(path) for path in adapters_of(model)}
-    able = {name: adapter for name, adapter in found.items() if adapter.spread is not None}
+    files, backbones = adapters_of(model), backbones_of(model)
+    able: dict[str, Adapter] = {}
+    for path in files:
+        try:
+            adapter = Adapter.read(path)
+        except ValueError as error:
+            log(f"WARNING: {path.stem} is never chosen: {error}")
+            continue
+        if adapter.backbone not in backbones:
+            log(f"WARNING: {path.stem} is never chosen: it is of another backbone")
+        elif adapter.spread is None:
+            log(f"WARNING: {path.stem} is never chosen: it has no statistics of its cases")
+        else:
+            able[path.stem] = adapter
     if not able:
+        names = ", ".join(path.stem for path in files)
         raise ValueError(
-            f"an adapter must hold statistics of its cases to be chosen; none of "
-            f"{', '.join(found) or 'the model, which has no adapters,'} does: save it where the "
-            "preprocessed cases of source and target are at hand"
+            "an adapter must fit the model and hold statistics of its cases to be chosen; none of "
+            f"{names or 'the model, which has no adapters,'} does: save it where the preprocessed "
+            "cases of source and target are at hand"
         )
-    for name in sorted(found.keys() - able.keys()):
-        log(f"WARNING: {name} is never chosen: it was saved without statistics of its cases")
     first = next(iter(able.values()))
     others = [name for name, adapter in able.items() if adapter.backbone != first.backbone]
     if others:
         raise ValueError(
-            f"auto chooses among adapters of one backbone; {', '.join(others)} have another: keep "
-            "them in the folders of their own models"
+            f"auto chooses among adapters of one fold; {', '.join(others)} were trained on another "
+            f"than {next(iter(able))}: keep those of one fold in {files[0].parent}"
         )
     sites = {
         NO_ADAPTER: first.sites[NO_ADAPTER],
@@ -154,7 +190,7 @@ def chosen_adapters(
     }
     checkpoint = read_checkpoint(backbone_of(model, first))
     init = checkpoint["init_args"]
-    network: Any = backbone_network(init, checkpoint["network_weights"])
+    network: Any = backbone_network(init, checkpoint["network_weights"], device)
     plans = PlansManager(init["plans"])
     config = plans.get_configuration(init["configuration"])
     preprocessor = config.preprocessor_class(verbose=False)
@@ -168,9 +204,9 @@ def chosen_adapters(
         )
     choices = {}
     for case in cases:
-        files = sorted(map(str, images.glob(f"{glob.escape(case)}_????{ending}")))
-        data, _, _ = preprocessor.run_case(files, None, plans, config, init["dataset_json"])
+        found = sorted(map(str, images.glob(f"{glob.escape(case)}_????{ending}")))
+        data, _, _ = preprocessor.run_case(found, None, plans, config, init["dataset_json"])
         image = torch.from_numpy(data).float()
-        seen = statistics(network.encoder, image, config.patch_size)
+        seen = statistics(network.encoder, image, config.patch_size, device)
         choices[case] = choose(seen, sites, first.spread)
     return choices

@@ -9,6 +9,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from nnunet_iac.adaptation.choice import NO_ADAPTER, Features, Site, statistics
 from nnunet_iac.host.planning import preprocessed_folder
@@ -29,13 +30,14 @@ LEAST = 2
 
 
 def sites_of_run(
-    fold: Path, checkpoint: Mapping[str, Any], log: Callable[[str], None]
+    fold: Path, checkpoint: Mapping[str, Any], device: str, log: Callable[[str], None]
 ) -> tuple[dict[str, Site], Tensor | None]:
     """Return the sites of a run and the spread of their statistics, as far as data are at hand.
 
     Args:
         fold: the run's fold folder.
         checkpoint: its final checkpoint.
+        device: where to compute the statistics.
         log: gets a line on data that are missing.
     """
     try:
@@ -44,9 +46,11 @@ def sites_of_run(
         log(f"the adapter cannot be chosen by --adapter auto: {error}")
         return {}, None
     init = checkpoint["init_args"]
-    encoder = backbone_network(init, checkpoint["network_weights"]).encoder
+    encoder = backbone_network(init, checkpoint["network_weights"], device).encoder
     patch = configuration_of(init["plans"], init["configuration"])["patch_size"]
-    ours, source = ([statistics(encoder, x, patch) for x in images] for images in (own, theirs))
+    ours, source = (
+        [statistics(encoder, x, patch, device) for x in images] for images in (own, theirs)
+    )
     return described(ours, source)
 
 
@@ -77,7 +81,9 @@ def described(
     return {SITE: Site.of(ours, spread), NO_ADAPTER: Site.of(source, spread)}, spread
 
 
-def backbone_network(init: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+def backbone_network(
+    init: Mapping[str, Any], weights: Mapping[str, Tensor], device: str
+) -> nn.Module:
     """Return the plans' network with the backbone's part of a retrofit's weights, for inference."""
     manager = PlansManager(init["plans"])
     config = manager.get_configuration(init["configuration"])
@@ -85,7 +91,7 @@ def backbone_network(init: Mapping[str, Any], weights: Mapping[str, Tensor]) -> 
     heads = manager.get_label_manager(init["dataset_json"]).num_segmentation_heads
     network = planned_network(manager, config, channels, heads)
     network.load_state_dict({key: weights[key] for key in network.state_dict()})
-    return network.eval()
+    return network.to(device).eval()
 
 
 def _images(folder: Path, cases: Sequence[str]) -> Iterator[Tensor]:
@@ -93,5 +99,5 @@ def _images(folder: Path, cases: Sequence[str]) -> Iterator[Tensor]:
     if not folder.is_dir() or not any(folder.iterdir()):
         raise FileNotFoundError(f"{folder} has no preprocessed cases")
     dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
-    shown = sorted(cases)[:: -(-len(cases) // CASES)]
+    shown = tqdm(sorted(cases)[:: -(-len(cases) // CASES)], desc=f"cases of {folder.parent.name}")
     return (torch.from_numpy(dataset.load_case(case)[0][:]) for case in shown)

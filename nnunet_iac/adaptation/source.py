@@ -1,5 +1,6 @@
 """The source of an adaptation: a trained nnU-Net model, whose data need not be at hand."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,8 @@ class SourceModel:
 
 def model_folder(source: str, configuration: str, trainer: str, plans: str) -> Path:
     """Return the folder of a model: a path as it is, or that of a data set in nnU-Net's results."""
-    path = Path(source)
-    if path.is_file() or (path / "plans.json").is_file():
+    path, is_name = Path(source), re.fullmatch(r"\d+|Dataset\d{3,}_[^/]+", source)
+    if path.exists() and (not is_name or (path / "plans.json").is_file()):
         return path.resolve()
     try:
         name = maybe_convert_to_dataset_name(source)

@@ -165,6 +165,12 @@ def require_adaptable(source: SourceModel, target: Target, name: str) -> list[st
             f"source's are read by {readers[0]} and the target's by {readers[1]}: convert the "
             "target's files"
         )
+    endings = [d["file_ending"] for d in (source.dataset, target.dataset)]
+    if endings[0] != endings[1]:
+        notes.append(
+            f"note: images of the target end with {endings[1]}; to be predicted with an adapter "
+            f"of the source they must end with {endings[0]}"
+        )
     source.read()
     return notes
 

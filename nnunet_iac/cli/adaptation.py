@@ -89,6 +89,7 @@ def add_adapter(verbs: Verbs) -> None:
     )
     save.add_argument("fold", metavar="FOLD", type=Path, help="fold folder of the run")
     add_output(save, "FILE", "the adapter, a new file such as site.safetensors", required=True)
+    add_device(save)
     put = add_verb(
         actions,
         "apply",
@@ -134,7 +135,7 @@ def add_predict(verbs: Verbs) -> None:
     add("-i", metavar="IN", type=Path, required=True, help="folder of images")
     text = "folder of the predictions, with one subfolder per adapter if there are several"
     add_output(parser, "OUT", text, required=True)
-    text = "folds of the backbone alone (default: all that are trained)"
+    text = "folds of the backbone alone (default: all that are trained); an adapter has its own"
     add_folds(parser, text, str, [])
     add_device(parser)
     parser.set_defaults(more=())
@@ -149,7 +150,7 @@ def _save(arguments: argparse.Namespace) -> int:
     from nnunet_iac.adaptation.adapter import Adapter, require_new_file
 
     require_new_file(arguments.o)
-    adapter = Adapter.of_fold(arguments.fold, print)
+    adapter = Adapter.of_fold(arguments.fold, device_of(arguments), print)
     adapter.save(arguments.o)
     print(f"wrote {arguments.o} ({adapter.size / 1e6:.2f} MB)")
     return 0
@@ -175,21 +176,25 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.choice import AUTO
+    from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER
     from nnunet_iac.adaptation.prediction import predict, predict_chosen
 
-    options = ("-device", device_of(arguments), *arguments.more)
-    folders = (arguments.i, arguments.o)
-    names = arguments.adapter
+    names, folds = arguments.adapter, arguments.f
+    given = arguments.i, arguments.o, folds, device_of(arguments), arguments.more
     if AUTO in names:
         if len(names) > 1:
             raise ValueError(
                 f"auto chooses among all adapters of the model; got {', '.join(names)}: give auto "
                 "alone"
             )
-        predict_chosen(arguments.m, *folders, arguments.f, options, print)
+        predict_chosen(arguments.m, *given, print)
         return 0
-    for folder in predict(arguments.m, names, *folders, arguments.f, options):
+    if folds and NO_ADAPTER not in names:
+        raise ValueError(
+            "-f chooses folds of the backbone alone, and an adapter has the fold it was trained "
+            f"on; got -f {' '.join(folds)}: leave it out, or add --adapter none"
+        )
+    for folder in predict(arguments.m, names, *given):
         print(f"predictions: {folder}")
     return 0
 

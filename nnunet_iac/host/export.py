@@ -1,6 +1,7 @@
 """A retrofit as a model folder of the stock nnUNetTrainer, whose plans name the network."""
 
 import copy
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ class Model:
                 f"a fold or a model folder of nnU-Net must be named; {folder}/plans.json does not "
                 "exist"
             )
-        candidates = [path] if path != folder else sorted(folder.glob("fold_*"))
+        candidates = [path] if path != folder else fold_folders(folder)
         folds = tuple(fold for fold in candidates if (fold / checkpoint).is_file())
         if not folds:
             raise FileNotFoundError(
@@ -80,7 +81,23 @@ class Model:
         plans = read_plans(folder / "plans.json")
         with naming(folder / "plans.json"):
             require_known_networks(plans)
-        return cls(folder, folds, folder.name.split("__")[-1], left_out)
+        return cls(folder, folds, model_configuration(folder, plans), left_out)
+
+
+def fold_folders(model: Path) -> list[Path]:
+    """Return the folders of a model's folds; others beside them, such as copies, are left out."""
+    return sorted(p for p in model.glob("fold_*") if re.fullmatch(r"fold_(all|\d+)", p.name))
+
+
+def model_configuration(model: Path, plans: Mapping[str, Any]) -> str:
+    """Return the configuration of a model folder, which may have been renamed."""
+    name = model.name.split("__")[-1]
+    files = (path for fold in fold_folders(model) for path in sorted(fold.glob("*.pth")))
+    path = None if name in plans["configurations"] else next(files, None)
+    if path is not None:
+        with content_of(path):
+            name = str(read_checkpoint(path)["init_args"]["configuration"])
+    return name
 
 
 @contextmanager

@@ -187,6 +187,11 @@ def require_file_ending(ending: object) -> None:
         )
 
 
+def channel_names(dataset: Mapping[str, Any]) -> list[str]:
+    """Return the names of the channels in a dataset.json, which older ones have as `modality`."""
+    return [*dataset.get("channel_names", dataset.get("modality", {})).values()]
+
+
 def labels_without_ignore(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return the labels of a dataset.json that a network predicts, by name."""
     return {name: value for name, value in dataset["labels"].items() if name != IGNORE}

@@ -14,7 +14,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnunet_iac.host.plans import read_dataset
+from nnunet_iac.host.plans import IGNORE, read_dataset
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.training import batches, optimisation
 from nnunet_iac.training.preflight import Preflight
@@ -101,6 +101,7 @@ def retained_source(
     run = AdaptedRun(checks.plans["dataset_name"], content, training_cases, checks.settings.data)
     try:
         source = source_training_cases(record, run, data.parent.parent)
+        _require_same_ignore(source, run)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"retention={retention} needs training cases of the data set that the backbone "
@@ -109,6 +110,18 @@ def retained_source(
     if retention == "ewc":
         return source
     return rehearsal_cases(source, rates.rehearsal_cases, rates.seed)
+
+
+def _require_same_ignore(source: SourceCases, run: AdaptedRun) -> None:
+    """Check that one loader can load cases of both: it expects the label `ignore`, or does not."""
+    ours, theirs = (
+        d["labels"].get(IGNORE) for d in (run.dataset_json, source.init["dataset_json"])
+    )
+    if ours != theirs:
+        raise ValueError(
+            f"the label {IGNORE} is {ours or 'none'} in {run.dataset} and {theirs or 'none'} in "
+            f"{source.dataset}"
+        )
 
 
 def chosen_retention(

@@ -69,6 +69,9 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
         values["backbones"] = {
             name: _backbone(given or {}, folder) for name, given in document["backbones"].items()
         }
+    backbones = values.get("backbones", {}).values()
+    if backbones and all(spec.adapt is not None for spec in backbones):
+        values["settings"] = {"preset": "adapt", **values.get("settings", {})}
     values["datasets"] = tuple(_dataset(given, folder) for given in document["datasets"])
     named = [dataset.dataset for dataset in values["datasets"]]
     if twice := sorted({name for name in named if named.count(name) > 1}):

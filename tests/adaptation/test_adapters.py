@@ -1,5 +1,8 @@
 """Adapters of 2-D and 3-D, plain and residual-encoder networks, as files and on their backbones."""
 
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import torch
 from planned_unets import as_older
 from trained_models import adapted, planned, write_model
 
+from nnunet_iac.adaptation import prediction
 from nnunet_iac.adaptation.adapter import (
     Adapter,
     adapter_file,
@@ -17,7 +21,9 @@ from nnunet_iac.adaptation.adapter import (
     listing,
     require_new_file,
 )
-from nnunet_iac.adaptation.choice import statistics
+from nnunet_iac.adaptation.choice import NO_ADAPTER, Site, statistics
+from nnunet_iac.adaptation.prediction import chosen_adapters
+from nnunet_iac.adaptation.sites import SITE
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.adaptation.target import adapted_plans
 from nnunet_iac.runs.checkpoint import read_checkpoint
@@ -95,12 +101,61 @@ def test_a_listing_shows_what_fits_and_what_does_not(tmp_path: Path) -> None:
     assert "is damaged or something else" in broken
     assert others.endswith("does not fit: another backbone")
     assert own.startswith("own: Dataset030_Site, nnUNetTrainerIACLTH, 0.0")
-    assert own.endswith("fits fold_0")
+    assert own.endswith("fits fold_0, never chosen by auto: no statistics")
     assert plans.endswith("does not fit: other plans")
     with pytest.raises(FileNotFoundError, match="a model folder of nnU-Net must be named"):
         listing(tmp_path, [])
     with pytest.raises(ValueError, match="must be put on the backbone it was trained on"):
         backbone_of(model, Adapter.read(folder / "other.safetensors"))
+
+
+def test_a_renamed_model_with_a_copy_of_a_fold_takes_its_adapter(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    adapter = adapted(model)[1]
+    renamed = model.rename(tmp_path / "our_model")
+    shutil.copytree(renamed / "fold_0", renamed / "fold_0_old")
+    assert SourceModel.at(renamed).configuration == "2d"
+    found = apply(renamed, adapter, tmp_path / "out")
+    assert [fold.name for fold in found.folds] == ["fold_0"]
+    assert found.configuration == "2d"
+
+
+def with_statistics(adapter: Adapter) -> Adapter:
+    """Return an adapter that can be chosen by image."""
+    sites = {name: Site(torch.full((16,), n), 1.0) for n, name in enumerate((SITE, NO_ADAPTER))}
+    return replace(adapter, sites=sites, spread=torch.ones(16))
+
+
+def test_auto_leaves_out_adapters_that_it_cannot_use(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    other = write_model(tmp_path / "other", "2d", planned(2), seed=1)
+    folder, log = model / "adapters", []
+    folder.mkdir()
+    (folder / "broken.safetensors").write_bytes(b"no adapter")
+    adapted(model)[1].save(folder / "plain.safetensors")
+    with_statistics(adapted(other)[1]).save(folder / "foreign.safetensors")
+    with pytest.raises(ValueError, match="none of broken, foreign, plain does"):
+        chosen_adapters(model, tmp_path, "cpu", log.append)
+    whys = ("broken is never chosen: ", "foreign is never chosen: it is of another backbone")
+    assert all(f"WARNING: {why}" in line for why, line in zip(whys, log, strict=False))
+    assert log[2] == "WARNING: plain is never chosen: it has no statistics of its cases"
+
+
+def test_several_adapters_are_predicted_with_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    adapted(model)[1].save(tmp_path / "site.safetensors")
+    done: list[str] = []
+
+    def command() -> None:
+        torch.set_num_interop_threads(1)  # As nnU-Net does for -device cuda.
+        done.append(sys.argv[-1])
+
+    monkeypatch.setattr(prediction, "predict_entry_point_modelfolder", command)
+    names = [str(tmp_path / "site.safetensors"), "none"]
+    prediction.predict(model, names, tmp_path, tmp_path / "out", [], "cuda", ())
+    assert done == ["cuda", "cuda"]
 
 
 def test_the_plans_of_a_residual_encoder_in_3d_are_moved_to_a_target(tmp_path: Path) -> None:

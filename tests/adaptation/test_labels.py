@@ -11,6 +11,7 @@ from trained_models import DATASET
 from nnunet_iac.adaptation.labels import (
     MAPPED_FROM,
     mapped_values,
+    require_same_channels,
     require_same_labels,
     write_mapped_dataset,
 )
@@ -27,6 +28,15 @@ def test_a_label_to_ignore_may_be_missing_on_either_side() -> None:
     ignoring = {"labels": {**PLAIN["labels"], "ignore": 3}}
     require_same_labels(PLAIN, ignoring)
     require_same_labels(ignoring, PLAIN)
+
+
+def test_channels_of_an_older_data_set_are_read() -> None:
+    older = {"modality": {"0": "MRI"}}
+    assert require_same_channels(older, {"channel_names": {"0": "T1"}}) == [
+        "note: the channel MRI of the source is called T1 in the target"
+    ]
+    with pytest.raises(ValueError, match="the same order; the source has MRI and the target CT"):
+        require_same_channels(older, {"modality": {"0": "CT"}})
 
 
 def test_regions_must_be_the_same_and_in_the_same_order() -> None:

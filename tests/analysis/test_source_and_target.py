@@ -13,6 +13,7 @@ from nnunet_iac.analysis.report.document import Report, make_report, read_runs, 
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.scores.comparison import compare_scores
+from nnunet_iac.analysis.scores.wording import NONE
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.workflow.study_report import write_study_report
 
@@ -118,6 +119,20 @@ def test_methods_that_were_not_scored_on_the_source_are_left_out(results: Path) 
     model = results / "nnUNetTrainerContinue__nnUNetPlans_continued__2d"
     (model / "fold_0" / "iac" / "source.json").unlink()
     assert list(rows_of(report_of(results))) == ["IAC-LTH", "a random cell (2 draws)"]
+
+
+def test_forgetting_needs_no_score_on_the_target(results: Path, tmp_path: Path) -> None:
+    """A single case leaves none to score."""
+    (fold,) = results.glob("nnUNetTrainerIACLTH__*/fold_0")
+    fold = fold.rename(fold.with_name("fold_all"))
+    cost = json.loads((fold / "iac" / "cost.json").read_text())
+    cost["run"]["fold"] = "all"
+    write_json(fold / "iac" / "cost.json", cost)
+    (row,) = rows_of(report_of(fold)).values()
+    assert (row["target Dice"], row["minus the backbone (95 % interval)"]) == (NONE, NONE)
+    assert row["forgetting (95 % interval)"].startswith("-0.0090 [")
+    report = write_report([fold], tmp_path / "report")
+    assert "Gain on" not in report.read_text()
 
 
 def test_a_pattern_that_does_not_fit_the_source_is_remarked(tmp_path: Path) -> None:

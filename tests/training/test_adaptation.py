@@ -135,6 +135,36 @@ def test_a_model_is_adapted_to_a_single_case(adapted: Any) -> None:
         shutil.rmtree(adapted.path / path / "Dataset080_OneCase")
 
 
+def test_a_target_is_prepared_again_after_its_cases_have_changed(adapted: Any) -> None:
+    name = "Dataset081_Growing"
+    raw, folder = write_target(adapted, name), adapted.path / "preprocessed" / name
+    document = read_json(raw / "dataset.json")
+    gone = [raw / "imagesTr" / "site_2_0000.nii.gz", raw / "labelsTr" / "site_2.nii.gz"]
+    kept = [path.rename(adapted.path / path.name) for path in gone]
+    write_json(raw / "dataset.json", {**document, "numTraining": 2})
+    source = adapted.model("nnUNetTrainer_1epoch", "small")
+    words = ("nnunet-iac", "adapt", "-s", source, "-d", 81, "-c", "2d", "-np", 1)
+    assert "WARNING" not in adapted.run(*words)
+    for path, place in zip(kept, gone, strict=True):
+        path.rename(place)
+    write_json(raw / "dataset.json", document)
+    label = raw / "labelsTr" / "site_0.nii.gz"
+    image = SimpleITK.ReadImage(str(label))
+    SimpleITK.WriteImage(image * 0, str(label))
+    assert "does not name site_2" in adapted.run(*words)
+    data = folder / f"{PLANS}_nnUNetPlans_2d"
+    assert {path.stem for path in data.glob("*.pkl")} == {"site_0", "site_1", "site_2"}
+    truth = SimpleITK.ReadImage(str(folder / "gt_segmentations" / "site_0.nii.gz"))
+    assert not SimpleITK.GetArrayFromImage(truth).any()
+    (folder / "splits_final.json").unlink()
+    assert "WARNING" not in adapted.run(*words)
+    for path in gone:
+        path.unlink()
+    assert "has site_2, which" in adapted.command(*words).stderr
+    for part in ("raw", "preprocessed"):
+        shutil.rmtree(adapted.path / part / name)
+
+
 CONTROL = "nnUNetTrainerContinue"
 
 
@@ -407,7 +437,11 @@ def test_auto_chooses_by_image_among_the_adapters_of_a_model(
     for path in (*(raw / TARGET / "imagesTr").iterdir(), *(raw / SOURCE / "imagesTs").iterdir()):
         (images / path.name).symlink_to(path)
     words = ("nnunet-iac", "predict", "-m", model, "-i", images, "-o", tmp_path / "auto")
+    damaged = adapter.with_name("damaged.safetensors")
+    damaged.write_bytes(b"no adapter")
     printed = adapted.run(*words, "--adapter", "auto", "-device", "cpu", "-npp", 1, "-nps", 1)
+    damaged.unlink()
+    assert "WARNING: damaged is never chosen" in printed
     choices = read_json(tmp_path / "auto" / "adapters.json")
     assert len(choices) == len(labels(tmp_path / "auto")) == len(list(images.iterdir()))
     for case, choice in choices.items():

@@ -180,6 +180,20 @@ def test_of_all_ways_cells_use_rehearsal(
     assert (found and found.cases) == cases
 
 
+@pytest.mark.parametrize("retention", ["ewc", "rehearsal"])
+@pytest.mark.parametrize("has_ignore", ["source", "target"])
+def test_cases_with_a_label_to_ignore_do_not_mix_with_those_without(
+    tmp_path: Path, retention: str, has_ignore: str
+) -> None:
+    ignoring = {**LABELS, "labels": {"background": 0, "heart": 1, "ignore": 2}}
+    of_source = {"dataset_json": ignoring} if has_ignore == "source" else {}
+    checks = _checks(tmp_path, retention=retention)
+    if has_ignore == "target":
+        write_json(checks.data.parent / "dataset.json", ignoring)
+    with pytest.raises(ValueError, match=r"the label ignore is .* Leave retention out"):
+        retained_source(checks, write_source(tmp_path, **of_source), ["site_0"])
+
+
 @pytest.mark.parametrize(
     ("dataset", "gone", "message"),
     [

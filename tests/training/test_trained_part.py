@@ -100,7 +100,7 @@ def test_no_adapter_is_made_of_a_run_that_changed_its_backbone(
     trainer = make_trainer(DISCRETE, in_process.write_plans("part", **SHORT, **settings))
     trainer.run_training()
     with pytest.raises(ValueError, match=r"has changed: train with trainable_part=cells or cells"):
-        Adapter.of_fold(Path(trainer.output_folder), print)
+        Adapter.of_fold(Path(trainer.output_folder), "cpu", print)
 
 
 @pytest.fixture

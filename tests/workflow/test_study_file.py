@@ -186,6 +186,21 @@ def test_what_does_not_search_learns_as_long_as_an_accelerated_search_may_take()
         assert made.settings_of("iac-lth", 0).schedule.finetune_epochs == 100
 
 
+@pytest.mark.parametrize(
+    ("backbones", "settings", "preset"),
+    [
+        ({"a": {"adapt": "fold_0"}}, {}, "adapt"),
+        ({"a": {"adapt": "fold_0"}}, {"preset": "swift"}, "swift"),
+        ({"a": {"adapt": "fold_0"}, "b": None}, {}, "literal"),
+    ],
+)
+def test_models_of_other_data_sets_are_adapted_by_their_own_preset(
+    backbones: dict[str, Any], settings: dict[str, Any], preset: str
+) -> None:
+    found = study(backbones=backbones, settings=settings).settings_of("iac-lth", 0)
+    assert found.schedule.preset == preset
+
+
 def test_old_names_of_settings_are_accepted_and_reported_once() -> None:
     made = study(settings={"theta": 0.5, "recompute_cells": True})
     assert made.settings_of("iac-lth", 0).stability.stability_threshold == 0.5

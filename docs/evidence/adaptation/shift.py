@@ -46,8 +46,10 @@ def shifted(image: SimpleITK.Image) -> SimpleITK.Image:
 
 
 def main() -> None:
-    """Write the data set."""
+    """Write the data set, unless it is there."""
     source, target = raw_folder(SOURCE), raw_folder(SOURCE).with_name(TARGET)
+    if (target / "splits_final.json").is_file():  # Written last.
+        return
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (source / "labelsTs").iterdir())
     for part in ("imagesTr", "labelsTr"):
         (target / part).mkdir(parents=True, exist_ok=True)

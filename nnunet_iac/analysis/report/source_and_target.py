@@ -20,7 +20,13 @@ from nnunet_iac.analysis.scores.forgetting import (
     trained_alone,
 )
 from nnunet_iac.analysis.scores.statistics import MARGIN
-from nnunet_iac.analysis.scores.wording import difference_text, errors_text, p_text, score_text
+from nnunet_iac.analysis.scores.wording import (
+    NONE,
+    difference_text,
+    errors_text,
+    p_text,
+    score_text,
+)
 
 SOURCE_AND_TARGET_HEAD = (
     *("method", "runs", "target Dice", "minus the backbone (95 % interval)"),
@@ -38,7 +44,8 @@ class Adaptation:
         place: target, configuration, source and model.
         name: of the method.
         runs: how many.
-        target: against the backbone, on the target.
+        target: against the backbone, on the target; None without held-out cases there, or
+            without the backbone's scores.
         forgetting: the same on the source.
         transfers: against every network that was trained on the target alone, by its trainer.
     """
@@ -46,7 +53,7 @@ class Adaptation:
     place: tuple[str, str, str, str]
     name: str
     runs: int
-    target: PairedComparison
+    target: PairedComparison | None
     forgetting: PairedComparison
     transfers: dict[str, PairedComparison]
 
@@ -58,9 +65,9 @@ def adaptations(
     compared = (*evaluation.comparisons, *evaluation.control_comparisons)
     against = {id(one.group): one.paired for one in compared if one.against.kind == "reference"}
     made = [
-        _adaptation(group, against[id(group)], margin, seed)
+        _adaptation(group, against.get(id(group)), margin, seed)
         for group in evaluation.groups
-        if id(group) in against and _on_source(group)
+        if _on_source(group)
     ]
     family = adjusted([one.forgetting for one in made])
     return tuple(replace(one, forgetting=new) for one, new in zip(made, family, strict=True))
@@ -73,7 +80,9 @@ def source_and_target(found: Sequence[Adaptation]) -> Section:
     for number, place in enumerate(places):
         target, configuration, source, _ = place
         own = [one for one in found if one.place == place]
-        points = [PlanePoint(one.name, one.target, one.forgetting) for one in own]
+        points = [PlanePoint(one.name, one.target, one.forgetting) for one in own if one.target]
+        if not points:
+            continue
         title = f"Gain on {target} and forgetting on {source}, {configuration}"
         name = "plane" if number == 0 else f"plane-{number + 1}"
         pictures.append(Picture(name, title, CAPTIONS["plane"], partial(plane, points)))
@@ -96,8 +105,8 @@ def numbers_of(one: Adaptation) -> dict[str, Any]:
         "method": one.name,
         **dict(zip(("target", "configuration", "source", "model"), one.place, strict=True)),
         "runs": one.runs,
-        "target_dice": one.target.mean_b,
-        "target_difference": one.target.difference,
+        "target_dice": one.target and one.target.mean_b,
+        "target_difference": one.target and one.target.difference,
         "source_dice_before": lost.mean_a,
         "source_dice": lost.mean_b,
         "source_patients": lost.patients,
@@ -113,18 +122,22 @@ def numbers_of(one: Adaptation) -> dict[str, Any]:
 
 
 def _on_source(group: Group) -> list[Run]:
-    """Return the scored runs of a group that were scored on a source, too."""
-    return [r for r in group.scored if r.source is not None and r.source.forgetting is not None]
+    """Return the runs of a group that were scored on a source."""
+    return [r for r in group.runs if r.source is not None and r.source.forgetting is not None]
 
 
-def _adaptation(group: Group, target: PairedComparison, margin: float, seed: int) -> Adaptation:
+def _adaptation(
+    group: Group, target: PairedComparison | None, margin: float, seed: int
+) -> Adaptation:
     runs = _on_source(group)
     records = [run.source for run in runs if run.source is not None]
     first, pattern = runs[0], runs[0].settings.data.patient_pattern
     name = comparator_name(group, runs) if group.is_control else group.name
     model = Path(first.backbone.path).parent.parent.name
     how = pattern, margin, seed
-    cases = {case for run in runs if run.scores for case in run.scores.dice}
+    scored = [run.scores for run in runs if run.scores is not None]
+    cases = {case for scores in scored for case in scores.dice}
+    alone = trained_alone([run.fold_folder for run in runs], cases) if scored else {}
     return Adaptation(
         place=(first.dataset, first.configuration, records[0].dataset, model),
         name=name,
@@ -132,20 +145,20 @@ def _adaptation(group: Group, target: PairedComparison, margin: float, seed: int
         target=target,
         forgetting=forgetting([scores_of(record) for record in records], name, *how),
         transfers={
-            trainer: forward_transfer(
-                alone, pooled([r.scores for r in runs if r.scores], name), *how
-            )
-            for trainer, alone in trained_alone([run.fold_folder for run in runs], cases).items()
+            trainer: forward_transfer(theirs, pooled(scored, name), *how)
+            for trainer, theirs in alone.items()
         },
     )
 
 
 def _row(one: Adaptation) -> tuple[str, ...]:
     transfers = (f"{difference_text(c)} over {name}" for name, c in one.transfers.items())
+    dice = NONE if one.target is None else score_text(one.target.mean_b)
+    errors = (NONE, NONE) if one.target is None else errors_text(one.target)
     return (
-        *(one.name, str(one.runs), score_text(one.target.mean_b), difference_text(one.target)),
+        *(one.name, str(one.runs), dice, difference_text(one.target)),
         *(score_text(one.forgetting.mean_a), score_text(one.forgetting.mean_b)),
         *(difference_text(one.forgetting), p_text(one.forgetting.p_holm)),
         "; ".join(transfers) or "not available",
-        *map("; ".join, zip(errors_text(one.target), errors_text(one.forgetting), strict=True)),
+        *map("; ".join, zip(errors, errors_text(one.forgetting), strict=True)),
     )
