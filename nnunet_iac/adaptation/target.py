@@ -181,13 +181,14 @@ def require_other_patients(source: SourceModel, target: Target, data: DataConfig
     Those are the validation cases of the target's splits, or all where there are none yet. The
     source's splits must be at hand for that.
     """
-    splits = preprocessed_folder(target.name) / SPLITS
+    splits = _splits(target)
     folds = read_json(splits) if splits.is_file() else [{"val": list(target.cases)}]
     with content_of(splits):
         cases = sorted({case for fold in folds for case in fold.get("val", ())})
     init = read_checkpoint(source.checkpoint)["init_args"]
     wanted = Fold(target.name, source.configuration, "all", cases)
-    reason = leakage(source.checkpoint, init, wanted, splits, data.patient_pattern)
+    beside = preprocessed_folder(target.name) / SPLITS
+    reason = leakage(source.checkpoint, init, wanted, beside, data.patient_pattern)
     if reason is not None and not data.allow_leakage:
         raise ValueError(
             "the source must not have seen the patients that the target is scored on; "
@@ -230,7 +231,7 @@ def prepare(
     data = folder / plans["configurations"][source.configuration]["data_identifier"]
     _require_own_labels(folder, target)
     _require_own_data(data, path)
-    _require_raw_cases(folder, data, target)
+    _require_raw_cases(data, target)
     number = dataset_number(target.name)
     try:
         verify_dataset_integrity(str(target.raw), processes)
@@ -246,10 +247,12 @@ def prepare(
         write_json(known, target.dataset)
     if not path.exists() or read_json(path) != plans:
         write_json(path, plans)
+    if not (folder / SPLITS).is_file() and _splits(target).is_file():
+        write_json(folder / SPLITS, read_json(_splits(target)))  # As nnU-Net's planning does.
     if not _is_preprocessed(folder, data, target):
         preprocess_dataset(number, name, [source.configuration], [processes])
     write_splits(folder, list(target.cases), pattern)
-    if left_out := set(target.cases) - _split_cases(folder / SPLITS, target):
+    if left_out := set(target.cases) - _split_cases(target):
         log(
             f"WARNING: {folder / SPLITS} does not name {named(left_out)}: to train on all cases "
             "add them, or remove the file and run the same command again"
@@ -364,12 +367,9 @@ def _joined(path: Path, plans: dict[str, Any]) -> dict[str, Any]:
     return joined
 
 
-def _require_raw_cases(folder: Path, data: Path, target: Target) -> None:
+def _require_raw_cases(data: Path, target: Target) -> None:
     """Check that what is preprocessed or split are cases of the raw data, none of them removed."""
-    for path, cases in (
-        (data, _preprocessed(data)),
-        (folder / SPLITS, _split_cases(folder / SPLITS, target)),
-    ):
+    for path, cases in ((data, _preprocessed(data)), (_splits(target), _split_cases(target))):
         if gone := set(cases) - set(target.cases):
             raise ValueError(
                 f"all cases must be among the raw data; {path} has {named(gone)}, which "
@@ -377,8 +377,15 @@ def _require_raw_cases(folder: Path, data: Path, target: Target) -> None:
             )
 
 
-def _split_cases(splits: Path, target: Target) -> set[str]:
+def _splits(target: Target) -> Path:
+    """Return the file of a target's splits: beside its preprocessed data, else its raw ones."""
+    own = preprocessed_folder(target.name) / SPLITS
+    return own if own.is_file() else target.raw / SPLITS
+
+
+def _split_cases(target: Target) -> set[str]:
     """Return the cases that splits name; all of the target where there are no splits yet."""
+    splits = _splits(target)
     if not splits.is_file():
         return set(target.cases)
     with content_of(splits):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -50,6 +51,9 @@ from nnunet_iac.workflow.study_report import provenance, scored_as, write_study_
 
 Command = Callable[..., None]
 """Runs words as a command, with keywords as additional environment variables."""
+
+FINGERPRINT = "dataset_fingerprint.json"
+"""What planning needs of a data set, and extracts for minutes where it is not there."""
 
 GPUS = "NNUNET_IAC_GPUS"
 """How many GPUs of this machine a study's trainings share; set where nothing else assigns them."""
@@ -124,9 +128,7 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
 def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, command: Command) -> None:
     number = str(dataset_number(folder.name))
     if not (folder / f"{plans}.json").is_file():
-        # Planning divides by the number of augmentation workers, so it needs one.
-        planning = ["nnUNetv2_plan_and_preprocess", "-d", number, "--no_pp"]
-        command([*planning, "-npfp", str(threads)], nnUNet_n_proc_DA="1")
+        _plan(folder, threads, command)
     content = read_plans(folder / f"{plans}.json")
     for name in dataset.configurations:
         data = folder / configuration_of(content, name)["data_identifier"]
@@ -134,6 +136,22 @@ def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, comman
         if not set(training_cases(raw_folder(folder.name))) <= there:
             words = ["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", name]
             command([*words, "-np", str(threads)])
+
+
+def _plan(folder: Path, threads: int, command: Command) -> None:
+    """Plan in a folder beside, since planning demands that splits are those of the raw data."""
+    with TemporaryDirectory(prefix=".planning.", dir=folder.parent) as beside:
+        planned = Path(beside) / folder.name
+        planned.mkdir()
+        for path in folder.glob(FINGERPRINT):
+            shutil.copy(path, planned)
+        words = ["nnUNetv2_plan_and_preprocess", "-d", str(dataset_number(folder.name)), "--no_pp"]
+        # Planning divides by the number of augmentation workers, so it needs one.
+        environment = {"nnUNet_preprocessed": beside, "nnUNet_n_proc_DA": "1"}
+        command([*words, "-npfp", str(threads)], **environment)
+        for path in sorted(planned.glob("*.json")):
+            if not (folder / path.name).exists():
+                path.rename(folder / path.name)
 
 
 def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict[str, Any]:

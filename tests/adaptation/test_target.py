@@ -233,6 +233,16 @@ def test_settings_name_their_files_for_every_folder(
 
 
 @pytest.mark.usefixtures("preparing")
+def test_splits_beside_the_raw_data_are_taken_over(
+    folders: Path, source: SourceModel, target: Target
+) -> None:
+    splits = [{"train": ["p1_ed", "p1_es"], "val": ["p2_ed"]}]
+    write_json(target.raw / "splits_final.json", splits)
+    path = prepare(source, target, NAME, {"patient_pattern": r"p\d+"}, 1, print)
+    assert read_json(path.with_name("splits_final.json")) == splits
+
+
+@pytest.mark.usefixtures("preparing")
 def test_cases_that_splits_do_not_name_are_reported_and_removed_ones_refused(
     folders: Path, source: SourceModel, target: Target
 ) -> None:

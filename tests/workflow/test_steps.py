@@ -122,6 +122,30 @@ def test_the_splits_of_a_study_replace_those_that_planning_copies(
     assert json.loads((folder / steps.SPLITS).read_text()) == own
 
 
+def test_planning_sees_no_splits_and_leaves_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "Dataset004_Hippocampus"
+    folder.mkdir()
+    for name in (steps.SPLITS, steps.FINGERPRINT):
+        (folder / name).write_text(json.dumps("own"))
+    content = {"configurations": {"2d": {"data_identifier": "data"}}}
+
+    def command(words: list[str], **environment: str) -> None:
+        beside = Path(environment["nnUNet_preprocessed"]) / folder.name
+        assert [path.name for path in beside.iterdir()] == [steps.FINGERPRINT]
+        for name in (steps.SPLITS, "nnUNetPlans.json"):
+            (beside / name).write_text(json.dumps(content))
+
+    monkeypatch.setattr(steps, "read_plans", lambda path: json.loads(path.read_text()))
+    monkeypatch.setattr(steps, "raw_folder", lambda name: tmp_path)
+    monkeypatch.setattr(steps, "training_cases", lambda raw: [])
+    steps._preprocess(folder, "nnUNetPlans", study().datasets[0], 1, command)
+    assert json.loads((folder / steps.SPLITS).read_text()) == "own"
+    assert json.loads((folder / "nnUNetPlans.json").read_text()) == content
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+
+
 def test_a_studys_folder_finds_the_cells_and_models_that_its_file_names(tmp_path: Path) -> None:
     cells = {"as": "random", "settings": {"genotype": "cells/own_{seed}.json"}}
     document = {
