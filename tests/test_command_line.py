@@ -20,6 +20,7 @@ from nnunet_iac.cli import main, options
 from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_PROTOCOL, SKIP_NAMES
 from nnunet_iac.host.devices import DEVICES, default_device, require_device
 from nnunet_iac.host.trainer_lookup import exported_trainers, trainers_dir
+from nnunet_iac.training.cost import provenance
 from nnunet_iac.width import study as width_study
 from nnunet_iac.width.selection import RULES
 from nnunet_iac.width.sensitivity import Score
@@ -231,6 +232,17 @@ def test_a_device_is_taken_where_torch_has_it(
         RuntimeError, match=f"the device {device} needs a GPU .* use the device cpu"
     ):
         require_device(device)
+
+
+def test_a_run_on_the_cpu_does_not_ask_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has asked for CUDA cannot use it after a fork."""
+
+    def asked() -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr("torch.cuda.is_available", asked)
+    require_device("cpu")
+    assert provenance().hardware["gpu"] is None
 
 
 # --- the trainers' folder ------------------------------------------------------------------------

@@ -15,8 +15,13 @@ def require_device(device: str) -> None:
     """Check that torch can use a device here; else raise a RuntimeError."""
     import torch
 
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not found.get(device.partition(":")[0], True):
+    # Only the one that is wanted: asking for CUDA in a process spoils it for forks of that.
+    kind, found = device.partition(":")[0], True
+    if kind == "cuda":
+        found = torch.cuda.is_available()
+    elif kind == "mps":
+        found = torch.backends.mps.is_available()
+    if not found:
         raise RuntimeError(
             f"the device {device} needs a GPU that torch can use, and there is none: use the "
             "device cpu, or install torch for your GPU"

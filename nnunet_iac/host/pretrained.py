@@ -28,7 +28,7 @@ def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Pat
     config = manager.get_configuration(configuration)
     dataset = read_dataset(plans_file.parent / "dataset.json")
     with torch.random.fork_rng(devices=[]), built_from_plans():
-        torch.manual_seed(SEED)
+        torch.default_generator.manual_seed(SEED)
         channels = determine_num_input_channels(manager, config, dataset)
         heads = manager.get_label_manager(dataset).num_segmentation_heads
         network = nnUNetTrainer.build_network_architecture(manager, config, channels, heads)

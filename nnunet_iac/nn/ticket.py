@@ -14,7 +14,7 @@ def draw_ticket(network: RetrofittedUNet, seed: int) -> dict[str, Tensor]:
     slope 0.01); the global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed reseeds GPUs as well.
         implants = network.new_implants()
         implants.apply(InitWeights_He(1e-2))
     return {f"implants.{name}": p.detach().clone() for name, p in implants.named_parameters()}

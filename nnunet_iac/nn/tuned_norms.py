@@ -22,7 +22,8 @@ class TunedNorm(nn.Module):
     def forward(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return a norm's output, scaled and shifted; called as the norm's forward hook."""
         shape = (1, -1, *(1 for _ in output.shape[2:]))
-        return output * self.scale.view(shape) + self.shift.view(shape)
+        scale, shift = (own.to(output.dtype).view(shape) for own in (self.scale, self.shift))
+        return output * scale + shift
 
 
 def norms_of(decoder: Any) -> list[_NormBase]:

@@ -26,6 +26,7 @@ from nnunet_iac.runs.checkpoint import (
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings, present_names
 from nnunet_iac.training.mirroring import keep_to
+from nnunet_iac.training.optimisation import load_optimiser
 
 CHECKPOINT_FORMAT = 3
 """Of what our trainers add to nnU-Net's checkpoints."""
@@ -96,7 +97,7 @@ def restore_host(trainer: Any, checkpoint: Mapping[str, Any]) -> None:
     trainer._best_ema = checkpoint["_best_ema"]
     trainer.inference_allowed_mirroring_axes = checkpoint[MIRRORING]
     keep_to(trainer, checkpoint[MIRRORING])
-    trainer.optimizer.load_state_dict(checkpoint["optimizer_state"])
+    load_optimiser(trainer.optimizer, checkpoint["optimizer_state"])
     if trainer.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
         trainer.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
 

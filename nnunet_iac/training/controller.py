@@ -295,7 +295,9 @@ class SearchController:
         self.average.load_state_dict(state)
         self._require_frozen(network)
         if self.architecture_optimizer is not None:
-            self.architecture_optimizer.load_state_dict(state["architecture_optimizer"])
+            optimisation.load_optimiser(
+                self.architecture_optimizer, state["architecture_optimizer"]
+            )
 
     def _operations(self) -> int:
         return 0 if self.pruning is None else int(self.pruning.active.sum())

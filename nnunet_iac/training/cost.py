@@ -33,9 +33,9 @@ def network_cost(
 
 
 def peak_memory_bytes() -> int:
-    """Return the most memory used so far: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
+    """Return the most memory used so far: of the GPU where that was used, else of the process."""
+    if torch.cuda.is_initialized() and (peak := torch.cuda.max_memory_allocated()):
+        return peak
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -49,7 +49,8 @@ def provenance() -> CostRecord:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            # Not merely available: a forked process cannot ask for the name.
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_initialized() else None,
         },
         versions={
             "python": platform.python_version(),

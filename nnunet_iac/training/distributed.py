@@ -31,7 +31,9 @@ def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     gc.collect()  # An earlier wrapper must be gone, or its hooks would wait for gradients too.
     if device.type != "cuda":
         return DistributedDataParallel(network)
-    return DistributedDataParallel(synchronised(network), device_ids=[device.index])
+    # No broadcast of buffers, which are the same: a rank without validation cases would miss it.
+    network, own = synchronised(network), [device.index]
+    return DistributedDataParallel(network, device_ids=own, broadcast_buffers=False)
 
 
 def synchronised(network: nn.Module) -> nn.Module:

@@ -1,11 +1,13 @@
 """Optimisers, schedules and the training step of each phase."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
@@ -15,6 +17,9 @@ from nnunet_iac.search.setting_parts import Optimisation
 
 MAX_GRADIENT_NORM = 12.0
 """nnU-Net's clipping of the weights' gradient; alpha and beta are never clipped."""
+
+SMALLEST_SCALE = 2.0**-20
+"""Of the loss in mixed precision; it begins at 2^16."""
 
 SGD_WEIGHT_DECAY = 3e-5
 """nnU-Net's, of the finetuning with `sgd`; nothing else decays but alpha and beta on request."""
@@ -95,6 +100,16 @@ def first_rates(settings: Optimisation, searches: bool) -> tuple[float, float]:
     return settings.finetune_lr, SGD_WEIGHT_DECAY if settings.finetune_optimizer == "sgd" else 0.0
 
 
+def load_optimiser(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Continue an optimiser from its state, which may be of a run on another device.
+
+    How its step is computed stays that of this device: the scaler of mixed precision relies on it.
+    """
+    fused = {"fused": optimizer.defaults.get("fused")}
+    groups = [{**group, **fused} for group in state["param_groups"]]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
 def use_deterministic_cudnn(deterministic: bool) -> None:
     """Turn off cuDNN's choice by timing, which nnU-Net's command turns on for a new trainer."""
     if deterministic:
@@ -102,26 +117,56 @@ def use_deterministic_cudnn(deterministic: bool) -> None:
         torch.backends.cudnn.deterministic = True
 
 
+@contextmanager
+def deterministic_predictor(deterministic: bool) -> Iterator[None]:
+    """Do so in a block whenever nnU-Net's predictor is made, which turns that choice on."""
+    made = nnUNetPredictor.__init__
+
+    def make(predictor: Any, *given: Any, **named: Any) -> None:
+        made(predictor, *given, **named)
+        use_deterministic_cudnn(deterministic)
+
+    with patch.object(nnUNetPredictor, "__init__", make):
+        yield
+
+
 def loss_of(
-    network: nn.Module, loss: Callable[[Any, Any], Tensor], batch: dict, device: torch.device
+    network: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    batch: dict,
+    device: torch.device,
+    mixed: bool = True,
 ) -> Callable[[], Tensor]:
-    """Return the function that runs one of nnU-Net's batches, in mixed precision on CUDA."""
+    """Return the function that runs one of nnU-Net's batches, in mixed precision on CUDA if wanted.
+
+    Gradients of mixed precision vanish unless the loss is scaled.
+    """
 
     def run() -> Tensor:
         data, target = batch["data"].to(device, non_blocking=True), batch["target"]
         whole = isinstance(target, Tensor)
         parts = [t.to(device, non_blocking=True) for t in ([target] if whole else target)]
-        with torch.autocast("cuda") if device.type == "cuda" else nullcontext():
+        with torch.autocast("cuda") if mixed and device.type == "cuda" else nullcontext():
             return loss(network(data), parts[0] if whole else parts)
 
     return run
 
 
-def has_finite_weights(network: nn.Module) -> bool:
-    """Return whether all parameters that learn are finite."""
+def fault_of_training(
+    network: nn.Module, grad_scaler: torch.amp.GradScaler | None = None
+) -> str | None:
+    """Return what must be finite after an epoch and is not, or None.
+
+    Where gradients are not finite again and again, a scaler leaves out every step, and halves its
+    scale each time.
+    """
     learning = (p for p in network.parameters() if p.requires_grad)
     finite = [torch.isfinite(parameter).all() for parameter in learning]
-    return bool(torch.stack(finite).all())  # The host waits once.
+    if not torch.stack(finite).all():  # The host waits once.
+        return "weights must be finite; some are not after training"
+    if grad_scaler is not None and grad_scaler.get_scale() < SMALLEST_SCALE:
+        return "gradients must be finite; they were not in step after step"
+    return None
 
 
 def step(

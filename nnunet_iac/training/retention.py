@@ -148,7 +148,8 @@ def chosen_retention(
         training, _ = trainer.streams.stock_loaders(get_dataloaders)
         loader = batches.with_dataset(training, _dataset(source))
         drawn = trainer.streams.first_batches(loader, "source", FISHER_BATCHES)
-        losses = (optimisation.loss_of(original, trainer.loss, batch, device) for batch in drawn)
+        given = original, trainer.loss
+        losses = (optimisation.loss_of(*given, batch, device, mixed=False) for batch in drawn)
         importance = fisher_diagonal(original, losses)
     return Retention(weight_distance(trainer.unet, weights, rates.retention_weight, importance))
 

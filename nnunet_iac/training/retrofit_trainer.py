@@ -214,9 +214,8 @@ class RetrofitTrainer(nnUNetTrainer):
         return result
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Stop before anything is saved if the last step made a weight non-finite."""
-        if not optimisation.has_finite_weights(self.network):
-            what = "weights must be finite; some are not after training"
+        """Stop before anything is saved if the training has failed."""
+        if what := optimisation.fault_of_training(self.network, self.grad_scaler):
             raise self.controller.not_finite(what, self.current_epoch)
         super().on_train_epoch_end(train_outputs)
 
@@ -261,8 +260,8 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate backbone and source, once, then the network as nnU-Net does, which ends it."""
-        optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
-        with resumable(self, "--val"), fallback_named():
+        predictor = optimisation.deterministic_predictor(self.settings.optimisation.deterministic)
+        with resumable(self, "--val"), fallback_named(), predictor:
             reference.validate_others(self)
             super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():

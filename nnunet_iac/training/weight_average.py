@@ -42,11 +42,16 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take the network's weights into the average, after a training step."""
-        if not self._of_network:
+        if not self._of_network or not (self.steps or self._has_moved()):
             return
         self.steps += 1
         share = (1 - self.decay) / (1 - self.decay**self.steps)
         torch._foreach_lerp_([*self._other.values()], [*self._of_network.values()], share)
+
+    def _has_moved(self) -> bool:
+        """Return whether a step was taken: the scaler of mixed precision leaves out the first."""
+        pairs = zip(self._other.values(), self._of_network.values(), strict=True)
+        return not all(torch.equal(*pair) for pair in pairs)
 
     def use_average(self) -> None:
         """Put the average into the network; the trained weights are kept."""

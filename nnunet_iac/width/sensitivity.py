@@ -52,7 +52,8 @@ def sensitivities(
     if score not in SCORES:
         raise ValueError(f"the score must be one of {', '.join(SCORES)}; got {score!r}")
     device = next(network.parameters()).device
-    with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+    exact = {"benchmark": False, "deterministic": True, "allow_tf32": False}
+    with torch.backends.cudnn.flags(enabled=True, **exact):
         return [
             _sensitivity(network, image.to(device), score, seed)
             for seed, image in enumerate(images)
@@ -75,11 +76,11 @@ def _sensitivity(network: nn.Module, image: Tensor, score: Score, seed: int) -> 
         logits = logits[0]
     if score == "sum":
         (gradient,) = torch.autograd.grad(logits.sum(), image)
-        return float(gradient.double().norm())
+        return float(gradient.cpu().double().norm())
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
     for probe in range(PROBES):
         signs = torch.randint(2, logits.shape, generator=generator).to(logits) * 2 - 1
         (gradient,) = torch.autograd.grad(logits, image, signs, retain_graph=probe < PROBES - 1)
-        total += float(gradient.double().square().sum())
+        total += float(gradient.cpu().double().square().sum())
     return (total / PROBES) ** 0.5

@@ -6,6 +6,7 @@ from torch import nn
 
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
+from nnunet_iac.nn.tuned_norms import TunedNorm
 
 KINDS = ("whole", "pruned", "discrete")
 SCALE = 2.0**12
@@ -101,3 +102,13 @@ def test_half_precision_gives_the_loss_and_the_gradients_of_single_precision(
 def distance(found, wanted):
     """Return the length of the difference in units of what it should be."""
     return ((found - wanted).norm() / wanted.norm()).item()
+
+
+@pytest.mark.parametrize("dtype", DIGITS, ids=str)
+def test_a_tuned_norm_keeps_the_precision_of_its_norm(dtype):
+    norm, tuned = nn.InstanceNorm2d(3, affine=True), TunedNorm(3)
+    norm.register_forward_hook(tuned)
+    output = norm(torch.randn(2, 3, 4, 4)).to(dtype)
+    assert tuned(norm, (), output).dtype == dtype
+    norm(torch.randn(2, 3, 4, 4)).square().sum().backward()
+    assert tuned.scale.grad.dtype == torch.float32

@@ -1,9 +1,11 @@
 """The joint step of two optimisers, with and without mixed precision."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from simulated_device import DEVICE, SimulatedDevice
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -13,8 +15,10 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.optimisation import (
     MAX_GRADIENT_NORM,
     EpochSchedule,
+    deterministic_predictor,
+    fault_of_training,
     finetune_optimiser,
-    has_finite_weights,
+    load_optimiser,
     step,
 )
 
@@ -87,17 +91,49 @@ def test_on_cuda_all_parameters_take_a_step_in_one_kernel(name: str) -> None:
     assert here.defaults["fused"] is None
 
 
-def test_an_optimiser_of_cuda_is_continued_on_a_cpu() -> None:
-    steps = []
-    for fused in (None, True):
-        first, second = (nn.Parameter(torch.ones(3)) for _ in range(2))
-        optimizer, resumed = Adam([first], fused=fused), Adam([second])
-        first.grad = second.grad = torch.tensor([1.0, 2.0, -3.0])
-        optimizer.step()
-        resumed.load_state_dict(optimizer.state_dict())
-        resumed.step()
-        steps.append(second.detach())
-    torch.testing.assert_close(*steps)
+@pytest.mark.parametrize(("before", "after"), [(None, None), (True, None), (None, True)])
+def test_an_optimiser_is_continued_on_another_device(
+    before: bool | None, after: bool | None
+) -> None:
+    """On CUDA optimisers are fused, and only such take the scale from mixed precision's scaler."""
+    first, second, alone = (nn.Parameter(torch.ones(3)) for _ in range(3))
+    optimizer, resumed = Adam([first], fused=before), Adam([second], fused=after)
+    for parameter in (first, second, alone):
+        parameter.grad = torch.tensor([1.0, 2.0, -3.0])
+    optimizer.step()
+    load_optimiser(resumed, optimizer.state_dict())
+    assert resumed.param_groups[0]["fused"] is after
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    scaler.scale(torch.ones(()))  # Else it has no scale.
+    scaler.step(resumed)
+    wanted = Adam([alone])
+    load_optimiser(wanted, optimizer.state_dict())
+    wanted.step()
+    torch.testing.assert_close(second, alone)
+
+
+def test_steps_that_are_left_out_for_ever_end_a_run() -> None:
+    network = nn.Linear(2, 2)
+    for scale, fault in ((2.0**-19, False), (2.0**-21, True)):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(torch.ones(()))
+        assert (fault_of_training(network, scaler) is not None) is fault
+
+
+def test_a_predictor_leaves_the_choice_of_cudnn_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn = torch.backends.cudnn
+    for wanted in (True, False):
+        monkeypatch.setattr(cudnn, "benchmark", False)
+        monkeypatch.setattr(cudnn, "deterministic", wanted)
+
+        def init(predictor: Any) -> None:
+            cudnn.benchmark = True  # As nnU-Net's does on CUDA.
+
+        monkeypatch.setattr(nnUNetPredictor, "__init__", init)
+        with deterministic_predictor(wanted):
+            nnUNetPredictor()
+        assert cudnn.benchmark is not wanted
+        assert nnUNetPredictor.__init__ is init
 
 
 def test_weights_are_checked_with_one_wait_for_their_device() -> None:
@@ -106,9 +142,9 @@ def test_weights_are_checked_with_one_wait_for_their_device() -> None:
     nn.init.constant_(network[1].bias, torch.nan)
     with SimulatedDevice() as device:
         network.to(DEVICE)
-        assert device.waits_of(lambda: has_finite_weights(network)) == Counter(
+        assert device.waits_of(lambda: fault_of_training(network)) == Counter(
             {"_local_scalar_dense": 1}
         )
-        assert has_finite_weights(network)
+        assert fault_of_training(network) is None
         nn.init.constant_(network[0].bias, torch.inf)
-        assert not has_finite_weights(network)
+        assert fault_of_training(network)
