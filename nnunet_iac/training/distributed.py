@@ -25,8 +25,8 @@ def unwrap_ddp(network: nn.Module) -> Any:
 def wrapped(network: nn.Module, device: torch.device) -> nn.Module:
     """Return a network wrapped for the running process group.
 
-    On CUDA its batch norms take their statistics over all ranks, as nnU-Net's do; the wrapper
-    gives all ranks the first one's tensors.
+    On CUDA its batch norms take their statistics over all ranks, as nnU-Net's do, but for those of
+    search cells, which take them per rank; the wrapper gives all ranks the first one's tensors.
     """
     gc.collect()  # An earlier wrapper must be gone, or its hooks would wait for gradients too.
     if device.type != "cuda":

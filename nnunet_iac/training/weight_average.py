@@ -14,8 +14,9 @@ class WeightAverage:
         a_n = (1 - d) / (1 - d^n) * sum_i d^(n - i) w_i,
 
     Polyak averaging (Polyak and Juditsky 1992, eq. 2) with exponential weights and the bias
-    correction of Adam (Kingma and Ba 2015, section 3), so initial weights have no part in it. It is
-    computed as a_n = a_(n-1) + (1 - d) / (1 - d^n) * (w_n - a_(n-1)).
+    correction of Adam (Kingma and Ba 2015, section 3), so initial weights have no part in it,
+    unless the scaler of mixed precision leaves out the first steps. It is computed as
+    a_n = a_(n-1) + (1 - d) / (1 - d^n) * (w_n - a_(n-1)).
 
     Averaged are all parameters that have gradients, and the running statistics of their modules.
 
@@ -42,16 +43,11 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take the network's weights into the average, after a training step."""
-        if not self._of_network or not (self.steps or self._has_moved()):
+        if not self._of_network:
             return
         self.steps += 1
         share = (1 - self.decay) / (1 - self.decay**self.steps)
         torch._foreach_lerp_([*self._other.values()], [*self._of_network.values()], share)
-
-    def _has_moved(self) -> bool:
-        """Return whether a step was taken: the scaler of mixed precision leaves out the first."""
-        pairs = zip(self._other.values(), self._of_network.values(), strict=True)
-        return not all(torch.equal(*pair) for pair in pairs)
 
     def use_average(self) -> None:
         """Put the average into the network; the trained weights are kept."""

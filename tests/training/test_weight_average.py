@@ -108,16 +108,6 @@ def test_weights_that_were_set_before_the_first_step_have_no_part_in_the_average
     assert network[0].weight.item() == 5.0
 
 
-def test_a_first_step_that_was_left_out_has_no_part_in_the_average() -> None:
-    network, average = _averaged(0.5)
-    average.update()
-    _set(network, 3.0)
-    average.update()
-    assert average.steps == 1
-    average.use_average()
-    assert network[0].weight.item() == 3.0
-
-
 def test_without_a_decay_nothing_happens_and_nothing_is_saved() -> None:
     network, average = _averaged(0.0, 1.0, 2.0)
     average.use_average()

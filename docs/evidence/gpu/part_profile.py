@@ -23,7 +23,7 @@ from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.training.checkpoints import write_checkpoint
 from nnunet_iac.training.controller import Phase, SearchController
 from nnunet_iac.training.method import IAC_LTH
-from nnunet_iac.training.optimisation import has_finite_weights
+from nnunet_iac.training.optimisation import fault_of_training
 from nnunet_iac.training.recorder import Recorder
 
 STEPS = 3
@@ -133,7 +133,7 @@ def host_row(workload: Workload, scratch: Path) -> dict[str, Any]:
     while controller.phase is not Phase.FINETUNE:
         epoch += 1
         end = partial(controller.end_epoch, network, epoch, seconds=1.0, loss=0.5)
-        seconds["check"].append(took(partial(has_finite_weights, network)))
+        seconds["check"].append(took(partial(fault_of_training, network)))
         seconds["record"].append(took(end))
         state = {"network_weights": network.state_dict(), **controller.state_dict()}
         seconds["checkpoint"].append(took(partial(write_checkpoint, state, scratch / LATEST)))
