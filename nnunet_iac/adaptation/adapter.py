@@ -24,7 +24,6 @@ from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
 from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.export import (
     Model,
-    fold_folders,
     model_configuration,
     new_folder,
     retrofit_architecture,
@@ -33,6 +32,7 @@ from nnunet_iac.host.export import (
 from nnunet_iac.host.plans import SECTION, configuration_of, read_dataset, read_plans
 from nnunet_iac.runs.atomic import content_of, naming, replacing, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
+from nnunet_iac.runs.fold import fold_folders
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.typed import typed
 from nnunet_iac.search.genotype import UNDECIDED, Genotype

@@ -150,7 +150,10 @@ def _is_root(folder: str | Path) -> bool:
 
 
 def folder_check(variable: str) -> Check:
-    """Return whether an environment variable names an existing folder that can be written to."""
+    """Return whether an environment variable names an existing folder that can be used.
+
+    All but that of raw data must be writable.
+    """
     value = os.environ.get(variable)
     if not value:
         return Check(variable, "not set", f"export {variable}=/path/to/{variable}")
@@ -160,6 +163,8 @@ def folder_check(variable: str) -> Check:
         with tempfile.TemporaryFile(dir=value):
             pass
     except OSError as error:
+        if variable == DATA_VARIABLES[0]:
+            return Check(variable, f"{value}, read-only{_dependence([value])}")
         found = f"{value} cannot be written to: {error.strerror}"
         fix = f"chmod u+w {shlex.quote(value)}, or export {variable}=<another folder>"
         return Check(variable, found, fix)

@@ -1,7 +1,6 @@
 """A retrofit as a model folder of the stock nnUNetTrainer, whose plans name the network."""
 
 import copy
-import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.runs.atomic import content_of, naming, write_json
 from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint
-from nnunet_iac.runs.fold import full_disk_named
+from nnunet_iac.runs.fold import fold_folders, full_disk_named
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
@@ -82,11 +81,6 @@ class Model:
         with naming(folder / "plans.json"):
             require_known_networks(plans)
         return cls(folder, folds, model_configuration(folder, plans), left_out)
-
-
-def fold_folders(model: Path) -> list[Path]:
-    """Return the folders of a model's folds; others beside them, such as copies, are left out."""
-    return sorted(p for p in model.glob("fold_*") if re.fullmatch(r"fold_(all|\d+)", p.name))
 
 
 def model_configuration(model: Path, plans: Mapping[str, Any]) -> str:
@@ -187,7 +181,8 @@ def stock_checkpoint(
     fold: str,
 ) -> dict[str, Any]:
     """Return what nnU-Net's predictor reads of a checkpoint of nnUNetTrainer."""
-    init = {"plans": plans, "configuration": configuration, "fold": fold, "dataset_json": dataset}
+    number = int(fold) if fold.isdecimal() else fold
+    init = {"plans": plans, "configuration": configuration, "fold": number, "dataset_json": dataset}
     return {
         "network_weights": weights,
         "trainer_name": TRAINER,

@@ -131,7 +131,11 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
-        return [f"next: {train} -tr {ours} {under}"]
+        next_ = f"next: {train} -tr {ours} {under}"
+        # Settings that name no cell are for a control as well.
+        also = f"or, as the control: {train} -tr {CONTINUE_TRAINER} {under}"
+        is_both = ours in (LTH_TRAINER, FULL_TRAINER) and settings.cell.trainable_part is None
+        return [next_, also] if is_both else [next_]
     trainer = settings.data.backbone_trainer
     words = [] if trainer is None else ["-tr", trainer]
     words += ["-p", new["plans_name"]]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,11 @@ def held(lock: FileLock) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def fold_folders(model: Path) -> list[Path]:
+    """Return the folders of a model's folds; others beside them, such as copies, are left out."""
+    return sorted(p for p in model.glob("fold_*") if re.fullmatch(r"fold_(all|\d+)", p.name))
 
 
 def require_writable(folder: Path) -> None:

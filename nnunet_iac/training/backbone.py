@@ -247,6 +247,8 @@ def leakage(
     fold `all` has its cases in its own validation.
     """
     trained_on, dataset = init["fold"], init["plans"].get("dataset_name")
+    if isinstance(trained_on, str) and trained_on.isdecimal():  # Of models exported earlier.
+        trained_on = int(trained_on)
     if dataset != fold.dataset:
         own = splits.parent.parent / str(dataset) / splits.name
         learned = {*_training_cases(own, trained_on)}

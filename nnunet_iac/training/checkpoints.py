@@ -23,6 +23,7 @@ from nnunet_iac.runs.checkpoint import (
     read_checkpoint,
     share,
 )
+from nnunet_iac.runs.fold import fold_folders
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import Settings, present_names
 from nnunet_iac.training.mirroring import keep_to
@@ -268,7 +269,7 @@ def require_same_structure(fold_folder: Path, structure: Mapping[str, Any]) -> N
 
     nnU-Net overwrites the plans.json that the prediction of all of them needs.
     """
-    for fold in sorted(fold_folder.parent.glob("fold_*")):
+    for fold in fold_folders(fold_folder.parent):
         checkpoints = sorted(fold.glob("checkpoint_*.pth"))
         if fold.name == fold_folder.name or not checkpoints:
             continue

@@ -1,6 +1,7 @@
 """nnU-Net's final validation of networks beside the run's own: made once, or copied from a run."""
 
 import copy
+import hashlib
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
+from nnunet_iac.host.planning import TRUTHS
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, read_summary
 from nnunet_iac.training.distributed import broadcast_from_rank0, ranks, wrapped
@@ -23,7 +25,18 @@ def prediction_circumstances(trainer: Any, versions: Mapping[str, str]) -> dict[
         "device": trainer.device.type,
         "ranks": ranks(),
         "versions": versions,
+        "truths": _truths(trainer),
     }
+
+
+def _truths(trainer: Any) -> str:
+    """Return a digest of the label files that nnU-Net scores a trainer's validation cases with."""
+    folder = Path(trainer.preprocessed_dataset_folder_base) / TRUTHS
+    digest = hashlib.sha256()
+    for case in sorted(trainer.do_split()[1]):
+        path = folder / f"{case}{trainer.dataset_json['file_ending']}"
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
 
 
 def validate_once(

@@ -61,7 +61,7 @@ def _validate_both(
         "source": source.dataset,
         "validation": sorted(source.cases),
         "configuration": source.config,
-        **prediction_circumstances(trainer, trainer.run.recorder.cost.versions),
+        **prediction_circumstances(other, trainer.run.recorder.cost.versions),
     }
     before, after = folder.source_before_folder, folder.source_after_folder
     place = f"*/fold_*/{FOLDER_NAME}/{before.name}/{MEASURED_ON}"

@@ -17,7 +17,7 @@ from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
 from nnunet_iac.drawing.figure_files import INK, MUTED, plain_axes, write_figure
 from nnunet_iac.drawing.panels import AXIS_NAME, LABEL_SIZE, LEGEND, empty_figure
 from nnunet_iac.host.plans import require_file_ending, settings_of
-from nnunet_iac.runs.atomic import write_json, write_text
+from nnunet_iac.runs.atomic import content_of, write_json, write_text
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.candidates import candidate, features_of
@@ -109,11 +109,33 @@ class Pareto:
 
     def write_study(self, folder: Path) -> Path:
         """Write the plans of all widths, which stay if they are there; return the study file."""
+        path, new = folder / "study.yaml", self.document()
+        if path.is_file():
+            _require_same_kind(path, new)
         for cap in self.caps:
             write_width(self.source, cap)
-        path = folder / "study.yaml"
-        write_text(path, yaml.safe_dump(self.document(), sort_keys=False))
+        write_text(path, yaml.safe_dump(new, sort_keys=False))
         return path
+
+
+def _require_same_kind(path: Path, new: Mapping[str, Any]) -> None:
+    """Check that a study file is of the same data, trainer and settings; widths may be added."""
+
+    def kind(document: Mapping[str, Any]) -> list[Any]:
+        datasets = [{**dataset, "folds": None} for dataset in document["datasets"]]
+        trainers = {spec["trainer"] for spec in document["backbones"].values()}
+        return [datasets, document["seeds"], document["settings"], trainers]
+
+    known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    with content_of(path):
+        own, theirs = new["backbones"], known["backbones"]
+        same = all(own[cap] == theirs[cap] for cap in own.keys() & theirs.keys())
+        same = same and kind(known) == kind(new)
+    if not same:
+        raise ValueError(
+            f"a folder has one comparison of widths; {path} is of other data, plans, settings or "
+            "another trainer: name another folder with -o"
+        )
 
 
 def study_name(folder: Path) -> str:
@@ -144,13 +166,18 @@ class ParetoPoint:
 
 def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[ParetoPoint]:
     """Return the points of the methods whose folds are all in a study's runs, by cap and method."""
-    found = []
+    found, place = [], (pareto.source.folder.name, pareto.source.configuration)
     for cap in pareto.caps:
         for method in (m for m in STYLES if m in pareto.methods):
-            own = [r for r in runs if (r["backbone"], r["method"]) == (f"cap{cap}", method)]
+            own = [r for r in runs if _place(r) == (*place, f"cap{cap}", method)]
             if {r["fold"] for r in own} == set(pareto.folds):
                 found.append(point_of(cap, method, own, pareto.source.cost(cap)))
     return [point for point in found if point is not None]
+
+
+def _place(run: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what decides which point a run is part of."""
+    return run["dataset"], run["configuration"], run["backbone"], run["method"]
 
 
 def point_of(

@@ -155,7 +155,10 @@ def wanted_splits(dataset: DataSet) -> Splits:
 
 def training_cases(raw: Path) -> list[str]:
     """Return the ids of a raw data set's training cases."""
-    ending = read_dataset(raw / "dataset.json")["file_ending"]
+    content = read_dataset(raw / "dataset.json")
+    if isinstance(content.get("dataset"), dict):  # Their files may be anywhere.
+        return sorted(content["dataset"])
+    ending = content["file_ending"]
     labels = (raw / "labelsTr").glob(f"*{ending}")
     return sorted(path.name.removesuffix(ending) for path in labels)
 

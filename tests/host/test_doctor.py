@@ -89,6 +89,9 @@ def test_a_read_only_folder_is_a_failure(nnunet_folders, monkeypatch):
     assert not check.ok
     assert "Permission denied" in check.found
     assert "chmod" in check.fix
+    raw = doctor.folder_check("nnUNet_raw")  # Shared raw data often are.
+    assert raw.ok
+    assert raw.found.endswith("read-only")
 
 
 def test_a_full_disk_is_a_failure(nnunet_folders, monkeypatch):

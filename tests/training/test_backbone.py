@@ -91,6 +91,7 @@ def test_leakage_is_found_by_fold_by_split_and_by_what_was_validated(tmp_path: P
     assert leakage(checkpoint, _init(1), FOLD, splits) == (
         "was trained on fold 1, whose training cases are not this fold's, among them case_b"
     )
+    assert leakage(checkpoint, _init("0"), FOLD, splits) is None
     assert leakage(checkpoint, _init("all"), FOLD, splits) == "was trained on all cases"
     assert leakage(checkpoint, _init(1, "Dataset005_Other"), FOLD, splits) is None
     row = {"prediction_file": "somewhere/case_a.nii.gz"}

@@ -29,6 +29,8 @@ def results(pareto):
     found = []
     for run in study.runs.values():
         run_results = {
+            "dataset": run.dataset.dataset,
+            "configuration": run.configuration,
             "backbone": run.backbone,
             "method": run.method,
             "fold": run.fold,
@@ -154,6 +156,22 @@ def test_a_method_with_a_fold_missing_has_no_point(source):
     two = Pareto(source(), (8,), ("reference",), folds=(0, 1))
     assert len(points(two, results(two))) == 1
     assert points(two, results(two)[:1]) == []
+
+
+def test_runs_of_another_data_set_or_configuration_are_no_points(study):
+    runs = results(study)
+    for key in ("dataset", "configuration"):
+        assert points(study, [{**run, key: "another"} for run in runs]) == []
+
+
+def test_a_study_of_other_settings_is_not_overwritten_and_widths_may_be_added(source, tmp_path):
+    path = Pareto(source(), (8,), ("random",)).write_study(tmp_path)
+    before = path.read_text()
+    with pytest.raises(ValueError, match=r"one comparison of widths; .* another folder with -o"):
+        Pareto(source(), (8,), ("random",), settings={"finetune_epochs": 7}).write_study(tmp_path)
+    assert path.read_text() == before
+    Pareto(source(), (8, 4), ("random",)).write_study(tmp_path)
+    assert "cap4" in path.read_text()
 
 
 def test_the_command_writes_a_study_and_draws_once_there_are_results(

@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
-from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import study_checks
-from nnunet_iac.workflow.study_checks import grouped, require_ready, wanted_splits
+from nnunet_iac.workflow.study_checks import (
+    grouped,
+    require_ready,
+    training_cases,
+    wanted_splits,
+)
 from nnunet_iac.workflow.study_file import study_of
 
 DATASET = "Dataset900_Frames"
@@ -98,6 +103,13 @@ def test_splits_beside_the_raw_data_are_taken_unless_the_study_names_others(
     assert wanted_splits(plain.datasets[0]) == beside
     own = study(splits=given(tmp_path / "own.json", CASES[4:], CASES[:4]))
     assert wanted_splits(own.datasets[0])[0]["val"] == CASES[:4]
+
+
+def test_cases_may_be_listed_with_files_anywhere(raw: Path) -> None:
+    known = read_json(raw / "dataset.json")
+    listed = {case: {"images": ["elsewhere/a.png"], "label": "elsewhere/b.png"} for case in "ba"}
+    write_json(raw / "dataset.json", {**known, "dataset": listed})
+    assert training_cases(raw) == ["a", "b"]
 
 
 def test_other_splits_are_not_overwritten(raw: Path, tmp_path: Path) -> None:

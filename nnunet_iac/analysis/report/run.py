@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_iac.analysis.scores import case_scores
 from nnunet_iac.analysis.scores.case_scores import CaseScores
 from nnunet_iac.analysis.vocabulary import BASELINES, TRAINS_BACKBONE
-from nnunet_iac.runs.fold import in_use
+from nnunet_iac.runs.fold import fold_folders, in_use
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import (
     RUN_KEYS,
@@ -195,8 +195,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
     for path in paths:
         start = path.parent if path.name == FOLDER_NAME else path
         folders = [start / FOLDER_NAME] if (start / FOLDER_NAME).is_dir() else []
-        for pattern in ("fold_*", "*/fold_*") if not folders else ():
-            folders += sorted(start.glob(f"{pattern}/{FOLDER_NAME}"))
+        for model in (start, *sorted(start.glob("*"))) if not folders else ():
+            folders += [fold / FOLDER_NAME for fold in fold_folders(model)]
         folders = [folder for folder in folders if RunFolder(folder).settings_file.is_file()]
         if not folders:
             raise ValueError(

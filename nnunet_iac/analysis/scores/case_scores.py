@@ -10,6 +10,7 @@ from statistics import fmean
 from nnunet_iac.analysis.scores.surface import read_surface_scores, require_monai, require_tolerance
 from nnunet_iac.runs.atomic import content_of, read_json
 from nnunet_iac.runs.checkpoint import FINAL, mirroring_of
+from nnunet_iac.runs.fold import fold_folders
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import BackboneRecord, SourceRecord
 from nnunet_iac.runs.scores import (
@@ -216,7 +217,7 @@ def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     for summary in (folder / SUMMARY, folder / VALIDATION_SUMMARY):
         if summary.is_file():
             return [summary], ()
-    folds = sorted(path for path in folder.glob("fold_*") if path.is_dir())
+    folds = [path for path in fold_folders(folder) if path.is_dir()]
     numbered = [fold for fold in folds if fold.name != FOLD_ALL]
     if not numbered:
         raise FileNotFoundError(
