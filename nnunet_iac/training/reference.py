@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from nnunet_iac.runs.atomic import read_json
+from nnunet_iac.runs.checkpoint import BEST
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, foreground_dice
 from nnunet_iac.training.distributed import broadcast_from_rank0
@@ -20,6 +21,11 @@ from nnunet_iac.training.source_validation import validate_source
 
 def validate_others(trainer: Any) -> None:
     """Validate what the run's network is compared with, before its own validation ends the run."""
+    if trainer._loaded is not None and trainer._loaded[0].name == BEST:
+        trainer.print_to_log_file(
+            "WARNING: these are scores of the best epoch, which was chosen on the same cases; "
+            "before a report validate the end of the run with --val"
+        )
     if trainer.method.retrofits:
         stock = trainer.stock_network()
         stock.load_state_dict(trainer.run.backbone_weights(trainer.unet))

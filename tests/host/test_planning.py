@@ -137,6 +137,15 @@ def test_a_relative_path_means_the_folder_the_plans_are_made_in(
     assert section["genotype"] == str(tmp_path / "runs" / "fold_{fold}")
 
 
+def test_settings_without_a_cell_are_for_a_search_and_for_the_control(preprocessed):
+    path, _ = write_plans("4", "2d", "nnUNetPlans", "Longer", {"finetune_epochs": 221})
+    lines = next_commands(path, "2d", None)
+    assert lines == [
+        "next: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p Longer",
+        "or, as the control: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerContinue -p Longer",
+    ]
+
+
 def test_printed_commands_can_be_pasted_whatever_things_are_called(preprocessed):
     name, folder = "Mine; touch it", preprocessed / "a $(folder)"
     model = Model(folder, (folder / "fold_0",), "2d")

@@ -16,6 +16,7 @@ from nnunet_iac.runs.atomic import write_text
 from nnunet_iac.runs.fold import (
     LOCK,
     archive_previous_run,
+    fold_folders,
     full_disk_named,
     held,
     require_space,
@@ -152,3 +153,9 @@ def test_record_and_checkpoints_of_an_earlier_run_are_moved_aside(tmp_path: Path
     assert (aside / "checkpoint_final.pth").read_text() == "earlier"
     assert (aside / "validation" / "summary.json").read_text() == "earlier"
     assert archive_previous_run(tmp_path) is None
+
+
+def test_copies_of_folds_are_no_folds(tmp_path: Path) -> None:
+    for name in ("fold_0", "fold_10", "fold_all", "fold_0_old", "fold_x", "model"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in fold_folders(tmp_path)] == ["fold_0", "fold_10", "fold_all"]

@@ -27,6 +27,14 @@ def test_a_run_of_given_plans_is_timed_with_its_loading(planned: Any, tmp_path: 
     assert not (planned.path / "results" / "Dataset004_Hippocampus" / "nnUNetTrainer").exists()
 
 
+def test_the_hours_of_a_second_stage_are_not_estimated(planned: Any) -> None:
+    content = read_json(planned.preprocessed / f"{planned.write_plans('second')}.json")
+    content["configurations"]["2d"]["previous_stage"] = "3d_lowres"
+    write_json(planned.preprocessed / "second.json", content)
+    words = ("nnunet-iac", "benchmark", "run", "-d", 4, "-p", "second", "--repeats", 1)
+    assert "second stage are not estimated" in planned.command(*words).stderr
+
+
 def test_a_step_of_given_plans_is_timed_and_a_run_estimated(planned: Any, tmp_path: Path) -> None:
     plans = planned.write_plans("timed", iterations_per_epoch=10, min_channels=8)
     result = tmp_path / "step.json"

@@ -477,6 +477,8 @@ def test_val_best_validates_the_network_that_predicts_from_the_best_checkpoint(
     torch.save(checkpoint, best)
     before = final.read_bytes()
     own.train(model, 0, "--val", "--val_best")
+    logs = "".join(path.read_text() for path in fold.glob("training_log_*.txt"))
+    assert "these are scores of the best epoch" in logs
     assert RunFolder.of_fold(fold).read_backbone().unchanged
     assert final.read_bytes() == before
     images = tmp_path / "validated"
