@@ -200,12 +200,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _adapt(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.adaptation.preparation import next_commands, prepare
     from nnunet_iac.adaptation.source import SourceModel, model_folder
     from nnunet_iac.adaptation.target import (
         Target,
         mapped_target,
-        next_commands,
-        prepare,
         require_adaptable,
         require_other_patients,
     )

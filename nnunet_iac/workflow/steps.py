@@ -110,8 +110,8 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
         own = [run for run in study.runs.values() if run.dataset == dataset]
         for run in own:
             if run.method == REFERENCE and (source := adapted_source(study, run)) is not None:
+                from nnunet_iac.adaptation.preparation import prepare as prepare_target
                 from nnunet_iac.adaptation.target import Target
-                from nnunet_iac.adaptation.target import prepare as prepare_target
 
                 own_settings = untrained_settings(study)
                 given = plans_name(study, run), own_settings, study.threads, print

@@ -4,8 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from nnunet_iac.adaptation.preparation import adapted_plans
 from nnunet_iac.adaptation.source import SourceModel
-from nnunet_iac.adaptation.target import adapted_plans
 
 DOCUMENT = {"file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO"}
 

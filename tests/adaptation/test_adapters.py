@@ -23,9 +23,9 @@ from nnunet_iac.adaptation.adapter import (
 )
 from nnunet_iac.adaptation.choice import NO_ADAPTER, Site, statistics
 from nnunet_iac.adaptation.prediction import chosen_adapters
+from nnunet_iac.adaptation.preparation import adapted_plans
 from nnunet_iac.adaptation.sites import SITE
 from nnunet_iac.adaptation.source import SourceModel
-from nnunet_iac.adaptation.target import adapted_plans
 from nnunet_iac.runs.checkpoint import read_checkpoint
 
 

@@ -12,15 +12,13 @@ from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from planned_unets import architecture
 from trained_models import DATASET, planned, write_model
 
+from nnunet_iac.adaptation.preparation import next_commands, prepare, write_splits
 from nnunet_iac.adaptation.source import SourceModel, model_folder
 from nnunet_iac.adaptation.target import (
     Target,
     mapped_target,
-    next_commands,
-    prepare,
     require_adaptable,
     require_other_patients,
-    write_splits,
 )
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.setting_parts import DataConfig
@@ -202,7 +200,7 @@ def test_a_folder_called_as_a_data_set_is_not_taken_for_a_model(
 def preparing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand-ins of what nnU-Net does with images; the list has the configurations preprocessed."""
     done: list[str] = []
-    place = "nnunet_iac.adaptation.target."
+    place = "nnunet_iac.adaptation.preparation."
     for name in ("verify_dataset_integrity", "extract_fingerprint_dataset"):
         monkeypatch.setattr(place + name, lambda *_, **__: None)
     monkeypatch.setattr(place + "preprocess_dataset", lambda *given: done.extend(given[2]))
