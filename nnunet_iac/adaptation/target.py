@@ -21,9 +21,7 @@ from nnunet_iac.adaptation.labels import (
 )
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
-from nnunet_iac.host.planning import (
-    preprocessed_folder,
-)
+from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import (
     dataset_number,
     read_dataset,
