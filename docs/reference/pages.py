@@ -61,8 +61,6 @@ MEANINGS = {
     "fallen for so many epochs; not measured yet",
     "iterations_per_epoch": "batches per epoch",
     "val_iterations_per_epoch": "validation batches per epoch",
-    "stability_test": "`js`: divergence of importances; `schedule`: prune every `patience` epochs "
-    "without asking",
     "patience": "consecutive stable checks before a prune",
     "stability_threshold": "a check is stable below it; `preset=adaptive` has its own",
     "threshold_growth": "factor of the threshold after an unstable check",

@@ -140,10 +140,10 @@ def advance(
     """Return the state after one epoch's check of every edge, and the decision taken.
 
     Per edge with more than one operation (paper, Algorithm 1): d = JS(p_prev || p), p_prev
-    restricted to the survivors and renormalised. d below the threshold is one more stable check; on
-    a schedule, which has none, every epoch is one. Enough of them in a row prune the operation of
-    least importance; otherwise the threshold grows and the count restarts. All edges decide from
-    the same snapshot. Ties go to the operation that stands first in `OPERATIONS`.
+    restricted to the survivors and renormalised. d below the threshold is one more stable check.
+    Enough of them in a row prune the operation of least importance; otherwise the threshold grows
+    and the count restarts. All edges decide from the same snapshot. Ties go to the operation that
+    stands first in `OPERATIONS`.
 
     Args:
         state: after the epoch before, or of `begin`.
@@ -166,8 +166,7 @@ def advance(
             f"{observation.epoch} it is {divergence[undefined][0].item()}: start anew with a "
             "lower architecture_lr"
         )
-    on_schedule = test.stability_test == "schedule"
-    stable = undecided & ((divergence < state.threshold) | on_schedule)
+    stable = undecided & (divergence < state.threshold)
     checks = torch.where(stable, state.stable_checks + 1, 0)
     due = stable & (checks >= test.patience)
     decision = Decision(

@@ -134,7 +134,6 @@ def _annotated_types(part: Any) -> dict[str, Any]:
 
 Preset = Literal["literal", "paper", "adaptive", "swift", "adapt"]
 ImportanceMode = Literal["softmax", "raw", "raw-strict"]
-TestName = Literal["js", "schedule"]
 Implant = Literal["cell", "convolution", "attention", "nested", "residual-attention"]
 
 RetentionName = Literal["none", "l2-sp", "ewc", "lwf", "rehearsal"]
@@ -271,13 +270,11 @@ class SearchSchedule(CheckedPart):
 class StabilityTest(CheckedPart):
     """When an edge is pruned: after `patience` consecutive stable checks.
 
-    `js` is the divergence of the last two distributions (`search.pruning`). A check is stable while
-    that is below `stability_threshold`; a `schedule` does not ask for it. Whenever an edge is
-    unstable its threshold is multiplied by `threshold_growth`; with `reset_threshold` every prune
-    restores it.
+    A check is stable while the divergence of the last two distributions (`search.pruning`) is below
+    `stability_threshold`. Whenever an edge is unstable its threshold is multiplied by
+    `threshold_growth`; with `reset_threshold` every prune restores it.
     """
 
-    stability_test: TestName = "js"
     patience: Annotated[int, COUNT] = 1
     stability_threshold: Annotated[float, above(0)] = 1.0
     threshold_growth: Annotated[float, at_least(1)] = 2.0

@@ -40,6 +40,7 @@ RENAMED = {
 
 REMOVED = {
     "pruning_score": "importance",
+    "stability_test": "js",
     "beta_decay": 0.0,
     "held_back": None,
     "score_batches": None,
@@ -73,10 +74,7 @@ of finetuning.
 
 @dataclass(frozen=True, init=False)
 class Settings:
-    """The settings of a run; the defaults are the paper's where it has one.
-
-    Exceptions are `preset` and `residual`, which were chosen by the measurements of
-    docs/evidence/results.md.
+    """The settings of a run; docs/method/deviations.md has where defaults differ from the papers'.
 
     Args:
         values: flat keys and values. Keys left out, or None where a preset decides, get the value
@@ -135,10 +133,8 @@ class Settings:
         The Jensen-Shannon divergence is at most ln 2, so no threshold above that is ever missed,
         unless `raw-strict` takes an undefined one for unstable.
         """
-        test = self.stability
-        vacuous = test.stability_test == "js" and self.cell.importance != "raw-strict"
-        always = vacuous and test.stability_threshold > math.log(2)
-        return test.stability_test != "schedule" and not always
+        strict = self.cell.importance == "raw-strict"
+        return strict or self.stability.stability_threshold <= math.log(2)
 
     @property
     def soonest_end(self) -> int:
@@ -197,7 +193,7 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
     return key, converted(key, value, annotation)
 
 
-_DECIDED_BY_PRESETS = tuple(f.name for f in dataclasses.fields(StabilityTest))[1:]
+_DECIDED_BY_PRESETS = tuple(f.name for f in dataclasses.fields(StabilityTest))
 
 
 def _resolved_parts(written: Mapping[str, Any]) -> dict[str, CheckedPart]:

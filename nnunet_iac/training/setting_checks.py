@@ -123,9 +123,7 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
         "weights_lr_min annealing_power architecture_lr architecture_betas "
         "architecture_weight_decay": searches,
         "tan_clamp": searches and cell.edge_transform == "tan",
-        "stability_test patience": prunes,
-        "stability_threshold threshold_growth reset_threshold": prunes
-        and settings.stability.stability_test != "schedule",
+        "patience stability_threshold threshold_growth reset_threshold": prunes,
     }
     used = {name for names, used in uses.items() if used for name in names.split()}
     # A preset sets the stability test, and some of them lengths and rates.

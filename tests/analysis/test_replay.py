@@ -145,7 +145,7 @@ def test_a_search_that_was_forced_at_its_limit_replays_exactly(tmp_path, importa
         },
         {"max_identity": 0},
         {"warmup_epochs": 0},
-        {"importance": "raw-strict", "stability_test": "schedule"},
+        {"importance": "raw-strict"},
     ],
 )
 @pytest.mark.parametrize("prunes", [True, False])

@@ -94,31 +94,6 @@ def test_a_theta_of_one_prunes_every_so_many_checks_along_any_path(seed, scale, 
     assert len(decisions) == 6 * checks
 
 
-@given(seeds, scales, st.sampled_from(["softmax", "raw"]))
-@few
-def test_the_paper_preset_is_a_schedule_of_the_same_interval(seed, scale, mode):
-    js = Settings(preset="paper", importance=mode)
-    schedule = Settings(preset="adaptive", stability_test="schedule", patience=6, importance=mode)
-    path = random_path(seed, scale, 37)
-    events = [
-        [
-            (e.epoch, e.source, e.target, e.operation, e.rule)
-            for decision in search(path, settings)[1]
-            for e in decision.events
-        ]
-        for settings in (js, schedule)
-    ]
-    assert len(events[0]) == 14 * 6
-    assert events[0] == events[1]
-
-
-def test_a_schedule_never_asks_for_stability():
-    noisy = random_path(0, 50.0, 7)
-    settings = Settings(preset="adaptive", stability_test="schedule")
-    _, decisions = search(noisy, settings)
-    assert WARMUP + len(decisions) == 21
-
-
 @given(seeds, scales)
 @few
 def test_the_sign_of_beta_changes_no_prune_of_the_softmax_importance(seed, scale):
@@ -284,18 +259,6 @@ def test_an_undefined_distribution_counts_as_unstable_with_raw_strict():
     assert state.active[0].all()
     assert state.threshold.tolist() == [2.0] + [1.0] * 13
     assert len(decision.events) == 13
-
-
-def test_on_a_schedule_an_undefined_divergence_prunes_and_its_event_has_none():
-    settings = Settings(importance="raw-strict", stability_test="schedule")
-    seen = observation(16, row([-1, 1, 1, 1, 1, 1, 1], others=1.0), torch.ones(14))
-    state, decision = advance(
-        begin(seen, settings.stability, settings.cell), seen, settings.stability, settings.cell
-    )
-    assert len(decision.events) == 14
-    assert [event.divergence is None for event in decision.events] == [True] + [False] * 13
-    assert math.isnan(decision.divergence[0])
-    assert (state.active.sum(dim=1) == 6).all()
 
 
 def test_a_threshold_that_grows_throughout_a_search_stays_finite():

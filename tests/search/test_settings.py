@@ -15,7 +15,6 @@ DEFAULTS = {
     "finetune_epochs": 200,
     "iterations_per_epoch": 250,
     "val_iterations_per_epoch": 50,
-    "stability_test": "js",
     "patience": 1,
     "stability_threshold": 1.0,
     "threshold_growth": 2.0,
@@ -70,7 +69,6 @@ OTHERS = {
     "finetune_epochs": 0,
     "iterations_per_epoch": 1,
     "val_iterations_per_epoch": 1,
-    "stability_test": "schedule",
     "patience": 2,
     "stability_threshold": 1e-5,
     "threshold_growth": 1.5,
@@ -142,7 +140,6 @@ IMPOSSIBLE = {
     "skip": ["gate", None],
     "norm": ["instance", None],
     "residual": ["rezero", False],
-    "stability_test": ["none", "drift", True],
     "activation_checkpointing": [1, "yes", None],
     "weights_lr": [0, -0.1, math.nan, None],
     "weights_lr_min": [-1e-4, "0"],
@@ -243,7 +240,6 @@ def test_settings_cannot_be_changed():
         (
             "literal",
             StabilityTest(
-                "js",
                 patience=1,
                 stability_threshold=1.0,
                 threshold_growth=2.0,
@@ -253,7 +249,6 @@ def test_settings_cannot_be_changed():
         (
             "paper",
             StabilityTest(
-                "js",
                 patience=6,
                 stability_threshold=1.0,
                 threshold_growth=2.0,
@@ -264,7 +259,6 @@ def test_settings_cannot_be_changed():
         (
             "adaptive",
             StabilityTest(
-                "js",
                 patience=1,
                 stability_threshold=1.875e-5,
                 threshold_growth=2.0,
@@ -294,7 +288,7 @@ def test_a_setting_goes_before_its_preset(preset):
         reset_threshold=False,
     )
     assert settings.stability == StabilityTest(
-        "js", patience=3, stability_threshold=0.2, threshold_growth=4.0, reset_threshold=False
+        patience=3, stability_threshold=0.2, threshold_growth=4.0, reset_threshold=False
     )
     assert (
         Settings(preset=preset, threshold_growth=9).stability.stability_threshold
@@ -390,7 +384,13 @@ def test_an_old_name_beside_its_new_one_is_refused():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("pruning_score", "importance"), ("beta_decay", 0), ("held_back", 0.2), ("score_batches", 4)],
+    [
+        ("pruning_score", "importance"),
+        ("stability_test", "js"),
+        ("beta_decay", 0),
+        ("held_back", 0.2),
+        ("score_batches", 4),
+    ],
 )
 def test_a_removed_setting_without_effect_is_left_out(key, value):
     settings = Settings.from_mapping({key: value})
@@ -400,7 +400,8 @@ def test_a_removed_setting_without_effect_is_left_out(key, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("pruning_score", "perturbation"), ("beta_decay", 50.0)]
+    ("key", "value"),
+    [("pruning_score", "perturbation"), ("stability_test", "schedule"), ("beta_decay", 50.0)],
 )
 def test_a_removed_setting_that_would_have_an_effect_is_refused(key, value):
     with pytest.raises(ValueError, match=f"{key}={value!r} was removed"):
@@ -408,7 +409,8 @@ def test_a_removed_setting_that_would_have_an_effect_is_refused(key, value):
 
 
 def test_the_tests_above_know_every_removed_setting():
-    assert set(REMOVED) == {"pruning_score", "beta_decay", "held_back", "score_batches"}
+    known = {"pruning_score", "stability_test", "beta_decay", "held_back", "score_batches"}
+    assert set(REMOVED) == known
 
 
 @pytest.mark.parametrize(

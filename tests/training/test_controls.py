@@ -185,13 +185,8 @@ def test_a_search_refuses_settings_that_say_what_it_is_to_find(
     [
         ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
         ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
-        ("nnUNetTrainerIAC", {"stability_test": "schedule"}, "stability_test=schedule"),
+        ("nnUNetTrainerIAC", {"patience": 2}, "patience=2"),
         (DISCRETE, {"genotype": "identity", "weights_lr": 0.5}, "weights_lr=0.5"),
-        (
-            "nnUNetTrainerIACLTH",
-            {"stability_test": "schedule", "stability_threshold": 0.5},
-            "stability_threshold=0.5",
-        ),
     ],
 )
 def test_a_setting_that_a_trainer_has_no_use_for_is_a_warning(

@@ -21,7 +21,6 @@ OTHER: dict[str, Any] = {
     "finetune_epochs": 7,
     "iterations_per_epoch": 9,
     "val_iterations_per_epoch": 9,
-    "stability_test": "schedule",
     "patience": 3,
     "stability_threshold": 0.5,
     "threshold_growth": 3.0,
@@ -86,7 +85,6 @@ SEARCH = {
 }
 PRUNING = {
     "preset",
-    "stability_test",
     "patience",
     "stability_threshold",
     "threshold_growth",
@@ -166,11 +164,6 @@ def test_no_warning_is_of_a_value_that_no_user_set(trainer: type[RetrofitTrainer
 @pytest.mark.parametrize(
     ("trainer", "section", "named"),
     [
-        (
-            trainers.nnUNetTrainerIACLTH,
-            {"stability_test": "schedule", "stability_threshold": 0.5},
-            "stability_threshold",
-        ),
         (trainers.nnUNetTrainerIACDiscrete, {"skip": "nested", "channel_ratio": 0.5}, "channel"),
         (trainers.nnUNetTrainerIACDiscrete, {"genotype": "conv", "min_channels": 8}, None),
         (trainers.nnUNetTrainerIACLTH, {"edge_transform": "tan", "tan_clamp": 1.0}, None),

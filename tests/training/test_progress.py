@@ -176,7 +176,6 @@ def test_an_end_on_another_day_has_its_date() -> None:
         ({"preset": "paper", "search_epochs": 51}, (51, 51)),
         ({"preset": "adaptive", "search_epochs": 20}, (20, 20)),
         ({"preset": "literal", "warmup_epochs": 0}, (6, 6)),
-        ({"preset": "adaptive", "stability_test": "schedule"}, (21, 21)),
     ],
 )
 def test_before_a_search_its_end_is_what_its_settings_allow(
