@@ -161,7 +161,7 @@ def test_show_prints_a_cell_and_draws_it_only_where_asked(tmp_path, random_genot
     assert str(tmp_path / "cell.svg") in capsys.readouterr().out
 
 
-def test_show_tells_the_health_of_the_search_that_found_the_cell(tmp_path, random_genotype, capsys):
+def test_show_shows_the_health_of_the_search_that_found_the_cell(tmp_path, random_genotype, capsys):
     run = RunFolder.of_fold(tmp_path / "fold_0")
     run.write_genotype(random_genotype(0))
     run.write_settings(Settings())
@@ -184,7 +184,7 @@ def test_show_tells_the_health_of_the_search_that_found_the_cell(tmp_path, rando
     ]
 
 
-def test_show_tells_the_health_of_a_search_that_has_found_nothing_yet(tmp_path, capsys):
+def test_show_shows_the_health_of_a_search_that_has_found_nothing_yet(tmp_path, capsys):
     run = RunFolder.of_fold(tmp_path / "fold_0")
     run.write_settings(Settings())
     run.write_health((HealthEvent(17, "non-finite", Edge(1, 3), "gradients must be finite"),))
@@ -194,7 +194,7 @@ def test_show_tells_the_health_of_a_search_that_has_found_nothing_yet(tmp_path, 
     assert "error: the folder must be a fold whose search has ended" in printed.err
 
 
-def test_replay_takes_fold_or_record_and_its_status_says_whether_they_agree(tmp_path, capsys):
+def test_replay_takes_fold_or_record_and_its_status_states_whether_they_agree(tmp_path, capsys):
     run = RunFolder.of_fold(tmp_path / "fold_0")
     seen = Observation(1, torch.zeros(14, 7), torch.zeros(14))
     decision = idle(seen, Settings().cell)

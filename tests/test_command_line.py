@@ -55,7 +55,7 @@ def _help(action: argparse.Action, parser: Parser) -> str:
     return parser._get_formatter()._expand_help(action) if action.help else ""
 
 
-def test_the_first_help_says_where_to_start_and_what_the_software_is_not() -> None:
+def test_the_first_help_states_where_to_start_and_what_the_software_is_not() -> None:
     assert "Research software, not a medical device." in cli._parser().format_help()
     typed = re.findall(r"^  (\S.*?)  +\S", cli.WHERE_TO_START, re.MULTILINE)
     assert len(typed) == 6

@@ -23,8 +23,7 @@ PAGES += sorted(
     path
     for pattern in ("*.md", "*.jinja")
     for path in (ROOT / "docs").rglob(pattern)
-    # Not those that a script writes from a template.
-    if "example" not in path.parts and not (path.with_suffix("") / "page.py").is_file()
+    if "example" not in path.parts
 )
 PAGES += sorted(path for path in (ROOT / ".github").rglob("*") if path.is_file())
 
@@ -113,6 +112,12 @@ def test_docstrings_and_comments_have_the_words_of_the_glossary(path: Path) -> N
 @pytest.mark.parametrize("path", [*TEMPLATES, *PAGES], ids=_name)
 def test_pages_and_their_templates_have_the_words_of_the_glossary(path: Path) -> None:
     assert [found for text in _lines(path) for found in found_in(text, NEVER, SHOWN)] == []
+
+
+def test_names_of_tests_have_the_words_of_the_glossary() -> None:
+    texts = (path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py")))
+    names = [name for text in texts for name in re.findall(r"^def test_(\w+)", text, re.MULTILINE)]
+    assert [found for name in names for found in found_in(name.replace("_", " "), NEVER)] == []
 
 
 @pytest.mark.parametrize(

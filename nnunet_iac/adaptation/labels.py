@@ -1,4 +1,4 @@
-"""Do the channels and labels of a target fit a source model, and how are its labels renamed."""
+"""Check the channels and labels of a target against a source model, and rename labels."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

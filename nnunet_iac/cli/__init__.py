@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _complete(parser)
     arguments, more = parser.parse_known_args(argv)
     if more and not hasattr(arguments, "more"):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+        arguments.usage_error(f"unrecognized arguments: {' '.join(more)}")
     arguments.more = more
     streams = HarmlessStream(sys.stdout), HarmlessStream(sys.stderr)
     with redirect_stdout(cast(TextIO, streams[0])), redirect_stderr(cast(TextIO, streams[1])):

@@ -30,11 +30,20 @@ class HelpText(argparse.HelpFormatter):
         return f"{text} (default: {' '.join(shown)})"
 
 
+class _Listed(tuple[str, ...]):
+    """Allowed words; a value is one of them, or several with commas between them."""
+
+    def __contains__(self, value: object) -> bool:
+        return all(super(_Listed, self).__contains__(word) for word in str(value).split(","))
+
+
 class ListOf(argparse.Action):
     """Reads values with spaces, as nnU-Net's commands do, or commas between them."""
 
-    def __init__(self, *, of: Callable[[str], Any], **keywords: Any) -> None:
-        super().__init__(nargs="+", **keywords)
+    def __init__(
+        self, *, of: Callable[[str], Any], choices: Sequence[str] | None = None, **keywords: Any
+    ) -> None:
+        super().__init__(nargs="+", choices=choices and _Listed(choices), **keywords)
         self.of = of
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
@@ -69,7 +78,7 @@ def add_verb(
         epilog="\n".join([title, *lines]),
         formatter_class=HelpText,
     )
-    parser.set_defaults(verb=run)
+    parser.set_defaults(verb=run, usage_error=parser.error)
     return parser
 
 

@@ -22,6 +22,9 @@ from nnunet_iac.cli.options import (
     require_extra,
 )
 
+PARETO_METHODS = ("reference", "continued", "iac-lth", "random", "iac")
+"""The methods of `workflow.pareto`, which is imported when it runs."""
+
 STUDY_MODULES = ("snakemake", "yaml", "jsonschema")
 """What the extra `study` brings."""
 
@@ -64,8 +67,9 @@ def add_pareto(verbs: Verbs) -> None:
     parser.add_argument("--caps", **numbers, required=True, help=text)
     words: dict[str, Any] = {"action": ListOf, "of": str, "metavar": "NAME"}
     default = ["reference", "continued", "iac-lth", "random"]
-    text = "any of reference (the backbone), continued, iac-lth, iac, random"
-    parser.add_argument("--methods", **words, default=default, help=text)
+    text = "any of reference (the backbone), continued, iac-lth, random, iac"
+    add = parser.add_argument
+    add("--methods", **words, choices=PARETO_METHODS, default=default, help=text)
     add_folds(parser, "folds", int, [0])
     add_trainer(parser, "trainer of the backbones")
     add_settings(parser, "settings of the methods")
@@ -168,6 +172,6 @@ def _study(arguments: argparse.Namespace) -> int:
     page = run_study(
         arguments.file, arguments.o, arguments.cores, arguments.gpus, arguments.snakemake
     )
-    stored = "no report here: it is not due yet, or in the storage that Snakemake was given"
+    stored = "no report here: some runs have not ended, or Snakemake was given another storage"
     print(f"report: {page}" if page.is_file() else stored)
     return 0

@@ -1,1 +1,1 @@
-"""What is asked of nnU-Net outside training: plans in, trainers found, stock commands run."""
+"""Interface to nnU-Net outside training: its plans, data sets, trainers and commands."""

@@ -238,7 +238,7 @@ def device_check() -> Check:
     if torch.cuda.is_available():
         return Check("device", f"cuda, {torch.cuda.get_device_name()}")
     device = "mps" if torch.backends.mps.is_available() else "cpu"
-    return Check("device", f"no CUDA: pass -device {device} to nnU-Net's commands")
+    return Check("device", f"no CUDA: pass -device {device} to nnUNetv2_train and _predict")
 
 
 def trainer_checks() -> Iterator[Check]:
@@ -289,10 +289,12 @@ def _foreign_check(outcome: Mapping[str, Any]) -> Check | None:
 def trainer_check(name: str, outcome: Mapping[str, Any]) -> Check:
     """Return whether a trainer's `file` in the look-up's outcome is ours, or its `error`."""
     if "error" in outcome:
-        fix = f"pip install --force-reinstall {DISTRIBUTION}, or install what the error names"
+        fix = f"install {DISTRIBUTION} again, or what the error names"
         return Check(name, outcome["error"], fix)
-    if not Path(outcome["file"]).resolve().is_relative_to(PACKAGE):
+    file = Path(outcome["file"]).resolve()
+    if not file.is_relative_to(PACKAGE):
         found = f"comes from {outcome['file']}, not from {PACKAGE}"
-        fix = f"keep one copy of {DISTRIBUTION}: {export_line([])}"
+        kept = [entry for entry in listed_folders() if not file.is_relative_to(_resolved(entry))]
+        fix = f"keep one copy of {DISTRIBUTION}: {export_line(kept)}"
         return Check(name, found, fix)
     return Check(name, "found")

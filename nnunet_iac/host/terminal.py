@@ -1,4 +1,4 @@
-"""Text from files on a terminal: shown, and never obeyed."""
+"""Spell out the control characters of text from files before a terminal shows it."""
 
 import re
 from typing import Any, TextIO

@@ -1,4 +1,4 @@
-"""A fold's folder as the place of one run: held by one process, with room, and never lost."""
+"""Lock the folder of a fold, check its room, and move the files of earlier runs aside."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The cases of the model that a run adapts: are they at hand, and can the run use them?"""
+"""Find the cases of the model that a run adapts, and check that the run can use them."""
 
 import copy
 from collections.abc import Mapping, Sequence

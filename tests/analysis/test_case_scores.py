@@ -38,7 +38,7 @@ def test_the_background_is_no_class(tmp_path):
     assert scores.classes == ("1",)
 
 
-def test_classes_and_regions_stand_in_the_order_of_their_labels(tmp_path):
+def test_classes_and_regions_have_the_order_of_their_labels(tmp_path):
     dice = {"a": {"10": 0.5, "2": 0.5}, "b": {"(1, 2)": 0.5}}
     assert read_case_scores(write_summary(tmp_path, dice)).classes == ("(1, 2)", "2", "10")
     assert labels_of("(1, 2)") == (1, 2)

@@ -213,7 +213,7 @@ def test_a_retrofit_is_compared_with_what_it_froze(folders):
     assert (made.fisher, made.remarks) == (None, ())
 
 
-def test_another_reference_is_refused_unless_it_is_said_to_be_unrelated(folders):
+def test_another_backbone_is_refused_unless_it_may_be_unrelated(folders):
     stock = write_stock_fold(folders[0], A, final=2.0)
     with pytest.raises(ValueError, match="none of its checkpoint_final"):
         compare_folders([stock], [folders[1]])
@@ -234,7 +234,7 @@ ALLOWED = "setting allow_leakage, and no leak was found"
         ({"settings": Settings(allow_leakage=True)}, ALLOWED, False),
     ],
 )
-def test_leakage_is_told_in_every_output_and_a_setting_is_none(tmp_path, values, text, leaked):
+def test_leakage_is_in_every_output_and_a_setting_is_none(tmp_path, values, text, leaked):
     stock = write_stock_fold(tmp_path / "stock" / "fold_0", A, final=1.0)
     run = write_run_fold(tmp_path / "run" / "fold_0", B, frozen=1.0, **values)
     made = compare_folders([stock], [run])
@@ -324,7 +324,7 @@ def test_references_must_be_one_or_as_many_as_the_others(tmp_path):
         compare_folders([tmp_path] * 2, [tmp_path] * 3)
 
 
-def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path):
+def test_folders_of_one_name_have_their_paths_as_names(tmp_path):
     paths = [write_summary(tmp_path / name / "out", dice) for name, dice in (("a", A), ("b", B))]
     (found,) = compare_folders(paths[:1], paths[1:]).comparisons
     assert found.labels == tuple(map(str, paths))

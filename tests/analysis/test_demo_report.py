@@ -225,15 +225,15 @@ def test_page_has_epochs_and_times_and_escapes_texts(page):
 @pytest.mark.parametrize(
     ("waited", "sentence"), [(0, "fixed schedule"), (3, "3 of 14 edges failed")]
 )
-def test_page_says_whether_the_stability_test_ever_decided_anything(demo, waited, sentence):
+def test_page_states_whether_the_stability_test_ever_decided_anything(demo, waited, sentence):
     assert sentence in _page((demo[0], {**demo[1], "edges_that_waited": waited}))
 
 
-def test_page_says_when_the_search_ran_into_its_limit(demo):
+def test_page_states_when_the_search_ran_into_its_limit(demo):
     assert "reached its limit" in _page((demo[0], {**demo[1], "stopped_by": "limit"}))
 
 
-def test_page_says_what_the_watch_over_the_search_noticed(demo, page, tmp_path):
+def test_page_has_the_health_events_of_the_search(demo, page, tmp_path):
     assert "found nothing" in page
     folder = shutil.copytree(demo[0], tmp_path / "demo")
     events = (

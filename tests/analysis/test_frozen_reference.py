@@ -137,7 +137,7 @@ def test_a_retrofit_whose_backbone_changed_is_refused(tmp_path, run):
         _checked(run, changed)
 
 
-def test_a_retrofit_that_trained_its_backbone_says_so_and_is_compared(tmp_path, run):
+def test_a_retrofit_that_trained_its_backbone_is_compared_with_a_remark(tmp_path, run):
     changed = {"after": "f" * 64, "trained": "decoder"}
     retrofit = write_run_fold(tmp_path / "changed" / "fold_0", AFTER, **changed)
     assert _checked(run, retrofit)[0] == (
@@ -145,7 +145,7 @@ def test_a_retrofit_that_trained_its_backbone_says_so_and_is_compared(tmp_path, 
     )
 
 
-def test_folders_without_any_record_are_not_checked_and_it_is_said(tmp_path):
+def test_folders_without_any_record_are_not_checked_and_a_remark_states_it(tmp_path):
     folders = [write_summary(tmp_path / name, BEFORE) for name in "ab"]
     assert _checked(*folders)[0].startswith("neither A nor B has the record of a run")
 

@@ -246,7 +246,7 @@ def test_damaged_costs_are_an_error_naming_the_file_and_what_is_wrong(tmp_path):
         replay(run)
 
 
-def test_a_run_without_a_search_says_so(tmp_path, random_genotype):
+def test_a_run_without_a_search_is_reported_as_one(tmp_path, random_genotype):
     run = RunFolder.of_fold(tmp_path)
     run.write_settings(LITERAL.replace(genotype="cell.json"))
     run.write_trajectory(())
@@ -379,7 +379,7 @@ def test_a_threshold_in_the_warm_up_is_no_sign_of_a_pruning_search(tmp_path):
     assert only(run) == "epoch 2, edge 0->2: threshold is 1.0 in trajectory.npz, recomputed nan"
 
 
-def test_a_theta_that_was_changed_in_the_settings_is_named(tmp_path):
+def test_a_threshold_that_was_changed_in_the_settings_is_named(tmp_path):
     run = record(tmp_path)
     write_json(run.settings_file, {**read_json(run.settings_file), "stability_threshold": 0.9})
     replayed = replay(run)

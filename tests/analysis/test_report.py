@@ -363,7 +363,7 @@ def test_a_control_that_does_not_fit_is_left_out_aloud(tmp_path, spoil):
     assert any("nnUNetTrainerContinue" in a or "not compared" in a for a in report.alarms)
 
 
-def test_record_that_does_not_say_which_run_it_is_is_refused(tmp_path):
+def test_record_that_does_not_identify_its_run_is_refused(tmp_path):
     fold = write_searched_run(tmp_path)
     file = fold / "iac" / "cost.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "run": {"method": "IAC-LTH"}}))
@@ -491,7 +491,7 @@ def test_every_comparison_is_adjusted_for_those_of_the_controls_as_well(tmp_path
     assert [one.paired.p_holm for one in made] == [pytest.approx(5 * 2 / 2**12)] * 5
 
 
-def test_controls_say_by_themselves_what_they_gain_over_the_frozen_network(tmp_path, searched):
+def test_controls_have_their_own_gain_over_the_backbone(tmp_path, searched):
     fold, epochs = searched
     write_control(tmp_path, "continued", epochs, dice=_above(-0.02))
     report = _report(fold)
@@ -588,7 +588,7 @@ def test_settings_of_many_controls_name_them_by_fold(tmp_path):
     ) in _said(_report(tmp_path))
 
 
-def test_remarks_that_are_not_of_all_comparisons_say_of_which(tmp_path):
+def test_remarks_that_are_not_of_all_comparisons_name_theirs(tmp_path):
     gains = (-0.0001, 0.02, 0.03, 0.04, 0.05, 0.06)
     few = dict(list(FROZEN.items())[:6])
     dice = {case: few[case] + gain for case, gain in zip(few, gains, strict=True)}
@@ -622,7 +622,7 @@ def test_cells_of_controls_are_not_counted_as_found_or_collapsed(tmp_path, searc
     ]
 
 
-def test_provenance_says_what_each_control_left_as_it_was(tmp_path, searched):
+def test_provenance_states_what_each_control_left_as_it_was(tmp_path, searched):
     fold, epochs = searched
     for method in ("attention gates", "continued", "continued decoder"):
         control = write_control(tmp_path, method, epochs, dice=FROZEN)

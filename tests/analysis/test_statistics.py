@@ -121,7 +121,7 @@ def test_equal_values_are_their_own_interval():
     assert bootstrap_interval((0.1, 0.1, 0.1)) == Interval(0.1, 0.1, "constant")
 
 
-def test_where_bca_is_degenerate_the_percentile_interval_stands_in_and_says_so():
+def test_where_bca_is_degenerate_the_percentile_interval_replaces_it_and_is_named():
     # The values differ in their last bit, so the jackknife's are all equal: 0 / 0.
     values = (1.0, 1.0, 1.0, math.nextafter(1.0, 2.0))
     found = bootstrap_interval(values)

@@ -50,7 +50,9 @@ def measured(load: Load, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_part_says_on_what_and_with_which_code_its_rows_were_measured(measured: Path) -> None:
+def test_every_part_states_on_what_and_with_which_code_its_rows_were_measured(
+    measured: Path,
+) -> None:
     for name, kept in RUN.items():
         part = read_json(measured / f"{name}.json")
         assert {"date", "commit", "hardware", "versions", "device", "quick"} <= part.keys()
@@ -98,7 +100,7 @@ def test_no_page_is_written_of_a_dry_run(
     assert "training: not measured" in printed
 
 
-def test_the_page_has_the_numbers_of_the_files_and_says_what_is_lacking(
+def test_the_page_has_the_numbers_of_the_files_and_states_what_is_lacking(
     load: Load, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page, to = load("page"), tmp_path / "gpu.md"
@@ -189,7 +191,7 @@ def test_a_row_that_fails_is_recorded_and_tried_again_and_the_others_are_kept(
     assert len(part.calls) == 3
 
 
-def test_a_part_that_cannot_be_prepared_says_so(load: Load, part: Any, tmp_path: Path) -> None:
+def test_a_part_that_cannot_be_prepared_is_reported(load: Load, part: Any, tmp_path: Path) -> None:
     visit, file = load("visit"), tmp_path / "forward.json"
     part.rows = lambda visit, scratch: [][0]
     assert visit.measure("forward", visit.Visit("cpu", True), file) == 1

@@ -32,6 +32,13 @@ def test_its_hours_are_those_that_were_measured() -> None:
     assert f"the search takes {hours['search']:.1f} hours" in README
 
 
+def test_its_memory_is_what_was_measured() -> None:
+    steps = read_json(ROOT / "docs/evidence/beyond/memory.json")["steps"]
+    for configuration in ("2d", "3d_fullres"):
+        first = next(step for step in steps if step["configuration"] == configuration)
+        assert f"{first['peak_mb']:.0f} MiB" in README
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/guide/compare.md"])
 def test_its_control_has_as_many_epochs_as_a_default_retrofit(page: str) -> None:
     default = Settings()

@@ -17,7 +17,7 @@ def pages(script: Callable[[str], ModuleType]) -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["commands", "messages", "settings"])
-def test_a_page_is_what_the_code_says(pages: ModuleType, name: str) -> None:
+def test_a_page_is_what_the_code_has(pages: ModuleType, name: str) -> None:
     made = pages.PAGES[name]()
     assert (REFERENCE / f"{name}.md").read_text() == made, "run python docs/reference/pages.py"
 

@@ -154,7 +154,7 @@ GENOTYPES = {f"cell-{n}": 0.01 for n in range(8)}
 METHODS = {"continued": 0.0101, "random": 0.01, "iac-lth": 0.0102, "iac": 0.0103}
 
 
-def test_the_page_says_what_has_not_been_measured(page: Callable[..., str]) -> None:
+def test_the_page_states_what_has_not_been_measured(page: Callable[..., str]) -> None:
     text = page()
     assert text.count("Not measured: converged") == 3
     assert "How far cells differ has not been measured." in text

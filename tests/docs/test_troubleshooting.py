@@ -1,11 +1,16 @@
 """docs/troubleshooting.md: its messages are those of the code, and it has every warning."""
 
 import ast
+import inspect
 import re
+import textwrap
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from nnunet_iac.analysis.report import summary
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -16,18 +21,22 @@ QUOTED = [text for row in ROWS for text in re.findall(r"`([^`]+)`", row) if " " 
 QUOTED = [text for text in QUOTED if not ELSEWHERE.match(text)]
 
 
+def _texts_of(tree: ast.AST) -> Iterator[str]:
+    """Yield the texts of code, with an ellipsis for what is filled in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 @cache
 def _texts() -> tuple[str, ...]:
-    """Return the texts of the package, with an ellipsis for what is filled in."""
-    found = []
-    for path in sorted((ROOT / "nnunet_iac").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
-                found.append("".join(map(str, parts)))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return tuple(found)
+    """Return the texts of the package."""
+    paths = sorted((ROOT / "nnunet_iac").rglob("*.py"))
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in paths)
+    return tuple(text for tree in trees for text in _texts_of(tree))
 
 
 def _fragments(text: str) -> list[str]:
@@ -48,3 +57,11 @@ def test_the_page_has_every_warning_of_the_code() -> None:
     for text in texts:
         for fragment in _fragments(text.partition(";")[0])[:1]:
             assert fragment in page, fragment
+
+
+def test_the_page_has_every_alarm_of_a_report() -> None:
+    alarms = ast.parse(textwrap.dedent(inspect.getsource(summary.alarms)))
+    texts = [text for text in _texts_of(alarms) if " " in text.strip(" :.")]
+    assert len(texts) > 5
+    for fragment in {part for text in texts for part in _fragments(text)[:1]}:
+        assert fragment in PAGE or fragment.startswith("Return"), fragment

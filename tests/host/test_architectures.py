@@ -164,7 +164,7 @@ def test_a_skip_module_needs_a_network_the_surgery_knows(planned):
 PLAN = ["plan", "-d", "4", "-c", "2d", "-o", "Mine"]
 
 
-def test_plan_says_what_changed_and_which_two_trainings_follow(planned, capsys):
+def test_plan_states_what_changed_and_which_two_trainings_follow(planned, capsys):
     assert main([*PLAN, "--encoder", "resnet50"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert lines == [

@@ -41,7 +41,7 @@ def test_an_unsupported_python_is_a_failure(monkeypatch):
     assert ">=3.10" in python.fix
 
 
-def test_a_package_that_was_not_installed_is_told_to_be(monkeypatch):
+def test_a_package_that_was_not_installed_has_the_command_as_its_fix(monkeypatch):
     def absent(name):
         raise metadata.PackageNotFoundError(name)
 
@@ -69,7 +69,7 @@ def test_a_writable_folder_passes_and_is_left_empty(nnunet_folders):
     assert list((nnunet_folders / "nnUNet_results").iterdir()) == []
 
 
-def test_an_unset_variable_and_a_missing_folder_say_what_to_type(nnunet_folders, monkeypatch):
+def test_an_unset_variable_and_a_missing_folder_state_what_to_type(nnunet_folders, monkeypatch):
     monkeypatch.delenv("nnUNet_raw")
     unset = doctor.folder_check("nnUNet_raw")
     assert not unset.ok
@@ -230,7 +230,7 @@ def test_another_folder_that_cannot_be_imported_is_named_once(tmp_path, monkeypa
     )
 
 
-def test_a_relative_path_is_told_to_depend_on_the_current_folder(nnunet_folders, monkeypatch):
+def test_a_relative_path_is_reported_to_depend_on_the_current_folder(nnunet_folders, monkeypatch):
     monkeypatch.chdir(nnunet_folders)
     assert "current folder" not in doctor.folder_check("nnUNet_raw").found
     monkeypatch.setenv("nnUNet_raw", "nnUNet_raw")

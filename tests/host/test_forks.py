@@ -53,7 +53,7 @@ def test_a_study_starts_no_threads_that_its_forks_would_wait_for(
 
 
 @pytest.mark.parametrize("run", [run_forked, run_process])
-def test_a_command_that_raises_fails_and_says_why(
+def test_a_command_that_raises_fails_and_states_why(
     run: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_here.py").write_text("raise ValueError('the disk is full')")

@@ -130,7 +130,7 @@ def randomised(net):
 @dimensions
 @pytest.mark.parametrize("deep_supervision", [False, True], ids=["one output", "all outputs"])
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_a_planned_network_has_nnunets_outputs_and_gradients_everywhere(
+def test_a_network_of_plans_has_nnunets_outputs_and_gradients_everywhere(
     skip, unet, dimension, deep_supervision, channels
 ):
     net = planned(skip_kwargs(skip, unet, dimension), channels, deep_supervision)

@@ -273,7 +273,7 @@ def test_the_kernel_sizes_are_the_decoders_and_the_stems_norm_is_the_plans():
     assert type(network("resnet50").encoder.stem.convs[1].norm) is nn.InstanceNorm2d
 
 
-def test_a_stem_has_32_channels_unless_said_otherwise():
+def test_a_stem_has_32_channels_by_default():
     net = TimmUNet(1, 2, "mobilenetv3_large", (1, 2, 2, 2, 2, 2), nn.Conv2d)
     assert net.encoder.output_channels == [32, 16, 24, 40, 112, 960]
 

@@ -78,7 +78,7 @@ def test_an_error_that_names_its_file_stays_as_it_is(
         write_text(tmp_path / "file" / "a.txt", "text")
 
 
-def test_a_second_process_is_told_that_the_fold_is_in_use(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_while_the_fold_is_in_use(tmp_path: Path) -> None:
     with held(FileLock(tmp_path / LOCK)):
         child = multiprocessing.get_context("spawn").Process(target=_try, args=(tmp_path,))
         child.start()

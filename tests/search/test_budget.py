@@ -134,7 +134,7 @@ def test_a_larger_budget_never_keeps_less_importance(
 
 
 @given(seeds, st.floats(0.005, 0.05))
-def test_what_is_kept_is_the_share_of_theta(seed, ratio):
+def test_what_is_kept_is_the_share_of_importance(seed, ratio):
     end = searched(seed)
     result = budgeted(end, Settings(max_mac_ratio=ratio))
     theta = importance(*end, Settings().cell)
@@ -281,14 +281,14 @@ def test_the_text_names_both_limits_where_both_are_exceeded():
     )
 
 
-def test_the_text_of_a_budget_that_suffices_says_what_the_cells_add():
+def test_the_text_of_a_budget_that_suffices_states_what_the_cells_add():
     kept = budgeted(decided(), Settings(max_mac_ratio=0.061))
     assert str(kept) == "max_mac_ratio=0.061: the cells add 6.1 % of the backbone's MACs"
     assert str(budgeted(decided(), Settings())) == "no budget was set for the cells"
 
 
 @given(seeds, st.floats(0.005, 0.05))
-def test_the_text_tells_every_change(seed, ratio):
+def test_the_text_shows_every_change(seed, ratio):
     result = budgeted(searched(seed), Settings(max_mac_ratio=ratio))
     assume(result.gave_up)
     before, after = result.wanted.operations, result.genotype.operations
@@ -352,7 +352,7 @@ def test_a_given_genotype_over_the_budget_is_refused():
         require_within(genotype, COSTS, enough.replace(max_mac_ratio=0.06).cell)
 
 
-def test_costs_survive_json_and_ignore_what_else_the_file_says():
+def test_costs_survive_json_and_ignore_what_else_the_file_has():
     document = json.loads(json.dumps({**COSTS.to_document(), "outcome": "all kept"}))
     assert CellCosts.from_document(document) == COSTS
 

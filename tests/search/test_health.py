@@ -165,7 +165,7 @@ def test_the_trend_of_the_loss(losses, kind):
     assert (trend and trend[0]) == kind
 
 
-def test_the_trend_tells_slope_and_interval():
+def test_the_trend_shows_slope_and_interval():
     assert loss_trend([0.25 * n for n in range(15)]) == (
         "divergence",
         "the training loss rises: +0.25 an epoch over 15 epochs (95 % interval 0.25 to 0.25)",
@@ -185,7 +185,7 @@ def test_a_plateau_is_judged_over_the_search_alone_and_reported_when_it_begins()
 
 @given(seeds, st.integers(0, 12))
 @few
-def test_a_watch_restored_from_its_plain_state_goes_on_as_the_unbroken_one(seed, interrupted):
+def test_a_watch_restored_from_its_plain_state_resumes_as_the_unbroken_one(seed, interrupted):
     steps = random_search(seed)
     whole = run(HealthState(), steps)
     state, events = run(HealthState(), steps[:interrupted])

@@ -69,7 +69,7 @@ def test_raw_distribution_is_uniform_over_the_active_where_nothing_is_positive(a
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_raw_strict_distribution_is_theta_over_its_sum_from_which_beta_cancels(active, sign):
+def test_raw_strict_distribution_is_importance_over_its_sum_from_which_beta_cancels(active, sign):
     alpha = torch.arange(1.0, 8.0, dtype=torch.float64).expand(14, 7)
     beta = torch.full((14,), 0.3 * sign, dtype=torch.float64)
     p = distribution(alpha, beta, active, RAW_STRICT.cell)
@@ -77,7 +77,7 @@ def test_raw_strict_distribution_is_theta_over_its_sum_from_which_beta_cancels(a
 
 
 @pytest.mark.parametrize("row", [[1, 1, 1, 1, 1, 1, -1], [0] * 7, [1, -1, 0, 0, 0, 0, 0]])
-def test_raw_strict_distribution_is_undefined_where_theta_has_both_signs_or_none(row):
+def test_raw_strict_distribution_is_undefined_where_importance_has_both_signs_or_none(row):
     alpha = torch.ones(14, 7, dtype=torch.float64)
     alpha[5] = torch.tensor(row)
     p = distribution(alpha, torch.ones(14, dtype=torch.float64), full_mask(), RAW_STRICT.cell)
@@ -92,7 +92,7 @@ def test_a_pruned_operation_cannot_be_the_least(alpha, beta, active, settings):
     assert torch.isfinite(score[active]).all()
 
 
-def test_the_score_orders_operations_by_alpha_or_by_signed_theta(alpha):
+def test_the_score_orders_operations_by_alpha_or_by_signed_importance(alpha):
     beta = -torch.ones(14, dtype=torch.float64)
     by_alpha = torch.argsort(alpha, dim=1)
     softmax = torch.argsort(pruning_score(alpha, beta, full_mask(), SOFTMAX.cell), dim=1)

@@ -47,9 +47,7 @@ def test_js_divergence_of_disjoint_distributions_is_ln_two():
 
 
 @pytest.mark.parametrize(("operations", "expected"), [(7, 0.05), (2, 0.22)])
-def test_losing_one_of_n_uniform_operations_alone_costs_what_method_section_5_says(
-    operations, expected
-):
+def test_losing_one_of_n_uniform_operations_alone_costs_what_the_formula_has(operations, expected):
     before = torch.full((operations,), 1 / operations, dtype=torch.float64)
     after = torch.full((operations,), 1 / (operations - 1), dtype=torch.float64)
     after[0] = 0.0

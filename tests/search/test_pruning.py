@@ -87,7 +87,7 @@ def test_paper_ends_at_epoch_51_along_any_path(seed, scale):
 
 @given(seeds, scales, st.integers(1, 8))
 @few
-def test_a_theta_of_one_prunes_every_so_many_checks_along_any_path(seed, scale, checks):
+def test_a_threshold_of_one_prunes_every_so_many_checks_along_any_path(seed, scale, checks):
     settings = Settings(stability_threshold=1.0, patience=checks)
     states, decisions = search(random_path(seed, scale, 6 * checks + 1), settings)
     assert states[-1].finished
@@ -155,7 +155,7 @@ def test_drift_is_measured_against_the_previous_epoch_over_the_survivors():
     assert decision.divergence[0].item() == pytest.approx(expected)
 
 
-def test_an_unstable_check_multiplies_theta_by_kappa_and_restarts_the_count():
+def test_an_unstable_check_multiplies_the_threshold_and_restarts_the_count():
     settings = Settings(stability_threshold=1e-4, threshold_growth=3.0, patience=3)
     jump = row([2.0, 0, 0, 0, 0, 0, 0])
     state = begin(observation(15), settings.stability, settings.cell)
@@ -174,7 +174,7 @@ def test_an_unstable_check_multiplies_theta_by_kappa_and_restarts_the_count():
 
 
 @pytest.mark.parametrize(("reset", "expected"), [(True, 1e-4), (False, 2e-4)])
-def test_reset_puts_theta_back_at_a_prune(reset, expected):
+def test_reset_puts_the_threshold_back_at_a_prune(reset, expected):
     settings = Settings(stability_threshold=1e-4, patience=1, reset_threshold=reset)
     jump = row([2.0, 0, 0, 0, 0, 0, 0])
     state = begin(observation(15), settings.stability, settings.cell)

@@ -273,7 +273,7 @@ def test_a_preset_decides_the_stability_test(preset, expected):
 
 
 @pytest.mark.parametrize(("lr", "iterations"), [(3e-4, 250), (1e-3, 20), (2e-3, 1000)])
-def test_adaptive_theta_follows_the_reach_of_alpha_in_an_epoch(lr, iterations):
+def test_the_adaptive_threshold_follows_the_reach_of_alpha_in_an_epoch(lr, iterations):
     settings = Settings(preset="adaptive", architecture_lr=lr, iterations_per_epoch=iterations)
     assert settings.stability.stability_threshold == pytest.approx(3e-4 * (lr * iterations) ** 2)
 

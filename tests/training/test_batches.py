@@ -195,7 +195,7 @@ def test_halves_share_no_patient_and_have_all_cases() -> None:
 
 
 @pytest.mark.parametrize("halves", [(), (["a", "b"], ["c", "d"])])
-def test_streams_entered_at_an_epoch_go_on_as_those_from_the_start(halves: Any) -> None:
+def test_streams_entered_at_an_epoch_continue_as_those_from_the_start(halves: Any) -> None:
     settings = Settings(iterations_per_epoch=5, val_iterations_per_epoch=2, warmup_epochs=1)
     streams = Streams(settings.schedule, settings.optimisation, rank=0, workers=0, pin_memory=False)
 

@@ -43,7 +43,7 @@ def tight(in_process: Any, make_trainer: Make) -> float:
     return room / costs.backbone.parameters
 
 
-def test_a_search_ends_within_its_budget_and_says_what_it_gave_up(
+def test_a_search_ends_within_its_budget_and_reports_what_it_left_out(
     in_process: Any, make_trainer: Make, tight: float
 ) -> None:
     free = make_trainer(LTH, in_process.write_plans("free", **SHORT))

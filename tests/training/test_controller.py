@@ -100,7 +100,7 @@ def test_the_full_search_never_prunes_ends_at_its_limit_and_finetunes_fresh_weig
     assert not torch.equal(weight, ticket[f"implants.{name}"])
 
 
-def test_a_search_at_its_limit_is_forced_to_the_best_operations_and_says_so(
+def test_a_search_at_its_limit_is_forced_to_the_best_operations_and_reports_it(
     tmp_path: Path, tiny_unet: TinyUNet
 ) -> None:
     impatient = {"preset": "adaptive", "stability_threshold": 1e-12, "search_epochs": 9}
@@ -169,7 +169,7 @@ def test_a_search_restored_from_its_state_ends_as_the_unbroken_one(
         assert np.array_equal(whole.alpha, broken.alpha)
 
 
-def test_a_non_finite_alpha_stops_the_run_and_says_where(
+def test_a_non_finite_alpha_stops_the_run_and_its_edge_is_named(
     tmp_path: Path, tiny_unet: TinyUNet
 ) -> None:
     controller, network, _ = _start(tmp_path / "iac", tiny_unet(2), IAC_LTH)

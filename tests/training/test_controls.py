@@ -172,7 +172,7 @@ def test_stock_prediction_loads_a_control_without_knowing_where_its_cell_came_fr
     ],
 )
 @pytest.mark.parametrize("trainer", ["nnUNetTrainerIACLTH", "nnUNetTrainerIAC"])
-def test_a_search_refuses_settings_that_say_what_it_is_to_find(
+def test_a_search_refuses_settings_that_name_its_result(
     make_trainer: Make, in_process: Any, trainer: str, settings: dict[str, str]
 ) -> None:
     plans = in_process.write_plans("other", **settings)
@@ -217,7 +217,7 @@ def test_nested_skips_take_the_norm_and_the_recomputation_of_the_settings(
     torch.testing.assert_close(losses[0][1], losses[1][1])
 
 
-def test_the_classes_of_the_modules_are_told_by_the_settings(
+def test_the_classes_of_the_modules_follow_from_the_settings(
     make_trainer: Make, in_process: Any
 ) -> None:
     for method, kind in (("attention gates", SkipModuleUNet), ("nested skips", NestedUNet)):

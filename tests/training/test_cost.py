@@ -27,7 +27,7 @@ def test_an_installed_package_has_no_commit(checkout):
     assert provenance().commit is None
 
 
-def test_the_commit_says_whether_code_differed_from_it(checkout):
+def test_the_commit_shows_whether_code_differed_from_it(checkout):
     (checkout / "results.json").write_text("1")
     _git(checkout, "init")
     _git(checkout, "add", ".")

@@ -244,7 +244,7 @@ def test_the_previous_checkpoint_left_alone_is_pointed_at(make_trainer: Make) ->
             trainer.run_training()
 
 
-def test_a_run_that_another_process_went_on_with_is_not_continued(make_trainer: Make) -> None:
+def test_a_run_that_another_process_continued_is_not_continued(make_trainer: Make) -> None:
     run_until(make_trainer(LTH), 1)
     slow = make_trainer(LTH, resume=True)
     fold = run_until(make_trainer(LTH, resume=True), 2)
@@ -265,7 +265,7 @@ def test_a_cell_found_in_an_epoch_without_checkpoint_is_forgotten(make_trainer: 
     assert not any(path.exists() for path in (record.genotype_file, *record.cell_files))
 
 
-def test_going_on_under_other_versions_is_recorded(
+def test_resuming_under_other_versions_is_recorded(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_until(make_trainer(LTH), 1)
@@ -328,7 +328,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_last_checkpoint(
     assert resumed.run.recorder.folder.read_backbone().unchanged
 
 
-def test_ctrl_c_and_a_full_disk_end_with_how_to_go_on(
+def test_ctrl_c_and_a_full_disk_end_with_how_to_resume(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = make_trainer(LTH)

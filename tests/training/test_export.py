@@ -196,7 +196,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
     assert "must go to a new folder" in capsys.readouterr().err
 
 
-def test_an_operation_that_onnx_does_not_know_leaves_nothing_to_stand_in_the_way(
+def test_an_operation_that_onnx_does_not_know_leaves_nothing_in_the_way(
     fold: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Unknown(nn.Module):

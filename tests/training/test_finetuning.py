@@ -20,7 +20,7 @@ def test_without_patience_all_planned_epochs_are_taken() -> None:
     assert planned.epochs == 10
 
 
-def test_it_ends_after_as_many_epochs_without_a_new_least_mean_as_patience_says() -> None:
+def test_it_ends_after_patience_epochs_without_a_new_least_mean() -> None:
     short = length(3)
     # The mean falls to the third epoch, rises in the fourth, and then falls without a new minimum.
     ends = [short.add(loss) for loss in (1.0, 0.5, 0.0, 2.0, 0.9, 0.9)]

@@ -53,7 +53,7 @@ def test_a_run_from_the_saved_backbone_leaves_what_the_page_shows(
     }
 
 
-def test_other_weights_and_other_cells_are_told_apart(part: Any, tmp_path: Path) -> None:
+def test_other_weights_and_other_cells_are_distinguished(part: Any, tmp_path: Path) -> None:
     def saved(name: str, **weights: torch.Tensor) -> Path:
         torch.save({"network_weights": weights}, tmp_path / name)
         return tmp_path / name

@@ -86,7 +86,7 @@ def test_the_half_with_the_lower_loss_stays_until_one_is_left(halving: ModuleTyp
     assert halving.halved("abcd", [[3, 0], [1, 1], [5, 5], [0, 0]]) == ["d", "b"]
 
 
-def test_patients_that_are_held_out_are_not_trained_on(halving: ModuleType) -> None:
+def test_patients_that_are_held_out_are_not_used_in_training(halving: ModuleType) -> None:
     cases = [f"patient{n}_{frame}" for n in range(8) for frame in (1, 2)]
     trained, away = halving.held_out(cases, r"patient\d+")
     assert away == ["patient0_1", "patient0_2", "patient4_1", "patient4_2"]

@@ -436,7 +436,7 @@ def test_two_folds_with_different_cells_predict_the_same_in_either_order(slices:
 # --- flags of nnUNetv2_train ---------------------------------------------------------------------
 
 
-def test_fold_all_is_searched_and_its_record_says_that_nothing_was_held_out(slices: Host) -> None:
+def test_fold_all_is_searched_and_its_record_has_nothing_held_out(slices: Host) -> None:
     model = Model(SLICES)
     fold = slices.train(model, "all", "--npz")
     assert fold.name == "fold_all"
@@ -512,7 +512,7 @@ def test_without_checkpoints_a_run_ends_with_its_whole_record_and_validation(
 # --- torch.compile -------------------------------------------------------------------------------
 
 
-def test_with_compile_asked_for_training_says_it_does_not_and_ends_with_the_same_bits(
+def test_with_compile_set_training_warns_that_it_does_not_and_ends_with_the_same_bits(
     slices: Host, tmp_path: Path
 ) -> None:
     own = slices.with_own_results(tmp_path)

@@ -145,7 +145,7 @@ def test_the_pace_is_that_of_the_recent_epochs_of_the_same_phase(make_trainer: M
     assert progress.ends == (EPOCHS, EPOCHS)
 
 
-def test_the_control_tells_its_progress_too(make_trainer: Make, in_process: Any) -> None:
+def test_the_control_logs_its_progress_too(make_trainer: Make, in_process: Any) -> None:
     trainer = make_trainer(CONTROL, _control(in_process))
     trainer.run_training()
     shown = [re.sub(r" about .*", "", line) for line in _phase_lines(trainer)]
@@ -205,7 +205,7 @@ def test_the_learning_rate_that_is_logged_is_the_weights_one_in_every_phase(
     assert trainer.logger.get_value("lrs", step=None) == searched + finetuned
 
 
-def test_a_resumed_run_goes_on_with_the_same_curves_in_wandb(
+def test_a_resumed_run_resumes_with_the_same_curves_in_wandb(
     make_trainer: Make, wandb: dict[str, FakeRun]
 ) -> None:
     run_until(make_trainer(LTH), 4)

@@ -33,7 +33,7 @@ Make = Callable[..., Any]
 # --- what is free --------------------------------------------------------------------------------
 
 
-def test_a_cpu_says_what_is_free():
+def test_a_cpu_reports_what_is_free():
     free = memory.free_memory(CPU)
     assert free is None or free > 0
     assert memory.free_memory(torch.device("meta")) is None

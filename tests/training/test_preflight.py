@@ -209,7 +209,7 @@ def test_compiling_is_declined_with_a_warning(monkeypatch: pytest.MonkeyPatch) -
     assert line == "WARNING: nnUNet_compile is ignored; the U-Net is not compiled for training"
 
 
-def test_cells_that_are_to_be_compiled_on_a_cpu_are_not_and_a_warning_says_so() -> None:
+def test_cells_that_are_to_be_compiled_on_a_cpu_are_not_with_a_warning() -> None:
     trainer = trainers.nnUNetTrainerIACLTH
     (line,) = _warnings(trainer, "cpu", compile_cells=True)
     assert line.startswith(

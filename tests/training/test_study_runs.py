@@ -189,7 +189,7 @@ def on_slurm(
 
 
 @pytest.mark.usefixtures("on_slurm")  # It waits most of the time, so let it do so meanwhile.
-def test_a_study_that_was_killed_goes_on_and_ends_with_the_same_table(
+def test_a_study_that_was_killed_resumes_and_ends_with_the_same_table(
     workspace: Any, tmp_path: Path
 ) -> None:
     methods: dict[str, Any] = {"iac-lth": None}

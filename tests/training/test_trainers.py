@@ -420,7 +420,9 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(make_trai
     assert checkpoint.read_bytes() == before
 
 
-def test_a_non_finite_gradient_stops_the_search_and_says_in_which_epoch(make_trainer: Make) -> None:
+def test_a_non_finite_gradient_stops_the_search_and_states_in_which_epoch(
+    make_trainer: Make,
+) -> None:
     trainer = make_trainer(LTH)
     run_until(trainer, 1)
     resumed = make_trainer(LTH, resume=True)

@@ -77,7 +77,7 @@ def test_an_origin_is_known_from_any_path_into_its_fold(tmp_path: Path, place: s
     }
 
 
-def test_a_file_alone_tells_nothing_and_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_file_alone_has_no_origin_and_is_taken_as_it_is(tmp_path: Path) -> None:
     origin = Origin.of(tmp_path / "genotype.json")
     origin.require_dimensions(3)
     assert origin.provenance() == {"path": str(tmp_path / "genotype.json")}
@@ -153,7 +153,7 @@ def test_a_cell_that_was_handed_on_leaks_what_its_first_run_saw(tmp_path: Path) 
     assert Origin.of(second).leakage(HERE, 1, ["x"], None) is None
 
 
-def test_a_record_keeps_what_it_tells_of_an_origin_that_is_gone(tmp_path: Path) -> None:
+def test_a_record_keeps_what_it_has_of_an_origin_that_is_gone(tmp_path: Path) -> None:
     first = with_leak(found(tmp_path / "first"))
     second = handed_on(tmp_path / "second", first)
     shutil.rmtree(first)
@@ -173,7 +173,7 @@ def test_a_cell_that_nobody_searched_knows_nothing(tmp_path: Path) -> None:
         assert origin.unknown() is None
 
 
-def test_names_shared_with_another_data_set_are_told(tmp_path: Path) -> None:
+def test_names_shared_with_another_data_set_are_reported(tmp_path: Path) -> None:
     origin = Origin.of(found(tmp_path, dataset="Dataset005_Prostate"))
     assert "Dataset005_Prostate" in str(origin.leakage(HERE, 0, ["b"], None))
     assert origin.leakage(HERE, 0, ["c"], None) is None
@@ -232,7 +232,7 @@ def copied(in_process: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
     return both / COPY
 
 
-def test_a_cell_of_other_data_with_names_of_validation_cases_is_told_and_recorded(
+def test_a_cell_of_other_data_with_names_of_validation_cases_is_reported_and_recorded(
     make_trainer: Make, copied: Path
 ) -> None:
     fold = run_until(make_trainer(LTH), 7)
@@ -254,7 +254,7 @@ def test_a_cell_of_other_data_with_names_of_validation_cases_is_told_and_recorde
     assert (source["dataset"], source["fold"], source["dimensions"]) == (HERE, 0, 2)
 
 
-def test_a_run_with_a_genotype_file_alone_says_that_nobody_knows_what_it_has_seen(
+def test_a_run_with_a_genotype_file_alone_warns_that_its_cases_are_unknown(
     make_trainer: Make, in_process: Any
 ) -> None:
     path = in_process.path / "genotype.json"

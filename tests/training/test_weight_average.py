@@ -82,7 +82,7 @@ def test_both_come_back_bit_for_bit_however_often_they_are_asked_for() -> None:
     assert tensors_hash(network.state_dict()) == trained
 
 
-def test_a_restored_average_goes_on_as_the_first_one() -> None:
+def test_a_restored_average_resumes_as_the_first_one() -> None:
     first, average = _averaged(0.9, 0.1, 0.7)
     average.use_average()
     second, restored = _network(), WeightAverage(0.9)

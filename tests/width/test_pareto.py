@@ -121,7 +121,7 @@ def test_seed_and_patients_of_the_settings_are_the_studys(source):
     assert (made.seeds, made.datasets[0].patients) == ((3,), "case")
 
 
-def test_the_study_file_says_the_same(study, tmp_path):
+def test_the_study_file_states_the_same(study, tmp_path):
     path = study.write_study(tmp_path / "out")
     assert read_study(path).runs.keys() == study.study().runs.keys()
     assert study_name(tmp_path / "my_own folder") == "my-own-folder"
@@ -270,7 +270,7 @@ def test_a_figure_of_nothing_is_refused(tmp_path):
         draw_pareto([], tmp_path / "pareto.png")
 
 
-def test_the_table_says_where_there_is_no_interval():
+def test_the_table_states_where_there_is_no_interval():
     lines = table([_point(8, "reference"), _point(8, "random", low=None)]).splitlines()
     assert lines[1].split()[2:] == ["80", "800", "5", "0.800", "0.700", "to", "0.900", "3"]
     assert lines[2].split()[2:] == ["80", "800", "5", "0.800", "-", "3"]

@@ -165,7 +165,7 @@ def test_fewer_than_four_fifths_of_the_seeds_behind_the_pick_are_a_warning(eight
     assert (wanted in warnings) is warned
 
 
-def test_the_reasons_of_all_seeds_together_say_so():
+def test_the_reasons_of_all_seeds_together_name_all_seeds():
     found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, STEEP]))
     assert found.reasons[0] == "single seeds pick 8 (2)"
     assert found.reasons[1:] == tuple(

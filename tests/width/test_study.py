@@ -40,7 +40,7 @@ def test_the_same_seeds_give_the_same_scores(source, score):
     np.testing.assert_allclose(once, again, rtol=1e-6)
 
 
-def test_random_numbers_go_on_as_if_nothing_had_been_drawn(source):
+def test_random_numbers_continue_as_if_nothing_had_been_drawn(source):
     torch.manual_seed(5)
     before = torch.get_rng_state()
     choose_width(source(), images=1, seeds=(0,))

@@ -85,7 +85,7 @@ def test_a_job_that_fails_keeps_no_other_from_running_and_is_named(
     assert (own / engine.STUDY_PAGE).is_file()
 
 
-def test_an_interrupted_study_says_how_many_runs_are_done(
+def test_an_interrupted_study_states_how_many_runs_are_done(
     write: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> None:

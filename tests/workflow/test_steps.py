@@ -62,7 +62,7 @@ def test_a_run_on_the_cpu_keeps_to_its_threads_unless_the_environment_sets_other
     assert (on_a_gpu["nnUNet_n_proc_DA"], on_a_gpu["nnUNet_def_n_proc"]) == ("8", "8")
 
 
-def test_a_step_that_fails_says_why_and_writes_nothing(
+def test_a_step_that_fails_states_why_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "study.yaml"
@@ -94,7 +94,7 @@ def test_a_report_of_references_alone_has_results_and_no_table(tmp_path: Path) -
     assert (tmp_path / "tables.csv").read_text() == ""
 
 
-def test_the_plan_adds_up_what_is_known_and_says_what_is_not() -> None:
+def test_the_plan_adds_up_what_is_known_and_states_what_is_not() -> None:
     made = study(seeds=[0, 1])
     hours: dict[str, float | str] = dict.fromkeys(made.runs, 0.5)
     hours[next(iter(made.runs))] = "its data are not planned yet"

@@ -77,7 +77,7 @@ def test_a_study_decides_for_its_untrained_reference_whether_the_source_is_score
     assert untrained_settings(silent) == {"finetune_epochs": 0, "score_source": False}
 
 
-def test_an_interrupted_study_says_how_far_it_is(monkeypatch, tmp_path):
+def test_an_interrupted_study_states_how_far_it_is(monkeypatch, tmp_path):
     def interrupted(command):
         raise KeyboardInterrupt
 

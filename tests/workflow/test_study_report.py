@@ -18,7 +18,7 @@ def test_a_random_cell_of_another_length_is_called_so(tmp_path: Path) -> None:
     assert said in page(tmp_path, 234, 45)
 
 
-def test_it_says_whether_the_backbone_has_converged(tmp_path: Path) -> None:
+def test_it_states_whether_the_backbone_has_converged(tmp_path: Path) -> None:
     halves = [run("reference", 0, gain, backbone=name) for name, gain in (("a", 0.1), ("b", 0.2))]
     found = {**document(run("iac-lth", 0, 0.1), *halves), "halves": {"a": "b"}}
     write_study_report(found, tmp_path / "report.html")
@@ -26,5 +26,5 @@ def test_it_says_whether_the_backbone_has_converged(tmp_path: Path) -> None:
     assert said in (tmp_path / "report.html").read_text()
 
 
-def test_of_a_random_cell_of_the_same_length_nothing_is_said(tmp_path: Path) -> None:
+def test_a_random_cell_of_the_same_length_gets_no_remark(tmp_path: Path) -> None:
     assert "iac-lth: Dice 0.8075, 0.1000 lower than a random cell (" in page(tmp_path, 45, 45)

@@ -10,13 +10,13 @@ CAPTIONS = {
         "at an edge, or reach it with the tab key, to see its course."
     ),
     "scores": (
-        "Each line compares the cells with one comparator on the same patients: means of Dice, "
-        "their difference with its bootstrap interval, and the p of a Wilcoxon signed-rank test, "
-        "alone and adjusted after Holm over all comparisons of this report. False positives are "
-        "classes predicted in cases that lack them, misses classes of which nothing is found, "
-        "comparator / cells. Not inferior means that the interval's lower end lies above "
-        "\N{MINUS SIGN}{margin:g}, without more false positives or misses; epochs are those after "
-        "the backbone's own training, cells / comparator."
+        "Each line compares the cells with the backbone or a control, on the same patients: "
+        "means of Dice, their difference with its bootstrap interval, and the p of a Wilcoxon "
+        "signed-rank test, alone and adjusted after Holm over all comparisons of this report. "
+        "False positives are classes predicted in cases that lack them, misses classes of which "
+        "nothing is found, backbone or control / cells. Not inferior means that the interval's "
+        "lower end lies above \N{MINUS SIGN}{margin:g}, without more false positives or misses; "
+        "epochs are those after the backbone's own training, cells / backbone or control."
     ),
     "controls": (
         "Each line compares a control with the backbone, as the table of comparisons does the "
@@ -24,9 +24,9 @@ CAPTIONS = {
         "no gain of the search."
     ),
     "comparisons": (
-        "Each dot is the mean difference of Dice between the cells and one comparator, the line "
-        "its 95 % interval over patients. A mark is coloured where a difference is detected: the "
-        "line lies wholly on one side of zero, and the adjusted p agrees."
+        "Each dot is the mean difference of Dice between the cells and the backbone or a control, "
+        "the line its 95 % interval over patients. A mark is coloured where a difference is "
+        "detected: the line lies wholly on one side of zero, and the adjusted p agrees."
     ),
     "source_and_target": (
         "Each line is a method that adapts a model: its Dice on the target and the difference from "
