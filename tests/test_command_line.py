@@ -24,6 +24,7 @@ from nnunet_iac.training.cost import provenance
 from nnunet_iac.width import study as width_study
 from nnunet_iac.width.selection import RULES
 from nnunet_iac.width.sensitivity import Score
+from nnunet_iac.workflow.pareto import STYLES
 
 Parser = argparse.ArgumentParser
 
@@ -189,16 +190,33 @@ def test_settings_of_every_set_add_up(verb: str) -> None:
         ("pareto", "--caps", [0, 1]),
         ("xtiny", "--caps", [0, 1]),
         ("xtiny", "--within", [0, 1]),
-        ("pareto", "--methods", ["0", "1"]),
+        ("pareto", "--methods", ["iac", "random"]),
     ],
 )
-@pytest.mark.parametrize("words", ["0 1", "0,1"])
+@pytest.mark.parametrize("between", [" ", ","])
 def test_lists_have_spaces_as_in_nnunet_or_commas(
-    verb: str, option: str, found: Any, words: str
+    verb: str, option: str, found: Any, between: str
 ) -> None:
     parser = _fresh(f"nnunet-iac {verb}")
     name = parser._option_string_actions[option].dest
-    assert _parsed(parser, option, *words.split())[name] == found
+    words = between.join(map(str, found)).split()
+    assert _parsed(parser, option, *words)[name] == found
+
+
+def test_the_methods_of_pareto_are_known_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = _fresh("nnunet-iac pareto")
+    assert set(parser._option_string_actions["--methods"].choices or ()) == set(STYLES)
+    with pytest.raises(SystemExit):
+        main(["pareto", "-d", "4", "-c", "2d", "--caps", "8", "--methods", "random,darts"])
+    assert "invalid choice: 'random,darts'" in capsys.readouterr().err
+
+
+def test_a_word_too_many_ends_with_the_usage_of_its_verb(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["xtiny", "-d", "4", "-c", "2d", "-f", "0", "1"])
+    assert capsys.readouterr().err.startswith("usage: nnunet-iac xtiny")
 
 
 @_having("-device")

@@ -48,7 +48,7 @@ class Pareto:
     The backbone (`reference`) is trained in any case.
 
     Raises:
-        ValueError: an unknown method, no or an impossible cap, no fold, something named twice, a
+        ValueError: no or an impossible cap, no fold, something named twice, a
             bad setting, too few cases for a fold, or a trainer that ignores the widths of plans.
         FileNotFoundError: the data are not preprocessed.
     """
@@ -62,9 +62,6 @@ class Pareto:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        unknown = ", ".join(method for method in self.methods if method not in STYLES)
-        if unknown or not self.methods:
-            raise ValueError(f"methods must be of {', '.join(STYLES)}; got {unknown or 'none'}")
         if not self.caps or not self.folds:
             found = f"{len(self.caps)} caps and {len(self.folds)} folds"
             raise ValueError(f"a comparison needs at least one cap and one fold; got {found}")

@@ -228,7 +228,6 @@ def test_a_trainer_that_ignores_the_widths_of_plans_is_refused(source):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--methods reference,darts", "reference, continued, iac-lth, iac, random; got darts"),
         ("--methods random,random", "named once; got random, random"),
         ("-f 0,0", "named once; got 0, 0"),
         ("--set skip=nested", "skip is what the methods differ in"),
