@@ -33,6 +33,12 @@ from nnunet_iac.nn.depthwise import depthwise, rectified_depthwise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""With the channels innermost, by the number of axes of a batch of images."""
+
+CANCELLED = 1e-3
+"""Share of its terms below which a variance from a covariance matrix has lost too many digits."""
+
 Samples = Float[Tensor, "_ _ _"]
 """(samples, voxels, channels): the voxels of an image one after another.
 
@@ -111,9 +117,13 @@ class DiscreteCell(PlainDiscreteCell):
 
 
 def _channels_last(x: Node) -> Node:
-    """Return `x` with its channels innermost in memory, where depthwise convolutions are fast."""
-    layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-    return x.contiguous(memory_format=layout)
+    """Return `x` with its channels innermost in memory, where depthwise convolutions are fast.
+
+    Not of one image: torch 2.14 computes wrong gradients of its instance norm on a CPU then.
+    """
+    if len(x) == 1:
+        return x.contiguous()
+    return x.contiguous(memory_format=LAYOUTS[x.ndim])
 
 
 @contextmanager
@@ -124,13 +134,14 @@ def edge_by_edge(network: nn.Module) -> Iterator[None]:
     is that on a GPU.
     """
     cells = [module for module in network.modules() if isinstance(module, DiscreteCell)]
+    before = [cell.edge_by_edge for cell in cells]
     try:
         for cell in cells:
             cell.edge_by_edge = True
         yield
     finally:
-        for cell in cells:
-            del cell.edge_by_edge
+        for cell, was in zip(cells, before, strict=True):
+            cell.edge_by_edge = was
 
 
 class Round(NamedTuple):
@@ -392,8 +403,12 @@ class _NormalisedProducts(torch.autograd.Function):
         for x, w, gamma in zip(operands[::4], operands[1::4], operands[2::4], strict=True):
             mean = x.mean(1, keepdim=True)
             x.sub_(mean)
-            spread = torch.matmul(w, torch.bmm(x.mT, x).div_(x.shape[1]))  # w cov(x)
-            variance = (spread * w).sum(2).clamp_(min=0)
+            covariance = torch.bmm(x.mT, x).div_(x.shape[1])
+            spread = torch.matmul(w, covariance)
+            variance = (spread * w).sum(2)
+            terms = (torch.matmul(w.abs(), covariance.abs()) * w.abs()).sum(2)
+            if (variance < CANCELLED * terms).any():  # Channels that are nearly equal.
+                variance = torch.matmul(x, w.mT).square_().mean(1)
             scale = (variance + eps).rsqrt_()
             folded = w * (gamma * scale).unsqueeze(2)
             if result is None:

@@ -37,6 +37,7 @@ CELLS = st.fixed_dictionaries(
             st.integers(1, 9),
             st.integers(1, 4),
         ),
+        "batch": st.sampled_from([1, 3]),
         "dimension": st.sampled_from([2, 3]),
         "norm": st.sampled_from(["Instance", "Batch"]),
         "training": st.booleans(),
@@ -60,6 +61,7 @@ def both_cells(
     dtype=torch.float64,
     *,
     shape=SHAPE,
+    batch=3,
     dimension=2,
     norm="Instance",
     training=True,
@@ -79,7 +81,7 @@ def both_cells(
             if "running" in name:
                 buffer.uniform_(0.5, 2, generator=generator)
     plain.load_state_dict(fast.state_dict())
-    size = 2, 3, shape.skip_channels, *SPATIAL[dimension]
+    size = 2, batch, shape.skip_channels, *SPATIAL[dimension]
     images = torch.randn(size, generator=generator, dtype=torch.float64)
     ready = (cell.to(dtype).train(training) for cell in (fast, plain))
     return *ready, list(images.to(dtype))
@@ -111,10 +113,11 @@ def assert_equal(got, expected, tolerance=1e-10):
 @pytest.mark.parametrize("dimension", [2, 3])
 @pytest.mark.parametrize("norm", ["Instance", "Batch"])
 @pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("genotype", GENOTYPES)
-def test_the_fast_cell_equals_the_plain_one(genotype, dimension, norm, training):
+def test_the_fast_cell_equals_the_plain_one(genotype, batch, dimension, norm, training):
     fast, plain, inputs = both_cells(
-        GENOTYPES[genotype], dimension=dimension, norm=norm, training=training
+        GENOTYPES[genotype], batch=batch, dimension=dimension, norm=norm, training=training
     )
     assert_equal(everything(fast, inputs), everything(plain, inputs))
     with torch.no_grad():
@@ -132,15 +135,39 @@ def test_random_cells_equal_the_plain_ones(cell):
 @given(cell=CELLS)
 def test_random_cells_equal_the_plain_ones_in_float32(cell):
     fast, plain, inputs = both_cells(**cell, dtype=torch.float32)
-    got, expected = everything(fast, inputs), everything(plain, inputs)
-    assert_relatively_close(got.pop("output"), expected.pop("output"))
-    # Norms make single gradients differences of nearly equal numbers, in the plain cell as well.
-    names = list(expected)
-    assert_relatively_close(*(torch.cat([x[n].flatten() for n in names]) for x in (got, expected)))
+    assert_relatively_close(everything(fast, inputs), everything(plain, inputs))
 
 
 def assert_relatively_close(got, expected):
-    assert (got - expected).norm() <= 1e-4 * expected.norm()
+    # Norms make some gradients zero but for rounding, in the plain cell as well.
+    rounding = 1e-5 * torch.cat([x.flatten().double() for x in expected.values()]).norm()
+    for name, x in expected.items():
+        difference = (got[name] - x).double().norm()
+        assert difference <= 1e-4 * x.double().norm() + rounding, name
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+def test_the_gradients_of_the_plain_cell_are_those_of_finite_differences(norm, batch):
+    shape = CellShape(2, 2, 1, 4)
+    plain, inputs = both_cells(GENOTYPES["sep_conv_3x3"], shape=shape, batch=batch, norm=norm)[1:]
+    assert gradcheck(plain.eval(), [x.requires_grad_() for x in inputs], atol=1e-4)
+
+
+@pytest.mark.parametrize("likeness", [1, 30, 300])
+def test_channels_that_are_nearly_equal_do_not_spoil_float32(likeness):
+    shape = CellShape(16, 16, 4, 4)
+    fast, plain, inputs = both_cells(GENOTYPES["dil_conv_3x3"], shape=shape)
+    with torch.no_grad():
+        for edge in plain.edges.values():
+            edge["dil_conv_3x3"][2].weight.sub_(edge["dil_conv_3x3"][2].weight.mean(1, True))
+            edge["dil_conv_3x3"][1].weight.fill_(1)
+    fast.load_state_dict(plain.state_dict())
+    common = torch.randn(2, 3, 1, *SPATIAL[2], generator=torch.Generator().manual_seed(2))
+    inputs = [x / likeness + same for x, same in zip(inputs, common.double(), strict=True)]
+    expected = plain(*inputs)
+    found = fast.float()(*(x.float() for x in inputs))
+    assert (found.double() - expected).norm() < 1e-4 * expected.norm()
 
 
 def test_state_and_initial_weights_are_those_of_the_plain_cell():
@@ -201,6 +228,9 @@ def test_multiply_accumulates_are_those_of_the_convolutions():
     fast, plain, inputs = both_cells(GENOTYPES["every operation"])
     assert multiply_accumulates(fast, *inputs) == multiply_accumulates(plain, *inputs)
     assert not fast.edge_by_edge
+    fast.edge_by_edge = True
+    multiply_accumulates(fast, *inputs)
+    assert fast.edge_by_edge
 
 
 @pytest.mark.parametrize("norm", ["Instance", "Batch"])
