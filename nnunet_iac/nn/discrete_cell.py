@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -407,7 +408,8 @@ class _NormalisedProducts(torch.autograd.Function):
             spread = torch.matmul(w, covariance)
             variance = (spread * w).sum(2)
             terms = (torch.matmul(w.abs(), covariance.abs()) * w.abs()).sum(2)
-            if (variance < CANCELLED * terms).any():  # Channels that are nearly equal.
+            cancelled = variance < CANCELLED * terms  # Channels that are nearly equal.
+            if not isinstance(cancelled, FakeTensor) and cancelled.any():
                 variance = torch.matmul(x, w.mT).square_().mean(1)
             scale = (variance + eps).rsqrt_()
             folded = w * (gamma * scale).unsqueeze(2)
