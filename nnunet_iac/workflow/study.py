@@ -255,6 +255,8 @@ class Study:
             common = Settings.from_mapping(self.settings)
             longest = common.latest_end + common.schedule.finetune_epochs
             values["finetune_epochs"] = longest if epochs is None else epochs
+        if method.epochs_of is not None:  # Exactly as many epochs.
+            values.pop("finetune_patience", None)
         return values
 
     def settings_of(self, name: str, seed: int) -> Settings:

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -21,6 +22,7 @@ from nnunet_iac.analysis.report.evaluation import speed_up
 from nnunet_iac.analysis.report.run import read_run
 from nnunet_iac.cli import main
 from nnunet_iac.runs.fold import LOCK, held
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.health import HealthEvent
 
 
@@ -558,6 +560,19 @@ def test_a_speed_up_of_the_search_stands_beside_that_of_the_whole_run(tmp_path):
     assert any(f" {search:.1f} 8 s {whole:.1f} " in row for row in _said(make_report(runs)))
     longer = SETTINGS.replace(search_epochs=60, finetune_epochs=50)
     runs, _ = read_runs([fast, write_searched_run(tmp_path, method="IAC", settings=longer)])
+    assert speed_up(accelerated, runs, whole=True) is None
+
+
+def test_a_run_whose_finetuning_ended_early_has_no_speed_up_of_the_whole(tmp_path):
+    fast = write_searched_run(tmp_path, settings=SETTINGS.replace(search_epochs=20))
+    full = write_searched_run(tmp_path, method="IAC", settings=SETTINGS.replace(search_epochs=60))
+    record = RunFolder.of_fold(fast)
+    cost = record.read_cost()
+    finetune = replace(cost.phases["finetune"], epochs=cost.phases["finetune"].epochs - 1)
+    record.write_cost(replace(cost, phases={**cost.phases, "finetune": finetune}))
+    runs, _ = read_runs([fast, full])
+    accelerated = next(run for run in runs if run.method == "IAC-LTH")
+    assert speed_up(accelerated, runs) is not None
     assert speed_up(accelerated, runs, whole=True) is None
 
 

@@ -31,6 +31,12 @@ STUDY = Study(
 )
 
 
+def test_a_method_with_the_epochs_of_another_ends_no_earlier() -> None:
+    study = replace(STUDY, settings={"finetune_patience": 5})
+    assert study.settings_of("iac-lth", 0).schedule.finetune_patience == 5
+    assert study.settings_of("equal", 0).schedule.finetune_patience is None
+
+
 def test_plans_wait_for_the_epochs_of_another_run_and_differ_from_fold_to_fold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

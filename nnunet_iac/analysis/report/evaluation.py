@@ -147,7 +147,8 @@ def speed_up(run: Run, others: Sequence[Run], whole: bool = False) -> float | No
     def how(searched: Run) -> tuple[Any, ...]:
         schedule = searched.settings.schedule
         alike = (schedule.iterations_per_epoch, searched.cost.hardware)
-        return (*alike, schedule.finetune_epochs, searched.validated) if whole else alike
+        finetuned = searched.epochs - searched.search_epochs
+        return (*alike, finetuned, searched.validated) if whole else alike
 
     def seconds(searched: Run) -> float:
         return searched.seconds if whole else searched.search_seconds
