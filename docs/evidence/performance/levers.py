@@ -18,7 +18,12 @@ from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.cell import CellShape, Layers
 from nnunet_iac.nn.depthwise import depthwise, rectified_depthwise
-from nnunet_iac.nn.discrete_cell import DiscreteCell, PlainDiscreteCell, _NormalisedProducts
+from nnunet_iac.nn.discrete_cell import (
+    DiscreteCell,
+    PlainDiscreteCell,
+    _NormalisedProducts,
+    edge_by_edge,
+)
 from nnunet_iac.nn.retrofitted_unet import ImplantedUNet
 from nnunet_iac.nn.search_cell import normalised_sum
 from nnunet_iac.runs.atomic import write_json
@@ -380,6 +385,72 @@ def one_image() -> Pair:
 
 
 @lever(CELL, "kept")
+def layout() -> Pair:
+    """A separable convolution 3x3 and its norm with the channels innermost, without conversions."""
+    depths, points = torch.randn(CHANNELS, 1, 3, 3), torch.randn(CHANNELS, CHANNELS, 1, 1)
+    ones, zeros = torch.ones(CHANNELS), torch.zeros(CHANNELS)
+
+    def by_torch(x, depths, points, ones, zeros):
+        product = convolved(convolved(x, depths, groups=CHANNELS), points)
+        return functional.instance_norm(product, weight=ones, bias=zeros)
+
+    def innermost(x, depths, points, ones, zeros):
+        between = depthwise(x, depths, (1, 1)).movedim(1, -1).flatten(1, -2)
+        return _NormalisedProducts.apply(1e-5, None, between, points.flatten(1), ones, zeros)[0]
+
+    operands = depths, points, ones, zeros
+    return (
+        differentiated(by_torch, node().contiguous(), *operands),
+        differentiated(innermost, node(), *operands),
+    )
+
+
+@lever(CELL, "kept")
+def added() -> Pair:
+    """An identity or a pool as the summand of the other edge's matrix product."""
+    weights = [torch.randn(CHANNELS, CHANNELS), torch.ones(CHANNELS), torch.zeros(CHANNELS)]
+
+    def after_it(total, x, *weights):
+        return total + _NormalisedProducts.apply(1e-5, None, x, *weights)[0]
+
+    def inside(total, x, *weights):
+        return _NormalisedProducts.apply(1e-5, total, x, *weights)[0]
+
+    return (
+        differentiated(after_it, samples(), samples(), *weights),
+        differentiated(inside, samples(), samples(), *weights),
+    )
+
+
+@lever(CELL, "dropped")
+def one_pass() -> Pair:
+    """Mean and variance in one pass (`torch.var_mean`) instead of two."""
+    x = samples()
+
+    def two(x):
+        centred = x - x.mean(1, keepdim=True)
+        return centred.square().mean(1, keepdim=True)
+
+    return inferred(two, x), inferred(lambda x: torch.var_mean(x, 1, correction=0), x)
+
+
+@lever(CELL, "dropped for one image, where the product is cheaper than its covariance")
+def folded_norm() -> Pair:
+    """Prediction of one image of 56 x 40: the instance norm folded, the variance as w cov(x) w."""
+    x, w = torch.randn(1, 56 * 40, CHANNELS), torch.randn(CHANNELS, CHANNELS)
+    scale, shift = torch.ones(CHANNELS), torch.zeros(CHANNELS)
+
+    def after_it(x):
+        product = torch.mm(x[0], w.mT).view(1, 56, 40, CHANNELS).movedim(-1, 1)
+        return torch.batch_norm(product, scale, shift, None, None, True, 0.0, 1e-5, False)
+
+    def inside(x):
+        return _NormalisedProducts.apply(1e-5, None, x.clone(), w, scale, shift)[0]
+
+    return inferred(after_it, x), inferred(inside, x)
+
+
+@lever(CELL, "kept")
 def folded() -> Pair:
     """Prediction of one image of 56 x 40: a projection's batch norm folded into its weights."""
     x, weight = torch.randn(56 * 40, CHANNELS), torch.randn(CHANNELS, CHANNELS)
@@ -474,6 +545,53 @@ def out_of_place() -> Pair:
                 module.inplace = False
 
     return finetuning(), finetuning(change)
+
+
+@lever(STEPS, "kept")
+def finetuned() -> Pair:
+    """Finetuning: the cells edge by edge, and as above."""
+
+    def change(network):
+        for module in network.modules():
+            if isinstance(module, DiscreteCell):
+                module.edge_by_edge = True
+
+    return finetuning(change), finetuning()
+
+
+@lever(STEPS, "kept")
+def predicted() -> Pair:
+    """Prediction of one patch: the cells edge by edge, and as above."""
+    network = Workload().supernet()
+    network.discretise(random_genotype(0))
+    network.eval()
+    x = torch.randn(1, 1, *Workload().patch_size)
+
+    def by_edge(x):
+        with edge_by_edge(network):
+            return network(x)
+
+    return inferred(by_edge, x), inferred(network, x)
+
+
+@lever(STEPS, "kept, also in the search")
+def one_norm() -> Pair:
+    """Whether all gradients are finite, and their clipping, from one norm."""
+    network = Workload().supernet()
+    network.discretise(random_genotype(0))
+    for parameter in network.weights():
+        parameter.grad = torch.randn_like(parameter)
+
+    def apart():
+        assert all(bool(p.grad.isfinite().all()) for p in network.weights())
+        nn.utils.clip_grad_norm_(network.weights(), 12)
+
+    def together():
+        norm = nn.utils.get_total_norm([p.grad for p in network.weights()])
+        assert norm.isfinite()
+        nn.utils.clip_grads_with_norm_(network.weights(), 12, norm)
+
+    return apart, together
 
 
 @lever(STEPS, "dropped: nnU-Net's, and far below 1 % of a step")

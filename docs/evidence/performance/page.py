@@ -1,6 +1,6 @@
 """Write docs/evidence/performance.md from the result files in this folder."""
 
-from itertools import groupby
+from itertools import groupby, product
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,15 @@ def page() -> str:
         environment.filters[name] = f"{{:.{digits}f}}".format
     found = results()
     growth = [found[name] for name in found if name.startswith("growth_")]
+    waiting = [
+        {
+            "policy": policy,
+            "threads": threads,
+            **{kind: found[f"{kind}_{policy}_{threads}"] for kind in ("step", "inference")},
+        }
+        for policy, threads in product(("active", "passive"), (1, 2))
+        if f"inference_{policy}_{threads}" in found
+    ]
     levers = found["levers"]["levers"]
     (frozen,) = [row for row in levers if row["lever"].startswith("Frozen backbone")]
     return environment.get_template("page.md.jinja").render(
@@ -31,6 +40,7 @@ def page() -> str:
         growth=[found["step"], *growth, found["step_narrow"], found["step_large"]],
         levers={part: list(rows) for part, rows in groupby(levers, itemgetter("part"))},
         frozen=frozen,
+        waiting=waiting,
     )
 
 
