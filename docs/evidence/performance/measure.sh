@@ -32,6 +32,6 @@ export OMP_WAIT_POLICY=passive
 run search search
 run growth_stages step --patch-size 64 48 --features 32 64 128 256 512 --repeats 5
 run growth_patch_128_96 step --patch-size 128 96 --repeats 5
-run growth_partial_channels=1 step --set partial_channels=1 --repeats 5
+run growth_partial_channels_1 step --set partial_channels=1 --repeats 5
 python docs/evidence/performance/page.py
 python docs/evidence/results/page.py  # It has some of these numbers, too.
