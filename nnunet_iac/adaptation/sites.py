@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from nnunet_iac.adaptation.choice import NO_ADAPTER, Features, Site, statistics
+from nnunet_iac.host.networks import network_of
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import configuration_of
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.source_cases import AdaptedRun, source_training_cases
 
 SITE = "site"
@@ -85,11 +83,7 @@ def backbone_network(
     init: Mapping[str, Any], weights: Mapping[str, Tensor], device: str
 ) -> nn.Module:
     """Return the plans' network with the backbone's part of a retrofit's weights, for inference."""
-    manager = PlansManager(init["plans"])
-    config = manager.get_configuration(init["configuration"])
-    channels = determine_num_input_channels(manager, config, init["dataset_json"])
-    heads = manager.get_label_manager(init["dataset_json"]).num_segmentation_heads
-    network = planned_network(manager, config, channels, heads)
+    network = network_of(init["plans"], init["configuration"], init["dataset_json"])
     network.load_state_dict({key: weights[key] for key in network.state_dict()})
     return network.to(device).eval()
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.folders import results_folder
+from nnunet_iac.host.networks import network_of
 from nnunet_iac.host.plans import (
     configuration_of,
     dataset_number,
@@ -22,7 +21,7 @@ from nnunet_iac.host.plans import (
 from nnunet_iac.nn.retrofitted_unet import require_supported
 from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training.backbone import Backbone, Fold, planned_network, read_backbone
+from nnunet_iac.training.backbone import Backbone, Fold, read_backbone
 
 IMPLANT_PREFIX = "implants."
 """How the names of a retrofit's own tensors begin."""
@@ -105,11 +104,7 @@ class SourceModel:
 
     def network(self) -> nn.Module:
         """Return a new network of the plans, on the CPU."""
-        manager = PlansManager(self.plans)
-        config = manager.get_configuration(self.configuration)
-        heads = manager.get_label_manager(self.dataset).num_segmentation_heads
-        channels = determine_num_input_channels(manager, config, self.dataset)
-        return planned_network(manager, config, channels, heads)
+        return network_of(self.plans, self.configuration, self.dataset)
 
     def read(self) -> Backbone:
         """Return the checkpoint as a backbone: the plans' network, and one that takes cells."""

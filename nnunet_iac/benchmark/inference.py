@@ -7,9 +7,9 @@ import torch
 
 from nnunet_iac.benchmark.timing import cudnn_choice, interleaved
 from nnunet_iac.host.workload import Workload
+from nnunet_iac.nn.cost import network_cost
 from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.training.cost import network_cost
 
 
 def inference_benchmark(

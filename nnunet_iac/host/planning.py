@@ -2,8 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -176,20 +175,6 @@ def preprocessed_folder(dataset: str) -> Path:
             f"nnUNet_raw, nnUNet_preprocessed (now {nnUNet_preprocessed}) and nnUNet_results"
         ) from error
     return Path(nnUNet_preprocessed) / name
-
-
-@contextmanager
-def built_from_plans() -> Iterator[None]:
-    """Raise a ValueError on the plans where a network cannot be built from them."""
-    faults = (TypeError, LookupError, AttributeError, ImportError, AssertionError, ValueError)
-    try:
-        yield
-    except faults as error:
-        raise ValueError(
-            'the network that plans describe under "architecture" must be one that can be built; '
-            f"it is not ({type(error).__name__}: {error}): make the plans again with "
-            "nnUNetv2_plan_experiment"
-        ) from error
 
 
 def _absolute(path: str) -> str:

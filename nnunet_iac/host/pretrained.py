@@ -2,14 +2,12 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_iac.host.planning import built_from_plans
-from nnunet_iac.host.plans import read_dataset
+from nnunet_iac.host.networks import network_of
+from nnunet_iac.host.plans import read_dataset, read_plans
 from nnunet_iac.nn.timm_unet import TimmEncoder, load_encoder_weights, read_encoder_weights
 from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
@@ -24,14 +22,10 @@ def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Pat
     It holds the whole network: the timm encoder's ImageNet weights from a local .safetensors or
     .pth file, the rest as nnU-Net draws it. A file with other content is not overwritten.
     """
-    manager = PlansManager(str(plans_file))
-    config = manager.get_configuration(configuration)
     dataset = read_dataset(plans_file.parent / "dataset.json")
-    with torch.random.fork_rng(devices=[]), built_from_plans():
+    with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)
-        channels = determine_num_input_channels(manager, config, dataset)
-        heads = manager.get_label_manager(dataset).num_segmentation_heads
-        network = nnUNetTrainer.build_network_architecture(manager, config, channels, heads)
+        network: Any = network_of(read_plans(plans_file), configuration, dataset)
     if not isinstance(network.encoder, TimmEncoder):
         raise ValueError(
             "encoder weights are for a timm encoder; the plans describe a "

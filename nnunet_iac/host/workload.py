@@ -16,7 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunet_iac.host.devices import require_device
-from nnunet_iac.host.planning import built_from_plans, preprocessed_folder
+from nnunet_iac.host.networks import built_from_plans
+from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import (
     architecture_of,
     configuration_of,

@@ -56,13 +56,13 @@ def cell_costs(network: IACUNet, input_channels: int, patch_size: Sequence[int])
         with _NO_MEMORY:
             cell = Cell(shape, layers, {EDGES[0]: OPERATIONS})
             for name, operation in cell.operations(EDGES[0]).items():
-                operations[name] += _cost(operation, shape.channels, skip)
+                operations[name] += network_cost(operation, shape.channels, skip.shape[2:])
         for projection in cell.projections:
-            fixed += _cost(projection, shape.skip_channels, skip)
-        fixed += _cost(cell.output, shape.output_nodes * shape.channels, skip)
+            fixed += network_cost(projection, shape.skip_channels, skip.shape[2:])
+        fixed += network_cost(cell.output, shape.output_nodes * shape.channels, skip.shape[2:])
         if network.residual == "zero":
             fixed += Cost(parameters=1, macs=0)
-    return CellCosts(_cost(backbone, input_channels, patch), fixed, operations)
+    return CellCosts(network_cost(backbone, input_channels, patch.shape[2:]), fixed, operations)
 
 
 def cell_parameters(shape: CellShape, layers: Layers, genotype: Genotype) -> int:
@@ -91,11 +91,13 @@ def copy_with(module: nn.Module, replacement: Callable[[Tensor], Tensor]) -> Any
     return copy.deepcopy(module, replaced)
 
 
-def _cost(module: nn.Module, channels: int, like: Tensor) -> Cost:
-    """Return the cost of a module at the resolution of a tensor."""
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    image = torch.zeros(1, channels, *like.shape[2:], device=_NO_MEMORY)
-    return Cost(parameters, multiply_accumulates(module, image))
+def network_cost(
+    network: nn.Module, channels: int, size: Sequence[int], device: torch.device = _NO_MEMORY
+) -> Cost:
+    """Return parameters and MACs of one image of `channels` x `size`, all outputs included."""
+    image = torch.zeros(1, channels, *size, device=device)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Cost(parameters, multiply_accumulates(network, image))
 
 
 TRANSIENT = 1.6

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from nnunet_iac.search.cost import Cost
+from nnunet_iac.search.space import EDGES, OPERATIONS
+
 RUN_KEYS = ("method", "trainer", "dataset", "plans", "configuration", "fold")
 """What `run` in a cost record contains of every run."""
 
-EDGES_BY_OPERATIONS = (14, 7)
+EDGES_BY_OPERATIONS = (len(EDGES), len(OPERATIONS))
 SHAPES: dict[str, tuple[int, ...]] = {
     "epoch": (),
     "seconds": (),
@@ -145,19 +148,11 @@ class PhaseCost:
 
 
 @dataclass(frozen=True)
-class NetworkCost:
-    """Size and work of one network; MACs for one patch of the plans."""
-
-    parameters: int
-    macs: int
-
-
-@dataclass(frozen=True)
 class CostRecord:
     """What a run cost, on what, and with which code."""
 
     phases: dict[str, PhaseCost] = field(default_factory=dict)
-    networks: dict[str, NetworkCost] = field(default_factory=dict)
+    networks: dict[str, Cost] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     hardware: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

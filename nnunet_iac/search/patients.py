@@ -32,10 +32,19 @@ def fitting_pattern(cases: Iterable[str], pattern: str | None) -> str | None:
 
 
 def shared_patients(
-    first: Iterable[str], second: Iterable[str], pattern: str | None
+    first: Iterable[str], second: Iterable[str], pattern: str | None, *, any_case: bool = False
 ) -> tuple[str, ...]:
-    """Return the patients with cases on both sides, sorted."""
-    patients = ({patient_of(case, pattern) for case in side} for side in (first, second))
+    """Return the patients with cases on both sides, sorted.
+
+    If `any_case`, as between data sets, the pattern need not match every case, and one that it does
+    not match is a patient of its own.
+    """
+
+    def patient(case: str) -> str:
+        fits = pattern is None or not any_case or re.search(pattern, case) is not None
+        return patient_of(case, pattern if fits else None)
+
+    patients = (set(map(patient, side)) for side in (first, second))
     return tuple(sorted(set.intersection(*patients)))
 
 

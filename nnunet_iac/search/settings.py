@@ -24,9 +24,10 @@ from nnunet_iac.search.setting_parts import (
     converted,
     is_text,
 )
+from nnunet_iac.search.space import OPERATIONS
 
-PRUNES_PER_EDGE = 6
-"""Operations an edge loses until one of seven is left."""
+PRUNES_PER_EDGE = len(OPERATIONS) - 1
+"""Operations an edge loses until one is left."""
 
 RENAMED = {
     "recompute_cells": "activation_checkpointing",

@@ -1,6 +1,5 @@
 """The backbone: where its checkpoint is found, and what it must fulfil."""
 
-import re
 import reprlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
 
-from nnunet_iac.host.planning import built_from_plans
 from nnunet_iac.host.plans import (
-    architecture_of,
     configuration_of,
     dataset_number,
     require_file_ending,
@@ -25,6 +21,7 @@ from nnunet_iac.runs.checkpoint import MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
+from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.setting_parts import DataConfig
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -89,21 +86,6 @@ class Backbone:
             before=tensors_hash(self.weights),
             leakage="; ".join(filter(None, (self.leakage, leakage))) or None,
         )
-
-
-def planned_network(
-    plans_manager: Any,
-    configuration_manager: Any,
-    num_input_channels: int,
-    num_output_channels: int,
-    enable_deep_supervision: bool = True,
-) -> nn.Module:
-    """Return nnU-Net's network of the plans, which every backbone is."""
-    managers = plans_manager, configuration_manager
-    sizes = num_input_channels, num_output_channels, enable_deep_supervision
-    architecture_of(configuration_manager.configuration)
-    with built_from_plans():
-        return nnUNetTrainer.build_network_architecture(*managers, *sizes)
 
 
 def backbone_file(
@@ -256,8 +238,7 @@ def leakage(
             learned |= _validated_cases(
                 validation_summary(path), init["dataset_json"]["file_ending"]
             )
-        seen = set(_patients(learned, pattern))
-        shared = sorted(seen.intersection(_patients(fold.validation_cases, pattern)))
+        shared = shared_patients(learned, fold.validation_cases, pattern, any_case=True)
         if not shared:
             return None
         return f"was trained on a patient called {shared[0]}, as a validation case here is"
@@ -284,13 +265,6 @@ def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:
         if fold == "all":
             return [case for side in known[0].values() for case in side] if known else ()
         return known[fold]["train"] if isinstance(fold, int) and fold < len(known) else ()
-
-
-def _patients(cases: Iterable[str], pattern: str | None) -> Iterable[str]:
-    """Yield the pattern's match in every case; the case itself where there is none."""
-    for case in cases:
-        match = re.search(pattern, case) if pattern else None
-        yield match.group(0) if match else case
 
 
 def _validated_cases(summary: Path, file_ending: str) -> set[str]:

@@ -7,7 +7,7 @@ from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.optim import Adam, Optimizer
 
-from nnunet_iac.training.backbone import planned_network
+from nnunet_iac.host.networks import planned_network
 from nnunet_iac.training.distributed import freeze_unused_heads
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from torch.optim import Optimizer
 
 from nnunet_iac.nn.tuned_norms import norms_of
-from nnunet_iac.runs.records import BackboneRecord, NetworkCost
-from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import optimisation
@@ -61,7 +61,7 @@ class ContinuationController:
         """Write the record as of the loaded checkpoint."""
         self.recorder.restore()
 
-    def end_run(self, network: Any, cost: NetworkCost) -> None:
+    def end_run(self, network: Any, cost: Cost) -> None:
         """Record the final network's cost, which is the backbone's, and check a frozen encoder."""
         self.recorder.add_network_cost("final", cost)
         record_encoder(self.recorder, network)

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.runs.checkpoint import tensors_hash
-from nnunet_iac.runs.records import BackboneRecord, NetworkCost
-from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.discretisation import discretise, within_budget
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import (
@@ -137,7 +137,7 @@ class SearchController:
         else:  # It may have been found in an epoch whose checkpoint was not written.
             self.recorder.remove_cell()
 
-    def end_run(self, network: RetrofittedUNet, cost: NetworkCost) -> None:
+    def end_run(self, network: RetrofittedUNet, cost: Cost) -> None:
         """Record the final network's cost, and check that what was frozen has not changed."""
         unused = sum(parameter.numel() for parameter in network.architecture_parameters())
         final = replace(cost, parameters=cost.parameters - unused)

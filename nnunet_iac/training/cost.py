@@ -5,31 +5,19 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from nnunet_iac.nn.cost import multiply_accumulates
-from nnunet_iac.runs.records import CostRecord, NetworkCost
+from nnunet_iac.runs.records import CostRecord
 
 CODE = ("nnunet_iac", "trainers")
 """The folders of a checkout that decide what a run does."""
 DIRTY = "-dirty"
 PACKAGES = ("nnunetv2", "dynamic-network-architectures", "batchgeneratorsv2", "torch", "numpy")
-
-
-def network_cost(
-    network: nn.Module, input_channels: int, patch_size: Sequence[int], device: torch.device
-) -> NetworkCost:
-    """Return parameters and multiply-accumulates of one patch, deep supervision as it is set."""
-    patch = torch.zeros(1, input_channels, *patch_size, device=device)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return NetworkCost(parameters, multiply_accumulates(network, patch))
 
 
 def peak_memory_bytes() -> int:

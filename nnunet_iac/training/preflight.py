@@ -16,14 +16,13 @@ from nnunet_iac.host.plans import (
     configuration_of,
     lineage,
 )
-from nnunet_iac.nn.cost import cell_costs
+from nnunet_iac.nn.cost import cell_costs, network_cost
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
 from nnunet_iac.nn.skip_unet import SkipModuleUNet
 from nnunet_iac.runs.fold import require_space
-from nnunet_iac.runs.records import NetworkCost
 from nnunet_iac.runs.splits import SPLITS, require_splits
-from nnunet_iac.search.cost import CellCosts
+from nnunet_iac.search.cost import CellCosts, Cost
 from nnunet_iac.search.discretisation import require_possible
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.patients import named, shared_patients
@@ -32,7 +31,6 @@ from nnunet_iac.search.settings import Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
 from nnunet_iac.training.compilation import compiles_cells, require_compiler
-from nnunet_iac.training.cost import network_cost
 from nnunet_iac.training.memory import enable_checkpointing_if_needed
 from nnunet_iac.training.method import Method
 from nnunet_iac.training.setting_checks import used_settings
@@ -62,7 +60,7 @@ class PlannedNetwork:
         """Channels and size of an image."""
         return self.batch[1], self.batch[2:]
 
-    def cost(self, network: nn.Module) -> NetworkCost:
+    def cost(self, network: nn.Module) -> Cost:
         """Return size and work of a network for one image."""
         return network_cost(network, *self.image, self.device)
 

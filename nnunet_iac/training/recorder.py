@@ -20,6 +20,7 @@ from nnunet_iac.host.plans import SECTION
 from nnunet_iac.runs import records
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.typed import typed
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent, PruningState
@@ -95,7 +96,7 @@ class Recorder:
         total = records.PhaseCost(spent.epochs + epochs, spent.seconds + seconds)
         self.cost = replace(self.cost, phases={**self.cost.phases, phase: total})
 
-    def add_network_cost(self, name: str, cost: records.NetworkCost) -> None:
+    def add_network_cost(self, name: str, cost: Cost) -> None:
         """Record the size and work of the backbone, the supernet or the final network."""
         self.cost = replace(self.cost, networks={**self.cost.networks, name: cost})
         self.folder.write_cost(self.cost)

@@ -13,12 +13,12 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch import nn
 
 from nnunet_iac.host.mps import fallback_named
+from nnunet_iac.host.networks import planned_network
 from nnunet_iac.host.plans import SECTION, settings_of
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import require_supported
 from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS
 from nnunet_iac.training import batches, checkpoints, optimisation, preflight, recorder, reference
-from nnunet_iac.training.backbone import planned_network
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
 from nnunet_iac.training.lifecycle import Lifecycle, resumable, run_epochs

@@ -16,7 +16,7 @@ from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.splits import SPLITS, require_split
-from nnunet_iac.search.patients import fitting_pattern, named, patient_of
+from nnunet_iac.search.patients import named, shared_patients
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import Fold, leakage
 
@@ -178,11 +178,6 @@ def _validation_cases(source: SourceCases) -> list[str]:
 
 def _require_unseen(cases: Sequence[str], run: AdaptedRun) -> None:
     """Check that the run did not learn from a patient called as one of the cases is."""
-    pattern = run.data.patient_pattern
-    sides = (
-        {patient_of(case, fitting_pattern(side, pattern)) for case in side}
-        for side in (cases, run.training_cases)
-    )
-    shared = sorted(set.intersection(*sides))
+    shared = shared_patients(cases, run.training_cases, run.data.patient_pattern, any_case=True)
     if shared and not run.data.allow_leakage:
         raise ValueError(f"{shared[0]} is among them and among the training cases of {run.dataset}")

@@ -16,7 +16,7 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
     nnUNetTrainerNoMirroring,
 )
 
-from nnunet_iac.training.backbone import planned_network
+from nnunet_iac.host.networks import planned_network
 from nnunet_iac.training.method import CONTINUE, IAC, IAC_DISCRETE, IAC_LTH
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 

@@ -1,7 +1,6 @@
 """The cell that a run is given: where it comes from, whether it fits, and what it has seen."""
 
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, r
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import is_within, require_within
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.patients import named, patient_of, shared_patients
+from nnunet_iac.search.patients import named, shared_patients
 from nnunet_iac.search.setting_parts import CellConfig, DataConfig
 from nnunet_iac.training.backbone import Fold
 
@@ -115,7 +114,7 @@ class Origin:
             shared = shared_patients(self.learned_from, validation, pattern)
             where = f"fold {source[1]}"
         else:
-            shared = _shared_with_other_data(self.learned_from, validation, pattern)
+            shared = shared_patients(self.learned_from, validation, pattern, any_case=True)
             where = f"{source[0]}, whose training cases have names of validation cases"
         if not shared:
             return None
@@ -186,17 +185,6 @@ def _cell_at(
             )
         log(f"WARNING: {leakage}")
     return GivenCell(genotype, provenance=origin.provenance(), leakage=leakage)
-
-
-def _shared_with_other_data(
-    theirs: Iterable[str], ours: Iterable[str], pattern: str | None
-) -> tuple[str, ...]:
-    """Return the patients on both sides, sorted; a case of theirs the pattern fails is one."""
-    found = set()
-    for case in theirs:
-        fits = pattern is not None and re.search(pattern, case) is not None
-        found.add(patient_of(case, pattern if fits else None))
-    return tuple(sorted(found & {patient_of(case, pattern) for case in ours}))
 
 
 def _dimensions(record: RunFolder, run: dict[str, Any]) -> int | None:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import nn
 
-from nnunet_iac.host.planning import built_from_plans, preprocessed_folder, source_plans
+from nnunet_iac.host.networks import built_from_plans
+from nnunet_iac.host.planning import preprocessed_folder, source_plans
 from nnunet_iac.host.plans import architecture_of, configuration_of, read_dataset, require_trainable
 from nnunet_iac.host.trainer_lookup import find_trainer
-from nnunet_iac.nn.cost import multiply_accumulates
+from nnunet_iac.nn.cost import network_cost
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.width.candidates import Candidate, capped
 
@@ -115,10 +115,8 @@ class Source:
 
     def cost(self, cap: int) -> Cost:
         """Return the parameters of a candidate, and the MACs of one patch; nothing is computed."""
-        network: nn.Module = self.network(cap, seed=0).to("meta")
-        patch = torch.zeros(1, self.input_channels, *self.patch_size, device="meta")
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        return Cost(parameters, multiply_accumulates(network, patch))
+        network = self.network(cap, seed=0).to("meta")
+        return network_cost(network, self.input_channels, self.patch_size)
 
     def costs(self, candidates: Sequence[Candidate]) -> tuple[Cost, ...]:
         """Return the cost of every candidate, the widest first; the networks must shrink."""

@@ -42,7 +42,7 @@ def run_serially(study: Study, report: Log) -> Path:
             message has the end of its output.
     """
     torch.set_num_threads(1)  # A fork would wait for ever for threads that were started here.
-    import_nnunet()  # The checks would, and show warnings.
+    import_nnunet("nnunet_iac.training.trainers")  # The checks would, and show warnings.
     require_ready(study)
     folder = study_folder(study)
     planned = steps_of(study)

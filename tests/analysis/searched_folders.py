@@ -12,7 +12,6 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import (
     BackboneRecord,
     CostRecord,
-    NetworkCost,
     PhaseCost,
     TrajectoryRow,
 )
@@ -23,6 +22,7 @@ from nnunet_iac.search.controls import (
     identity_genotype,
     random_genotype,
 )
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.discretisation import discretise
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import HealthEvent
@@ -110,8 +110,8 @@ def write_searched_run(
         last = "finetune" if freezing else "continued"
         phases[last] = PhaseCost(settings.schedule.finetune_epochs, 7.5)
     networks = {
-        "backbone": NetworkCost(1_000_000, 10**9),
-        "final": NetworkCost(1_040_000, 12 * 10**8),
+        "backbone": Cost(1_000_000, 10**9),
+        "final": Cost(1_040_000, 12 * 10**8),
     }
     run.write_cost(
         CostRecord(

@@ -9,11 +9,11 @@ from planned_unets import architecture
 
 from nnunet_iac.cli import main
 from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_SETTINGS, SKIP_NAMES
+from nnunet_iac.host.networks import planned_network
 from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.host.plans import settings_of
 from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_unet import TimmUNet
-from nnunet_iac.training.backbone import planned_network
 
 UNET = "dynamic_network_architectures.architectures.unet."
 FEATURES = (4, 8, 8, 8)

@@ -2,10 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_iac.nn.cost import cell_costs, multiply_accumulates
+from nnunet_iac.nn.cost import cell_costs, multiply_accumulates, network_cost
 from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.search.cost import Cost
-from nnunet_iac.training.cost import network_cost
 
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
 PATCH = (16, 8, 8)

@@ -13,12 +13,12 @@ from nnunet_iac.runs.records import (
     RUN_KEYS,
     BackboneRecord,
     CostRecord,
-    NetworkCost,
     PhaseCost,
     SourceRecord,
     Trajectory,
     TrajectoryRow,
 )
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.settings import Settings, keys
@@ -181,7 +181,7 @@ def test_every_damaged_value_of_a_record_is_an_error_that_names_the_file_or_is_a
     folder.write_source(SourceRecord("Dataset027_Source", "2d", 0, "1", "2", scores, scores, 0.0))
     run = dict.fromkeys(RUN_KEYS, "name")
     folder.write_cost(
-        CostRecord({"search": PhaseCost(1, 2.0)}, {"final": NetworkCost(1, 2)}, commit="1", run=run)
+        CostRecord({"search": PhaseCost(1, 2.0)}, {"final": Cost(1, 2)}, commit="1", run=run)
     )
     path = getattr(folder, f"{name}_file")
     messages = []
@@ -287,7 +287,7 @@ def test_a_backbone_counts_as_unchanged_only_once_compared(after, unchanged):
 def test_a_cost_record_survives_the_round_trip(folder):
     record = CostRecord(
         phases={"search": PhaseCost(24, 61.5), "finetune": PhaseCost(10, 20.0)},
-        networks={"backbone": NetworkCost(1000, 20000)},
+        networks={"backbone": Cost(1000, 20000)},
         peak_memory_bytes=2**30,
         hardware={"cores": 2},
         versions={"torch": "2.6"},

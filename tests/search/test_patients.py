@@ -62,3 +62,10 @@ def test_fewer_than_two_patients_cannot_be_split(cases, count):
 def test_a_long_list_is_named_by_its_first_and_its_length():
     assert named(["b", "a"]) == "a, b"
     assert named("dcba") == "a, b, c, … (4)"
+
+
+def test_between_data_sets_a_case_that_the_pattern_does_not_match_is_a_patient():
+    first, second = ["patient1_a", "other"], ["patient1_b", "other", "new"]
+    assert shared_patients(first, second, r"patient\d", any_case=True) == ("other", "patient1")
+    with pytest.raises(ValueError, match="must match every case"):
+        shared_patients(first, second, r"patient\d")

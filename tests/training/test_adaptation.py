@@ -120,6 +120,16 @@ def test_an_adapted_model_keeps_its_backbone_and_predicts(adapted: Any, tmp_path
     assert tensors_hash(exported) == tensors_hash(weights)
 
 
+def test_the_full_search_adapts_to_two_training_cases(adapted: Any) -> None:
+    full = LTH.replace("IACLTH", "IAC")
+    adapted.run("nnUNetv2_train", 70, "2d", 0, "-tr", full, "-p", PLANS, "-device", "cpu")
+    fold = adapted.path / "results" / TARGET / f"{full}__{PLANS}__2d" / "fold_0"
+    record = RunFolder.of_fold(fold)
+    split = record.read_split()
+    assert [len(split[part]) for part in ("train_search", "val_search")] == [1, 1]
+    assert record.read_backbone().unchanged
+
+
 def test_a_model_is_adapted_to_a_single_case(adapted: Any) -> None:
     write_target(adapted, "Dataset080_OneCase", 1)
     source = adapted.model("nnUNetTrainer_1epoch", "small")
@@ -437,15 +447,21 @@ def test_auto_chooses_by_image_among_the_adapters_of_a_model(
     for path in (*(raw / TARGET / "imagesTr").iterdir(), *(raw / SOURCE / "imagesTs").iterdir()):
         (images / path.name).symlink_to(path)
     words = ("nnunet-iac", "predict", "-m", model, "-i", images, "-o", tmp_path / "auto")
-    damaged = adapter.with_name("damaged.safetensors")
+    damaged, other = (adapter.with_name(f"{n}.safetensors") for n in ("damaged", "site_c"))
     damaged.write_bytes(b"no adapter")
+    found = Adapter.read(adapter)
+    far = replace(found.sites["site"], mean=found.sites["site"].mean + 9 * found.spread)
+    replace(found, sites={**found.sites, "site": far}).save(other)
     printed = adapted.run(*words, "--adapter", "auto", "-device", "cpu", "-npp", 1, "-nps", 1)
     damaged.unlink()
+    other.unlink()
     assert "WARNING: damaged is never chosen" in printed
     choices = read_json(tmp_path / "auto" / "adapters.json")
     assert len(choices) == len(labels(tmp_path / "auto")) == len(list(images.iterdir()))
     for case, choice in choices.items():
+        assert choice["distances"].keys() == {"none", "site_b", "site_c"}
         nearest = min(choice["distances"], key=choice["distances"].get)
+        assert nearest != "site_c"
         assert choice["name"] == nearest
         assert f"{case}: {nearest} (margin" in printed
     (tmp_path / "empty").mkdir()

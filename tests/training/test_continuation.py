@@ -11,7 +11,8 @@ from torch import nn
 from nnunet_iac.analysis.vocabulary import TRAINS_BACKBONE
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import BackboneRecord, NetworkCost
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.continuation import ContinuationController
 from nnunet_iac.training.controller import Change
@@ -110,13 +111,13 @@ def test_an_encoder_that_was_to_stay_is_proven_at_the_end(
 ) -> None:
     unet: Any = tiny_unet()
     controller = _start(tmp_path, unet, trainable_part="decoder")
-    controller.end_run(unet, NetworkCost(3, 4))
+    controller.end_run(unet, Cost(3, 4))
     record = controller.recorder.folder.read_backbone()
     assert record.encoder_after == record.encoder_before is not None
     with torch.no_grad():
         next(unet.encoder.parameters()).add_(1)
     with pytest.raises(RuntimeError, match="the frozen encoder must be bit-identical"):
-        controller.end_run(unet, NetworkCost(3, 4))
+        controller.end_run(unet, Cost(3, 4))
 
 
 def test_a_number_that_is_not_finite_names_its_epoch(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from nnunet_iac.nn.retrofitted_unet import IACUNet
 from nnunet_iac.nn.ticket import draw_ticket
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import BackboneRecord, NetworkCost
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training.controller import Change, Phase, SearchController
@@ -187,7 +188,7 @@ def test_a_changed_backbone_is_an_error_and_is_recorded(
         next(network.encoder.parameters()).add_(1)
     after = tensors_hash(network.backbone_state())
     with pytest.raises(RuntimeError, match=f"its hash was .* and is {after}"):
-        controller.end_run(network, NetworkCost(1, 1))
+        controller.end_run(network, Cost(1, 1))
     assert json.loads(controller.recorder.folder.backbone_file.read_text())["after"] == after
     assert not controller.recorder.folder.read_backbone().unchanged
 
@@ -208,7 +209,7 @@ def test_an_older_checkpoint_of_the_run_does_not_undo_the_backbones_proof_and_sc
 ) -> None:
     controller, network, _ = _start(tmp_path / "iac", tiny_unet(2), IAC_LTH)
     best = controller.state_dict()
-    controller.end_run(network, NetworkCost(1, 1))
+    controller.end_run(network, Cost(1, 1))
     controller.recorder.add_backbone_facts(reference={"mean": 0.8, "per_case": {}})
     controller.load_state_dict(best, network)
     controller.recorder.write()

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.records import BackboneRecord, NetworkCost
+from nnunet_iac.runs.records import BackboneRecord
+from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.health import HealthEvent
 from nnunet_iac.search.pruning import Observation, idle
 from nnunet_iac.search.settings import Settings
@@ -33,7 +34,7 @@ def _filled(folder: Path) -> Recorder:
     recorder.add_row(observation, idle(observation, SETTINGS.cell), seconds=2.0)
     recorder.add_health_event(HealthEvent(1, "non-finite", EDGES[3], "a test"))
     recorder.account("warmup", 2.0)
-    recorder.add_network_cost("backbone", NetworkCost(3, 4))
+    recorder.add_network_cost("backbone", Cost(3, 4))
     recorder.write()
     return recorder
 
@@ -54,7 +55,7 @@ def test_a_record_is_restored_from_its_state(tmp_path: Path) -> None:
     second.restore()
     assert second.folder.read_backbone() == first.folder.read_backbone()
     assert second.folder.read_health() == first.folder.read_health()
-    assert second.folder.read_cost().networks == {"backbone": NetworkCost(3, 4)}
+    assert second.folder.read_cost().networks == {"backbone": Cost(3, 4)}
     a, b = (each.folder.read_trajectory() for each in (first, second))
     assert np.array_equal(a.alpha, b.alpha)
     assert b.seconds.tolist() == [2.0]

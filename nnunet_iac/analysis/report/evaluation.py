@@ -16,7 +16,7 @@ from nnunet_iac.analysis.vocabulary import BACKBONE, BASELINES, RANDOM_CELL
 Key = tuple[tuple[str, str, str, str], tuple[tuple[str, str], ...]]
 ComparatorKind = Literal["reference", "control", "full search"]
 
-NOT_STRUCTURAL = ("seed", "activation_checkpointing", "deterministic", "score_source")
+MAY_VARY = ("seed", "activation_checkpointing", "compile_cells", "deterministic", "score_source")
 """Settings in which repetitions of one method may differ."""
 
 FREE_IN_CONTROLS = ("genotype", "finetune_epochs", "backbone_plans", "skip")
@@ -240,7 +240,7 @@ def _same_start(a: Run, b: Run) -> bool:
 def _key(run: Run) -> Key:
     """Return what the runs of a group have in common: place, backbone, method and settings."""
     settings = run.settings.to_mapping()
-    varying = {*NOT_STRUCTURAL, "patient_pattern", *(FREE_IN_CONTROLS if run.is_control else ())}
+    varying = {*MAY_VARY, "patient_pattern", *(FREE_IN_CONTROLS if run.is_control else ())}
     structural = {k: str(v) for k, v in settings.items() if k not in varying}
     backbone = Path(run.backbone.path).parent.parent.name
     return (run.dataset, run.configuration, run.method, backbone), tuple(structural.items())
