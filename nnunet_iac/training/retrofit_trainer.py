@@ -18,7 +18,7 @@ from nnunet_iac.host.plans import SECTION, settings_of
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import require_supported
 from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS
-from nnunet_iac.training import batches, checkpoints, optimisation, preflight, recorder, reference
+from nnunet_iac.training import batches, checkpoints, optimisation, preflight, recorder
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
 from nnunet_iac.training.lifecycle import Lifecycle, resumable, run_epochs
@@ -26,6 +26,7 @@ from nnunet_iac.training.method import Method
 from nnunet_iac.training.mirroring import keep_to
 from nnunet_iac.training.retention import Retention, chosen_retention
 from nnunet_iac.training.setting_checks import checked_settings
+from nnunet_iac.training.side_validations import validate_others
 
 
 class RetrofitTrainer(nnUNetTrainer):
@@ -262,7 +263,7 @@ class RetrofitTrainer(nnUNetTrainer):
         """Validate backbone and source, once, then the network as nnU-Net does, which ends it."""
         predictor = optimisation.deterministic_predictor(self.settings.optimisation.deterministic)
         with resumable(self, "--val"), fallback_named(), predictor:
-            reference.validate_others(self)
+            validate_others(self)
             super().perform_actual_validation(save_probabilities)
             if self.local_rank == 0 and Path(self.output_folder, FINAL).is_file():
                 Path(self.output_folder, PREVIOUS).unlink(missing_ok=True)

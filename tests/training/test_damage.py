@@ -351,7 +351,7 @@ def test_ctrl_c_and_a_full_disk_end_with_how_to_resume(
     assert resumed.current_epoch == 2
     resumed.run_training()
     with monkeypatch.context() as patch:
-        patch.setattr("nnunet_iac.training.reference.validate_others", interrupted)
+        patch.setattr("nnunet_iac.training.retrofit_trainer.validate_others", interrupted)
         with pytest.raises(SystemExit, match="130"):
             resumed.perform_actual_validation()
     said = "Interrupted in the final validation: run the same command again with --val"
@@ -360,7 +360,7 @@ def test_ctrl_c_and_a_full_disk_end_with_how_to_resume(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nnunet_iac.training.reference.validate_others", full)
+    monkeypatch.setattr("nnunet_iac.training.retrofit_trainer.validate_others", full)
     fold = Path(resumed.output_folder)
     with pytest.raises(RuntimeError, match=f"{fold} must have room .* again with --val"):
         resumed.perform_actual_validation()

@@ -14,7 +14,7 @@ from nnunet_iac.analysis.scores.forgetting import (
     scores_of,
     trained_alone,
 )
-from nnunet_iac.analysis.scores.frozen_reference import require_frozen
+from nnunet_iac.analysis.scores.frozen_backbone import require_frozen
 from nnunet_iac.analysis.scores.mirroring import mixed_mirroring
 from nnunet_iac.analysis.scores.statistics import MARGIN, fisher_combination, require_margin
 from nnunet_iac.analysis.scores.wording import finding

@@ -6,7 +6,7 @@ import pytest
 from scored_folders import write_run_fold, write_stock_fold, write_summary
 
 from nnunet_iac.analysis.scores.case_scores import read_case_scores
-from nnunet_iac.analysis.scores.frozen_reference import require_frozen
+from nnunet_iac.analysis.scores.frozen_backbone import require_frozen
 from nnunet_iac.analysis.vocabulary import BASELINES, RANDOM_CELL, TRAINS_BACKBONE
 from nnunet_iac.search.controls import OF_KIND, OF_RETENTION, OF_SKIP, OF_TRAINED_PART
 
