@@ -19,6 +19,7 @@ from nnunet_iac.adaptation.labels import (
 )
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.adaptation.target import Target, changed, require_adaptable
+from nnunet_iac.host.patient_folds import patient_folds
 from nnunet_iac.host.planning import (
     CONTINUE_TRAINER,
     DISCRETE_TRAINER,
@@ -162,7 +163,7 @@ def adapted_plans(
 def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> None:
     """Write splits by patient where nnU-Net would make none, or put a patient on both sides.
 
-    Up to four patients are each left out once, more are dealt to five folds. Where every case is a
+    Up to four patients are each left out once; more make five folds. Where every case is a
     patient nnU-Net makes five folds of five or more, and one patient cannot be split. A file that
     is there is kept.
     """
@@ -171,16 +172,7 @@ def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> Non
     nnunet_splits = len(patients) == len(cases) >= FOLDS
     if path.exists() or len(patients) < 2 or nnunet_splits:
         return
-    count = min(FOLDS, len(patients))
-    parts = [patients[number::count] for number in range(count)]
-    folds = [
-        {
-            "train": [case for case in sorted(cases) if patient_of(case, pattern) not in out],
-            "val": [case for case in sorted(cases) if patient_of(case, pattern) in out],
-        }
-        for out in parts
-    ]
-    write_json(path, folds)
+    write_json(path, patient_folds(sorted(cases), pattern, min(FOLDS, len(patients))))
 
 
 def _preprocessed(data: Path) -> Sequence[str]:

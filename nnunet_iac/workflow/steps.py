@@ -36,7 +36,7 @@ from nnunet_iac.runs.scores import SUMMARY
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.runs.typed import typed
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
-from nnunet_iac.workflow.study_checks import training_cases, wanted_splits
+from nnunet_iac.workflow.study_checks import raw_cases, wanted_splits
 from nnunet_iac.workflow.study_plans import (
     adapted_source,
     fold_folder,
@@ -133,7 +133,7 @@ def _preprocess(folder: Path, plans: str, dataset: DataSet, threads: int, comman
     for name in dataset.configurations:
         data = folder / configuration_of(content, name)["data_identifier"]
         there = {path.stem for path in data.glob("*.pkl")}
-        if not set(training_cases(raw_folder(folder.name))) <= there:
+        if not set(raw_cases(raw_folder(folder.name))) <= there:
             words = ["nnUNetv2_preprocess", "-d", number, "-plans_name", plans, "-c", name]
             command([*words, "-np", str(threads)])
 

@@ -1,19 +1,17 @@
 """The splits of a study, and the checks before anything starts."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from sklearn.model_selection import KFold
-
 from nnunet_iac.host.folders import raw_folder
+from nnunet_iac.host.patient_folds import patient_folds
 from nnunet_iac.host.planning import preprocessed_folder, source_plans
 from nnunet_iac.host.plans import read_dataset
 from nnunet_iac.host.trainer_lookup import exported_trainers, find_trainer, trainers_dir
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.genotype_source import find_genotype
-from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_split, require_splits
+from nnunet_iac.runs.splits import SPLITS, require_split, require_splits
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.workflow.study import PLANNED, DataSet, PlannedRun, Study
@@ -115,7 +113,7 @@ def wanted_splits(dataset: DataSet) -> Splits:
     """
     own = preprocessed_folder(dataset.dataset) / SPLITS
     raw = raw_folder(own.parent.name)
-    cases = training_cases(raw)
+    cases = raw_cases(raw)
     for case in cases:
         patient_of(case, dataset.patients)
     known = own if own.is_file() else raw / SPLITS
@@ -137,7 +135,7 @@ def wanted_splits(dataset: DataSet) -> Splits:
             require_splits(known, fold, cases)
         wanted = read_json(known)
     else:
-        wanted = grouped(cases, dataset.patients)
+        wanted = patient_folds(cases, dataset.patients)
     for fold in dataset.folds:
         if fold >= len(wanted):
             raise ValueError(
@@ -153,7 +151,7 @@ def wanted_splits(dataset: DataSet) -> Splits:
     return wanted
 
 
-def training_cases(raw: Path) -> list[str]:
+def raw_cases(raw: Path) -> list[str]:
     """Return the ids of a raw data set's training cases."""
     content = read_dataset(raw / "dataset.json")
     if isinstance(content.get("dataset"), dict):  # Their files may be anywhere.
@@ -161,20 +159,3 @@ def training_cases(raw: Path) -> list[str]:
     ending = content["file_ending"]
     labels = (raw / "labelsTr").glob(f"*{ending}")
     return sorted(path.name.removesuffix(ending) for path in labels)
-
-
-def grouped(cases: Sequence[str], pattern: str | None) -> Splits:
-    """Return nnU-Net's five folds, drawn over patients; without a pattern every case is one."""
-    patient = {case: patient_of(case, pattern) for case in cases}
-    patients = sorted(set(patient.values()))
-    if len(patients) < FOLDS:
-        raise ValueError(
-            f"{FOLDS} folds need as many patients; there are {len(patients)}: name "
-            "splits with fewer folds"
-        )
-    found = []
-    for _, held in KFold(FOLDS, shuffle=True, random_state=SPLIT_SEED).split(patients):
-        out = {patients[i] for i in held}
-        train = [case for case in cases if patient[case] not in out]
-        found.append({"train": train, "val": [case for case in cases if patient[case] in out]})
-    return found

@@ -139,7 +139,7 @@ def test_planning_sees_no_splits_and_leaves_what_is_there(
 
     monkeypatch.setattr(steps, "read_plans", lambda path: json.loads(path.read_text()))
     monkeypatch.setattr(steps, "raw_folder", lambda name: tmp_path)
-    monkeypatch.setattr(steps, "training_cases", lambda raw: [])
+    monkeypatch.setattr(steps, "raw_cases", lambda raw: [])
     steps._preprocess(folder, "nnUNetPlans", study().datasets[0], 1, command)
     assert json.loads((folder / steps.SPLITS).read_text()) == "own"
     assert json.loads((folder / "nnUNetPlans.json").read_text()) == content

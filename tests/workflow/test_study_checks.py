@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from nnunet_iac.host.patient_folds import patient_folds
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.workflow import study_checks
 from nnunet_iac.workflow.study_checks import (
-    grouped,
+    raw_cases,
     require_ready,
-    training_cases,
     wanted_splits,
 )
 from nnunet_iac.workflow.study_file import study_of
@@ -59,26 +59,12 @@ def given(path: Path, train: list[str], val: list[str]) -> str:
     return str(path)
 
 
-def test_grouped_folds_keep_every_patient_on_one_side_and_hold_each_out_once() -> None:
-    folds = grouped(CASES, PATIENTS)
-    assert sorted(case for fold in folds for case in fold["val"]) == CASES
-    for fold in folds:
-        assert sorted(fold["train"] + fold["val"]) == CASES
-        assert not {c[:9] for c in fold["train"]} & {c[:9] for c in fold["val"]}
-
-
-def test_without_a_pattern_the_folds_are_nnunets_own() -> None:
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    assert grouped(CASES, None) == generate_crossval_split(CASES, seed=12345, n_splits=5)
-
-
 def test_a_ready_study_passes_and_gets_folds_by_patient(raw: Path) -> None:
     made = study(patients=PATIENTS, folds=[4])
     require_ready(made)
-    assert wanted_splits(made.datasets[0]) == grouped(CASES, PATIENTS)
+    assert wanted_splits(made.datasets[0]) == patient_folds(CASES, PATIENTS)
     plain = study()
-    assert wanted_splits(plain.datasets[0]) == grouped(CASES, None)
+    assert wanted_splits(plain.datasets[0]) == patient_folds(CASES, None)
 
 
 def test_two_frames_of_a_patient_on_both_sides_are_an_error(raw: Path, tmp_path: Path) -> None:
@@ -109,7 +95,7 @@ def test_cases_may_be_listed_with_files_anywhere(raw: Path) -> None:
     known = read_json(raw / "dataset.json")
     listed = {case: {"images": ["elsewhere/a.png"], "label": "elsewhere/b.png"} for case in "ba"}
     write_json(raw / "dataset.json", {**known, "dataset": listed})
-    assert training_cases(raw) == ["a", "b"]
+    assert raw_cases(raw) == ["a", "b"]
 
 
 def test_other_splits_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
