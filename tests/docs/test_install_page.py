@@ -1,10 +1,10 @@
 """docs/install.md has every extra, and the pages name settings that exist."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
+from hatchling.metadata.core import ProjectMetadata
 
 from nnunet_iac.search.settings import FORMER_SETTING, keys
 
@@ -13,10 +13,10 @@ PAGES = [ROOT / "CHANGELOG.md", ROOT / "README.md", *(ROOT / "docs").rglob("*.md
 
 
 def test_its_extras_are_those_of_the_project() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ProjectMetadata(str(ROOT), None).core.optional_dependencies
     table = (ROOT / "docs" / "install.md").read_text().split("## Extras")[1].split("\n## ")[0]
     named = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
-    assert sorted(named) == sorted(project["optional-dependencies"])
+    assert sorted(named) == sorted(extras)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
