@@ -11,7 +11,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from simulated_device import DEVICE, SimulatedDevice
 from torch import nn
 
-from nnunet_iac.training import reference
+from nnunet_iac.training import retrofit_trainer
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.retention import fisher_diagonal, weight_distance
 
@@ -132,7 +132,7 @@ def test_an_operation_that_mps_lacks_ends_a_run_with_the_name_of_the_fallback(
         )
 
     monkeypatch.setattr(nnUNetTrainer, hook, lack)
-    monkeypatch.setattr(reference, "validate_others", lambda trainer: None)
+    monkeypatch.setattr(retrofit_trainer, "validate_others", lambda trainer: None)
     plans = in_process.write_plans("identity", genotype="identity")
     trainer = make_trainer("nnUNetTrainerIACDiscrete_2finetune", plans)
     run = getattr(trainer, "run_training" if hook.endswith("step") else hook)
