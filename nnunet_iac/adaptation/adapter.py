@@ -4,7 +4,6 @@ An adapter holds every tensor of a retrofit but the backbone's, and what is need
 back: bit for bit, and only on that backbone.
 """
 
-import copy
 import hashlib
 import json
 import math
@@ -26,8 +25,8 @@ from nnunet_iac.host.export import (
     Model,
     model_configuration,
     new_folder,
-    retrofit_architecture,
     stock_checkpoint,
+    stock_plans,
 )
 from nnunet_iac.host.plans import SECTION, configuration_of, read_dataset, read_plans
 from nnunet_iac.runs.atomic import content_of, naming, replacing, write_json
@@ -366,11 +365,8 @@ def apply(model: Path, adapter: Adapter, folder: Path) -> Model:
             f"an adapter must be put on a model with the plans it was trained under; those of "
             f"{model} differ in one of {', '.join(SEEN_ALIKE)}: name the model it was adapted from"
         )
-    plans = copy.deepcopy({**plans, "plans_name": f"{plans['plans_name']}_adapted"})
-    for config in plans["configurations"].values():
-        config.pop(SECTION, None)
-    architecture = retrofit_architecture(configuration_of(plans, configuration), adapter.structure)
-    plans["configurations"][configuration]["architecture"] = architecture
+    name = f"{plans['plans_name']}_adapted"
+    plans = stock_plans(plans, name, configuration, adapter.structure)
     weights = {**read_checkpoint(checkpoint)["network_weights"], **adapter.tensors}
     fold = checkpoint.parent.name
     given = adapter.mirroring, plans, dataset, configuration, fold.removeprefix("fold_")

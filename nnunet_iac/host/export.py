@@ -197,17 +197,26 @@ def exported_plans(
     """Return plans whose network is the retrofit, and which hold no setting of its training."""
     name = _plans_name(target, model, plans["plans_name"])
     require_identifier(name)
-    result = copy.deepcopy({**plans, "plans_name": name})
     config = configuration_of(plans, model.configuration)
-    exported = result["configurations"][model.configuration]
-    for configuration in result["configurations"].values():
-        configuration.pop(SECTION, None)
     # Else a network that plans describe as it is: the control, or one with skip modules of its own.
     network = architecture_of(config)["network_class_name"].rpartition(".")[2]
+    structure: Mapping[str, Any] = {}
     if network in {known.__name__ for known in SUPPORTED}:
         structure = shared_structure([fold / checkpoint for fold in model.folds])
-        if structure:
-            exported["architecture"] = retrofit_architecture(config, structure)
+    return stock_plans(plans, name, model.configuration, structure)
+
+
+def stock_plans(
+    plans: Mapping[str, Any], name: str, configuration: str, structure: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return plans of a retrofit with this structure, or the same network, without settings."""
+    result = copy.deepcopy({**plans, "plans_name": name})
+    for config in result["configurations"].values():
+        config.pop(SECTION, None)
+    if structure:
+        config = configuration_of(plans, configuration)
+        architecture = retrofit_architecture(config, structure)
+        result["configurations"][configuration]["architecture"] = architecture
     return result
 
 
