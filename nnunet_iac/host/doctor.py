@@ -270,6 +270,11 @@ def trainer_checks() -> Iterator[Check]:
     yield from broken.values()
 
 
+def _leads_to(file: Path, folder: Path) -> bool:
+    """Return whether a listed folder has a trainer's file, or is that of the copy which has it."""
+    return any(file.is_relative_to(root) for root in (folder, folder.parent / PACKAGE.name))
+
+
 def _foreign_check(outcome: Mapping[str, Any]) -> Check | None:
     """Return the check of another listed folder where its module ended a look-up; else None."""
     listed = {entry: _resolved(entry) for entry in listed_folders()}
@@ -294,7 +299,7 @@ def trainer_check(name: str, outcome: Mapping[str, Any]) -> Check:
     file = Path(outcome["file"]).resolve()
     if not file.is_relative_to(PACKAGE):
         found = f"comes from {outcome['file']}, not from {PACKAGE}"
-        kept = [entry for entry in listed_folders() if not file.is_relative_to(_resolved(entry))]
+        kept = [entry for entry in listed_folders() if not _leads_to(file, _resolved(entry))]
         fix = f"keep one copy of {DISTRIBUTION}: {export_line(kept)}"
         return Check(name, found, fix)
     return Check(name, "found")

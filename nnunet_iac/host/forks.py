@@ -82,16 +82,13 @@ def fork(task: Callable[[], object], environment: Mapping[str, str], output: int
 
 
 @cache
-def import_nnunet(*further: str) -> None:
-    """Import what every command would import by itself, and further modules by their names.
-
-    nnU-Net looks through all its trainers.
-    """
+def import_nnunet() -> None:
+    """Import what every command would import by itself: nnU-Net looks through all its trainers."""
     from nnunetv2.training import nnUNetTrainer
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in ("torch._dynamo", "matplotlib.pyplot", *further):
+        for name in ("torch._dynamo", "matplotlib.pyplot"):
             importlib.import_module(name)
         for module in pkgutil.walk_packages(nnUNetTrainer.__path__, f"{nnUNetTrainer.__name__}."):
             importlib.import_module(module.name)

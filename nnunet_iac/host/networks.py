@@ -45,8 +45,9 @@ def network_of(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> nn.Module:
     """Return a new network of the plans for the channels and labels of a data set, on the CPU."""
-    manager = PlansManager(plans)
-    config = manager.get_configuration(configuration)
-    channels = determine_num_input_channels(manager, config, dataset_json)
-    heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+    with built_from_plans():
+        manager = PlansManager(plans)
+        config = manager.get_configuration(configuration)
+        channels = determine_num_input_channels(manager, config, dataset_json)
+        heads = manager.get_label_manager(dataset_json).num_segmentation_heads
     return planned_network(manager, config, channels, heads)

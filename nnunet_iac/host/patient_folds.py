@@ -23,7 +23,8 @@ def patient_folds(
             f"{count} folds need as many patients; there are {len(patients)}: name splits with "
             "fewer folds"
         )
-    return [
-        {side: [case for case in cases if patient[case] in set(of)] for side, of in fold.items()}
-        for fold in generate_crossval_split(patients, seed=SPLIT_SEED, n_splits=count)
-    ]
+    found = []
+    for fold in generate_crossval_split(patients, seed=SPLIT_SEED, n_splits=count):
+        sides = {side: set(of) for side, of in fold.items()}
+        found.append({side: [c for c in cases if patient[c] in of] for side, of in sides.items()})
+    return found

@@ -120,9 +120,10 @@ class DiscreteCell(PlainDiscreteCell):
 def _channels_last(x: Node) -> Node:
     """Return `x` with its channels innermost in memory, where depthwise convolutions are fast.
 
-    Not of one image: torch 2.14 computes wrong gradients of its instance norm on a CPU then.
+    Not of one image that is trained on a CPU: torch 2.14 computes wrong gradients of its instance
+    norm then.
     """
-    if len(x) == 1:
+    if len(x) == 1 and x.device.type == "cpu" and torch.is_grad_enabled():
         return x.contiguous()
     return x.contiguous(memory_format=LAYOUTS[x.ndim])
 
@@ -400,6 +401,7 @@ class _NormalisedProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, eps: float, total: Tensor | None, *operands: Tensor) -> Any:
         result, saved, statistics = total, [], []
+        ctx.exact = []
         shift = reduce(add, operands[3::4])
         for x, w, gamma in zip(operands[::4], operands[1::4], operands[2::4], strict=True):
             mean = x.mean(1, keepdim=True)
@@ -409,8 +411,11 @@ class _NormalisedProducts(torch.autograd.Function):
             variance = (spread * w).sum(2)
             terms = (torch.matmul(w.abs(), covariance.abs()) * w.abs()).sum(2)
             cancelled = variance < CANCELLED * terms  # Channels that are nearly equal.
-            if not isinstance(cancelled, FakeTensor) and cancelled.any():
-                variance = torch.matmul(x, w.mT).square_().mean(1)
+            ctx.exact.append(not isinstance(cancelled, FakeTensor) and bool(cancelled.any()))
+            if ctx.exact[-1]:
+                product = torch.matmul(x, w.mT)
+                spread = torch.bmm(product.mT, x).div_(x.shape[1])
+                variance = product.square_().mean(1)
             scale = (variance + eps).rsqrt_()
             folded = w * (gamma * scale).unsqueeze(2)
             if result is None:
@@ -434,10 +439,12 @@ class _NormalisedProducts(torch.autograd.Function):
         shift = offset.sum((0, 1)) * voxels
         gradients: list[Tensor | None] = []
         saved = ctx.saved_tensors
-        for x, w, gamma, scale, spread in zip(*(saved[i::5] for i in range(5)), strict=True):
+        parts = zip(*(saved[i::5] for i in range(5)), ctx.exact, strict=True)
+        for x, w, gamma, scale, spread, exact in parts:
             factor = (gamma * scale).unsqueeze(2)
             products = torch.bmm(grad.mT, x)  # (samples, outputs, inputs)
-            slope = (products * w).sum(2) * scale
+            of_scale = (grad * torch.matmul(x, w.mT)).sum(1) if exact else (products * w).sum(2)
+            slope = of_scale * scale
             of_variance = (slope * scale * factor.squeeze(2)).mul_(-0.5).unsqueeze(2)
             of_w = (products.mul_(factor) + spread.mul(of_variance).mul_(2)).sum(0)
             folded = w * factor

@@ -229,6 +229,8 @@ def present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
     notes = []
     for key, value in values.items():
         _require_known(key)
+        if key == FORMER_SETTING or (key, value) == ("stability_test", "schedule"):
+            continue
         if key in REMOVED:
             if REMOVED[key] is not None and value != REMOVED[key]:
                 raise ValueError(
@@ -237,14 +239,15 @@ def present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
                 )
             notes.append(f"the setting {key} has no effect any more: leave it out")
             continue
-        if key == FORMER_SETTING:
-            continue
         name = RENAMED.get(key, key)
         if name != key:
             notes.append(f"the setting {key} is deprecated: write {name}")
             if name in values:
                 raise ValueError(f"{key} is the old name of {name}; got both: leave out {key}")
         found[name] = value
+    if values.get("stability_test") == "schedule":
+        found["stability_threshold"] = 1.0  # No divergence reaches it.
+        notes.append("the setting stability_test is deprecated: write stability_threshold=1.0")
     if FORMER_SETTING in values:
         notes.append(_take_over_norms(values[FORMER_SETTING], found))
     return found, tuple(notes)

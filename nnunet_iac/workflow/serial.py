@@ -1,5 +1,6 @@
 """Runs studies in this process, one step after the other: without Snakemake."""
 
+import importlib
 import os
 import re
 import shlex
@@ -42,7 +43,8 @@ def run_serially(study: Study, report: Log) -> Path:
             message has the end of its output.
     """
     torch.set_num_threads(1)  # A fork would wait for ever for threads that were started here.
-    import_nnunet("nnunet_iac.training.trainers")  # The checks would, and show warnings.
+    import_nnunet()  # The checks would, and show warnings.
+    importlib.import_module("nnunet_iac.training.trainers")  # Once, for all forks.
     require_ready(study)
     folder = study_folder(study)
     planned = steps_of(study)

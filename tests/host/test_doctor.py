@@ -261,3 +261,14 @@ def test_on_a_machine_that_was_never_set_up_only_the_set_up_fails(nnunet_folders
         "nnUNet_extTrainer",
         "trainers",
     }
+
+
+def test_a_foreign_copy_of_a_trainer_is_taken_off_the_variable_and_other_folders_stay(
+    monkeypatch, tmp_path
+):
+    own, copy = tmp_path / "my_trainers", tmp_path / "copy" / "trainers"
+    monkeypatch.setenv(doctor.TRAINER_VARIABLE, os.pathsep.join(map(str, (own, copy))))
+    outcome = {"file": str(tmp_path / "copy" / "nnunet_iac" / "training" / "trainers.py")}
+    check = doctor.trainer_check("nnUNetTrainerIAC", outcome)
+    assert str(own) in check.fix
+    assert str(copy) not in check.fix

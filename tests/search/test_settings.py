@@ -400,12 +400,18 @@ def test_a_removed_setting_without_effect_is_left_out(key, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("pruning_score", "perturbation"), ("stability_test", "schedule"), ("beta_decay", 50.0)],
+    ("key", "value"), [("pruning_score", "perturbation"), ("beta_decay", 50.0)]
 )
 def test_a_removed_setting_that_would_have_an_effect_is_refused(key, value):
     with pytest.raises(ValueError, match=f"{key}={value!r} was removed"):
         Settings(**{key: value})
+
+
+def test_a_former_schedule_is_a_threshold_that_no_divergence_reaches():
+    settings = Settings(preset="adaptive", stability_test="schedule", stability_threshold=0.1)
+    assert settings.stability.stability_threshold == 1.0
+    assert not settings.can_wait
+    assert "write stability_threshold=1.0" in settings.deprecations[0]
 
 
 def test_the_tests_above_know_every_removed_setting():
