@@ -11,10 +11,10 @@ from torch.autograd import gradcheck
 from torch.nn import functional
 
 from nnunet_iac.nn import depthwise as depthwise_convolution
-from nnunet_iac.nn import discrete_cell
 from nnunet_iac.nn.cell import CellShape, Layers, ReZero
 from nnunet_iac.nn.cost import multiply_accumulates
 from nnunet_iac.nn.discrete_cell import DiscreteCell, PlainDiscreteCell, depthwise
+from nnunet_iac.nn.normalised_products import NormalisedProducts
 from nnunet_iac.nn.retrofitted_unet import checkpointed
 from nnunet_iac.search.controls import random_genotype, uniform_genotype
 from nnunet_iac.search.genotype import Genotype
@@ -291,6 +291,6 @@ def test_the_gradients_of_normalised_products_are_those_of_finite_differences():
 
     def summed(total, *operands):
         copies = [x.clone() for x in operands]  # they are centred in place
-        return discrete_cell._NormalisedProducts.apply(1e-3, total, *copies)[0]
+        return NormalisedProducts.apply(1e-3, total, *copies)[0]
 
     assert gradcheck(summed, [random(2, 5, 4), *terms])

@@ -21,9 +21,9 @@ from nnunet_iac.nn.depthwise import depthwise, rectified_depthwise
 from nnunet_iac.nn.discrete_cell import (
     DiscreteCell,
     PlainDiscreteCell,
-    _NormalisedProducts,
     edge_by_edge,
 )
+from nnunet_iac.nn.normalised_products import NormalisedProducts
 from nnunet_iac.nn.retrofitted_unet import ImplantedUNet
 from nnunet_iac.nn.search_cell import normalised_sum
 from nnunet_iac.runs.atomic import write_json
@@ -341,7 +341,7 @@ def merged() -> Pair:
         )
 
     def together(x, y, *weights):
-        return _NormalisedProducts.apply(1e-5, None, x, *weights[:3], y, *weights[3:])[0]
+        return NormalisedProducts.apply(1e-5, None, x, *weights[:3], y, *weights[3:])[0]
 
     return (
         differentiated(apart, node(), node(), *weights),
@@ -396,7 +396,7 @@ def layout() -> Pair:
 
     def innermost(x, depths, points, ones, zeros):
         between = depthwise(x, depths, (1, 1)).movedim(1, -1).flatten(1, -2)
-        return _NormalisedProducts.apply(1e-5, None, between, points.flatten(1), ones, zeros)[0]
+        return NormalisedProducts.apply(1e-5, None, between, points.flatten(1), ones, zeros)[0]
 
     operands = depths, points, ones, zeros
     return (
@@ -411,10 +411,10 @@ def added() -> Pair:
     weights = [torch.randn(CHANNELS, CHANNELS), torch.ones(CHANNELS), torch.zeros(CHANNELS)]
 
     def after_it(total, x, *weights):
-        return total + _NormalisedProducts.apply(1e-5, None, x, *weights)[0]
+        return total + NormalisedProducts.apply(1e-5, None, x, *weights)[0]
 
     def inside(total, x, *weights):
-        return _NormalisedProducts.apply(1e-5, total, x, *weights)[0]
+        return NormalisedProducts.apply(1e-5, total, x, *weights)[0]
 
     return (
         differentiated(after_it, samples(), samples(), *weights),
@@ -445,7 +445,7 @@ def folded_norm() -> Pair:
         return torch.batch_norm(product, scale, shift, None, None, True, 0.0, 1e-5, False)
 
     def inside(x):
-        return _NormalisedProducts.apply(1e-5, None, x.clone(), w, scale, shift)[0]
+        return NormalisedProducts.apply(1e-5, None, x.clone(), w, scale, shift)[0]
 
     return inferred(after_it, x), inferred(inside, x)
 
