@@ -15,10 +15,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CODE = sorted(
-    path for folder in ("nnunet_iac", "trainers") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("nnunet_iac", "trainers", "docs") for path in (ROOT / folder).rglob("*.py")
 )
-TEMPLATES = sorted((ROOT / "nnunet_iac").rglob("*.j2"))
-PAGES = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", ROOT / "README.md"]
+TEMPLATES = sorted(
+    path
+    for pattern in ("*.j2", "*.js", "Snakefile", "*.schema.yaml")
+    for path in (ROOT / "nnunet_iac").rglob(pattern)
+)
+NAMES = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "README.md", "pyproject.toml")
+PAGES = [ROOT / name for name in (*NAMES, "docs/example/about.md")]
+PAGES += sorted((ROOT / "setup_scripts").glob("*.sh"))
 PAGES += sorted(
     path
     for pattern in ("*.md", "*.jinja")
@@ -29,7 +35,8 @@ PAGES += sorted(path for path in (ROOT / ".github").rglob("*") if path.is_file()
 
 NEVER = {
     r"frozen U-Net|planned network|given network": "backbone",
-    r"recomput\w* cells": "checkpointing",
+    r"plain net|further training": "plain U-Net, finetuning",
+    r"recomput\w*( the)? cells": "checkpointing",
     r"(?<!was )(?<!were )(?<!are )(?<!be )trained on(?=[.,;:)]|$)": "continued",
     r"learn(s|ed|t|ing)? further": "continue training",
     r"go(es|ing)? on|went on": "resume, continue",
@@ -43,7 +50,8 @@ NEVER = {
 """Patterns of whole words, and the words of the glossary."""
 
 SHOWN = {
-    r"(the|a|every|each|its|minus|than) references?(?! (\(the backbone\)|page|section))": "backbone"
+    r"(the|a|every|each|its|minus|than) references?"
+    r"(?! (\(the backbone\)|page|section|genotype))": "backbone"
 }
 """Of what users read besides; the name `reference` of a folder and a method may stay."""
 

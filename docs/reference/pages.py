@@ -244,7 +244,7 @@ def commands_page() -> str:
     intro = (
         "Every verb of `nnunet-iac` with its options; `nnunet-iac VERB --help` prints the same. "
         "The exit status is 0; 1 if `doctor` found a fault, a replay disagrees or an ONNX file "
-        "differs from its network; 2 for an error."
+        "differs from its network; 2 for an error; 130 after Ctrl-C."
     )
     return page("Commands", intro, _command_lines(cli._parser(), ()))
 
@@ -321,8 +321,8 @@ def messages_page() -> str:
     """Return the page on messages."""
     intro = (
         "Every error message, with `…` where names and values are filled in. Each states what must "
-        "hold, what was found, and what to do; search this page for the words before the first "
-        "`…`. Common errors and all warnings are explained on the page "
+        "hold, what was found, and what to do; search this page for any words of the message that "
+        "are not such values. Common errors and all warnings are explained on the page "
         "[Troubleshooting](../troubleshooting.md)."
     )
     return page("Messages", intro, _message_lines())

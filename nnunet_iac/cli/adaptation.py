@@ -132,7 +132,7 @@ def add_predict(verbs: Verbs) -> None:
         "that suits each image; may be repeated"
     )
     add("--adapter", metavar="ADAPTER", action="append", required=True, help=text)
-    add("-i", metavar="IN", type=Path, required=True, help="folder of images")
+    add("-i", metavar="IMAGES", type=Path, required=True, help="folder of images")
     text = "folder of the predictions, with one subfolder per adapter if there are several"
     add_output(parser, "OUT", text, required=True)
     text = "folds of the backbone alone (default: all that are trained); an adapter has its own"

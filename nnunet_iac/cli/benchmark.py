@@ -34,7 +34,11 @@ def add_benchmark(verbs: Verbs) -> None:
     add = parser.add_argument
     kinds = ("step", "search", "inference", "run")
     add("kind", choices=kinds, help="what is timed: step, search, inference or run")
-    add("-d", metavar="DATASET", help="data set, id or name (default: see above)")
+    add(
+        "-d",
+        metavar="DATASET",
+        help="data set, id or name (default: none; nnU-Net's 2-D Hippocampus plans)",
+    )
     add("-c", metavar="CONFIG", default="2d", help="configuration of the plans")
     add_plans(parser, "plans whose network is timed")
     add_device(parser)

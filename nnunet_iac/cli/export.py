@@ -76,6 +76,6 @@ def _written_as_onnx(fold: Path, source: Path, cases: int) -> bool:
         print(f"{fold.name}, {found}", flush=True)
         if not found.holds:
             path.unlink()
-            print(f"left out: {path.name} of {fold.name}, which is not its network")
+            print(f"removed: {path.name} of {fold.name}, whose output differs from its network's")
             return False
     return True

@@ -182,5 +182,5 @@ def require_extra(extra: str, *modules: str) -> None:
     if missing:
         raise RuntimeError(
             f"this needs the extra {extra}; {', '.join(missing)} is not installed: run "
-            f"`pip install 'nnunet-iac[{extra}]'`"
+            f"`pip install '.[{extra}]'` in the clone"
         )

@@ -12,7 +12,7 @@ def add_show(verbs: Verbs) -> None:
         verbs,
         "show",
         "print a cell and the health of its search, and draw the cell",
-        "The health lists dead edges, collapse and losses that stop falling.",
+        "The health lists dead edges, collapse, plateau, divergence and non-finite numbers.",
         run=_show,
         examples="""
         nnunet-iac show FOLD

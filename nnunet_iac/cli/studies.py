@@ -91,7 +91,7 @@ def add_study(verbs: Verbs) -> None:
         examples="""
         nnunet-iac study mine.yaml --dry-run
         nnunet-iac study mine.yaml --cores 16 --gpus 4
-        nnunet-iac study mine.yaml --snakemake --profile docs/guide/studies/slurm
+        nnunet-iac study mine.yaml --snakemake --profile my-profile
         """,
     )
     add = parser.add_argument

@@ -2,13 +2,22 @@
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
+from statistics import mode
 from typing import Any
 
 from nnunet_iac.host.plans import architecture_of
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
-from nnunet_iac.nn.timm_unet import ENCODERS, padded_patch_size
-from nnunet_iac.nn.timm_unet import architecture_of as timm_architecture
+from nnunet_iac.nn.timm_unet import (
+    ENCODERS,
+    STAGES,
+    TimmUNet,
+    encoder_strides,
+    known_encoder,
+    padded_patch_size,
+    require_2d,
+)
 
 PLAIN = "plain"
 """The encoder of nnU-Net's own PlainConvUNet, which plans have from the start."""
@@ -16,6 +25,10 @@ PLAIN = "plain"
 ENCODER_NAMES = (PLAIN, *ENCODERS)
 SKIP_NAMES = SKIP_MODULES
 SKIP_UNET = "nnunet_iac.nn.skip_unet.SkipUNet"
+
+REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
+"""Keys of arch_kwargs whose values nnU-Net replaces by the classes they name."""
+_AS_PLANNED = (*REQUIRES_IMPORT, *(f"{op}_kwargs" for op in REQUIRES_IMPORT[1:]), "conv_bias")
 
 PAPER_PROTOCOL = "paper"
 PAPER_PATCH_SIZE = (128, 128)
@@ -89,6 +102,30 @@ def with_protocol(configuration: Mapping[str, Any], protocol: str) -> dict[str, 
             f"{'x'.join(map(str, reduced))}: use a 2d configuration, or --encoder"
         )
     return {"patch_size": list(PAPER_PATCH_SIZE), "batch_size": PAPER_BATCH_SIZE}
+
+
+def timm_architecture(encoder: str, base_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `architecture` section of plans for a `TimmUNet`.
+
+    `base_kwargs` are the arch_kwargs of nnU-Net's own 2-D plans. Norm, nonlinearity, dropout and
+    bias are theirs; the stem is as wide as their first stage, and every stage of the decoder has
+    the number of convolutions most of theirs have.
+    """
+    published = known_encoder(encoder)
+    require_2d(encoder, base_kwargs["conv_op"])
+    stem = {"stem_channels": base_kwargs["features_per_stage"][0]} if published.has_stem else {}
+    convolutions = mode(base_kwargs["n_conv_per_stage_decoder"])
+    return {
+        "network_class_name": f"{TimmUNet.__module__}.{TimmUNet.__qualname__}",
+        "arch_kwargs": {
+            "encoder": encoder,
+            "strides": encoder_strides(encoder),
+            **stem,
+            "n_conv_per_stage_decoder": [convolutions] * (STAGES - 1),
+            **{key: deepcopy(base_kwargs[key]) for key in _AS_PLANNED},
+        },
+        "_kw_requires_import": list(REQUIRES_IMPORT),
+    }
 
 
 def _taken_apart(architecture: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:

@@ -56,7 +56,7 @@ class Parity:
 
     def __str__(self) -> str:
         """The comparison as one line."""
-        verdict = "same" if self.holds else "NOT THE SAME"
+        verdict = "same" if self.holds else "differs"
         return (
             f"{self.case}: logits of up to {self.scale:.3g} differ by at most "
             f"{self.difference:.2g} (limit {self.limit:.2g}), Dice {self.dice:.6f}: {verdict}"

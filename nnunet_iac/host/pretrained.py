@@ -1,16 +1,27 @@
 """ImageNet weights for a U-Net with a timm encoder, as nnU-Net's -pretrained_weights takes them."""
 
 import io
+import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from nnunet_iac.host.networks import network_of
 from nnunet_iac.host.plans import read_dataset, read_plans
-from nnunet_iac.nn.timm_unet import TimmEncoder, load_encoder_weights, read_encoder_weights
+from nnunet_iac.nn.timm_unet import TimmEncoder, load_encoder_weights
 from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
+
+_UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, struct.error),
+    *(EOFError, RuntimeError, ValueError, LookupError),
+)
+"""What damaged files raise."""
 
 SEED = 0
 """Of the tensors that the file of weights does not hold: stem and decoder."""
@@ -46,3 +57,36 @@ def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Pat
     with replacing(path) as temporary:
         temporary.write_bytes(whole.getbuffer())
     return path
+
+
+def read_encoder_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a `.safetensors` file or, with any other suffix, of a torch file.
+
+    Nothing in a file is executed, and nothing is downloaded.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or one that is not a state dict.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the encoder's weights must be an existing file; {path} is none: save timm's "
+            "weights there"
+        )
+    try:
+        weights: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"the encoder's weights must be a state dict of tensors; {path} cannot be read as "
+            f"one ({error}): save timm's weights again"
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(
+            f"the encoder's weights must be a state dict of tensors; {path} holds something else: "
+            "save the state_dict() of timm's model"
+        )
+    return weights

@@ -218,7 +218,7 @@ class Workload:
     ) -> "Workload":
         """Return the workload with what is given replaced; features only without plans."""
         if features is not None and self.architecture is not None:
-            raise ValueError("plans fix the features; got both: leave out -p or --features")
+            raise ValueError("plans fix the features; got both: leave out -d or --features")
         return replace(
             self,
             batch_size=self.batch_size if batch_size is None else batch_size,

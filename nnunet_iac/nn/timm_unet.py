@@ -1,23 +1,15 @@
 """U-Nets of a published encoder from timm, with or without its weights, and nnU-Net's decoder."""
 
-import pickle
 import re
-import struct
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import mode
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 STAGES = 6
@@ -181,46 +173,6 @@ def require_2d(name: str, conv_op: str) -> None:
         )
 
 
-_UNREADABLE = (
-    *(SafetensorError, pickle.UnpicklingError, struct.error),
-    *(EOFError, RuntimeError, ValueError, LookupError),
-)
-"""What damaged files raise."""
-
-
-def read_encoder_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a `.safetensors` file or, with any other suffix, of a torch file.
-
-    Nothing in a file is executed, and nothing is downloaded.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a damaged file, or one that is not a state dict.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the encoder's weights must be an existing file; {path} is none: save timm's "
-            "weights there"
-        )
-    try:
-        weights: Any = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except _UNREADABLE as error:
-        raise ValueError(
-            f"the encoder's weights must be a state dict of tensors; {path} cannot be read as "
-            f"one ({error}): save timm's weights again"
-        ) from error
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ValueError(
-            f"the encoder's weights must be a state dict of tensors; {path} holds something else: "
-            "save the state_dict() of timm's model"
-        )
-    return weights
-
-
 def load_encoder_weights(unet: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give the trunk of a `TimmEncoder` in `unet` the weights of timm's whole model of its name.
 
@@ -262,11 +214,6 @@ def load_encoder_weights(unet: nn.Module, weights: Mapping[str, Tensor]) -> None
             f"{encoder.name} is made of; {finding}: give the file of that model"
         )
     encoder.trunk.load_state_dict(loaded)
-
-
-REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
-"""Keys of arch_kwargs whose values nnU-Net replaces by the classes they name."""
-_AS_PLANNED = (*REQUIRES_IMPORT, *(f"{op}_kwargs" for op in REQUIRES_IMPORT[1:]), "conv_bias")
 
 
 class TimmUNet(nn.Module):
@@ -325,30 +272,3 @@ class TimmUNet(nn.Module):
         for part in (self.encoder.stem, decoder.stages, decoder.transpconvs, decoder.seg_layers):
             if part is not None:
                 part.apply(InitWeights_He(1e-2))
-
-
-def arch_kwargs_of(encoder: str, base_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arch_kwargs of a `TimmUNet` from those of nnU-Net's own 2-D plans.
-
-    Norm, nonlinearity, dropout and bias are the plans'; the stem is as wide as their first
-    stage, and every stage of the decoder has the number of convolutions most of theirs have.
-    """
-    published = known_encoder(encoder)
-    require_2d(encoder, base_kwargs["conv_op"])
-    stem = {"stem_channels": base_kwargs["features_per_stage"][0]} if published.has_stem else {}
-    return {
-        "encoder": encoder,
-        "strides": encoder_strides(encoder),
-        **stem,
-        "n_conv_per_stage_decoder": [mode(base_kwargs["n_conv_per_stage_decoder"])] * (STAGES - 1),
-        **{key: deepcopy(base_kwargs[key]) for key in _AS_PLANNED},
-    }
-
-
-def architecture_of(encoder: str, base_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `architecture` section of plans for a `TimmUNet` (see `arch_kwargs_of`)."""
-    return {
-        "network_class_name": f"{TimmUNet.__module__}.{TimmUNet.__qualname__}",
-        "arch_kwargs": arch_kwargs_of(encoder, base_kwargs),
-        "_kw_requires_import": list(REQUIRES_IMPORT),
-    }

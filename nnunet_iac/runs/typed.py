@@ -44,8 +44,10 @@ def typed(kind: type[Record], value: Any, name: str = "it") -> Record:
 def _fields(kind: Any, value: dict[str, Any]) -> dict[str, Any]:
     types = get_type_hints(kind)
     needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory}
-    if wrong := sorted((needed - value.keys()) | (value.keys() - types.keys())):
-        raise ValueError(f"a {kind.__name__} lacks or does not have {', '.join(wrong)}")
+    if lacking := sorted(needed - value.keys()):
+        raise ValueError(f"a {kind.__name__} must have {', '.join(lacking)}")
+    if unknown := sorted(value.keys() - types.keys()):
+        raise ValueError(f"a {kind.__name__} must not have {', '.join(unknown)}")
     return {key: typed(types[key], entry, key) for key, entry in value.items()}
 
 

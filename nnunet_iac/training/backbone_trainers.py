@@ -1,4 +1,4 @@
-"""Ordinary trainings of stage I: a small one for trying things out, and the paper's protocol."""
+"""Ordinary trainings for backbones: small ones, and the paper's protocol."""
 
 from typing import Any, ClassVar
 

@@ -86,7 +86,7 @@ def progress_line(progress: Progress, pace: float, now: datetime) -> str:
 def _search_end(ends: tuple[int, int], epochs: int) -> str:
     first, last = ends
     if last == epochs:
-        return "search over"
+        return "search finished"
     if first == last:
         return f"search ends after {last} epochs"
     return f"search ends after {first} to {last} epochs"
@@ -94,7 +94,7 @@ def _search_end(ends: tuple[int, int], epochs: int) -> str:
 
 def _training_end(soonest: float, latest: float, now: datetime) -> str:
     if latest == 0:
-        return "training over"
+        return "training finished"
     if soonest == latest:
         return f"training ends about {_clock(latest, now)} (in {_duration(latest)}) at this pace"
     return (

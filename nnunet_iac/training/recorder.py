@@ -308,7 +308,7 @@ def tensorboard_wanted() -> bool:
     if find_spec("tensorboard") is None:
         raise RuntimeError(
             f"TensorBoard must be installed where {TENSORBOARD_VARIABLE}={value}; it is not: run "
-            "pip install 'nnunet-iac[tensorboard]', or unset the variable"
+            "pip install '.[tensorboard]' in the clone, or unset the variable"
         )
     return True
 

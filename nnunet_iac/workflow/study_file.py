@@ -55,7 +55,10 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
     schema = yaml.safe_load((files("nnunet_iac") / "workflow" / "study.schema.yaml").read_text())
     if (error := best_match(Draft202012Validator(schema).iter_errors(document))) is not None:
         place = ".".join(map(str, error.absolute_path)) or "the study"
-        raise ValueError(f"{place}: {error.message}")
+        raise ValueError(
+            f"a study file must have the form in docs/guide/studies.md; {place}: {error.message}: "
+            "correct it"
+        )
     values = {"device": default_device(), **_tuples(document)}
     values.setdefault("threads", THREADS_ON_CPU if values["device"] == "cpu" else THREADS_ON_GPU)
     values["methods"] = {

@@ -18,17 +18,16 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nnunet_iac.host.architectures import timm_architecture
+from nnunet_iac.host.pretrained import read_encoder_weights
 from nnunet_iac.nn.retrofitted_unet import IACUNet, ImplantedUNet, skip_channels
 from nnunet_iac.nn.timm_unet import (
     ENCODERS,
     TimmEncoder,
     TimmUNet,
-    arch_kwargs_of,
-    architecture_of,
     encoder_strides,
     load_encoder_weights,
     padded_patch_size,
-    read_encoder_weights,
 )
 
 encoders = pytest.mark.parametrize("encoder", ENCODERS)
@@ -46,7 +45,7 @@ class SkipOnly(nn.Module):
 
 def built(encoder, channels=2, deep_supervision=False, device="cpu", allow_init=True, **keywords):
     """Return a network of three classes, as nnU-Net builds it from plans."""
-    plans = architecture_of(encoder, BASE)
+    plans = timm_architecture(encoder, BASE)
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(0)
         return get_network_from_plans(
@@ -103,7 +102,7 @@ def test_a_patch_that_has_not_two_positive_sides_is_refused(patch):
     [
         encoder_strides,
         lambda encoder: padded_patch_size(encoder, [32, 32]),
-        lambda encoder: architecture_of(encoder, BASE),
+        lambda encoder: timm_architecture(encoder, BASE),
         lambda encoder: TimmUNet(1, 2, encoder, encoder_strides("vgg16"), nn.Conv2d),
     ],
 )
@@ -116,7 +115,7 @@ def test_an_unknown_encoder_is_refused_with_the_known_ones(function):
 @encoders
 def test_plans_get_norm_and_the_rest_from_nnu_nets_own_and_are_plain_json(encoder):
     before = deepcopy(BASE)
-    section = architecture_of(encoder, BASE)
+    section = timm_architecture(encoder, BASE)
     assert json.loads(json.dumps(section)) == section
     assert section["network_class_name"] == "nnunet_iac.nn.timm_unet.TimmUNet"
     assert section["_kw_requires_import"] == ["conv_op", "norm_op", "dropout_op", "nonlin"]
@@ -135,7 +134,7 @@ def test_plans_get_norm_and_the_rest_from_nnu_nets_own_and_are_plain_json(encode
 
 def test_the_decoder_gets_the_number_of_convolutions_that_most_stages_have():
     base = {**BASE, "n_conv_per_stage_decoder": [1, 3, 3]}
-    assert arch_kwargs_of("resnet50", base)["n_conv_per_stage_decoder"] == [3] * 5
+    assert timm_architecture("resnet50", base)["arch_kwargs"]["n_conv_per_stage_decoder"] == [3] * 5
 
 
 # --- the networks ----------------------------------------------------------------------------
@@ -220,7 +219,7 @@ def test_the_stock_predictor_covers_an_image_of_another_size_than_the_patch(enco
     monkeypatch.setenv("nnUNet_compile", "f")
     configuration = {
         "patch_size": padded_patch_size(encoder, (50, 64)),
-        "architecture": architecture_of(encoder, BASE),
+        "architecture": timm_architecture(encoder, BASE),
     }
     plans = PlansManager({"plans_name": "p", "configurations": {"2d": configuration}})
     labels = {"background": 0, "a": 1, "b": 2}
@@ -297,7 +296,7 @@ def test_strides_other_than_the_encoders_are_refused(encoder):
 
 def test_a_3d_network_is_refused_in_plans_and_when_built():
     with pytest.raises(ValueError, match=r"vgg16 is .* 2-D images; got torch\..*\.Conv3d"):
-        arch_kwargs_of("vgg16", {**BASE, "conv_op": "torch.nn.modules.conv.Conv3d"})
+        timm_architecture("vgg16", {**BASE, "conv_op": "torch.nn.modules.conv.Conv3d"})
     with pytest.raises(ValueError, match=r"resnet50 is .* 2-D images; got Conv3d"):
         built("resnet50", conv_op="torch.nn.modules.conv.Conv3d")
 
@@ -482,29 +481,3 @@ def test_the_weights_of_another_encoder_are_refused():
     weights = full_model("mobilenetv3_large", device="meta").state_dict()
     with pytest.raises(ValueError, match=r"timm's tf_efficientnetv2_s, .* conv_stem\.weight has"):
         load_encoder_weights(net, weights)
-
-
-def test_a_weights_file_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"existing file; .*none\.pth is none"):
-        read_encoder_weights(tmp_path / "none.pth")
-
-
-@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.bin"])
-@pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x02\x83\xfb.", b"PK\x03\x04"])
-def test_a_damaged_weights_file_is_refused(name, content, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name} cannot be read as one"):
-        read_encoder_weights(tmp_path / name)
-
-
-@pytest.mark.parametrize("content", [[torch.ones(1)], {"state_dict": {"a": torch.ones(1)}}])
-def test_a_file_that_is_no_state_dict_is_refused(content, tmp_path):
-    torch.save(content, tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"model\.pth holds something else"):
-        read_encoder_weights(tmp_path / "model.pth")
-
-
-def test_a_file_with_a_pickled_object_is_refused_and_not_executed(tmp_path):
-    torch.save(nn.Linear(1, 1), tmp_path / "model.pth")
-    with pytest.raises(ValueError, match=r"model\.pth cannot be read as one"):
-        read_encoder_weights(tmp_path / "model.pth")

@@ -122,9 +122,9 @@ def test_every_epoch_has_one_line_of_progress_and_the_demo_shows_it(make_trainer
             for epoch in range(2, 7)
         ),
         "Phase: search, 7 epochs done; 14 of 98 operations left, 14 of 14 edges settled; "
-        "search over",
+        "search finished",
         "Phase: finetune, 8 of 9 epochs done",
-        "Phase: finetune, 9 of 9 epochs done; training over",
+        "Phase: finetune, 9 of 9 epochs done; training finished",
     ]
     assert len(lines) == EPOCHS
     assert all(re.search(r"about .*\d\d:\d\d \(in \d.*\) at this pace", line) for line in lines[:8])
@@ -152,7 +152,7 @@ def test_the_control_logs_its_progress_too(make_trainer: Make, in_process: Any) 
     assert [line.partition("Phase: ")[2].rstrip() for line in shown] == [
         "continued, 1 of 3 epochs done; training ends",
         "continued, 2 of 3 epochs done; training ends",
-        "continued, 3 of 3 epochs done; training over",
+        "continued, 3 of 3 epochs done; training finished",
     ]
 
 
@@ -341,6 +341,6 @@ def test_tensorboard_that_is_not_installed_is_an_error_before_anything_is_writte
 ) -> None:
     monkeypatch.setenv(VARIABLE, "1")
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(RuntimeError, match=rf"{VARIABLE}=1.*nnunet-iac\[tensorboard\]"):
+    with pytest.raises(RuntimeError, match=rf"{VARIABLE}=1.*\.\[tensorboard\]"):
         make_trainer(LTH)
     assert not in_process.model(LTH, "small").exists()

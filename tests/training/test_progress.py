@@ -113,7 +113,7 @@ def test_the_line_of_the_last_epoch_of_a_search() -> None:
     search = _search(_state([1] * 14, []), 51, Settings(preset="paper"))
     assert _line(Progress("search", 51, (251, 251), search), pace=30.0) == (
         "Phase: search, 51 epochs done; 14 of 98 operations left, 14 of 14 edges settled; "
-        "search over; "
+        "search finished; "
         "training ends about 13:40 (in 1 h 40 min) at this pace"
     )
 
@@ -128,7 +128,7 @@ def test_the_line_of_an_epoch_without_a_search(phase: str) -> None:
 
 def test_the_line_of_the_last_epoch() -> None:
     last = Progress("finetune", 251, (251, 251))
-    assert _line(last) == "Phase: finetune, 251 of 251 epochs done; training over"
+    assert _line(last) == "Phase: finetune, 251 of 251 epochs done; training finished"
 
 
 def test_one_epoch_is_singular() -> None:

@@ -86,7 +86,7 @@ def page(folder: Path = HERE) -> str:
 
 
 def main() -> int:
-    """Write the page, or say why there is none."""
+    """Write the page, or report why there is none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=HERE, help="folder of the JSON files")
     parser.add_argument("--to", type=Path, default=HERE.parent / "gpu.md")

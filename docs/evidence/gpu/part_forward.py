@@ -131,11 +131,13 @@ def repeat_row(workload: Workload, genotype: Genotype | None) -> dict[str, Any]:
             weights_after_steps(workload, genotype)
     finally:
         torch.use_deterministic_algorithms(False)
-    said = (str(warning.message).partition(" does not have a deterministic") for warning in noticed)
+    texts = (
+        str(warning.message).partition(" does not have a deterministic") for warning in noticed
+    )
     return {
         "equal to the bit": torch.equal(first, second),
         "largest difference": float((first - second).abs().max()),
-        "not deterministic": sorted({name for name, found, _ in said if found}),
+        "not deterministic": sorted({name for name, found, _ in texts if found}),
     }
 
 

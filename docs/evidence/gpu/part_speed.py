@@ -13,7 +13,7 @@ from nnunet_iac.host.workload import Workload
 TIMED_SIDE = 256
 """Voxels of a side of the patch that is predicted."""
 CIRCUMSTANCES = ("date", "commit", "hardware", "versions")
-"""What the file of the part says once for all rows."""
+"""What the file of the part has once for all rows."""
 
 
 def rows(visit: Visit, scratch: Path) -> Rows:

@@ -215,7 +215,7 @@ def plans_of(name: str) -> str:
 
 
 def shrink(configuration: dict[str, Any]) -> None:
-    """Leave three narrow stages of a planned network, for a dry run."""
+    """Leave three narrow stages of a network from plans, for a dry run."""
     keywords = configuration["architecture"]["arch_kwargs"]
     for key, value in keywords.items():
         if isinstance(value, list):

@@ -35,15 +35,15 @@ class Claim:
         number: what was measured, with its unit, interval and n where it has them.
         page: the page with details, without `.md`.
         measured: documents with `date` and `commit`, of which the number was made.
-        headline: what the box of numbers in the README says, with `{number}`; none for no place
-            there.
+        headline: what the box of numbers in the README calls it, and its number there; none for
+            no place there.
     """
 
     claim: str
     number: str
     page: str
     measured: Sequence[Mapping[str, Any]]
-    headline: str | None = None
+    headline: tuple[str, str] | None = None
 
     @property
     def date(self) -> str:
@@ -102,7 +102,10 @@ def converged_claims() -> Iterator[Claim]:
             f"{found.seeds} seeds)",
             "search",
             runs,
-            f"on a converged network cells differ by a standard deviation of {{number}} ({where})",
+            (
+                f"standard deviation of the Dice between cells, on a converged network ({where})",
+                f"{found.spread:.4f} ({low:.4f} to {high:.4f}, n = {found.genotypes})",
+            ),
         )
     for study in [*studies("search/*-methods.json"), *studies("search/*-core.json")]:
         (table,) = method_tables(study)
@@ -129,19 +132,21 @@ def search_claims() -> Iterator[Claim]:
     runs = [run for study, _ in _quality() for run in trained(study)]
     random, continued = _verdicts("random"), _verdicts("continued")
     yield Claim(
-        "a searched cell is better than a random cell",
-        f"{random.count('better')} of {len(random)} comparisons, worse in {random.count('worse')}",
+        "comparisons in which a searched cell is better than a random cell",
+        f"{random.count('better')} of {len(random)}, worse in {random.count('worse')}",
         "results",
         runs,
-        f"searched cells were better than random cells in {random.count('better')} of "
-        f"{len(random)} comparisons and worse in {random.count('worse')}; against the continued "
-        f"backbone they were better in {continued.count('better')} and worse in "
-        f"{continued.count('worse')} (small networks)",
+        (
+            "comparisons in which searched cells had a higher Dice than random cells; than the "
+            "continued backbone (small networks)",
+            f"{random.count('better')} of {len(random)}, lower in {random.count('worse')}; "
+            f"{continued.count('better')} of {len(continued)}, lower in "
+            f"{continued.count('worse')}",
+        ),
     )
     yield Claim(
-        "a searched cell is better than the continued backbone",
-        f"{continued.count('better')} of {len(continued)} comparisons, "
-        f"worse in {continued.count('worse')}",
+        "comparisons in which a searched cell is better than the continued backbone",
+        f"{continued.count('better')} of {len(continued)}, worse in {continued.count('worse')}",
         "results",
         runs,
     )
@@ -174,11 +179,12 @@ def adaptation_claims() -> Iterator[Claim]:
             f"{finding(against, 'the continued backbone')}",
             "adaptation",
             trained(study),
-            f"adapted to 3 cases {TARGETS[pair]}, a model's Dice there changes from "
-            f"{table.reference:.3f} to {cells.dice:.3f}, "
-            f"{finding(against, 'the continued backbone')}; on its own data it stays "
-            f"{kept.mean_a:.3f} with the cells off and is {kept.mean_b:.3f} with them on "
-            f"(continued: {lost.mean_b:.3f})"
+            (
+                f"Dice of a model adapted to 3 cases {TARGETS[pair]}: there; on its own data",
+                f"{cells.dice:.4f}, {table.reference:.4f} before, "
+                f"{finding(against, 'the continued backbone')}; {kept.mean_b:.4f}, "
+                f"{kept.mean_a:.4f} with the cells off (continued: {lost.mean_b:.4f})",
+            )
             if pair == next(iter(known))
             else None,
         )
@@ -217,8 +223,10 @@ def cost_claims() -> Iterator[Claim]:
         f"{speedup:.1f}; of whole runs {whole:.1f}",
         "performance",
         [run],
-        f"the full search takes {speedup:.1f} times as long as the accelerated one; a whole run "
-        f"with the full search takes {whole:.1f} times as long (CPU)",
+        (
+            "time of the full search over that of the accelerated one; of whole runs (CPU)",
+            f"{speedup:.1f}; {whole:.1f}",
+        ),
     )
     yield Claim(
         "hours of a default run on two CPU cores (Hippocampus, 2-D)",
@@ -242,8 +250,8 @@ def cost_claims() -> Iterator[Claim]:
     cell, plain = networks["retrofits"]["random cell"], networks["plain"]
     yield Claim(
         "a random cell adds to a 2-D network of full size",
-        f"{cell['parameters'] / plain['parameters']:+.1%} parameters, "
-        f"{cell['macs'] / plain['macs']:+.1%} MACs (mean of {networks['random_cells']})",
+        f"{100 * cell['parameters'] / plain['parameters']:.1f} % parameters, "
+        f"{100 * cell['macs'] / plain['macs']:.1f} % MACs (mean of {networks['random_cells']})",
         "comparison",
         [networks],
     )
@@ -267,7 +275,7 @@ def reliability_claims() -> Iterator[Claim]:
         f"{same} of {len(frozen)} runs",
         "results",
         frozen,
-        "the backbone stayed bit-identical in {number}",
+        ("runs that left their backbone bit-identical", f"{same} of {len(frozen)}"),
     )
     kills = [read_json(path) for path in sorted(EVIDENCE.glob("reliability/kills_*.json"))]
     rows = [row for each in kills for row in [*each["kills"], *each["outside"]]]
@@ -299,8 +307,8 @@ def width_claims() -> Iterator[Claim]:
     best = max(points, key=lambda cap: points[cap])
     patients = dice["points"][0]["patients"]
     yield Claim(
-        "Dice at a cap of 8, which the default rule picks most often, and at the best cap "
-        "(Hippocampus)",
+        "Dice at a cap of 8, which the default rule picks most often with `-K 8`, and at the "
+        "best cap (Hippocampus)",
         f"{points[8]:.3f}, and {points[best]:.3f} at {best} (n = {patients})",
         "width",
         [dice],
@@ -314,13 +322,13 @@ def width_claims() -> Iterator[Claim]:
 
 
 def box(found: Sequence[Claim]) -> str:
-    """Return the numbers of the README, as a list between its marks."""
-    lines = [
-        f"- {c.headline.format(number=c.number)} ([{c.page}](docs/evidence/{c.page}.md))"
-        for c in found
-        if c.headline is not None
+    """Return the numbers of the README, as a table between its marks."""
+    rows = [
+        f"| {' | '.join(claim.headline)} | [{claim.page}](docs/evidence/{claim.page}.md) |"
+        for claim in found
+        if claim.headline is not None
     ]
-    return "\n".join([BEGIN, *lines, END])
+    return "\n".join([BEGIN, "", "| what | number | page |", "|---|---|---|", *rows, "", END])
 
 
 def page(found: Sequence[Claim] | None = None) -> str:

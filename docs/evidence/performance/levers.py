@@ -46,7 +46,7 @@ STEPS = "Whole steps, Hippocampus plan"
 
 @dataclass(frozen=True)
 class Lever:
-    """What the page says of a lever, and how to make what was before and what is after."""
+    """What the page calls a lever, and how to make what was before and what is after."""
 
     part: str
     lever: str
@@ -64,10 +64,10 @@ def lever(part: str, verdict: str, *kernels: tuple[int, int]) -> Callable[[Any],
     """
 
     def add(make: Any) -> None:
-        said = " ".join(make.__doc__.rstrip(".").split())
+        text = " ".join(make.__doc__.rstrip(".").split())
         for kernel in kernels or ((),):
             name = "{0}x{0}{1}".format(kernel[0], " dilated" * (kernel[1] > 1)) if kernel else ""
-            LEVERS.append(Lever(part, said.format(name), verdict, partial(make, *kernel)))
+            LEVERS.append(Lever(part, text.format(name), verdict, partial(make, *kernel)))
 
     return add
 
@@ -617,7 +617,7 @@ def fused_adam() -> Pair:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc not to return memory to the system."""
+    """Set glibc not to return memory to the system."""
     libc = ctypes.CDLL(None)
     libc.mallopt(-4, 0)
     libc.mallopt(-1, 2**31 - 1)
@@ -642,8 +642,8 @@ def main() -> None:
     rows = {one: seconds(*one.make()) for one in LEVERS}
     before = seconds(plain_step(Workload()))
     keep_freed_memory()  # For good, so the two cannot be measured in turn.
-    said, verdict = "Memory kept by the process (glibc `mallopt`), plain step", "dropped: not ours"
-    kept = Lever(STEPS, said, verdict, plain_step)
+    text, verdict = "Memory kept by the process (glibc `mallopt`), plain step", "dropped: not ours"
+    kept = Lever(STEPS, text, verdict, plain_step)
     rows[kept] = [*before, *seconds(plain_step(Workload()))]
     result = {
         **circumstances(),

@@ -14,9 +14,10 @@ CAPTIONS = {
         "means of Dice, their difference with its bootstrap interval, and the p of a Wilcoxon "
         "signed-rank test, alone and adjusted after Holm over all comparisons of this report. "
         "False positives are classes predicted in cases that lack them, misses classes of which "
-        "nothing is found, backbone or control / cells. Not inferior means that the interval's "
-        "lower end lies above \N{MINUS SIGN}{margin:g}, without more false positives or misses; "
-        "epochs are those after the backbone's own training, cells / backbone or control."
+        "nothing is found; both are shown as backbone or control / cells. Not inferior means that "
+        "the interval's lower end lies above \N{MINUS SIGN}{margin:g}, without more false "
+        "positives or misses; epochs are those after the backbone's own training, cells / "
+        "backbone or control."
     ),
     "controls": (
         "Each line compares a control with the backbone, as the table of comparisons does the "
@@ -107,9 +108,9 @@ CAPTIONS = {
     "cost": (
         "Times are those of the epochs, validation included. The speed-up of the search is the "
         "time of the full search divided by that of the accelerated one, on the same fold; the "
-        "speed-up of a whole run includes the finetuning. Further training is the finetuning, or "
-        "the training of a control; parameters and multiply-accumulates are those of the final "
-        "network, for one patch of the plans."
+        "speed-up of a whole run includes the finetuning. Training after the search is the "
+        "finetuning, or the training of a control; parameters and multiply-accumulates are those "
+        "of the final network, for one patch of the plans."
     ),
     "settings_chosen": (
         "The settings that differ from their default. Where runs differ, each value names its runs."

@@ -226,7 +226,7 @@ def _cost_table(named: Sequence[tuple[str, Run]]) -> Table:
                 "search epochs": str(run.search_epochs) if run.search_epochs else "",
                 "search": duration(run.search_seconds) if run.search_epochs else "",
                 "speed-up": search,
-                "further training": duration(run.seconds - run.search_seconds),
+                "training after the search": duration(run.seconds - run.search_seconds),
                 "speed-up, whole run": whole,
                 "memory": f"{run.cost.peak_memory_bytes / 1e6:.0f} MB",
                 "parameters": f"{final.parameters / 1e6:.2f} M" if final else "",
@@ -314,5 +314,7 @@ def _provenance(named: Sequence[tuple[str, Run]]) -> tuple[tuple[str, ...], tupl
     searched = [run for _, run in named if run.trajectory.epoch.size]
     watched = searched and all(run.record.health_file.is_file() for run in searched)
     if watched and not health and not any(run.collapsed for run in searched):
-        sentences.append("No search had a dead edge, a collapse, or a loss that stopped falling.")
+        sentences.append(
+            "No search had a dead edge, a collapse, a plateau, a divergence or a non-finite number."
+        )
     return tuple(sentences), tuple(tables)

@@ -45,7 +45,7 @@ def advice(backbone: GroupComparison, controls: Sequence[GroupComparison]) -> st
     if {"no difference detected", "mixed", "no verdict"} & {*against}:
         return "Keep your backbone: the cells are not shown to be better than every control."
     if not controls:
-        return "Any further training may have this gain: train a control before you decide."
+        return "Longer training alone may explain this gain: train a control before you decide."
     if "too few patients" in against:
         return "Keep your backbone until the controls are validated on more patients."
     if not all(one.against.equal_budget for one in controls):

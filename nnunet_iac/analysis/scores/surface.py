@@ -106,7 +106,7 @@ def require_monai() -> Any:
     except ImportError as error:
         raise RuntimeError(
             f"HD95 and NSD need MONAI, which cannot be imported ({error}): run "
-            "pip install 'nnunet-iac[surface]'"
+            "pip install '.[surface]' in the clone"
         ) from error
     return monai.metrics
 

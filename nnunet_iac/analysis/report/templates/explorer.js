@@ -3,7 +3,7 @@
   const { operations, searches } = JSON.parse(document.getElementById("searches").textContent);
   const EDGES = 14, OPERATIONS = operations.length;
   const byId = (id) => document.getElementById(id);
-  const svg = byId("supernet"), slider = byId("epoch"), said = byId("moment"), choice = byId("which");
+  const svg = byId("supernet"), slider = byId("epoch"), moment = byId("moment"), choice = byId("which");
   const edges = [...svg.querySelectorAll(".edge")].sort((a, b) => a.dataset.edge - b.dataset.edge);
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   let search, selected = 0;
@@ -51,7 +51,7 @@
     const where = epoch <= search.warmup ? "warm-up, " : "";
     const text = isLast(epoch) ? "found cell: eight edges kept"
       : `${where}epoch ${epoch} of ${search.epochs}: ${left} of ${EDGES * OPERATIONS} operations left, ${settled} of ${EDGES} edges settled`;
-    said.textContent = text;
+    moment.textContent = text;
     slider.setAttribute("aria-valuetext", text);
     drawDetail();
   };
