@@ -194,5 +194,5 @@ def test_a_tolerance_that_is_no_length_is_refused(tolerance):
 def test_without_monai_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "monai", None)
     monkeypatch.setitem(sys.modules, "monai.metrics", None)
-    with pytest.raises(RuntimeError, match=r"monai.*pip install 'nnunet-iac\[surface\]'"):
+    with pytest.raises(RuntimeError, match=r"monai.*pip install '\.\[surface\]'"):
         require_monai()

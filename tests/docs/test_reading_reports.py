@@ -1,4 +1,4 @@
-"""docs/guide/reading-reports.md says of every figure what the report says."""
+"""The captions of reports are those of docs/guide/reading-reports.md and of the example."""
 
 import re
 from pathlib import Path
@@ -22,3 +22,11 @@ def test_both_pages_that_explain_health_name_every_kind():
     for kind in kinds:
         assert kind in CAPTIONS["health"]
         assert f"| `{kind}` |" in record
+
+
+def test_the_example_report_has_the_captions_of_the_code() -> None:
+    example = (PAGE.parents[1] / "example" / "report.md").read_text()
+    # One adapted model or several searches would have these, and only the page the explorer.
+    absent = {"explorer", "source_and_target", "plane", "agreement"}
+    for name, caption in CAPTIONS.items():
+        assert (caption.format(margin=0.01) in example) is (name not in absent), name
