@@ -25,6 +25,7 @@ from nnunet_iac.search.genotype import Choice, Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES, OPERATIONS, Edge
 
 install_import_hook(["nnunet_iac.search", "nnunet_iac.nn"], "beartype.beartype")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # Of the processes that tests start.
 torch.set_num_threads(1)  # More threads only wait for each other on tensors this small.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nnunet_iac.benchmark.hours import run_hours
+from nnunet_iac.benchmark.inference import inference_benchmark
 from nnunet_iac.benchmark.step import finetune_step, forward_pass, fused_step, plain_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
@@ -26,7 +27,8 @@ def run_benchmark(
 ) -> dict[str, Any]:
     """Return the seconds of every step of a run, and the hours of whole runs made of them.
 
-    A step of the finetuning and its forward pass are the median over `cells` random cells.
+    A step of the finetuning, its forward pass and a prediction are the median over `cells` random
+    cells.
     `loading_s` is what one worker takes for a batch, if that is known; it costs a run nothing as
     long as there are `workers_that_hide_loading`.
     """
@@ -53,6 +55,7 @@ def run_benchmark(
     ratios = [timed[f"finetune {n}"] / timed["plain"] for n in range(cells)]
     hours = {name: run_hours(workload.settings, name, seconds) for name in RUNS}
     least = min(seconds["plain"], seconds["finetune"])
+    predicted = inference_benchmark(workload, cells, repeats, None)
     workers = None if loading_s is None else math.ceil(loading_s / least)
     return {
         **{f"{name}_s": value for name, value in seconds.items()},
@@ -60,6 +63,10 @@ def run_benchmark(
         "workers_that_hide_loading": workers,
         "finetune_over_plain": statistics.median(ratios),
         "finetune_over_plain_worst": max(ratios),
+        "inference_over_backbone": predicted["inference_over_backbone"],
+        "inference_over_backbone_worst": predicted["inference_over_backbone_worst"],
+        "prediction_s": predicted["cell_s"],
+        "backbone_prediction_s": predicted["backbone_s"],
         "search_over_plain": seconds["search_first"] / seconds["plain"],
         "cells": cells,
         "schedule": asdict(workload.settings.schedule),

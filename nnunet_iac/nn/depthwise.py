@@ -72,11 +72,11 @@ class _Depthwise(torch.autograd.Function):
             if ctx.is_rectified:
                 torch.ops.aten.threshold_backward(of_x, source, 0, grad_input=of_x)
         if ctx.needs_input_grad[2]:
-            of_weight = _gradient_of_weight(source, grad, weight, ctx.dilation)
+            of_weight = gradient_of_weight(source, grad, weight, ctx.dilation)
         return of_x, None, of_weight, None, None
 
 
-def _gradient_of_weight(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+def gradient_of_weight(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
     """Return the sum over voxels of `grad` times the neighbours in `x`, of every channel."""
     sides = weight.shape[2:]
     is_quick = max(sides) <= 3 and max(dilation) == 1

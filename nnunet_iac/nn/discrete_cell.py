@@ -14,7 +14,7 @@ fewer passes over the images:
 The channels of an image lie innermost in memory inside the cell.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from operator import add
@@ -96,11 +96,12 @@ class DiscreteCell(PlainDiscreteCell):
             up: of the decoder, upsampled to the skip's resolution.
             gate: a scalar; with it the result is skip + gate * replacement.
         """
-        rounds = {name: _round(layers) for name, layers in self._rounds()}
-        if self.edge_by_edge or not _is_fast(skip, up, list(rounds.values())):
-            replacement = super().forward(skip, up)
-            return replacement if gate is None else skip + gate * replacement
-        return _Evaluation(self, rounds, skip).output(skip, up, gate)
+        if not self.edge_by_edge and _may_be_fast(skip, up):
+            rounds = {name: _round(layers) for name, layers in self._rounds()}
+            if _have_one_mode(rounds.values(), skip):
+                return _Evaluation(self, rounds, skip).output(skip, up, gate)
+        replacement = super().forward(skip, up)
+        return replacement if gate is None else skip + gate * replacement
 
     def _rounds(self) -> Iterator[tuple[str, Any]]:
         """Yield every convolution with its norm, and a name for it."""
@@ -183,7 +184,7 @@ class Round(NamedTuple):
         momentum = norm.momentum
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
-            momentum = 1 / norm.num_batches_tracked if momentum is None else momentum
+            momentum = 1 / int(norm.num_batches_tracked) if momentum is None else momentum
         with torch.no_grad():
             unbiased = variance.flatten() * (count / (count - 1))
             norm.running_mean.lerp_(mean.flatten().to(norm.running_mean), momentum)
@@ -196,19 +197,24 @@ def _round(layers: Any) -> Round:
     return Round(parts[1] if len(parts) == 4 else None, parts[-2], parts[-1])
 
 
-def _is_fast(skip: Image, up: Image, rounds: Sequence[Round]) -> bool:
-    kinds = {r.takes_statistics for r in rounds}
+def _may_be_fast(skip: Image, up: Image) -> bool:
+    """Return whether a CPU computes with these images now, in one precision."""
     return (
         skip.device.type == "cpu"
-        and skip.dtype == up.dtype == rounds[0].pointwise.weight.dtype
+        and skip.dtype == up.dtype
         and skip.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and len(kinds) == 1
-        and None not in kinds
         and skip.shape[2:].numel() > 1
     )
+
+
+def _have_one_mode(rounds: Collection[Round], image: Image) -> bool:
+    """Return whether the weights fit an image, and all norms can be merged in the same way."""
+    modes = {found.takes_statistics for found in rounds}
+    fit = all(found.pointwise.weight.dtype == image.dtype for found in rounds)
+    return fit and len(modes) == 1 and None not in modes
 
 
 class _Evaluation:
@@ -324,7 +330,7 @@ class _Evaluation:
             if operation == "avg_pool_3x3":
                 pool: Any = module
                 ones = x.new_ones(x.shape[1], 1, *pool.sides)
-                self.cache[key] = depthwise(x, ones, (1,) * len(pool.sides)) / _neighbours(
+                self.cache[key] = depthwise(x, ones, (1,) * len(pool.sides)) / count_neighbours(
                     pool.sides, x
                 )
             else:
@@ -347,7 +353,7 @@ class _Evaluation:
         return x.view(self.shape[0], *self.shape[2:], x.shape[2]).movedim(-1, 1)
 
 
-def _neighbours(sides: tuple[int, ...], image: Image) -> Tensor:
+def count_neighbours(sides: tuple[int, ...], image: Image) -> Tensor:
     """Return the number of neighbours inside an image, for kernels of one or three voxels."""
     count = image.new_ones(())
     for side, voxels in zip(sides, image.shape[2:], strict=True):

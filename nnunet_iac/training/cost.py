@@ -49,9 +49,14 @@ def provenance() -> CostRecord:
 
 
 def circumstances() -> dict[str, Any]:
-    """Return date, commit, hardware and versions of something measured now, for a result file."""
+    """Return date, commit, hardware and versions of something measured now, for a result file.
+
+    And how threads wait: `passive` threads sleep, `active` ones spin.
+    """
     now, known = provenance(), ("commit", "hardware", "versions")
-    return {"date": date.today().isoformat(), **{key: getattr(now, key) for key in known}}
+    found = {key: getattr(now, key) for key in known}
+    waiting = os.environ.get("OMP_WAIT_POLICY", "active").lower()
+    return {"date": date.today().isoformat(), "waiting": waiting, **found}
 
 
 def _processor() -> str:

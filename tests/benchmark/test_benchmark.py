@@ -89,6 +89,7 @@ def test_a_run_is_made_of_its_steps_and_compared_from_end_to_end(run):
     words = ("--repeats", "1", "--cells", "2", "--set", "finetune_epochs=100")
     result, printed = run("run", *SMALL, *words)
     assert result["finetune_over_plain_worst"] >= result["finetune_over_plain"] > 0
+    assert result["inference_over_backbone_worst"] >= result["inference_over_backbone"] > 0
     hours = result["hours"]
     searches = {"iac", "literal", "paper", "adaptive", "swift"}
     assert hours.keys() == {*searches, "discrete", "continued"}

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional
 
 from nnunet_iac.nn import depthwise as depthwise_convolution
+from nnunet_iac.nn import normalised_products
 from nnunet_iac.nn.cell import CellShape, Layers, ReZero
 from nnunet_iac.nn.cost import multiply_accumulates
 from nnunet_iac.nn.discrete_cell import DiscreteCell, PlainDiscreteCell, depthwise
@@ -138,12 +139,81 @@ def test_random_cells_equal_the_plain_ones_in_float32(cell):
     assert_relatively_close(everything(fast, inputs), everything(plain, inputs))
 
 
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+@pytest.mark.parametrize("genotype", GENOTYPES)
+def test_the_fast_cell_equals_the_plain_one_in_float32(genotype, norm, dimension):
+    fast, plain, inputs = both_cells(
+        GENOTYPES[genotype], torch.float32, dimension=dimension, norm=norm, gated=True
+    )
+    assert_relatively_close(everything(fast, inputs), everything(plain, inputs))
+
+
 def assert_relatively_close(got, expected):
     # Norms make some gradients zero but for rounding, in the plain cell as well.
     rounding = 1e-5 * torch.cat([x.flatten().double() for x in expected.values()]).norm()
     for name, x in expected.items():
         difference = (got[name] - x).double().norm()
-        assert difference <= 1e-4 * x.double().norm() + rounding, name
+        slack = 0 if name in ("output", "skip", "up", "gate") else rounding
+        assert difference <= 1e-4 * x.double().norm() + slack, name
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("genotype", GENOTYPES)
+def test_a_cpu_computes_no_edge_by_itself(genotype, training, norm, dimension, monkeypatch):
+    fast, _, inputs = both_cells(
+        GENOTYPES[genotype], dimension=dimension, norm=norm, training=training, gated=True
+    )
+    monkeypatch.delattr(PlainDiscreteCell, "forward")
+    everything(fast, inputs)
+    with torch.inference_mode():
+        fast(*inputs)
+
+
+@pytest.mark.parametrize("why", ["autocast", "modes", "asked"])
+def test_what_cannot_be_merged_is_computed_edge_by_edge(why, monkeypatch):
+    fast, _, inputs = both_cells(GENOTYPES["every operation"], torch.float32, norm="Batch")
+    calls, forward = [], PlainDiscreteCell.forward
+
+    def counted(*given):
+        calls.append(why)
+        return forward(*given)
+
+    monkeypatch.setattr(PlainDiscreteCell, "forward", counted)
+    if why == "modes":
+        fast.projections[0][2].eval()
+    fast.edge_by_edge = why == "asked"
+    with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
+        fast(*inputs)
+    assert calls == [why]
+
+
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+def test_variances_from_the_product_have_the_gradients_of_the_plain_cell(norm, monkeypatch):
+    monkeypatch.setattr(normalised_products, "CANCELLED", float("inf"))
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"], norm=norm)
+    assert_equal(everything(fast, inputs), everything(plain, inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_norm_may_average_all_batches(dtype):
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"], dtype, norm="Batch")
+    for module in [*fast.modules(), *plain.modules()]:
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    for _ in range(2):
+        found, expected = everything(fast, inputs), everything(plain, inputs)
+    assert_equal(found, expected, 1e-10 if dtype is torch.float64 else 1e-2)
+
+
+@pytest.mark.parametrize("norm", ["Instance", "Batch"])
+def test_a_training_step_after_a_prediction_is_as_without_it(norm):
+    fast, plain, inputs = both_cells(GENOTYPES["every operation"], norm=norm, gated=True)
+    with torch.inference_mode():
+        fast.eval()(*inputs)
+    assert_equal(everything(fast.train(), inputs), everything(plain, inputs))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

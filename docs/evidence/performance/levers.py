@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -16,11 +17,13 @@ from torch.optim import SGD, Adam
 from nnunet_iac.benchmark.step import Step, plain_step, training_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
+from nnunet_iac.nn import depthwise as nn_depthwise
 from nnunet_iac.nn.cell import CellShape, Layers
 from nnunet_iac.nn.depthwise import depthwise, rectified_depthwise
 from nnunet_iac.nn.discrete_cell import (
     DiscreteCell,
     PlainDiscreteCell,
+    count_neighbours,
     edge_by_edge,
 )
 from nnunet_iac.nn.normalised_products import NormalisedProducts
@@ -106,16 +109,17 @@ def images(channels, layout=torch.contiguous_format):
 KERNELS = (3, 1), (5, 1), (3, 2), (5, 2)
 
 
-def edges(kernel, dilation):
+def edges(kernel, dilation, width=WIDTH):
     """Return the first round of the edges out of one node: edge by edge, at once, and weights."""
-    weights = [torch.randn(16, 1, kernel, kernel), torch.randn(16, WIDTH, 1, 1)]
+    count = EDGES * width
+    weights = [torch.randn(count, 1, kernel, kernel), torch.randn(count, width, 1, 1)]
 
     def by_edge(x, depths, points):
-        parts = zip(depths.split(WIDTH), points.split(WIDTH), strict=True)
-        return torch.cat([convolved(convolved(x, d, dilation, WIDTH), p) for d, p in parts], 1)
+        parts = zip(depths.split(width), points.split(width), strict=True)
+        return torch.cat([convolved(convolved(x, d, dilation, width), p) for d, p in parts], 1)
 
     def at_once(x, depths, points):
-        depths, points = depths.view(-1, 1, WIDTH, kernel, kernel), points.view(-1, WIDTH, WIDTH)
+        depths, points = depths.view(-1, 1, width, kernel, kernel), points.view(-1, width, width)
         return convolved(x, (depths * points[..., None, None]).flatten(0, 1), dilation)
 
     return by_edge, at_once, weights
@@ -126,6 +130,14 @@ def products(kernel, dilation) -> Pair:
     """Depthwise and pointwise {} of all edges as one convolution with the products of weights."""
     by_edge, at_once, weights = edges(kernel, dilation)
     x = images(WIDTH)
+    return differentiated(by_edge, x, *weights), differentiated(at_once, x, *weights)
+
+
+@lever(SEARCH, "dropped there: one grouped call instead", (3, 1), (5, 1))
+def wide_products(kernel, dilation) -> Pair:
+    """The same {} with 64 channels per operation, images of 14 x 10."""
+    by_edge, at_once, weights = edges(kernel, dilation, 64)
+    x = torch.randn(12, 64, 14, 10)
     return differentiated(by_edge, x, *weights), differentiated(at_once, x, *weights)
 
 
@@ -279,6 +291,19 @@ def weight_gradient(kernel, dilation) -> Pair:
     return before, after
 
 
+@lever(CELL, "dropped for small images", (5, 1), (5, 2))
+def small_weight_gradient(kernel, dilation) -> Pair:
+    """The same {} for 12 images of 14 x 10."""
+    own, window = (dilation, dilation), torch.randn(CHANNELS, 1, kernel, kernel)
+    x, grad = (torch.randn(12, CHANNELS, 14, 10).contiguous(memory_format=INNERMOST) for _ in "xy")
+
+    def framed() -> None:
+        with patch.object(nn_depthwise, "FRAMED", 0):
+            nn_depthwise.gradient_of_weight(x, grad, window, own)
+
+    return lambda: nn_depthwise.gradient_of_weight(x, grad, window, own), framed
+
+
 @lever(CELL, "kept")
 def rectified() -> Pair:
     """The gradient of a ReLU applied inside the convolution's."""
@@ -422,7 +447,7 @@ def added() -> Pair:
     )
 
 
-@lever(CELL, "dropped")
+@lever(CELL, "dropped: the images have to be centred anyway")
 def one_pass() -> Pair:
     """Mean and variance in one pass (`torch.var_mean`) instead of two."""
     x = samples()
@@ -476,6 +501,14 @@ def dense() -> Pair:
         differentiated(lambda x, d, p: convolved(own(x, d), p), node(), depths, points),
         differentiated(product, node(), depths, points),
     )
+
+
+@lever(CELL, "kept")
+def neighbours() -> Pair:
+    """The number of neighbours inside the image counted, instead of a convolution of ones."""
+    x, ones = node(), torch.ones(1, 1, 3, 3)
+    before = inferred(lambda x: convolved(x.new_ones(1, 1, *x.shape[2:]), ones), x)
+    return before, inferred(lambda x: count_neighbours((3, 3), x), x)
 
 
 @lever(CELL, "dropped")
@@ -574,7 +607,7 @@ def predicted() -> Pair:
     return inferred(by_edge, x), inferred(network, x)
 
 
-@lever(STEPS, "kept, also in the search")
+@lever(STEPS, "kept in the search; nnU-Net's own step, which the finetuning has, waits as often")
 def one_norm() -> Pair:
     """Whether all gradients are finite, and their clipping, from one norm."""
     network = Workload().supernet()

@@ -17,18 +17,15 @@ run step_large step "${large[@]}"
 run step_recompute step --set activation_checkpointing=true
 run run run
 run run_narrow run "${narrow[@]}"
+run run_large run "${large[@]}" --cells 10
 run inference inference
 run inference_narrow inference "${narrow[@]}"
 run inference_256 inference --patch-size 256 256 --features 32 64 128 256 512 512
-for policy in active passive; do
-    for threads in 1 2; do
-        (
-            export OMP_WAIT_POLICY=$policy OMP_NUM_THREADS=$threads
-            run "step_${policy}_$threads" step --repeats 5
-            run "inference_${policy}_$threads" inference --cells 5
-        )
-    done
-done
+waiting() { ( export OMP_WAIT_POLICY=$2 OMP_NUM_THREADS=$3; run "$1_$2_$3" run "${@:4}" ); }
+waiting run active 1
+waiting run active 2
+waiting run passive 1
+waiting run_narrow active 2 "${narrow[@]}"
 run search search
 run growth_stages step --patch-size 64 48 --features 32 64 128 256 512 --repeats 5
 run growth_patch_128_96 step --patch-size 128 96 --repeats 5

@@ -1,6 +1,6 @@
 """Write docs/evidence/performance.md from the result files in this folder."""
 
-from itertools import groupby, product
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,22 @@ from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.runs.atomic import read_json, replacing
 
 HERE = Path(__file__).parent
+NAMED = {
+    "frozen": "Frozen backbone",
+    "finetuned": "Finetuning: the cells edge by edge",
+    "predicted": "Prediction of one patch: the cells edge by edge",
+    "no_head": "The head of the lowest resolution",
+}
+"""Levers that the text of the page refers to, by how their names begin."""
+WAITING = {
+    "run_active_1": "Hippocampus plan",
+    "run_active_2": "Hippocampus plan",
+    "run_passive_1": "Hippocampus plan",
+    "run": "Hippocampus plan",
+    "run_narrow_active_2": "narrow network",
+    "run_narrow": "narrow network",
+}
+"""Runs whose threads wait in different ways, and their networks."""
 
 
 def results() -> dict[str, Any]:
@@ -24,23 +40,17 @@ def page() -> str:
         environment.filters[name] = f"{{:.{digits}f}}".format
     found = results()
     growth = [found[name] for name in found if name.startswith("growth_")]
-    waiting = [
-        {
-            "policy": policy,
-            "threads": threads,
-            **{kind: found[f"{kind}_{policy}_{threads}"] for kind in ("step", "inference")},
-        }
-        for policy, threads in product(("active", "passive"), (1, 2))
-        if f"inference_{policy}_{threads}" in found
-    ]
     levers = found["levers"]["levers"]
-    (frozen,) = [row for row in levers if row["lever"].startswith("Frozen backbone")]
+    named = {
+        name: next(row for row in levers if row["lever"].startswith(text))
+        for name, text in NAMED.items()
+    }
     return environment.get_template("page.md.jinja").render(
         r=found,
         growth=[found["step"], *growth, found["step_narrow"], found["step_large"]],
         levers={part: list(rows) for part, rows in groupby(levers, itemgetter("part"))},
-        frozen=frozen,
-        waiting=waiting,
+        waiting=[(title, found[name]) for name, title in WAITING.items()],
+        **named,
     )
 
 

@@ -1,11 +1,14 @@
-"""Share of every kind of work in a search and in a finetuning step, by torch's profiler."""
+"""Share of every kind of work in steps and predictions, by torch's profiler."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch.profiler import ProfilerActivity, profile
 
-from nnunet_iac.benchmark.step import finetune_step, fused_step
+from nnunet_iac.benchmark.step import Step, finetune_step, fused_step
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import random_genotype
@@ -38,28 +41,50 @@ def kind(name: str) -> str:
     return "everything else (dispatch, views, optimisers)"
 
 
-def seconds_of(steps):
-    """Return the mean seconds of every kind of work over steps, ten times each."""
-    for step in 3 * steps:
+def profiled(steps: Sequence[Step]) -> dict[str, Any]:
+    """Return the mean seconds of every kind of work over steps, ten times each, and the calls."""
+    for step in 3 * [*steps]:
         step()
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        for step in 10 * steps:
+        for step in 10 * [*steps]:
             step()
     seconds: dict[str, float] = {}
+    calls, count = 0.0, 10 * len(steps)
     for event in recorded.key_averages():
-        label, count = kind(event.key), 10 * len(steps)
+        label = kind(event.key)
         seconds[label] = seconds.get(label, 0) + event.self_cpu_time_total / 1e6 / count
-    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+        calls += event.count / count
+    return {"seconds": dict(sorted(seconds.items(), key=lambda item: -item[1])), "calls": calls}
+
+
+def prediction(workload: Workload, seed: int | None) -> Step:
+    """Return the prediction of one patch by the backbone, or with random cells in it."""
+    network: Any = workload.unet() if seed is None else workload.retrofit()
+    if seed is not None:
+        network.discretise(random_genotype(seed))
+    network.eval()
+    network.decoder.deep_supervision = False
+    image = torch.randn(1, workload.input_channels, *workload.patch_size)
+
+    def run() -> None:
+        with torch.inference_mode():
+            network(image)
+
+    return run
 
 
 def main() -> None:
     """Profile and write."""
-    workload = Workload()
-    result = {
-        **circumstances(),
-        "search": seconds_of([fused_step(workload, 7)]),
-        "finetuning": seconds_of([finetune_step(workload, random_genotype(n)) for n in range(5)]),
+    plan = Workload()
+    narrow = Workload(6, (128, 128), (8, 16, 32, 64, 128))
+    steps = {
+        "search": [fused_step(plan, 7)],
+        "finetuning": [finetune_step(plan, random_genotype(n)) for n in range(5)],
+        "finetuning, narrow network": [finetune_step(narrow, random_genotype(n)) for n in range(5)],
+        "prediction of the backbone": [prediction(plan, None)],
+        "prediction with cells": [prediction(plan, n) for n in range(5)],
     }
+    result = {**circumstances(), "parts": {name: profiled(own) for name, own in steps.items()}}
     write_json(Path(sys.argv[1]), result)
 
 

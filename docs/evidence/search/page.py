@@ -246,6 +246,11 @@ class Measured:
         own = [run for run in self.runs_of("paper") if run["method"] == method]
         return median(run["search_seconds"] for run in own) / 60
 
+    def run_minutes(self, method: str) -> float:
+        """Return the median minutes of a whole run of the paper's protocol."""
+        own = [run for run in self.runs_of("paper") if run["method"] == method]
+        return median(run["seconds"] for run in own) / 60
+
     def runs_of(self, study: str) -> list[Any]:
         """Return the runs of a study, the backbone's left out; none where it is not measured."""
         runs = self.studies.get(study, {"runs": []})["runs"]
