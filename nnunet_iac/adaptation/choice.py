@@ -40,7 +40,7 @@ SLACK = 1.5
 
 @dataclass(frozen=True)
 class Site:
-    """Where the images of one site lie.
+    """Distribution of the images of one site.
 
     Args:
         mean: m, over the site's cases.

@@ -1,4 +1,4 @@
-"""What pages and tables call the methods that cells are compared with."""
+"""Names, in pages and tables, of the methods that cells are compared with."""
 
 from nnunet_iac.search.controls import OF_RETENTION
 

@@ -15,7 +15,7 @@ from nnunet_iac.training.cost import circumstances
 
 @dataclasses.dataclass(frozen=True)
 class Amounts:
-    """How much is timed.
+    """Amounts of what is timed.
 
     Args:
         repeats: steps or inferences behind a median.

@@ -1,4 +1,4 @@
-"""Whole runs, from their steps to the hours that a user waits: end to end."""
+"""Benchmark of whole runs: hours from the seconds of their steps."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Whole searches on the same batches: the full one against its accelerated forms."""
+"""Benchmark of whole searches on the same batches, the full one and the accelerated ones."""
 
 import dataclasses
 import tempfile

@@ -21,10 +21,10 @@ def add_benchmark(verbs: Verbs) -> None:
         "benchmark",
         "estimate hours and memory of searches and trainings on this machine",
         "step: seconds and memory of one training step, and the hours that follow from them. run: "
-        "hours of whole runs, final validation left out, and how long loading takes. search: whole "
-        "searches on one batch. inference: the network with cells against its backbone. Without "
-        "-d, nnU-Net's 2-D plans of the Hippocampus data at batch size 12 are timed, without "
-        "loading of data.",
+        "hours of whole runs, final validation left out, how much longer predictions take, and "
+        "how long loading takes. search: whole searches on one batch. inference: the network "
+        "with cells against its backbone. Without -d, nnU-Net's 2-D plans of the Hippocampus data "
+        "at batch size 12 are timed, without loading of data.",
         run=_benchmark,
         examples="""
         nnunet-iac benchmark step -d 4 -c 2d

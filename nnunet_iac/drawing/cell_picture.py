@@ -74,7 +74,7 @@ def _cell_title(genotype: Genotype) -> str:
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the parts of a cell stand: a row per node, a column per intermediate node."""
+    """Places of the parts of a cell: a row per node, a column per intermediate node."""
 
     start: float
     top: float
@@ -94,7 +94,7 @@ class Grid:
 
     @property
     def end(self) -> float:
-        """Where the rows of the output nodes meet the concatenation."""
+        """The places at which the rows of the output nodes meet the concatenation."""
         return self.x(INTERMEDIATE_NODES[-1]) + 0.6 * self.column
 
     def tap(self, choice: Choice, genotype: Genotype) -> float:

@@ -30,7 +30,7 @@ LEAST_DICE = 0.999
 
 @dataclass(frozen=True)
 class Parity:
-    """How far the ONNX network is from torch's, on a whole case by sliding window.
+    """Difference of the ONNX network from torch's, on a whole case by sliding window.
 
     Args:
         case: identifier.
@@ -46,7 +46,7 @@ class Parity:
 
     @property
     def limit(self) -> float:
-        """What the difference must stay below: a share of the scale, which is at least 1 here."""
+        """The limit of the difference: a share of the scale, which is at least 1 here."""
         return LOGIT_TOLERANCE * max(1.0, self.scale)
 
     @property

@@ -26,7 +26,7 @@ TRUTHS = "gt_segmentations"
 
 @dataclass(frozen=True)
 class NetworkChanges:
-    """What the new plans' network is to have; None leaves it as the source plans describe it.
+    """Changes of the new plans' network; None leaves it as the source plans describe it.
 
     `encoder` and `skip` are named as in `architectures`, the only `protocol` is `paper`.
     """

@@ -1,4 +1,4 @@
-"""Where nnU-Net looks for our trainers, and its own look-up.
+"""Folders in which nnU-Net looks for our trainers, and its own look-up.
 
 nnU-Net is imported only by the look-up, since scripts ask for the folder.
 """

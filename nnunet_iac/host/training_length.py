@@ -1,4 +1,4 @@
-"""How long trainers of nnU-Net train, without training.
+"""Epochs of nnU-Net's trainers, without training.
 
     python -m nnunet_iac.host.training_length PLANS_FILE CONFIGURATION TRAINER
 

@@ -1,4 +1,4 @@
-"""What is timed: a network, a batch of random images, and nnU-Net's loss."""
+"""Workload of a benchmark: a network, a batch of random images, and nnU-Net's loss."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

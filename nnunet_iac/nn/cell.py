@@ -91,7 +91,7 @@ class Layers:
 
     @property
     def eps(self) -> float:
-        """What the norms add to the variance."""
+        """The number that the norms add to the variance."""
         norm: Any = self.norm(1, affine=False)
         return norm.eps
 
@@ -193,7 +193,7 @@ class CellShape:
 
 
 class Cell(nn.Module):
-    """What both cells share: two projections, operations on edges, and the output convolution.
+    """Parts of both cells: two projections, operations on edges, and the output convolution.
 
     A parameter has the same name in either cell, so the tensors of one can start the other. While
     searching, operations work on C/K channels and norms learn nothing; see `build_operation`.

@@ -72,22 +72,28 @@ class _Depthwise(torch.autograd.Function):
             if ctx.is_rectified:
                 torch.ops.aten.threshold_backward(of_x, source, 0, grad_input=of_x)
         if ctx.needs_input_grad[2]:
-            of_weight = gradient_of_weight(source, grad, weight, ctx.dilation)
+            of_weight = _gradient_of_weight(source, grad, weight, ctx.dilation)
         return of_x, None, of_weight, None, None
 
 
-def gradient_of_weight(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+def _gradient_of_weight(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
     """Return the sum over voxels of `grad` times the neighbours in `x`, of every channel."""
     sides = weight.shape[2:]
     is_quick = max(sides) <= 3 and max(dilation) == 1
     if x.ndim == 5 or is_quick or x.numel() < FRAMED:
-        return _of_window(x, grad, weight, dilation)
+        return of_window(x, grad, weight, dilation)
+    return of_frames(x, grad, weight, dilation)
+
+
+def of_frames(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+    """Return that gradient from windows of three voxels of the phases of both images."""
+    sides = weight.shape[2:]
     margins = [side // 2 for side in sides]
     window = weight.new_empty(len(weight), 1, *(min(side, 3) for side in sides))
     result = torch.empty_like(weight)
     gradients, images = (_Frame(t, dilation, margins) for t in (grad, x))
     for offsets in product(*(range(1 - m, m, 2) if m else (0,) for m in margins)):
-        found = _of_window(images.moved(offsets), gradients.moved((0, 0)), window, (1, 1))
+        found = of_window(images.moved(offsets), gradients.moved((0, 0)), window, (1, 1))
         rows, columns = [
             slice(m + offset - 1, m + offset + 2) if m else slice(1)
             for m, offset in zip(margins, offsets, strict=True)
@@ -96,7 +102,8 @@ def gradient_of_weight(x: Image, grad: Image, weight: Tensor, dilation: tuple[in
     return result
 
 
-def _of_window(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+def of_window(x: Image, grad: Image, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
+    """Return that gradient from one call of torch."""
     padding = [d * (side // 2) for d, side in zip(dilation, weight.shape[2:], strict=True)]
     strides, none, mask = [1] * len(padding), [0] * len(padding), [False, True, False]
     return torch.ops.aten.convolution_backward(

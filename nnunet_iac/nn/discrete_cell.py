@@ -184,7 +184,8 @@ class Round(NamedTuple):
         momentum = norm.momentum
         if norm.num_batches_tracked is not None:
             norm.num_batches_tracked.add_(1)
-            momentum = 1 / int(norm.num_batches_tracked) if momentum is None else momentum
+            if momentum is None:
+                momentum = norm.num_batches_tracked.to(norm.running_mean).reciprocal()
         with torch.no_grad():
             unbiased = variance.flatten() * (count / (count - 1))
             norm.running_mean.lerp_(mean.flatten().to(norm.running_mean), momentum)

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: file names, typed rows to write and to read, atomic writes."""
+"""Files of a run: names, typed rows to write and to read, atomic writes."""

@@ -80,7 +80,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class BackboneRecord:
-    """What a run did to its backbone, and what that scores by itself.
+    """Proof of what a run did to its backbone, and the backbone's own scores.
 
     Args:
         path: the checkpoint file.
@@ -118,7 +118,7 @@ class BackboneRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """What adapting a model has changed on the validation cases of its own data set, the source.
+    """Scores of an adapted model on the validation cases of its own data set, the source.
 
     Args:
         dataset: the source's data set, and the `configuration` and `fold` of its model.
@@ -141,7 +141,7 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """What one phase took."""
+    """Seconds and epochs of one phase."""
 
     epochs: int = 0
     seconds: float = 0.0
@@ -149,7 +149,7 @@ class PhaseCost:
 
 @dataclass(frozen=True)
 class CostRecord:
-    """What a run cost, on what, and with which code."""
+    """Cost of a run, its hardware, versions and commit."""
 
     phases: dict[str, PhaseCost] = field(default_factory=dict)
     networks: dict[str, Cost] = field(default_factory=dict)

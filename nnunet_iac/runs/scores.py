@@ -21,7 +21,7 @@ MEASURED_ON = "measured-on.json"
 
 
 class CaseErrors(NamedTuple):
-    """How many classes of a case are predicted though the truth lacks them, or not found at all.
+    """Numbers of classes of a case that are predicted without being there, or not found at all.
 
     Of several runs it is the mean.
     """

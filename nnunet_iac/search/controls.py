@@ -1,4 +1,4 @@
-"""What a searched cell must be compared with: cells that no search found, and other modules."""
+"""Controls of searched cells: cells that no search found, and other modules."""
 
 import random
 import re

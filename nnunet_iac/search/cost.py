@@ -1,4 +1,4 @@
-"""What discrete cells cost."""
+"""Parameters and multiply-accumulates of discrete cells."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

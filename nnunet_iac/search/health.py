@@ -42,7 +42,7 @@ class HealthEvent:
 
 @dataclass(frozen=True)
 class HealthState:
-    """What the checks of a search keep between epochs, in plain types; at first nothing.
+    """State of the checks of a search between epochs, in plain types; empty at first.
 
     Args:
         alpha: of the previous epoch; a search starts from zeros.

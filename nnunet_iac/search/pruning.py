@@ -70,7 +70,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class PruningState:
-    """What a pruning search keeps between epochs, per edge."""
+    """State of a pruning search between epochs, per edge."""
 
     active: Active
     threshold: PerEdge
@@ -104,7 +104,7 @@ class PruningEvent:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one epoch's pruning step saw and did; the arrays describe the cell before the prune."""
+    """Input and result of an epoch's pruning; the arrays describe the cell before the prune."""
 
     importance: Matrix
     divergence: PerEdge

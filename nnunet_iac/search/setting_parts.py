@@ -14,7 +14,7 @@ from nnunet_iac.search.controls import CellSource
 
 @dataclass(frozen=True)
 class Constraint:
-    """What the value of a setting must fulfil beyond its type, in words and as a predicate."""
+    """Condition on the value of a setting beyond its type, in words and as a predicate."""
 
     allowed: str
     holds: Callable[[Any], bool]
@@ -172,7 +172,7 @@ STRUCTURAL = (
 
 @dataclass(frozen=True)
 class CellConfig(CheckedPart):
-    """What is put into the skip connections, and how edges and operations are weighted."""
+    """Settings of the modules in the skip connections and of the weights of edges."""
 
     channel_ratio: Annotated[float, SHARE] = 0.25
     min_channels: Annotated[int, CHANNELS] = 16
@@ -247,7 +247,7 @@ class CellConfig(CheckedPart):
 
 @dataclass(frozen=True)
 class SearchSchedule(CheckedPart):
-    """How long the phases are; `search_epochs` is the whole search stage, warm-up included."""
+    """Lengths of the phases; `search_epochs` is the whole search stage, warm-up included."""
 
     preset: Preset = "literal"
     warmup_epochs: Annotated[int, COUNT_OR_NONE] = 15

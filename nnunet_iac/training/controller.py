@@ -69,7 +69,7 @@ def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
 
 @dataclass(frozen=True)
 class Change:
-    """What the end of an epoch changed."""
+    """Changes made at the end of an epoch."""
 
     structure: bool = False
     search_ended: bool = False
@@ -95,7 +95,7 @@ class SearchController:
         self.average = WeightAverage(settings.optimisation.ema_decay)
         self.ticket_hash = ""
         self.costs: CellCosts | None = None
-        """What cells cost, where the settings limit that."""
+        """Costs of cells, where the settings limit them."""
         self.architecture_optimizer: Optimizer | None = None
         self.skipped_steps = 0
 

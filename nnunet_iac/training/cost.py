@@ -1,4 +1,4 @@
-"""What a run costs: MACs, memory, hardware and versions."""
+"""Cost of a run: MACs, memory, hardware and versions."""
 
 import os
 import platform
@@ -51,11 +51,11 @@ def provenance() -> CostRecord:
 def circumstances() -> dict[str, Any]:
     """Return date, commit, hardware and versions of something measured now, for a result file.
 
-    And how threads wait: `passive` threads sleep, `active` ones spin.
+    And how threads wait: `passive` ones sleep, `active` ones spin, by default a while.
     """
     now, known = provenance(), ("commit", "hardware", "versions")
     found = {key: getattr(now, key) for key in known}
-    waiting = os.environ.get("OMP_WAIT_POLICY", "active").lower()
+    waiting = os.environ.get("OMP_WAIT_POLICY", "default").lower()
     return {"date": date.today().isoformat(), "waiting": waiting, **found}
 
 

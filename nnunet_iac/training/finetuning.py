@@ -1,4 +1,4 @@
-"""How long the finetuning takes."""
+"""Length of the finetuning."""
 
 import math
 from collections.abc import Callable

@@ -70,7 +70,7 @@ class Lifecycle:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What run this is: a checkpoint or record of another must not be continued."""
+        """Identity of a run: a checkpoint or record of another must not be continued."""
         plans, name, number = self.checks.plans, self.checks.configuration, self.checks.number
         return run_identity(self.trainer, plans, name, number, self.split)
 

@@ -1,4 +1,4 @@
-"""How far a run is after an epoch, and the line of the log that shows it."""
+"""Progress of a run after an epoch, and the line of the log that shows it."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -33,7 +33,7 @@ Penalty = Callable[[Tensor, Any], Tensor]
 
 @dataclass(frozen=True)
 class Retention:
-    """What a run does to forget less: a penalty, batches that are half of the source, or nothing.
+    """Means of forgetting less: a penalty, batches that are half of the source, or nothing.
 
     `rehearsed` has the cases of the source that are trained on besides the run's own.
     """

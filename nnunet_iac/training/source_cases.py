@@ -23,7 +23,7 @@ from nnunet_iac.training.backbone import Fold, leakage
 
 @dataclass(frozen=True)
 class AdaptedRun:
-    """What decides whether a run's network can be scored on the data set of its backbone."""
+    """Conditions of scoring a run's network on the data set of its backbone."""
 
     dataset: str
     dataset_json: Mapping[str, Any]

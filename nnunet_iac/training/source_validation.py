@@ -1,4 +1,4 @@
-"""What adapting a model changes on the validation cases of its own data set, the source."""
+"""Validation of an adapted model on the cases of its own data set, the source."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run trains of its backbone's own tensors, and the proof that the others stayed."""
+"""The backbone's own tensors that a run trains, and the proof that the others stayed."""
 
 from dataclasses import replace
 from pathlib import Path

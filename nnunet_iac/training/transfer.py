@@ -123,7 +123,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class GivenCell:
-    """What a run without a search puts into the skip connections.
+    """Modules that a run without a search puts into the skip connections.
 
     No genotype is another module. `counterpart` is the cell whose number of parameters a
     convolution gets.

@@ -21,7 +21,7 @@ TOGETHER = "all seeds together"
 
 @dataclass(frozen=True)
 class Consensus:
-    """What a rule picks from many seeds.
+    """Pick of a rule from many seeds.
 
     Args:
         pick: the cap: of `curve` and `slope` the modal pick, of `dispersion` that of all seeds.

@@ -37,7 +37,7 @@ _FLAT = 1e-9
 
 @dataclass(frozen=True)
 class WidthDecision:
-    """What a rule picked, and why.
+    """Pick of a rule, and its reason.
 
     Args:
         rule: its name.

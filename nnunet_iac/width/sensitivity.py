@@ -1,4 +1,4 @@
-"""How strongly a network at initialisation reacts to its input.
+"""Sensitivity of a network at initialisation to its input.
 
 XTinyU-Net (arXiv 2605.09639), score: s(x) = || d(sum of all logits) / dx ||_2 of one image.
 """

@@ -1,4 +1,4 @@
-"""What a width is chosen for: plans, and the trainer that builds their network."""
+"""Plans that a width is chosen for, and the trainer that builds their network."""
 
 import copy
 import hashlib

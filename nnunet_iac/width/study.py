@@ -25,7 +25,7 @@ SEEDS = 8
 
 @dataclass(frozen=True)
 class WidthChoice:
-    """What was measured, and what is picked from it.
+    """Scores that were measured, and the pick from them.
 
     `scores` are S, the mean over the `cases` of the fold (one image each), of every seed and
     candidate, the widest first.

@@ -142,7 +142,7 @@ def study_name(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class ParetoPoint:
-    """What a method at a width (cap) costs and scores; costs and epochs are means over folds.
+    """Costs and scores of a method at a width (cap); costs and epochs are means over folds.
 
     The multiply-accumulates are those of one patch without deep supervision. The foreground Dice is
     the mean over a patient's validation cases, then over patients, with its 95 % bootstrap interval

@@ -55,7 +55,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """How a backbone differs from the plans it starts from, and its trainer.
+    """Differences of a backbone from the plans it starts from, and its trainer.
 
     `encoder` and `skip` are those of `nnunet-iac plan`, `cap` is that of `nnunet-iac xtiny`. Data
     sets whose networks have fewer stages take the first of `features_per_stage`. With `adapt`, the

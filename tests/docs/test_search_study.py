@@ -210,3 +210,13 @@ def test_the_papers_numbers_are_beside_ours(page: Callable[..., str]) -> None:
     text = page(acdc_paper=made_up("paper", methods, (0, 1)))
     assert "+0.011 | +0.023 | +0.106 |" in text
     assert "| 4.4 | 3.4 | 3.7 |" in text
+    assert "| the same of whole runs | " in text
+
+
+def test_the_guide_names_how_long_a_finetuning_is_enough(script: Script) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "cost-and-memory.md").read_text()
+    one = next(one for one in script("evidence/search/page").measured() if one.lengths)
+    assert one.enough
+    assert f"finetuned for {one.enough.batches} batches" in guide
+    assert f"not inferior by {script('evidence/search/page').MARGIN}" in guide
+    assert f"finetuned for {one.lengths[-1].batches}, nor" in guide

@@ -1,4 +1,4 @@
-"""Whether a GPU computes what a CPU does, and whether it repeats steps to the bit.
+"""Compare outputs and gradients of a GPU with those of a CPU, and of one step with its repetition.
 
 Outputs and gradients are compared by the length of their difference as a share of the length of
 the CPU's, in float32 without TF32 and in nnU-Net's mixed precision.

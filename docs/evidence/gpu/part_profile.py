@@ -1,4 +1,4 @@
-"""What the host does in a step: kernels launched, waits for the GPU, and work between epochs."""
+"""Profile the host in a step: kernels launched, waits for the GPU, and work between epochs."""
 
 import time
 import warnings

@@ -12,7 +12,7 @@ from nnunet_iac.host.workload import Workload
 
 TIMED_SIDE = 256
 """Voxels of a side of the patch that is predicted."""
-CIRCUMSTANCES = ("date", "commit", "hardware", "versions")
+CIRCUMSTANCES = ("date", "commit", "hardware", "versions", "waiting")
 """What the file of the part has once for all rows."""
 
 

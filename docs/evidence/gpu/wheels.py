@@ -131,7 +131,7 @@ def is_packed(wheel: Path) -> bool:
 
 
 def pack(wheel: Path) -> None:
-    """Compress the members of a wheel with LZMA; its RECORD of them stays right."""
+    """Compress the members of a wheel with LZMA; its RECORD stays valid."""
     packed = wheel.with_suffix(".packed")
     with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(packed, "w") as target:
         for member in source.infolist():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -17,9 +16,8 @@ from torch.optim import SGD, Adam
 from nnunet_iac.benchmark.step import Step, plain_step, training_step
 from nnunet_iac.benchmark.timing import interleaved
 from nnunet_iac.host.workload import Workload
-from nnunet_iac.nn import depthwise as nn_depthwise
 from nnunet_iac.nn.cell import CellShape, Layers
-from nnunet_iac.nn.depthwise import depthwise, rectified_depthwise
+from nnunet_iac.nn.depthwise import depthwise, of_frames, of_window, rectified_depthwise
 from nnunet_iac.nn.discrete_cell import (
     DiscreteCell,
     PlainDiscreteCell,
@@ -133,12 +131,17 @@ def products(kernel, dilation) -> Pair:
     return differentiated(by_edge, x, *weights), differentiated(at_once, x, *weights)
 
 
-@lever(SEARCH, "dropped there: one grouped call instead", (3, 1), (5, 1))
+@lever(SEARCH, "dropped there", (3, 1), (5, 1))
 def wide_products(kernel, dilation) -> Pair:
-    """The same {} with 64 channels per operation, images of 14 x 10."""
-    by_edge, at_once, weights = edges(kernel, dilation, 64)
-    x = torch.randn(12, 64, 14, 10)
-    return differentiated(by_edge, x, *weights), differentiated(at_once, x, *weights)
+    """The same {} instead of one grouped call: 64 channels per operation, images of 14 x 10."""
+    _, at_once, weights = edges(kernel, dilation, 64)
+    x = torch.randn(12, 64, 14, 10).contiguous(memory_format=INNERMOST)
+
+    def grouped(x, depths, points):
+        each = convolved(torch.cat([x] * EDGES, 1), depths, dilation, len(depths))
+        return convolved(each, points, 1, EDGES)
+
+    return differentiated(grouped, x, *weights), differentiated(at_once, x, *weights)
 
 
 @lever(SEARCH, "kept", *KERNELS)
@@ -293,15 +296,11 @@ def weight_gradient(kernel, dilation) -> Pair:
 
 @lever(CELL, "dropped for small images", (5, 1), (5, 2))
 def small_weight_gradient(kernel, dilation) -> Pair:
-    """The same {} for 12 images of 14 x 10."""
+    """The same {}, alone, for 12 images of 14 x 10."""
     own, window = (dilation, dilation), torch.randn(CHANNELS, 1, kernel, kernel)
     x, grad = (torch.randn(12, CHANNELS, 14, 10).contiguous(memory_format=INNERMOST) for _ in "xy")
 
-    def framed() -> None:
-        with patch.object(nn_depthwise, "FRAMED", 0):
-            nn_depthwise.gradient_of_weight(x, grad, window, own)
-
-    return lambda: nn_depthwise.gradient_of_weight(x, grad, window, own), framed
+    return tuple(partial(kind, x, grad, window, own) for kind in (of_window, of_frames))
 
 
 @lever(CELL, "kept")
@@ -598,6 +597,7 @@ def predicted() -> Pair:
     network = Workload().supernet()
     network.discretise(random_genotype(0))
     network.eval()
+    network.decoder.deep_supervision = False
     x = torch.randn(1, 1, *Workload().patch_size)
 
     def by_edge(x):

@@ -26,7 +26,7 @@ WAYS_TO_PICK: dict[str, tuple[Rule, int, bool]] = {
     "slope, one seed (published)": ("slope", 1, False),
     "curve, geometric mean of 8 seeds": ("curve", 8, True),
     "slope, vote of 8 seeds": ("slope", 8, False),
-    "**curve, vote of 8 seeds (default rule and seeds, `-K 8`)**": ("curve", 8, False),
+    "**curve, vote of 8 seeds (default rule and seeds, K = 8)**": ("curve", 8, False),
     "dispersion, 16 seeds (experimental)": ("dispersion", 16, False),
 }
 """Rule, seeds of one repetition, and whether all seeds together decide."""

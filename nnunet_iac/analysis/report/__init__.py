@@ -1,1 +1,1 @@
-"""What people read: runs, their evaluation, and the pages made of them."""
+"""Reports: runs, their evaluation, and the pages made of them."""

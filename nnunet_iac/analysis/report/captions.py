@@ -1,4 +1,4 @@
-"""How to read every figure and table, in two sentences each.
+"""Captions of all figures and tables of a report, in two sentences each.
 
 docs/guide/reading-reports.md has the same sentences.
 """

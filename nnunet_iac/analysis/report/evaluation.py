@@ -1,4 +1,4 @@
-"""What cells are compared with: the backbone, controls, and the full search."""
+"""Comparisons of cells with the backbone, controls, and the full search."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -26,7 +26,7 @@ CHIP = (36, 46)
 
 @dataclass(frozen=True)
 class Lane:
-    """Where an edge of `EDGES` is drawn: from its source's row through a chip to its sum."""
+    """Place of an edge of `EDGES`: from its source's row through a chip to its sum."""
 
     index: int
     x: float

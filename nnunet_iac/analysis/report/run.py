@@ -105,7 +105,7 @@ class Run:
 
     @property
     def stage(self) -> str:
-        """How far it came, in words."""
+        """The stage that it reached, in words."""
         if self.validated:
             return "finished"
         where = f"after epoch {self.epochs}" if self.epochs else "before its first epoch ended"

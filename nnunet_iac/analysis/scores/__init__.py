@@ -1,1 +1,1 @@
-"""What networks scored: reading, paired statistics, comparisons."""
+"""Scores of networks: reading, paired statistics, comparisons."""

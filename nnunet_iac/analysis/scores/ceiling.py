@@ -1,4 +1,4 @@
-"""What any search could gain: how far cells differ, beyond what seeds do, and the best of many."""
+"""Ceiling of any search: the spread of cells without that of seeds, and the best of many."""
 
 import math
 from collections.abc import Mapping

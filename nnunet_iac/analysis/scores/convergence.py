@@ -1,4 +1,4 @@
-"""Whether the backbones of a study have converged."""
+"""Convergence of the backbones of a study."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

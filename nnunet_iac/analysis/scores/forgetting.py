@@ -1,4 +1,4 @@
-"""What an adapted model loses on its source, and what having learned that is worth on the target.
+"""Forgetting of adapted models on their source, and forward transfer to the target.
 
 Forgetting is the Dice on the source after adapting minus that before: negative where something is
 forgotten. With two data sets it is the backward transfer of Lopez-Paz and Ranzato (Gradient

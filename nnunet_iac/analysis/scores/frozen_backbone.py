@@ -1,4 +1,4 @@
-"""Whether a network that methods are compared with is the one that a retrofit froze."""
+"""Check that a network that methods are compared with is the one that a retrofit froze."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple

@@ -21,7 +21,7 @@ TOLERANCE = 1.0
 
 @dataclass(frozen=True)
 class SurfaceScore:
-    """How far apart two surfaces are; `hd95` is None and `nsd` 0 where one side lacks the class.
+    """Distance of two surfaces; `hd95` is None and `nsd` 0 where one side lacks the class.
 
     HD95 is the larger of the two directed 95th percentiles of the distance from a boundary voxel to
     the other boundary, in mm; NSD (normalised surface Dice) the share of both sides' boundary

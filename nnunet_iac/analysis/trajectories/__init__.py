@@ -1,1 +1,1 @@
-"""What searches did: similarity, emergence, agreement, their figures, and their replay."""
+"""Courses of searches: similarity, emergence, agreement, their figures, and their replay."""

@@ -1,4 +1,4 @@
-"""When what a search ended with first showed, and how its choices narrowed (paper, section 4)."""
+"""Epochs at which the final choices of a search first led (paper, section 4)."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -27,7 +27,7 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Replay:
-    """What was recomputed, and a sentence for every difference from the record.
+    """Recomputed decisions, and a sentence for every difference from the record.
 
     `genotype_compared`: whether there were a recomputed and a recorded genotype.
     """

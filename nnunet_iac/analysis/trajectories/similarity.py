@@ -1,4 +1,4 @@
-"""How alike the cells of a search's epochs are (paper, section 4), and those of several."""
+"""Similarity of the cells of a search's epochs (paper, section 4), and of several searches."""
 
 import math
 from collections.abc import Sequence
