@@ -74,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     parser = _parser()
     _complete(parser)
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return 2
     arguments, more = parser.parse_known_args(argv)
     if more and not hasattr(arguments, "more"):
         arguments.usage_error(f"unrecognized arguments: {' '.join(more)}")

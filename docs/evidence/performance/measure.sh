@@ -8,8 +8,9 @@ narrow=(--features 8 16 32 64 128 --patch-size 128 128 --batch-size 6)
 large=(--features 32 64 128 256 512 --patch-size 128 128 --batch-size 8)
 run() { echo "== $1"; nnunet-iac benchmark "${@:2}" -device cpu --json "$results/$1.json"; }
 
-python docs/evidence/performance/levers.py "$results/levers.json"
-python docs/evidence/performance/step_profile.py "$results/profile.json"
+# Sleeping threads would hide what a small operation costs, since waking them takes longer.
+OMP_WAIT_POLICY=active python docs/evidence/performance/levers.py "$results/levers.json"
+OMP_WAIT_POLICY=active python docs/evidence/performance/step_profile.py "$results/profile.json"
 python docs/evidence/performance/loading.py "$results/loading.json"
 run step step
 run step_narrow step "${narrow[@]}"
@@ -21,11 +22,12 @@ run run_large run "${large[@]}" --cells 10
 run inference inference
 run inference_narrow inference "${narrow[@]}"
 run inference_256 inference --patch-size 256 256 --features 32 64 128 256 512 512
-waiting() { ( export OMP_WAIT_POLICY=$2 OMP_NUM_THREADS=$3; run "$1_$2_$3" run "${@:4}" ); }
-waiting run active 1
-waiting run active 2
-waiting run passive 1
-waiting run_narrow active 2 "${narrow[@]}"
+waiting() { ( export OMP_WAIT_POLICY=$2 OMP_NUM_THREADS=$3; run "$1_$2_$3" "${@:4}" ); }
+waiting run active 1 run
+waiting run active 2 run
+waiting run passive 1 run
+waiting run_narrow active 2 run "${narrow[@]}"
+waiting inference_256 active 2 inference --patch-size 256 256 --features 32 64 128 256 512 512
 run search search
 run growth_stages step --patch-size 64 48 --features 32 64 128 256 512 --repeats 5
 run growth_patch_128_96 step --patch-size 128 96 --repeats 5
