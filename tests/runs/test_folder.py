@@ -81,7 +81,7 @@ def test_what_is_scored_on_a_source_survives_the_round_trip(folder):
     folder.write_source(record)
     assert folder.read_source() == record
     folder.source_file.write_text('{"dataset": "Dataset027_Source"}')
-    with pytest.raises(ValueError, match=r"source\.json must hold .* lacks .* network"):
+    with pytest.raises(ValueError, match=r"source\.json must hold .* must have .* network"):
         folder.read_source()
 
 
