@@ -103,7 +103,7 @@ def network_cost(
 TRANSIENT = 1.6
 """Peak over what autograd keeps: gradients, copies, workspaces and fragments come on top."""
 OVERHEAD = 160 * 2**20
-"""Bytes that torch takes for itself in the first steps (measurements: docs/evidence/beyond.md)."""
+"""Bytes that torch takes for itself in the first steps (docs/evidence/performance.md)."""
 OUTSIDE = -1
 LARGEST_CELL = Genotype(
     tuple(

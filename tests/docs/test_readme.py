@@ -33,7 +33,7 @@ def test_its_hours_are_those_that_were_measured() -> None:
 
 
 def test_its_memory_is_what_was_measured() -> None:
-    steps = read_json(ROOT / "docs/evidence/beyond/memory.json")["steps"]
+    steps = read_json(ROOT / "docs/evidence/performance/memory.json")["steps"]
     for configuration in ("2d", "3d_fullres"):
         first = next(step for step in steps if step["configuration"] == configuration)
         assert f"{first['peak_mb']:.0f} MiB" in README

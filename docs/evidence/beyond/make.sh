@@ -21,5 +21,4 @@ models=$nnUNet_results/$dataset/nnUNetTrainerIACLTH
 python exports.py 4 "${models}NoMirroring__transfer_2d_narrow_iac-lth_NoMirroring_0__2d/fold_0" \
     "${models}NoDA__three-d_3d_fullres_plain3d_iac-lth_NoDA_0__3d_fullres/fold_0" \
     "${models}NoDA__three-d_3d_fullres_residual3d_iac-lth_NoDA_0__3d_fullres/fold_0"
-python memory.py
 python page.py

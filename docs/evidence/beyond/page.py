@@ -51,21 +51,17 @@ def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
     environment.filters.update(difference=difference_text, table=markdown)
-    memory = result("memory")
     (transfer,) = method_tables(result("transfer"), baselines=("iac-lth", "random"))
     measured = {
         "three-d": searched(result("three-d")),
         "transfer": searched(result("transfer")),
         "exports": [result("exports")],
-        "memory": [memory],
     }
     return environment.get_template("page.md.jinja").render(
         three_d=three_d(),
         verdicts=[table.row("iac-lth").against["random"].verdict for _, table in three_d()],
         transfer=transfer,
         exports=exports(),
-        steps=memory["steps"],
-        enough=sum(step["estimated_mb"] >= step["peak_mb"] for step in memory["steps"]),
         repeats=result("exports")["repeats"],
         patch=exports()[-1]["patch"],
         measured=measured,

@@ -272,12 +272,12 @@ def cost_claims() -> Iterator[Claim]:
         "comparison",
         [networks],
     )
-    memory = result("beyond/memory")
+    memory = result("performance/memory")
     enough = sum(step["estimated_mb"] >= step["peak_mb"] for step in memory["steps"])
     yield Claim(
         "a step takes no more memory than was estimated",
         f"{enough} of {len(memory['steps'])} steps",
-        "beyond",
+        "performance",
         [memory],
     )
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Measures everything docs/evidence/performance.md shows, then writes the page. About 40 minutes on two cores.
+# Measures everything docs/evidence/performance.md shows, then writes the page. About 45 minutes on two cores. The estimates of memory need
+# nnU-Net's folders, with Hippocampus as data set 4 and the plans nnUNetPlans and nnUNetResEncUNetMPlans; without the folders they are kept.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 export OMP_WAIT_POLICY=passive
@@ -32,5 +33,6 @@ run search search
 run growth_stages step --patch-size 64 48 --features 32 64 128 256 512 --repeats 5
 run growth_patch_128_96 step --patch-size 128 96 --repeats 5
 run growth_partial_channels_1 step --set partial_channels=1 --repeats 5
+[ -z "${nnUNet_preprocessed:-}" ] || python docs/evidence/performance/memory.py
 python docs/evidence/performance/page.py
 python docs/evidence/results/page.py  # It has some of these numbers, too.

@@ -48,6 +48,7 @@ def page() -> str:
     return environment.get_template("page.md.jinja").render(
         r=found,
         growth=[found["step"], *growth, found["step_narrow"], found["step_large"]],
+        enough=sum(s["estimated_mb"] >= s["peak_mb"] for s in found["memory"]["steps"]),
         levers={part: list(rows) for part, rows in groupby(levers, itemgetter("part"))},
         waiting=[(title, found[name]) for name, title in WAITING.items()],
         **named,

@@ -1,6 +1,6 @@
 """Compare the estimated memory of search and finetuning steps with what they take: memory.json.
 
-    python docs/evidence/beyond/memory.py
+    python docs/evidence/performance/memory.py
 
 Needs the plans nnUNetPlans and nnUNetResEncUNetMPlans of the data set 4.
 """
