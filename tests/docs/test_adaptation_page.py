@@ -217,3 +217,8 @@ def test_without_results_there_are_no_findings(writer: ModuleType, tmp_path: Pat
     page = writer.page(tmp_path)
     assert "random ones" not in page
     assert {row[3] for row in rows(page, "## Targets")} == {"not measured"}
+
+
+def test_rates_have_the_names_of_the_methods(writer: ModuleType) -> None:
+    assert writer.rate_name("continued-10e-4") == "continued, all weights, 0.001"
+    assert writer.rate_name("l2-sp-1e0") == "continued with L2-SP, 1"

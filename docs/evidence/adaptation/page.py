@@ -1,5 +1,6 @@
 """Write docs/evidence/adaptation.md and its figures from the result files in adaptation/."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,6 +251,13 @@ def rates(folder: Path, pair: str) -> list[Row]:
     return [] if measured is None else list(method_tables(measured, (), MARGIN)[0].rows)
 
 
+def rate_name(method: str) -> str:
+    """Return the name of what was tried, with its learning rate or its weight of L2-SP."""
+    found = re.fullmatch(r"(.+?)-(\d+e-?\d+)", method)
+    assert found
+    return f"{NAMES[found[1]]}, {float(found[2]):g}"
+
+
 def convergence(folder: Path, pair: str) -> list[Convergence]:
     """Return whether the source has converged, which the study of searches shows."""
     measured = result(folder.parent / "search", f"{SEARCHED[pair]}-converged")
@@ -361,7 +369,11 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
             write_figure(plane(points), folder / one.picture)
     environment = markdown_environment(HERE)
     environment.filters.update(
-        difference=difference_text, p=p_text, capitalised=capitalised, percent=percent
+        difference=difference_text,
+        p=p_text,
+        capitalised=capitalised,
+        percent=percent,
+        rate=rate_name,
     )
     own = {"names": NAMES, "finding": finding, "forgotten": forgotten, "counted": counted}
     constants = {"REFERENCE": REFERENCE, "RANDOM": RANDOM, "CONTINUED": CONTINUED}
