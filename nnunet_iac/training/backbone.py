@@ -20,7 +20,7 @@ from nnunet_iac.runs.atomic import content_of, naming, read_json
 from nnunet_iac.runs.checkpoint import MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
-from nnunet_iac.runs.scores import VALIDATION_SUMMARY
+from nnunet_iac.runs.scores import VALIDATION_SUMMARY, read_summary
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.setting_parts import DataConfig
 
@@ -268,13 +268,4 @@ def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:
 
 
 def _validated_cases(summary: Path, file_ending: str) -> set[str]:
-    if not summary.is_file():
-        return set()
-    try:
-        rows = read_json(summary)["metric_per_case"]
-        return {Path(row["prediction_file"]).name.removesuffix(file_ending) for row in rows}
-    except (LookupError, TypeError) as error:
-        raise ValueError(
-            f"{summary} must be nnU-Net's summary of a validation; it is not "
-            f"({type(error).__name__}: {error}): validate the backbone again with --val"
-        ) from error
+    return {*read_summary(summary, file_ending)} if summary.is_file() else set()

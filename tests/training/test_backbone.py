@@ -94,7 +94,7 @@ def test_leakage_is_found_by_fold_by_split_and_by_what_was_validated(tmp_path: P
     assert leakage(checkpoint, _init("0"), FOLD, splits) is None
     assert leakage(checkpoint, _init("all"), FOLD, splits) == "was trained on all cases"
     assert leakage(checkpoint, _init(1, "Dataset005_Other"), FOLD, splits) is None
-    row = {"prediction_file": "somewhere/case_a.nii.gz"}
+    row = {"prediction_file": "somewhere/case_a.nii.gz", "reference_file": "a", "metrics": {}}
     write_json(checkpoint.parent / "validation" / "summary.json", {"metric_per_case": [row]})
     assert leakage(checkpoint, _init(0), FOLD, splits) == (
         "was trained on another split: case_b was not among its validation cases"
@@ -139,7 +139,7 @@ def test_a_model_of_all_cases_names_its_patients_in_its_validation(tmp_path: Pat
     splits = tmp_path / FOLD.dataset / "splits_final.json"
     checkpoint, init = tmp_path / "fold_all" / "checkpoint_final.pth", _init("all", "Dataset005_O")
     assert leakage(checkpoint, init, FOLD, splits) is None
-    row = {"prediction_file": "somewhere/case_b.nii.gz"}
+    row = {"prediction_file": "somewhere/case_b.nii.gz", "reference_file": "b", "metrics": {}}
     write_json(checkpoint.parent / "validation" / "summary.json", {"metric_per_case": [row]})
     assert "was trained on a patient called case_b" in str(leakage(checkpoint, init, FOLD, splits))
 

@@ -1311,7 +1311,11 @@ DAMAGED_BACKBONES = [
             "another split: hippocampus_",
             lambda world: document(
                 str(world.backbone.parent.relative_to(world.path) / "validation/summary.json"),
-                {"metric_per_case": [{"prediction_file": "liver_001.nii.gz"}]},
+                {
+                    "metric_per_case": [
+                        {"prediction_file": "liver_001.nii.gz", "reference_file": "", "metrics": {}}
+                    ]
+                },
             )(world),
         ),
     ]

@@ -115,7 +115,10 @@ def test_the_second_stage_of_a_cascade_cannot_be_scored(tmp_path: Path) -> None:
 
 def test_cases_that_the_model_learned_from_are_not_scored(tmp_path: Path) -> None:
     record = write_source(tmp_path)
-    rows = [{"prediction_file": f"{case}.nii.gz"} for case in ("c_0", "c_1")]
+    rows = [
+        {"prediction_file": f"{case}.nii.gz", "reference_file": case, "metrics": {}}
+        for case in ("c_0", "c_1")
+    ]
     write_json(Path(record.path).parent / "validation" / "summary.json", {"metric_per_case": rows})
     with pytest.raises(ValueError, match="c_2 was not among its validation cases"):
         source_cases(record, RUN, tmp_path)
