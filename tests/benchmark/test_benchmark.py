@@ -227,3 +227,17 @@ def test_the_memory_of_an_apple_gpu_is_what_its_driver_holds(monkeypatch):
 
     assert peak_mb(make, 5 * 2**20, device="mps") == 4
     assert present_mb("mps") == 1024
+
+
+def test_a_finetuning_step_keeps_no_graph_below_the_lowest_cell():
+    network = Workload(2, (16, 16), (8, 8, 8)).retrofit()
+    network.discretise(random_genotype(0))
+    network.unfreeze()
+    learns = []
+    for module in (network.encoder, network.decoder.transpconvs[0], network.decoder.stages[0]):
+        module.register_forward_hook(lambda *given: learns.append(given[-1]))
+    network.train()(torch.randn(2, 1, 16, 16))
+    *below, first_stage = learns
+    below = [x for found in below for x in (found if isinstance(found, list) else [found])]
+    assert first_stage.requires_grad
+    assert not any(x.requires_grad for x in below)
