@@ -62,7 +62,7 @@ CONTROLS = {
 }
 """What needs no search, and its trainings of several lengths, the shortest first."""
 
-EQUAL = ("methods", "core", "parts", "halving")
+EQUAL = ("searches", "methods", "core", "parts", "halving")
 """Studies whose methods are trained for as many batches; cells of `genotypes` are random ones."""
 
 MATTERS = 0.002
