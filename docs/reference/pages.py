@@ -48,7 +48,7 @@ DEFAULTS = {
     "backbone_trainer": "the stock trainer of the same augmentation",
     "backbone_plans": "the same, then their sources",
     "backbone_checkpoint": "found by trainer and plans",
-    "genotype": "none",
+    "genotype": "searched; of Discrete `random:SEED` of its `seed`",
 }
 """Defaults whose value alone explains nothing."""
 

@@ -44,7 +44,7 @@ def checked_settings(
     if fold != "all" and (type(fold) is not int or fold < 0):
         raise ValueError(f"the fold must be all or an integer >= 0; got {fold!r}: give another")
     written, _ = present_names(config.get(SECTION, {}))
-    settings = Settings.from_mapping({**written, **overrides})
+    settings = with_random_cell(method, Settings.from_mapping({**written, **overrides}))
     require_usable(method, settings)
     require_identifier(plans.get("plans_name"))
     require_dataset_name(plans.get("dataset_name"))
@@ -68,20 +68,21 @@ def _require_no_pretrained_weights(trainer: str) -> None:
         )
 
 
+def with_random_cell(method: Method, settings: Settings) -> Settings:
+    """Return the settings; a random cell of the seed is finetuned where they name nothing."""
+    given = settings.cell.genotype is not None or settings.cell.skip != "cell"
+    if given or method.searches or not method.retrofits:
+        return settings
+    return settings.replace(genotype=f"random:{settings.optimisation.seed}")
+
+
 def require_usable(method: Method, settings: Settings) -> None:
     """Check that a method can run with valid settings; a search must not be given its result."""
-    nothing_given = (settings.cell.genotype, settings.cell.skip) == (None, "cell")
-    if method.searches and not nothing_given:
+    if method.searches and (settings.cell.genotype, settings.cell.skip) != (None, "cell"):
         raise ValueError(
             "a search finds its cells by itself; the settings have "
             f"genotype={settings.cell.genotype}, skip={settings.cell.skip}: use "
             "nnUNetTrainerIACDiscrete, which does not search, or leave them out"
-        )
-    if method.retrofits and not method.searches and nothing_given:
-        raise ValueError(
-            "nnUNetTrainerIACDiscrete needs the setting genotype, a JSON file or another "
-            "run's fold folder, or random:SEED, identity or conv, or the setting skip; "
-            "make plans that name it with nnunet-iac plan … --set genotype=PATH"
         )
     if (part := method.trained_part(settings.cell)) not in method.parts:
         what = "a retrofit" if method.retrofits else "nnUNetTrainerContinue"

@@ -42,7 +42,7 @@ class nnUNetTrainerIAC(RetrofitTrainer):
 
 
 class nnUNetTrainerIACDiscrete(RetrofitTrainer):
-    """Finetuning only: of a genotype, or of another skip module or control, as the settings define.
+    """Finetuning only: of a random cell, or of what the settings genotype or skip name.
 
     Deviates from nnUNetTrainer as `RetrofitTrainer` does; there is no search.
     """

@@ -678,7 +678,6 @@ TRAINED_PLANS = [
                 "needs iterations_per_epoch >= 2.*got 1",
                 "nnUNetTrainerIAC",
             ),
-            ("no genotype to finetune", {}, "needs the setting genotype", DISCRETE),
         ]
     ),
     trained(

@@ -225,7 +225,6 @@ def test_cells_that_are_to_be_compiled_on_a_cpu_are_not_with_a_warning() -> None
         (trainers.nnUNetTrainerIACLTH, {"search_epochs": 20}, "to 21 or more"),
         (trainers.nnUNetTrainerIACLTH, {"genotype": "identity"}, "use nnUNetTrainerIACDiscrete"),
         (trainers.nnUNetTrainerIAC, {"skip": "nested"}, "use nnUNetTrainerIACDiscrete"),
-        (trainers.nnUNetTrainerIACDiscrete, {}, "needs the setting genotype"),
         (
             trainers.nnUNetTrainerIACLTH,
             {"trainable_part": "decoder"},

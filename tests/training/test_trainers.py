@@ -14,6 +14,7 @@ from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import MIRRORING
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.search.controls import random_genotype
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES
 from nnunet_iac.training import trainers
@@ -260,12 +261,13 @@ def test_a_genotype_searched_on_another_fold_is_refused_unless_allowed(
     assert (origin["path"], origin["fold"], origin["trainer"]) == (checkpoint, 0, LTH)
 
 
-def test_a_discrete_run_without_a_genotype_is_refused_before_anything_is_written(
+def test_a_discrete_run_without_a_genotype_finetunes_the_random_cell_of_its_seed(
     make_trainer: Make, in_process: Any
 ) -> None:
-    with pytest.raises(ValueError, match="nnUNetTrainerIACDiscrete needs the setting genotype"):
-        make_trainer("nnUNetTrainerIACDiscrete")
-    assert not in_process.model("nnUNetTrainerIACDiscrete", "small").exists()
+    trainer = make_trainer(DISCRETE, in_process.write_plans("drawn", seed=3))
+    trainer.on_train_start()
+    assert trainer.settings.cell.genotype == "random:3"
+    assert trainer.network.genotype == random_genotype(3)
 
 
 @pytest.mark.parametrize(
