@@ -45,6 +45,7 @@ NAMES = {
     "random-decoder": "cells: random, and the decoder",
     "random-all": "cells: random, and the backbone",
     "random-wide": "cells: random, wide",
+    "random-alone": "cells: random, in place of the skip",
     "continued-ema": "the backbone continued, averaged weights (EMA)",
     "random-ema": "cells: random, averaged weights (EMA)",
     "iac-lth-ema": "cells: IAC-LTH, averaged weights (EMA)",
@@ -196,7 +197,7 @@ class Measured:
         by_method: dict[str, list[Any]] = {}
         for run in [*self.equal_runs, *self.runs_of("time")]:
             by_method.setdefault(run["method"], []).append(run)
-        minutes = {name: median(r["seconds"] for r in own) / 60 for name, own in by_method.items()}
+        minutes = {name: self._minutes(own) for name, own in by_method.items()}
         found = []
         for search in (name for name in (*SEARCHES, *DIRECT) if name in by_method):
             for lengths in CONTROLS.values():
@@ -210,6 +211,18 @@ class Measured:
             AtEqualTime(search, minutes[search], control, minutes[control], against)
             for (search, control, _), against in zip(found, family, strict=True)
         ]
+
+    def _minutes(self, runs: Sequence[Any]) -> float:
+        """Return the median minutes of runs on the machine that measured the searches.
+
+        A control of another length may be of another machine: its epochs count, each as long as
+        one of the control that was measured with the searches.
+        """
+        kind = next((k for k, names in CONTROLS.items() if runs[0]["method"] in names), None)
+        beside = [run for run in self.runs_of("methods") if run["method"] == kind]
+        if not beside:
+            return median(run["seconds"] for run in runs) / 60
+        return runs[0]["epochs"] * median(run["seconds"] / run["epochs"] for run in beside) / 60
 
     @cached_property
     def lengths(self) -> list[Length]:
