@@ -202,9 +202,9 @@ def settings_page() -> str:
         "Settings are keys in the section `iac` of a configuration in plans. "
         "`nnunet-iac plan --set KEY=VALUE` writes them into new plans. The defaults follow "
         "the papers, with the exceptions on the page [Deviations](../method/deviations.md); "
-        "`preset` and `residual` were chosen by measurements "
-        "([Evidence](../evidence/results.md#presets-how-the-defaults-were-chosen)). A setting that "
-        "a trainer does not use is named in a warning; an unknown key or value is an error.\n\n"
+        "what methods and presets are worth is on the page "
+        "[What a search is worth](../evidence/search.md). A setting that a trainer does not use is "
+        "named in a warning; an unknown key or value is an error.\n\n"
         "*Used by*: LTH is `nnUNetTrainerIACLTH`, IAC `nnUNetTrainerIAC`, Discrete "
         "`nnUNetTrainerIACDiscrete`, Continue `nnUNetTrainerContinue`."
     )

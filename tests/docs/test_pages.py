@@ -47,6 +47,3 @@ def test_a_difference_has_one_p_on_its_page_and_every_p_names_its_family(page: P
         found.setdefault(tuple(difference), set()).add(p)
     assert {difference: ps for difference, ps in found.items() if len(ps) > 1} == {}
     assert "p (Holm)" not in text
-    if page.stem == "results":
-        assert len(found) > 50
-        assert IN_SENTENCES.search(text)

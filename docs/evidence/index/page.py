@@ -5,13 +5,12 @@ python docs/evidence/index/page.py
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
 from nnunet_iac.analysis.scores.ceiling import ceiling
-from nnunet_iac.analysis.scores.method_table import MethodTable, method_tables
+from nnunet_iac.analysis.scores.method_table import method_tables
 from nnunet_iac.analysis.scores.wording import finding
 from nnunet_iac.analysis.vocabulary import STUDY_BASELINES
 from nnunet_iac.host.planning import CONTINUE_TRAINER
@@ -23,7 +22,6 @@ EVIDENCE = HERE.parent
 README = HERE.parents[2] / "README.md"
 BEGIN = "<!-- Numbers: written by `python docs/evidence/index/page.py` -->"
 END = "<!-- End of numbers -->"
-SEARCHES = ("iac-lth", "iac")
 CONVERGED = ("hippocampus", "acdc", "hippocampus-3d")
 """Data sets on which a network was trained until it converged."""
 
@@ -83,16 +81,15 @@ def is_frozen(run: Mapping[str, Any]) -> bool:
 
 def claims() -> Iterator[Claim]:
     """Yield all claims, those on what the method is worth first."""
-    yield from converged_claims()
     yield from search_claims()
     yield from adaptation_claims()
-    yield from beyond_claims()
+    yield from export_claims()
     yield from cost_claims()
     yield from reliability_claims()
     yield from width_claims()
 
 
-def converged_claims() -> Iterator[Claim]:
+def search_claims() -> Iterator[Claim]:
     """Yield what cells and searches are worth on networks that have converged."""
     for study in studies("search/*-genotypes.json"):
         found, runs = ceiling(study), trained(study)
@@ -124,50 +121,12 @@ def converged_claims() -> Iterator[Claim]:
         row, place = table.row("iac-lth"), table.place
         for control, said in STUDY_BASELINES.items():
             if control in row.against:
-                yield Claim(
+                claim = (
                     "Dice of searched cells on a converged network "
                     f"({place['dataset']}, {place['configuration']})",
                     f"{row.dice:.4f}, {finding(row.against[control], said)}",
-                    "search",
-                    own,
                 )
-
-
-@cache
-def _quality() -> list[tuple[Any, MethodTable]]:
-    return [(each, method_tables(each)[0]) for each in studies("results/quality-*.json")]
-
-
-def search_claims() -> Iterator[Claim]:
-    """Yield what a search is worth."""
-    runs = [run for study, _ in _quality() for run in trained(study)]
-    random, continued = _verdicts("random"), _verdicts("continued")
-    yield Claim(
-        "comparisons in which a searched cell is better than a random cell",
-        f"{random.count('better')} of {len(random)}, worse in {random.count('worse')}",
-        "results",
-        runs,
-        (
-            "comparisons that showed searched cells to be better than random ones (small networks)",
-            f"{random.count('better')} of {len(random)}, worse in {random.count('worse')}",
-        ),
-    )
-    yield Claim(
-        "comparisons in which a searched cell is better than the continued backbone",
-        f"{continued.count('better')} of {len(continued)}, worse in {continued.count('worse')}",
-        "results",
-        runs,
-        (
-            "the same against the continued backbone",
-            f"{continued.count('better')} of {len(continued)}, worse in {continued.count('worse')}",
-        ),
-    )
-
-
-def _verdicts(control: str) -> list[str]:
-    """Return the verdict on every search of the quality studies, against a control."""
-    found = [table.row(search).against[control] for _, table in _quality() for search in SEARCHES]
-    return [each.verdict for each in found if each is not None]
+                yield Claim(*claim, "search", own, claim)
 
 
 TARGETS = {"heart": "of another site", "hippocampus": "of a simulated other scanner"}
@@ -215,26 +174,15 @@ def adaptation_claims() -> Iterator[Claim]:
         )
 
 
-def beyond_claims() -> Iterator[Claim]:
-    """Yield what lies beyond the paper."""
-    study = result("beyond/three-d")
-    for table in method_tables(study):
-        name = {"plain3d": "a plain", "residual3d": "a residual-encoder"}[table.place["backbone"]]
-        against = table.row("iac-lth").against["random"]
-        assert against is not None
-        yield Claim(
-            f"in 3-D, on {name} U-Net, Dice of searched cells",
-            f"{table.row('iac-lth').dice:.4f}, {finding(against, 'a random cell')}",
-            "beyond",
-            trained(study),
-        )
-    exports = result("beyond/exports")
+def export_claims() -> Iterator[Claim]:
+    """Yield whether exported models are right."""
+    exports = result("export/exports")
     cases = [case for model in exports["models"] for case in model["cases"]]
     yield Claim(
         "an ONNX file gives the logits of its network",
         f"largest difference {max(case['difference'] for case in cases):.1e}, n = {len(cases)} "
         "cases",
-        "beyond",
+        "export",
         [exports],
     )
 
@@ -300,7 +248,7 @@ def reliability_claims() -> Iterator[Claim]:
     yield Claim(
         "a retrofit leaves its backbone bit-identical",
         f"{same} of {len(frozen)} runs",
-        "results",
+        "search",
         frozen,
         ("runs that left their backbone bit-identical", f"{same} of {len(frozen)}"),
     )

@@ -35,4 +35,3 @@ run growth_patch_128_96 step --patch-size 128 96 --repeats 5
 run growth_partial_channels_1 step --set partial_channels=1 --repeats 5
 [ -z "${nnUNet_preprocessed:-}" ] || python docs/evidence/performance/memory.py
 python docs/evidence/performance/page.py
-python docs/evidence/results/page.py  # It has some of these numbers, too.

@@ -18,12 +18,7 @@ stored=nnUNetTrainerAdam_80epochs__middle-double__2d/fold_0
 if [ "$data" = hippocampus ] && [ ! -d "$nnUNet_results/Dataset004_Hippocampus/$stored" ]; then
     nnUNetv2_install_pretrained_model_from_zip "$here/../adaptation/hippocampus-source.zip"
 fi
-if [ "$data" = hippocampus-3d ]; then
-    plans=$nnUNet_preprocessed/Dataset004_Hippocampus
-    [ -f "$plans/nnUNetPlans.json" ] || nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess -d 4 --no_pp -npfp 1
-    [ -f "$plans/nnUNetResEncUNetMPlans.json" ] || nnUNet_n_proc_DA=1 nnUNetv2_plan_experiment -d 4 -pl nnUNetPlannerResEncM
-    python "$here/../beyond/plans.py"
-fi
+[ "$data" != hippocampus-3d ] || bash "$here/small3d.sh"
 studies=$(python "$here/studies.py" "$data" "$folder")
 [ $# -gt 0 ] || read -ra all <<<"$studies"
 for study in "${@:-${all[@]}}"; do

@@ -18,7 +18,7 @@ from nnunet_iac.runs.atomic import read_json, write_json, write_text
 from nnunet_iac.runs.splits import SPLITS
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results"
+SPLITS_OF_ALL = HERE.parent / "splits"
 CONVERGED, CHOOSE = "converged", "choose"
 """Studies of backbones, and of learning rates."""
 
@@ -36,7 +36,7 @@ def read_document() -> Document:
 
 def splits_file(document: Document, data: str) -> Path:
     """Return the file of a data set's splits."""
-    return RESULTS / f"splits_{document['sets'][data]['dataset']['dataset']}.json"
+    return SPLITS_OF_ALL / f"splits_{document['sets'][data]['dataset']['dataset']}.json"
 
 
 def chosen_rates(document: Document, data: str, results: Path = HERE) -> Document | None:

@@ -1,6 +1,6 @@
 """Write the splits of the studies: fold 0 is for comparing, fold 1 for choosing.
 
-    python docs/evidence/results/splits.py RAW
+    python docs/evidence/splits/splits.py RAW
 
 RAW is a data set in nnU-Net's raw layout. Fold 0 is the first of its own `splits_final.json`, or
 of nnU-Net's five-fold split. Fold 1 divides the training cases of fold 0 once more, by patient, so

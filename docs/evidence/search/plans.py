@@ -1,6 +1,6 @@
-"""Write plans of small patches for the study in three dimensions.
+"""Write plans of small patches for studies in three dimensions.
 
-    python docs/evidence/beyond/plans.py
+    bash docs/evidence/search/small3d.sh
 
 Needs the plans nnUNetPlans and nnUNetResEncUNetMPlans of the data set 4.
 """

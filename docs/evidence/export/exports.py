@@ -1,6 +1,6 @@
 """Export finished folds as ONNX, compare and time them on validation cases, into exports.json.
 
-    python docs/evidence/beyond/exports.py CASES FOLD...
+    python docs/evidence/export/exports.py CASES FOLD...
 
 FOLD: fold folders of retrofits.
 """
@@ -52,6 +52,7 @@ def exported(fold: Path, cases: int) -> dict[str, Any]:
         size = path.stat().st_size
     return {
         "model": fold.parent.name,
+        "network": config["architecture"]["network_class_name"].rpartition(".")[2],
         "patch": config["patch_size"],
         "bytes": size,
         "cases": [vars(parity) for parity in parities],
