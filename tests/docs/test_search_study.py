@@ -179,7 +179,7 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
     assert "so both have converged" in text
     assert "| cells: random | 19 |" in text
     assert "### How long to finetune" in text
-    # Of the controls that take no longer than a search, the longest, an epoch as long as of `random`.
+    # Of the controls that take no longer than a search, the longest.
     assert "| cells: IAC-LTH, `literal` | 1.5 | cells: random | 1.3 |" in text
     assert "| cells: IAC, the full search | 4.0 | cells: random | 2.0 |" in text
 

@@ -315,10 +315,3 @@ def source_cells(found: PairedComparison | None) -> list[str]:
         return [NONE] * len(SOURCE_HEAD)
     means = [score_text(mean) for mean in (found.mean_a, found.mean_b)]
     return [*means, difference_text(found), p_text(found.p_holm)]
-
-
-def markdown(table: MethodTable) -> str:
-    """Return a table in Markdown."""
-    head, *rows = cells(table)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
