@@ -76,21 +76,21 @@ def test_the_rate_of_a_kind_is_that_of_its_best_method_and_own_settings_win(
     studies: ModuleType, tmp_path: Path
 ) -> None:
     document = studies.read_document()
-    assert studies.chosen_rates(document, "acdc", tmp_path) is None
-    assert studies.study(document, "acdc", "methods", None) is None
+    assert studies.chosen_rates(document, "hippocampus", tmp_path) is None
+    assert studies.study(document, "hippocampus", "methods", None) is None
     tried = document["studies"]["choose"]["methods"]
     best = {"continued-sgd": 0.1, "random-1e-3": 0.1}
     runs = [run(name, 0, best.get(name, 0)) for name in tried]
-    write_json(tmp_path / "acdc-choose.json", {"methods": [*tried], "runs": runs})
-    rates = studies.chosen_rates(document, "acdc", tmp_path)
+    write_json(tmp_path / "hippocampus-choose.json", {"methods": [*tried], "runs": runs})
+    rates = studies.chosen_rates(document, "hippocampus", tmp_path)
     assert rates == {
         "continued": tried["continued-sgd"]["settings"],
         "random": {"finetune_lr": 1e-3},
     }
-    study = study_of(studies.study(document, "acdc", "methods", rates))
+    study = study_of(studies.study(document, "hippocampus", "methods", rates))
     assert study.settings_of("continued", 0).optimisation.finetune_optimizer == "sgd"
     assert study.settings_of("attention", 0).optimisation.finetune_lr == 1e-3
-    assert studies.with_rates("x", {"settings": {"finetune_lr": 1.0}}, "acdc", rates)[
+    assert studies.with_rates("x", {"settings": {"finetune_lr": 1.0}}, "hippocampus", rates)[
         "settings"
     ] == {"finetune_lr": 1.0}
 

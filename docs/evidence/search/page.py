@@ -130,6 +130,7 @@ class Measured:
     key: str
     studies: Mapping[str, Any]
     planned: tuple[str, ...]
+    chosen_on: str | None = None
 
     @property
     def title(self) -> str:
@@ -297,7 +298,7 @@ def measured() -> list[Measured]:
     for key, given in sets.items():
         files = {name: file(key, name) for name in given["studies"]}
         studies = {name: read_json(path) for name, path in files.items() if path.is_file()}
-        found.append(Measured(key, studies, tuple(files)))
+        found.append(Measured(key, studies, tuple(files), given.get("chosen_on")))
     return found
 
 
@@ -334,7 +335,13 @@ def page() -> str:
     environment = markdown_environment(HERE)
     environment.filters.update(difference=difference_text, p=p_text)
     own = {"names": NAMES, "searches": SEARCHES, "direct": DIRECT, "counts": COUNTS}
-    own |= {"matters": MATTERS, "margin": MARGIN, "papers": PAPERS, "reference": REFERENCE}
+    own |= {
+        "titles": TITLES,
+        "matters": MATTERS,
+        "margin": MARGIN,
+        "papers": PAPERS,
+        "reference": REFERENCE,
+    }
     environment.globals.update(own, finding=finding, kept=kept)
     return environment.get_template("page.md.jinja").render(sets=measured())
 
