@@ -1,4 +1,4 @@
-"""What the repository says of itself: citation, metadata, changelog and templates."""
+"""Citation, metadata, changelog and templates of the repository."""
 
 import ast
 import re

@@ -53,7 +53,7 @@ SHOWN = {
     r"(the|a|every|each|its|minus|than) references?"
     r"(?! (\(the backbone\)|page|section|genotype))": "backbone"
 }
-"""Of what users read besides; the name `reference` of a folder and a method may stay."""
+"""Further words for users; the name `reference` of a folder and a method may stay."""
 
 
 def found_in(text: str, *glossaries: dict[str, str]) -> list[str]:
@@ -115,6 +115,11 @@ def test_messages_and_helps_have_the_words_of_the_glossary(path: Path) -> None:
 @pytest.mark.parametrize("path", CODE, ids=_name)
 def test_docstrings_and_comments_have_the_words_of_the_glossary(path: Path) -> None:
     assert [found for text in written_in(path) for found in found_in(text, NEVER)] == []
+
+
+@pytest.mark.parametrize("path", CODE, ids=_name)
+def test_docstrings_begin_with_what_they_describe(path: Path) -> None:
+    assert [text for text in written_in(path) if text.startswith(("What ", "Of "))] == []
 
 
 @pytest.mark.parametrize("path", [*TEMPLATES, *PAGES], ids=_name)

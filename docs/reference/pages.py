@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "nnunet_iac"
 
 METHODS = {"LTH": IAC_LTH, "IAC": IAC, "Discrete": IAC_DISCRETE, "Continue": CONTINUE}
-"""What a table of settings calls the trainers."""
+"""Names of the trainers in tables of settings."""
 
 VARIANTS: Sequence[Mapping[str, Any]] = (
     {},
@@ -97,7 +97,7 @@ MEANINGS = {
     "finetune_schedule": "`poly`: nnU-Net's decay",
     "ema_decay": "above 0, for example 0.99: the exponential moving average of the trained weights "
     "over the steps of the finetuning is validated, saved and predicted with; it reaches back "
-    "about 1 / (1 − d) steps; not measured yet",
+    "about 1 / (1 − d) steps ([measured](../evidence/adaptation.md))",
     "retention": "how a run forgets less of its source; see [Adapt](../guide/adapt.md)",
     "retention_weight": "weight of the penalty of `l2-sp`, `ewc` or `lwf`",
     "rehearsal_cases": "training cases of the source that are drawn for `rehearsal`",

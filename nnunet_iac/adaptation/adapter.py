@@ -38,10 +38,10 @@ from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
 
 ADAPTER_FORMAT = 1
-"""Of the files; a newer one is refused."""
+"""Version of the files; a newer one is refused."""
 
 ADAPTER_KEY = "nnunet_iac.adapter"
-"""Of the one entry in a file's metadata, a JSON document."""
+"""Key of the one entry in a file's metadata, a JSON document."""
 
 ADAPTER_SUFFIX = ".safetensors"
 RESERVED = (NO_ADAPTER, AUTO)
@@ -49,7 +49,7 @@ ADAPTERS_FOLDER = "adapters"
 """Inside the folder of the backbone's model: where an adapter is looked for by its name."""
 
 BACKBONE_PREFIXES = ("encoder.", "decoder.")
-"""How the names of a backbone's tensors begin."""
+"""Beginnings of the names of a backbone's tensors."""
 
 MEAN, SPREAD = "statistics.mean.", "statistics.spread"
 """Names of the statistics in a file."""

@@ -24,7 +24,7 @@ from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import Backbone, Fold, read_backbone
 
 IMPLANT_PREFIX = "implants."
-"""How the names of a retrofit's own tensors begin."""
+"""Beginning of the names of a retrofit's own tensors."""
 
 
 @dataclass(frozen=True)

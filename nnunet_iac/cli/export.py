@@ -6,7 +6,7 @@ from pathlib import Path
 from nnunet_iac.cli.options import Verbs, add_output, add_verb, require_extra
 
 ONNX_MODULES = ("onnx", "onnxscript", "onnxruntime")
-"""What the extra `onnx` brings."""
+"""Modules that the extra `onnx` installs."""
 
 
 def add_export(verbs: Verbs) -> None:

@@ -26,7 +26,7 @@ PARETO_METHODS = ("reference", "continued", "iac-lth", "random", "iac")
 """The methods of `workflow.pareto`, which is imported when it runs."""
 
 STUDY_MODULES = ("snakemake", "yaml", "jsonschema")
-"""What the extra `study` brings."""
+"""Modules that the extra `study` installs."""
 
 
 def add_demo(verbs: Verbs) -> None:

@@ -36,7 +36,7 @@ EXPORT_TRAINERS = 'eval "$(nnunet-iac trainers-dir --export)"'
 """Adds our folder to those that the variable lists."""
 
 FREE_BYTES = 5 * 1024**3
-"""What nnUNet_results should have left for the checkpoints and predictions of a few folds."""
+"""Free space in nnUNet_results for the checkpoints and predictions of a few folds."""
 
 _LOOK_UP = """
 import json, sys, traceback
@@ -54,7 +54,7 @@ for name in sys.argv[1:]:
         found[name] = {"file": origin(name)}
     except Exception as error:
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        files.append(getattr(error, "filename", None))  # Of what is no Python.
+        files.append(getattr(error, "filename", None))  # Of a file that is no Python.
         found[name] = {"error": f"{type(error).__name__}: {error}", "files": files}
 print(json.dumps(found))
 """

@@ -34,7 +34,7 @@ from nnunet_iac.search.settings import Settings
 TRAINER = "nnUNetTrainer"
 MODEL_FILES = ("dataset.json", "dataset_fingerprint.json")
 PICTURE = "progress.png"
-"""What nnU-Net's export_model_to_zip asks for, besides checkpoints and plans."""
+"""Files that nnU-Net's export_model_to_zip needs, besides checkpoints and plans."""
 
 
 @dataclass(frozen=True)

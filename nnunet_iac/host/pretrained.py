@@ -21,10 +21,10 @@ _UNREADABLE = (
     *(SafetensorError, pickle.UnpicklingError, struct.error),
     *(EOFError, RuntimeError, ValueError, LookupError),
 )
-"""What damaged files raise."""
+"""Errors that reading a damaged file raises."""
 
 SEED = 0
-"""Of the tensors that the file of weights does not hold: stem and decoder."""
+"""Seed of the tensors that the file of weights lacks: stem and decoder."""
 
 
 def write_pretrained(plans_file: Path, configuration: str, weights: Path) -> Path:

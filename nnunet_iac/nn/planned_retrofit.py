@@ -17,7 +17,7 @@ _OF_PART: dict[str, Any] = {
     "decoder_norms": Literal["frozen", "tuned"],
     "trained_backbone": Literal["none", "decoder", "all"],
 }
-"""What the setting `trainable_part` means to a network."""
+"""Arguments of a network that the setting `trainable_part` decides."""
 _VALUES = (
     *(key for key in STRUCTURAL if key not in ("implant", *_OF_PART)),
     *("activation_checkpointing", *_OF_PART),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 STAGES = 6
 """Resolutions of every encoder, the full one included; each has half the sides of the last."""
 FACTOR = 2 ** (STAGES - 1)
-"""What every side of an image must be a multiple of."""
+"""Every side of an image must be a multiple of it."""
 STEM_CHANNELS = 32
 """Channels of the full-resolution stem by default, as of nnU-Net's first stage."""
 
@@ -26,7 +26,7 @@ class Encoder:
 
     timm_name: str
     channels: tuple[int, ...]
-    """Of the features of its trunk, the highest resolution first."""
+    """Channels of the features of its trunk, the highest resolution first."""
     head: tuple[str, ...]
     """Prefixes of the names of the parameters behind the trunk."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _UNFINISHED = ".writing."
-"""How the names of temporary files begin."""
+"""Beginning of the names of temporary files."""
 
 BEGINNING = 40
 """Letters of a file's name in that of its temporary file, which must not be too long itself."""

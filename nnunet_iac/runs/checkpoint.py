@@ -28,7 +28,7 @@ MIRRORING = "inference_allowed_mirroring_axes"
 """Key of the axes along which nnU-Net mirrors when it predicts; None for none."""
 
 WRAPPER = "module."
-"""How names of weights begin that were saved with torch's wrapper for several devices."""
+"""Beginning of the names of weights saved with torch's wrapper for several devices."""
 
 _RECONSTRUCT: Any = np.empty(0).__reduce__()[0]
 _SCALAR: Any = np.float64(0).__reduce__()[0]
@@ -41,13 +41,13 @@ _PLAIN_CLASSES: list[Any] = [
         for module in ("numpy.core", "numpy._core")
     ),
 ]
-"""What nnU-Net's log and our state consist of, besides what torch allows anyway.
+"""Classes in nnU-Net's log and in our state, besides those that torch allows anyway.
 
 Not numpy's types of objects and of records: an array of objects is made from raw addresses.
 """
 
 _CLASS = re.compile(r"(?:GLOBAL |<class ')([\w.]+)")
-"""What torch's reader refuses, in the text of its errors."""
+"""The class that torch's reader refuses, in the text of its errors."""
 
 _DAMAGES = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError),

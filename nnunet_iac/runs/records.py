@@ -11,7 +11,7 @@ from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 RUN_KEYS = ("method", "trainer", "dataset", "plans", "configuration", "fold")
-"""What `run` in a cost record contains of every run."""
+"""Keys of `run` in the cost record of every run."""
 
 EDGES_BY_OPERATIONS = (len(EDGES), len(OPERATIONS))
 SHAPES: dict[str, tuple[int, ...]] = {

@@ -14,7 +14,7 @@ OF_SKIP = {
     "nested": "nested skips",
     "residual-attention": "residual attention",
 }
-"""What records call a retrofit, by the setting `skip`."""
+"""Names of retrofits in records, by the setting `skip`."""
 
 CellKind = Literal["path", "random", "identity", "convolution"]
 
@@ -23,14 +23,14 @@ OF_KIND: dict[CellKind, str] = {
     "identity": "identity cell",
     "convolution": "convolution",
 }
-"""What records call a run without a search, by what the setting `genotype` means."""
+"""Names of runs without a search in records, by the meaning of the setting `genotype`."""
 
 OF_TRAINED_PART = {
     "network": "continued",
     "decoder": "continued decoder",
     "norms": "continued norms",
 }
-"""What records call the control that continues the backbone, by the setting `trainable_part`."""
+"""Names of the continued backbone in records, by the setting `trainable_part`."""
 
 OF_RETENTION = {
     "none": "",
@@ -39,7 +39,7 @@ OF_RETENTION = {
     "lwf": " with LwF",
     "rehearsal": " with rehearsal",
 }
-"""What records add to the names of controls, by the setting `retention`."""
+"""Endings of the names of controls in records, by the setting `retention`."""
 
 _WITH_ARGUMENT = re.compile(r"(conv|random)(?::(.*))?", re.DOTALL)
 _SEED = re.compile(r"\d{1,18}")

@@ -11,7 +11,7 @@ FREE = "max_pool_3x3"
 """The operation with neither weights nor products, so that a cell of it alone is the cheapest."""
 
 QUANTITY_NAMES = {"parameters": "parameters", "macs": "MACs"}
-"""What is counted, as a field of `Cost`, and how it is called."""
+"""Names of the counted quantities in texts, by their field of `Cost`."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class CellCosts:
-    """What a discrete cell is made of costs, summed over all skip levels.
+    """Costs of the parts of a discrete cell, summed over all skip levels.
 
     Args:
         backbone: the frozen network, which the limits are relative to.

@@ -83,7 +83,7 @@ def _best_but_identity(
 
 
 QUANTITIES = {"max_parameter_ratio": "parameters", "max_mac_ratio": "macs"}
-"""What each setting limits, as a field of `Cost`."""
+"""The field of `Cost` that each setting limits."""
 
 RESOLUTION = 10**12
 """Importances are compared as integers in units of one over this, so that sums are exact."""
@@ -112,7 +112,7 @@ class Limit:
 
     @property
     def unit(self) -> str:
-        """What its share is a share of."""
+        """The whole that its share refers to."""
         return f"the backbone's {QUANTITY_NAMES[QUANTITIES[self.setting]]}"
 
 
@@ -137,7 +137,7 @@ class Budgeted:
         return self.genotype != self.wanted
 
     def __str__(self) -> str:
-        """What the cells add to the backbone and what was given up for it, as one line."""
+        """One line: the cost of the cells, and the choices given up for the limits."""
         if not self.limits:
             return "no budget was set for the cells"
         shares = " and ".join(f"{_percent(x.share(self.cost))} of {x.unit}" for x in self.limits)
@@ -246,7 +246,7 @@ Spent = tuple[int, int, int]
 """Parameters, MACs and identities of the edges so far."""
 
 Merit = tuple[int, int, tuple[tuple[int, int], ...]]
-"""What orders them: both sums of importance, then (-edge, operation) of every choice."""
+"""Their sort key: both sums of importance, then (-edge, operation) of every choice."""
 
 
 def _most_important(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 _NAMED = 3
-"""How many names a message contains of a longer list."""
+"""Names that a message contains of a longer list."""
 
 
 def patient_of(case: str, pattern: str | None) -> str:

@@ -139,15 +139,15 @@ Implant = Literal["cell", "convolution", "attention", "nested", "residual-attent
 RetentionName = Literal["none", "l2-sp", "ewc", "lwf", "rehearsal"]
 
 RetrofitPart = Literal["cells", "cells+norms", "cells+decoder", "all"]
-"""What a retrofit finetunes; the first is the default."""
+"""Parts that a retrofit can finetune; the first is the default."""
 
 ControlPart = Literal["network", "decoder", "norms"]
-"""What of the backbone the control trains; the first is the default."""
+"""Parts of the backbone that the control can train; the first is the default."""
 
 TrainablePart = Literal[RetrofitPart, ControlPart]
 
 BackbonePart = Literal["none", "norms", "decoder", "all"]
-"""What is trained of a backbone's own tensors."""
+"""Trained parts of a backbone's own tensors."""
 
 BACKBONE_PARTS: Mapping[TrainablePart, BackbonePart] = {
     **{"cells": "none", "cells+norms": "none", "cells+decoder": "decoder", "all": "all"},
@@ -167,7 +167,7 @@ STRUCTURAL = (
     "edge_transform",
     "tan_clamp",
 )
-"""What decides which network a plans file describes; the folds of a model share these."""
+"""Settings that decide the network of a plans file; all folds of a model share them."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class CellConfig(CheckedPart):
 
     @property
     def implant(self) -> Implant:
-        """What is put into the skip connections."""
+        """The module that is put into the skip connections."""
         if self.genotype is not None and CellSource.of(self.genotype).kind == "convolution":
             return "convolution"
         return self.skip
@@ -231,7 +231,7 @@ class CellConfig(CheckedPart):
 
     @property
     def trained_backbone(self) -> BackbonePart:
-        """What a retrofit finetunes of its backbone's own tensors."""
+        """The part of its backbone's own tensors that a retrofit finetunes."""
         return BACKBONE_PARTS[self.trainable_part or "cells"]
 
     @property

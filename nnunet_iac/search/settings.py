@@ -66,7 +66,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "finetune_lr": 3e-3,
     },
 }
-"""What each preset changes of the defaults; `adaptive` also has a threshold of its own.
+"""Values of each preset that differ from the defaults; `adaptive` also has its own threshold.
 
 `adapt` is for another data set with a few cases: 200 batches of a search as in `literal`, and 200
 of finetuning.

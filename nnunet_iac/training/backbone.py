@@ -35,7 +35,7 @@ ORIGIN: dict[str, set[str]] = {
     "trainer_name": set(),
     "init_args": {"plans", "configuration", "fold", "dataset_json"},
 }
-"""What a backbone's checkpoint must hold, and the keys inside."""
+"""Entries that a backbone's checkpoint must have, and the keys inside."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from nnunet_iac.training.mirroring import keep_to
 from nnunet_iac.training.optimisation import load_optimiser
 
 CHECKPOINT_FORMAT = 3
-"""Of what our trainers add to nnU-Net's checkpoints."""
+"""Version of the state that our trainers add to nnU-Net's checkpoints."""
 
 FREE_TO_CHANGE = ("activation_checkpointing", "compile_cells", "score_source")
 """Settings that may change before a run continues: the others would make its record wrong."""
@@ -39,7 +39,7 @@ CURES = {
     "split": "restore splits_final.json, whose cases iac/split.json holds",
     "configuration_content": "restore the configuration in the plans",
 }
-"""What to do where a checkpoint is right and something else has changed."""
+"""Instructions where a checkpoint is right and something else has changed."""
 
 
 def run_identity(

@@ -9,7 +9,7 @@ import torch._dynamo
 from nnunet_iac.search.setting_parts import Optimisation
 
 VERSIONS = 64
-"""Of the cells' one forward function: one for every level, in training and in evaluation.
+"""Compiled versions of the cells' one forward function: one per level, in training and evaluation.
 
 With fewer allowed torch would run the cells of further levels uncompiled.
 """

@@ -55,7 +55,7 @@ class Phase(str, Enum):
     SEARCH = "search"
     FINETUNE = "finetune"
     CONTINUED = "continued"
-    """Of the control that continues training the backbone."""
+    """The phase of the control, which continues training the backbone."""
 
 
 def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:

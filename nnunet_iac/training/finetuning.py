@@ -7,7 +7,7 @@ from typing import Any
 from nnunet_iac.search.setting_parts import SearchSchedule
 
 WEIGHT = 0.1
-"""Of an epoch's loss in the running mean, as nnU-Net weighs its pseudo Dice."""
+"""Weight of an epoch's loss in the running mean, as that of nnU-Net's pseudo Dice."""
 
 
 class FinetuneLength:

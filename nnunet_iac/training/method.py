@@ -40,7 +40,7 @@ class Method:
 
     @property
     def parts(self) -> tuple[TrainablePart, ...]:
-        """What `trainable_part` may be; the first is the default."""
+        """Allowed values of `trainable_part`; the first is the default."""
         return get_args(RetrofitPart if self.retrofits else ControlPart)
 
     def retention(self, rates: Optimisation) -> RetentionName:

@@ -19,7 +19,7 @@ MAX_GRADIENT_NORM = 12.0
 """nnU-Net's clipping of the weights' gradient; alpha and beta are never clipped."""
 
 SMALLEST_SCALE = 2.0**-20
-"""Of the loss in mixed precision; it begins at 2^16."""
+"""Smallest scale of the loss in mixed precision; the scale begins at 2^16."""
 
 SGD_WEIGHT_DECAY = 3e-5
 """nnU-Net's, of the finetuning with `sgd`; nothing else decays but alpha and beta on request."""

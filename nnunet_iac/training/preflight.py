@@ -41,7 +41,7 @@ FILES_IN_A_FOLD = 4
 """Checkpoints that may lie in a fold at once: latest, previous, best, and one being written."""
 
 SUFFIXES = (".b2nd", ".npz", ".npy")
-"""Of the files in which nnU-Net's data sets, new and old, keep predictions of the first stage."""
+"""Suffixes of the files, new and old, in which nnU-Net keeps predictions of the first stage."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from nnunet_iac.search.space import EDGES, OPERATIONS
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """How far a search is after an epoch.
+    """The state of a search after an epoch.
 
     Operations are left on all edges together, one on a settled edge; `ends` are the least and the
     most completed epochs of the run after which the search may end.
@@ -23,7 +23,7 @@ class SearchProgress:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is after an epoch."""
+    """The state of a run after an epoch."""
 
     phase: str
     epochs: int

@@ -25,10 +25,10 @@ FISHER_BATCHES = 50
 """Batches of source cases from which EWC estimates how much each weight matters."""
 
 TEMPERATURE = 2.0
-"""Of the softmax in LwF, as in its paper."""
+"""Temperature of the softmax in LwF, as in its paper."""
 
 Penalty = Callable[[Tensor, Any], Tensor]
-"""What is added to the loss of a batch, from its images and the network's output."""
+"""A term of the loss of a batch, computed from its images and the network's output."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Source:
 
     @property
     def input_channels(self) -> int:
-        """Of the images."""
+        """Channels of the images."""
         manager = PlansManager(self.plans)
         return int(determine_num_input_channels(manager, self.configuration, self.dataset))
 

@@ -26,7 +26,7 @@ from nnunet_iac.workflow.study_plans import fold_folder, study_folder
 DATASET, FILE_ENDING = "Dataset004_Hippocampus", ".nii.gz"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 BACKBONE_LR = 1e-3
-MOST_THREADS = 4  # Of a training: more only wait for each other on networks this small.
+MOST_THREADS = 4  # Threads of a training: more only wait for each other on networks this small.
 
 SETTINGS: Mapping[str, Any] = {
     "preset": "adaptive",

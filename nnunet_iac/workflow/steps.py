@@ -53,10 +53,10 @@ Command = Callable[..., None]
 """Runs words as a command, with keywords as additional environment variables."""
 
 FINGERPRINT = "dataset_fingerprint.json"
-"""What planning needs of a data set, and extracts for minutes where it is not there."""
+"""File that planning needs; where it is missing its extraction takes minutes."""
 
 GPUS = "NNUNET_IAC_GPUS"
-"""How many GPUs of this machine a study's trainings share; set where nothing else assigns them."""
+"""Number of GPUs of this machine that a study's trainings share, unless others assign them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -90,7 +90,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class StudyMethod:
-    """What is trained on top of a backbone, by a trainer without the suffix of an augmentation.
+    """A method of training on top of a backbone, by a trainer without an augmentation's suffix.
 
     `{seed}` and `{cells}` in the setting `genotype` are filled in, the latter with the cells that
     the method `cells_of` found. A method with `epochs_of` trains for the epochs of that one, search

@@ -17,7 +17,7 @@ from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study import METHODS, BackboneSpec, DataSet, Study, StudyMethod
 
 THREADS_ON_CPU, THREADS_ON_GPU = 1, 8
-"""Of a training unless the file names another number: on a GPU they load the data."""
+"""Threads of a training unless the file sets another number; on a GPU they load the data."""
 
 
 def read_study(path: Path) -> Study:

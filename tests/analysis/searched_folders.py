@@ -43,7 +43,7 @@ TRAINERS = {
     **dict.fromkeys(("random cell", "identity cell", "convolution"), "nnUNetTrainerIACDiscrete"),
     **dict.fromkeys(OF_SKIP.values(), "nnUNetTrainerIACDiscrete"),
 }
-"""Of the controls and the other skip modules."""
+"""Names of the controls and the other skip modules."""
 MODULES = {
     "attention gates": "attention",
     "nested skips": "nested",

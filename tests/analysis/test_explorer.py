@@ -30,7 +30,7 @@ def test_frames_count_operations_as_the_log_does(run):
 
 
 def test_shares_of_an_edge_fill_a_byte(run):
-    """Of those left before the prune; rounding adds at most half a step per operation."""
+    """The shares before the prune; rounding adds at most half a step per operation."""
     total = _shares(search_frames(run))[: SETTINGS.schedule.warmup_epochs].sum(axis=2)
     assert (abs(total.astype(int) - 255) <= 4).all()
 

@@ -16,7 +16,7 @@ SOURCE = [f"patient{n:03d}_frame{frame}" for n in range(1, 15) for frame in ("01
 DRAWS = 3
 
 GAINS = {"iac-lth": (0.16, 0.01), "random": (0.16, 0.01), "continued": (0.162, 0.06)}
-"""Of the methods that differ from `OTHER`: what is gained on the target, and lost on the source."""
+"""Gain on the target and loss on the source of methods that differ from `OTHER`."""
 
 OTHER = (0.15, 0.02)
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 ROWS = [row.split("|")[1] for row in PAGE.splitlines() if row.startswith("| ")]
 ELSEWHERE = re.compile(r"FAIL  |Could not find requested|--adapter ")
-"""Of doctor's checks, of nnU-Net, and an option."""
+"""Words of doctor's checks, of nnU-Net, and an option."""
 QUOTED = [text for row in ROWS for text in re.findall(r"`([^`]+)`", row) if " " in text]
 QUOTED = [text for text in QUOTED if not ELSEWHERE.match(text)]
 

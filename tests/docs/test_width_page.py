@@ -1,4 +1,4 @@
-"""How docs/evidence/width.md counts what seeds vote for."""
+"""docs/evidence/width.md: how votes of seeds are counted."""
 
 import pytest
 

@@ -56,23 +56,23 @@ SECOND_KILL_EVERY, SECOND_KILL_AT = 4, 60
 """Every so many kills the continued run is killed as well, at that moment of its own."""
 
 HALF = b'{"half": [1, 2'
-"""What is in a file that was being written."""
+"""Content of a file that was being written."""
 
 STAGES = ("training", "validation of the backbone", "validation of the network")
-"""Of a run, in turn; the last two are its final validations."""
+"""Stages of a run, in turn; the last two are its final validations."""
 
 KINDS_OF_STAGES = ("predict_sliding_window_return_logits", "half of record")
 """Kinds of moments of which `one_of_each_kind` returns one of every stage."""
 
 WORKERS, SEED, POLL_SECONDS = 2, 0, 0.01
-"""Of runs that are killed from outside: augmentation workers, seed of the times, and of a look."""
+"""Runs killed from outside: augmentation workers, seed of the times, seconds between looks."""
 
 DATASET, CONFIGURATION, FOLD = "4", "2d", 0
 Report = Callable[[str], None]
 Choose = Callable[[Sequence[str], Sequence[str]], list[int]]
 """Returns numbers of moments, from 1, by their names and stages."""
 State = dict[str, str]
-"""Of a folder: the hash of every file's content by its path, and an empty text for folders."""
+"""A folder's files: the hash of each content by its path, and an empty text for folders."""
 
 
 class Moments:

@@ -14,7 +14,7 @@ from nnunet_iac.nn.skip_modules import AttentionGate, ResidualAttention
 from nnunet_iac.nn.skip_unet import SkipUNet
 
 FILTERS = (32, 64, 128, 256, 512)
-"""Of U-Net and U-Net++ in Zhou et al. 2018."""
+"""Channels of U-Net and U-Net++ in Zhou et al. 2018."""
 ZHOU = {
     "n_stages": 5,
     "features_per_stage": FILTERS,

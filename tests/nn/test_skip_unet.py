@@ -20,7 +20,7 @@ CLASS_NAME = "nnunet_iac.nn.skip_unet.SkipUNet"
 UNETS = "dynamic_network_architectures.architectures.unet"
 TIMM_UNET = "nnunet_iac.nn.timm_unet.TimmUNet"
 SPATIAL = (16, 8, 24)
-"""Of the image; four stages halve it three times."""
+"""Sides of the image; four stages halve it three times."""
 
 dimensions = pytest.mark.parametrize("dimension", [2, 3])
 skips = pytest.mark.parametrize("skip", SKIP_MODULES)

@@ -29,7 +29,7 @@ OWN_FILES = (
     "dataset_fingerprint.json",
     "splits_final.json",
 )
-"""Of the preprocessed data set; every test in the tests' process has its own."""
+"""Files of the preprocessed data set; every test in the tests' process has its own."""
 HANGS_AFTER_SECONDS = 400
 FORKING_POOLS = Path(__file__).parent / "forking_pools"
 

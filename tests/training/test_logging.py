@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: nnU-Net's log and logger, W&B and TensorBoard."""
+"""Output of a run while it trains: nnU-Net's log and logger, W&B and TensorBoard."""
 
 import re
 import sys
@@ -26,7 +26,7 @@ FULL = "nnUNetTrainerIAC_1warmup6search2finetune"
 CONTROL = "nnUNetTrainerContinue"
 EPOCHS = 9
 SEARCH_EPOCHS = 7
-"""Of which the first is the warm-up."""
+"""Epochs of the search, of which the first is the warm-up."""
 
 SEARCH_KEYS = ("iac/operations_left", "iac/edges_settled", "iac/entropy")
 EVERY_EPOCH = ("iac/phase", "iac/seconds")

@@ -23,7 +23,7 @@ DESCRIPTION = {
     "labels": {"background": 0, "organ": 1},
     "file_ending": ".nii.gz",
 }
-"""What dataset.json says."""
+"""Content of dataset.json."""
 
 FEATURES = (8, 16, 32)
 

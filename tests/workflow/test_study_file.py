@@ -1,4 +1,4 @@
-"""What a study file may say, and the runs that it means."""
+"""Study files: their allowed content, and the runs they define."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a study's page says first."""
+"""The first words of a study's page."""
 
 from pathlib import Path
 

@@ -32,13 +32,13 @@ CASES = {"heart": (1, 3, 5, 10), "hippocampus": (3,)}
 """How many cases each pair is adapted to; studies.py plans the same."""
 
 SEARCHED = {"heart": "acdc", "hippocampus": "hippocampus"}
-"""What ../search calls the data sets of the sources."""
+"""Names of the sources' data sets in ../search."""
 
 PATIENTS = r"patient\d+|cmr_\d+|hippocampus_\d+"
-"""What a patient is called in all data sets; ACDC has two volumes of each."""
+"""Pattern of a patient's name in all data sets; ACDC has two volumes of each."""
 
 DEFAULT = "iac-lth"
-"""What `nnunet-iac adapt` proposes."""
+"""The method that `nnunet-iac adapt` proposes."""
 
 RANDOM, CONTINUED, SCRATCH = "random", "continued", "scratch"
 CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "norms")
@@ -79,7 +79,7 @@ NOT_MEASURED = "not measured"
 
 @dataclass(frozen=True)
 class Adapted:
-    """What was measured of one number of cases; `picture` is the name of its figure.
+    """The results for one number of cases; `picture` is the name of its figure.
 
     `controls` are that of the highest Dice on the target, and that of those that need no cases of
     the source, if it is another one. `draws` has the standard deviation
@@ -140,7 +140,7 @@ class AgainstControl:
 
     @property
     def share(self) -> float | None:
-        """What is forgotten as a share of the control's; None if that forgets nothing.
+        """The forgetting as a share of the control's; None if that forgets nothing.
 
         Nothing is forgotten where the Dice on the source has risen.
         """
@@ -155,7 +155,7 @@ class AgainstControl:
 
 @dataclass(frozen=True)
 class Target:
-    """What was aimed at, of what, what was found, and whether it is met; None: not measured."""
+    """A target: its text, of what, the value found, and whether it is met; None: not measured."""
 
     target: str
     where: str

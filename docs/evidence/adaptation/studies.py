@@ -43,14 +43,14 @@ SIMULATED = "hippocampus"
 """The pair whose target is made by shift.py; it has studies of `FOR_RATES` cases only."""
 
 RATES = {"continued": (1e-3, 1e-4, 3e-4, 3e-3), "random": (3e-3, 1e-3, 1e-2, 3e-2)}
-"""What is tried for the methods that train the network, and for those that train cells.
+"""Rates tried for the methods that train the network, and for those that train cells.
 
 The first is taken where nothing has been measured yet. A group of methods.yaml has the name of the
 method on which its rate is chosen.
 """
 
 WEIGHTS = {"l2-sp-1e-1": 0.1, "l2-sp-1e0": 1.0}
-"""What is tried of L2-SP."""
+"""Weights tried for L2-SP."""
 
 MIDDLE = 1e-3
 """The learning rate of L2-SP."""

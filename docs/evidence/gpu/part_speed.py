@@ -13,7 +13,7 @@ from nnunet_iac.host.workload import Workload
 TIMED_SIDE = 256
 """Voxels of a side of the patch that is predicted."""
 CIRCUMSTANCES = ("date", "commit", "hardware", "versions", "waiting")
-"""What the file of the part has once for all rows."""
+"""Entries of the file of the part that all rows share."""
 
 
 def rows(visit: Visit, scratch: Path) -> Rows:

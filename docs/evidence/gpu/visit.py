@@ -38,21 +38,21 @@ LIMITS = {
 """Parts in their order, and the seconds after which each is stopped on a GPU."""
 
 MINUTES = 8.0
-"""Of the whole visit, the making of the environment included."""
+"""Length of the whole visit, the making of the environment included."""
 
 LONGEST_ERROR = 2000
 """Characters of an error that its row keeps."""
 
 SAME = ("commit", "hardware", "versions", "device", "quick")
-"""What rows in one file share."""
+"""Entries that rows in one file share."""
 
 Rows = Mapping[str, Callable[[], Mapping[str, Any]]]
-"""What a part measures, by name; each is one row of its file."""
+"""Measurements of a part by name; each is one row of its file."""
 
 
 @dataclass(frozen=True)
 class Visit:
-    """What a part gets to know: the device, and whether only tiny networks are to run."""
+    """Arguments of a part: the device, and whether only tiny networks are to run."""
 
     device: str
     quick: bool

@@ -22,13 +22,13 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 PROJECT = "nnunet-iac"
 TORCH = ("torch", "torchvision", "triton")
 BUILD = ("hatchling", "pathspec", "pluggy", "trove-classifiers", "packaging")
-"""What installs the checkout in place."""
+"""Packages that install the checkout in place."""
 
 UNUSED = ("imagecodecs", "graphviz", "unittest2")
 """Large or dated requirements of nnU-Net and its libraries that no part of a visit imports."""
 
 MOST_MB = 55
-"""What may travel with the checkout."""
+"""Size of what may travel with the checkout."""
 
 PACKED_MB = 1
 """Wheels from this size on are packed again."""

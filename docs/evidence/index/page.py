@@ -165,7 +165,7 @@ def adaptation_claims() -> Iterator[Claim]:
             "adaptation",
             trained(study),
             (
-                "its Dice on its own data then",
+                "Dice of the adapted model on its source data",
                 f"{kept.mean_b:.4f}, {kept.mean_a:.4f} with the cells off; the continued backbone "
                 f"{lost.mean_b:.4f} (n = {kept.patients})",
             )
@@ -248,7 +248,7 @@ def reliability_claims() -> Iterator[Claim]:
     yield Claim(
         "a retrofit leaves its backbone bit-identical",
         f"{same} of {len(frozen)} runs",
-        "search",
+        "index",
         frozen,
         ("runs that left their backbone bit-identical", f"{same} of {len(frozen)}"),
     )

@@ -36,9 +36,9 @@ Pair = tuple[Step, Step]
 INNERMOST = torch.channels_last
 LAYERS = Layers(2, nn.InstanceNorm2d)
 EDGES, WIDTH = 4, 4
-"""Of a node of the search cell, with C/K channels."""
+"""Shape of a node of the search cell, with C/K channels."""
 CHANNELS = 16
-"""Of a node of the discrete cell; the narrow network has half of them at full resolution."""
+"""Shape of a node of the discrete cell; the narrow network has half of them at full resolution."""
 
 SEARCH = "Search cell: one node with four outgoing edges (4 of 16 channels); forward and backward"
 CELL = "Discrete cell: 16 channels, patch 128 x 128, batch 6; forward and backward"
@@ -47,7 +47,7 @@ STEPS = "Whole steps, Hippocampus plan"
 
 @dataclass(frozen=True)
 class Lever:
-    """What the page calls a lever, and how to make what was before and what is after."""
+    """A lever: its name on the page, and functions that make the states before and after it."""
 
     part: str
     lever: str

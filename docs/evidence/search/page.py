@@ -61,7 +61,7 @@ CONTROLS = {
     "random": ("random-10", "random-30", "random", "random-80", "random-120"),
     "continued": ("continued", "continued-100"),
 }
-"""What needs no search, and its trainings of several lengths, the shortest first."""
+"""Controls and their trainings of several lengths, the shortest first."""
 
 EQUAL = ("searches", "methods", "core", "parts", "halving")
 """Studies whose methods are trained for as many batches; cells of `genotypes` are random ones."""
@@ -73,17 +73,15 @@ MARGIN = 0.002
 """Dice by which a cheaper method may be worse."""
 
 COUNTS = (2, 8, 16, 100)
-"""Of how many cells the best is taken."""
+"""Numbers of cells of which the best is taken."""
 
 PAPERS = (
     {"protocol": "grid of six backbones", "iac": 0.011, "paper": 0.010, "attention": 0.068,
-     "nested": 0.034, "residual-attention": 0.048, "minutes": (16.3, 3.7), "epochs": 43},
-    {"protocol": "nnU-Net, no augmentation", "iac": 0.023, "paper": 0.025, "minutes": (37, 11),
-     "epochs": 48},
-    {"protocol": "nnU-Net, augmentation", "iac": 0.106, "paper": 0.076, "minutes": (41, 11),
-     "epochs": 49},
+     "nested": 0.034, "residual-attention": 0.048, "minutes": (16.3, 3.7)},
+    {"protocol": "nnU-Net, no augmentation", "iac": 0.023, "paper": 0.025, "minutes": (37, 11)},
+    {"protocol": "nnU-Net, augmentation", "iac": 0.106, "paper": 0.076, "minutes": (41, 11)},
 )  # fmt: skip
-"""What the paper's tables have of ACDC: Dice minus the backbone's, minutes of the searches."""
+"""ACDC in the paper's tables: Dice minus the backbone's, and minutes of the searches."""
 
 COLOURS = ("#0072b2", "#d55e00")
 
@@ -119,13 +117,13 @@ class Length:
 
     @property
     def batches(self) -> int:
-        """How many there were."""
+        """Batches of the whole finetuning."""
         return round(self.row.epochs * self.batches_per_epoch)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on a data set: the result files of its studies, by their names."""
+    """The result files of a data set's studies, by their names."""
 
     key: str
     studies: Mapping[str, Any]
@@ -134,7 +132,7 @@ class Measured:
 
     @property
     def title(self) -> str:
-        """What the page calls the data set."""
+        """The name of the data set on the page."""
         return TITLES[self.key]
 
     @property
@@ -227,7 +225,7 @@ class Measured:
 
     @cached_property
     def lengths(self) -> list[Length]:
-        """What a random cell is worth after finetunings of several lengths, the shortest first."""
+        """Random cells after finetunings of several lengths, the shortest first."""
         tried = [*self.runs_of("methods"), *self.runs_of("time")]
         runs = [run for run in tried if run["method"] in CONTROLS["random"]]
         if not runs:
@@ -245,7 +243,7 @@ class Measured:
 
     @property
     def rates(self) -> list[Row]:
-        """What every learning rate that was tried is worth on the cases of fold 1."""
+        """The Dice of every tried learning rate on the cases of fold 1."""
         study = self.studies.get("choose")
         return [] if study is None else list(method_tables(study, (), MARGIN)[0].rows)
 
@@ -334,7 +332,7 @@ def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
     environment.filters.update(difference=difference_text, p=p_text)
-    own = {"names": NAMES, "searches": SEARCHES, "direct": DIRECT, "counts": COUNTS}
+    own = {"names": NAMES, "direct": DIRECT, "counts": COUNTS}
     own |= {
         "titles": TITLES,
         "matters": MATTERS,

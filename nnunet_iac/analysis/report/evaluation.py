@@ -43,7 +43,7 @@ class Group:
 
     @property
     def method(self) -> str:
-        """How its cells were found, or which control it is."""
+        """The method that found its cells, or the control it is."""
         return self.runs[0].method
 
     @property
@@ -59,7 +59,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Comparator:
-    """What a group is compared with: the backbone (no group), a control, or the full search.
+    """The other side of a comparison: the backbone (no group), a control, or the full search.
 
     `epochs` are means, after the backbone's training; `equal_budget` is whether it was trained
     for as many batches as the cells were searched and finetuned.

@@ -31,7 +31,7 @@ from nnunet_iac.runs.atomic import write_text
 FULL, ACCELERATED = "IAC", "IAC-LTH"
 PAPER_DPI = 300
 NO_AUGMENTATION = "NoDA"
-"""What the names of trainers without augmentation have in common."""
+"""Part of the names of trainers without augmentation."""
 
 COMPARED = (
     ("Ref to IAC", FULL, "reference"),

@@ -86,7 +86,7 @@ class PairedComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What the comparison shows of B.
+        """The result of the comparison for B.
 
         B is better or worse where the interval lies wholly on one side of 0 and an adjusted p, of
         Dice or of the sign test of false positives and misses, is at most 0.05, of at least

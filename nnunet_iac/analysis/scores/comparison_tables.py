@@ -20,7 +20,7 @@ HEAD = (
 SURFACE_HEAD = ("metric", "mean A", "mean B", "B - A", "95% interval", "lacking in A, B")
 SOURCE_TABLE_HEAD = ("patients", "cases", "Dice before", "Dice after", "forgetting", *HEAD[3:8])
 TRANSFER_HEAD = ("patients", "cases", "Dice alone", "Dice adapted", "forward transfer", *HEAD[3:8])
-"""What all tables call their columns."""
+"""Heads of the columns of all tables."""
 
 
 def table(made: Comparisons) -> str:

@@ -27,7 +27,7 @@ class Convergence:
 
     @property
     def difference(self) -> float:
-        """What the rest of the training changed."""
+        """Change of the Dice by the second half of the training."""
         return self.after_all - self.after_half
 
     @property

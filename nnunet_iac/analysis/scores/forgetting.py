@@ -23,7 +23,7 @@ BEFORE, AFTER = "before", "after"
 """The labels of a backbone and of a network on the source."""
 
 SourceScores = tuple[CaseScores, CaseScores]
-"""Of a run on its source, before and after."""
+"""Scores of a run on its source, before and after."""
 
 
 def forgetting(

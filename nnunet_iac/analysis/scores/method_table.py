@@ -31,7 +31,7 @@ TRANSFER = "forward transfer over {} [95 %]", "p of transfer over {} (Holm over 
 """The columns for every backbone of the study that was trained on the target alone."""
 
 WHERE = ("dataset", "configuration", "backbone", "augmentation")
-"""What the runs of one table share."""
+"""Properties that the runs of one table share."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from nnunet_iac.analysis.scores.statistics import CONFIDENCE, Interval
 SMALLEST_P = 0.0001
 """Below it tables state this bound; the JSON has the number."""
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""What the formulas of spreadsheets begin with."""
+"""First characters of formulas in spreadsheets."""
 NONE = "\N{EN DASH}"
 
 CLAIMS: dict[Verdict, str] = {
@@ -20,7 +20,7 @@ CLAIMS: dict[Verdict, str] = {
     "too few patients": "too few patients to compare with",
     "no verdict": "no verdict against",
 }
-"""How a finding begins that is neither better nor worse."""
+"""First words of a finding that is neither better nor worse."""
 
 
 def score_text(value: float | None) -> str:

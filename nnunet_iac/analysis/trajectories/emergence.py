@@ -27,7 +27,7 @@ Moment = Literal["first", "since"]
 
 
 class SearchRecord(Protocol):
-    """What a run recorded of its search, complete or not."""
+    """The record of a search, complete or not."""
 
     @property
     def trajectory(self) -> Trajectory:
@@ -35,7 +35,7 @@ class SearchRecord(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """Of the run."""
+        """The settings of the run."""
 
     @property
     def events(self) -> Sequence[PruningEvent]:

@@ -19,7 +19,7 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, OPERATIONS
 
 COLUMNS = ("importance", "divergence", "threshold", "active")
-"""What a trajectory records beside alpha and beta, and a replay recomputes."""
+"""Columns of a trajectory, beside alpha and beta, that a replay recomputes."""
 
 SHOWN = 20
 """Disagreements that the text of a replay spells out."""

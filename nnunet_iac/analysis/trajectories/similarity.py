@@ -25,7 +25,7 @@ KEPT = space.EDGES_PER_NODE * len(space.INTERMEDIATE_NODES)
 """Choices of a cell."""
 
 Part = Literal["choices", "edges"]
-"""What cells may have in common: an edge with its operation, or a kept edge whatever it carries."""
+"""Parts that cells can share: edges with their operation, or kept edges with any operation."""
 
 
 def reported_epochs(trajectory: Trajectory, schedule: SearchSchedule) -> tuple[int, ...]:
@@ -123,7 +123,7 @@ def hamming_similarity(
 
 @dataclass(frozen=True)
 class Agreement:
-    """How much pairs of cells agree, in shares of their eight choices; `expected`: random cells.
+    """Mean agreement of pairs of cells, in shares of their eight choices; `expected`: random cells.
 
     `deviation` is the standard deviation of the mean of as many random cells.
     """
