@@ -99,7 +99,8 @@ MEANINGS = {
     "over the steps of the finetuning is validated, saved and predicted with; it reaches back "
     "about 1 / (1 − d) steps ([measured](../evidence/adaptation.md))",
     "retention": "how a run forgets less of its source; see [Adapt](../guide/adapt.md)",
-    "retention_weight": "weight of the penalty of `l2-sp`, `ewc` or `lwf`",
+    "retention_weight": "weight of the penalty of `l2-sp` "
+    "([measured](../evidence/adaptation.md)), `ewc` or `lwf` (not tried)",
     "rehearsal_cases": "training cases of the source that are drawn for `rehearsal`",
     "deep_supervision": "deep supervision in these trainers; stock `nnUNetTrainer` always has it",
     "compile_cells": "compile the discrete cells while they are finetuned on CUDA; not measured "

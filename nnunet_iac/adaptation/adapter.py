@@ -28,7 +28,15 @@ from nnunet_iac.host.export import (
     stock_checkpoint,
     stock_plans,
 )
-from nnunet_iac.host.plans import SECTION, configuration_of, read_dataset, read_plans
+from nnunet_iac.host.plans import (
+    INPUT_KEYS,
+    INTENSITIES,
+    SECTION,
+    configuration_of,
+    network_input,
+    read_dataset,
+    read_plans,
+)
 from nnunet_iac.runs.atomic import content_of, naming, replacing, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.fold import fold_folders
@@ -59,15 +67,6 @@ DAMAGE = (
     *(ValueError, RecursionError),
 )
 """Errors of reading a file that is no adapter."""
-
-SEEN_ALIKE = (
-    *("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
-    *("resampling_fn_data", "resampling_fn_data_kwargs", "architecture", "patch_size"),
-)
-"""Keys of a configuration that decide what the network is and what an image looks like to it."""
-
-INTENSITIES = "foreground_intensity_properties_per_channel"
-"""Key of plans with the numbers by which CT is normalised."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +248,11 @@ def adapters_of(model: Path) -> list[Path]:
 def adapter_file(name: str, model: Path) -> Path:
     """Return the file of an adapter: a path, or the name of one in the model's folder."""
     path = Path(name)
+    if path.stem in RESERVED:
+        raise ValueError(
+            f"an adapter must not be called {' or '.join(RESERVED)}, which mean something else to "
+            f"--adapter; got {name}: rename the file"
+        )
     if path.suffix == ADAPTER_SUFFIX:
         return path
     if path.name != name or name == "..":
@@ -337,8 +341,8 @@ def _plans_of(model: Path) -> tuple[dict[str, Any], str]:
 def plans_digest(plans: Mapping[str, Any], configuration: str) -> str:
     """Return the SHA-256 over the part of plans that defines a network and its images."""
     config = configuration_of(plans, configuration)
-    parts = {key: config.get(key) for key in SEEN_ALIKE}
-    parts |= {key: plans.get(key) for key in (INTENSITIES, "transpose_forward")}
+    parts = network_input(plans, config)
+    parts |= {key: config.get(key) for key in ("architecture", "patch_size")}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -363,7 +367,8 @@ def apply(model: Path, adapter: Adapter, folder: Path) -> Model:
     if plans_digest(plans, configuration) != adapter.plans:
         raise ValueError(
             f"an adapter must be put on a model with the plans it was trained under; those of "
-            f"{model} differ in one of {', '.join(SEEN_ALIKE)}: name the model it was adapted from"
+            f"{model} differ in architecture, patch_size, {', '.join(INPUT_KEYS)}, "
+            f"transpose_forward or {INTENSITIES}: name the model it was adapted from"
         )
     name = f"{plans['plans_name']}_adapted"
     plans = stock_plans(plans, name, configuration, adapter.structure)

@@ -8,7 +8,12 @@ import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_iac.host.plans import IGNORE, channel_names, labels_without_ignore
+from nnunet_iac.host.plans import (
+    IGNORE,
+    channel_names,
+    labels_without_ignore,
+    predicted_labels,
+)
 from nnunet_iac.runs.atomic import write_json
 
 BACKGROUND = "background"
@@ -40,17 +45,17 @@ def require_same_channels(source: Document, target: Document) -> list[str]:
 
 
 def require_same_labels(source: Document, target: Document) -> None:
-    """Check that a target has the source's labels by name, value and order of regions.
+    """Check that a target has the source's labels: names, numbers, and the order of regions.
 
     Only the label `ignore` may be missing on either side.
     """
-    theirs, ours = map(labels_without_ignore, (source, target))
-    orders = [d.get("regions_class_order") for d in (source, target)]
-    if theirs != ours or orders[0] != orders[1]:
+    if predicted_labels(source) != predicted_labels(target):
+        theirs, ours = map(labels_without_ignore, (source, target))
         raise ValueError(
-            "the target must have the source's labels, with the same names and numbers; the "
-            f"source has {_text(theirs)} and the target {_text(ours)}: rename them with --map "
-            "TARGET=SOURCE and --mapped-dataset, or correct the target's dataset.json"
+            "the target must have the source's labels, with the same names and numbers, and "
+            f"regions in the same order; the source has {_text(theirs)} and the target "
+            f"{_text(ours)}: rename them with --map TARGET=SOURCE and --mapped-dataset, or correct "
+            "the target's dataset.json"
         )
 
 
@@ -90,15 +95,20 @@ def mapped_values(
     for name, value in ours.items():
         wanted = renamed.get(name, name)
         if wanted == IGNORE:
-            result[value] = theirs.get(IGNORE, max(_numbers(theirs)) + 1)
+            result[int(value)] = int(theirs.get(IGNORE, max(map(int, theirs.values())) + 1))
         elif wanted in theirs:
-            result[value] = theirs[wanted]
+            result[int(value)] = int(theirs[wanted])
         else:
             raise ValueError(
                 f"every label of the target must be one of the source's, {', '.join(theirs)}; "
                 f"{name!r} is none: add --map {name}=NAME, or --map {name}={BACKGROUND}"
             )
     found = {renamed.get(name, name) for name in ours}
+    if present := [name for name in absent if name in found]:
+        raise ValueError(
+            f"--absent must name labels that the target lacks; it has {present[0]!r}: leave it "
+            f"out, or drop the label with --map {present[0]}={BACKGROUND}"
+        )
     missing = [name for name in theirs if name not in found and name not in (IGNORE, *absent)]
     if missing:
         raise ValueError(
@@ -147,14 +157,10 @@ def write_mapped_dataset(
         listed[case] = {"images": images, "label": f"labelsTr/{label.name}"}
     labels = dict(source["labels"])
     if IGNORE in target["labels"]:
-        labels[IGNORE] = values[target["labels"][IGNORE]]
+        labels[IGNORE] = values[int(target["labels"][IGNORE])]
     document = {**target, "labels": labels, "numTraining": len(listed), "dataset": listed}
     document[MAPPED_FROM] = mapping_record(raw.name, values)
     write_json(folder / "dataset.json", document)
-
-
-def _numbers(labels: Mapping[str, Any]) -> list[int]:
-    return [value for value in labels.values() if isinstance(value, int)]
 
 
 def _text(labels: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_iac.adaptation.adapter import (
+    RESERVED,
     Adapter,
     adapter_file,
     adapters_of,
@@ -62,6 +63,7 @@ def predict(
     Raises:
         ValueError: an adapter of another backbone, a damaged one, or two of one name.
     """
+    _cases(images, model)
     files = {
         _title(name): None if name == NO_ADAPTER else adapter_file(name, model) for name in names
     }
@@ -87,8 +89,25 @@ def predict(
             command = ["nnUNetv2_predict_from_modelfolder", *words, *options]
             again = full_disk_named(folders[name], "run the same command again")
             with patch.object(sys, "argv", command), fallback_named(), again, _threads_set_once():
-                predict_entry_point_modelfolder()
+                try:
+                    predict_entry_point_modelfolder()
+                except AssertionError as error:
+                    raise ValueError(
+                        f"nnU-Net must be able to predict; it cannot: {error}"
+                    ) from error
     return list(folders.values())
+
+
+def _cases(images: Path, model: Path) -> list[str]:
+    """Return the cases in a folder of images; it must have some that the model can read."""
+    ending = read_dataset(model / "dataset.json")["file_ending"]
+    cases: list[str] = get_identifiers_from_splitted_dataset_folder(str(images), ending)
+    if not len(cases):
+        raise ValueError(
+            f"there must be images to predict; {images} has none that end with _0000{ending}: name "
+            "another folder with -i"
+        )
+    return cases
 
 
 @contextmanager
@@ -164,7 +183,9 @@ def chosen_adapters(
         except ValueError as error:
             log(f"WARNING: {path.stem} is never chosen: {error}")
             continue
-        if adapter.backbone not in backbones:
+        if path.stem in RESERVED:
+            log(f"WARNING: {path} is never chosen: {path.stem} means something else to --adapter")
+        elif adapter.backbone not in backbones:
             log(f"WARNING: {path.stem} is never chosen: it is of another backbone")
         elif adapter.spread is None:
             log(f"WARNING: {path.stem} is never chosen: it has no statistics of its cases")
@@ -196,14 +217,8 @@ def chosen_adapters(
     preprocessor = config.preprocessor_class(verbose=False)
     ending = init["dataset_json"]["file_ending"]
     assert first.spread is not None
-    cases = get_identifiers_from_splitted_dataset_folder(str(images), ending)
-    if not len(cases):
-        raise ValueError(
-            f"there must be images to predict; {images} has none that end with _0000{ending}: name "
-            "another folder with -i"
-        )
     choices = {}
-    for case in cases:
+    for case in _cases(images, model):
         found = sorted(map(str, images.glob(f"{glob.escape(case)}_????{ending}")))
         data, _, _ = preprocessor.run_case(found, None, plans, config, init["dataset_json"])
         image = torch.from_numpy(data).float()

@@ -43,6 +43,9 @@ from nnunet_iac.search.patients import named, patient_of
 from nnunet_iac.search.setting_parts import ControlPart
 from nnunet_iac.search.settings import Settings
 
+CONTROL_LR = 3e-4
+"""Learning rate of the continued backbone: the best on the pool (docs/evidence/adaptation)."""
+
 NOT_MOVED = (SECTION, "inherits_from", "next_stage")
 """Keys of the source's configuration that name what the target's plans do not have."""
 
@@ -72,9 +75,8 @@ def prepare(
     for note in require_adaptable(source, target, name):
         log(note)
     require_same_labels(source.dataset, target.dataset)
+    require_settings(source, target, name, values)
     pattern = Settings.from_mapping(values).data.patient_pattern
-    for case in target.cases:
-        patient_of(case, pattern)  # Raises where the pattern does not match, before long work.
     folder = preprocessed_folder(target.name)
     path = folder / f"{name}.json"
     plans = _joined(path, adapted_plans(source, target, name, values))
@@ -110,6 +112,16 @@ def prepare(
     return path
 
 
+def require_settings(
+    source: SourceModel, target: Target, name: str, values: Mapping[str, Any]
+) -> None:
+    """Check settings, and that their pattern finds a patient in every case, before any work."""
+    adapted_plans(source, target, name, values)
+    pattern = Settings.from_mapping(values).data.patient_pattern
+    for case in target.cases:
+        patient_of(case, pattern)
+
+
 def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     """Return how to adapt, and how to train the control for as many epochs."""
     settings = settings_of(configuration_of(read_plans(path), source.configuration))
@@ -125,13 +137,18 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     epochs += 0 if trainer == DISCRETE_TRAINER else settings.latest_end
     plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control, "--set"]
     changes = [f"finetune_epochs={epochs}"]
+    if "finetune_lr" not in settings.written:
+        changes.append(f"finetune_lr={CONTROL_LR}")
     if settings.cell.trainable_part not in (None, *get_args(ControlPart)):
         changes.append("trainable_part=network")
-    return [
-        *lines,
+    lines += [
         f"control: {shlex.join([*plan, *changes])}",
         f"then: {shlex.join([*train, CONTINUE_TRAINER, '-p', control])}",
     ]
+    if fold != "all":
+        of_all = ["nnUNetv2_train", number, config, "all", "-tr", trainer, "-p", own]
+        lines.append(f"for use, with all cases: {shlex.join(of_all)}")
+    return lines
 
 
 def adapted_plans(
@@ -153,7 +170,7 @@ def adapted_plans(
             f"{values['backbone_checkpoint']!r}: name the source with -s"
         )
     settings = {"preset": "adapt", **values, "backbone_checkpoint": str(source.checkpoint)}
-    Settings.from_mapping(settings)
+    trainer_for(Settings.from_mapping(settings))  # Raises where none takes them.
     config[SECTION] = dict(Settings.from_mapping(with_absolute_paths(settings)).written)
     plans["configurations"] = {source.configuration: config}
     plans["image_reader_writer"] = target.reader

@@ -119,7 +119,7 @@ class SourceModel:
                 "backbone, whose path is in iac/backbone.json beside it)"
             )
         require_supported(network := self.network())
-        parts = network, self.config, nowhere, DataConfig(), self.model / "none"
+        parts = network, self.plans, nowhere, DataConfig(), self.model / "none"
         return read_backbone(self.checkpoint, *parts)
 
 
@@ -127,7 +127,14 @@ def model_folder(source: str, configuration: str, trainer: str, plans: str) -> P
     """Return the folder of a model: a path as it is, or that of a data set in nnU-Net's results."""
     path, is_name = Path(source), re.fullmatch(r"\d+|Dataset\d{3,}_[^/]+", source)
     if path.exists() and (not is_name or (path / "plans.json").is_file()):
-        return path.resolve()
+        folder = path.resolve()
+        own = folder.name.split("__")[:2]
+        if [trainer, plans] not in (own, ["nnUNetTrainer", "nnUNetPlans"]):
+            raise ValueError(
+                "-tr and -p choose among the models of a data set, and -s names a model folder, "
+                f"{folder}; got {trainer} and {plans}: leave them out"
+            )
+        return folder
     try:
         name = maybe_convert_to_dataset_name(source)
     except (RuntimeError, ValueError) as error:

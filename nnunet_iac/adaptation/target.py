@@ -28,11 +28,11 @@ from nnunet_iac.host.plans import (
     require_dataset_name,
     require_identifier,
 )
-from nnunet_iac.runs.atomic import content_of, read_json
+from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training.backbone import Fold, leakage
+from nnunet_iac.training.backbone import Fold, leakage, trained_cases
 
 WITHOUT_SPACING = NaturalImage2DIO.__name__
 """nnU-Net's class that reads images whose spacing is that of pixels."""
@@ -53,9 +53,10 @@ class Target:
     @cached_property
     def cases(self) -> dict[str, Any]:
         """Image and label files of every training case."""
-        found: dict[str, Any] = get_filenames_of_train_images_and_targets(
-            str(self.raw), copy.deepcopy(self.dataset)
-        )
+        with content_of(self.raw / "dataset.json"):
+            found: dict[str, Any] = get_filenames_of_train_images_and_targets(
+                str(self.raw), copy.deepcopy(self.dataset)
+            )
         return found
 
     @property
@@ -83,6 +84,11 @@ class Target:
                 f"a target must have at least one training case; {found.raw}/imagesTr has none: "
                 "add a case with its label"
             )
+        if unnumbered := [case for case, files in found.cases.items() if not files["images"]]:
+            raise ValueError(
+                "images must be called CASE_0000, CASE_0001 and so on, a number per channel; "
+                f"{found.raw}/imagesTr has none of the case {unnumbered[0]!r}: rename its files"
+            )
         return found
 
 
@@ -95,10 +101,11 @@ def mapped_target(
 ) -> Target:
     """Return a new raw data set with the target's images and its labels as the source has them.
 
-    One that exists is kept, and written again where a label file of the target has changed since.
+    The target's splits come with it. A data set that exists is kept, and written again where cases
+    of the target were added or their label files have changed since.
 
     Raises:
-        ValueError: no such mapping; or the data set exists with other cases or another mapping.
+        ValueError: no such mapping; or the data set exists with more cases or another mapping.
     """
     values = mapped_values(source.dataset, target.dataset, renamed, absent)
     require_dataset_name(name)
@@ -114,14 +121,18 @@ def mapped_target(
     if (folder / "dataset.json").is_file():
         found = Target.of(name)
         mapped = found.dataset.get(MAPPED_FROM)
-        if mapped != mapping_record(target.name, values) or {*found.cases} != {*target.cases}:
+        if mapped != mapping_record(target.name, values) or not {*found.cases} <= {*target.cases}:
             raise ValueError(
                 f"{folder} exists with other cases, or mapped otherwise, and is not overwritten; "
                 "choose another name with --mapped-dataset, or remove the folder"
             )
         labels = {case: Path(files["label"]) for case, files in found.cases.items()}
-        if all(changed(labels[case]) >= changed(t["label"]) for case, t in target.cases.items()):
+        if labels.keys() == target.cases.keys() and all(
+            changed(labels[case]) >= changed(t["label"]) for case, t in target.cases.items()
+        ):
             return found
+    if target.splits.is_file():
+        write_json(folder / SPLITS, read_json(target.splits))
     write_mapped_dataset(target.raw, target.dataset, source.dataset, values, folder)
     return Target.of(name)
 
@@ -155,11 +166,12 @@ def require_adaptable(source: SourceModel, target: Target, name: str) -> list[st
     return notes
 
 
-def require_other_patients(source: SourceModel, target: Target, data: DataConfig) -> None:
+def require_other_patients(source: SourceModel, target: Target, data: DataConfig) -> list[str]:
     """Check that the source was not trained on patients that the target is scored on.
 
     Those are the validation cases of the target's splits, or all where there are none yet. The
-    source's splits must be at hand for that.
+    source's splits, or the validations of its folds, must be at hand for that; else a note is
+    returned.
     """
     splits = target.splits
     folds = read_json(splits) if splits.is_file() else [{"val": list(target.cases)}]
@@ -175,6 +187,12 @@ def require_other_patients(source: SourceModel, target: Target, data: DataConfig
             f"{source.checkpoint} {reason}: take that patient out of the target, or set "
             "allow_leakage=true, which every record then shows"
         )
+    if not trained_cases(source.checkpoint, init, beside):
+        return [
+            "note: the cases that the source was trained on are not known on this machine, so its "
+            "patients were not compared with the target's"
+        ]
+    return []
 
 
 def changed(path: str | Path) -> float:

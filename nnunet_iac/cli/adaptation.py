@@ -94,7 +94,8 @@ def add_adapter(verbs: Verbs) -> None:
         actions,
         "apply",
         "write a model folder of a backbone with an adapter",
-        "Every stock nnU-Net command predicts with the new folder.",
+        "nnUNetv2_predict_from_modelfolder predicts with the new folder wherever nnunet-iac is "
+        "installed.",
         run=_apply,
         examples="nnunet-iac adapter apply MODEL site_b -o MODEL_AT_SITE_B",
     )
@@ -128,11 +129,12 @@ def add_predict(verbs: Verbs) -> None:
     add = parser.add_argument
     add("-m", metavar="MODEL", type=Path, required=True, help="model folder of the backbone")
     text = (
-        "a file, a name in MODEL/adapters, none for the backbone alone, or auto for the adapter "
-        "that suits each image; may be repeated"
+        "a file, a name in MODEL/adapters, or none for the backbone alone; may be repeated; or "
+        "auto, given alone, for the adapter that suits each image"
     )
     add("--adapter", metavar="ADAPTER", action="append", required=True, help=text)
-    add("-i", metavar="IMAGES", type=Path, required=True, help="folder of images")
+    text = "folder of images called CASE_0000, CASE_0001 and so on, a number per channel"
+    add("-i", metavar="IMAGES", type=Path, required=True, help=text)
     text = "folder of the predictions, with one subfolder per adapter if there are several"
     add_output(parser, "OUT", text, required=True)
     text = "folds of the backbone alone (default: all that are trained); an adapter has its own"
@@ -200,7 +202,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _adapt(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.preparation import next_commands, prepare
+    from nnunet_iac.adaptation.preparation import next_commands, prepare, require_settings
     from nnunet_iac.adaptation.source import SourceModel, model_folder
     from nnunet_iac.adaptation.target import (
         Target,
@@ -220,14 +222,20 @@ def _adapt(arguments: argparse.Namespace) -> int:
     target = Target.of(arguments.d)
     name = arguments.o or source.default_plans
     require_adaptable(source, target, name)
-    require_other_patients(source, target, Settings.from_mapping(values).data)
-    renamed = dict(_pair(text) for text in arguments.map)
-    if renamed or arguments.absent:
-        if arguments.mapped_dataset is None:
-            raise ValueError(
-                "mapped labels need a raw data set to be written to: name one with "
-                "--mapped-dataset, such as Dataset130_Mapped"
-            )
+    require_settings(source, target, name, values)
+    for note in require_other_patients(source, target, Settings.from_mapping(values).data):
+        print(note)
+    pairs = [_pair(text) for text in arguments.map]
+    if len(renamed := dict(pairs)) < len(pairs):
+        raise ValueError(
+            f"--map must name every label of the target once; got {' '.join(arguments.map)}"
+        )
+    if (renamed or arguments.absent) and arguments.mapped_dataset is None:
+        raise ValueError(
+            "mapped labels need a raw data set to be written to: name one with "
+            "--mapped-dataset, such as Dataset130_Mapped"
+        )
+    if arguments.mapped_dataset is not None:
         others = (renamed, arguments.absent)
         target = mapped_target(source, target, arguments.mapped_dataset, *others)
     with full_disk_named(preprocessed_folder(target.name), "run the same command again"):

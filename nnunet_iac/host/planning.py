@@ -14,7 +14,7 @@ from nnunet_iac.host import plans
 from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_protocol, with_skip
 from nnunet_iac.runs.atomic import naming, read_json
 from nnunet_iac.search.controls import CellSource
-from nnunet_iac.search.setting_parts import ControlPart
+from nnunet_iac.search.setting_parts import ControlPart, RetrofitPart
 from nnunet_iac.search.settings import Settings, present_names
 
 CONTINUE_TRAINER, DISCRETE_TRAINER = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
@@ -71,7 +71,7 @@ def write_plans(
     config = plans.configuration_of(original, configuration)
     protocol = {} if network.protocol is None else PAPER_SETTINGS
     inherited = {**plans.settings_of(config).written, **protocol}
-    Settings.from_mapping({**inherited, **given})
+    trainer_for(Settings.from_mapping({**inherited, **given}))  # Raises where none takes them.
     given = with_absolute_paths(given)
     new = plans.derived(original, name, configuration, {**inherited, **given})
     new["configurations"][configuration] |= network.changed(config)
@@ -146,11 +146,22 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
 
 
 def trainer_for(settings: Settings) -> str:
-    """Return the trainer that settings are for; those that any takes are for a search."""
-    if settings.cell.genotype or settings.cell.skip != "cell":
+    """Return the trainer that settings are for; those that any takes are for a search.
+
+    Settings that no trainer takes together are a ValueError.
+    """
+    part, retention = settings.cell.trainable_part, settings.optimisation.retention
+    given = settings.cell.genotype is not None or settings.cell.skip != "cell"
+    of_control = part in get_args(ControlPart)
+    if given and of_control:
+        raise ValueError(
+            f"trainable_part of a retrofit must be one of {', '.join(get_args(RetrofitPart))}; got "
+            f"{part} with genotype={settings.cell.genotype} and skip={settings.cell.skip}: leave "
+            "one of them out"
+        )
+    if given:
         return DISCRETE_TRAINER
-    of_control = settings.cell.trainable_part in get_args(ControlPart)
-    if of_control or settings.optimisation.retention not in ("none", "rehearsal"):
+    if of_control or (part is None and retention not in ("none", "rehearsal")):
         return CONTINUE_TRAINER
     prunable = settings.schedule.search_epochs >= settings.soonest_end
     return LTH_TRAINER if prunable else FULL_TRAINER

@@ -55,6 +55,13 @@ def read_dataset(path: Path) -> dict[str, Any]:
             f"{reprlib.repr(channels)} and {reprlib.repr(known.get('labels'))}: restore it from "
             "nnUNet_raw"
         )
+    numbers = [str(number) for value in known["labels"].values() for number in _listed(value)]
+    channels_named = all(isinstance(channel, str) for channel in channels.values())
+    if not (channels_named and all(number.isdecimal() for number in numbers)):
+        raise ValueError(
+            f"{path} must name channels, and give every label a number or a list of numbers; got "
+            f"{reprlib.repr(channels)} and {reprlib.repr(known['labels'])}: correct it"
+        )
     with naming(path):
         require_file_ending(known.get("file_ending"))
     return known
@@ -195,6 +202,41 @@ def channel_names(dataset: Mapping[str, Any]) -> list[str]:
 def labels_without_ignore(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return the labels of a dataset.json that a network predicts, by name."""
     return {name: value for name, value in dataset["labels"].items() if name != IGNORE}
+
+
+INPUT_KEYS = (
+    *("spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
+    *("resampling_fn_data", "resampling_fn_data_kwargs"),
+)
+"""Keys of a configuration that decide what an image looks like to the network."""
+
+INTENSITIES = "foreground_intensity_properties_per_channel"
+"""Key of plans with the numbers by which CT is normalised."""
+
+
+def network_input(plans: Mapping[str, Any], configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides how images are preprocessed, by the keys of plans and configuration."""
+    found = {key: configuration.get(key) for key in INPUT_KEYS}
+    found["transpose_forward"] = plans.get("transpose_forward")
+    if "CTNormalization" in (configuration.get("normalization_schemes") or ()):
+        found[INTENSITIES] = plans.get(INTENSITIES)
+    return found
+
+
+def predicted_labels(dataset: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what decides a network's outputs: its labels, and of regions also their order.
+
+    nnU-Net numbers the outputs of regions in the order of the labels in dataset.json.
+    """
+    order, given = dataset.get("regions_class_order"), labels_without_ignore(dataset)
+    labels = [(name, {*map(int, _listed(value))}) for name, value in given.items()]
+    if any(isinstance(value, list) for value in given.values()):
+        return [label for label in labels if label[1] != {0}], order
+    return dict(labels), order
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def require_identifier(name: object) -> None:

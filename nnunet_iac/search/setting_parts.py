@@ -296,7 +296,7 @@ class Optimisation(CheckedPart):
     finetune_schedule: Literal["constant", "poly"] = "poly"
     ema_decay: Annotated[float, DECAY] = 0.0
     retention: RetentionName = "none"
-    retention_weight: Annotated[float, between(1e-12, 1_000_000_000)] = 1.0
+    retention_weight: Annotated[float, between(1e-12, 1_000_000_000)] = 0.1
     rehearsal_cases: Annotated[int, COUNT] = 10
     deep_supervision: bool = True
     compile_cells: bool = False

@@ -63,7 +63,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "finetune_epochs": 8,
         "iterations_per_epoch": 25,
         "val_iterations_per_epoch": 5,
-        "finetune_lr": 3e-3,
+        "finetune_lr": 1e-2,
     },
 }
 """Values of each preset that differ from the defaults; `adaptive` also has its own threshold.

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from nnunet_iac.host.plans import (
     configuration_of,
     dataset_number,
+    network_input,
     require_file_ending,
 )
 from nnunet_iac.runs.atomic import content_of, naming, read_json
 from nnunet_iac.runs.checkpoint import MIRRORING, read_checkpoint, tensors_hash
+from nnunet_iac.runs.fold import fold_folders
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY, read_summary
@@ -26,9 +28,6 @@ from nnunet_iac.search.setting_parts import DataConfig
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 """In the order they are tried; nnU-Net chooses its "best" on the cases on which we report."""
-
-INPUT_KEYS = ("spacing", "normalization_schemes", "use_mask_for_norm")
-"""Keys of a configuration that decide what an image looks like to the network."""
 
 ORIGIN: dict[str, set[str]] = {
     "network_weights": set(),
@@ -133,15 +132,15 @@ def training_command(trainer: str, plans: str, fold: Fold) -> str:
 def read_backbone(
     path: Path,
     network: nn.Module,
-    configuration: Mapping[str, Any],
+    plans: Mapping[str, Any],
     fold: Fold,
     settings: DataConfig,
     splits: Path,
 ) -> Backbone:
     """Return the checkpoint at `path` after checking that it fits and has not seen too much.
 
-    `network` and `configuration` are those of the plans; `splits`, the data set's file, may be
-    absent. An unfit checkpoint is a ValueError.
+    `network` is that of the plans; `splits`, the data set's file, may be absent. An unfit
+    checkpoint is a ValueError.
     """
     checkpoint = read_checkpoint(path)
     for key, inner in ORIGIN.items():
@@ -169,7 +168,7 @@ def read_backbone(
     require_same_network(weights, network.state_dict(), path)
     with naming(path):
         require_file_ending(init["dataset_json"].get("file_ending"))
-    require_same_input(init, configuration, path)
+    require_same_input(init, plans, fold.configuration, path)
     reason = leakage(path, init, fold, splits, settings.patient_pattern)
     # A fold "all" holds no case out, and its user knows; everyone else must have asked for it.
     if reason is not None and fold.number != "all" and not settings.allow_leakage:
@@ -197,19 +196,20 @@ def require_same_network(
 
 
 def require_same_input(
-    init: Mapping[str, Any], configuration: Mapping[str, Any], path: Path
+    init: Mapping[str, Any], plans: Mapping[str, Any], configuration: str, path: Path
 ) -> None:
     """Check that a checkpoint was trained on images preprocessed as the run's are."""
     try:
-        theirs = configuration_of(init["plans"], init["configuration"])
+        config = configuration_of(init["plans"], init["configuration"])
     except ValueError as error:
         raise ValueError(f"the backbone {path} must contain its plans: {error}") from error
-    for key in INPUT_KEYS:
-        if theirs.get(key) != configuration.get(key):
+    theirs = network_input(init["plans"], config)
+    for key, value in network_input(plans, configuration_of(plans, configuration)).items():
+        if theirs.get(key) != value:
             raise ValueError(
                 f"the backbone must have been trained under the given plans; {key} is "
-                f"{configuration.get(key)} in them and {theirs.get(key)} in {path}: use the plans "
-                "it was trained with (-p), or another backbone"
+                f"{reprlib.repr(value)} in them and {reprlib.repr(theirs.get(key))} in {path}: use "
+                "the plans it was trained with (-p), or another backbone"
             )
 
 
@@ -225,19 +225,11 @@ def leakage(
 
     Looks at the fold it was trained on, at the cases of that fold in the splits file, and, for
     the same fold, at the cases nnU-Net validated it on. Of a backbone of another data set it looks
-    for patients of the same name, by `pattern`, if the splits of that data set are at hand; one of
-    fold `all` has its cases in its own validation.
+    for patients of the same name, by `pattern`, among its `trained_cases`.
     """
-    trained_on, dataset = init["fold"], init["plans"].get("dataset_name")
-    if isinstance(trained_on, str) and trained_on.isdecimal():  # Of models exported earlier.
-        trained_on = int(trained_on)
-    if dataset != fold.dataset:
-        own = splits.parent.parent / str(dataset) / splits.name
-        learned = {*_training_cases(own, trained_on)}
-        if trained_on == "all":  # It is validated on what it was trained on.
-            learned |= _validated_cases(
-                validation_summary(path), init["dataset_json"]["file_ending"]
-            )
+    trained_on = _fold_of(init)
+    if init["plans"].get("dataset_name") != fold.dataset:
+        learned = trained_cases(path, init, splits)
         shared = shared_patients(learned, fold.validation_cases, pattern, any_case=True)
         if not shared:
             return None
@@ -255,6 +247,28 @@ def leakage(
     if held_out and seen:
         return f"was trained on another split: {min(seen)} was not among its validation cases"
     return None
+
+
+def trained_cases(path: Path, init: Mapping[str, Any], splits: Path) -> set[str]:
+    """Return the cases that a backbone of another data set was trained on, as far as is known.
+
+    They are those of the splits of its data set, which lie as `splits` do; and those that the
+    model's other folds were validated on, or this one if it is fold `all`.
+    """
+    number = _fold_of(init)
+    own = splits.parent.parent / str(init["plans"].get("dataset_name")) / splits.name
+    others = fold_folders(path.parent.parent)
+    if number != "all":
+        others = [f for f in others if f.name not in ("fold_all", path.parent.name)]
+    ending = init["dataset_json"]["file_ending"]
+    found = [_validated_cases(other / VALIDATION_SUMMARY, ending) for other in others]
+    return {*_training_cases(own, number)}.union(*found)
+
+
+def _fold_of(init: Mapping[str, Any]) -> int | str:
+    number: int | str = init["fold"]
+    # Of models exported earlier.
+    return int(number) if isinstance(number, str) and number.isdecimal() else number
 
 
 def _training_cases(splits: Path, fold: int | str) -> Iterable[str]:

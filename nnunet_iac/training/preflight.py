@@ -167,8 +167,7 @@ class Preflight:
             self.target(validation),
             self.settings.data,
         )
-        configuration = configuration_of(self.plans, self.configuration)
-        backbone = read_backbone(path, network, configuration, fold, data, self._splits)
+        backbone = read_backbone(path, network, self.plans, fold, data, self._splits)
         for line in backbone.log_lines():
             self.log(line)
         return backbone

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_iac.host.planning import TRUTHS
-from nnunet_iac.host.plans import configuration_of, labels_without_ignore
+from nnunet_iac.host.plans import configuration_of, predicted_labels
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
@@ -132,15 +132,11 @@ def _source(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) -> Sour
     found = SourceCases(init, weights, preprocessed / name, ())
     if found.config.get("previous_stage") is not None:
         raise ValueError(f"{path} is the second stage of a cascade, which needs its first")
-    if _labels(init["dataset_json"]) != _labels(run.dataset_json):
+    if predicted_labels(init["dataset_json"]) != predicted_labels(run.dataset_json):
         raise ValueError(
             f"{run.dataset} has other labels than {name}, and the network learned those"
         )
     return found
-
-
-def _labels(dataset: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    return labels_without_ignore(dataset), dataset.get("regions_class_order")
 
 
 def _preprocessed(source: SourceCases) -> list[str]:

@@ -146,6 +146,7 @@ def test_several_adapters_are_predicted_with_in_one_process(
 ) -> None:
     model = write_model(tmp_path, "2d", planned(2))
     adapted(model)[1].save(tmp_path / "site.safetensors")
+    (tmp_path / "a_0000.nii.gz").touch()
     done: list[str] = []
 
     def command() -> None:
@@ -156,6 +157,32 @@ def test_several_adapters_are_predicted_with_in_one_process(
     names = [str(tmp_path / "site.safetensors"), "none"]
     prediction.predict(model, names, tmp_path, tmp_path / "out", [], "cuda", ())
     assert done == ["cuda", "cuda"]
+
+
+def test_a_folder_without_images_is_refused_before_anything_is_predicted(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    with pytest.raises(ValueError, match=r"has none that end with _0000\.nii\.gz"):
+        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
+
+
+def test_an_error_of_nnunets_command_is_one_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    (tmp_path / "a_0000.nii.gz").touch()
+
+    def refuse() -> None:
+        raise AssertionError("previous stage missing")
+
+    monkeypatch.setattr(prediction, "predict_entry_point_modelfolder", refuse)
+    with pytest.raises(ValueError, match=r"nnU-Net must be able to predict; .* stage missing"):
+        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
+
+
+@pytest.mark.parametrize("name", ["auto", "elsewhere/none.safetensors"])
+def test_a_file_with_a_reserved_name_is_no_adapter(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="must not be called none or auto"):
+        adapter_file(name, tmp_path)
 
 
 def test_the_plans_of_a_residual_encoder_in_3d_are_moved_to_a_target(tmp_path: Path) -> None:

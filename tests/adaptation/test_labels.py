@@ -41,9 +41,12 @@ def test_channels_of_an_older_data_set_are_read() -> None:
 
 def test_regions_must_be_the_same_and_in_the_same_order() -> None:
     require_same_labels(REGIONS, {**REGIONS, "labels": {**REGIONS["labels"], "ignore": 3}})
+    alike = {"whole": [2, 1], "core": 2, "background": 0}
+    require_same_labels(REGIONS, {**REGIONS, "labels": alike})
     others: tuple[dict[str, Any], ...] = (
         {**REGIONS, "regions_class_order": [2, 1]},
         {**REGIONS, "labels": {"background": 0, "whole": [1, 2], "core": [1]}},
+        {**REGIONS, "labels": {"background": 0, "core": [2], "whole": [1, 2]}},
         {"labels": REGIONS["labels"]},
         PLAIN,
     )
@@ -65,6 +68,14 @@ def test_labels_are_renamed_dropped_missing_and_ignored() -> None:
         mapped_values(PLAIN, target, {"lesion": "tumor", "vessel": "background"}, ())
     with pytest.raises(ValueError, match=r"must name labels of the target, .*; got 'liver'"):
         mapped_values(PLAIN, target, {"liver": "organ"}, ())
+    with pytest.raises(ValueError, match=r"labels that the target lacks; it has 'organ'"):
+        mapped_values(PLAIN, PLAIN, {}, ["organ"])
+
+
+def test_numbers_may_be_text_as_nnunet_reads_them() -> None:
+    texts = {"labels": {name: str(number) for name, number in PLAIN["labels"].items()}}
+    require_same_labels(PLAIN, texts)
+    assert mapped_values(PLAIN, texts, {}, ()) == {0: 0, 1: 1, 2: 2}
 
 
 def test_a_mapped_data_set_keeps_its_images_and_the_mapping(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_an_installed_zip_is_a_source_without_its_data(
     again = SourceModel.at(model_folder("27", "2d", "nnUNetTrainer", "nnUNetPlans"))
     assert again.checkpoint.is_relative_to(folders / "elsewhere")
     assert require_adaptable(again, target, NAME) == []
-    require_other_patients(again, target, DataConfig())
+    (note,) = require_other_patients(again, target, DataConfig())
+    assert note.startswith("note: the cases that the source was trained on are not known")
 
 
 @pytest.mark.usefixtures("folders")
@@ -143,6 +144,71 @@ def test_a_data_set_that_was_mapped_otherwise_is_not_taken(
     assert mapped_target(source, target, name, swapped, ()) == first
     with pytest.raises(ValueError, match="or mapped otherwise, and is not overwritten"):
         mapped_target(source, target, name, {"head": "tail"}, ["head"])
+
+
+def test_images_without_a_number_are_refused(folders: Path) -> None:
+    images = folders / "raw" / "Dataset030_Site" / "imagesTr"
+    for image in images.iterdir():
+        image.rename(images / image.name.replace("_0000", ""))
+    with pytest.raises(ValueError, match="images must be called CASE_0000, CASE_0001"):
+        Target.of("30")
+
+
+@pytest.mark.usefixtures("source")
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"channel_names": {"0": None}}, r"must name channels, .* got \{'0': None\}"),
+        ({"labels": {"background": 0, "organ": None}}, "give every label a number"),
+        ({"dataset": {"a": {}}}, r"dataset\.json must hold all that was once written"),
+    ],
+)
+def test_a_malformed_data_set_is_named(folders: Path, changed: Any, message: str) -> None:
+    path = folders / "raw" / "Dataset030_Site" / "dataset.json"
+    write_json(path, {**read_json(path), **changed})
+    with pytest.raises(ValueError, match=message):
+        Target.of("30")
+
+
+def test_a_mapped_data_set_takes_over_splits_and_later_cases(
+    folders: Path, source: SourceModel, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(raw: Path, document: Any, of: Any, values: dict[int, int], folder: Path) -> None:
+        mapped = {"dataset": raw.name, "numbers": {str(k): v for k, v in values.items()}}
+        cases = Target.of("30").cases
+        write_json(folder / "dataset.json", {**document, "dataset": cases, "mapped_from": mapped})
+
+    monkeypatch.setattr("nnunet_iac.adaptation.target.write_mapped_dataset", write)
+    splits = [{"train": ["p1_ed", "p1_es"], "val": ["p2_ed"]}]
+    write_json(target.raw / "splits_final.json", splits)
+    given = "Dataset130_Mapped", {"head": "tail", "tail": "head"}, ()
+    mapped = mapped_target(source, target, *given)
+    assert read_json(mapped.raw / "splits_final.json") == splits
+    for part, ending in (("imagesTr", "_0000.nii.gz"), ("labelsTr", ".nii.gz")):
+        (target.raw / part / f"p3_ed{ending}").touch()
+    assert {*mapped_target(source, Target.of("30"), *given).cases} == {*target.cases, "p3_ed"}
+    with pytest.raises(ValueError, match="exists with other cases"):
+        mapped_target(source, target, *given)
+
+
+def test_patients_that_cannot_be_compared_are_noted(source: SourceModel, target: Target) -> None:
+    (note,) = require_other_patients(source, target, DataConfig())
+    assert "patients were not compared" in note
+
+
+def test_a_model_folder_is_its_own_trainer_and_plans(source: SourceModel) -> None:
+    found = model_folder(str(source.model), "2d", "nnUNetTrainer", "nnUNetPlans")
+    assert found == source.model
+    with pytest.raises(ValueError, match=r"-s names a model folder, .*; got Other and nnUNetPlans"):
+        model_folder(str(source.model), "2d", "Other", "nnUNetPlans")
+
+
+def test_settings_that_no_trainer_takes_together_are_refused(
+    source: SourceModel, target: Target
+) -> None:
+    values = {"trainable_part": "norms", "genotype": "random:0"}
+    with pytest.raises(ValueError, match=r"trainable_part of a retrofit must be one of .* norms"):
+        prepare(source, target, NAME, values, 1, print)
 
 
 def test_labels_are_mapped_again_after_one_was_corrected(
@@ -298,23 +364,25 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
     write_json(raw / "dataset.json", {**DATASET, "numTraining": 5})
     path = folders / "preprocessed" / "Dataset031_Many" / f"{NAME}.json"
     write_settings(path, {"patient_pattern": pattern})
-    command, control, then = next_commands(path, source, Target.of("31"))
+    command, control, then, *use = next_commands(path, source, Target.of("31"))
     assert command == f"next: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerIACLTH -p {NAME}"
     plan = f"nnunet-iac plan -d 31 -c 2d -p {NAME} -o {NAME}_control"
-    assert control == f"control: {plan} --set finetune_epochs=221"
+    assert control == f"control: {plan} --set finetune_epochs=221 finetune_lr=0.0003"
     assert then == f"then: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerContinue -p {NAME}_control"
+    of_all = f"for use, with all cases: nnUNetv2_train 31 2d all -tr nnUNetTrainerIACLTH -p {NAME}"
+    assert use == ([] if fold == "all" else [of_all])
 
 
 @pytest.mark.parametrize(
     ("settings", "trainer", "control"),
     [
-        ({"genotype": "random:0"}, "IACDiscrete", "finetune_epochs=8"),
-        ({"skip": "attention"}, "IACDiscrete", "finetune_epochs=8"),
-        ({"retention": "rehearsal"}, "IACLTH", "finetune_epochs=16"),
+        ({"genotype": "random:0"}, "IACDiscrete", "finetune_epochs=8 finetune_lr=0.0003"),
+        ({"skip": "attention", "finetune_lr": 0.1}, "IACDiscrete", "finetune_epochs=8"),
+        ({"retention": "rehearsal"}, "IACLTH", "finetune_epochs=16 finetune_lr=0.0003"),
         (
             {"trainable_part": "cells+norms"},
             "IACLTH",
-            "finetune_epochs=16 trainable_part=network",
+            "finetune_epochs=16 finetune_lr=0.0003 trainable_part=network",
         ),
         ({"trainable_part": "decoder"}, "Continue", None),
         ({"retention": "l2-sp"}, "Continue", None),

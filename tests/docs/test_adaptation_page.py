@@ -198,7 +198,7 @@ PRODUCT: dict[str, Any] = {
 
 def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) -> None:
     write_json(tmp_path / "heart-k3.json", measured(GAINS))
-    write_json(tmp_path / "product.json", PRODUCT)
+    write_json(tmp_path / "heart-product.json", PRODUCT)
     found = {
         (row[0].split()[0], row[1]): row[2:] for row in rows(writer.page(tmp_path), "## Targets")
     }
@@ -216,7 +216,7 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
 def test_without_results_there_are_no_findings(writer: ModuleType, tmp_path: Path) -> None:
     page = writer.page(tmp_path)
     assert "random ones" not in page
-    assert {row[3] for row in rows(page, "## Targets")} == {"not measured"}
+    assert [row[3] for row in rows(page, "## Targets")] == ["not measured"]
 
 
 def test_rates_have_the_names_of_the_methods(writer: ModuleType) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from nnunet_iac.adaptation.preparation import CONTROL_LR
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.training import backbone_trainers
 
@@ -44,6 +45,16 @@ def test_the_methods_are_trained_for_equally_many_batches(script: Script) -> Non
     batches = changes["num_epochs"] * changes["num_iterations_per_epoch"]
     assert batches == longest * schedule.iterations_per_epoch
     assert {*methods} == {*script("evidence/adaptation/page").NAMES}
+
+
+def test_defaults_have_the_rates_that_are_best_on_the_pool(script: Script) -> None:
+    methods = script("evidence/adaptation/studies").Pair("hippocampus").methods()
+    default = Settings(preset="adapt").optimisation.finetune_lr
+    assert methods["iac-lth"]["settings"]["finetune_lr"] == default
+    assert methods["continued"]["settings"]["finetune_lr"] == CONTROL_LR
+    assert (
+        methods["l2-sp"]["settings"]["retention_weight"] == Settings().optimisation.retention_weight
+    )
 
 
 def test_the_page_expects_what_the_studies_measure(script: Script) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunet_iac.host.plans import INTENSITIES
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import (
@@ -14,7 +15,9 @@ from nnunet_iac.training.backbone import (
     backbone_file,
     leakage,
     read_backbone,
+    require_same_input,
     require_same_network,
+    trained_cases,
 )
 
 FOLD = Fold("Dataset004_Hippocampus", "2d", 0, ("case_a", "case_b"))
@@ -72,6 +75,7 @@ def test_a_foreign_backbone_is_named_by_its_first_differing_key_and_shapes() -> 
 
 
 CONFIGURATION = {"spacing": [1.0, 1.0], "normalization_schemes": ["ZScoreNormalization"]}
+PLANS = {"configurations": {"2d": CONFIGURATION}}
 
 
 def _init(fold: int | str, dataset: str = FOLD.dataset) -> dict[str, Any]:
@@ -151,10 +155,8 @@ def test_a_leaking_backbone_is_refused_unless_allowed(tmp_path: Path) -> None:
     torch.save(weights, path)
     splits = tmp_path / "splits_final.json"
     with pytest.raises(ValueError, match=r"was trained on fold 3.*set allow_leakage=true"):
-        read_backbone(path, network, CONFIGURATION, FOLD, DataConfig(), splits)
-    allowed = read_backbone(
-        path, network, CONFIGURATION, FOLD, DataConfig(allow_leakage=True), splits
-    )
+        read_backbone(path, network, PLANS, FOLD, DataConfig(), splits)
+    allowed = read_backbone(path, network, PLANS, FOLD, DataConfig(allow_leakage=True), splits)
     assert allowed.leakage is not None
 
 
@@ -162,18 +164,45 @@ def test_an_unreadable_checkpoint_is_an_error_that_names_it(tmp_path: Path) -> N
     path = tmp_path / "broken.pth"
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=r"broken\.pth must be an nnU-Net checkpoint"):
-        read_backbone(
-            path, nn.Linear(1, 1), CONFIGURATION, FOLD, DataConfig(), tmp_path / "none.json"
-        )
+        read_backbone(path, nn.Linear(1, 1), PLANS, FOLD, DataConfig(), tmp_path / "none.json")
 
 
-def test_a_backbone_of_other_preprocessing_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"spacing": [2.0, 1.0]}, r"spacing is \[2\.0, 1\.0\] in them and \[1\.0, 1\.0\] in"),
+        ({"resampling_fn_data": "other"}, "resampling_fn_data is 'other' in them and None in"),
+    ],
+)
+def test_a_backbone_of_other_preprocessing_is_refused(
+    tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
     network = nn.Linear(2, 2)
     path = tmp_path / "checkpoint_final.pth"
     weights = {"network_weights": network.state_dict(), "init_args": _init(0), "trainer_name": "T"}
     torch.save(weights, path)
-    other = {**CONFIGURATION, "spacing": [2.0, 1.0]}
-    with pytest.raises(
-        ValueError, match=r"spacing is \[2\.0, 1\.0\] in them and \[1\.0, 1\.0\] in"
-    ):
+    other = {"configurations": {"2d": {**CONFIGURATION, **changed}}}
+    with pytest.raises(ValueError, match=message):
         read_backbone(path, network, other, FOLD, DataConfig(), tmp_path / "none.json")
+
+
+def test_ct_must_be_normalised_by_the_same_intensities() -> None:
+    config = {**CONFIGURATION, "normalization_schemes": ["CTNormalization"]}
+    ours, theirs = (
+        {"configurations": {"2d": config}, INTENSITIES: {"0": {"mean": mean}}} for mean in (1, 2)
+    )
+    init = {"configuration": "2d", "plans": theirs}
+    with pytest.raises(ValueError, match=f"{INTENSITIES} is .*1.* in them and .*2.* in"):
+        require_same_input(init, ours, "2d", Path("final.pth"))
+    require_same_input({"configuration": "2d", "plans": ours}, ours, "2d", Path("final.pth"))
+
+
+def test_the_validations_of_other_folds_name_the_training_cases(tmp_path: Path) -> None:
+    for fold, case in (("0", "p1"), ("1", "p2"), ("all", "p1")):
+        reference = f"labels/{case}.nii.gz"
+        row = {"reference_file": reference, "prediction_file": reference, "metrics": {}}
+        summary = tmp_path / "model" / f"fold_{fold}" / "validation" / "summary.json"
+        write_json(summary, {"metric_per_case": [row]})
+    init = {**_init(0), "dataset_json": {"file_ending": ".nii.gz"}}
+    path = tmp_path / "model" / "fold_0" / "checkpoint_final.pth"
+    assert trained_cases(path, init, tmp_path / "a" / "b" / "splits_final.json") == {"p2"}

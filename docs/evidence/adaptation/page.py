@@ -281,14 +281,22 @@ def percent(share: float) -> str:
 
 
 def targets(
-    pairs: Mapping[str, Mapping[int, Adapted | None]], product: Mapping[str, Any] | None
+    pairs: Mapping[str, Mapping[int, Adapted | None]], products: Mapping[str, Any]
 ) -> Iterator[Target]:
-    """Yield all targets; a pair of which nothing has been measured has none."""
+    """Yield all targets; a pair of which nothing has been measured has none.
+
+    `products` has what product.py measured of a pair.
+    """
     for pair, by_cases in pairs.items():
         for cases, one in by_cases.items():
             yield from targets_of(f"{pair}, {counted(cases, 'case')}", one)
     measured = [one for by_cases in pairs.values() for one in by_cases.values() if one is not None]
-    yield from targets_of_product(measured, product)
+    same, runs = (sum(one.unchanged[side] for one in measured) for side in (0, 1))
+    found = f"the backbone is bit-identical after {same} of {counted(runs, 'run')}"
+    off, where = "with cells off nothing is forgotten", "all runs of cells"
+    yield Target(off, where, found, same == runs) if runs else Target(off, where)
+    for pair in pairs:
+        yield from targets_of_product(pair, products.get(pair))
 
 
 def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
@@ -311,15 +319,8 @@ def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
         yield Target(aims[1], where_exactly, found, each.forgets_little)
 
 
-def targets_of_product(
-    measured: Sequence[Adapted], product: Mapping[str, Any] | None
-) -> Iterator[Target]:
+def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator[Target]:
     """Yield the targets on files, choices and time."""
-    same, runs = (sum(one.unchanged[side] for one in measured) for side in (0, 1))
-    off = "with cells off nothing is forgotten"
-    found = f"the backbone is bit-identical after {same} of {counted(runs, 'run')}"
-    where = "all runs of cells"
-    yield Target(off, where, found, same == runs) if runs else Target(off, where)
     aims = (
         "with cells off predictions are those of nnU-Net's own command, byte for byte",
         f"an adapter has at most {percent(BYTES)} of the bytes of the model's weights",
@@ -327,9 +328,9 @@ def targets_of_product(
         f"adapting to 3 cases takes at most {MINUTES} minutes on two cores",
     )
     if product is None:
-        yield from (Target(aim, "heart, 3 cases") for aim in aims)
+        yield from (Target(aim, f"{pair}, 3 cases") for aim in aims)
         return
-    where = f"heart, {counted(product['cases'], 'case')}"
+    where = f"{pair}, {counted(product['cases'], 'case')}"
     is_equal, number = product["off"]["equal"], counted(product["off"]["predictions"], "prediction")
     yield Target(aims[0], where, f"{number} {'equal' if is_equal else 'not equal'}", is_equal)
     adapter, model = product["bytes"]["adapter"], product["bytes"]["model"]
@@ -341,7 +342,7 @@ def targets_of_product(
         ends = f"[{percent(between.low)}, {percent(between.high)}]"
         found = f"{right} of {total}, {percent(right / total)} {ends}"
         side = "the source" if site == "none" else "the target"
-        yield Target(aims[2], f"heart, {side}", found, right >= RIGHT * total)
+        yield Target(aims[2], f"{pair}, {side}", found, right >= RIGHT * total)
     minutes, prepared = product["seconds"]["train"] / 60, product["seconds"]["prepare"]
     found = f"{minutes:.1f} minutes, both validations included (and {prepared:.0f} s to prepare)"
     yield Target(aims[3], where, found, minutes <= MINUTES)
@@ -380,13 +381,12 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
     constants |= {"MARGIN": MARGIN, "SHARE": SHARE}
     environment.globals.update(own, **constants)
     measured = [one for pair in pairs for one in pair["found"]]
-    product = result(folder, "product")
+    products = {pair: result(folder, f"{pair}-product") for pair in known}
     return environment.get_template("page.md.jinja").render(
         pairs=pairs,
         first=search_is_worth(measured) if measured else None,
         absent=[title for name, title in PAIRS.items() if name not in known],
-        targets=list(targets(known, product)),
-        product=product,
+        targets=list(targets(known, products)),
     )
 
 

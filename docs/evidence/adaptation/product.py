@@ -1,4 +1,4 @@
-"""Measure what a user of an adapter meets: python product.py FOLDER, with FOLDER of `studies.py`.
+"""Measure what a user of an adapter meets: python product.py PAIR FOLDER, those of measure.sh.
 
 It adapts the source to three cases by the typed commands, alone on the machine, and times that;
 saves the adapter beside the source model; lets `auto` choose for held-out cases of both sites; and
@@ -19,8 +19,8 @@ from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.training.cost import circumstances
 
-PAIR, K = Pair("heart"), 3
-PLANS, TRAINER, ADAPTER = "productFrom027", "nnUNetTrainerIACLTH", "site"
+K = 3
+PLANS, TRAINER, ADAPTER = "productFromSource", "nnUNetTrainerIACLTH", "site"
 QUIET = ("-device", "cpu", "-npp", "1", "-nps", "1")
 
 
@@ -39,9 +39,9 @@ def linked_images(folder: Path, dataset: str, cases: list[str]) -> None:
             (folder / image.name).symlink_to(image.resolve())
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """Return all that is measured."""
-    target, model_fold = PAIR.target, PAIR.source_folds[0]
+def measure(pair: Pair, folder: Path) -> dict[str, Any]:
+    """Return all that is measured of a pair."""
+    target, model_fold = pair.target, pair.source_folds[0]
     model, dataset = model_fold.parent, model_fold.parent.parent.name
     fold = CASES.index(K) * DRAWS
     write_json(preprocessed_folder(target) / "splits_final.json", read_json(folder / "splits.json"))
@@ -92,4 +92,5 @@ def _bytes(fold: Path) -> int:
 
 
 if __name__ == "__main__":
-    write_json(HERE / "product.json", measure(Path(sys.argv[1])))
+    pair = Pair(sys.argv[1])
+    write_json(HERE / f"{pair.name}-product.json", measure(pair, Path(sys.argv[2])))
