@@ -99,7 +99,7 @@ OTHERS = {
     "finetune_schedule": "constant",
     "ema_decay": 0.999,
     "retention": "ewc",
-    "retention_weight": 0.1.0,
+    "retention_weight": 100.0,
     "rehearsal_cases": 1,
     "trainable_part": "decoder",
     "deep_supervision": False,
