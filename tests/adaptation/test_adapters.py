@@ -159,6 +159,17 @@ def test_several_adapters_are_predicted_with_in_one_process(
     assert done == ["cuda", "cuda"]
 
 
+def test_auto_chooses_among_adapters_of_one_fold(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    second = write_model(tmp_path / "second", "2d", planned(2), seed=1)
+    shutil.copytree(second / "fold_0", model / "fold_1")
+    (model / "adapters").mkdir()
+    for name, of in {"a": model, "b": second}.items():
+        with_statistics(adapted(of)[1]).save(model / "adapters" / f"{name}.safetensors")
+    with pytest.raises(ValueError, match="adapters of one fold; b were trained on another than a"):
+        chosen_adapters(model, tmp_path, "cpu", print)
+
+
 def test_a_folder_without_images_is_refused_before_anything_is_predicted(tmp_path: Path) -> None:
     model = write_model(tmp_path, "2d", planned(2))
     with pytest.raises(ValueError, match=r"has none that end with _0000\.nii\.gz"):

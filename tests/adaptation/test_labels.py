@@ -55,6 +55,17 @@ def test_regions_must_be_the_same_and_in_the_same_order() -> None:
             require_same_labels(REGIONS, other)
 
 
+def test_a_number_without_a_label_is_found_in_the_file_that_has_it(tmp_path: Path) -> None:
+    raw = tmp_path / "Dataset030_Site"
+    for part, name in {"imagesTr": "a_0000", "labelsTr": "a"}.items():
+        (raw / part).mkdir(parents=True)
+        image = SimpleITK.GetImageFromArray(np.array([[[0, 7]]], dtype=np.uint8))
+        SimpleITK.WriteImage(image, raw / part / f"{name}.nii.gz")
+    target = {**DATASET, "labels": {"background": 0, "organ": 1}}
+    with pytest.raises(ValueError, match=r"a\.nii\.gz has 7: correct it"):
+        write_mapped_dataset(raw, target, PLAIN, {0: 0, 1: 1}, tmp_path / "Dataset130_Mapped")
+
+
 def test_regions_are_not_mapped() -> None:
     with pytest.raises(ValueError, match="only plain labels can be mapped"):
         mapped_values(REGIONS, REGIONS, {"whole": "core"}, ())

@@ -20,6 +20,7 @@ from nnunet_iac.adaptation.target import (
     require_adaptable,
     require_other_patients,
 )
+from nnunet_iac.cli import main
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.setting_parts import DataConfig
 
@@ -407,3 +408,67 @@ def write_settings(path: Path, settings: dict[str, Any]) -> None:
     """Write plans of a data set with nothing but settings."""
     names = {"plans_name": NAME, "dataset_name": path.parent.name}
     write_json(path, {**names, "configurations": {"2d": {"iac": settings}}})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("-np 0", "-np must be at least 1; got 0"),
+        ("--map head", "a mapping must have the form TARGET=SOURCE; got 'head'"),
+        ("--map head=tail head=head --mapped-dataset Dataset130_M", "label of the target once"),
+        ("--map head=tail", "name one with --mapped-dataset"),
+        ("--absent tail --mapped-dataset Dataset130_M", "labels that the target lacks; it has"),
+        ("--set backbone_checkpoint=final.pth --mapped-dataset Dataset130_M", "is the source's"),
+        ("--set patient_pattern=x --map head=head --mapped-dataset Dataset130_M", "every case"),
+        ("-c 3d_fullres", "must be a model of the configuration -c 3d_fullres"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused_before_anything_is_written(
+    folders: Path,
+    source: SourceModel,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    message: str,
+) -> None:
+    before = sorted(folders.rglob("*"))
+    given = ["adapt", "-s", str(source.model), "-d", "30", "-c", "2d", *words.split()]
+    assert main(given) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(folders.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--adapter auto --adapter none", "give auto alone"),
+        ("--adapter site -f 0", "-f chooses folds of the backbone alone"),
+        ("--adapter a.safetensors --adapter b/a.safetensors", "must have different names"),
+    ],
+)
+def test_adapters_that_cannot_be_predicted_with_together_are_refused(
+    folders: Path,
+    source: SourceModel,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    message: str,
+) -> None:
+    images = folders / "raw" / "Dataset030_Site" / "imagesTr"
+    where = ["-m", str(source.model), "-i", str(images), "-o", str(folders / "out")]
+    assert main(["predict", *where, *words.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("preparing")
+def test_labels_that_were_preprocessed_otherwise_are_refused(
+    folders: Path, source: SourceModel, target: Target
+) -> None:
+    known = folders / "preprocessed" / target.name / "dataset.json"
+    write_json(known, {**DATASET, "labels": {"background": 0, "head": 2, "tail": 1}})
+    with pytest.raises(ValueError, match="must be those of the raw data; they differ"):
+        prepare(source, target, NAME, {}, 1, print)
+
+
+def test_images_that_end_otherwise_are_noted(source: SourceModel, target: Target) -> None:
+    other = replace(source, dataset={**source.dataset, "file_ending": ".nrrd"})
+    (note,) = require_adaptable(other, target, NAME)
+    assert note.endswith("of the source they must end with .nrrd")
