@@ -96,7 +96,7 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
     if not source_file.is_file():
         raise FileNotFoundError(
             f"the source plans must exist; {source_file} does not: make them with\n"
-            f"  {_preprocess_command(folder.name, configuration, source)}"
+            f"  {_plan_and_preprocess_command(folder.name, configuration, source)}"
         )
     original: dict[str, Any] = read_json(source_file)
     with naming(source_file):
@@ -200,7 +200,7 @@ def preprocess_command(dataset: str, identifier: str, configuration: str) -> str
     return shlex.join([*words, "-plans_name", identifier, "-c", configuration])
 
 
-def _preprocess_command(dataset: str, configuration: str, source: str) -> str:
+def _plan_and_preprocess_command(dataset: str, configuration: str, source: str) -> str:
     number = str(plans.dataset_number(dataset))
     words = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration]
     return shlex.join(
