@@ -47,19 +47,21 @@ VERBS = (
 """In the order of the help."""
 
 DESCRIPTION = """\
-Search small adaptive cells (Implantable Adaptive Cells) for the skip connections of a U-Net that \
-nnU-Net has trained, and compare them with controls.
+Add small adaptive cells (Implantable Adaptive Cells) to the skip connections of a U-Net that \
+nnU-Net has trained, adapt it to another site, and compare with controls.
 
 Research software, not a medical device."""
 
 WHERE_TO_START = """\
 start here:
-  nnunet-iac demo --quick                         try every step on embedded data, in a minute
-  eval "$(nnunet-iac trainers-dir --export)"      let nnU-Net find the trainers
-  nnunet-iac doctor                               check the installation
-  nnUNetv2_train 4 2d 0                           train the backbone, if you have none
-  nnUNetv2_train 4 2d 0 -tr nnUNetTrainerIACLTH   retrofit it: search, finetune, validate
-  nnunet-iac report FOLD -o report                write a page on what was found and what it gains
+  nnunet-iac demo --quick                              try every step on embedded data, in a minute
+  eval "$(nnunet-iac trainers-dir --export)"           let nnU-Net find the trainers
+  nnunet-iac doctor                                    check the installation
+  nnUNetv2_train 4 2d 0                                train the backbone, if you have none
+  nnUNetv2_train 4 2d 0 -tr nnUNetTrainerIACDiscrete   retrofit it with a random cell
+  nnUNetv2_train 4 2d 0 -tr nnUNetTrainerIACLTH        retrofit it with a searched cell
+  nnUNetv2_train 4 2d 0 -tr nnUNetTrainerContinue      the control: the backbone trained for longer
+  nnunet-iac report FOLD -o report                     write a page on what the cells gain
 
 nnunet-iac VERB --help explains a verb and shows an example."""
 
