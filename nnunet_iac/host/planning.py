@@ -130,11 +130,14 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
-        next_ = f"next: {train} -tr {ours} {under}"
-        # Settings that name no cell are for a control as well.
-        also = f"or, as the control: {train} -tr {CONTINUE_TRAINER} {under}"
-        is_both = ours in (LTH_TRAINER, FULL_TRAINER) and settings.cell.trainable_part is None
-        return [next_, also] if is_both else [next_]
+        given = {"preset", "warmup_epochs", "search_epochs"} & set(settings.written)
+        trainers = {"next": ours}
+        if ours in (LTH_TRAINER, FULL_TRAINER):  # Settings that name no cell are for all.
+            if not given:
+                trainers = {"next": DISCRETE_TRAINER, "or, to search the cell": ours}
+            if settings.cell.trainable_part is None:
+                trainers["or, as the control"] = CONTINUE_TRAINER
+        return [f"{what}: {train} -tr {trainer} {under}" for what, trainer in trainers.items()]
     trainer = settings.data.backbone_trainer
     words = [] if trainer is None else ["-tr", trainer]
     words += ["-p", new["plans_name"]]

@@ -114,8 +114,8 @@ def backbone_file(
             return candidate
     looked = "\n".join(f"  {candidate}" for candidate in candidates)
     raise FileNotFoundError(
-        "a trained backbone must exist before cells can be searched; none was found at\n"
-        f"{looked}\ntrain it with\n  {training_command(trainer, identifiers[-1], fold)}\n"
+        "a trained backbone must exist before a retrofit or its control can start; none was found "
+        f"at\n{looked}\ntrain it with\n  {training_command(trainer, identifiers[-1], fold)}\n"
         "or name one with the settings backbone_trainer, backbone_plans or backbone_checkpoint"
     )
 

@@ -72,7 +72,7 @@ class nnUNetTrainerIACNoDA(nnUNetTrainerNoDA, nnUNetTrainerIAC):
 
 
 class nnUNetTrainerIACDiscreteNoDA(nnUNetTrainerNoDA, nnUNetTrainerIACDiscrete):
-    """Finetuning of a given genotype without data augmentation."""
+    """Finetuning of a random or given cell without data augmentation."""
 
 
 class nnUNetTrainerIACLTHDA5(nnUNetTrainerDA5, nnUNetTrainerIACLTH):
@@ -84,7 +84,7 @@ class nnUNetTrainerIACDA5(nnUNetTrainerDA5, nnUNetTrainerIAC):
 
 
 class nnUNetTrainerIACDiscreteDA5(nnUNetTrainerDA5, nnUNetTrainerIACDiscrete):
-    """Finetuning of a given genotype with nnU-Net's strong augmentation DA5."""
+    """Finetuning of a random or given cell with nnU-Net's strong augmentation DA5."""
 
 
 class nnUNetTrainerIACLTHNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIACLTH):
@@ -96,7 +96,7 @@ class nnUNetTrainerIACNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIAC):
 
 
 class nnUNetTrainerIACDiscreteNoMirroring(nnUNetTrainerNoMirroring, nnUNetTrainerIACDiscrete):
-    """Finetuning of a given genotype without mirroring, in training and in prediction."""
+    """Finetuning of a random or given cell without mirroring, in training and in prediction."""
 
 
 class nnUNetTrainerContinueNoDA(nnUNetTrainerNoDA, nnUNetTrainerContinue):
@@ -135,7 +135,7 @@ class nnUNetTrainerIAC_1warmup6search2finetune(nnUNetTrainerIAC):
 
 
 class nnUNetTrainerIACDiscrete_2finetune(nnUNetTrainerIACDiscrete):
-    """Finetuning of a given genotype of `SHORTEST` length, to see that everything runs."""
+    """Finetuning of a random or given cell of `SHORTEST` length, to see that everything runs."""
 
     overrides = SHORTEST
 
@@ -159,6 +159,6 @@ class nnUNetTrainerIAC_3warmup12search15finetune(nnUNetTrainerIAC):
 
 
 class nnUNetTrainerIACDiscrete_15finetune(nnUNetTrainerIACDiscrete):
-    """Finetuning of a given genotype of `SHORT` length, for a first look at one's own data."""
+    """Finetuning of a random or given cell of `SHORT` length, for a first look at your data."""
 
     overrides = SHORT

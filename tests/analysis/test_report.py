@@ -721,8 +721,9 @@ def test_what_needed_no_search_is_judged_where_there_is_nothing_else(tmp_path, m
     page = write_report([fold], tmp_path / "report").read_text()
     runs, unread = read_runs([fold])
     report = make_report(runs, unread=unread)
-    (one,) = report.evaluation.comparisons
+    one, control = report.evaluation.comparisons
     assert (one.against.kind, one.paired.verdict) == ("reference", "better")
+    assert (control.group, control.against.group.method) == (one.group, "continued")
     assert report.verdicts[0].startswith(f"{one.group.name}: Dice 0.")
     assert "higher than the backbone" in page
     assert "search has ended" not in page

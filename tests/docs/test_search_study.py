@@ -157,7 +157,7 @@ METHODS = {"continued": 0.0101, "random": 0.01, "iac-lth": 0.0102, "iac": 0.0103
 
 def test_the_page_states_what_has_not_been_measured(page: Callable[..., str]) -> None:
     text = page()
-    assert text.count("Not measured: converged") == 3
+    assert text.count("Not measured yet: whether the backbone has converged") == 3
     assert "How far cells differ has not been measured." in text
 
 
@@ -186,7 +186,7 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
 
 def test_the_shortest_finetuning_that_is_not_inferior_is_enough(page: Callable[..., str]) -> None:
     gains = {"random-10": 0.0, "random-30": 0.02, "random-80": 0.02}
-    assert "300 batches are enough." in page(acdc_time=made_up("time", gains, (0, 1, 2)))
+    assert "300 batches are enough: " in page(acdc_time=made_up("time", gains, (0, 1, 2)))
     gains["random-120"] = 0.04
     assert "Only the longest is enough." in page(acdc_time=made_up("time", gains, (0, 1, 2)))
 

@@ -141,7 +141,8 @@ def test_settings_without_a_cell_are_for_a_search_and_for_the_control(preprocess
     path, _ = write_plans("4", "2d", "nnUNetPlans", "Longer", {"finetune_epochs": 221})
     lines = next_commands(path, "2d", None)
     assert lines == [
-        "next: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p Longer",
+        "next: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACDiscrete -p Longer",
+        "or, to search the cell: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p Longer",
         "or, as the control: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerContinue -p Longer",
     ]
 

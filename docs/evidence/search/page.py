@@ -55,6 +55,18 @@ NAMES = {
     "random-80": "cells: random",
     "random-120": "cells: random",
 }
+STUDY_NAMES = {
+    "converged": "whether the backbone has converged",
+    "choose": "learning rates",
+    "genotypes": "how far cells differ",
+    "searches": "searched cells",
+    "methods": "controls and other skip modules",
+    "core": "searched cells and controls",
+    "time": "finetunings of other lengths",
+    "halving": "direct evaluation",
+    "parts": "other trained parts and averaged weights",
+    "paper": "the paper's protocol",
+}
 SEARCHES = ("iac-lth", "swift", "paper", "adaptive", "iac")
 DIRECT = ("halving", "halving-convolutions")
 CONTROLS = {
@@ -331,7 +343,9 @@ def kept(sets: Iterable[Measured], method: str) -> bool | None:
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
-    environment.filters.update(difference=difference_text, p=p_text)
+    environment.filters.update(
+        difference=difference_text, p=p_text, study_name=STUDY_NAMES.__getitem__
+    )
     own = {"names": NAMES, "direct": DIRECT, "counts": COUNTS}
     own |= {
         "titles": TITLES,

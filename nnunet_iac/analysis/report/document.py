@@ -112,11 +112,12 @@ def read_runs(paths: Iterable[Path]) -> tuple[tuple[Run, ...], tuple[str, ...]]:
         runs = {f: replace(run, judged=not run.trains_backbone) for f, run in runs.items()}
     unread: dict[str, None] = {}
     for run in list(runs.values()):
-        if not (run.is_control or run.judged):
+        if not run.is_control:
             controls, reasons = controls_beside(run)
             unread.update(dict.fromkeys(reasons))
             for control in controls:
-                runs.setdefault(control.fold_folder.resolve(), control)
+                if control.trains_backbone or not run.judged:
+                    runs.setdefault(control.fold_folder.resolve(), control)
     places = {method: place for place, method in enumerate(BASELINES, start=1)}
     ordered = sorted(runs.values(), key=lambda run: places.get(run.method, 0))  # Controls last.
     return tuple(ordered), tuple(unread)
@@ -134,7 +135,7 @@ def make_report(
         raise ValueError(
             "a report needs a run with cells or other modules in the skip connections; all runs "
             "given continue the backbone: name a retrofit, such as "
-            "nnUNetTrainerIACLTH__PLANS__2d/fold_0"
+            "nnUNetTrainerIACDiscrete__PLANS__2d/fold_0"
         )
     named = tuple(zip(labels(runs), runs, strict=True))
     evaluation = evaluate(runs, margin, seed)

@@ -201,7 +201,8 @@ def find_runs(paths: Iterable[Path]) -> tuple[Path, ...]:
         if not folders:
             raise ValueError(
                 f"a report needs the record of a run; there is none in {path}: name a fold folder "
-                "of a retrofit, such as nnUNetTrainerIACLTH__PLANS__2d/fold_0, or its model folder"
+                "of a retrofit, such as nnUNetTrainerIACDiscrete__PLANS__2d/fold_0, or its model "
+                "folder"
             )
         found.update((folder.parent, None) for folder in folders)
     return tuple(found)
