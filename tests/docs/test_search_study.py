@@ -171,7 +171,7 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
         acdc_time=made_up("time", {"random-80": 0.01, "random-120": 0.011}, (0, 1, 2)),
     )
     first = text.split("\n## ")[0]
-    assert "On ACDC, 128 x 128 it does not matter which cell is chosen" in first
+    assert "it does not matter which cell is chosen, on the backbone's own data" in first
     assert (
         'the cheapest retrofit that is not inferior to the best by 0.002 is "cells: random"'
         in first
