@@ -12,7 +12,6 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     preprocess_dataset,
 )
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
 from nnunet_iac.adaptation.labels import (
     require_same_labels,
@@ -37,6 +36,7 @@ from nnunet_iac.host.plans import (
     settings_of,
     write_new,
 )
+from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import named, patient_of
@@ -192,13 +192,6 @@ def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> Non
     write_json(path, patient_folds(sorted(cases), pattern, min(FOLDS, len(patients))))
 
 
-def _preprocessed(data: Path) -> Sequence[str]:
-    if not data.is_dir() or not any(data.iterdir()):
-        return ()
-    found: Sequence[str] = infer_dataset_class(str(data)).get_identifiers(str(data))
-    return found
-
-
 def _require_own_data(data: Path, plans: Path) -> None:
     """Refuse preprocessed data without plans, since their spacing is unknown."""
     if not plans.exists() and data.is_dir() and any(data.iterdir()):
@@ -227,7 +220,7 @@ def _joined(path: Path, plans: dict[str, Any]) -> dict[str, Any]:
 
 def _require_raw_cases(data: Path, target: Target) -> None:
     """Check that what is preprocessed or split are cases of the raw data, none of them removed."""
-    for path, cases in ((data, _preprocessed(data)), (target.splits, _split_cases(target))):
+    for path, cases in ((data, preprocessed_cases(data)), (target.splits, _split_cases(target))):
         if gone := set(cases) - set(target.cases):
             raise ValueError(
                 f"all cases must be among the raw data; {path} has {named(gone)}, which "
@@ -246,7 +239,7 @@ def _split_cases(target: Target) -> set[str]:
 
 def _is_preprocessed(folder: Path, data: Path, target: Target) -> bool:
     """Return whether all cases were preprocessed after their raw files were changed last."""
-    ending, there = target.dataset["file_ending"], set(_preprocessed(data))
+    ending, there = target.dataset["file_ending"], set(preprocessed_cases(data))
     for case, files in target.cases.items():
         made, truth = data / f"{case}.pkl", folder / TRUTHS / f"{case}{ending}"
         if case not in there or not made.is_file() or not truth.is_file():

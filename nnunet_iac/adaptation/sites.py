@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -13,6 +12,7 @@ from nnunet_iac.adaptation.choice import NO_ADAPTER, Features, Site, statistics
 from nnunet_iac.host.networks import network_of
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import configuration_of
+from nnunet_iac.host.preprocessed import preprocessed_dataset
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.source_cases import AdaptedRun, source_training_cases
@@ -90,8 +90,6 @@ def backbone_network(
 
 def _images(folder: Path, cases: Sequence[str]) -> Iterator[Tensor]:
     """Return at most `CASES` preprocessed images, one in memory at a time."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise FileNotFoundError(f"{folder} has no preprocessed cases")
-    dataset = infer_dataset_class(str(folder))(str(folder), list(cases))
+    dataset = preprocessed_dataset(folder, cases)
     shown = tqdm(sorted(cases)[:: -(-len(cases) // CASES)], desc=f"cases of {folder.parent.name}")
     return (torch.from_numpy(dataset.load_case(case)[0][:]) for case in shown)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import read_plans
+from nnunet_iac.host.preprocessed import preprocessed_dataset
 from nnunet_iac.nn.folding import fold_for_inference
 from nnunet_iac.runs.atomic import replacing
 from nnunet_iac.runs.folder import RunFolder
@@ -137,12 +138,10 @@ def require_comparable(model: Model) -> None:
 
 def validation_images(fold: Path, predictor: Any, count: int) -> dict[str, np.ndarray]:
     """Return the first preprocessed validation cases of a trained fold, by identifier."""
-    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
-
     dataset = predictor.plans_manager.dataset_name
     folder = preprocessed_folder(dataset) / predictor.configuration_manager.data_identifier
-    data = infer_dataset_class(str(folder))(str(folder))
     cases = sorted(RunFolder.of_fold(fold).read_split()["validation"])[:count]
+    data = preprocessed_dataset(folder, cases)
     return {case: np.asarray(data.load_case(case)[0]) for case in cases}
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import nn
 
 from nnunet_iac.host.planning import preprocess_command
@@ -16,6 +15,7 @@ from nnunet_iac.host.plans import (
     configuration_of,
     lineage,
 )
+from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.nn.cost import cell_costs, network_cost
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, RetrofittedUNet
@@ -111,19 +111,14 @@ class Preflight:
         for warning in warnings:
             self.log(f"WARNING: {warning}")
 
-    def require_data(self) -> None:
-        """Check that there are preprocessed data; the error has the command that makes them."""
-        if not self.data.is_dir() or not any(self.data.iterdir()):
+    def preprocessed_cases(self) -> Sequence[str]:
+        """Return all preprocessed cases; where there are none, the error names the command."""
+        cases = preprocessed_cases(self.data)
+        if not cases:
             names = self.plans["dataset_name"], self.plans["plans_name"], self.configuration
             raise FileNotFoundError(
                 f"preprocessed data must exist in {self.data}; run\n  {preprocess_command(*names)}"
             )
-
-    def preprocessed_cases(self) -> Sequence[str]:
-        """Return all cases that are preprocessed; none is an error, as of `require_data`."""
-        self.require_data()
-        folder = str(self.data)
-        cases: list[str] = infer_dataset_class(folder).get_identifiers(folder)
         return cases
 
     def split(

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nnunet_iac.host.plans import IGNORE, read_dataset
+from nnunet_iac.host.preprocessed import preprocessed_dataset
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.training import batches, optimisation
 from nnunet_iac.training.preflight import Preflight
@@ -62,7 +62,8 @@ class Retention:
         """Return nnU-Net's loader, every second image of which is of the source, on average."""
         if self.rehearsed is None:
             return loader
-        parts = loader._data, _dataset(self.rehearsed)
+        other = preprocessed_dataset(self.rehearsed.data, self.rehearsed.cases)
+        parts = loader._data, other
         shares = [0.5 / len(part.identifiers) for part in parts for _ in part.identifiers]
         return batches.with_dataset(loader, JoinedCases(*parts), shares)
 
@@ -146,7 +147,7 @@ def chosen_retention(
     importance = None
     if source is not None:
         training, _ = trainer.streams.stock_loaders(get_dataloaders)
-        loader = batches.with_dataset(training, _dataset(source))
+        loader = batches.with_dataset(training, preprocessed_dataset(source.data, source.cases))
         drawn = trainer.streams.first_batches(loader, "source", FISHER_BATCHES)
         given = original, trainer.loss
         losses = (optimisation.loss_of(*given, batch, device, mixed=False) for batch in drawn)
@@ -239,8 +240,3 @@ def fisher_diagonal(
     mean = torch.cat([each.flatten() for each in found.values()]).mean()
     scale = mean.clamp_min(torch.finfo(mean.dtype).tiny)
     return {name: each / scale for name, each in found.items()}
-
-
-def _dataset(source: SourceCases) -> Any:
-    folder = str(source.data)
-    return infer_dataset_class(folder)(folder, list(source.cases), None)

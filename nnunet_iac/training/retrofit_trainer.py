@@ -122,7 +122,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def initialize(self) -> None:
         """Build the network after checking that there is data to train it on."""
-        self.run.checks.require_data()
+        self.run.checks.preprocessed_cases()
         previous = self.configuration_manager.previous_stage_name
         if previous is not None:
             folder = self.run.checks.previous_stage(previous, self.do_split())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nnunet_iac.host.planning import TRUTHS
 from nnunet_iac.host.plans import configuration_of, predicted_labels
+from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
@@ -113,7 +114,7 @@ def source_training_cases(
     if found is None:
         raise ValueError(f"{record.path} is a model of {run.dataset} itself")
     fold = found.init["fold"]
-    cases = _preprocessed(found) if fold == "all" else _split(found).get("train", ())
+    cases = _preprocessed(found.data) if fold == "all" else _split(found).get("train", ())
     if not cases:
         raise ValueError(f"{found.folder / SPLITS} has no training cases of fold {fold}")
     return replace(found, cases=tuple(sorted(cases)))
@@ -139,11 +140,10 @@ def _source(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) -> Sour
     return found
 
 
-def _preprocessed(source: SourceCases) -> list[str]:
-    """Return all preprocessed cases."""
-    if not source.data.is_dir() or not any(source.data.iterdir()):
-        raise FileNotFoundError(f"{source.data} has no preprocessed cases")
-    found: list[str] = infer_dataset_class(str(source.data)).get_identifiers(str(source.data))
+def _preprocessed(folder: Path) -> list[str]:
+    """Return all preprocessed cases, of which there must be some."""
+    if not (found := preprocessed_cases(folder)):
+        raise FileNotFoundError(f"{folder} has no preprocessed cases")
     return found
 
 
@@ -152,7 +152,7 @@ def _split(source: SourceCases) -> dict[str, list[str]]:
     splits, number = source.folder / SPLITS, int(source.init["fold"])
     if not splits.is_file():
         raise FileNotFoundError(f"{splits} does not exist")
-    there, known = _preprocessed(source), read_json(splits)
+    there, known = _preprocessed(source.data), read_json(splits)
     require_split(known, number, there, str(splits))
     found: dict[str, list[str]] = known[number] if number < len(known) else {}
     return found

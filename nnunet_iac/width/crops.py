@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 from torch import Tensor
 
 from nnunet_iac.host.planning import preprocess_command
+from nnunet_iac.host.preprocessed import preprocessed_cases, preprocessed_dataset
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.splits import FOLDS, SPLIT_SEED, SPLITS, require_splits
 from nnunet_iac.width.source import Source
@@ -35,13 +35,12 @@ def training_cases(source: Source, fold: FoldName) -> list[str]:
     Without a splits_final.json they are those of the one that nnU-Net would write.
     """
     folder = source.data_folder
-    if not folder.is_dir() or not any(folder.glob("*.pkl")):
+    if not (cases := preprocessed_cases(folder)):
         names = source.folder.name, source.plans["plans_name"], source.configuration
         raise FileNotFoundError(
             f"the data must be preprocessed; {folder} has no cases: run\n"
             f"  {preprocess_command(*names)}"
         )
-    cases = sorted(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
     if fold == "all":
         return cases
     if not str(fold).isdecimal():
@@ -73,8 +72,8 @@ def central_crops(
 
     Of a volume that is cut into slices for a two-dimensional network, the middle slice.
     """
-    folder = str(source.data_folder)
-    data = infer_dataset_class(folder)(folder, list(cases))
+    folder = source.data_folder
+    data = preprocessed_dataset(folder, cases)
     crops = []
     for case in cases:
         image = data.load_case(case)[0]

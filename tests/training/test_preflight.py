@@ -248,7 +248,7 @@ def test_missing_data_are_an_error_with_the_command_that_makes_them(tmp_path: Pa
     checks, _ = _preflight(trainers.nnUNetTrainerIACLTH, {}, tmp_path)
     (tmp_path / "data" / "2d").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="nnUNetv2_preprocess -d 4 -plans_name Mine -c 2d"):
-        checks.require_data()
+        checks.preprocessed_cases()
 
 
 def test_a_patient_on_both_sides_of_a_split_is_refused_unless_that_is_asked_for(
