@@ -167,8 +167,8 @@ def test_page_opens_with_its_verdict_and_shows_every_score(demo, page):
     table = re.search(r"<table>.*?</table>", page, re.S)[0]
     rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', table)
     assert [name for name, _ in rows] == ["mean", *CASES]
-    assert re.findall(r"<td>(.*?)</td>", rows[0][1]) == ["0.825", "0.810", "0.857", "+0.032"]
-    assert re.findall(r"<td>(.*?)</td>", rows[2][1])[-1] == "\N{MINUS SIGN}0.010"
+    assert re.findall(r"<td>(.*?)</td>", rows[0][1]) == ["0.8250", "0.8100", "0.8570", "+0.0320"]
+    assert re.findall(r"<td>(.*?)</td>", rows[2][1])[-1] == "-0.0100"
 
 
 def test_page_shows_three_cases_with_two_described_pictures_each(page):
@@ -273,19 +273,19 @@ def test_page_is_the_same_every_time(demo, page):
 def test_verdict_compares_with_both_others_in_the_printed_numbers():
     summary = {
         "per_case": [{}] * 6,
-        "reference_dice": 0.8804,
-        "continued_dice": 0.8846,
-        "iac_dice": 0.8796,
+        "reference_dice": 0.88004,
+        "continued_dice": 0.88496,
+        "iac_dice": 0.87996,
         "epochs": {"continued": 30},
     }
     text = verdict(summary)
     assert "On 6 test cases" in text
-    assert "equal to its backbone (0.880)" in text
+    assert "equal to its backbone (0.8800)" in text
     assert (
-        "0.005 lower than the continued backbone (0.885), which was trained for the same 30 "
+        "0.0050 lower than the continued backbone (0.8850), which was trained for the same 30 "
         in text
     )
-    assert "0.080 higher than its backbone" in verdict({**summary, "reference_dice": 0.8})
+    assert "0.0800 higher than its backbone" in verdict({**summary, "reference_dice": 0.8})
 
 
 def _case(name, gain):

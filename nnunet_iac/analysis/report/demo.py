@@ -38,13 +38,13 @@ def write_demo_report(demo: Path, summary: Mapping[str, Any]) -> Path:
 
 def verdict(summary: Mapping[str, Any]) -> str:
     """Return the result of the demo in one sentence; the numbers add up as printed."""
-    dice = {method: round(summary[f"{method}_dice"], 3) for method in NETWORKS}
+    dice = {method: round(summary[f"{method}_dice"], 4) for method in NETWORKS}
     epochs = summary["epochs"]["continued"]
     return (
         f"On {len(summary['per_case'])} test cases the retrofit has a mean Dice of "
-        f"{dice['iac']:.3f}: {_compared(dice['iac'] - dice['reference'])} its backbone "
-        f"({dice['reference']:.3f}), and {_compared(dice['iac'] - dice['continued'])} the "
-        f"continued backbone ({dice['continued']:.3f}), which was trained for the same {epochs} "
+        f"{dice['iac']:.4f}: {_compared(dice['iac'] - dice['reference'])} its backbone "
+        f"({dice['reference']:.4f}), and {_compared(dice['iac'] - dice['continued'])} the "
+        f"continued backbone ({dice['continued']:.4f}), which was trained for the same {epochs} "
         "extra epochs."
     )
 
@@ -82,9 +82,9 @@ def _content(demo: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compared(difference: float) -> str:
-    if abs(difference) < 5e-4:
+    if abs(difference) < 5e-5:
         return "equal to"
-    return f"{abs(difference):.3f} {'higher' if difference > 0 else 'lower'} than"
+    return f"{abs(difference):.4f} {'higher' if difference > 0 else 'lower'} than"
 
 
 def _gain(case: Case) -> float:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.scores.wording import csv_text, markdown_text
+from nnunet_iac.analysis.scores.wording import csv_text, markdown_text, score_text, signed_text
 from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, svg_document, write_figure
 from nnunet_iac.runs.atomic import write_text
 
@@ -22,7 +22,7 @@ def environment() -> Environment:
     """Return the environment of the templates: everything escaped, nothing undefined."""
     loader = PackageLoader("nnunet_iac.analysis.report")
     templates = Environment(loader=loader, autoescape=True, **HOW)
-    templates.filters.update(duration=duration, score=score, signed=signed)
+    templates.filters.update(duration=duration, score=score_text, signed=signed_text)
     return templates
 
 
@@ -35,7 +35,7 @@ def markdown_environment(folder: Path | None = None) -> Environment:
     loader = own if folder is None else FileSystemLoader(folder)
     keep = folder is not None
     made = Environment(loader=loader, keep_trailing_newline=keep, finalize=markdown_text, **HOW)
-    made.filters.update(cell=_cell, commit=commit_text, score=score, signed=signed)
+    made.filters.update(cell=_cell, commit=commit_text, score=score_text, signed=signed_text)
     return made
 
 
@@ -58,16 +58,6 @@ def duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", f"{rest} s"]
     return " ".join([part for part in parts if part][:2])
-
-
-def score(dice: float | None) -> str:
-    """Return a Dice for people, for example `0.812`."""
-    return "none" if dice is None else f"{dice:.3f}"
-
-
-def signed(number: float) -> str:
-    """Return a difference of Dice with its sign, for example `+0.012`."""
-    return f"{number:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent(share: float) -> str:

@@ -137,7 +137,7 @@ def _compared(name: str, how: str, made: Sequence[GroupComparison]) -> Table:
     for comparison, method, kind in COMPARED:
         for one in _chosen(made, method, kind):
             c, backbone = one.paired, one.group.runs[0].backbone.trainer
-            scores = (str(c.patients), f"{c.mean_a:.3f}", f"{c.mean_b:.3f}", difference_text(c))
+            scores = (str(c.patients), f"{c.mean_a:.4f}", f"{c.mean_b:.4f}", difference_text(c))
             row = (backbone, comparison, *scores, p_text(c.p), p_text(c.p_holm), *errors_text(c))
             rows.append((*_place(one), *row))
     head = ("data set", "configuration", "backbone", "comparison", "patients")
