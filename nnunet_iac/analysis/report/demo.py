@@ -89,7 +89,7 @@ def _compared(difference: float) -> str:
 
 def _gain(case: Case) -> float:
     """Return the change of Dice by the cells, as the difference of the printed numbers."""
-    return round(case["iac"], 3) - round(case["reference"], 3)
+    return round(case["iac"], 4) - round(case["reference"], 4)
 
 
 def _dot_plot(rows: Sequence[Case]) -> Figure:
