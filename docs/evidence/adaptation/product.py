@@ -14,7 +14,8 @@ from typing import Any
 
 from studies import CASES, DRAWS, HERE, Pair
 
-from nnunet_iac.host.folders import preprocessed_folder, raw_folder, results_folder
+from nnunet_iac.host.folders import raw_folder, results_folder
+from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.training.cost import circumstances
