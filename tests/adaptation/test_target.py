@@ -410,52 +410,41 @@ def write_settings(path: Path, settings: dict[str, Any]) -> None:
     write_json(path, {**names, "configurations": {"2d": {"iac": settings}}})
 
 
+MAP, FEW = "--mapped-dataset Dataset130_M", "--adapter a.safetensors --adapter b/a.safetensors"
+
+
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("verb", "words", "message"),
     [
-        ("-np 0", "-np must be at least 1; got 0"),
-        ("--map head", "a mapping must have the form TARGET=SOURCE; got 'head'"),
-        ("--map head=tail head=head --mapped-dataset Dataset130_M", "label of the target once"),
-        ("--map head=tail", "name one with --mapped-dataset"),
-        ("--absent tail --mapped-dataset Dataset130_M", "labels that the target lacks; it has"),
-        ("--set backbone_checkpoint=final.pth --mapped-dataset Dataset130_M", "is the source's"),
-        ("--set patient_pattern=x --map head=head --mapped-dataset Dataset130_M", "every case"),
-        ("-c 3d_fullres", "must be a model of the configuration -c 3d_fullres"),
+        ("adapt", "-np 0", "-np must be at least 1; got 0"),
+        ("adapt", "--map head", "a mapping must have the form TARGET=SOURCE; got 'head'"),
+        ("adapt", f"--map head=tail head=head {MAP}", "label of the target once"),
+        ("adapt", "--map head=tail", "name one with --mapped-dataset"),
+        ("adapt", f"--absent tail {MAP}", "labels that the target lacks; it has"),
+        ("adapt", f"--set backbone_checkpoint=final.pth {MAP}", "is the source's"),
+        ("adapt", f"--set patient_pattern=x --map head=head {MAP}", "every case"),
+        ("adapt", "-c 3d_fullres", "must be a model of the configuration -c 3d_fullres"),
+        ("predict", "--adapter auto --adapter none", "give auto alone"),
+        ("predict", "--adapter site -f 0", "-f chooses folds of the backbone alone"),
+        ("predict", FEW, "must have different names"),
     ],
 )
 def test_words_that_do_not_fit_are_refused_before_anything_is_written(
     folders: Path,
     source: SourceModel,
     capsys: pytest.CaptureFixture[str],
+    verb: str,
     words: str,
     message: str,
 ) -> None:
-    before = sorted(folders.rglob("*"))
-    given = ["adapt", "-s", str(source.model), "-d", "30", "-c", "2d", *words.split()]
-    assert main(given) == 2
+    before, images = sorted(folders.rglob("*")), folders / "raw" / "Dataset030_Site" / "imagesTr"
+    given = {
+        "adapt": ["-s", str(source.model), "-d", "30", "-c", "2d"],
+        "predict": ["-m", str(source.model), "-i", str(images), "-o", str(folders / "out")],
+    }
+    assert main([verb, *given[verb], *words.split()]) == 2
     assert message in capsys.readouterr().err
     assert sorted(folders.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--adapter auto --adapter none", "give auto alone"),
-        ("--adapter site -f 0", "-f chooses folds of the backbone alone"),
-        ("--adapter a.safetensors --adapter b/a.safetensors", "must have different names"),
-    ],
-)
-def test_adapters_that_cannot_be_predicted_with_together_are_refused(
-    folders: Path,
-    source: SourceModel,
-    capsys: pytest.CaptureFixture[str],
-    words: str,
-    message: str,
-) -> None:
-    images = folders / "raw" / "Dataset030_Site" / "imagesTr"
-    where = ["-m", str(source.model), "-i", str(images), "-o", str(folders / "out")]
-    assert main(["predict", *where, *words.split()]) == 2
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("preparing")
