@@ -4,6 +4,7 @@
 # hippocampus, and Chromium.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+export OMP_WAIT_POLICY=passive
 runs=$nnUNet_results/Dataset004_Hippocampus study=search-hippocampus
 some=$(mktemp -d)
 trap 'rm -r "$some"' EXIT
