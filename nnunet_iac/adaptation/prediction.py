@@ -63,7 +63,6 @@ def predict(
     Raises:
         ValueError: an adapter of another backbone, a damaged one, or two of one name.
     """
-    _cases(images, model)
     files = {
         _title(name): None if name == NO_ADAPTER else adapter_file(name, model) for name in names
     }
@@ -77,6 +76,7 @@ def predict(
             name: (apply(model, adapter, Path(spare) / name), FINAL) if adapter else _alone(model)
             for name, adapter in adapters.items()
         }
+        _cases(images, model)  # After the model was found, so that its own errors come first.
         folders = {n: output / n if len(names) > 1 else output for n in models}
         for name, (found, checkpoint) in models.items():
             trained = [fold.name.removeprefix("fold_") for fold in found.folds]
