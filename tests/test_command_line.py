@@ -59,7 +59,7 @@ def _help(action: argparse.Action, parser: Parser) -> str:
 def test_the_first_help_states_where_to_start_and_what_the_software_is_not() -> None:
     assert "Research software, not a medical device." in cli._parser().format_help()
     typed = re.findall(r"^  (\S.*?)  +\S", cli.WHERE_TO_START, re.MULTILINE)
-    assert len(typed) == 6
+    assert len(typed) == len(re.findall("^  ", cli.WHERE_TO_START, re.MULTILINE))
     for command in typed:
         _require_typable(command)
 
