@@ -222,3 +222,9 @@ def test_without_results_there_are_no_findings(writer: ModuleType, tmp_path: Pat
 def test_rates_have_the_names_of_the_methods(writer: ModuleType) -> None:
     assert writer.rate_name("continued-10e-4") == "continued, all weights, 0.001"
     assert writer.rate_name("l2-sp-1e0") == "continued with L2-SP, 1"
+
+
+def test_of_what_was_tried_for_a_method_one_value_is_used(writer: ModuleType) -> None:
+    tried = writer.rates(writer.HERE, "hippocampus")
+    used = [writer.tried(row.method)[0] for row, is_used in tried if is_used]
+    assert sorted(used) == ["continued", "l2-sp", "random"]

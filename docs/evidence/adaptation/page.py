@@ -31,6 +31,9 @@ PAIRS = {
 CASES = {"heart": (1, 3, 5, 10), "hippocampus": (3,)}
 """How many cases each pair is adapted to; studies.py plans the same."""
 
+FOR_RATES = 3
+"""Cases in the draws on which learning rates were chosen."""
+
 SEARCHED = {"heart": "acdc", "hippocampus": "hippocampus"}
 """Names of the sources' data sets in ../search."""
 
@@ -245,17 +248,36 @@ def transfers(
     return dict(zip(methods, adjusted(family), strict=True))
 
 
-def rates(folder: Path, pair: str) -> list[Row]:
-    """Return what every rate and weight that was tried is worth, the mean over draws."""
-    measured = result(folder, f"{pair}-rates")
-    return [] if measured is None else list(method_tables(measured, (), MARGIN)[0].rows)
+def rates(folder: Path, pair: str) -> list[tuple[Row, bool]]:
+    """Return what every rate and weight that was tried is worth, the mean over draws.
+
+    With each, whether the study of `FOR_RATES` cases uses it.
+    """
+    measured, used = (result(folder, f"{pair}-{name}") for name in ("rates", f"k{FOR_RATES}"))
+    if measured is None or used is None:
+        return []
+
+    def chosen(document: Mapping[str, Any], method: str) -> list[float]:
+        settings = runs_of(document, method)[0]["settings"]
+        return [settings[key] for key in ("finetune_lr", "retention_weight")]
+
+    return [
+        (row, chosen(measured, row.method) == chosen(used, tried(row.method)[0]))
+        for row in method_tables(measured, (), MARGIN)[0].rows
+    ]
 
 
-def rate_name(method: str) -> str:
-    """Return the name of what was tried, with its learning rate or its weight of L2-SP."""
-    found = re.fullmatch(r"(.+?)-(\d+e-?\d+)", method)
+def tried(name: str) -> tuple[str, float]:
+    """Return the method, and the learning rate or the weight of L2-SP, that a name stands for."""
+    found = re.fullmatch(r"(.+?)-(\d+e-?\d+)", name)
     assert found
-    return f"{NAMES[found[1]]}, {float(found[2]):g}"
+    return found[1], float(found[2])
+
+
+def rate_name(name: str) -> str:
+    """Return the words for what was tried."""
+    method, value = tried(name)
+    return f"{NAMES[method]}, {value:g}"
 
 
 def convergence(folder: Path, pair: str) -> list[Convergence]:
