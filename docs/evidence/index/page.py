@@ -3,15 +3,15 @@
 python docs/evidence/index/page.py
 """
 
+import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
-from nnunet_iac.analysis.scores.ceiling import ceiling
 from nnunet_iac.analysis.scores.method_table import method_tables
-from nnunet_iac.analysis.scores.wording import finding
+from nnunet_iac.analysis.scores.wording import enumerated, finding
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.planning import CONTINUE_TRAINER
 from nnunet_iac.runs.atomic import read_json, write_text
@@ -22,8 +22,11 @@ EVIDENCE = HERE.parent
 README = HERE.parents[2] / "README.md"
 BEGIN = "<!-- Numbers: written by `python docs/evidence/index/page.py` -->"
 END = "<!-- End of numbers -->"
-CONVERGED = ("hippocampus", "acdc", "hippocampus-3d")
-"""Data sets on which a network was trained until it converged."""
+WORTH = (
+    ("random", "random cells", {REFERENCE: "the backbone"}),
+    ("iac-lth", "searched cells", {REFERENCE: "the backbone", **STUDY_BASELINES}),
+)
+"""Methods, what they are called, and what each is compared with."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ def studies(pattern: str) -> list[Any]:
     return [each for each in found if "runs" in each]
 
 
+def measured_searches() -> list[Any]:
+    """Return what the page on searches shows of every data set."""
+    found: list[Any] = runpy.run_path(str(EVIDENCE / "search" / "page.py"))["measured"]()
+    return found
+
+
 def trained(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the runs of a study but the backbones, which have no record."""
     return [run for run in study["runs"] if "commit" in run]
@@ -90,44 +99,35 @@ def claims() -> Iterator[Claim]:
 
 def search_claims() -> Iterator[Claim]:
     """Yield what cells and searches are worth on networks that have converged."""
-    for study in studies("search/*-genotypes.json"):
-        found, runs = ceiling(study), trained(study)
-        low, high = found.interval.low, found.interval.high
-        where = f"{runs[0]['dataset']}, {runs[0]['configuration']}"
-        drawn = [{**run, "method": "random"} for run in runs]
-        (table,) = method_tables({"methods": ["random"], "runs": drawn})
-        row = table.row("random")
-        claim = f"Dice of random cells on a converged network ({where})"
-        number = f"{row.dice:.4f}, {finding(row.against[REFERENCE], 'the backbone')}"
-        yield Claim(claim, number, "search", runs, claim)
-        yield Claim(
-            f"standard deviation of the Dice between cells, on a converged network ({where})",
-            f"{found.spread:.4f} (95 % CI {low:.4f} to {high:.4f}, n = {found.genotypes} cells x "
-            f"{found.seeds} seeds)",
-            "search",
-            runs,
-            f"standard deviation of the Dice between cells, on a converged network ({where})",
-        )
-    for data in CONVERGED:
-        found = [
-            s
-            for name in ("searches", "methods", "core")
-            for s in studies(f"search/{data}-{name}.json")
-        ]
-        runs = [run for study in found for run in study["runs"]]
-        own = [run for run in runs if run["method"] in ("iac-lth", *STUDY_BASELINES)]
-        if not any(run["method"] == "iac-lth" for run in own):
-            continue
-        (table,) = method_tables({"methods": ["iac-lth", *STUDY_BASELINES], "runs": runs})
-        row, place = table.row("iac-lth"), table.place
-        for control, said in STUDY_BASELINES.items():
-            if control in row.against:
-                claim = (
-                    "Dice of searched cells on a converged network "
-                    f"({place['dataset']}, {place['configuration']})"
-                )
-                number = f"{row.dice:.4f}, {finding(row.against[control], said)}"
-                yield Claim(claim, number, "search", own, claim)
+    for one in measured_searches():
+        where = f"on a converged network ({one.title})"
+        methods = () if one.table is None else [row.method for row in one.table.rows]
+        for method, what, baselines in WORTH:
+            if method not in methods:
+                continue
+            row, runs = one.table.row(method), one.runs_at_equal_batches(method)
+            claim = f"Dice of {what} {where}"
+            for control, name in baselines.items():
+                if (against := row.against.get(control)) is not None:
+                    number = f"{row.dice:.4f}, {finding(against, name)}"
+                    headline = claim if method == "random" else None
+                    yield Claim(claim, number, "search", runs, headline)
+        if (found := one.ceiling) is not None:
+            claim = f"standard deviation of the Dice between cells, {where}"
+            number = (
+                f"{found.spread:.4f} (95 % CI {found.interval.low:.4f} to "
+                f"{found.interval.high:.4f}, n = {found.genotypes} cells x {found.seeds} seeds)"
+            )
+            yield Claim(claim, number, "search", one.runs_of("genotypes"), claim)
+        if (enough := one.enough) is not None:
+            claim = f"batches that finetune a random cell for long enough, {where}"
+            longest = one.lengths[-1].batches
+            number = f"{enough.batches}: {finding(enough.against, f'{longest} batches')}"
+            yield Claim(claim, number, "search", one.runs_of("time"))
+        for each in one.converged:
+            claim = f"change of a backbone's Dice by twice the training ({one.title})"
+            number = f"{each.difference:+.4f}, to {each.after_all:.4f}"
+            yield Claim(claim, number, "search", one.studies["converged"]["runs"])
 
 
 TARGETS = {"heart": "of another site", "hippocampus": "of a simulated other scanner"}
@@ -292,14 +292,26 @@ def box(found: Sequence[Claim]) -> str:
         for claim in found
         if claim.headline is not None
     ]
-    return "\n".join([BEGIN, "", "| what | number | page |", "|---|---|---|", *rows, "", END])
+    table = ["| what | number | page |", "|---|---|---|", *rows]
+    return "\n".join([BEGIN, "", *table, "", *on_the_choice_of_cells(), END])
+
+
+def on_the_choice_of_cells() -> list[str]:
+    """Return the sentence on whether it matters which cell is chosen, where that is known."""
+    matters = {one.title: one.matters for one in measured_searches() if one.matters is not None}
+    if not matters:
+        return []
+    where = enumerated([*matters])
+    does = "can matter" if any(matters.values()) else "did not matter"
+    return [f"Which cell is chosen {does} on the backbone's own data ({where}).", ""]
 
 
 def page(found: Sequence[Claim] | None = None) -> str:
     """Return the page."""
     template = markdown_environment(HERE).get_template("page.md.jinja")
     other = [path.stem for path in sorted(EVIDENCE.glob("*.md"))]
-    return template.render(claims=found or list(claims()), pages=other)
+    converged = [one.title for one in measured_searches() if one.has_converged]
+    return template.render(claims=found or list(claims()), pages=other, converged=converged)
 
 
 def with_box(readme: str, made: str) -> str:

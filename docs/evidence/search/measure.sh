@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains a backbone, shows whether it has converged, and runs studies of searches on it: measure.sh SET FOLDER [STUDY...]
 # SET is hippocampus, acdc or hippocampus-3d, and a STUDY one of those that studies.yaml lists for it; by default all are run in their
-# order, for about five hours on two cores. FOLDER gets study files, splits and cells. Run again, it resumes. `choose` must be measured
+# order, and then all pages are written. On two cores that takes about five hours, and more for the backbones of acdc. FOLDER gets study files, splits and cells. Run again, it resumes. `choose` must be measured
 # before the studies that follow it. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with
 # Dataset004_Hippocampus or Dataset027_ACDC128 among the raw data; in nnUNet_preprocessed other splits with the same fold 0 are
 # replaced. CORES (default: 2) is how many runs are trained at a time.
@@ -31,3 +31,4 @@ for study in "${@:-${all[@]}}"; do
     cp "$nnUNet_results/studies/search-$data-$study/results.json" "$here/$data-$study.json"
     [ "$study" != choose ] || python "$here/studies.py" "$data" "$folder"
 done
+bash "$here/../pages.sh"

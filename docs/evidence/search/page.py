@@ -110,13 +110,27 @@ def compared(runs: Sequence[Any], others: Sequence[Any], a: str, b: str) -> Pair
 
 @dataclass(frozen=True)
 class AtEqualTime:
-    """A search against the longest training of a control that takes no longer."""
+    """A search against the longest training of a control that takes no longer, or the shortest."""
 
     method: str
     minutes: float
     control: str
     control_minutes: float
     against: PairedComparison
+
+
+@dataclass(frozen=True)
+class Cheapest:
+    """The cheapest retrofit that is not inferior to the best; `against` is None for the best."""
+
+    row: Row
+    best: Row
+    against: PairedComparison | None
+
+    @property
+    def backbone_will_do(self) -> bool:
+        """Whether the best is better than the backbone by less than `MARGIN`."""
+        return self.best.against[REFERENCE].interval.high < MARGIN
 
 
 @dataclass(frozen=True)
@@ -135,11 +149,11 @@ class Length:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result files of a data set's studies, by their names."""
+    """The result files of a data set's studies, by their names, and how many runs each has."""
 
     key: str
     studies: Mapping[str, Any]
-    planned: tuple[str, ...]
+    planned: Mapping[str, int]
     chosen_on: str | None = None
 
     @property
@@ -149,13 +163,25 @@ class Measured:
 
     @property
     def missing(self) -> list[str]:
-        """The studies that have not been measured."""
-        return [name for name in self.planned if name not in self.studies]
+        """The studies that have not been measured, or not wholly."""
+        found = []
+        for name, planned in self.planned.items():
+            runs = len(self.runs_of(name))
+            if name not in self.studies:
+                found.append(STUDY_NAMES[name])
+            elif runs < planned:
+                found.append(f"{STUDY_NAMES[name]} ({runs} of {planned} runs are)")
+        return found
 
     @cached_property
     def converged(self) -> list[Convergence]:
         """Whether the backbone has converged."""
         return convergences(self.studies.get("converged", {"runs": []}))
+
+    @property
+    def has_converged(self) -> bool:
+        """Whether the backbone is shown to have converged."""
+        return bool(self.converged) and all(one.has_converged for one in self.converged)
 
     @cached_property
     def ceiling(self) -> Ceiling | None:
@@ -173,6 +199,10 @@ class Measured:
         runs = [run for name in EQUAL for run in self.runs_of(name)]
         return runs + [{**run, "method": "random"} for run in self.runs_of("genotypes")]
 
+    def runs_at_equal_batches(self, method: str) -> list[Any]:
+        """Return the runs of a method at equal batches."""
+        return [run for run in self.equal_runs if run["method"] == method]
+
     @cached_property
     def table(self) -> MethodTable | None:
         """All methods at equal batches, against the continued backbone and the mean random cell."""
@@ -187,8 +217,8 @@ class Measured:
         return table
 
     @cached_property
-    def cheapest(self) -> tuple[Row, Row, PairedComparison | None] | None:
-        """The best retrofit, and the cheapest that is not inferior to it, with that comparison."""
+    def cheapest(self) -> Cheapest | None:
+        """The cheapest retrofit that is not inferior to the best."""
         rows = (
             [row for row in self.table.rows if "continued" not in row.method] if self.table else []
         )
@@ -200,11 +230,14 @@ class Measured:
         against = {row.method: table.row(row.method).against.get(best.method) for row in rows}
         good = [r for r in rows if (c := against[r.method]) is None or c.not_inferior]
         cheapest = min(good, key=lambda row: row.minutes)
-        return best, cheapest, against[cheapest.method]
+        return Cheapest(cheapest, best, against[cheapest.method])
 
     @cached_property
     def at_equal_time(self) -> list[AtEqualTime]:
-        """Searches against controls that take no longer, p values adjusted for all of them."""
+        """Searches against controls that take no longer, p values adjusted for all of them.
+
+        Without a control that is as short, the shortest is there.
+        """
         by_method: dict[str, list[Any]] = {}
         for run in [*self.equal_runs, *self.runs_of("time")]:
             by_method.setdefault(run["method"], []).append(run)
@@ -212,9 +245,9 @@ class Measured:
         found = []
         for search in (name for name in (*SEARCHES, *DIRECT) if name in by_method):
             for lengths in CONTROLS.values():
-                fit = [n for n in lengths if minutes.get(n, float("inf")) <= minutes[search]]
-                if fit:
-                    control = max(fit, key=minutes.__getitem__)
+                if known := sorted((minutes[n], n) for n in lengths if n in minutes):
+                    fit = [n for time, n in known if time <= minutes[search]]
+                    control = fit[-1] if fit else known[0][1]
                     both = by_method[search], by_method[control], control, search
                     found.append((search, control, compared(*both)))
         family = adjusted([each for _, _, each in found])
@@ -303,13 +336,19 @@ class Measured:
 
 def measured() -> list[Measured]:
     """Return what there is of every data set."""
-    sets = yaml.safe_load((HERE / "studies.yaml").read_text())["sets"]
+    document = yaml.safe_load((HERE / "studies.yaml").read_text())
     found = []
-    for key, given in sets.items():
+    for key, given in document["sets"].items():
         files = {name: file(key, name) for name in given["studies"]}
         studies = {name: read_json(path) for name, path in files.items() if path.is_file()}
-        found.append(Measured(key, studies, tuple(files), given.get("chosen_on")))
+        planned = {name: runs_planned(document["studies"].get(name)) for name in files}
+        found.append(Measured(key, studies, planned, given.get("chosen_on")))
     return found
+
+
+def runs_planned(study: Mapping[str, Any] | None) -> int:
+    """Return how many runs a study has, the backbone's left out."""
+    return 0 if study is None else len(study["methods"]) * len(study["seeds"])
 
 
 def file(key: str, study: str) -> Path:
@@ -343,9 +382,7 @@ def kept(sets: Iterable[Measured], method: str) -> bool | None:
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
-    environment.filters.update(
-        difference=difference_text, p=p_text, study_name=STUDY_NAMES.__getitem__
-    )
+    environment.filters.update(difference=difference_text, p=p_text)
     own = {"names": NAMES, "direct": DIRECT, "counts": COUNTS}
     own |= {
         "titles": TITLES,

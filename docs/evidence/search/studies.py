@@ -87,8 +87,13 @@ def study(
 
 
 def with_rates(method: str, content: Document, data: str, rates: Document) -> dict[str, Any]:
-    """Return a method with the rates chosen for its kind; its own settings win."""
-    kind = "continued" if content.get("as", method) == "continued" else "random"
+    """Return a method with the rates chosen for its kind; its own settings win.
+
+    `rates` in a method names its kind, if that is not the one it is `as`.
+    """
+    content = dict(content)
+    of = content.pop("rates", content.get("as", method))
+    kind = "continued" if of == "continued" else "random"
     settings = {**rates.get(kind, {}), **content.get("settings", {})}
     if "genotype" in settings:
         settings["genotype"] = settings["genotype"].replace("{set}", data)

@@ -43,8 +43,12 @@ class Ceiling:
         """Return what the best of so many random cells has more than the mean, were it known."""
         return self.spread * expected_maximum(count)
 
+    def at_most(self, count: int) -> float:
+        """Return what it has at most, with the spread at the upper end of its interval."""
+        return self.interval.high * expected_maximum(count)
+
     def found_of(self, count: int) -> float:
-        """Return the same of the cell whose one run on these very cases had the highest Dice."""
+        """Return the same of the cell that had the highest Dice in one run on these very cases."""
         of_a_run = math.hypot(self.spread, self.noise)
         return self.best_of(count) * self.spread / of_a_run if of_a_run else 0.0
 

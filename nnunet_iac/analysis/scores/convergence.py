@@ -37,7 +37,7 @@ class Convergence:
 
     def __str__(self) -> str:
         found = (
-            f"less than {CONVERGED}, so both have converged"
+            f"less than {CONVERGED}, so {self.half} has converged"
             if self.has_converged
             else f"not less than {CONVERGED}, so {self.half} has not converged"
         )
