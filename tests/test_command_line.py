@@ -17,9 +17,10 @@ from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.analysis.scores.surface import TOLERANCE
 from nnunet_iac.benchmark.report import Amounts
 from nnunet_iac.cli import main, options
-from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_PROTOCOL, SKIP_NAMES
+from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_PROTOCOL
 from nnunet_iac.host.devices import DEVICES, default_device, require_device
 from nnunet_iac.host.trainer_lookup import exported_trainers, trainers_dir
+from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.training.cost import provenance
 from nnunet_iac.width import study as width_study
 from nnunet_iac.width.selection import RULES
@@ -122,7 +123,7 @@ def test_an_output_is_named_by_what_it_is(verb: str) -> None:
     ("verb", "option", "values"),
     [
         ("plan", "--encoder", ENCODER_NAMES),
-        ("plan", "--skip", SKIP_NAMES),
+        ("plan", "--skip", SKIP_MODULES),
         ("plan", "--protocol", (PAPER_PROTOCOL,)),
         ("xtiny", "--rule", RULES),
         ("xtiny", "--score", get_args(Score)),

@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_iac.host.plans import architecture_of
 from nnunet_iac.nn.retrofitted_unet import SUPPORTED
-from nnunet_iac.nn.skip_modules import SKIP_MODULES
+from nnunet_iac.nn.skip_modules import require_skip_module
 from nnunet_iac.nn.timm_unet import (
     ENCODERS,
     STAGES,
@@ -23,7 +23,6 @@ PLAIN = "plain"
 """The encoder of nnU-Net's own PlainConvUNet, which plans have from the start."""
 
 ENCODER_NAMES = (PLAIN, *ENCODERS)
-SKIP_NAMES = SKIP_MODULES
 SKIP_UNET = "nnunet_iac.nn.skip_unet.SkipUNet"
 
 REQUIRES_IMPORT = ("conv_op", "norm_op", "dropout_op", "nonlin")
@@ -73,8 +72,7 @@ def with_encoder(configuration: Mapping[str, Any], encoder: str) -> dict[str, An
 
 def with_skip(configuration: Mapping[str, Any], skip: str) -> dict[str, Any]:
     """Return the `architecture` of plans with another module in every skip connection."""
-    if skip not in SKIP_NAMES:
-        raise ValueError(f"the skip module must be one of {', '.join(SKIP_NAMES)}; got {skip!r}")
+    require_skip_module(skip)
     base, _ = _taken_apart(architecture_of(configuration))
     known = [network.__name__ for network in SUPPORTED]
     if base["network_class_name"].rpartition(".")[2] not in known:

@@ -8,10 +8,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from planned_unets import architecture
 
 from nnunet_iac.cli import main
-from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_SETTINGS, SKIP_NAMES
+from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_SETTINGS
 from nnunet_iac.host.networks import planned_network
 from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.host.plans import settings_of
+from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_unet import TimmUNet
 
@@ -74,7 +75,7 @@ def test_the_plain_encoder_is_the_one_plans_have(planned):
 
 
 @pytest.mark.parametrize("encoder", [None, "mobilenetv3_large"])
-@pytest.mark.parametrize("skip", SKIP_NAMES)
+@pytest.mark.parametrize("skip", SKIP_MODULES)
 def test_a_skip_module_goes_around_any_encoder(planned, encoder, skip):
     write_plans("4", "2d", "nnUNetPlans", "Mine", {}, NetworkChanges(encoder, skip))
     network = built(planned)

@@ -10,9 +10,9 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_iac.host.architectures import SKIP_NAMES
 from nnunet_iac.host.planning import NetworkChanges, write_plans
 from nnunet_iac.nn.retrofitted_unet import skip_channels
+from nnunet_iac.nn.skip_modules import SKIP_MODULES
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.settings import parse_assignment
@@ -134,7 +134,7 @@ def test_what_is_implanted_without_a_search_learns_on_other_encoders(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "skip"), [*product(["plain"], SKIP_NAMES), ("mobilenetv3_large", "nested")]
+    ("encoder", "skip"), [*product(["plain"], SKIP_MODULES), ("mobilenetv3_large", "nested")]
 )
 def test_stock_training_of_a_skip_module_runs_from_its_plans_alone(
     make_trainer: Make, in_process: Any, monkeypatch: Any, encoder: str, skip: str

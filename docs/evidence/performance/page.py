@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.runs.atomic import read_json, replacing
+from nnunet_iac.runs.atomic import read_json, write_text
 
 HERE = Path(__file__).parent
 NAMED = {
@@ -57,8 +57,7 @@ def page() -> str:
 
 def main() -> None:
     """Write the page."""
-    with replacing(HERE.parent / "performance.md") as temporary:
-        temporary.write_text(page())
+    write_text(HERE.with_suffix(".md"), page())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import random
 import sys
 from pathlib import Path
 
-from sklearn.model_selection import KFold
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.patients import patient_of
@@ -30,8 +30,8 @@ def outer(raw: Path) -> dict[str, list[str]]:
         own: list[dict[str, list[str]]] = read_json(raw / "splits_final.json")
         return own[0]
     cases = sorted(path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").iterdir())
-    train, validation = next(KFold(5, shuffle=True, random_state=12345).split(cases))
-    return {"train": [cases[i] for i in train], "val": [cases[i] for i in validation]}
+    split: dict[str, list[str]] = generate_crossval_split(cases)[0]
+    return split
 
 
 def inner(cases: list[str], pattern: str | None) -> dict[str, list[str]]:

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.scores.wording import enumerated
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER
-from nnunet_iac.runs.atomic import read_json, replacing
+from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
+from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.selection import Rule
 from nnunet_iac.workflow.pareto import ParetoPoint, draw_pareto
@@ -166,7 +164,8 @@ def stability_figure(scores: Sequence[dict[str, Any]]) -> Figure:
                         style = {"ha": "center", "va": "bottom", "color": INK, "size": 8}
                         axes.annotate(text, place, (0, 8), textcoords="offset points", **style)
         names = [row["name"].strip("*").replace(" (", "\n(") for row in rows]
-        _style(axes, f"{measured['dataset']}: caps picked")
+        plain_axes(axes, 8)
+        axes.set_title(f"{measured['dataset']}: caps picked", loc="left", color=MUTED, size=9)
         axes.set_xticks(range(len(caps)), map(str, caps))
         axes.set_yticks(range(len(rows)), names, color=INK)
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-0.5, len(caps) - 0.5))
@@ -185,37 +184,22 @@ def dice_figure(dice: Sequence[dict[str, Any]]) -> Figure:
             if row["low"] is not None:
                 axes.plot([x, x], [row["low"], row["high"]], color=BLUE, lw=1.4)
         axes.plot([row["dice"] for row in rows], "o-", color=INK, lw=1, ms=4)
-        _style(axes, f"{measured['dataset']}: Dice")
+        plain_axes(axes, 8)
+        axes.set_title(f"{measured['dataset']}: Dice", loc="left", color=MUTED, size=9)
         axes.set_xlabel("cap", color=MUTED, size=9)
         axes.set_xticks(range(len(rows)), [str(row["cap"]) for row in rows])
-        axes.grid(axis="y", color=MUTED, alpha=0.25, lw=0.6)
     return figure
-
-
-def _style(axes: Axes, title: str) -> None:
-    axes.set_facecolor("none")
-    axes.tick_params(colors=MUTED, labelsize=8)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.set_title(title, loc="left", color=MUTED, size=9)
-
-
-def draw(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    with replacing(path) as temporary:
-        FigureCanvasAgg(figure).print_figure(temporary, format="png", metadata={"Software": None})
 
 
 def main() -> None:
     """Write page and figures."""
     for name, drawn in (("scores", stability_figure), ("dice", dice_figure)):
         if found := results(f"{name}_*.json"):
-            draw(drawn(found), HERE / f"{name}.png")
+            write_figure(drawn(found), HERE / f"{name}.png")
     for measured in results("cells_*.json"):
         points = [ParetoPoint(**point) for point in measured["points"]]
         draw_pareto(points, HERE / f"cells_{measured['dataset']}.png")
-    with replacing(HERE.parent / "width.md") as temporary:
-        temporary.write_text(page())
+    write_text(HERE.with_suffix(".md"), page())
 
 
 if __name__ == "__main__":
