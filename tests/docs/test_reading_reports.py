@@ -26,7 +26,7 @@ def test_both_pages_that_explain_health_name_every_kind():
 
 def test_the_example_report_has_the_captions_of_the_code() -> None:
     example = (PAGE.parents[1] / "example" / "report.md").read_text()
-    # An adapted model, several searches or a search with faults would have these; the explorer is on the page alone.
+    # An adapted model, several searches or a faulty one has these, and the page the explorer.
     absent = {"explorer", "source_and_target", "plane", "agreement", "health"}
     for name, caption in CAPTIONS.items():
         assert (caption.format(margin=0.01) in example) is (name not in absent), name

@@ -6,15 +6,15 @@ The U-Net is the one that nnU-Net plans for 128x128 slices of four classes: six 
 channels. Nothing is trained or timed, and MACs are counted on shapes alone.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from nnunet_iac.nn.cost import multiply_accumulates
+from nnunet_iac.nn.cost import cell_costs, network_cost
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_unet import ENCODERS, TimmUNet, encoder_strides
@@ -56,9 +56,7 @@ PUBLISHED = {
 
 def cost(network: nn.Module, side: int = PATCH[0], channels: int = CHANNELS) -> dict[str, int]:
     """Return parameters and MACs of one image."""
-    image = torch.zeros(1, channels, side, side, device="meta")
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"parameters": parameters, "macs": multiply_accumulates(network.to("meta"), image)}
+    return asdict(network_cost(network.to("meta"), channels, (side, side)))
 
 
 def plain() -> nn.Module:
@@ -79,21 +77,12 @@ def retrofits() -> dict[str, dict[str, float]]:
     for name, implant in ways.items():
         own = cost(retrofit(plain(), implant=implant, residual="none"))
         found[name] = {key: float(own[key] - base[key]) for key in base}
-    cells = [with_cell(random_genotype(seed), base) for seed in range(RANDOM_CELLS)]
+    identity = identity_genotype()
+    costs = cell_costs(retrofit(plain(), identity, residual="none"), CHANNELS, PATCH)
+    cells = [asdict(costs.of(random_genotype(seed))) for seed in range(RANDOM_CELLS)]
     found["random cell"] = {key: fmean(cell[key] for cell in cells) for key in base}
-    found["identity cell"] = with_cell(identity_genotype(), base)
+    found["identity cell"] = {key: float(x) for key, x in asdict(costs.of(identity)).items()}
     return found
-
-
-def with_cell(genotype: Any, base: dict[str, int]) -> dict[str, float]:
-    """Return what the discrete cell of a genotype adds."""
-    network = retrofit(plain(), genotype, residual="none")
-    architecture = sum(p.numel() for p in network.architecture_parameters())
-    own = cost(network)
-    return {
-        "parameters": float(own["parameters"] - architecture - base["parameters"]),
-        "macs": float(own["macs"] - base["macs"]),
-    }
 
 
 def from_scratch() -> dict[str, dict[str, int]]:
