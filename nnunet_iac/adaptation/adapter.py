@@ -41,8 +41,9 @@ from nnunet_iac.runs.atomic import content_of, naming, replacing, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.fold import fold_folders
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.genotype_source import still_searching
 from nnunet_iac.runs.typed import typed
-from nnunet_iac.search.genotype import UNDECIDED, Genotype
+from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 
 ADAPTER_FORMAT = 1
@@ -125,8 +126,7 @@ class Adapter:
                 f"an adapter is made of a retrofit; {path} is none: name the fold folder of a run "
                 "of nnUNetTrainerIACLTH, nnUNetTrainerIAC or nnUNetTrainerIACDiscrete"
             )
-        codes = weights.get("genotype_codes")
-        if codes is not None and UNDECIDED in codes.tolist():
+        if still_searching(weights):
             raise ValueError(
                 f"an adapter is made of a found cell; {path} is still searching: let the run end"
             )

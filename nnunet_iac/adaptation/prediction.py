@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_iac.adaptation.adapter import (
+    ADAPTER_SUFFIX,
     RESERVED,
     Adapter,
     adapter_file,
@@ -30,7 +31,7 @@ from nnunet_iac.host.export import Model
 from nnunet_iac.host.mps import fallback_named
 from nnunet_iac.host.plans import read_dataset
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
+from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.fold import full_disk_named
 
 CHOICES = "adapters.json"
@@ -73,7 +74,9 @@ def predict(
     adapters = {name: None if file is None else Adapter.read(file) for name, file in files.items()}
     with TemporaryDirectory() as spare:
         models = {
-            name: (apply(model, adapter, Path(spare) / name), FINAL) if adapter else _alone(model)
+            name: (apply(model, adapter, Path(spare) / name), FINAL)
+            if adapter
+            else Model.final_or_best(model)
             for name, adapter in adapters.items()
         }
         _cases(images, model)  # After the model was found, so that its own errors come first.
@@ -123,16 +126,8 @@ def _threads_set_once() -> Iterator[None]:
         yield
 
 
-def _alone(model: Path) -> tuple[Model, str]:
-    """Return the model of a backbone, and its final checkpoint or else its best."""
-    try:
-        return Model.at(model), FINAL
-    except FileNotFoundError:
-        return Model.at(model, BEST), BEST
-
-
 def _title(name: str) -> str:
-    return Path(name).stem if name.endswith(".safetensors") else name
+    return Path(name).stem if name.endswith(ADAPTER_SUFFIX) else name
 
 
 def predict_chosen(

@@ -18,13 +18,10 @@ from nnunet_iac.host.plans import (
     read_plans,
     require_trainable,
 )
-from nnunet_iac.nn.retrofitted_unet import require_supported
-from nnunet_iac.runs.checkpoint import BEST, FINAL, read_checkpoint
+from nnunet_iac.nn.retrofitted_unet import IMPLANT_PREFIX, require_supported
+from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import Backbone, Fold, read_backbone
-
-IMPLANT_PREFIX = "implants."
-"""Beginning of the names of a retrofit's own tensors."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,7 @@ class SourceModel:
                 f"the source must be a model folder; {model} is a zip file: install it with "
                 "nnUNetv2_install_pretrained_model_from_zip and name its folder"
             )
-        checkpoint = FINAL
-        try:
-            found = Model.at(model)
-        except FileNotFoundError:
-            found, checkpoint = Model.at(model, BEST), BEST
+        found, checkpoint = Model.final_or_best(model)
         names = [path.name.removeprefix("fold_") for path in found.folds]
         wanted = fold or ("all" if "all" in names else names[0])
         if wanted not in names:

@@ -22,12 +22,12 @@ from nnunet_iac.host.plans import (
     require_known_networks,
 )
 from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
-from nnunet_iac.nn.retrofitted_unet import SUPPORTED
+from nnunet_iac.nn.retrofitted_unet import IMPLANT_PREFIX, SUPPORTED
 from nnunet_iac.runs.atomic import content_of, naming, write_json
-from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint
+from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint
 from nnunet_iac.runs.fold import fold_folders, full_disk_named
+from nnunet_iac.runs.genotype_source import still_searching
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
-from nnunet_iac.search.genotype import UNDECIDED
 from nnunet_iac.search.setting_parts import STRUCTURAL
 from nnunet_iac.search.settings import Settings
 
@@ -81,6 +81,14 @@ class Model:
         with naming(folder / "plans.json"):
             require_known_networks(plans)
         return cls(folder, folds, model_configuration(folder, plans), left_out)
+
+    @classmethod
+    def final_or_best(cls, path: Path) -> tuple["Model", str]:
+        """Return a model, and the checkpoint that it has: the final one, else the best."""
+        try:
+            return cls.at(path), FINAL
+        except FileNotFoundError:
+            return cls.at(path, BEST), BEST
 
 
 def model_configuration(model: Path, plans: Mapping[str, Any]) -> str:
@@ -162,8 +170,7 @@ def exported_checkpoint(
 ) -> dict[str, Any]:
     """Return what nnU-Net's predictor reads of a checkpoint, the weights as they are."""
     checkpoint = read_checkpoint(path)
-    codes = checkpoint["network_weights"].get("genotype_codes")
-    if codes is not None and UNDECIDED in codes.tolist():
+    if still_searching(checkpoint["network_weights"]):
         raise ValueError(
             f"only a found cell can be exported; {path} is still searching: let the run end"
         )
@@ -265,7 +272,7 @@ def _plans_name(target: Path, model: Model, source: str) -> str:
 
 def _structure(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
-    if not any(key.startswith("implants.") for key in checkpoint["network_weights"]):
+    if not any(key.startswith(IMPLANT_PREFIX) for key in checkpoint["network_weights"]):
         return {}
     with content_of(path), naming(path):
         return Settings.from_mapping(checkpoint[SECTION]["settings"]).cell.structure

@@ -27,6 +27,9 @@ from nnunet_iac.search.space import EDGES, OPERATIONS
 SUPPORTED = (PlainConvUNet, ResidualEncoderUNet, TimmUNet)
 _NAMES = ", ".join(supported.__name__ for supported in SUPPORTED)
 
+IMPLANT_PREFIX = "implants."
+"""Beginning of the names of a retrofit's own tensors."""
+
 
 class ImplantedUNet(nn.Module):
     """A U-Net of dynamic_network_architectures with a module (skip, up) -> skip on every skip.

@@ -4,7 +4,7 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor
 
-from nnunet_iac.nn.retrofitted_unet import RetrofittedUNet
+from nnunet_iac.nn.retrofitted_unet import IMPLANT_PREFIX, RetrofittedUNet
 
 
 def draw_ticket(network: RetrofittedUNet, seed: int) -> dict[str, Tensor]:
@@ -17,7 +17,9 @@ def draw_ticket(network: RetrofittedUNet, seed: int) -> dict[str, Tensor]:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed reseeds GPUs as well.
         implants = network.new_implants()
         implants.apply(InitWeights_He(1e-2))
-    return {f"implants.{name}": p.detach().clone() for name, p in implants.named_parameters()}
+    return {
+        f"{IMPLANT_PREFIX}{name}": p.detach().clone() for name, p in implants.named_parameters()
+    }
 
 
 @torch.no_grad()
@@ -28,4 +30,4 @@ def load_ticket(network: RetrofittedUNet, ticket: dict[str, Tensor]) -> None:
     """
     for name, parameter in network.implants.named_parameters():
         corner = tuple(slice(size) for size in parameter.shape)
-        parameter.copy_(ticket[f"implants.{name}"][corner])
+        parameter.copy_(ticket[f"{IMPLANT_PREFIX}{name}"][corner])

@@ -1,6 +1,8 @@
 """A genotype from wherever a run left it: a JSON file, a fold folder, or a checkpoint."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -47,6 +49,12 @@ def _genotype_file(folder: Path) -> Path:
     )
 
 
+def still_searching(weights: Mapping[str, Any]) -> bool:
+    """Return whether the cells of a checkpoint's network have no genotype yet."""
+    codes = weights.get("genotype_codes")
+    return codes is not None and UNDECIDED in codes.tolist()
+
+
 def _in_checkpoint(path: Path) -> Genotype:
     weights = read_checkpoint(path)["network_weights"]
     found = weights.get("genotype_codes") if isinstance(weights, dict) else None
@@ -55,13 +63,12 @@ def _in_checkpoint(path: Path) -> Genotype:
             f"the checkpoint must be of a network with adaptive cells; {path} has no genotype: "
             "name a checkpoint of one of the nnUNetTrainerIAC trainers"
         )
-    codes = found.flatten().tolist()
-    if UNDECIDED in codes:
+    if still_searching(weights):
         raise ValueError(
             f"the checkpoint's search must have ended; {path} is still searching: continue "
             "it (nnUNetv2_train with --c) until its genotype is found"
         )
     try:
-        return Genotype.from_codes(codes)
+        return Genotype.from_codes(found.flatten().tolist())
     except ValueError as error:
         raise ValueError(f"{path} must hold a genotype: {error}") from error
