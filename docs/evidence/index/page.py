@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
 from nnunet_iac.analysis.scores.method_table import method_tables
-from nnunet_iac.analysis.scores.wording import enumerated, finding
+from nnunet_iac.analysis.scores.wording import finding
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.planning import CONTINUE_TRAINER
 from nnunet_iac.runs.atomic import read_json, write_text
@@ -115,11 +115,7 @@ def search_claims() -> Iterator[Claim]:
                     yield Claim(claim, number, "search", runs, headline)
         if (found := one.ceiling) is not None:
             claim = f"standard deviation of the Dice between cells, {where}"
-            number = (
-                f"{found.spread:.4f} (95 % CI {found.interval.low:.4f} to "
-                f"{found.interval.high:.4f}, n = {found.genotypes} cells x {found.seeds} seeds)"
-            )
-            yield Claim(claim, number, "search", one.runs_of("genotypes"), claim)
+            yield Claim(claim, spread_text(found), "search", one.runs_of("genotypes"))
         if (enough := one.enough) is not None:
             claim = f"batches that finetune a random cell for long enough, {where}"
             longest = one.lengths[-1].batches
@@ -152,7 +148,7 @@ def adaptation_claims() -> Iterator[Claim]:
             f"{finding(against, 'the continued backbone')}",
             "adaptation",
             trained(study),
-            f"Dice of a model after adapting it to 3 cases {TARGETS[pair]}"
+            f"Dice of a model after adapting it to 3 cases {TARGETS[pair]} (searched cells)"
             if pair == next(iter(known))
             else None,
         )
@@ -162,7 +158,9 @@ def adaptation_claims() -> Iterator[Claim]:
             f"{lost.mean_b:.4f} (n = {kept.patients})",
             "adaptation",
             trained(study),
-            "Dice of the adapted model on its source data" if pair == next(iter(known)) else None,
+            "Dice of the adapted model on its source data (searched cells)"
+            if pair == next(iter(known))
+            else None,
         )
 
 
@@ -190,8 +188,9 @@ def adapter_claims() -> Iterator[Claim]:
                 f"{product['seconds']['train'] / 60:.1f}"
             ),
         }
-        for claim, number in numbers.items():
-            yield Claim(f"{claim} ({pair})", number, "adaptation", [product])
+        for place, (claim, number) in enumerate(numbers.items()):
+            headline = None if place else claim
+            yield Claim(f"{claim} ({pair})", number, "adaptation", [product], headline)
 
 
 def export_claims() -> Iterator[Claim]:
@@ -251,8 +250,8 @@ def cost_claims() -> Iterator[Claim]:
     memory = result("performance/memory")
     enough = sum(step["estimated_mb"] >= step["peak_mb"] for step in memory["steps"])
     yield Claim(
-        "a step takes no more memory than was estimated",
-        f"{enough} of {len(memory['steps'])} steps",
+        "steps that took no more memory than was estimated",
+        f"{enough} of {len(memory['steps'])}",
         "performance",
         [memory],
     )
@@ -322,17 +321,40 @@ def box(found: Sequence[Claim]) -> str:
         if claim.headline is not None
     ]
     table = ["| what | number | page |", "|---|---|---|", *rows]
-    return "\n".join([BEGIN, "", *table, "", *on_the_choice_of_cells(), END])
+    sentences = " ".join([*on_the_choice_of_cells(), not_measured()])
+    return "\n".join([BEGIN, "", *table, "", sentences, "", END])
 
 
 def on_the_choice_of_cells() -> list[str]:
-    """Return the sentence on whether it matters which cell is chosen, where that is known."""
-    matters = {one.title: one.matters for one in measured_searches() if one.matters is not None}
-    if not matters:
-        return []
-    where = enumerated([*matters])
-    does = "can matter" if any(matters.values()) else "did not matter"
-    return [f"Which cell is chosen {does} on the backbone's own data ({where}).", ""]
+    """Return a sentence per data set on whether it matters which cell is chosen."""
+    return [
+        f"Which cell is chosen {'can matter' if one.matters else 'did not matter'} on the "
+        f"backbone's own data ({one.title}): between cells the Dice has a standard deviation of "
+        f"{spread_text(one.ceiling)}."
+        for one in measured_searches()
+        if one.ceiling is not None
+    ]
+
+
+def not_measured() -> str:
+    """Return the sentence on where no Dice has been measured."""
+    in_volumes = [one for one in measured_searches() if one.title.endswith("3-D") and one.table]
+    absent = {
+        "in 3-D": not in_volumes,
+        "at a real other site": not (EVIDENCE / "adaptation" / "heart-k3.json").is_file(),
+        "on a GPU": not (EVIDENCE / "gpu.md").is_file(),
+    }
+    parts = ["of networks of full size", *(part for part, is_so in absent.items() if is_so)]
+    listed = " or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return f"These networks are small; no Dice has been measured {listed}."
+
+
+def spread_text(found: Any) -> str:
+    """Return the standard deviation between cells with its interval."""
+    return (
+        f"{found.spread:.4f} (95 % CI {found.interval.low:.4f} to {found.interval.high:.4f}, "
+        f"n = {found.genotypes} cells x {found.seeds} seeds)"
+    )
 
 
 def page(found: Sequence[Claim] | None = None) -> str:
