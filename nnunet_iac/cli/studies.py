@@ -115,7 +115,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     device = device_of(arguments)
     page = run_demo(arguments.o, device, arguments.quick, lambda line: print(line, flush=True))
-    print(f"report: {page}\nreport of the run alone: {page.parent / 'run' / 'index.html'}")
+    print(f"report: {page}")
     return 0
 
 

@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_iac.analysis.report.demo import write_demo_report
 from nnunet_iac.analysis.report.document import write_report
-from nnunet_iac.analysis.report.summary import hardware_text
 from nnunet_iac.host.planning import CONTINUE_TRAINER, LTH_TRAINER
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
@@ -78,7 +76,7 @@ def demo_study(device: str, quick: bool = False) -> Study:
 
 
 def run_demo(folder: Path, device: str, quick: bool, report: Log) -> Path:
-    """Run the demo below a folder, and return its page; `summary.json` is in the folder itself.
+    """Run the demo below a folder, and return its report; `summary.json` is in the folder itself.
 
     Finished steps are kept and an interrupted training is continued, so a second call only runs
     what the first left undone.
@@ -93,10 +91,8 @@ def run_demo(folder: Path, device: str, quick: bool, report: Log) -> Path:
     with _own_folders(folder, study):
         run_serially(study, report)
         summary = {**_summary(study, folder), **_stage_seconds(study)}
-    write_json(folder / "summary.json", summary)
-    page = write_demo_report(folder, summary)
-    write_report([folder / summary["run_folder"]], page.parent / "run")
-    return page
+        write_json(folder / "summary.json", summary)
+        return write_report([folder / summary["run_folder"]], folder / "report")
 
 
 @contextmanager
@@ -162,8 +158,4 @@ def _summary(study: Study, folder: Path) -> dict[str, Any]:
         "edges_that_waited": int(np.count_nonzero(waited)),
         "stopped_by": "limit" if forced else "criterion",
         "run_folder": str(record.path.relative_to(folder)),
-        "images": f"{FOLDERS[0]}/{DATASET}/imagesTs",
-        "labels": f"{FOLDERS[0]}/{DATASET}/labelsTs",
-        "predictions": {k: str(path.relative_to(folder)) for k, path in predictions.items()},
-        "hardware": hardware_text(cost.hardware),
     }

@@ -248,6 +248,24 @@ def test_entropy_is_that_of_three_known_distributions():
     np.testing.assert_allclose(entropy(p), [0, math.log(4), 1.5 * math.log(2)])
 
 
+def test_shares_of_an_edge_sum_to_one_and_pruned_operations_have_none():
+    trajectory = walked(2).trajectory
+    values = shares(trajectory)
+    np.testing.assert_allclose(values.sum(axis=-1), 1)
+    assert (values[~trajectory.active] == 0).all()
+    phi = np.exp(trajectory.alpha[1, 0])
+    np.testing.assert_allclose(values[1, 0], phi / phi.sum())
+
+
+def test_shares_are_equal_where_no_importance_is_positive():
+    trajectory = walked(2).trajectory
+    trajectory.importance[0, 0] = -1.0
+    trajectory.importance[0, 1, 0] = -1.0
+    values = shares(trajectory)
+    np.testing.assert_allclose(values[0, 0], 1 / 7)
+    assert values[0, 1, 0] == 0
+
+
 def test_entropy_of_a_search_falls_from_ln_7_to_that_of_two_operations_at_most():
     search = walked(3)
     values = entropy(shares(search.trajectory))

@@ -62,7 +62,7 @@ def _require_structure(folder: Path) -> None:
     assert len(page) < 5_000_000
     assert 'src="http' not in page
     assert page.count("<svg") >= 1
-    numbers = json.loads((folder / "report" / "run" / "report.json").read_text())
+    numbers = json.loads((folder / "report" / "report.json").read_text())
     assert [run["method"] for run in numbers["runs"]] == ["IAC-LTH", "continued"]
     assert len([made for made in numbers["comparisons"] if made["equal_budget"]]) == 1
     (results_file,) = folder.glob("nnUNet_results/studies/*/results.json")

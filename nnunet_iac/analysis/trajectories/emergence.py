@@ -190,12 +190,6 @@ def edges_decided(left: Int[np.ndarray, "epochs edges"]) -> Int[np.ndarray, " ep
     return (left == 1).sum(axis=-1)
 
 
-def survivors(events: Sequence[PruningEvent], edge: int) -> tuple[str, ...]:
-    """Return the operations that were never pruned from an edge."""
-    pruned = {e.operation for e in events if (e.source, e.target) == EDGES[edge]}
-    return tuple(operation for operation in OPERATIONS if operation not in pruned)
-
-
 def shares(trajectory: Trajectory) -> Float[np.ndarray, "epochs edges operations"]:
     """Return p = Theta / sum Theta of every edge; negative importance counts as none.
 

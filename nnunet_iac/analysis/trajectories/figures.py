@@ -38,7 +38,6 @@ from nnunet_iac.drawing.panels import (
     panels,
 )
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.pruning import PruningEvent
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,
@@ -314,28 +313,18 @@ def _draw_shares(
     start, end = epochs[0] - 1, epochs[-1]
     how: dict[str, Any] = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
     axes.imshow(_share_image(share), extent=(start, end, 0, 1), **how)
-    draw_prunes(axes, search.events, edge, epochs, share, ms=3.5, mew=1)
+    middles = np.cumsum(share, axis=1) - share / 2
+    for event in search.events:
+        if (event.source, event.target) == edge and event.epoch <= end:
+            row, column = np.searchsorted(epochs, event.epoch), OPERATIONS.index(event.operation)
+            axes.plot(
+                event.epoch, middles[row, column], "x", color=INK, clip_on=False, ms=3.5, mew=1
+            )
     axes.set(xlim=(start, end), ylim=(0, 1), yticks=(), xticks=(start, end))
     axes.tick_params(length=0, pad=2)
     first, last = axes.get_xticklabels()
     first.set_horizontalalignment("left")
     last.set_horizontalalignment("right")
-
-
-def draw_prunes(
-    axes: Axes,
-    events: Sequence[PruningEvent],
-    edge: Edge,
-    epochs: Int[np.ndarray, " epochs"],
-    share: Float[np.ndarray, "epochs operations"],
-    **size: Any,
-) -> None:
-    """Draw a cross into an edge's stacked shares for every operation pruned up to the end."""
-    middles = np.cumsum(share, axis=1) - share / 2
-    for event in events:
-        if (event.source, event.target) == edge and event.epoch <= epochs[-1]:
-            row, column = np.searchsorted(epochs, event.epoch), OPERATIONS.index(event.operation)
-            axes.plot(event.epoch, middles[row, column], "x", color=INK, clip_on=False, **size)
 
 
 def _share_image(
