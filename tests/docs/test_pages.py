@@ -47,3 +47,12 @@ def test_a_difference_has_one_p_on_its_page_and_every_p_names_its_family(page: P
         found.setdefault(tuple(difference), set()).add(p)
     assert {difference: ps for difference, ps in found.items() if len(ps) > 1} == {}
     assert "p (Holm)" not in text
+
+
+def test_every_table_follows_an_empty_line_without_which_it_is_none() -> None:
+    found = []
+    for page in (DOCS.parent / "README.md", *DOCS.rglob("*.md")):
+        lines = page.read_text().splitlines()
+        rules = [i for i, line in enumerate(lines) if re.fullmatch(r"\|(:?-+:?\|)+", line)]
+        found += [f"{page.name}:{i}" for i in rules if i > 1 and lines[i - 2]]
+    assert found == []

@@ -188,9 +188,8 @@ def adapter_claims() -> Iterator[Claim]:
                 f"{product['seconds']['train'] / 60:.1f}"
             ),
         }
-        for place, (claim, number) in enumerate(numbers.items()):
-            headline = None if place else claim
-            yield Claim(f"{claim} ({pair})", number, "adaptation", [product], headline)
+        for claim, number in numbers.items():
+            yield Claim(f"{claim} ({pair})", number, "adaptation", [product])
 
 
 def export_claims() -> Iterator[Claim]:
@@ -236,7 +235,6 @@ def cost_claims() -> Iterator[Claim]:
         f"{run['inference_over_backbone']:.2f} where threads sleep)",
         "performance",
         [spinning, run],
-        "time of a prediction with cells over that of the backbone alone (CPU)",
     )
     networks = result("comparison/networks")
     cell, plain = networks["retrofits"]["random cell"], networks["plain"]
