@@ -34,6 +34,7 @@ PAGES += sorted(
 PAGES += sorted(path for path in (ROOT / ".github").rglob("*") if path.is_file())
 
 NEVER = {
+    r"backbone continued(?! (training|by))": "continued backbone",
     r"frozen U-Net|planned network|given network": "backbone",
     r"plain net|further training": "plain U-Net, finetuning",
     r"recomput\w*( the)? cells": "checkpointing",

@@ -67,7 +67,7 @@ def add_pareto(verbs: Verbs) -> None:
     parser.add_argument("--caps", **numbers, required=True, help=text)
     words: dict[str, Any] = {"action": ListOf, "of": str, "metavar": "NAME"}
     default = ["reference", "continued", "iac-lth", "random"]
-    text = "any of reference (the backbone), continued, iac-lth, random, iac"
+    text = "methods, reference being the backbone"
     add = parser.add_argument
     add("--methods", **words, choices=PARETO_METHODS, default=default, help=text)
     add_folds(parser, "folds", int, [0])
@@ -115,7 +115,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     device = device_of(arguments)
     page = run_demo(arguments.o, device, arguments.quick, lambda line: print(line, flush=True))
-    print(f"report: {page}")
+    print(f"report: {page}\none short run: it shows that all steps work, not what they are worth")
     return 0
 
 

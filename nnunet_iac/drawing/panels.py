@@ -25,9 +25,9 @@ def empty_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
 
 
-def panels(height: float, *titles: str, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+def panels(height: float, *titles: str) -> tuple[Figure, list[Axes]]:
     """Return a figure and its axes, at least one, one below the other on the same x."""
-    figure = empty_figure(height, width)
+    figure = empty_figure(height)
     made = list(figure.subplots(len(titles) or 1, 1, sharex=True, squeeze=False).flat)
     for axes, title in zip(made, titles or [""], strict=True):
         bare_axes(axes)

@@ -52,7 +52,7 @@ def _genotype_file(folder: Path) -> Path:
 def still_searching(weights: Mapping[str, Any]) -> bool:
     """Return whether the cells of a checkpoint's network have no genotype yet."""
     codes = weights.get("genotype_codes")
-    return codes is not None and UNDECIDED in codes.tolist()
+    return codes is not None and UNDECIDED in codes.flatten().tolist()
 
 
 def _in_checkpoint(path: Path) -> Genotype:

@@ -21,7 +21,7 @@ from nnunet_iac.workflow.steps import predictions_folder, processors
 from nnunet_iac.workflow.study import BackboneSpec, DataSet, Study, StudyMethod
 from nnunet_iac.workflow.study_plans import fold_folder, study_folder
 
-DATASET, FILE_ENDING = "Dataset004_Hippocampus", ".nii.gz"
+DATASET, FILE_ENDING, LICENCE = "Dataset004_Hippocampus", ".nii.gz", "LICENSE.md"
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 BACKBONE_LR = 1e-3
 MOST_THREADS = 4  # Threads of a training: more only wait for each other on networks this small.
@@ -54,7 +54,7 @@ TINY = BackboneSpec(
 
 
 def demo_study(device: str, quick: bool = False) -> Study:
-    """Return the demo's study: a backbone, its retrofit, and the backbone continued as long.
+    """Return the demo's study: a backbone, its retrofit, and the continued backbone.
 
     With `quick` a tiny network is trained for a few iterations, which shows that all steps work
     and nothing about Dice.
@@ -92,7 +92,10 @@ def run_demo(folder: Path, device: str, quick: bool, report: Log) -> Path:
         run_serially(study, report)
         summary = {**_summary(study, folder), **_stage_seconds(study)}
         write_json(folder / "summary.json", summary)
-        return write_report([folder / summary["run_folder"]], folder / "report")
+        page = write_report([folder / summary["run_folder"]], folder / "report")
+    # Its slices are adapted from the images, and carry their licence.
+    shutil.copy(folder / FOLDERS[0] / DATASET / LICENCE, page.parent)
+    return page
 
 
 @contextmanager

@@ -57,7 +57,9 @@ def test_runs_that_show_a_gain_grow_with_the_noise_and_with_the_square_of_its_in
     # (1.96 + 0.84)^2 * (1 + 2 * 4) / 1 = 70.6
     assert found.runs_to_show(0.001) == 71
     assert found.runs_to_show(0.002) == 18
-    assert found.at_most(16) == pytest.approx(2 * found.best_of(16))
+    assert found.at_upper_end.best_of(16) == pytest.approx(2 * found.best_of(16))
+    # (1.96 + 0.84)^2 * (4 + 2 * 4) / 1 = 94.2
+    assert found.at_upper_end.runs_to_show(0.001) == 95
     assert found.found_of(16) == pytest.approx(found.best_of(16) / 5**0.5)
 
 

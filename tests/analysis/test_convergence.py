@@ -28,7 +28,7 @@ def test_it_has_where_half_of_its_training_changes_little(
     (found,) = convergences(_study(after_half, after_all))
     assert found.has_converged is converged
     assert found.difference == pytest.approx(after_all - after_half)
-    said = "less than 0.003, so both have" if converged else "not less than 0.003, so short has not"
+    said = "less than 0.003, so short has" if converged else "not less than 0.003, so short has not"
     assert str(found) == (
         "long, trained twice as long as short on Dataset900_Frames, 2d, has a validation Dice of "
         f"{after_all:.4f} instead of {after_half:.4f}; the difference of "

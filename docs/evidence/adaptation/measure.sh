@@ -34,4 +34,4 @@ for study in "${@:-${all[@]}}"; do
         ;;
     esac
 done
-python "$here/page.py"
+bash "$here/../pages.sh"

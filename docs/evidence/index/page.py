@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
-from nnunet_iac.analysis.scores.method_table import method_tables
 from nnunet_iac.analysis.scores.wording import finding
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.planning import CONTINUE_TRAINER
@@ -81,6 +80,11 @@ def trained(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [run for run in study["runs"] if "commit" in run]
 
 
+def all_runs() -> list[Mapping[str, Any]]:
+    """Return the runs of all studies but the backbones."""
+    return [run for study in studies("*/*.json") for run in trained(study)]
+
+
 def is_frozen(run: Mapping[str, Any]) -> bool:
     """Return whether a run is a retrofit that trains nothing of its backbone."""
     part = run["settings"].get("trainable_part") or "cells"
@@ -100,27 +104,31 @@ def claims() -> Iterator[Claim]:
 
 def search_claims() -> Iterator[Claim]:
     """Yield what cells and searches are worth on networks that have converged."""
-    for one in measured_searches():
-        where = f"on a converged network ({one.title})"
+    known = measured_searches()
+    first = next((one for one in known if one.table is not None), None)
+    for one in known:
+        network = "a converged network" if one.has_converged else "a network"
+        where = f"on {network} ({one.title})"
         methods = () if one.table is None else [row.method for row in one.table.rows]
         for method, what, baselines in WORTH:
             if method not in methods:
                 continue
-            row, runs = one.table.row(method), one.runs_at_equal_batches(method)
-            claim = f"Dice of {what} {where}"
+            row, claim = one.table.row(method), f"Dice of {what} {where}"
             for control, name in baselines.items():
                 if (against := row.against.get(control)) is not None:
+                    runs = [run for m in (method, control) for run in one.runs_at_equal_batches(m)]
                     number = f"{row.dice:.4f}, {finding(against, name)}"
-                    headline = claim if method == "random" else None
+                    headline = claim if method == "random" and one is first else None
                     yield Claim(claim, number, "search", runs, headline)
         if (found := one.ceiling) is not None:
             claim = f"standard deviation of the Dice between cells, {where}"
             yield Claim(claim, spread_text(found), "search", one.runs_of("genotypes"))
         if (enough := one.enough) is not None:
-            claim = f"batches that finetune a random cell for long enough, {where}"
+            claim = f"shortest finetuning of a random cell not inferior to the longest, {where}"
             longest = one.lengths[-1].batches
-            number = f"{enough.batches}: {finding(enough.against, f'{longest} batches')}"
-            yield Claim(claim, number, "search", one.runs_of("time"))
+            number = f"{enough.batches} batches: {finding(enough.against, f'{longest} batches')}"
+            runs = [*one.runs_of("time"), *one.runs_of("methods")]
+            yield Claim(claim, number, "search", runs)
         for each in one.converged:
             claim = f"change of a backbone's Dice by twice the training ({one.title})"
             number = f"{each.difference:+.4f}, to {each.after_all:.4f}"
@@ -133,10 +141,11 @@ TARGETS = {"heart": "of another site", "hippocampus": "of a simulated other scan
 
 def adaptation_claims() -> Iterator[Claim]:
     """Yield what adapting a model to three cases is worth, of each pair that was measured."""
-    paths = {pair: EVIDENCE / "adaptation" / f"{pair}-k3.json" for pair in TARGETS}
-    known = {pair: read_json(path) for pair, path in paths.items() if path.is_file()}
-    for pair, study in known.items():
-        (table,) = method_tables(study)
+    adapted = runpy.run_path(str(EVIDENCE / "adaptation" / "page.py"))["adapted"]
+    tables = {pair: adapted(EVIDENCE / "adaptation", pair, 3) for pair in TARGETS}
+    known = {pair: found.table for pair, found in tables.items() if found is not None}
+    for pair, table in known.items():
+        study = result(f"adaptation/{pair}-k3")
         cells, continued = table.row("iac-lth"), table.row("continued")
         against, kept, lost = cells.against["continued"], cells.forgetting, continued.forgetting
         assert against is not None
@@ -184,7 +193,7 @@ def adapter_claims() -> Iterator[Claim]:
             "`--adapter none` predicts the files that nnU-Net's own command predicts": (
                 f"{count if same else 'not all'} of {count}, byte for byte"
             ),
-            "minutes to adapt to 3 cases, both validations included, on two CPU cores": (
+            f"minutes to adapt to {product['cases']} cases, validations included, on two cores": (
                 f"{product['seconds']['train'] / 60:.1f}"
             ),
         }
@@ -257,8 +266,7 @@ def cost_claims() -> Iterator[Claim]:
 
 def reliability_claims() -> Iterator[Claim]:
     """Yield what survives, what is refused, and what stays as it was."""
-    runs = [run for study in studies("*/*.json") for run in trained(study)]
-    frozen = [run for run in runs if is_frozen(run)]
+    frozen = [run for run in all_runs() if is_frozen(run)]
     same = sum(bool(run["backbone_unchanged"]) for run in frozen)
     yield Claim(
         "a retrofit leaves its backbone bit-identical",
@@ -324,13 +332,15 @@ def box(found: Sequence[Claim]) -> str:
 
 
 def on_the_choice_of_cells() -> list[str]:
-    """Return a sentence per data set on whether it matters which cell is chosen."""
+    """Return the sentence on whether it matters which cell is chosen, where that is known."""
+    known = [one for one in measured_searches() if one.ceiling is not None]
+    if not known:
+        return []
+    does = "can matter" if any(one.matters for one in known) else "did not matter"
+    spreads = "; ".join(f"{spread_text(one.ceiling)} on {one.title}" for one in known)
     return [
-        f"Which cell is chosen {'can matter' if one.matters else 'did not matter'} on the "
-        f"backbone's own data ({one.title}): between cells the Dice has a standard deviation of "
-        f"{spread_text(one.ceiling)}."
-        for one in measured_searches()
-        if one.ceiling is not None
+        f"Which cell is chosen {does} on the backbone's own data. Between cells the Dice has a "
+        f"standard deviation of {spreads}."
     ]
 
 
@@ -340,7 +350,7 @@ def not_measured() -> str:
     absent = {
         "in 3-D": not in_volumes,
         "at a real other site": not (EVIDENCE / "adaptation" / "heart-k3.json").is_file(),
-        "on a GPU": not (EVIDENCE / "gpu.md").is_file(),
+        "on a GPU": not any(run["hardware"]["gpu"] for run in all_runs()),
     }
     parts = ["of networks of full size", *(part for part, is_so in absent.items() if is_so)]
     listed = " or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))

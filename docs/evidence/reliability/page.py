@@ -5,7 +5,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
+
 from nnunet_iac.analysis.report.page import markdown_environment
+from nnunet_iac.analysis.scores.statistics import CONFIDENCE
 from nnunet_iac.runs.atomic import read_json, write_text
 
 HERE = Path(__file__).parent
@@ -93,6 +96,12 @@ def faults() -> dict[str, Counter[str]]:
     return found
 
 
+def between(count: int, total: int) -> str:
+    """Return the exact interval of a share."""
+    found = binomtest(count, total).proportion_ci(CONFIDENCE)
+    return f"{100 * found.low:.1f} % to {100 * found.high:.1f} %"
+
+
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
@@ -113,6 +122,7 @@ def page() -> str:
         inputs=wrong,
         faults=faults(),
         totals=totals,
+        between=between,
         run=read_json(HERE / "tests.json"),
     )
 

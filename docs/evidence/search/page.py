@@ -28,7 +28,7 @@ TITLES = {
     "hippocampus-3d": "Hippocampus, small 3-D",
 }
 NAMES = {
-    "continued": "the backbone continued",
+    "continued": "the continued backbone",
     "random": "cells: random",
     "iac-lth": "cells: IAC-LTH, `literal`",
     "swift": "cells: IAC-LTH, `swift`",
@@ -46,10 +46,10 @@ NAMES = {
     "random-all": "cells: random, and the backbone",
     "random-wide": "cells: random, wide",
     "random-alone": "cells: random, in place of the skip",
-    "continued-ema": "the backbone continued, averaged weights (EMA)",
+    "continued-ema": "the continued backbone, averaged weights (EMA)",
     "random-ema": "cells: random, averaged weights (EMA)",
     "iac-lth-ema": "cells: IAC-LTH, averaged weights (EMA)",
-    "continued-100": "the backbone continued",
+    "continued-100": "the continued backbone",
     "random-10": "cells: random",
     "random-30": "cells: random",
     "random-80": "cells: random",
@@ -121,7 +121,7 @@ class AtEqualTime:
 
 @dataclass(frozen=True)
 class Cheapest:
-    """The cheapest retrofit that is not inferior to the best; `against` is None for the best."""
+    """The retrofit with the fewest MACs not inferior to the best, whose `against` is None."""
 
     row: Row
     best: Row
@@ -218,7 +218,7 @@ class Measured:
 
     @cached_property
     def cheapest(self) -> Cheapest | None:
-        """The cheapest retrofit that is not inferior to the best."""
+        """The retrofit with the fewest MACs that is not inferior to the best."""
         rows = (
             [row for row in self.table.rows if "continued" not in row.method] if self.table else []
         )
@@ -229,7 +229,7 @@ class Measured:
         assert table is not None
         against = {row.method: table.row(row.method).against.get(best.method) for row in rows}
         good = [r for r in rows if (c := against[r.method]) is None or c.not_inferior]
-        cheapest = min(good, key=lambda row: row.minutes)
+        cheapest = min(good, key=lambda row: row.macs)
         return Cheapest(cheapest, best, against[cheapest.method])
 
     @cached_property

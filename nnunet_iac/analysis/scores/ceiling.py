@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -43,9 +43,10 @@ class Ceiling:
         """Return what the best of so many random cells has more than the mean, were it known."""
         return self.spread * expected_maximum(count)
 
-    def at_most(self, count: int) -> float:
-        """Return what it has at most, with the spread at the upper end of its interval."""
-        return self.interval.high * expected_maximum(count)
+    @property
+    def at_upper_end(self) -> "Ceiling":
+        """The same with the spread at the upper end of its interval."""
+        return replace(self, spread=self.interval.high)
 
     def found_of(self, count: int) -> float:
         """Return the same of the cell that had the highest Dice in one run on these very cases."""
