@@ -49,15 +49,14 @@ def test_methods_that_are_compared_are_trained_for_equally_many_batches(
         found = {epochs(study, method) for method in study.methods}
         if name in ("choose", "genotypes", "searches", "methods", "core", "parts"):
             assert found == {60}
-        if name == "halving":  # The rest is the search's, as that of IAC-LTH.
-            assert found == {60 - study.settings_of("halving", 0).latest_end}
 
 
 def test_the_page_names_every_data_set_and_method(script: Script, studies: ModuleType) -> None:
     page, known = script("evidence/search/page"), [*planned(studies)]
     assert {data for data, _, _ in known} == {*page.TITLES}
     shown = [study for _, name, study in known if name not in ("choose", "genotypes")]
-    assert {method for study in shown for method in study.methods} == {*page.NAMES}
+    methods = {method for study in shown for method in study.methods}
+    assert methods | {*page.DIRECT} == {*page.NAMES}
 
 
 def test_rates_are_chosen_without_the_cases_that_are_reported(studies: ModuleType) -> None:
@@ -195,19 +194,16 @@ def test_the_shortest_finetuning_that_is_not_inferior_is_enough(page: Callable[.
     )
 
 
-def test_cells_that_differ_can_matter_and_a_better_search_is_kept(page: Callable[..., str]) -> None:
+def test_cells_that_differ_can_matter_and_what_was_tried_is_described(
+    page: Callable[..., str],
+) -> None:
     different = {name: 0.01 * n for n, name in enumerate(GENOTYPES)}
-    found = made_up("halving", {"halving": 0.09, "halving-convolutions": 0.0}, (0, 1, 2))
     text = page(
-        **{f"{data}_genotypes": made_up("genotypes", different, (0, 1)) for data in DATA},
-        **{f"{data}_halving": found for data in DATA},
+        acdc_genotypes=made_up("genotypes", different, (0, 1)),
+        acdc_halving=made_up("halving", {"halving": 0.0, "halving-convolutions": 0.0}, (0, 1, 2)),
     )
-    assert text.count("the choice of the cell can matter") == 2
-    assert "kept, since it is better on two data sets" in text
-    assert "not kept, since it is not better on two data sets" in text
-
-
-DATA = ("acdc", "hippocampus")
+    assert text.count("the choice of the cell can matter") == 1
+    assert "With\n3 seeds on ACDC, 128 x 128, in 1.0 minutes a run: direct evaluation has" in text
 
 
 def test_the_papers_numbers_are_beside_ours(page: Callable[..., str]) -> None:

@@ -23,10 +23,6 @@ studies=$(python "$here/studies.py" "$data" "$folder")
 [ $# -gt 0 ] || read -ra all <<<"$studies"
 for study in "${@:-${all[@]}}"; do
     file=$folder/$data-$study.yaml
-    if [ "$study" = halving ]; then # All but the runs that have ended.
-        python "$here/halving.py" "$file" | nnUNet_n_proc_DA=0 nnUNet_def_n_proc=1 OMP_NUM_THREADS=1 \
-            xargs -r -n 1 -P "$cores" python "$here/halving.py" "$file"
-    fi
     nnunet-iac study "$file" --cores "$cores"
     cp "$nnUNet_results/studies/search-$data-$study/results.json" "$here/$data-$study.json"
     [ "$study" != choose ] || python "$here/studies.py" "$data" "$folder"

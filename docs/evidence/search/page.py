@@ -1,6 +1,6 @@
 """Write docs/evidence/search.md and its figure from the result files in search/."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,11 +63,13 @@ STUDY_NAMES = {
     "methods": "controls and other skip modules",
     "core": "searched cells and controls",
     "time": "finetunings of other lengths",
-    "halving": "direct evaluation",
     "parts": "other trained parts and averaged weights",
     "paper": "the paper's protocol",
 }
 SEARCHES = ("iac-lth", "swift", "paper", "adaptive", "iac")
+TRIED = "halving"
+"""A search by direct evaluation, which was measured once and removed; its results are kept."""
+
 DIRECT = ("halving", "halving-convolutions")
 CONTROLS = {
     "random": ("random-10", "random-30", "random", "random-80", "random-120"),
@@ -75,7 +77,7 @@ CONTROLS = {
 }
 """Controls and their trainings of several lengths, the shortest first."""
 
-EQUAL = ("searches", "methods", "core", "parts", "halving")
+EQUAL = ("searches", "methods", "core", "parts", TRIED)
 """Studies whose methods are trained for as many batches; cells of `genotypes` are random ones."""
 
 MATTERS = 0.002
@@ -339,9 +341,9 @@ def measured() -> list[Measured]:
     document = yaml.safe_load((HERE / "studies.yaml").read_text())
     found = []
     for key, given in document["sets"].items():
-        files = {name: file(key, name) for name in given["studies"]}
+        files = {name: file(key, name) for name in (*given["studies"], TRIED)}
         studies = {name: read_json(path) for name, path in files.items() if path.is_file()}
-        planned = {name: runs_planned(document["studies"].get(name)) for name in files}
+        planned = {name: runs_planned(document["studies"].get(name)) for name in given["studies"]}
         found.append(Measured(key, studies, planned, given.get("chosen_on")))
     return found
 
@@ -369,16 +371,6 @@ def curves_figure(sets: Sequence[Measured]) -> Figure:
     return figure
 
 
-def kept(sets: Iterable[Measured], method: str) -> bool | None:
-    """Return whether a search by direct evaluation beats random cells on two data sets.
-
-    None where fewer have been measured.
-    """
-    tables = [t for one in sets if (t := one.table) and method in [r.method for r in t.rows]]
-    verdicts = [c.verdict for t in tables if (c := t.row(method).against.get("random"))]
-    return None if len(verdicts) < 2 else verdicts.count("better") >= 2
-
-
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
@@ -391,7 +383,7 @@ def page() -> str:
         "papers": PAPERS,
         "reference": REFERENCE,
     }
-    environment.globals.update(own, finding=finding, kept=kept)
+    environment.globals.update(own, finding=finding)
     return environment.get_template("page.md.jinja").render(sets=measured())
 
 
