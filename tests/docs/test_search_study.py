@@ -124,6 +124,7 @@ def made_up(name: str, methods: dict[str, float], seeds: tuple[int, ...]) -> dic
             own = {"seconds": SECONDS.get(method, 60.0), "epochs": EPOCHS.get(method, 60)}
             runs.append(run(method, seed, gain + 0.0005 * rng.normal(), **own))
             runs[-1]["settings"] = {"iterations_per_epoch": 5, "warmup_epochs": 4}
+            runs[-1]["commit"] = "0123456789abcdef"
     reference = {**run("reference", 0, 0.0), "trainer": "long", "curve": [0.6, 0.7]}
     return {"methods": [*methods], "halves": {}, "runs": [reference, *runs]}
 
