@@ -59,7 +59,7 @@ def _require_structure(folder: Path) -> None:
     assert Genotype.from_document(summary["genotype"]) == run.read_genotype()
     assert run.read_settings().schedule.preset == "adaptive"
     page = (folder / "report" / "index.html").read_text()
-    assert "CC BY-SA" in (folder / "report" / "LICENSE.md").read_text()
+    assert "creativecommons.org/licenses/by-sa" in (folder / "report" / "LICENSE.md").read_text()
     assert len(page) < 5_000_000
     assert 'src="http' not in page
     assert page.count("<svg") >= 1
