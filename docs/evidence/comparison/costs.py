@@ -26,6 +26,9 @@ HERE = Path(__file__).parent
 PATCH = (128, 128)
 CHANNELS, CLASSES = 1, 4
 RANDOM_CELLS = 100
+OF_CELLS = {"random cell": fmean, "smallest random cell": min, "largest random cell": max}
+"""What is shown of the random cells, for each cost by itself."""
+
 LAYERS: dict[str, Any] = {
     "conv_op": nn.Conv2d,
     "conv_bias": True,
@@ -80,7 +83,8 @@ def retrofits() -> dict[str, dict[str, float]]:
     identity = identity_genotype()
     costs = cell_costs(retrofit(plain(), identity, residual="none"), CHANNELS, PATCH)
     cells = [asdict(costs.of(random_genotype(seed))) for seed in range(RANDOM_CELLS)]
-    found["random cell"] = {key: fmean(cell[key] for cell in cells) for key in base}
+    for name, of_all in OF_CELLS.items():
+        found[name] = {key: float(of_all([cell[key] for cell in cells])) for key in base}
     found["identity cell"] = {key: float(x) for key, x in asdict(costs.of(identity)).items()}
     return found
 
