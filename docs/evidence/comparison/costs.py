@@ -27,7 +27,7 @@ PATCH = (128, 128)
 CHANNELS, CLASSES = 1, 4
 RANDOM_CELLS = 100
 OF_CELLS = {"random cell": fmean, "smallest random cell": min, "largest random cell": max}
-"""What is shown of the random cells, for each cost by itself."""
+"""Costs shown of the random cells, each by itself."""
 
 LAYERS: dict[str, Any] = {
     "conv_op": nn.Conv2d,
