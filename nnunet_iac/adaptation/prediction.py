@@ -15,16 +15,14 @@ from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfo
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
-from nnunet_iac.adaptation.adapter import (
-    ADAPTER_SUFFIX,
-    RESERVED,
-    Adapter,
+from nnunet_iac.adaptation.adapted_model import (
     adapter_file,
     adapters_of,
     apply,
     backbone_of,
     backbones_of,
 )
+from nnunet_iac.adaptation.adapter import ADAPTER_SUFFIX, RESERVED, Adapter
 from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, choose, statistics
 from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model

@@ -159,7 +159,8 @@ def _save(arguments: argparse.Namespace) -> int:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.adapter import Adapter, adapter_file, apply
+    from nnunet_iac.adaptation.adapted_model import adapter_file, apply
+    from nnunet_iac.adaptation.adapter import Adapter
     from nnunet_iac.host.export import predict_command
 
     adapter = Adapter.read(adapter_file(arguments.adapter, arguments.model))
@@ -169,7 +170,7 @@ def _apply(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.adapter import adapter_file, adapters_of, listing
+    from nnunet_iac.adaptation.adapted_model import adapter_file, adapters_of, listing
 
     model = arguments.model
     named = [adapter_file(name, model) for name in arguments.adapters]

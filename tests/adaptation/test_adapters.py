@@ -12,15 +12,14 @@ from planned_unets import as_older
 from trained_models import adapted, planned, write_model
 
 from nnunet_iac.adaptation import prediction
-from nnunet_iac.adaptation.adapter import (
-    Adapter,
+from nnunet_iac.adaptation.adapted_model import (
     adapter_file,
     adapters_of,
     apply,
     backbone_of,
     listing,
-    require_new_file,
 )
+from nnunet_iac.adaptation.adapter import Adapter, require_new_file
 from nnunet_iac.adaptation.choice import NO_ADAPTER, Site, statistics
 from nnunet_iac.adaptation.prediction import chosen_adapters
 from nnunet_iac.adaptation.preparation import adapted_plans
