@@ -6,6 +6,7 @@ python docs/evidence/index/page.py
 import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ def studies(pattern: str) -> list[Any]:
     return [each for each in found if "runs" in each]
 
 
+@cache
 def measured_searches() -> list[Any]:
     """Return what the page on searches shows of every data set."""
     found: list[Any] = runpy.run_path(str(EVIDENCE / "search" / "page.py"))["measured"]()
