@@ -83,7 +83,6 @@ MEANINGS = {
     "skip": "which module is put into the skips",
     "genotype": "a genotype file or a run's fold folder, `{fold}` allowed; `random:SEED`, "
     "`identity`, `conv`, `conv:PATH`",
-    "max_identity": "at most so many of the eight operations of a cell are the identity",
     "max_parameter_ratio": "what cells may add, as a share of the backbone's parameters",
     "max_mac_ratio": "what cells may add, as a share of the backbone's MACs",
     "weights_lr": "learning rate of the cells' weights in the search",

@@ -6,18 +6,15 @@ from dataclasses import dataclass
 from itertools import combinations, product
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from nnunet_iac.search.cost import QUANTITY_NAMES, CellCosts, Cost
 from nnunet_iac.search.genotype import Choice, Genotype
-from nnunet_iac.search.pruning import best_operations, last_largest
+from nnunet_iac.search.pruning import best_operations
 from nnunet_iac.search.relaxation import Active, Matrix, PerEdge, edge_weights, operation_weights
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.space import (
     EDGES,
     EDGES_PER_NODE,
-    IDENTITY,
     INTERMEDIATE_NODES,
     OPERATIONS,
     edges_into,
@@ -34,9 +31,6 @@ def discretise(
     """Return the genotype: per edge the best active operation, per node its two heaviest edges.
 
     Edges are ranked by Psi, ties by the weight before the cap, then by the order of `EDGES`.
-    Where more than `max_identity` of the eight then carry the identity, those of least Psi take
-    another operation instead, of equal ones the later edge first. That is our decision against
-    the collapse to identities; the paper has no such cap.
 
     Args:
         alpha: of the search's end.
@@ -57,29 +51,10 @@ def discretise(
     for node in INTERMEDIATE_NODES:
         ranked = sorted(edges_into(node), key=lambda e: (-capped[e], -uncapped[e], e))
         kept += ranked[:EDGES_PER_NODE]
-    if cell.max_identity is not None:
-        others = _best_but_identity(alpha, beta, active, cell).tolist()
-        identities = (e for e in kept if operations[e] == IDENTITY)
-        for e in sorted(identities, key=lambda e: (-capped[e], e))[cell.max_identity :]:
-            operations[e] = others[e]
     wanted = Genotype(tuple(Choice(EDGES[e], OPERATIONS[operations[e]]) for e in kept))
     if costs is None:
         return wanted
     return within_budget(wanted, alpha, beta, active, cell, costs).genotype
-
-
-def _best_but_identity(
-    alpha: Matrix, beta: PerEdge, active: Active, cell: CellConfig
-) -> Int[Tensor, " edges"]:
-    """Return the index of each edge's best other active operation.
-
-    Where pruning left only the identity: that of the largest alpha, which pruned operations keep.
-    """
-    is_identity = torch.arange(len(OPERATIONS)) == IDENTITY
-    others = active & ~is_identity
-    best = best_operations(alpha, beta, others, cell)
-    pruned = last_largest(alpha.masked_fill(is_identity, -torch.inf))
-    return torch.where(others.any(dim=1), best, pruned)
 
 
 QUANTITIES = {"max_parameter_ratio": "parameters", "max_mac_ratio": "macs"}
@@ -216,13 +191,13 @@ def within_budget(
 ) -> Budgeted:
     """Return the wanted genotype if it is within the budget, else the most important one that is.
 
-    Among all genotypes within the limits and with at most `max_identity` identities that is the
-    one with the largest sum of Theta = phi Psi over its edges, where a pruned operation has none;
-    of equal ones, that with the largest sum of softmax(alpha) Psi over all operations. It decides
-    after a pruning search, which leaves one operation per edge, pruned alphas being what they were
-    when pruned. Further ties keep the first edges and the last operations, as `discretise` does.
-    phi Psi is taken in the raw modes too, whose own importance may be negative. The optimum is
-    exact. The budget is our decision; the paper has none.
+    Among all genotypes within the limits that is the one with the largest sum of Theta = phi Psi
+    over its edges, where a pruned operation has none; of equal ones, that with the largest sum of
+    softmax(alpha) Psi over all operations. It decides after a pruning search, which leaves one
+    operation per edge, pruned alphas being what they were when pruned. Further ties keep the first
+    edges and the last operations, as `discretise` does. phi Psi is taken in the raw modes too,
+    whose own importance may be negative. The optimum is exact. The budget is our decision; the
+    paper has none.
     """
     require_possible(costs, cell)
     weights = edge_weights(beta, cell.edge_transform, cell.tan_clamp)[:, None]
@@ -237,13 +212,13 @@ def within_budget(
         sum(among_active[EDGES.index(c.edge)][OPERATIONS.index(c.operation)] for c in found.choices)
         for found in (genotype, wanted)
     )
-    kept = min(1.0, total / wanted_total) if wanted_total else 1.0
+    kept = min(1.0, total / wanted_total)
     spent = costs.of(genotype), costs.of(wanted)
     return Budgeted(genotype, wanted, *spent, kept, limits(costs, cell))
 
 
-Spent = tuple[int, int, int]
-"""Parameters, MACs and identities of the edges so far."""
+Spent = tuple[int, int]
+"""Parameters and MACs of the edges so far."""
 
 Merit = tuple[int, int, tuple[tuple[int, int], ...]]
 """Their sort key: both sums of importance, then (-edge, operation) of every choice."""
@@ -258,21 +233,20 @@ def _most_important(
     merit adds up; so of each such set the best one is enough.
     """
     bounds = limits(costs, cell)
-    most = len(EDGES) if cell.max_identity is None else cell.max_identity
 
     def is_possible(spent: Spent) -> bool:
-        cost = costs.fixed + Cost(*spent[:2])
-        return spent[2] <= most and all(limit.allows(cost) for limit in bounds)
+        cost = costs.fixed + Cost(*spent)
+        return all(limit.allows(cost) for limit in bounds)
 
     prices = [
-        (o, (costs.operations[name].parameters, costs.operations[name].macs, int(o == IDENTITY)))
+        (o, (costs.operations[name].parameters, costs.operations[name].macs))
         for o, name in enumerate(OPERATIONS)
     ]
     singles: list[list[tuple[Spent, Merit]]] = [
         [(price, (among_active[e][o], among_all[e][o], ((-e, o),))) for o, price in prices]
         for e in range(len(EDGES))
     ]
-    best: dict[Spent, Merit] = {(0, 0, 0): (0, 0, ())}
+    best: dict[Spent, Merit] = {(0, 0): (0, 0, ())}
     for node in INTERMEDIATE_NODES:
         pairs = (
             pair
@@ -288,8 +262,8 @@ def _most_important(
 def _best(pairs: Iterable[tuple[tuple[Spent, Merit], tuple[Spent, Merit]]]) -> dict[Spent, Merit]:
     """Return the largest merit of two parts together for everything they may spend."""
     best: dict[Spent, Merit] = {}
-    for ((p, m, i), (a, b, first)), ((q, n, j), (c, d, second)) in pairs:
-        spent, merit = (p + q, m + n, i + j), (a + c, b + d, first + second)
+    for ((p, m), (a, b, first)), ((q, n), (c, d, second)) in pairs:
+        spent, merit = (p + q, m + n), (a + c, b + d, first + second)
         if spent not in best or merit > best[spent]:
             best[spent] = merit
     return best

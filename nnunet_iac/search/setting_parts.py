@@ -187,7 +187,6 @@ class CellConfig(CheckedPart):
     tan_clamp: Annotated[float, BELOW_THE_POLE] = 1.5
     skip: Literal["cell", "attention", "nested", "residual-attention"] = "cell"
     genotype: str | None = None
-    max_identity: Annotated[int | None, at_least(0)] = None
     max_parameter_ratio: Annotated[float | None, above(0)] = None
     max_mac_ratio: Annotated[float | None, above(0)] = None
 

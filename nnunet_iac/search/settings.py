@@ -39,14 +39,15 @@ RENAMED = {
 }
 """Old spellings of settings, still accepted, and their names now."""
 
-REMOVED = {
-    "pruning_score": "importance",
-    "stability_test": "js",
-    "beta_decay": 0.0,
+REMOVED: Mapping[str, tuple[Any] | None] = {
+    "pruning_score": ("importance",),
+    "stability_test": ("js",),
+    "beta_decay": (0.0,),
+    "max_identity": (None,),
     "held_back": None,
     "score_batches": None,
 }
-"""Settings that are gone, and the one value of each that still means what happens now, if any."""
+"""Settings that are gone, and the one value of each that means what happens now; None: any."""
 
 FORMER_SETTING = "decoder_norms"
 FORMER_NORMS: Mapping[str, TrainablePart | None] = {"frozen": None, "tuned": "cells+norms"}
@@ -232,10 +233,11 @@ def present_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
         if key == FORMER_SETTING or (key, value) == ("stability_test", "schedule"):
             continue
         if key in REMOVED:
-            if REMOVED[key] is not None and value != REMOVED[key]:
+            left = REMOVED[key]
+            if left is not None and value not in left:
                 raise ValueError(
                     f"{key}={value!r} was removed, since no measurement supported it; only "
-                    f"{REMOVED[key]!r} is left: leave {key} out"
+                    f"{left[0]!r} is left: leave {key} out"
                 )
             notes.append(f"the setting {key} has no effect any more: leave it out")
             continue

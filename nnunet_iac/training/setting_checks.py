@@ -120,7 +120,7 @@ def used_settings(method: Method, settings: Settings) -> set[str]:
         "channel_ratio min_channels partial_channels output_nodes": retrofits
         and cell.implant in ("cell", "convolution"),
         "max_parameter_ratio max_mac_ratio compile_cells": retrofits and cell.implant == "cell",
-        "warmup_epochs search_epochs importance edge_transform max_identity weights_lr "
+        "warmup_epochs search_epochs importance edge_transform weights_lr "
         "weights_lr_min annealing_power architecture_lr architecture_betas "
         "architecture_weight_decay": searches,
         "tan_clamp": searches and cell.edge_transform == "tan",

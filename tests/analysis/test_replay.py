@@ -143,7 +143,6 @@ def test_a_search_that_was_forced_at_its_limit_replays_exactly(tmp_path, importa
             "patience": 2,
             "reset_threshold": False,
         },
-        {"max_identity": 0},
         {"warmup_epochs": 0},
         {"importance": "raw-strict"},
     ],

@@ -26,7 +26,6 @@ from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge, edges_into
 
 pytestmark = pytest.mark.usefixtures("unchecked_shapes")
-IDENTITY = OPERATIONS.index("identity")
 COSTS = CellCosts(
     backbone=Cost(10_000, 1_000_000),
     fixed=Cost(100, 5_000),
@@ -45,7 +44,6 @@ COSTS = CellCosts(
 seeds = st.integers(0, 2**31)
 ratios = st.none() | st.floats(0.01, 0.08)
 modes = st.sampled_from(["softmax", "raw", "raw-strict"])
-caps = st.none() | st.integers(0, 8)
 
 
 def searched(seed, pruned=True):
@@ -72,34 +70,25 @@ def total(genotype, theta):
     )
 
 
-@given(seeds, st.booleans(), ratios, ratios, caps, modes)
-def test_a_genotype_is_never_over_the_budget_nor_over_the_cap(
-    seed, pruned, parameter_ratio, mac_ratio, cap, mode
-):
+@given(seeds, st.booleans(), ratios, ratios, modes)
+def test_a_genotype_is_never_over_the_budget(seed, pruned, parameter_ratio, mac_ratio, mode):
     settings = Settings(
-        max_parameter_ratio=parameter_ratio,
-        max_mac_ratio=mac_ratio,
-        max_identity=cap,
-        importance=mode,
+        max_parameter_ratio=parameter_ratio, max_mac_ratio=mac_ratio, importance=mode
     )
     result = budgeted(searched(seed, pruned), settings)
     assert result.cost == COSTS.of(result.genotype)
     assert result.wanted_cost == COSTS.of(result.wanted)
     assert result.cost.parameters / 10_000 <= (parameter_ratio or math.inf)
     assert result.cost.macs / 1_000_000 <= (mac_ratio or math.inf)
-    identities = list(result.genotype.operations.values()).count("identity")
-    assert identities <= (8 if cap is None else cap)
     assert 0 <= result.kept_importance <= 1
     assert is_within(result.genotype, COSTS, settings.cell)
     assert is_within(result.wanted, COSTS, settings.cell) is not result.gave_up
 
 
-@given(seeds, st.booleans(), caps, modes, st.sampled_from([None, 10.0]))
-def test_without_a_budget_or_within_it_the_genotype_is_the_wanted_one(
-    seed, pruned, cap, mode, ratio
-):
+@given(seeds, st.booleans(), modes, st.sampled_from([None, 10.0]))
+def test_without_a_budget_or_within_it_the_genotype_is_the_wanted_one(seed, pruned, mode, ratio):
     end = searched(seed, pruned)
-    settings = Settings(max_mac_ratio=ratio, max_identity=cap, importance=mode)
+    settings = Settings(max_mac_ratio=ratio, importance=mode)
     result = budgeted(end, settings)
     assert (
         result.genotype == discretise(*end, settings.cell) == discretise(*end, settings.cell, COSTS)
@@ -120,12 +109,10 @@ def test_a_budget_that_the_wanted_genotype_meets_to_the_digit_leaves_it(seed):
     assert budgeted(end, less).genotype != wanted
 
 
-@given(seeds, st.booleans(), caps, ratios, st.lists(st.floats(0.005, 0.08), min_size=2, max_size=4))
-def test_a_larger_budget_never_keeps_less_importance(
-    seed, pruned, cap, parameter_ratio, mac_ratios
-):
+@given(seeds, st.booleans(), ratios, st.lists(st.floats(0.005, 0.08), min_size=2, max_size=4))
+def test_a_larger_budget_never_keeps_less_importance(seed, pruned, parameter_ratio, mac_ratios):
     end = searched(seed, pruned)
-    settings = Settings(max_parameter_ratio=parameter_ratio, max_identity=cap)
+    settings = Settings(max_parameter_ratio=parameter_ratio)
     kept = [
         budgeted(end, settings.replace(max_mac_ratio=ratio)).kept_importance
         for ratio in [*sorted(mac_ratios), None]
@@ -168,9 +155,7 @@ def optimum_by_enumeration(end, settings, costs, allowed):
         columns = [np.array([sum(value(e, o) for e, o in option) for option in n]) for n in nodes]
         return sum(np.ix_(*columns))
 
-    possible = summed(lambda e, o: o == IDENTITY) <= (
-        8 if settings.cell.max_identity is None else settings.cell.max_identity
-    )
+    possible = np.array(True)
     for quantity, ratio in (
         ("parameters", settings.cell.max_parameter_ratio),
         ("macs", settings.cell.max_mac_ratio),
@@ -178,7 +163,7 @@ def optimum_by_enumeration(end, settings, costs, allowed):
         if ratio is not None:
             added = summed(lambda e, o: getattr(costs.operations[OPERATIONS[o]], quantity))  # noqa: B023
             cost = getattr(costs.fixed, quantity) + added
-            possible &= cost / getattr(costs.backbone, quantity) <= ratio
+            possible = possible & (cost / getattr(costs.backbone, quantity) <= ratio)
     for key in keys:
         merit = np.where(possible, summed(lambda e, o: key[e, o]), -1)  # noqa: B023
         possible &= merit == merit.max()
@@ -190,9 +175,9 @@ def optimum_by_enumeration(end, settings, costs, allowed):
 @pytest.mark.parametrize("pruned", [True, False])
 @pytest.mark.parametrize("ties", [False, True])
 @hypothesis.settings(max_examples=25)  # of a million genotypes each
-@given(seeds, ratios, st.floats(0.005, 0.06), caps)
+@given(seeds, ratios, st.floats(0.005, 0.06))
 def test_the_genotype_is_the_best_of_all_over_the_operations_one_can_afford(
-    pruned, ties, seed, parameter_ratio, mac_ratio, cap
+    pruned, ties, seed, parameter_ratio, mac_ratio
 ):
     alpha, beta, active = searched(seed, pruned)
     if ties:
@@ -207,9 +192,7 @@ def test_the_genotype_is_the_best_of_all_over_the_operations_one_can_afford(
         for name, cost in COSTS.operations.items()
     }
     costs = dataclasses.replace(COSTS, operations=operations)
-    settings = Settings(
-        max_parameter_ratio=parameter_ratio, max_mac_ratio=mac_ratio, max_identity=cap
-    )
+    settings = Settings(max_parameter_ratio=parameter_ratio, max_mac_ratio=mac_ratio)
     result = budgeted((alpha, beta, active), settings, costs)
     assume(result.gave_up)
     expected = optimum_by_enumeration((alpha, beta, active), settings, costs, allowed)
@@ -300,15 +283,6 @@ def test_the_text_shows_every_change(seed, ratio):
             assert arrow in str(result)
 
 
-def test_where_pruned_operations_are_all_that_was_wanted_nothing_is_lost():
-    alpha, beta, active = decided()
-    active[:] = False
-    active[:, IDENTITY] = True  # max_identity=0 takes pruned operations: their Theta is 0
-    result = budgeted((alpha, beta, active), Settings(max_identity=0, max_mac_ratio=0.006))
-    assert result.gave_up
-    assert result.kept_importance == 1
-
-
 @pytest.mark.parametrize(
     ("setting", "ratio", "message"),
     [
@@ -325,16 +299,16 @@ def test_a_budget_below_the_cheapest_cell_is_refused(setting, ratio, message):
         discretise(torch.zeros(14, 7), torch.zeros(14), full_mask(), settings.cell, COSTS)
 
 
-@given(st.integers(1, 10**9), st.integers(1, 10**9), caps)
+@given(st.integers(1, 10**9), st.integers(1, 10**9))
 def test_the_ratio_that_the_error_names_is_possible_and_what_is_possible_has_a_genotype(
-    fixed, backbone, cap
+    fixed, backbone
 ):
     costs = dataclasses.replace(COSTS, backbone=Cost(1, backbone), fixed=Cost(0, fixed))
     with pytest.raises(ValueError, match="set max_mac_ratio to") as error:
         require_possible(costs, Settings(max_mac_ratio=math.nextafter(fixed / backbone, 0)).cell)
     named = float(str(error.value).partition("set max_mac_ratio to ")[2].split()[0])
     assert fixed / backbone <= named <= 1.02 * fixed / backbone
-    least = Settings(max_mac_ratio=fixed / backbone, max_identity=cap)
+    least = Settings(max_mac_ratio=fixed / backbone)
     require_possible(costs, least.cell)
     require_possible(costs, least.replace(max_mac_ratio=named).cell)
     assert budgeted(decided(), least, costs).cost.macs == fixed

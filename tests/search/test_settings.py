@@ -26,7 +26,6 @@ DEFAULTS = {
     "min_channels": 16,
     "partial_channels": 4,
     "output_nodes": 4,
-    "max_identity": None,
     "max_parameter_ratio": None,
     "max_mac_ratio": None,
     "skip": "cell",
@@ -80,7 +79,6 @@ OTHERS = {
     "min_channels": 4,
     "partial_channels": 1,
     "output_nodes": 1,
-    "max_identity": 0,
     "max_parameter_ratio": 0.05,
     "max_mac_ratio": 0.1,
     "skip": "nested",
@@ -134,7 +132,6 @@ IMPOSSIBLE = {
     "min_channels": [0, 16.0],
     "partial_channels": [0, -4, 4.0],
     "output_nodes": [0, 5, "4"],
-    "max_identity": [-1, 1.0, "2", True],
     "max_parameter_ratio": [0, -0.1, "5%", math.nan],
     "max_mac_ratio": [0, -0.1, "5%", math.inf],
     "skip": ["gate", None],
@@ -400,7 +397,7 @@ def test_a_removed_setting_without_effect_is_left_out(key, value):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("pruning_score", "perturbation"), ("beta_decay", 50.0)]
+    ("key", "value"), [("pruning_score", "perturbation"), ("beta_decay", 50.0), ("max_identity", 2)]
 )
 def test_a_removed_setting_that_would_have_an_effect_is_refused(key, value):
     with pytest.raises(ValueError, match=f"{key}={value!r} was removed"):
@@ -415,8 +412,8 @@ def test_a_former_schedule_is_a_threshold_that_no_divergence_reaches():
 
 
 def test_the_tests_above_know_every_removed_setting():
-    known = {"pruning_score", "stability_test", "beta_decay", "held_back", "score_batches"}
-    assert set(REMOVED) == known
+    known = {"pruning_score", "stability_test", "beta_decay", "max_identity"}
+    assert set(REMOVED) == known | {"held_back", "score_batches"}
 
 
 @pytest.mark.parametrize(

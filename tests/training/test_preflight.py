@@ -32,7 +32,6 @@ OTHER: dict[str, Any] = {
     "min_channels": 8,
     "partial_channels": 2,
     "output_nodes": 2,
-    "max_identity": 1,
     "max_parameter_ratio": 9.0,
     "max_mac_ratio": 9.0,
     "skip": "attention",
@@ -79,7 +78,7 @@ RETROFIT = {"norm", "residual", "activation_checkpointing", "skip", "genotype"}
 CELL = {"channel_ratio", "min_channels", "partial_channels", "output_nodes"}
 CELLS_ALONE = {"max_parameter_ratio", "max_mac_ratio", "compile_cells"}
 SEARCH = {
-    *("warmup_epochs", "search_epochs", "importance", "edge_transform", "max_identity"),
+    *("warmup_epochs", "search_epochs", "importance", "edge_transform"),
     *("weights_lr", "weights_lr_min", "annealing_power", "architecture_lr", "architecture_betas"),
     "architecture_weight_decay",
 }

@@ -98,8 +98,7 @@ def genotype_masks(
 ) -> Bool[np.ndarray, "epochs edges operations"]:
     """Return the cell that every epoch would have become, as `genotype_mask`.
 
-    Discretised before the epoch's prune. The prune never takes the best operation of an edge; only
-    under `max_identity` may it take the one that would have replaced an identity.
+    Discretised before the epoch's prune, which never takes the best operation of an edge.
     """
     arrays = (trajectory.alpha, trajectory.beta, trajectory.active)
     masks = [
