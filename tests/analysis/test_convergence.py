@@ -27,13 +27,23 @@ def test_it_has_where_half_of_its_training_changes_little(
 ) -> None:
     (found,) = convergences(_study(after_half, after_all))
     assert found.has_converged is converged
-    assert found.difference == pytest.approx(after_all - after_half)
+    assert found.twice.difference == pytest.approx(after_all - after_half)
     said = "less than 0.003, so short has" if converged else "not less than 0.003, so short has not"
     assert str(found) == (
         "long, trained twice as long as short on Dataset900_Frames, 2d, has a validation Dice of "
         f"{after_all:.4f} instead of {after_half:.4f}; the difference of "
-        f"{after_all - after_half:+.4f} is {said} converged"
+        f"{after_all - after_half:+.4f} (95 % CI {after_all - after_half:+.4f} to "
+        f"{after_all - after_half:+.4f}, n = {found.twice.patients}) is {said} converged"
     )
+
+
+def test_an_interval_that_reaches_beyond_is_named() -> None:
+    study = _study(0.86, 0.86)
+    dice = study["runs"][1]["dice"]
+    dice.update({case: 0.86 + 0.01 * (number % 3 - 1) for number, case in enumerate(dice)})
+    (found,) = convergences(study)
+    assert found.has_converged
+    assert str(found).endswith("so short has converged, though the interval reaches beyond")
 
 
 def test_other_folds_and_studies_without_halves_show_nothing() -> None:

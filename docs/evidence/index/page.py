@@ -132,8 +132,8 @@ def search_claims() -> Iterator[Claim]:
             runs = [*one.runs_of("time"), *one.runs_of("methods")]
             yield Claim(claim, number, "search", runs)
         for each in one.converged:
-            claim = f"change of a backbone's Dice by twice the training ({one.title})"
-            number = f"{each.difference:+.4f}, to {each.after_all:.4f}"
+            claim = f"Dice of a backbone after twice the training ({one.title})"
+            number = f"{each.twice.mean_b:.4f}, {finding(each.twice, 'half of it')}"
             yield Claim(claim, number, "search", one.studies["converged"]["runs"])
 
 
