@@ -92,7 +92,8 @@ MEANINGS = {
     "architecture_betas": "Adam's betas for α and β",
     "architecture_weight_decay": "weight decay of α and β",
     "finetune_optimizer": "optimiser of the finetuning",
-    "finetune_lr": "learning rate of the finetuning",
+    "finetune_lr": "learning rate of the finetuning; with `adapt` 3e-4 where the whole network "
+    "or its decoder is trained",
     "finetune_schedule": "`poly`: nnU-Net's decay",
     "ema_decay": "above 0, for example 0.99: the exponential moving average of the trained weights "
     "over the steps of the finetuning is validated, saved and predicted with; it reaches back "

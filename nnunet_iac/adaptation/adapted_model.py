@@ -25,7 +25,7 @@ ADAPTERS_FOLDER = "adapters"
 
 def adapters_of(model: Path) -> list[Path]:
     """Return the adapters that lie in a model's folder."""
-    return sorted((model / ADAPTERS_FOLDER).glob(f"*{ADAPTER_SUFFIX}"))
+    return sorted((model / ADAPTERS_FOLDER).glob(f"[!.]*{ADAPTER_SUFFIX}"))
 
 
 def adapter_file(name: str, model: Path) -> Path:
@@ -56,13 +56,12 @@ def listing(model: Path, files: Sequence[Path]) -> list[str]:
     Raises:
         FileNotFoundError: no model there.
     """
-    plans, configuration = _plans_of(model)
-    digest, hashes = plans_digest(plans, configuration), {h: p for p, h in _backbones(model)}
+    digest, hashes = digest_of(model), {h: p for p, h in _backbones(model)}
     lines = []
     for path in files:
         try:
             adapter = Adapter.read(path)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             lines.append(f"{path.stem}: {error}")
             continue
         fits = "does not fit: another backbone"
@@ -109,6 +108,11 @@ def _backbones(model: Path) -> Iterator[tuple[Path, str]]:
         for path in (fold / BEST, fold / FINAL):
             if path.is_file():
                 yield path, tensors_hash(read_checkpoint(path)["network_weights"])
+
+
+def digest_of(model: Path) -> str:
+    """Return `plans_digest` of a model folder, which must exist."""
+    return plans_digest(*_plans_of(model))
 
 
 def _plans_of(model: Path) -> tuple[dict[str, Any], str]:

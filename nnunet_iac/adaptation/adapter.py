@@ -145,7 +145,6 @@ class Adapter:
             tensors[SPREAD] = self.spread
         document = {
             "format": ADAPTER_FORMAT,
-            "tensors_hash": tensors_hash(tensors),
             "structure": self.structure,
             "backbone": self.backbone,
             "plans": self.plans,
@@ -153,6 +152,7 @@ class Adapter:
             "provenance": self.provenance,
             "farthest": {name: _or_none(site.farthest) for name, site in self.sites.items()},
         }
+        document["hash"] = content_hash(tensors, document)
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with replacing(path) as temporary:
             save_file(contiguous, temporary, {ADAPTER_KEY: json.dumps(document)})
@@ -166,20 +166,25 @@ class Adapter:
             with safe_open(path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})[ADAPTER_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            newer = document.pop("format") > ADAPTER_FORMAT
+            newer = document["format"] > ADAPTER_FORMAT
         if newer:
             raise ValueError(
                 f"an adapter must be of format {ADAPTER_FORMAT} or older; {path} was written by a "
                 "newer version of nnunet-iac: install that one"
             )
         with _reading(path):
-            whole = document.pop("tensors_hash")
-        if whole != tensors_hash(tensors):
+            whole = document.pop("hash")
+        if whole != content_hash(tensors, document):
             raise ValueError(
-                f"the tensors of an adapter must be those that were saved; {path} is damaged: "
-                "save it again"
+                f"an adapter must be as it was saved; {path} is damaged: save it again"
+            )
+        if foreign := [name for name in tensors if name.startswith(BACKBONE_PREFIXES)]:
+            raise ValueError(
+                f"an adapter must leave the backbone's tensors alone; {path} has {foreign[0]}: "
+                "save it again from its run"
             )
         with _reading(path):
+            del document["format"]
             sites = {
                 name: Site(tensors.pop(f"{MEAN}{name}"), math.nan if far is None else far)
                 for name, far in document.pop("farthest").items()
@@ -198,6 +203,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Name the file where it is no adapter."""
     try:
         yield
+    except PermissionError as error:
+        raise ValueError(f"{path} must be readable and is not: fix its permissions") from error
     except DAMAGE as error:
         raise ValueError(
             f"{path} must be an adapter and is damaged or something else "
@@ -218,6 +225,12 @@ def require_new_file(path: Path) -> None:
         raise FileExistsError(
             f"an adapter must go to a new file; {path} exists: remove it, or name another"
         )
+
+
+def content_hash(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 over the tensors of an adapter and what its file states of them."""
+    text = tensors_hash(tensors) + json.dumps(document, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _or_none(number: float) -> float | None:

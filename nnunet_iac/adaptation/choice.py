@@ -107,7 +107,7 @@ def statistics(encoder: Any, image: CaseImage, patch: Any, device: str = "cpu") 
     found = []
     for tile in tiles(image, tuple(patch)):
         features = encoder(tile[None].to(device))[-1].flatten(2)
-        found.append(torch.cat((features.mean(2)[0], features.std(2)[0])))
+        found.append(torch.cat((features.mean(2)[0], features.std(2, correction=0)[0])))
     return torch.stack(found).mean(0).cpu()
 
 

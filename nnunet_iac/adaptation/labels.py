@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+from tqdm import tqdm
 
 from nnunet_iac.host.plans import (
     IGNORE,
@@ -129,8 +130,9 @@ def write_mapped_dataset(
 ) -> None:
     """Write a raw data set with the images of another and its labels under the source's numbers.
 
-    `dataset.json`, which comes last, names the images where they are. The folder may be half
-    written, or be the result of the same mapping.
+    All label files are checked before the first is written. `dataset.json`, which comes last and
+    goes first, names the images where they are. The folder may be half written, or be the result
+    of the same mapping.
     """
     cases = get_filenames_of_train_images_and_targets(str(raw), dict(target))
     ending = target["file_ending"]
@@ -140,19 +142,21 @@ def write_mapped_dataset(
     table = np.full(largest, -1)
     for value, wanted in values.items():
         table[value] = wanted
-    listed = {}
-    (folder / "labelsTr").mkdir(parents=True, exist_ok=True)
-    for case, files in cases.items():
-        segmentation, properties = io.read_seg(files["label"])
-        numbers = segmentation[0].astype(int)
-        unknown = set(np.unique(numbers)) - set(values)
+    for files in tqdm(cases.values(), desc="checking labels"):
+        unknown = set(np.unique(io.read_seg(files["label"])[0])) - set(values)
         if unknown:
             raise ValueError(
                 f"a label file must hold labels of its dataset.json only; {files['label']} has "
-                f"{min(unknown)}: correct it"
+                f"{min(unknown):g}: correct it"
             )
+    listed = {}
+    (folder / "dataset.json").unlink(missing_ok=True)  # After a kill, nothing here is taken.
+    (folder / "labelsTr").mkdir(parents=True, exist_ok=True)
+    for case, files in tqdm(cases.items(), desc="mapping labels"):
+        segmentation, properties = io.read_seg(files["label"])
         label = folder / "labelsTr" / f"{case}{ending}"
-        io.write_seg(table[numbers].astype(segmentation.dtype), str(label), properties)
+        mapped = table[segmentation[0].astype(int)].astype(segmentation.dtype)
+        io.write_seg(mapped, str(label), properties)
         images = [str(Path(image).absolute()) for image in files["images"]]
         listed[case] = {"images": images, "label": f"labelsTr/{label.name}"}
     labels = dict(source["labels"])

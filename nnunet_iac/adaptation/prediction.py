@@ -21,6 +21,7 @@ from nnunet_iac.adaptation.adapted_model import (
     apply,
     backbone_of,
     backbones_of,
+    digest_of,
 )
 from nnunet_iac.adaptation.adapter import ADAPTER_SUFFIX, RESERVED, Adapter
 from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, choose, statistics
@@ -55,7 +56,8 @@ def predict(
             backbone alone.
         images: folder of images, named as nnU-Net wants them.
         output: folder for the predictions; with more than one adapter each gets one inside.
-        folds: of the backbone alone; empty for all that are trained. An adapter has one fold.
+        folds: of the backbone alone; empty for the numbered ones that are trained, else `all`, as
+            nnU-Net's own commands take them. An adapter has one fold.
         device: where to predict.
         options: more of nnUNetv2_predict_from_modelfolder.
 
@@ -81,7 +83,8 @@ def predict(
         folders = {n: output / n if len(names) > 1 else output for n in models}
         for name, (found, checkpoint) in models.items():
             trained = [fold.name.removeprefix("fold_") for fold in found.folds]
-            own = folds if name == NO_ADAPTER and folds else trained
+            numbered = [fold for fold in trained if fold != "all"] or trained
+            own = folds if name == NO_ADAPTER and folds else numbered
             for number in own:  # Refuses what nnU-Net's command would run.
                 read_checkpoint(found.folder / f"fold_{number}" / checkpoint)
             where = "-m", found.folder, "-chk", checkpoint, "-f", *own
@@ -102,6 +105,8 @@ def predict(
 def _cases(images: Path, model: Path) -> list[str]:
     """Return the cases in a folder of images; it must have some that the model can read."""
     ending = read_dataset(model / "dataset.json")["file_ending"]
+    if not images.is_dir():
+        raise FileNotFoundError(f"-i must name a folder of images; {images} is none: correct it")
     cases: list[str] = get_identifiers_from_splitted_dataset_folder(str(images), ending)
     if not len(cases):
         raise ValueError(
@@ -168,18 +173,21 @@ def chosen_adapters(
 
     Adapters that are damaged, of another model or without statistics are left out, and logged.
     """
+    digest, cases = digest_of(model), _cases(images, model)
     files, backbones = adapters_of(model), backbones_of(model)
     able: dict[str, Adapter] = {}
     for path in files:
         try:
             adapter = Adapter.read(path)
-        except ValueError as error:
+        except (ValueError, FileNotFoundError) as error:
             log(f"WARNING: {path.stem} is never chosen: {error}")
             continue
         if path.stem in RESERVED:
             log(f"WARNING: {path} is never chosen: {path.stem} means something else to --adapter")
         elif adapter.backbone not in backbones:
             log(f"WARNING: {path.stem} is never chosen: it is of another backbone")
+        elif adapter.plans != digest:
+            log(f"WARNING: {path.stem} is never chosen: it was trained under other plans")
         elif adapter.spread is None:
             log(f"WARNING: {path.stem} is never chosen: it has no statistics of its cases")
         else:
@@ -211,7 +219,7 @@ def chosen_adapters(
     ending = init["dataset_json"]["file_ending"]
     assert first.spread is not None
     choices = {}
-    for case in _cases(images, model):
+    for case in cases:
         found = sorted(map(str, images.glob(f"{glob.escape(case)}_????{ending}")))
         data, _, _ = preprocessor.run_case(found, None, plans, config, init["dataset_json"])
         image = torch.from_numpy(data).float()

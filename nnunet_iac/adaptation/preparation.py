@@ -41,10 +41,7 @@ from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import named, patient_of
 from nnunet_iac.search.setting_parts import ControlPart
-from nnunet_iac.search.settings import Settings
-
-CONTROL_LR = 3e-4
-"""Learning rate of the continued backbone: the best on the pool (docs/evidence/adaptation)."""
+from nnunet_iac.search.settings import ADAPTING_A_BACKBONE, Settings
 
 NOT_MOVED = (SECTION, "inherits_from", "next_stage")
 """Keys of the source's configuration that name what the target's plans do not have."""
@@ -85,13 +82,7 @@ def prepare(
     _require_own_data(data, path)
     _require_raw_cases(data, target)
     number = dataset_number(target.name)
-    try:
-        verify_dataset_integrity(str(target.raw), processes)
-    except (AssertionError, RuntimeError, FileNotFoundError) as error:
-        raise ValueError(
-            f"the target must be a valid raw data set of nnU-Net; {target.raw} is not ({error}): "
-            "correct it"
-        ) from error
+    require_valid(target, processes)
     if not (folder / "dataset_fingerprint.json").is_file():
         extract_fingerprint_dataset(number, num_processes=processes, verbose=False)
     known = folder / "dataset.json"  # nnU-Net reads from it which cases there are.
@@ -112,6 +103,17 @@ def prepare(
     return path
 
 
+def require_valid(target: Target, processes: int) -> None:
+    """Check a target's raw images and labels as nnU-Net does."""
+    try:
+        verify_dataset_integrity(str(target.raw), processes)
+    except (AssertionError, RuntimeError, FileNotFoundError) as error:
+        raise ValueError(
+            f"the target must be a valid raw data set of nnU-Net; {target.raw} is not ({error}): "
+            "correct it"
+        ) from error
+
+
 def require_settings(
     source: SourceModel, target: Target, name: str, values: Mapping[str, Any]
 ) -> None:
@@ -126,7 +128,8 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     """Return how to adapt, and how to train the control for as many epochs."""
     settings = settings_of(configuration_of(read_plans(path), source.configuration))
     patients = {patient_of(case, settings.data.patient_pattern) for case in target.cases}
-    fold = "0" if (path.parent / SPLITS).is_file() or len(patients) >= FOLDS else "all"
+    has_splits = (path.parent / SPLITS).is_file() or len(patients) >= FOLDS
+    fold = "0" if has_splits and len(patients) > 1 else "all"
     number, config = str(dataset_number(target.name)), source.configuration
     own, control = path.stem, f"{path.stem}_control"
     trainer, epochs = trainer_for(settings), settings.schedule.finetune_epochs
@@ -136,11 +139,10 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
         return lines
     epochs += 0 if trainer == DISCRETE_TRAINER else settings.latest_end
     plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control, "--set"]
-    changes = [f"finetune_epochs={epochs}"]
-    if "finetune_lr" not in settings.written:
-        changes.append(f"finetune_lr={CONTROL_LR}")
+    rate = ADAPTING_A_BACKBONE["finetune_lr"]  # Also where that of the cells is given.
+    changes = [f"finetune_epochs={epochs}", f"finetune_lr={rate}"]
     if settings.cell.trainable_part not in (None, *get_args(ControlPart)):
-        changes.append("trainable_part=network")
+        changes += ["trainable_part=network", "genotype=null", "skip=cell"]
     lines += [
         f"control: {shlex.join([*plan, *changes])}",
         f"then: {shlex.join([*train, CONTINUE_TRAINER, '-p', control])}",
@@ -180,16 +182,19 @@ def adapted_plans(
 def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> None:
     """Write splits by patient where nnU-Net would make none, or put a patient on both sides.
 
-    Up to four patients are each left out once; more make five folds. Where every case is a
-    patient nnU-Net makes five folds of five or more, and one patient cannot be split. A file that
-    is there is kept.
+    Up to four patients are each left out once; more make five folds. A single one is trained on
+    and not held back. Where every case is a patient nnU-Net makes five folds of five or more. A
+    file that is there is kept.
     """
     path = folder / SPLITS
     patients = sorted({patient_of(case, pattern) for case in cases})
     nnunet_splits = len(patients) == len(cases) >= FOLDS
-    if path.exists() or len(patients) < 2 or nnunet_splits:
+    if path.exists() or nnunet_splits:
         return
-    write_json(path, patient_folds(sorted(cases), pattern, min(FOLDS, len(patients))))
+    alone = [{"train": sorted(cases), "val": []}]
+    of_several = len(patients) > 1
+    count = min(FOLDS, len(patients))
+    write_json(path, patient_folds(sorted(cases), pattern, count) if of_several else alone)
 
 
 def _require_own_data(data: Path, plans: Path) -> None:

@@ -38,17 +38,17 @@ def sites_of_run(
         device: where to compute the statistics.
         log: gets a line on data that are missing.
     """
-    try:
-        own, theirs = _cases_of_both(RunFolder.of_fold(fold), checkpoint)
-    except (FileNotFoundError, ValueError, RuntimeError) as error:
-        log(f"the adapter cannot be chosen by --adapter auto: {error}")
-        return {}, None
     init = checkpoint["init_args"]
     encoder = backbone_network(init, checkpoint["network_weights"], device).encoder
     patch = configuration_of(init["plans"], init["configuration"])["patch_size"]
-    ours, source = (
-        [statistics(encoder, x, patch, device) for x in images] for images in (own, theirs)
-    )
+    try:
+        ours, source = (
+            [statistics(encoder, x, patch, device) for x in images]
+            for images in _cases_of_both(RunFolder.of_fold(fold), checkpoint)
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        log(f"the adapter cannot be chosen by --adapter auto: {error}")
+        return {}, None
     return described(ours, source)
 
 

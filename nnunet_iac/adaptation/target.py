@@ -53,6 +53,8 @@ class Target:
     @cached_property
     def cases(self) -> dict[str, Any]:
         """Image and label files of every training case."""
+        if "dataset" not in self.dataset and not (self.raw / "imagesTr").is_dir():
+            return {}
         with content_of(self.raw / "dataset.json"):
             found: dict[str, Any] = get_filenames_of_train_images_and_targets(
                 str(self.raw), copy.deepcopy(self.dataset)
@@ -187,10 +189,16 @@ def require_other_patients(source: SourceModel, target: Target, data: DataConfig
             f"{source.checkpoint} {reason}: take that patient out of the target, or set "
             "allow_leakage=true, which every record then shows"
         )
-    if not trained_cases(source.checkpoint, init, beside):
+    known = trained_cases(source.checkpoint, init, beside)
+    if not known:
         return [
             "note: the cases that the source was trained on are not known on this machine, so its "
             "patients were not compared with the target's"
+        ]
+    if not (beside.parent.parent / source.plans["dataset_name"] / SPLITS).is_file():
+        return [
+            f"note: {len(known)} cases that the source was trained on are known, from the "
+            "validations of its folds; only their patients were compared with the target's"
         ]
     return []
 

@@ -203,7 +203,13 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _adapt(arguments: argparse.Namespace) -> int:
-    from nnunet_iac.adaptation.preparation import next_commands, prepare, require_settings
+    from nnunet_iac.adaptation.labels import mapped_values
+    from nnunet_iac.adaptation.preparation import (
+        next_commands,
+        prepare,
+        require_settings,
+        require_valid,
+    )
     from nnunet_iac.adaptation.source import SourceModel, model_folder
     from nnunet_iac.adaptation.target import (
         Target,
@@ -220,6 +226,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
     values = parse_settings(arguments.assignments)
     folder = model_folder(arguments.s, arguments.c, arguments.tr, arguments.p)
     source = SourceModel.at(folder, arguments.c, arguments.f)
+    print(f"source: {source.checkpoint}")
     target = Target.of(arguments.d)
     name = arguments.o or source.default_plans
     require_adaptable(source, target, name)
@@ -236,10 +243,13 @@ def _adapt(arguments: argparse.Namespace) -> int:
             "mapped labels need a raw data set to be written to: name one with "
             "--mapped-dataset, such as Dataset130_Mapped"
         )
-    if arguments.mapped_dataset is not None:
-        others = (renamed, arguments.absent)
-        target = mapped_target(source, target, arguments.mapped_dataset, *others)
-    with full_disk_named(preprocessed_folder(target.name), "run the same command again"):
+    again = "run the same command again"
+    if (mapped := arguments.mapped_dataset) is not None:
+        mapped_values(source.dataset, target.dataset, renamed, arguments.absent)
+        require_valid(target, arguments.np)  # Before its labels are written anew.
+        with full_disk_named(target.raw.with_name(mapped), again):
+            target = mapped_target(source, target, mapped, renamed, arguments.absent)
+    with full_disk_named(preprocessed_folder(target.name), again):
         path = prepare(source, target, name, values, arguments.np, print)
     print(f"plans: {path}", *next_commands(path, source, target), sep="\n")
     return 0

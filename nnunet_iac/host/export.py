@@ -23,7 +23,7 @@ from nnunet_iac.host.plans import (
 )
 from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import IMPLANT_PREFIX, SUPPORTED
-from nnunet_iac.runs.atomic import content_of, naming, write_json
+from nnunet_iac.runs.atomic import UNFINISHED, content_of, naming, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint
 from nnunet_iac.runs.fold import fold_folders, full_disk_named
 from nnunet_iac.runs.genotype_source import still_searching
@@ -150,7 +150,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     require_new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     again = full_disk_named(target.parent, "run the same command again")
-    with again, TemporaryDirectory(prefix=".writing.", dir=target.parent) as unfinished:
+    with again, TemporaryDirectory(prefix=UNFINISHED, dir=target.parent) as unfinished:
         folder = Path(unfinished) / target.name
         folder.mkdir()
         yield folder

@@ -202,7 +202,7 @@ def step_memory(
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             shadow(torch.empty(*batch))
     share = 2 if device.type == "cuda" else 1
-    levels = tuple(size // share for key, size in sorted(counts.items()) if key != OUTSIDE)
+    levels = tuple(counts[index] // share for index in range(len(network.implants)))
     further = sum(size for storage, size in inputs.items() if seen.get(storage) != OUTSIDE)
     return StepMemory(fixed, counts[OUTSIDE] // share, levels, further // share)
 

@@ -3,13 +3,14 @@
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_UNFINISHED = ".writing."
-"""Beginning of the names of temporary files."""
+UNFINISHED = ".writing."
+"""Beginning of the names of temporary files and folders."""
 
 BEGINNING = 40
 """Letters of a file's name in that of its temporary file, which must not be too long itself."""
@@ -28,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{_UNFINISHED}{path.name[:BEGINNING]}.{secrets.token_hex(4)}{path.suffix}"
+        name = f"{UNFINISHED}{path.name[:BEGINNING]}.{secrets.token_hex(4)}{path.suffix}"
         path.with_name(name).touch(exist_ok=False)  # With the permissions of any new file.
         temporary = path.with_name(name)
         yield temporary
@@ -47,8 +48,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder and below."""
-    for path in folder.rglob(f"{_UNFINISHED}*"):
-        path.unlink(missing_ok=True)
+    for path in list(folder.rglob(f"{UNFINISHED}*")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -27,7 +27,7 @@ def held(lock: FileLock) -> Iterator[None]:
         RuntimeError: another process holds it, or the fold cannot be written to.
     """
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=1)  # `in_use` holds it for a moment.
     except Timeout as error:
         raise RuntimeError(
             f"only one process may work on {Path(lock.lock_file).parent}, and another one does: "

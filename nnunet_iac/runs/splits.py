@@ -15,11 +15,22 @@ FOLDS, SPLIT_SEED = 5, 12345
 def require_splits(path: Path, fold: int | str, preprocessed: Iterable[str]) -> None:
     """Check what nnU-Net reads of splits_final.json for a fold.
 
-    Without the file nnU-Net makes one; `all` needs none, and a number beyond it gets a random
-    split.
+    Without the file nnU-Net makes one of five cases or more; `all` needs none, and a number beyond
+    it gets a random split, which needs two cases.
     """
-    if fold != "all" and path.is_file():
-        require_split(read_json(path), int(fold), preprocessed, str(path))
+    if fold == "all":
+        return
+    cases = list(preprocessed)
+    splits = read_json(path) if path.is_file() else None
+    if splits is not None:
+        require_split(splits, int(fold), cases, str(path))
+    least = FOLDS if splits is None else 2 if int(fold) >= len(splits) else 1
+    if len(cases) < least:
+        raise ValueError(
+            f"nnU-Net needs {least} cases to split them for fold {fold}, and {len(cases)} "
+            f"{'is' if len(cases) == 1 else 'are'} preprocessed: train on fold all, or name the "
+            f"cases of the fold in {path}"
+        )
 
 
 def require_split(folds: object, fold: int, cases: Iterable[str], name: str) -> None:

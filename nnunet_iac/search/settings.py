@@ -70,8 +70,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Values of each preset that differ from the defaults; `adaptive` also has its own threshold.
 
 `adapt` is for another data set with a few cases: 200 batches of a search as in `literal`, and 200
-of finetuning.
+of finetuning. What trains the backbone as well has `ADAPTING_A_BACKBONE` instead.
 """
+
+ADAPTING_A_BACKBONE = {"finetune_epochs": 16, "finetune_lr": 3e-4}
+"""Values of `adapt` for the control, the rate being the best of those tried on the pool
+(docs/evidence/adaptation); a retrofit that trains its backbone has the rate alone."""
 
 
 @dataclass(frozen=True, init=False)

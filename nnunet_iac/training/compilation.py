@@ -36,7 +36,8 @@ def require_compiler(device: torch.device) -> None:
     try:
         torch.compile(torch.add)(torch.ones(1, device=device), 1)
     except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
         raise RuntimeError(
             f"compile_cells needs a torch that can compile for {device}; compiling a sum failed "
-            f"({str(error).splitlines()[0]}): install what is missing, or leave compile_cells out"
+            f"({reason}): install what is missing, or leave compile_cells out"
         ) from error

@@ -16,7 +16,7 @@ from nnunet_iac.host.plans import (
     require_trainable,
 )
 from nnunet_iac.runs.fold import require_writable
-from nnunet_iac.search.settings import PRESETS, Settings, present_names
+from nnunet_iac.search.settings import ADAPTING_A_BACKBONE, PRESETS, Settings, present_names
 from nnunet_iac.training.method import Method
 from nnunet_iac.training.recorder import tensorboard_wanted
 
@@ -44,7 +44,7 @@ def checked_settings(
     if fold != "all" and (type(fold) is not int or fold < 0):
         raise ValueError(f"the fold must be all or an integer >= 0; got {fold!r}: give another")
     written, _ = present_names(config.get(SECTION, {}))
-    settings = with_random_cell(method, Settings.from_mapping({**written, **overrides}))
+    settings = with_defaults_of(method, Settings.from_mapping({**written, **overrides}))
     require_usable(method, settings)
     require_identifier(plans.get("plans_name"))
     require_dataset_name(plans.get("dataset_name"))
@@ -68,12 +68,22 @@ def _require_no_pretrained_weights(trainer: str) -> None:
         )
 
 
-def with_random_cell(method: Method, settings: Settings) -> Settings:
-    """Return the settings; a random cell of the seed is finetuned where they name nothing."""
+def with_defaults_of(method: Method, settings: Settings) -> Settings:
+    """Return the settings with a method's own values for what they leave open.
+
+    A random cell of the seed is finetuned where they name nothing; `adapt` has another rate for
+    what trains the backbone, and the control as many epochs as a search and its finetuning.
+    """
+    own: dict[str, Any] = {}
     given = settings.cell.genotype is not None or settings.cell.skip != "cell"
-    if given or method.searches or not method.retrofits:
-        return settings
-    return settings.replace(genotype=f"random:{settings.optimisation.seed}")
+    if method.retrofits and not method.searches and not given:
+        own["genotype"] = f"random:{settings.optimisation.seed}"
+    trained = method.trained_backbone(settings.cell)
+    if settings.schedule.preset == "adapt" and trained in ("decoder", "all"):
+        own |= {"finetune_lr": ADAPTING_A_BACKBONE["finetune_lr"]}
+        if not method.retrofits:
+            own |= ADAPTING_A_BACKBONE
+    return settings.replace(**{k: v for k, v in own.items() if k not in settings.written})
 
 
 def require_usable(method: Method, settings: Settings) -> None:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_iac.host.planning import TRUTHS
 from nnunet_iac.host.plans import configuration_of, predicted_labels
-from nnunet_iac.host.preprocessed import preprocessed_cases
+from nnunet_iac.host.preprocessed import dataset_class, preprocessed_cases
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import read_checkpoint, tensors_hash
 from nnunet_iac.runs.records import BackboneRecord
@@ -75,7 +74,7 @@ class SourceCases:
         other.label_manager = other.plans_manager.get_label_manager(other.dataset_json)
         other.preprocessed_dataset_folder_base = str(self.folder)
         other.preprocessed_dataset_folder = str(self.data)
-        other.dataset_class = infer_dataset_class(str(self.data))
+        other.dataset_class = dataset_class(self.data)
         other.do_split = lambda: ([], list(self.cases))
         return other
 

@@ -37,7 +37,7 @@ def validate_source(trainer: Any) -> None:
     )
     try:
         source = source_cases(record, run, checks.data.parent.parent)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         checks.log(f"The validation cases of the source are not scored: {error}")
         return
     if source is None:

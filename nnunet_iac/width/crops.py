@@ -50,13 +50,8 @@ def training_cases(source: Source, fold: FoldName) -> list[str]:
     require_splits(path, number, cases)
     if path.is_file():
         splits = read_json(path)
-    elif len(cases) >= FOLDS:
-        splits = generate_crossval_split(cases, seed=SPLIT_SEED, n_splits=FOLDS)
     else:
-        raise ValueError(
-            f"nnU-Net splits at least {FOLDS} cases; {folder} has {len(cases)}: use -f all, or "
-            f"write {path}"
-        )
+        splits = generate_crossval_split(cases, seed=SPLIT_SEED, n_splits=FOLDS)
     if number < len(splits):
         return sorted(map(str, splits[number]["train"]))
     # nnU-Net's draw for a fold beyond the file.

@@ -45,7 +45,7 @@ def hours_of(study: Study) -> dict[str, float | str]:
             }
             return interleaved(steps, REPEATS, study.device)
         except (ValueError, RuntimeError, OSError) as error:
-            return str(error).splitlines()[0]
+            return str(error).partition("\n")[0]
 
     @cache
     def length(dataset: str, configuration: str, plans: str, trainer: str) -> tuple[int, int] | str:

@@ -113,7 +113,7 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
                 from nnunet_iac.adaptation.preparation import prepare as prepare_target
                 from nnunet_iac.adaptation.target import Target
 
-                own_settings = untrained_settings(study)
+                own_settings = untrained_settings(study, dataset)
                 given = plans_name(study, run), own_settings, study.threads, print
                 prepare_target(source, Target.of(dataset.dataset), *given)
         plans = (spec.plans for spec in study.backbones.values() if spec.adapt is None)
@@ -229,7 +229,7 @@ def report(study: Study, results: Sequence[Path], to: Path) -> None:
     Files in the folders `results` that are not of the study's runs are ignored.
     """
     gathered: dict[str, dict[str, Any]] = {}
-    for path in [path for folder in results for path in sorted(folder.glob("*.json"))]:
+    for path in [path for folder in results for path in sorted(folder.glob("[!.]*.json"))]:
         known = typed(dict[str, Any], read_json(path), str(path))
         gathered.setdefault(str(known.get("run")), {}).update(known)
     document = {

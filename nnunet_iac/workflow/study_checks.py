@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.host.patient_folds import patient_folds
 from nnunet_iac.host.planning import preprocessed_folder, source_plans
@@ -14,6 +16,7 @@ from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.splits import SPLITS, require_split, require_splits
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.search.patients import named, patient_of, shared_patients
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.workflow.study import PLANNED, DataSet, PlannedRun, Study
 from nnunet_iac.workflow.study_plans import (
     adapted_source,
@@ -22,6 +25,9 @@ from nnunet_iac.workflow.study_plans import (
     plans_of,
     require_own_results,
 )
+
+if TYPE_CHECKING:  # It imports nnU-Net's trainer: seconds that most studies need not wait.
+    from nnunet_iac.adaptation.source import SourceModel
 
 Splits = list[dict[str, list[str]]]
 
@@ -82,8 +88,11 @@ def _require_genotype(study: Study, run: PlannedRun) -> None:
 def _require_plans(study: Study, run: PlannedRun) -> None:
     """Check the plans of a run as far as what they start from is there."""
     folder = preprocessed_folder(run.dataset.dataset)
-    if adapted_source(study, run) is not None:
-        return  # Its plans are written, and checked, by the step that prepares the data.
+    if (adapted := adapted_source(study, run)) is not None:
+        # Its plans are written by the step that prepares the data.
+        if run.method == REFERENCE:
+            _require_adaptable(study, run, adapted)
+        return
     reference = plans_name(study, run.reference)
     source = study.backbones[run.backbone].plans if run.seed is None else reference
     if not (folder / f"{source}.json").is_file():
@@ -100,6 +109,18 @@ def _require_plans(study: Study, run: PlannedRun) -> None:
             f"{path} was written for something else: give the study, or the backbone, another "
             "name, or remove it and the results under its name"
         )
+
+
+def _require_adaptable(study: Study, run: PlannedRun, source: "SourceModel") -> None:
+    """Check channels, labels and patients of a data set that a model is adapted to."""
+    from nnunet_iac.adaptation.labels import require_same_labels
+    from nnunet_iac.adaptation.target import Target, require_adaptable, require_other_patients
+
+    target = Target.of(run.dataset.dataset)
+    require_adaptable(source, target, plans_name(study, run))
+    require_same_labels(source.dataset, target.dataset)
+    settings = Settings.from_mapping({**study.settings, "patient_pattern": run.dataset.patients})
+    require_other_patients(source, target, settings.data)
 
 
 def wanted_splits(dataset: DataSet) -> Splits:

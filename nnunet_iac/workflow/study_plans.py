@@ -18,7 +18,7 @@ from nnunet_iac.host.plans import (
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
-from nnunet_iac.workflow.study import BackboneSpec, PlannedRun, Study
+from nnunet_iac.workflow.study import BackboneSpec, DataSet, PlannedRun, Study
 
 if TYPE_CHECKING:  # What adapts imports nnU-Net's trainer: seconds that most steps need not wait.
     from nnunet_iac.adaptation.source import SourceModel
@@ -59,9 +59,12 @@ def is_finished(study: Study, run: PlannedRun) -> bool:
     return (fold_folder(study, run) / VALIDATION_SUMMARY).is_file()
 
 
-def untrained_settings(study: Study) -> dict[str, Any]:
+def untrained_settings(study: Study, dataset: DataSet) -> dict[str, Any]:
     """Return the settings of the run that only validates a model of another data set."""
-    shared = {key: study.settings[key] for key in ("score_source",) if key in study.settings}
+    own = ("score_source", "allow_leakage")
+    shared = {key: study.settings[key] for key in own if key in study.settings}
+    if dataset.patients is not None:
+        shared["patient_pattern"] = dataset.patients
     return {"finetune_epochs": 0, **shared}
 
 
@@ -91,7 +94,7 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
             from nnunet_iac.adaptation.target import Target
 
             target = Target.of(run.dataset.dataset)
-            return adapted_plans(adapted, target, name, untrained_settings(study))
+            return adapted_plans(adapted, target, name, untrained_settings(study, run.dataset))
         return None if spec.is_planned else _backbone_plans(folder, run.configuration, name, spec)
     method = study.methods[run.method]
     cells, epochs = "", None

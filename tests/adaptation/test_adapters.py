@@ -131,13 +131,23 @@ def test_auto_leaves_out_adapters_that_it_cannot_use(tmp_path: Path) -> None:
     folder, log = model / "adapters", []
     folder.mkdir()
     (folder / "broken.safetensors").write_bytes(b"no adapter")
+    (folder / ".writing.site.0.safetensors").write_bytes(b"left by a kill")
+    (folder / "gone.safetensors").symlink_to(tmp_path / "nowhere.safetensors")
+    replanned = replace(with_statistics(adapted(model)[1]), plans="others")
+    replanned.save(folder / "replanned.safetensors")
+    (tmp_path / "a_0000.nii.gz").touch()
     adapted(model)[1].save(folder / "plain.safetensors")
     with_statistics(adapted(other)[1]).save(folder / "foreign.safetensors")
-    with pytest.raises(ValueError, match="none of broken, foreign, plain does"):
+    with pytest.raises(ValueError, match="none of broken, foreign, gone, plain, replanned does"):
         chosen_adapters(model, tmp_path, "cpu", log.append)
-    whys = ("broken is never chosen: ", "foreign is never chosen: it is of another backbone")
-    assert all(f"WARNING: {why}" in line for why, line in zip(whys, log, strict=False))
-    assert log[2] == "WARNING: plain is never chosen: it has no statistics of its cases"
+    whys = (
+        "broken is never chosen: ",
+        "foreign is never chosen: it is of another backbone",
+        "gone is never chosen: an adapter must be an existing file",
+        "plain is never chosen: it has no statistics of its cases",
+        "replanned is never chosen: it was trained under other plans",
+    )
+    assert all(line.startswith(f"WARNING: {why}") for why, line in zip(whys, log, strict=True))
 
 
 def test_several_adapters_are_predicted_with_in_one_process(
@@ -163,6 +173,7 @@ def test_auto_chooses_among_adapters_of_one_fold(tmp_path: Path) -> None:
     second = write_model(tmp_path / "second", "2d", planned(2), seed=1)
     shutil.copytree(second / "fold_0", model / "fold_1")
     (model / "adapters").mkdir()
+    (tmp_path / "a_0000.nii.gz").touch()
     for name, of in {"a": model, "b": second}.items():
         with_statistics(adapted(of)[1]).save(model / "adapters" / f"{name}.safetensors")
     with pytest.raises(ValueError, match="adapters of one fold; b were trained on another than a"):
@@ -173,6 +184,36 @@ def test_a_folder_without_images_is_refused_before_anything_is_predicted(tmp_pat
     model = write_model(tmp_path, "2d", planned(2))
     with pytest.raises(ValueError, match=r"has none that end with _0000\.nii\.gz"):
         prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
+
+
+def test_the_backbone_predicts_with_the_folds_that_nnunet_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    (tmp_path / "a_0000.nii.gz").touch()
+    folds: list[list[str]] = []
+
+    def command() -> None:
+        words = sys.argv[sys.argv.index("-f") + 1 :]
+        folds.append(words[: words.index("-i")])
+
+    monkeypatch.setattr(prediction, "predict_entry_point_modelfolder", command)
+    for name in ("fold_1", "fold_all"):
+        shutil.copytree(model / "fold_0", model / name)
+    given = ["none"], tmp_path, tmp_path / "out", [], "cpu", ()
+    prediction.predict(model, *given)
+    for name in ("fold_0", "fold_1"):
+        shutil.rmtree(model / name)
+    prediction.predict(model, *given)
+    assert folds == [["0", "1"], ["all"]]
+
+
+def test_a_model_or_images_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere/plans\.json does not exist"):
+        chosen_adapters(tmp_path / "nowhere", tmp_path, "cpu", print)
+    model = write_model(tmp_path, "2d", planned(2))
+    with pytest.raises(FileNotFoundError, match=r"-i must name a folder of images; .*nowhere"):
+        chosen_adapters(model, tmp_path / "nowhere", "cpu", print)
 
 
 def test_an_error_of_nnunets_command_is_one_of_ours(

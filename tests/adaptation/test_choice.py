@@ -70,5 +70,5 @@ def test_statistics_are_mean_and_deviation_of_the_lowest_features() -> None:
 
     image = torch.arange(16.0).view(1, 1, 4, 4)
     found = statistics(encoder, image, (4, 4))
-    std = float(image.std())
+    std = float(image.std(correction=0))
     torch.testing.assert_close(found, torch.tensor([7.5, 15, std, 2 * std]))

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from trained_models import adapted, planned, write_model
 
-from nnunet_iac.adaptation.adapter import ADAPTER_KEY
+from nnunet_iac.adaptation.adapter import ADAPTER_KEY, Adapter, content_hash
 from nnunet_iac.cli import main
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 
@@ -60,7 +60,7 @@ ADAPTER = [
     _with(mirroring="text"),
     _with(farthest=[]),
     _with(format="text"),
-    _with(tensors_hash=None),
+    _with(hash=None),
     _with(more=1),
 ]
 
@@ -121,6 +121,30 @@ def test_a_damaged_adapter_is_not_applied(
     with safe_open(model / "adapters" / "site.safetensors", framework="pt") as file:
         document = json.loads(file.metadata()[ADAPTER_KEY])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    changed = change(document)
+    if isinstance(changed, dict) and changed.pop("hash", None) is not None:
+        changed["hash"] = content_hash(tensors, changed)  # So that the rest is looked at.
     damaged = tmp_path / "other.safetensors"
-    save_file(tensors, damaged, {ADAPTER_KEY: json.dumps(change(document))})
+    save_file(tensors, damaged, {ADAPTER_KEY: json.dumps(changed)})
     _refused(capsys, damaged, "adapter", "apply", model, damaged, "-o", tmp_path / "out")
+
+
+def test_what_an_adapter_states_of_its_tensors_must_be_as_it_was_saved(
+    model: Path, tmp_path: Path
+) -> None:
+    site, changed = model / "adapters" / "site.safetensors", tmp_path / "changed.safetensors"
+    with safe_open(site, framework="pt") as file:
+        document = json.loads(file.metadata()[ADAPTER_KEY])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    document["mirroring"] = [0]
+    save_file(tensors, changed, {ADAPTER_KEY: json.dumps(document)})
+    with pytest.raises(ValueError, match=r"changed\.safetensors is damaged: save it again"):
+        Adapter.read(changed)
+
+
+def test_an_adapter_with_tensors_of_the_backbone_is_refused(model: Path, tmp_path: Path) -> None:
+    adapter = Adapter.read(model / "adapters" / "site.safetensors")
+    adapter.tensors["encoder.stem.weight"] = torch.zeros(1)
+    adapter.save(tmp_path / "over.safetensors")
+    with pytest.raises(ValueError, match=r"leave the backbone's tensors alone; .*over\.safeten"):
+        Adapter.read(tmp_path / "over.safetensors")

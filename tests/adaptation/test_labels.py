@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from trained_models import DATASET
 
 from nnunet_iac.adaptation.labels import (
@@ -64,6 +65,38 @@ def test_a_number_without_a_label_is_found_in_the_file_that_has_it(tmp_path: Pat
     target = {**DATASET, "labels": {"background": 0, "organ": 1}}
     with pytest.raises(ValueError, match=r"a\.nii\.gz has 7: correct it"):
         write_mapped_dataset(raw, target, PLAIN, {0: 0, 1: 1}, tmp_path / "Dataset130_Mapped")
+
+
+def test_what_a_killed_mapping_left_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, out = tmp_path / "Dataset030_Site", tmp_path / "Dataset130_Mapped"
+    for part, name in {"imagesTr": "a_0000", "labelsTr": "a"}.items():
+        (raw / part).mkdir(parents=True)
+        image = SimpleITK.GetImageFromArray(np.ones((1, 2, 2), dtype=np.uint8))
+        SimpleITK.WriteImage(image, raw / part / f"{name}.nii.gz")
+    given = raw, {**DATASET, "labels": PLAIN["labels"]}, PLAIN, {0: 0, 1: 2, 2: 1}, out
+    write_mapped_dataset(*given)
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SimpleITKIO, "write_seg", kill)
+    with pytest.raises(KeyboardInterrupt):
+        write_mapped_dataset(*given)
+    assert not (out / "dataset.json").exists()
+
+
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path) -> None:
+    raw, out = tmp_path / "Dataset030_Site", tmp_path / "Dataset130_Mapped"
+    for part, name in {"imagesTr": "a_0000", "labelsTr": "a"}.items():
+        (raw / part).mkdir(parents=True)
+        image = SimpleITK.GetImageFromArray(np.full((1, 2, 2), 0.5, dtype=np.float32))
+        SimpleITK.WriteImage(image, raw / part / f"{name}.nii.gz")
+    target = {**DATASET, "labels": PLAIN["labels"]}
+    with pytest.raises(ValueError, match=r"a\.nii\.gz has 0\.5: correct it"):
+        write_mapped_dataset(raw, target, PLAIN, {0: 0, 1: 1, 2: 2}, out)
+    assert not out.exists()
 
 
 def test_regions_are_not_mapped() -> None:

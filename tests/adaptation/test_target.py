@@ -21,8 +21,19 @@ from nnunet_iac.adaptation.target import (
     require_other_patients,
 )
 from nnunet_iac.cli import main
+from nnunet_iac.host.planning import (
+    CONTINUE_TRAINER,
+    DISCRETE_TRAINER,
+    LTH_TRAINER,
+    trainer_for,
+)
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.search.setting_parts import DataConfig
+from nnunet_iac.search.settings import Settings, parse_assignment
+from nnunet_iac.training.method import CONTINUE
+from nnunet_iac.training.setting_checks import require_usable
+from nnunet_iac.workflow.study_checks import require_ready
+from nnunet_iac.workflow.study_file import study_of
 
 NAME = "nnUNetPlansFrom027"
 
@@ -192,6 +203,40 @@ def test_a_mapped_data_set_takes_over_splits_and_later_cases(
         mapped_target(source, target, *given)
 
 
+def test_a_study_that_adapts_is_checked_before_anything_starts(
+    folders: Path, source: SourceModel, target: Target
+) -> None:
+    splits = [{"train": ["p1_ed", "p1_es"], "val": ["p2_ed"]}]
+    dataset = {"dataset": target.name, "folds": [0], "patients": r"p\d+", "splits": splits}
+    backbones = {"adapted": {"adapt": str(source.checkpoint.parent)}}
+    document = {"name": "s", "datasets": [dataset], "backbones": backbones, "methods": {}}
+    require_ready(study_of(document))
+    known = folders / "preprocessed" / "Dataset027_Source" / "splits_final.json"
+    write_json(known, [{"train": ["p2_es"], "val": []}])
+    with pytest.raises(ValueError, match="was trained on a patient called p2"):
+        require_ready(study_of(document))
+    require_ready(study_of({**document, "settings": {"allow_leakage": True}}))
+    other = {**read_json(target.raw / "dataset.json"), "labels": {"background": 0, "heart": 1}}
+    write_json(target.raw / "dataset.json", other)
+    with pytest.raises(ValueError, match="the target must have the source's labels"):
+        require_ready(study_of(document))
+
+
+def test_a_target_without_a_folder_of_images_has_no_cases(folders: Path) -> None:
+    shutil.rmtree(folders / "raw" / "Dataset030_Site" / "imagesTr")
+    with pytest.raises(ValueError, match="at least one training case"):
+        Target.of("30")
+
+
+def test_patients_of_known_validations_alone_are_noted(source: SourceModel, target: Target) -> None:
+    shutil.copytree(source.checkpoint.parent, source.model / "fold_1")
+    cases = [{"prediction_file": "q1.nii.gz", "reference_file": "q1.nii.gz", "metrics": {}}]
+    (source.model / "fold_1" / "validation").mkdir()
+    write_json(source.model / "fold_1" / "validation" / "summary.json", {"metric_per_case": cases})
+    (note,) = require_other_patients(source, target, DataConfig())
+    assert note.startswith("note: 1 cases that the source was trained on are known, from the vali")
+
+
 def test_patients_that_cannot_be_compared_are_noted(source: SourceModel, target: Target) -> None:
     (note,) = require_other_patients(source, target, DataConfig())
     assert "patients were not compared" in note
@@ -330,11 +375,9 @@ FRAMES = [f"p{n}_{frame}" for n in range(6) for frame in ("ed", "es")]
 @pytest.mark.parametrize(
     ("cases", "folds"),
     [
-        (["p1"], None),
         (["p1", "p2"], 2),
         (["p1_ed", "p1_es", "p2_ed"], 2),
         ([f"p{n}" for n in range(5)], None),
-        ([f"p1_{n}" for n in range(5)], None),
         (FRAMES[:6], 3),
         (FRAMES, 5),
     ],
@@ -352,6 +395,12 @@ def test_few_patients_are_split_without_one_on_both_sides(
         for fold in written:
             assert sorted([*fold["train"], *fold["val"]]) == sorted(cases)
             assert not {case[:2] for case in fold["train"]} & {case[:2] for case in fold["val"]}
+
+
+@pytest.mark.parametrize("cases", [["p1"], [f"p1_{n}" for n in range(5)]])
+def test_a_single_patient_is_trained_on(tmp_path: Path, cases: list[str]) -> None:
+    write_splits(tmp_path, cases, r"p\d+")
+    assert read_json(tmp_path / "splits_final.json") == [{"train": cases, "val": []}]
 
 
 @pytest.mark.parametrize(("pattern", "fold"), [("site", "all"), (None, "0")])
@@ -378,12 +427,16 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
     ("settings", "trainer", "control"),
     [
         ({"genotype": "random:0"}, "IACDiscrete", "finetune_epochs=8 finetune_lr=0.0003"),
-        ({"skip": "attention", "finetune_lr": 0.1}, "IACDiscrete", "finetune_epochs=8"),
+        (
+            {"skip": "attention", "finetune_lr": 0.1, "trainable_part": "cells+norms"},
+            "IACDiscrete",
+            "finetune_epochs=8 finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
+        ),
         ({"retention": "rehearsal"}, "IACLTH", "finetune_epochs=16 finetune_lr=0.0003"),
         (
             {"trainable_part": "cells+norms"},
             "IACLTH",
-            "finetune_epochs=16 finetune_lr=0.0003 trainable_part=network",
+            "finetune_epochs=16 finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
         ),
         ({"trainable_part": "decoder"}, "Continue", None),
         ({"retention": "l2-sp"}, "Continue", None),
@@ -402,6 +455,11 @@ def test_the_next_commands_are_those_of_the_settings(
     command, *others = next_commands(path, source, target)
     assert f"-tr nnUNetTrainer{trainer} " in command
     assert [line.partition("--set ")[2] for line in others][:1] == ([control] if control else [])
+    if control:
+        changes = dict(parse_assignment(word) for word in control.split())
+        changed = Settings.from_mapping({"preset": "adapt", **settings, **changes})
+        assert trainer_for(changed) in (CONTINUE_TRAINER, LTH_TRAINER, DISCRETE_TRAINER)
+        require_usable(CONTINUE, changed)
 
 
 def write_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -209,7 +209,7 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
     assert right.startswith("25 of 28, 89 % [")
     assert result == "**missed**"
     time, result = found["adapting", "heart, 3 cases"]
-    assert time.startswith("9.0 minutes")
+    assert time.startswith("9.2 minutes: 0.2 to prepare, 9.0 to train")
     assert result == "met"
 
 

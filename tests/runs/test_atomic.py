@@ -79,6 +79,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "iac").mkdir()
     for name in ("file.txt", "iac/.writing.file.txt.x1.txt", ".writing.file.txt.y.txt", ".hidden"):
         (tmp_path / name).touch()
+    (tmp_path / ".writing.model" / "fold_0").mkdir(parents=True)
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".hidden", "file.txt", "iac"]
     assert os.listdir(tmp_path / "iac") == []

@@ -12,7 +12,7 @@ from nnunet_iac.training import preflight, trainers
 from nnunet_iac.training.method import IAC, IAC_DISCRETE, IAC_LTH
 from nnunet_iac.training.preflight import Preflight
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
-from nnunet_iac.training.setting_checks import require_usable
+from nnunet_iac.training.setting_checks import require_usable, with_defaults_of
 
 OTHER: dict[str, Any] = {
     "preset": "paper",
@@ -128,6 +128,30 @@ def _warnings(trainer: type[RetrofitTrainer], device: str = "cuda", **section: A
     checks, log = _preflight(trainer, section)
     checks.log_ignored(trainer.__name__, trainer.overrides, torch.device(device))
     return log
+
+
+@pytest.mark.parametrize(
+    ("trainer", "section", "rate", "epochs"),
+    [
+        (trainers.nnUNetTrainerIACLTH, {}, 1e-2, 8),
+        (trainers.nnUNetTrainerIACLTH, {"trainable_part": "cells+norms"}, 1e-2, 8),
+        (trainers.nnUNetTrainerIACDiscrete, {"trainable_part": "all"}, 3e-4, 8),
+        (trainers.nnUNetTrainerContinue, {}, 3e-4, 16),
+        (trainers.nnUNetTrainerContinue, {"retention": "l2-sp"}, 3e-4, 16),
+        (trainers.nnUNetTrainerContinue, {"trainable_part": "decoder"}, 3e-4, 16),
+        (trainers.nnUNetTrainerContinue, {"trainable_part": "norms"}, 1e-2, 8),
+        (trainers.nnUNetTrainerContinue, {"finetune_lr": 1e-3, "finetune_epochs": 4}, 1e-3, 4),
+    ],
+)
+def test_what_trains_the_backbone_is_adapted_at_a_rate_of_its_own(
+    trainer: type[RetrofitTrainer], section: dict[str, Any], rate: float, epochs: int
+) -> None:
+    given = Settings.from_mapping({"preset": "adapt", **section})
+    settings = with_defaults_of(trainer.method, given)
+    assert settings.optimisation.finetune_lr == rate
+    assert settings.schedule.finetune_epochs == epochs
+    own = Settings.from_mapping(section)
+    assert with_defaults_of(trainer.method, own).optimisation == own.optimisation
 
 
 def test_every_setting_has_another_value_here() -> None:
@@ -255,17 +279,24 @@ def test_a_patient_on_both_sides_of_a_split_is_refused_unless_that_is_asked_for(
 ) -> None:
     sides = (["a_1", "b_1"], ["a_2"])
     section: dict[str, Any] = {"patient_pattern": "^[a-z]"}
+    cases = ["a_1", "a_2", "b_1", "c_1", "d_1"]
     for extra, fold in (({"allow_leakage": True}, 0), ({}, "all")):
         checks, _ = _preflight(trainers.nnUNetTrainerIAC, section | extra, tmp_path, fold)
-        assert checks.split(["a_1", "a_2", "b_1"], lambda: sides) == sides
+        assert checks.split(cases, lambda: sides) == sides
     checks, _ = _preflight(trainers.nnUNetTrainerIAC, section, tmp_path)
     with pytest.raises(ValueError, match="fold 0 has a on both"):
-        checks.split(["a_1", "a_2", "b_1"], lambda: sides)
+        checks.split(cases, lambda: sides)
+
+
+def test_a_fold_that_nnunet_cannot_split_is_refused(tmp_path: Path) -> None:
+    checks, _ = _preflight(trainers.nnUNetTrainerIAC, {}, tmp_path)
+    with pytest.raises(ValueError, match="needs 5 cases to split them for fold 0, and 1 is prep"):
+        checks.split(["a"], lambda: (["a"], []))
 
 
 def test_a_fold_without_validation_cases_is_scored_on_its_training_cases(tmp_path: Path) -> None:
     checks, log = _preflight(trainers.nnUNetTrainerIAC, {}, tmp_path)
-    assert checks.split(["a", "b"], lambda: (["a", "b"], [])) == (["a", "b"], ["a", "b"])
+    assert checks.split("abcde", lambda: (["a", "b"], [])) == (["a", "b"], ["a", "b"])
     assert log[0].startswith("WARNING: fold 0 has no validation cases")
 
 

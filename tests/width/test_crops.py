@@ -86,7 +86,7 @@ def test_too_few_cases_for_nnunets_split_are_refused(source):
         for ending in (".b2nd", "_seg.b2nd", ".pkl"):
             (given.folder / "few" / f"{case}{ending}").touch()
     (given.folder / "splits_final.json").unlink()
-    with pytest.raises(ValueError, match=r"at least 5 cases; .*few has 2"):
+    with pytest.raises(ValueError, match=r"needs 5 cases .* and 2 are preproc"):
         training_cases(given, 0)
 
 

@@ -78,9 +78,12 @@ def test_a_run_comes_after_those_it_takes_epochs_from() -> None:
 
 
 def test_a_study_decides_for_its_untrained_reference_whether_the_source_is_scored() -> None:
-    assert untrained_settings(STUDY) == {"finetune_epochs": 0}
+    assert untrained_settings(STUDY, STUDY.datasets[0]) == {"finetune_epochs": 0}
     silent = replace(STUDY, settings={"score_source": False, "finetune_epochs": 5})
-    assert untrained_settings(silent) == {"finetune_epochs": 0, "score_source": False}
+    own = replace(STUDY.datasets[0], patients="p")
+    assert untrained_settings(silent, own) == {
+        **{"finetune_epochs": 0, "score_source": False, "patient_pattern": "p"},
+    }
 
 
 def test_an_interrupted_study_states_how_far_it_is(monkeypatch, tmp_path):
