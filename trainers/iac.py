@@ -7,7 +7,7 @@ from nnunet_iac.training.backbone_trainers import (
     nnUNetTrainerAdam_80epochs,
     nnUNetTrainerAdam_160epochs,
     nnUNetTrainerAdam_320epochs,
-    nnUNetTrainerAdamNoDeepSupervision_40epochs,
+    nnUNetTrainerAdamNoDeepSupervision_80epochs,
     nnUNetTrainerAdamNoDeepSupervision_200epochs,
 )
 from nnunet_iac.training.trainers import (
@@ -18,7 +18,7 @@ from nnunet_iac.training.trainers import (
 )
 
 __all__ = [
-    "nnUNetTrainerAdamNoDeepSupervision_40epochs",
+    "nnUNetTrainerAdamNoDeepSupervision_80epochs",
     "nnUNetTrainerAdamNoDeepSupervision_200epochs",
     "nnUNetTrainerAdam_4epochs",
     "nnUNetTrainerAdam_8epochs",

@@ -111,10 +111,10 @@ class nnUNetTrainerAdamNoDeepSupervision_200epochs(AdamTrainer):
         return super().configure_optimizers()
 
 
-class nnUNetTrainerAdamNoDeepSupervision_40epochs(nnUNetTrainerAdamNoDeepSupervision_200epochs):
-    """The paper's stage I, for small networks: 40 epochs.
+class nnUNetTrainerAdamNoDeepSupervision_80epochs(nnUNetTrainerAdamNoDeepSupervision_200epochs):
+    """The paper's stage I, for small networks: 80 epochs.
 
     Deviates from nnUNetTrainer as `nnUNetTrainerAdamNoDeepSupervision_200epochs` does.
     """
 
-    changes: ClassVar[dict[str, Any]] = {"num_epochs": 40, "enable_deep_supervision": False}
+    changes: ClassVar[dict[str, Any]] = {"num_epochs": 80, "enable_deep_supervision": False}

@@ -175,10 +175,10 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
     )
     first = text.split("\n## ")[0]
     assert "it does not matter which cell is chosen, on the backbone's own data" in first
-    fewest = 'fewest MACs that is not inferior to the best by 0.002 is "cells: random"'
+    fewest = 'fewest MACs among those inferior to the best by less than 0.002 is "cells: random"'
     assert f"the retrofit with the {fewest}" in first
     assert "so half has converged" in text
-    assert "controls and other skip modules (12 of 18 runs are), finetunings" in text
+    assert "controls and other skip modules (12 of 18 runs are finished), searches" in text
     assert "| cells: random | 19 |" in text
     assert "### How long to finetune" in text
     # Of the controls that take no longer than a search, the longest.
@@ -189,10 +189,25 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
 def test_the_shortest_finetuning_that_is_not_inferior_is_enough(page: Callable[..., str]) -> None:
     gains = {"random-10": 0.0, "random-30": 0.02, "random-80": 0.02}
     assert "300 batches are enough: " in page(acdc_time=made_up("time", gains, (0, 1, 2)))
-    gains["random-120"] = 0.04
+    gains = {"random-10": 0.0, "random-30": 0.02, "random-120": 0.04}
     assert "No shorter one was shown to be enough." in page(
         acdc_time=made_up("time", gains, (0, 1, 2))
     )
+
+
+def test_lengths_that_all_do_nothing_show_none_that_is_enough(page: Callable[..., str]) -> None:
+    gains = dict.fromkeys(("random-10", "random-30", "random-80"), -0.01)
+    text = page(acdc_time=made_up("time", gains, (0, 1, 2)))
+    assert "these runs do not show how long a finetuning must be" in text
+    assert "batches are enough" not in text
+
+
+def test_a_spread_whose_interval_reaches_the_limit_decides_nothing(
+    page: Callable[..., str],
+) -> None:
+    gains = {f"cell-{n}": 0.0015 * (n % 3) for n in range(8)}
+    text = page(acdc_genotypes=made_up("genotypes", gains, (0, 1)))
+    assert "whether it matters which cell is chosen is not decided" in text
 
 
 def test_cells_that_differ_can_matter_and_what_was_tried_is_described(
@@ -210,15 +225,15 @@ def test_cells_that_differ_can_matter_and_what_was_tried_is_described(
 def test_the_papers_numbers_are_beside_ours(page: Callable[..., str]) -> None:
     methods = {"iac": 0.01, "paper": 0.01, "attention": 0.0}
     text = page(acdc_paper=made_up("paper", methods, (0, 1)))
-    assert "+0.011 | +0.023 | +0.106 |" in text
+    assert "+0.011, 16.3 minutes | +0.023, 37 minutes | +0.106, 41 minutes |" in text
     assert "| 4.4 | 3.4 | 3.7 |" in text
     assert "| the same of whole runs | " in text
 
 
-def test_the_guide_names_how_long_a_finetuning_is_enough(script: Script) -> None:
+def test_the_guide_names_the_lengths_of_finetuning_that_were_compared(script: Script) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "guide" / "cost-and-memory.md").read_text()
     one = next(one for one in script("evidence/search/page").measured() if one.lengths)
-    assert one.enough
-    assert f"finetuned for {one.enough.batches} batches" in guide
+    assert not one.longest_helps
+    assert f"finetuned for {one.lengths[0].batches} batches" in guide
     assert f"not inferior by {script('evidence/search/page').MARGIN}" in guide
     assert f"finetuned for {one.lengths[-1].batches}, nor" in guide

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
-from nnunet_iac.analysis.scores.wording import finding
+from nnunet_iac.analysis.scores.convergence import CONVERGED
+from nnunet_iac.analysis.scores.wording import enumerated, finding
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.planning import CONTINUE_TRAINER
 from nnunet_iac.runs.atomic import read_json, write_text
@@ -27,6 +28,8 @@ WORTH = (
     ("iac-lth", "searched cells", {REFERENCE: "the backbone", **STUDY_BASELINES}),
 )
 """Methods, what they are called, and what each is compared with."""
+CHOICE = {True: "can matter", False: "did not matter", None: "may or may not matter"}
+"""By `Measured.matters` of the page on searches."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def reliability_claims() -> Iterator[Claim]:
     same = sum(bool(run["backbone_unchanged"]) for run in frozen)
     yield Claim(
         "a retrofit leaves its backbone bit-identical",
-        f"{same} of {len(frozen)} runs",
+        f"{same} of {len(frozen)} runs; a study refuses the results of one that does not",
         "index",
         frozen,
         "retrofits that left their backbone bit-identical",
@@ -302,17 +305,18 @@ def reliability_claims() -> Iterator[Claim]:
 
 def width_claims() -> Iterator[Claim]:
     """Yield what a width that is picked before training costs."""
-    benchmark, dice = result("width/benchmark"), result("width/dice_hippocampus")
-    points = {point["cap"]: point["dice"] for point in dice["points"]}
-    best = max(points, key=lambda cap: points[cap])
-    patients = dice["points"][0]["patients"]
-    yield Claim(
-        "Dice at a cap of 8, which the default rule picks most often with `-K 8`, and at the "
-        "best cap (Hippocampus)",
-        f"{points[8]:.3f}, and {points[best]:.3f} at {best} (n = {patients})",
-        "width",
-        [dice],
-    )
+    own = runpy.run_path(str(EVIDENCE / "width" / "page.py"))
+    benchmark = result("width/benchmark")
+    for each in own["measured"]():
+        for pick in each.picks:
+            if pick.against is not None:
+                yield Claim(
+                    f"Dice of the width that {pick.names} picks most often ({each.dataset})",
+                    f"{pick.point.dice:.4f} at a cap of {pick.point.cap}, "
+                    f"{finding(pick.against, f'a cap of {each.widest.cap}')}",
+                    "width",
+                    each.references,
+                )
     yield Claim(
         f"seconds to score {len(benchmark['caps'])} widths on two CPU cores",
         f"{benchmark['seconds']:.0f} s",
@@ -334,15 +338,12 @@ def box(found: Sequence[Claim]) -> str:
 
 
 def on_the_choice_of_cells() -> list[str]:
-    """Return the sentence on whether it matters which cell is chosen, where that is known."""
+    """Return a sentence per data set on whether it matters which cell is chosen."""
     known = [one for one in measured_searches() if one.ceiling is not None]
-    if not known:
-        return []
-    does = "can matter" if any(one.matters for one in known) else "did not matter"
-    spreads = "; ".join(f"{spread_text(one.ceiling)} on {one.title}" for one in known)
     return [
-        f"Which cell is chosen {does} on the backbone's own data. Between cells the Dice has a "
-        f"standard deviation of {spreads}."
+        f"Which cell is chosen {CHOICE[one.matters]} on the backbone's own data ({one.title}): "
+        f"between cells the Dice has a standard deviation of {spread_text(one.ceiling)}."
+        for one in known
     ]
 
 
@@ -355,8 +356,7 @@ def not_measured() -> str:
         "on a GPU": not any(run["hardware"]["gpu"] for run in all_runs()),
     }
     parts = ["of networks of full size", *(part for part, is_so in absent.items() if is_so)]
-    listed = " or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
-    return f"These networks are small; no Dice has been measured {listed}."
+    return f"These networks are small; no Dice has been measured {enumerated(parts, 'or')}."
 
 
 def spread_text(found: Any) -> str:
@@ -372,7 +372,8 @@ def page(found: Sequence[Claim] | None = None) -> str:
     template = markdown_environment(HERE).get_template("page.md.jinja")
     other = [path.stem for path in sorted(EVIDENCE.glob("*.md"))]
     converged = [one.title for one in measured_searches() if one.has_converged]
-    return template.render(claims=found or list(claims()), pages=other, converged=converged)
+    known = {"pages": other, "converged": converged, "limit": CONVERGED, "runs": all_runs()}
+    return template.render(claims=found or list(claims()), **known)
 
 
 def with_box(readme: str, made: str) -> str:

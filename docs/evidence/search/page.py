@@ -32,6 +32,7 @@ NAMES = {
     "random": "cells: random",
     "iac-lth": "cells: IAC-LTH, `literal`",
     "swift": "cells: IAC-LTH, `swift`",
+    "iac-lth-long": "cells: IAC-LTH, `literal`, a longer search",
     "paper": "cells: IAC-LTH, `paper`",
     "adaptive": "cells: IAC-LTH, `adaptive`",
     "iac": "cells: IAC, the full search",
@@ -62,11 +63,11 @@ STUDY_NAMES = {
     "searches": "searched cells",
     "methods": "controls and other skip modules",
     "core": "searched cells and controls",
-    "time": "finetunings of other lengths",
+    "time": "searches and finetunings of other lengths",
     "parts": "other trained parts and averaged weights",
     "paper": "the paper's protocol",
 }
-SEARCHES = ("iac-lth", "swift", "paper", "adaptive", "iac")
+SEARCHES = ("iac-lth", "iac-lth-long", "swift", "paper", "adaptive", "iac")
 TRIED = "halving"
 """A search by direct evaluation, which was measured once and removed; its results are kept."""
 
@@ -164,6 +165,12 @@ class Measured:
         return TITLES[self.key]
 
     @property
+    def unit(self) -> str:
+        """What a comparison counts: patients, or cases where file names do not name patients."""
+        runs = [run for name in self.studies for run in self.studies[name]["runs"]]
+        return "patients" if any(run.get("patient_pattern") for run in runs) else "cases"
+
+    @property
     def missing(self) -> list[str]:
         """The studies that have not been measured, or not wholly."""
         found = []
@@ -172,7 +179,7 @@ class Measured:
             if name not in self.studies:
                 found.append(STUDY_NAMES[name])
             elif runs < planned:
-                found.append(f"{STUDY_NAMES[name]} ({runs} of {planned} runs are)")
+                found.append(f"{STUDY_NAMES[name]} ({runs} of {planned} runs are finished)")
         return found
 
     @cached_property
@@ -192,14 +199,22 @@ class Measured:
 
     @property
     def matters(self) -> bool | None:
-        """Whether it matters which cell is chosen; None where that is not known."""
-        return None if self.ceiling is None else self.ceiling.spread >= MATTERS
+        """Whether it matters which cell is chosen; None where the interval does not decide."""
+        assert self.ceiling is not None
+        if self.ceiling.interval.high < MATTERS:
+            return False
+        return True if self.ceiling.interval.low >= MATTERS else None
 
     @cached_property
     def equal_runs(self) -> list[Any]:
         """The runs that are trained for equally many batches, all random cells as one method."""
         runs = [run for name in EQUAL for run in self.runs_of(name)]
-        return runs + [{**run, "method": "random"} for run in self.runs_of("genotypes")]
+        # Each with a seed of its own, since two of a seed are two cells.
+        own = {"method": "random"}
+        return runs + [
+            {**run, **own, "seed": f"{run['method']} {run['seed']}"}
+            for run in self.runs_of("genotypes")
+        ]
 
     def runs_at_equal_batches(self, method: str) -> list[Any]:
         """Return the runs of a method at equal batches."""
@@ -217,6 +232,12 @@ class Measured:
         document = {"methods": methods, "runs": self.equal_runs}
         (table,) = method_tables(document, baselines, MARGIN)
         return table
+
+    @property
+    def shorter(self) -> list[Row]:
+        """The rows of methods that were trained for fewer epochs than the longest."""
+        rows = [] if self.table is None else list(self.table.rows)
+        return [row for row in rows if row.epochs < max(each.epochs for each in rows)]
 
     @cached_property
     def cheapest(self) -> Cheapest | None:
@@ -283,10 +304,22 @@ class Measured:
         return [Length(row, batches, row.against.get(longest)) for row in table.rows]
 
     @property
+    def longest_helps(self) -> bool:
+        """Whether the longest finetuning is better than the backbone, which has none.
+
+        If not, the lengths show nothing of how long a finetuning must be.
+        """
+        return bool(self.lengths) and self.lengths[-1].row.against[REFERENCE].verdict == "better"
+
+    @property
     def enough(self) -> Length | None:
-        """The shortest finetuning that is not inferior to the longest, if there are several."""
-        fit = (x for x in self.lengths if x.against and x.against.not_inferior)
-        return next(fit, None)
+        """The shortest finetuning not inferior to the longest, and none between them is either."""
+        found = None
+        for each in reversed(self.lengths[:-1]):
+            if each.against is None or not each.against.not_inferior:
+                break
+            found = each
+        return found if self.longest_helps else None
 
     @property
     def rates(self) -> list[Row]:
@@ -298,7 +331,7 @@ class Measured:
     def papers(self) -> MethodTable | None:
         """The methods of the paper's protocol."""
         study = self.studies.get("paper")
-        return None if study is None else method_tables(study, (), MARGIN)[0]
+        return None if study is None else method_tables(study, ("iac", "random"), MARGIN)[0]
 
     def search_minutes(self, method: str) -> float:
         """Return the median minutes of a search of the paper's protocol."""

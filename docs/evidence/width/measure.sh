@@ -18,8 +18,8 @@ for part in "$@"; do
         ;;
     *)
         nnunet-iac study "$results/$part.yaml" --cores 2
-        python docs/evidence/width/points.py "$results/$part.yaml" "$nnUNet_results/studies/$part/results.json" "$results/${part/-/_}.json"
+        python docs/evidence/width/costs.py "$results/$part.yaml" "$nnUNet_results/studies/$part/results.json" "$results/${part/-/_}.json"
         ;;
     esac
 done
-python docs/evidence/width/page.py
+bash docs/evidence/pages.sh

@@ -1,20 +1,31 @@
 """Write docs/evidence/width.md and its figures from the result files in this folder."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.analysis.scores.wording import enumerated
-from nnunet_iac.drawing.figure_files import INK, MUTED, PAPER, plain_axes, write_figure
+from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
+from nnunet_iac.analysis.scores.convergence import Convergence, convergences
+from nnunet_iac.analysis.scores.method_table import run_scores
+from nnunet_iac.analysis.scores.statistics import Interval, bootstrap_interval
+from nnunet_iac.analysis.scores.wording import difference_text, enumerated, finding, p_text
+from nnunet_iac.analysis.vocabulary import REFERENCE
+from nnunet_iac.drawing.figure_files import INK, MUTED, plain_axes, write_figure
+from nnunet_iac.drawing.panels import empty_figure
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.selection import Rule
-from nnunet_iac.workflow.pareto import ParetoPoint, draw_pareto
 
 HERE = Path(__file__).parent
 BLUE, ORANGE = "#0072b2", "#d55e00"
@@ -29,7 +40,13 @@ WAYS_TO_PICK: dict[str, tuple[Rule, int, bool]] = {
 }
 """Rule, seeds of one repetition, and whether all seeds together decide."""
 CLOSE = 0.005
-"""Dice by which a narrower network may be worse than the best."""
+"""Dice by which a narrower network may be lower than the widest."""
+
+NAMES = {
+    "continued": "the continued backbone",
+    "random": "cells: random",
+    "iac-lth": "cells: searched (IAC-LTH)",
+}
 
 DEFAULT = next(number for number, name in enumerate(WAYS_TO_PICK) if "(default" in name)
 
@@ -79,76 +96,169 @@ def spread(measured: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(keys, column, strict=True)) for column in columns]
 
 
+@dataclass(frozen=True)
+class Width:
+    """A width that was trained, and its Dice against the widest one's; None of that itself."""
+
+    cap: int
+    parameters: int
+    macs: int
+    scores: CaseScores
+    dice: float
+    interval: Interval | None
+    against: PairedComparison | None
+
+    @property
+    def is_close(self) -> bool:
+        """Whether its Dice is not lower than the widest one's by `CLOSE`."""
+        return self.against is None or self.against.not_inferior
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What rules pick most often, their names, and what that width is worth."""
+
+    names: str
+    point: Width
+
+    @property
+    def against(self) -> PairedComparison | None:
+        """The pick minus the widest."""
+        return self.point.against
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A method on a narrow network, against the plain one with the most similar MACs."""
+
+    cap: int
+    method: str
+    macs: float
+    dice: float
+    wider: Width
+    against: PairedComparison
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The widths of a data set that were trained, the widest first."""
+
+    study: dict[str, Any]
+    scored: dict[str, Any] | None
+    cells: dict[str, Any] | None = None
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        found: str = self.references[0]["dataset"]
+        return found
+
+    @property
+    def references(self) -> list[dict[str, Any]]:
+        """The trainings of the widths, those that were only trained longer left out."""
+        longer = set(self.study["halves"].values())
+        runs = [run for run in self.study["runs"] if run["method"] == REFERENCE]
+        runs = [run for run in runs if run["backbone"] not in longer]
+        return sorted(runs, key=lambda run: -self.study["costs"][run["backbone"]]["macs"])
+
+    @property
+    def pattern(self) -> str:
+        """What names a patient in the names of cases."""
+        return self.references[0]["patient_pattern"] or ".*"
+
+    @cached_property
+    def widths(self) -> list[Width]:
+        """All widths, the p values of the comparisons with the widest adjusted together."""
+        scores = [run_scores(run, "dice") for run in self.references]
+        pairs = ((scores[0], own) for own in scores[1:])
+        family = adjusted(
+            [compare_scores(*pair, patient_pattern=self.pattern, margin=CLOSE) for pair in pairs]
+        )
+        found = []
+        for run, own, against in zip(self.references, scores, [None, *family], strict=True):
+            means = list(patient_means(own.dice, self.pattern)[0].values())
+            dice, interval = fmean(means), bootstrap_interval(means)
+            cost = self.study["costs"][run["backbone"]]
+            found.append(Width(**cost, scores=own, dice=dice, interval=interval, against=against))
+        return found
+
+    @property
+    def widest(self) -> Width:
+        """The widest."""
+        return self.widths[0]
+
+    @property
+    def smallest(self) -> Width:
+        """The smallest that is close to the widest, as all between them are."""
+        return [*takewhile(lambda width: width.is_close, self.widths)][-1]
+
+    @property
+    def converged(self) -> list[Convergence]:
+        """Whether widths that were trained twice as long have converged."""
+        return convergences(self.study)
+
+    @property
+    def picks(self) -> list[Pick]:
+        """What the rules of one seed and the votes pick most often, if it was trained."""
+        names: dict[int, list[str]] = {}
+        for row in [] if self.scored is None else stability(self.scored):
+            if "geometric" not in row["name"] and "experimental" not in row["name"]:
+                names.setdefault(row["cap"], []).append(f"`{row['name'].strip('*')}`")
+        return [Pick(enumerated(names[w.cap]), w) for w in self.widths if w.cap in names]
+
+    @property
+    def beside(self) -> list[Beside]:
+        """Cells and their controls on narrow networks, against the plain one of equal MACs."""
+        if self.cells is None:
+            return []
+        groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for run in self.cells["runs"]:
+            if run["method"] != REFERENCE:
+                groups.setdefault((run["backbone"], run["method"]), []).append(run)
+        found = []
+        for (backbone, method), runs in groups.items():
+            macs = fmean(run["macs"]["final"] for run in runs)
+            wider = min(self.widths, key=lambda width: abs(math.log(width.macs / macs)))
+            own = pooled([run_scores(run, "dice") for run in runs], method)
+            against = compare_scores(wider.scores, own, patient_pattern=self.pattern, margin=CLOSE)
+            cap = self.cells["costs"][backbone]["cap"]
+            found.append(Beside(cap, method, macs, against.mean_b, wider, against))
+        family = adjusted([each.against for each in found])
+        return [replace(each, against=own) for each, own in zip(found, family, strict=True)]
+
+
+def measured() -> list[Trained]:
+    """Return the trained widths of every data set that has some."""
+    scores = {each["dataset"]: each for each in results("scores_*.json")}
+    cells = {each["runs"][0]["dataset"]: each for each in results("cells_*.json")}
+    found = []
+    for study in results("dice_*.json"):
+        name = study["runs"][0]["dataset"]
+        found.append(Trained(study, scores.get(name), cells.get(name)))
+    return found
+
+
 def page() -> str:
     """Return the page."""
     environment = markdown_environment(HERE)
-    scores, dice, cells = (results(f"{name}_*.json") for name in ("scores", "dice", "cells"))
+    environment.filters.update(difference=difference_text, p=p_text)
+    scores = [
+        {**each, "spread": spread(each), "stability": stability(each)}
+        for each in results("scores_*.json")
+    ]
     return environment.get_template("page.md.jinja").render(
         benchmark=results("benchmark.json"),
         close=CLOSE,
-        scores=[{**each, "spread": spread(each), "stability": stability(each)} for each in scores],
-        dice=dice,
-        picked=[cost_of_the_pick(each, measured) for measured in dice for each in scores],
-        cells=[{**each, "points": beside_wider(each, dice)} for each in cells],
-        searched=[searched_cells(each) for each in cells],
+        scores=scores,
+        trained=measured(),
+        finding=finding,
+        names=NAMES,
     )
-
-
-def searched_cells(measured: dict[str, Any]) -> dict[str, Any]:
-    """Return what a searched cell and its controls scored at every width."""
-    dice = {(point["cap"], point["method"]): point["dice"] for point in measured["points"]}
-    caps = sorted({cap for cap, _ in dice})
-    seeds = len(measured.get("seeds", [0]))
-    return {"dataset": measured["dataset"], "seeds": seeds, "caps": caps, "dice": dice}
-
-
-def cost_of_the_pick(scored: dict[str, Any], trained: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the best width, the smallest that is hardly worse, and what rules usually pick.
-
-    `picks` has the published rules and the default, by the width; None for another data set's
-    scores.
-    """
-    if scored["dataset"] != trained["dataset"]:
-        return None
-    points, rows = trained["points"], stability(scored)
-    names: dict[int, list[str]] = {}
-    for row in (rows[0], rows[1], rows[DEFAULT]):
-        names.setdefault(row["cap"], []).append(f"`{row['name'].strip('*')}`")
-    best = max(points, key=lambda point: point["dice"])
-    close = [point for point in points if point["dice"] >= best["dice"] - CLOSE]
-    return {
-        "dataset": trained["dataset"],
-        "best": best,
-        "smallest": min(close, key=lambda point: point["cap"]),
-        "widest": max(points, key=lambda point: point["cap"]),
-        "picks": [
-            {"names": enumerated(names[point["cap"]]), "count": len(names[point["cap"]]), **point}
-            for point in points
-            if point["cap"] in names
-        ],
-    }
-
-
-def beside_wider(cells: dict[str, Any], dice: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the points of cells, each with the Dice of a plain network of as many MACs.
-
-    That is interpolated over the logarithm of the MACs; None beyond the widths that were trained.
-    """
-    plain = [p for each in dice if each["dataset"] == cells["dataset"] for p in each["points"]]
-    plain.sort(key=lambda point: point["macs"])
-    known = [np.log([point["macs"] for point in plain]), [point["dice"] for point in plain]]
-    found = []
-    for point in cells["points"]:
-        wider = np.interp(np.log(point["macs"]), *known, left=np.nan, right=np.nan)
-        found.append({**point, "wider": None if np.isnan(wider) else float(wider)})
-    return found
 
 
 def stability_figure(scores: Sequence[dict[str, Any]]) -> Figure:
     """Return a panel per data set: the share of the repetitions that pick each cap, by method."""
-    figure = Figure(
-        figsize=(4.6, 0.4 + 3 * len(scores)), dpi=200, facecolor=PAPER, layout="constrained"
-    )
+    figure = empty_figure(0.4 + 3 * len(scores))
     for axes, measured in zip(
         figure.subplots(len(scores), 1, squeeze=False).flat, scores, strict=True
     ):
@@ -173,32 +283,29 @@ def stability_figure(scores: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def dice_figure(dice: Sequence[dict[str, Any]]) -> Figure:
+def dice_figure(trained: Sequence[Trained]) -> Figure:
     """Return a panel per data set: mean Dice over the caps, with intervals over patients."""
-    figure = Figure(
-        figsize=(4.6, 0.3 + 2.2 * len(dice)), dpi=200, facecolor=PAPER, layout="constrained"
-    )
-    for axes, measured in zip(figure.subplots(len(dice), 1, squeeze=False).flat, dice, strict=True):
-        rows = measured["points"][::-1]
-        for x, row in enumerate(rows):
-            if row["low"] is not None:
-                axes.plot([x, x], [row["low"], row["high"]], color=BLUE, lw=1.4)
-        axes.plot([row["dice"] for row in rows], "o-", color=INK, lw=1, ms=4)
+    figure = empty_figure(0.3 + 2.2 * len(trained))
+    panels = figure.subplots(len(trained), 1, squeeze=False).flat
+    for axes, one in zip(panels, trained, strict=True):
+        widths = one.widths[::-1]
+        for x, width in enumerate(widths):
+            if width.interval is not None:
+                ends = [width.interval.low, width.interval.high]
+                axes.plot([x, x], ends, color=BLUE, lw=1.4)
+        axes.plot([width.dice for width in widths], "o-", color=INK, lw=1, ms=4)
         plain_axes(axes, 8)
-        axes.set_title(f"{measured['dataset']}: Dice", loc="left", color=MUTED, size=9)
+        axes.set_title(f"{one.dataset}: Dice", loc="left", color=MUTED, size=9)
         axes.set_xlabel("cap", color=MUTED, size=9)
-        axes.set_xticks(range(len(rows)), [str(row["cap"]) for row in rows])
+        axes.set_xticks(range(len(widths)), [str(width.cap) for width in widths])
     return figure
 
 
 def main() -> None:
     """Write page and figures."""
-    for name, drawn in (("scores", stability_figure), ("dice", dice_figure)):
-        if found := results(f"{name}_*.json"):
-            write_figure(drawn(found), HERE / f"{name}.png")
-    for measured in results("cells_*.json"):
-        points = [ParetoPoint(**point) for point in measured["points"]]
-        draw_pareto(points, HERE / f"cells_{measured['dataset']}.png")
+    write_figure(stability_figure(results("scores_*.json")), HERE / "scores.png")
+    if trained := measured():
+        write_figure(dice_figure(trained), HERE / "dice.png")
     write_text(HERE.with_suffix(".md"), page())
 
 

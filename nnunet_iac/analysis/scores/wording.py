@@ -81,9 +81,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def enumerated(names: Sequence[str]) -> str:
+def enumerated(names: Sequence[str], last: str = "and") -> str:
     """Return names as a list in a sentence, for example `a, b and c`."""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def difference_text(comparison: PairedComparison | None) -> str:
