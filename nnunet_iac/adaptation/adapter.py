@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nnunet_iac import __version__
 from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
 from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.plans import (
@@ -25,6 +25,7 @@ from nnunet_iac.host.plans import (
     configuration_of,
     network_input,
 )
+from nnunet_iac.nn.retrofitted_unet import BACKBONE_PREFIXES
 from nnunet_iac.runs.atomic import content_of, naming, replacing
 from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
@@ -41,9 +42,6 @@ ADAPTER_KEY = "nnunet_iac.adapter"
 
 ADAPTER_SUFFIX = ".safetensors"
 RESERVED = (NO_ADAPTER, AUTO)
-BACKBONE_PREFIXES = ("encoder.", "decoder.")
-"""Beginnings of the names of a backbone's tensors."""
-
 MEAN, SPREAD = "statistics.mean.", "statistics.spread"
 """Names of the statistics in a file."""
 
@@ -132,7 +130,7 @@ class Adapter:
                 found,
                 plans_digest(init["plans"], init["configuration"]),
                 None if axes is None else [int(axis) for axis in axes],
-                {**{key: run[key] for key in keys}, "version": version("nnunet-iac")},
+                {**{key: run[key] for key in keys}, "version": __version__},
                 sites,
                 spread,
             )

@@ -30,6 +30,9 @@ _NAMES = ", ".join(supported.__name__ for supported in SUPPORTED)
 IMPLANT_PREFIX = "implants."
 """Beginning of the names of a retrofit's own tensors."""
 
+BACKBONE_PREFIXES = ("encoder.", "decoder.")
+"""Beginnings of the names of a backbone's tensors."""
+
 
 class ImplantedUNet(nn.Module):
     """A U-Net of dynamic_network_architectures with a module (skip, up) -> skip on every skip.
@@ -80,8 +83,8 @@ class ImplantedUNet(nn.Module):
 
     def backbone_state(self) -> dict[str, Tensor]:
         """Return the stock network's part of the state dict, buffers included."""
-        parts = ("encoder.", "decoder.")
-        return {key: value for key, value in self.state_dict().items() if key.startswith(parts)}
+        own = self.state_dict().items()
+        return {key: value for key, value in own if key.startswith(BACKBONE_PREFIXES)}
 
 
 def skip_channels(unet: Any) -> list[int]:
@@ -291,7 +294,6 @@ class IACUNet(RetrofittedUNet):
         self.beta = nn.Parameter(torch.zeros(len(EDGES)))
         self.register_buffer("active", full_mask())
         self.register_buffer("genotype_codes", torch.full((len(EDGES),), UNDECIDED))
-        self.genotype: Genotype | None = None
         self._implant_search_cells()
         self.train()
 

@@ -125,14 +125,14 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def keep_previous(latest: Path) -> None:
-    """Let the latest checkpoint be the previous one as well, until the next takes its place."""
+    """Keep the latest checkpoint as the previous one, until the next is written."""
     if latest.is_file():
         with replacing(latest.with_name(PREVIOUS)) as spare:
             share(latest, spare)
 
 
 def share(source: Path, target: Path) -> None:
-    """Let a file have a second name, in place of another file, or copy it where none has two."""
+    """Link a file to another name, replacing what is there; copy it where links are not known."""
     target.unlink()
     try:
         os.link(source, target)

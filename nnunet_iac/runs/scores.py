@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +106,24 @@ def foreground_dice(
     """
     scored = read_summary(summary, file_ending)
     per_case = {case: mean_of_present(row.dice.values()) for case, row in scored.items()}
-    per_patient: dict[str, list[float | None]] = {}
-    for case, value in per_case.items():
-        per_patient.setdefault(patient_of(case, patient_pattern), []).append(value)
-    mean = mean_of_present(mean_of_present(values) for values in per_patient.values())
+    mean = mean_of_present(patient_means(per_case, patient_pattern)[0].values())
     errors = {case: list(row.errors) for case, row in scored.items() if any(row.errors)}
     return {"mean": mean, "per_case": per_case, "errors": errors}
+
+
+def patient_means(
+    values: Mapping[str, float | None], pattern: str | None
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return each patient's mean over its cases, and the cases left out for having no value.
+
+    A regular expression's match in a case id is the patient; without one, the whole id.
+    """
+    per_patient: dict[str, list[float]] = {}
+    for case, value in sorted(values.items()):
+        if value is not None:
+            per_patient.setdefault(patient_of(case, pattern), []).append(value)
+    left_out = tuple(sorted(case for case, value in values.items() if value is None))
+    return {p: sum(v) / len(v) for p, v in sorted(per_patient.items())}, left_out
 
 
 def mean_of_present(values: Iterable[float | None]) -> float | None:

@@ -47,7 +47,7 @@ _SEED = re.compile(r"\d{1,18}")
 
 @dataclass(frozen=True)
 class CellSource:
-    """Where a run that does not search has its cells from.
+    """The source of the cells of a run without a search.
 
     Args:
         kind: a file, a draw, the identity everywhere, or no cell but a convolution.

@@ -18,7 +18,7 @@ from nnunet_iac.host.plans import (
     require_file_ending,
 )
 from nnunet_iac.runs.atomic import content_of, naming, read_json
-from nnunet_iac.runs.checkpoint import MIRRORING, read_checkpoint, tensors_hash
+from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.fold import fold_folders
 from nnunet_iac.runs.folder import path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
@@ -26,7 +26,7 @@ from nnunet_iac.runs.scores import VALIDATION_SUMMARY, read_summary
 from nnunet_iac.search.patients import shared_patients
 from nnunet_iac.search.setting_parts import DataConfig
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+CHECKPOINTS = (FINAL, BEST)
 """In the order they are tried; nnU-Net chooses its "best" on the cases on which we report."""
 
 ORIGIN: dict[str, set[str]] = {

@@ -241,7 +241,7 @@ class SearchController:
         self.recorder.write()
         return Change(
             structure=(self.phase, self._operations()) != before,
-            search_ended=self.phase is Phase.FINETUNE is not before[0],
+            search_ended=self.phase is Phase.FINETUNE and before[0] is not Phase.FINETUNE,
         )
 
     def scalars(self, phase: Phase) -> dict[str, float]:

@@ -119,7 +119,7 @@ def use_deterministic_cudnn(deterministic: bool) -> None:
 
 @contextmanager
 def deterministic_predictor(deterministic: bool) -> Iterator[None]:
-    """Do so in a block whenever nnU-Net's predictor is made, which turns that choice on."""
+    """Keep the choice in the block, although nnU-Net's predictor turns on cuDNN's benchmark."""
     made = nnUNetPredictor.__init__
 
     def make(predictor: Any, *given: Any, **named: Any) -> None:

@@ -69,7 +69,7 @@ def consensus(
     if rule == "dispersion":
         together = selection.dispersion(caps, scores, within=within)
         left_out = (np.delete(scores, seed, axis=0) for seed in range(len(scores)))
-        decisions = [selection.steadiest(caps, rest, selection.TAU, within) for rest in left_out]
+        decisions = [selection.steadiest(caps, rest, within) for rest in left_out]
         picks = tuple(None if decision is None else decision.pick for decision in decisions)
     else:
         slope = partial(selection.slope, parameters=parameters)

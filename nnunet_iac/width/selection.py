@@ -153,24 +153,23 @@ def slope(
 def dispersion(
     caps: Sequence[int],
     scores: Float[np.ndarray, "seeds caps"],
-    tau: float = TAU,
     within: tuple[int, int] | None = None,
 ) -> WidthDecision:
     """Return the smallest cap at which the random draw of the weights hardly matters.
 
     Ours, not published, and experimental. The spread is the standard deviation of ln S over sixteen
     seeds or more (n - 1 in the denominator); it is made monotone from wide to narrow by its running
-    maximum. The pick is the smallest cap whose spread is at most `tau`, in units of ln S; the
+    maximum. The pick is the smallest cap whose spread is at most `TAU`, in units of ln S; the
     runner-up is the next wider one.
     """
     require_seeds("dispersion", len(scores))
-    decision = steadiest(caps, scores, tau, within)
+    decision = steadiest(caps, scores, within)
     if decision is None:
         widest = choices("dispersion", caps, within)[0]
         spread = _monotone_spread(scores)[list(caps).index(widest)]
         larger = "" if widest == caps[0] else ", or a larger cap to begin --within"
         raise ValueError(
-            f"the spread of ln S over seeds must be at most tau = {tau:g} for the widest candidate "
+            f"the spread of ln S over seeds must be at most tau = {TAU:g} for the widest candidate "
             f"that may be picked; at cap {widest} it is {spread:.3f}: use the rule curve{larger}"
         )
     return decision
@@ -179,20 +178,17 @@ def dispersion(
 def steadiest(
     caps: Sequence[int],
     scores: Float[np.ndarray, "seeds caps"],
-    tau: float,
     within: tuple[int, int] | None,
 ) -> WidthDecision | None:
     """Return `dispersion`'s decision of two seeds or more; None where no candidate is steady."""
     _require_scores("dispersion", caps, scores)
-    if not tau > 0:
-        raise ValueError(f"tau must be above zero; got {tau}")
     allowed = choices("dispersion", caps, within)
     highest = dict(zip(caps, _monotone_spread(scores), strict=True))
-    steady = sum(bool(highest[cap] <= tau) for cap in allowed)
+    steady = sum(bool(highest[cap] <= TAU) for cap in allowed)
     if not steady:
         return None
     pick = allowed[steady - 1]
-    reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {tau:g}"]
+    reasons = [f"at cap {pick} ln S spreads by {highest[pick]:.3f} over seeds, tau is {TAU:g}"]
     reasons += [f"at cap {c} it spreads by {highest[c]:.3f}" for c in allowed[steady : steady + 1]]
     others = (*allowed[: steady - 1][::-1], *allowed[steady:])
     ends = allowed[0], allowed[-1]

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from nnunet_iac.analysis.scores.case_scores import patient_means, pooled
+from nnunet_iac.analysis.scores.case_scores import pooled
 from nnunet_iac.analysis.scores.method_table import run_scores
 from nnunet_iac.analysis.scores.statistics import bootstrap_interval
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
@@ -18,6 +18,7 @@ from nnunet_iac.drawing.figure_files import INK, MUTED, plain_axes, write_figure
 from nnunet_iac.drawing.panels import AXIS_NAME, LABEL_SIZE, LEGEND, empty_figure
 from nnunet_iac.host.plans import require_file_ending, settings_of
 from nnunet_iac.runs.atomic import content_of, write_json, write_text
+from nnunet_iac.runs.scores import patient_means
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.training.cost import circumstances
 from nnunet_iac.width.candidates import candidate, features_of

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored_folders import write_dataset_json, write_run_fold, write_stock_fold, write_summary
 
-from nnunet_iac.analysis.scores.case_scores import patient_means, read_case_scores
+from nnunet_iac.analysis.scores.case_scores import read_case_scores
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.runs.scores import case_id, foreground_dice, labels_of, read_summary
+from nnunet_iac.runs.scores import case_id, foreground_dice, labels_of, patient_means, read_summary
 
 MODEL = "nnUNetTrainer__nnUNetPlans__2d"
 

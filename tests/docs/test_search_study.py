@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from study_documents import run
 
+from nnunet_iac.analysis.report.summary import CHOICE
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_file import study_of
@@ -228,6 +229,12 @@ def test_the_papers_numbers_are_beside_ours(page: Callable[..., str]) -> None:
     assert "+0.011, 16.3 minutes | +0.023, 37 minutes | +0.106, 41 minutes |" in text
     assert "| 4.4 | 3.4 | 3.7 |" in text
     assert "| the same of whole runs | " in text
+
+
+def test_a_report_states_what_the_studies_show_of_the_choice_of_cells(script: Script) -> None:
+    known = [one for one in script("evidence/search/page").measured() if one.ceiling is not None]
+    assert "did not matter which cell was chosen" in CHOICE
+    assert {one.matters for one in known} == {False}
 
 
 def test_the_guide_names_the_lengths_of_finetuning_that_were_compared(script: Script) -> None:

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
-from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted
 from nnunet_iac.analysis.scores.convergence import Convergence, convergences
 from nnunet_iac.analysis.scores.forgetting import forward_transfer
@@ -21,7 +21,7 @@ from nnunet_iac.analysis.scores.wording import counted, difference_text, finding
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import read_json, write_text
-from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.runs.scores import mean_of_present, patient_means
 
 HERE = Path(__file__).parent
 PAIRS = {
@@ -59,6 +59,7 @@ NAMES = {
     "rehearsal": "continued with rehearsal of 10 source cases",
     "norms": "continued, norms of the decoder",
     RANDOM: "cells: random",
+    "identity": "cells: identity",
     "random-norms": "cells: random, and norms",
     "random-wide": "cells: random, wide",
     "random-rehearsal": "cells: random, with rehearsal",

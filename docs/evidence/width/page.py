@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nnunet_iac.analysis.report.page import markdown_environment
-from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.convergence import Convergence, convergences
 from nnunet_iac.analysis.scores.method_table import run_scores
@@ -24,6 +24,7 @@ from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.drawing.figure_files import INK, MUTED, plain_axes, write_figure
 from nnunet_iac.drawing.panels import empty_figure
 from nnunet_iac.runs.atomic import read_json, write_text
+from nnunet_iac.runs.scores import patient_means
 from nnunet_iac.width.consensus import consensus
 from nnunet_iac.width.selection import Rule
 

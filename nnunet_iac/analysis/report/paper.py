@@ -24,7 +24,7 @@ from nnunet_iac.analysis.scores.wording import (
 )
 from nnunet_iac.analysis.trajectories import figures as drawn
 from nnunet_iac.analysis.trajectories.similarity_figures import similarity_figure
-from nnunet_iac.drawing.cell_picture import draw_cell
+from nnunet_iac.drawing.cell_picture import cell_figure
 from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import write_text
 
@@ -42,6 +42,7 @@ COMPARED = (
 
 
 FIGURES: dict[int, tuple[str, Callable[[Sequence[Run]], Figure]]] = {
+    2: ("The found cell of the first run", lambda runs: _first_cell(runs)),
     3: (
         "Share of every operation in its edge's importance over the search",
         lambda runs: drawn.importance_figure(runs[0]),
@@ -66,8 +67,7 @@ def write_paper(runs: Sequence[Run], made: Sequence[GroupComparison], folder: Pa
         write_text(paths[-1], latex_table(table))
     searched = searches(runs)
     of = counted(len(searched), f"{searched[0].method} run") if searched else "no searches"
-    shown = [(2, "The found cell of the first run")] if searched else []
-    paths += _write_cell(searched[0], folder) if searched else ()
+    shown: list[tuple[int, str]] = []
     for number, (caption, draw) in FIGURES.items() if searched else ():
         figure = draw(searched)
         for suffix in (".png", ".svg"):
@@ -192,10 +192,7 @@ def _place(one: GroupComparison) -> tuple[str, str]:
     return run.dataset, run.configuration
 
 
-def _write_cell(run: Run, folder: Path) -> list[Path]:
-    assert run.genotype is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "figure2.png", folder / "figure2.svg"]
-    for path in paths:
-        draw_cell(run.genotype, path, run.settings.cell.output_nodes)
-    return paths
+def _first_cell(runs: Sequence[Run]) -> Figure:
+    genotype = runs[0].genotype
+    assert genotype is not None
+    return cell_figure(genotype, runs[0].settings.cell.output_nodes)

@@ -14,6 +14,11 @@ from nnunet_iac.analysis.vocabulary import RANDOM_CELL, SEARCHING_METHODS
 from nnunet_iac.search.health import parameter_free_share
 
 FAMILIES = {"sep": "separable", "dil": "dilated", "max": "max pooling", "avg": "average pooling"}
+CHOICE = (
+    "In this project's own studies it did not matter which cell was chosen, on the data that the "
+    "backbone was trained on."
+)
+"""What docs/evidence/search.md shows."""
 GRAVE = ("collapse", "non-finite")
 """Kinds of health events that the first screen must name."""
 
@@ -124,12 +129,12 @@ def found(runs: Sequence[Run]) -> str:
         counts[FAMILIES.get(operation[:3], "identity")] += count
     parts = ", ".join(f"{count} {family}" for family, count in counts.items() if count)
     if len(cells) == 1:
-        return f"One cell of eight operations: {parts}."
+        return f"One cell of eight operations: {parts}. {CHOICE}"
     agreement = mean_agreement(cells)
     shared, random = percent(agreement.mean), percent(agreement.expected)
     return (
         f"{len(cells)} cells of eight operations: {parts}. Two of them share {shared} of their "
-        f"choices on average; cells drawn at random share {random}."
+        f"choices on average; cells drawn at random share {random}. {CHOICE}"
     )
 
 

@@ -22,6 +22,7 @@ from nnunet_iac.runs.scores import (
     case_id,
     labels_of,
     mean_of_present,
+    patient_means,
     read_summary,
 )
 from nnunet_iac.search.patients import named, patient_of
@@ -195,21 +196,6 @@ def _pooled_errors(
         return None
     found = {c: [part[c] for part in known if c in part] for part in known for c in part}
     return {c: CaseErrors(*map(fmean, zip(*rows, strict=True))) for c, rows in found.items()}
-
-
-def patient_means(
-    values: Mapping[str, float | None], pattern: str | None
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Return each patient's mean over its cases, and the cases left out for having no value.
-
-    A regular expression's match in a case id is the patient; without one, the whole id.
-    """
-    per_patient: dict[str, list[float]] = {}
-    for case, value in sorted(values.items()):
-        if value is not None:
-            per_patient.setdefault(patient_of(case, pattern), []).append(value)
-    left_out = tuple(sorted(case for case, value in values.items() if value is None))
-    return {p: sum(v) / len(v) for p, v in sorted(per_patient.items())}, left_out
 
 
 def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:

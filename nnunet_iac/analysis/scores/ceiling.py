@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import integrate, stats
 
-from nnunet_iac.analysis.scores.case_scores import patient_means
 from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, Interval
+from nnunet_iac.runs.scores import patient_means
 
 POWER = 0.8
 """Chance of detecting a gain that is there."""

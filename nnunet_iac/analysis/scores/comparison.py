@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nnunet_iac.analysis.scores import statistics
-from nnunet_iac.analysis.scores.case_scores import CaseScores, filled, patient_means
+from nnunet_iac.analysis.scores.case_scores import CaseScores, filled
 from nnunet_iac.analysis.scores.class_errors import class_errors, errors_remarks, total_errors
 from nnunet_iac.analysis.scores.statistics import DECIMALS, FEWEST_PATIENTS, MARGIN, Interval
 from nnunet_iac.analysis.scores.surface_comparison import SurfaceComparison, surface_comparisons
+from nnunet_iac.runs.scores import patient_means
 from nnunet_iac.search.patients import named, patient_of
 
 Verdict = Literal[

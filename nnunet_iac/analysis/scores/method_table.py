@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 from typing import Any
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores, patient_means, pooled
+from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
 from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted, compare_scores
 from nnunet_iac.analysis.scores.forgetting import AFTER, BEFORE, forgetting, forward_transfer
 from nnunet_iac.analysis.scores.statistics import MARGIN
@@ -17,7 +17,7 @@ from nnunet_iac.analysis.scores.wording import (
     score_text,
 )
 from nnunet_iac.analysis.vocabulary import REFERENCE, shown_name
-from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.runs.scores import mean_of_present, patient_means
 
 SOURCE_HEAD = (
     "source Dice before",

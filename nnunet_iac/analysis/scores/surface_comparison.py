@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunet_iac.analysis.scores import statistics
-from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, filled, patient_means
+from nnunet_iac.analysis.scores.case_scores import CaseScores, PerClass, filled
 from nnunet_iac.analysis.scores.statistics import DECIMALS, Interval
-from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.runs.scores import mean_of_present, patient_means
 
 
 @dataclass(frozen=True)
