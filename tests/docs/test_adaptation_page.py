@@ -98,7 +98,7 @@ def test_what_was_not_measured_is_named_and_the_search_comes_first(
     assert forgetting[2].startswith("17 %: -0.0110 [")
     assert forgetting[3] == "met"
     assert [row[3] for row in product] == ["not measured"] * 4
-    assert "the backbone is bit-identical after 27 of 27 runs" in page
+    assert "the backbone is bit-identical after 30 of 30 runs" in page
     assert "What was tried" not in page
     assert "n = 15 patients of the target and 14 of the source" in page
     assert "Means over 3 draws" in page
