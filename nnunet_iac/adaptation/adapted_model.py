@@ -6,7 +6,12 @@ from typing import Any
 
 import torch
 
-from nnunet_iac.adaptation.adapter import ADAPTER_SUFFIX, RESERVED, Adapter, plans_digest
+from nnunet_iac.adaptation.adapter import (
+    ADAPTER_SUFFIX,
+    Adapter,
+    plans_digest,
+    require_free_name,
+)
 from nnunet_iac.host.export import (
     Model,
     model_configuration,
@@ -31,11 +36,7 @@ def adapters_of(model: Path) -> list[Path]:
 def adapter_file(name: str, model: Path) -> Path:
     """Return the file of an adapter: a path, or the name of one in the model's folder."""
     path = Path(name)
-    if path.stem in RESERVED:
-        raise ValueError(
-            f"an adapter must not be called {' or '.join(RESERVED)}, which mean something else to "
-            f"--adapter; got {name}: rename the file"
-        )
+    require_free_name(path)
     if path.suffix == ADAPTER_SUFFIX:
         return path
     if path.name != name or name == "..":

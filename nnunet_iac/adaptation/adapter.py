@@ -214,14 +214,19 @@ def require_new_file(path: Path) -> None:
     """Check that an adapter can be written to a path."""
     if path.suffix != ADAPTER_SUFFIX:
         raise ValueError(f"an adapter's file must end with {ADAPTER_SUFFIX}; got {path}")
+    require_free_name(path)
+    if path.exists():
+        raise FileExistsError(
+            f"an adapter must go to a new file; {path} exists: remove it, or name another"
+        )
+
+
+def require_free_name(path: Path) -> None:
+    """Check that an adapter is not called as what `--adapter` takes for something else."""
     if path.stem in RESERVED:
         raise ValueError(
             f"an adapter must not be called {' or '.join(RESERVED)}, which mean something else "
             f"to --adapter; got {path}: choose another name"
-        )
-    if path.exists():
-        raise FileExistsError(
-            f"an adapter must go to a new file; {path} exists: remove it, or name another"
         )
 
 

@@ -17,7 +17,7 @@ from nnunet_iac.search.relaxation import (
     pruning_score,
 )
 from nnunet_iac.search.setting_parts import CellConfig, StabilityTest
-from nnunet_iac.search.space import EDGES, OPERATIONS
+from nnunet_iac.search.space import EDGES, OPERATIONS, Edge
 
 HIGHEST_THRESHOLD = sys.float_info.max
 """A threshold that grows for as long as an edge is unstable stays a number."""
@@ -100,6 +100,11 @@ class PruningEvent:
     threshold: float | None
     rule: str
     """`two-sigma` (below mean - 2 sd), `smallest`, or `forced` at the epoch limit."""
+
+    @property
+    def edge(self) -> Edge:
+        """The edge."""
+        return Edge(self.source, self.target)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Phase(str, Enum):
 
 def not_finite(what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
     """Return the error of a number that is not finite; `edge` is where, if it has a place."""
-    where = "" if edge is None else f" on edge {edge.source}->{edge.target}"
+    where = "" if edge is None else f" on edge {edge}"
     return RuntimeError(
         f"{what}{where} in epoch {epoch}. The last checkpoint is kept: look for broken images and "
         "continue with --c, or start anew under new plans with lower learning rates"

@@ -112,8 +112,8 @@ class Recorder:
         """Add and log the operations that were pruned after an epoch."""
         self.events += events
         if events:
-            pruned = (f"{e.source}->{e.target} {e.operation}" for e in events)
-            self.log(f"Pruned {', '.join(pruned)}")
+            pruned = ", ".join(f"{event.edge} {event.operation}" for event in events)
+            self.log(f"Pruned {pruned}")
 
     def add_health_event(self, event: HealthEvent) -> None:
         """Write and log an event of the run's health, before anything else happens."""

@@ -18,7 +18,7 @@ from nnunet_iac.host.plans import (
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.width.candidates import FEATURES, capped, features_of
-from nnunet_iac.workflow.study import BackboneSpec, DataSet, PlannedRun, Study
+from nnunet_iac.workflow.study import DEFAULT, BackboneSpec, DataSet, PlannedRun, Study
 
 if TYPE_CHECKING:  # What adapts imports nnU-Net's trainer: seconds that most steps need not wait.
     from nnunet_iac.adaptation.source import SourceModel
@@ -41,10 +41,12 @@ def plans_name(study: Study, run: PlannedRun) -> str:
             return spec.plans
         first = run.configuration == run.dataset.configurations[0]
         return run.backbone if first else f"{run.backbone}_{run.configuration}"
-    parts = [study.name, run.configuration, run.backbone, run.method, run.augmentation, run.seed]
+    parts = [study.name, run.configuration, run.backbone, run.method]
+    parts += [] if run.augmentation == DEFAULT else [run.augmentation]
+    parts.append(f"{run.seed}")
     if study.methods[run.method].epochs_of:
         parts.append(f"fold{run.fold}")
-    return "_".join(map(str, parts)).replace("_default_", "_")
+    return "_".join(parts)
 
 
 def fold_folder(study: Study, run: PlannedRun) -> Path:

@@ -98,7 +98,7 @@ def _record(run: Run) -> dict[str, Any]:
         "backbone_unchanged": run.backbone.unchanged,
         "leakage": run.backbone.leakage,
         "genotype": None if run.genotype is None else run.genotype.to_document(),
-        "events": [f"{e.epoch} {e.source}->{e.target} {e.operation} {e.rule}" for e in run.events],
+        "events": [f"{e.epoch} {e.edge} {e.operation} {e.rule}" for e in run.events],
         **scored_as("frozen_", run.reference),
         **{name: getattr(run.cost, name) for name in ("hardware", "versions", "commit")},
     }

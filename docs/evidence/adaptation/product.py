@@ -5,6 +5,7 @@ saves the adapter beside the source model; lets `auto` choose for held-out cases
 compares the predictions without an adapter to those of nnU-Net's own command, byte by byte.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -26,9 +27,11 @@ QUIET = ("-device", "cpu", "-npp", "1", "-nps", "1")
 
 
 def command(*words: object) -> float:
-    """Run a command that must succeed, and return its seconds."""
+    """Run a command that must succeed, with threads and processes as a user has them; time it."""
+    chosen = ("OMP_", "MKL_", "nnUNet_n_proc", "nnUNet_def_n_proc")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(chosen)}
     began = time.perf_counter()
-    subprocess.run([*map(str, words)], check=True)
+    subprocess.run([*map(str, words)], check=True, env=environment)
     return time.perf_counter() - began
 
 

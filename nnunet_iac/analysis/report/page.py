@@ -22,7 +22,7 @@ def environment() -> Environment:
     """Return the environment of the templates: everything escaped, nothing undefined."""
     loader = PackageLoader("nnunet_iac.analysis.report")
     templates = Environment(loader=loader, autoescape=True, **HOW)
-    templates.filters.update(duration=duration, score=score_text, signed=signed_text)
+    templates.filters.update(score=score_text, signed=signed_text)
     return templates
 
 

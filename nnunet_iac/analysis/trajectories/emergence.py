@@ -173,7 +173,7 @@ def remaining(
     """Return the operations left after every epoch's prune; `Trajectory.active` is before it."""
     left = trajectory.active.copy()
     for event in events:
-        edge, operation = EDGES.index(Edge(event.source, event.target)), event.operation
+        edge, operation = EDGES.index(event.edge), event.operation
         left[trajectory.epoch >= event.epoch, edge, OPERATIONS.index(operation)] = False
     return left
 

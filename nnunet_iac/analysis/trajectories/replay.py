@@ -165,7 +165,7 @@ def _differing_events(
     by_place: dict[str, tuple[list[PruningEvent], list[PruningEvent]]] = {}
     for side, events in enumerate((recorded, recomputed)):
         for event in events:
-            place = f"epoch {event.epoch}, edge {event.source}->{event.target}"
+            place = f"epoch {event.epoch}, edge {event.edge}"
             by_place.setdefault(place, ([], []))[side].append(event)
     for place, (found, expected) in by_place.items():
         if found != expected:
@@ -200,4 +200,4 @@ def _differing_genotype(
 
 
 def _place(epoch: int, index: int) -> str:
-    return f"epoch {epoch}, edge {EDGES[index].source}->{EDGES[index].target}"
+    return f"epoch {epoch}, edge {EDGES[index]}"
