@@ -472,7 +472,7 @@ def test_auto_chooses_by_image_among_the_adapters_of_a_model(
     assert refused.returncode == 2
     assert "give auto alone" in refused.stderr
     assert (
-        "has no adapters"
+        "plans.json does not exist"
         in adapted.command(
             *("nnunet-iac", "predict", "-m", adapted.model(LTH, PLANS), "-i", images),
             *("-o", tmp_path / "none", "--adapter", "auto"),
