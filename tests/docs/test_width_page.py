@@ -80,5 +80,5 @@ def test_the_page_has_what_was_trained(page, tmp_path, monkeypatch):
     trained(page, tmp_path, monkeypatch)
     text = page.page()
     assert "by 0.005 is a cap of 16, with a Dice of 0.8055 instead of 0.8075" in text
-    assert "cells: random on a cap of 8: 0.0200 higher than a plain network of as many" in text
+    assert "- On a cap of 8, cells: random: 0.0200 higher than a plain network of as many" in text
     assert "cap-8-twice, trained twice as long as cap-8" in text
