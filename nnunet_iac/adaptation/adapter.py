@@ -34,8 +34,8 @@ from nnunet_iac.runs.typed import typed
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 
-ADAPTER_FORMAT = 1
-"""Version of the files; a newer one is refused."""
+ADAPTER_FORMAT = 2
+"""Version of the files; others are refused."""
 
 ADAPTER_KEY = "nnunet_iac.adapter"
 """Key of the one entry in a file's metadata, a JSON document."""
@@ -164,21 +164,22 @@ class Adapter:
             with safe_open(path, framework="pt") as file:
                 document = json.loads((file.metadata() or {})[ADAPTER_KEY])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            newer = document["format"] > ADAPTER_FORMAT
-        if newer:
+            newer, older = document["format"] > ADAPTER_FORMAT, document["format"] < ADAPTER_FORMAT
+        if newer or older:
+            cure = "install that one" if newer else "save it again from its run"
             raise ValueError(
-                f"an adapter must be of format {ADAPTER_FORMAT} or older; {path} was written by a "
-                "newer version of nnunet-iac: install that one"
+                f"an adapter must be of format {ADAPTER_FORMAT}; {path} was written by "
+                f"{'a newer' if newer else 'an older'} version of nnunet-iac: {cure}"
             )
         with _reading(path):
             whole = document.pop("hash")
         if whole != content_hash(tensors, document):
             raise ValueError(
-                f"an adapter must be as it was saved; {path} is damaged: save it again"
+                f"an adapter's file must not change; {path} is not what was saved: save it again"
             )
         if foreign := [name for name in tensors if name.startswith(BACKBONE_PREFIXES)]:
             raise ValueError(
-                f"an adapter must leave the backbone's tensors alone; {path} has {foreign[0]}: "
+                f"an adapter must not contain tensors of the backbone; {path} has {foreign[0]}: "
                 "save it again from its run"
             )
         with _reading(path):

@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprint_dataset,
@@ -40,8 +40,9 @@ from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import named, patient_of
-from nnunet_iac.search.setting_parts import ControlPart
-from nnunet_iac.search.settings import ADAPTING_A_BACKBONE, Settings
+from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
+from nnunet_iac.training.method import CONTINUE, IAC_DISCRETE, IAC_LTH
+from nnunet_iac.training.setting_checks import with_defaults_of
 
 NOT_MOVED = (SECTION, "inherits_from", "next_stage")
 """Keys of the source's configuration that name what the target's plans do not have."""
@@ -132,25 +133,38 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     fold = "0" if has_splits and len(patients) > 1 else "all"
     number, config = str(dataset_number(target.name)), source.configuration
     own, control = path.stem, f"{path.stem}_control"
-    trainer, epochs = trainer_for(settings), settings.schedule.finetune_epochs
+    trainer = trainer_for(settings)
     train = ["nnUNetv2_train", number, config, fold, "-tr"]
     lines = [f"next: {shlex.join([*train, trainer, '-p', own])}"]
     if trainer == CONTINUE_TRAINER:
         return lines
-    epochs += 0 if trainer == DISCRETE_TRAINER else settings.latest_end
-    plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control, "--set"]
-    rate = ADAPTING_A_BACKBONE["finetune_lr"]  # Also where that of the cells is given.
-    changes = [f"finetune_epochs={epochs}", f"finetune_lr={rate}"]
-    if settings.cell.trainable_part not in (None, *get_args(ControlPart)):
-        changes += ["trainable_part=network", "genotype=null", "skip=cell"]
-    lines += [
-        f"control: {shlex.join([*plan, *changes])}",
-        f"then: {shlex.join([*train, CONTINUE_TRAINER, '-p', control])}",
-    ]
+    searches = trainer != DISCRETE_TRAINER
+    method = IAC_LTH if searches else IAC_DISCRETE
+    epochs = with_defaults_of(method, settings).schedule.finetune_epochs
+    epochs += settings.latest_end if searches else 0
+    changes = control_changes(settings, epochs)
+    if changes:
+        plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control]
+        lines.append(f"plans of the control: {shlex.join([*plan, '--set', *changes])}")
+    of_control = [*train, CONTINUE_TRAINER, "-p", control if changes else own]
+    lines.append(f"control: {shlex.join(of_control)}")
     if fold != "all":
         of_all = ["nnUNetv2_train", number, config, "all", "-tr", trainer, "-p", own]
         lines.append(f"for use, with all cases: {shlex.join(of_all)}")
     return lines
+
+
+def control_changes(settings: Settings, epochs: int) -> list[str]:
+    """Return what to change in a retrofit's settings for the control of as many epochs, if any."""
+    own = with_defaults_of(CONTINUE, settings)
+    changes = []
+    if own.schedule.finetune_epochs != epochs:
+        changes.append(f"finetune_epochs={epochs}")
+    if own.optimisation.finetune_lr != ADAPTED_BACKBONE_LR:  # That of the cells was given.
+        changes.append(f"finetune_lr={ADAPTED_BACKBONE_LR}")
+    if CONTINUE.trained_part(settings.cell) not in CONTINUE.parts:
+        changes += ["trainable_part=network", "genotype=null", "skip=cell"]
+    return changes
 
 
 def adapted_plans(
@@ -184,17 +198,25 @@ def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> Non
 
     Up to four patients are each left out once; more make five folds. A single one is trained on
     and not held back. Where every case is a patient nnU-Net makes five folds of five or more. A
-    file that is there is kept.
+    file that is there is kept, but for that of a single patient where there are more now.
     """
     path = folder / SPLITS
     patients = sorted({patient_of(case, pattern) for case in cases})
     nnunet_splits = len(patients) == len(cases) >= FOLDS
-    if path.exists() or nnunet_splits:
+    known = read_json(path) if path.exists() else None
+    if known is not None and not (_is_of_one(known) and len(patients) > 1):
         return
-    alone = [{"train": sorted(cases), "val": []}]
-    of_several = len(patients) > 1
-    count = min(FOLDS, len(patients))
-    write_json(path, patient_folds(sorted(cases), pattern, count) if of_several else alone)
+    if nnunet_splits:
+        path.unlink(missing_ok=True)
+    elif len(patients) > 1:
+        write_json(path, patient_folds(sorted(cases), pattern, min(FOLDS, len(patients))))
+    else:
+        write_json(path, [{"train": sorted(cases), "val": []}])
+
+
+def _is_of_one(splits: Any) -> bool:
+    """Return whether splits are those that are written for a single patient."""
+    return isinstance(splits, list) and [fold.get("val") for fold in splits] == [[]]
 
 
 def _require_own_data(data: Path, plans: Path) -> None:

@@ -168,17 +168,21 @@ def require_adaptable(source: SourceModel, target: Target, name: str) -> list[st
     return notes
 
 
-def require_other_patients(source: SourceModel, target: Target, data: DataConfig) -> list[str]:
+def require_other_patients(
+    source: SourceModel, target: Target, data: DataConfig, scored: Sequence[str] | None = None
+) -> list[str]:
     """Check that the source was not trained on patients that the target is scored on.
 
-    Those are the validation cases of the target's splits, or all where there are none yet. The
-    source's splits, or the validations of its folds, must be at hand for that; else a note is
-    returned.
+    By default `scored` are the validation cases of the target's splits, or all cases where there
+    are none yet. The source's splits, or the validations of its folds, must be at hand for that;
+    else a note is returned.
     """
     splits = target.splits
-    folds = read_json(splits) if splits.is_file() else [{"val": list(target.cases)}]
-    with content_of(splits):
-        cases = sorted({case for fold in folds for case in fold.get("val", ())})
+    if scored is None:
+        folds = read_json(splits) if splits.is_file() else [{"val": list(target.cases)}]
+        with content_of(splits):
+            scored = [case for fold in folds for case in fold.get("val", ())]
+    cases = sorted({*scored})
     init = read_checkpoint(source.checkpoint)["init_args"]
     wanted = Fold(target.name, source.configuration, "all", cases)
     beside = preprocessed_folder(target.name) / SPLITS

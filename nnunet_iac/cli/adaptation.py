@@ -137,7 +137,10 @@ def add_predict(verbs: Verbs) -> None:
     add("-i", metavar="IMAGES", type=Path, required=True, help=text)
     text = "folder of the predictions, with one subfolder per adapter if there are several"
     add_output(parser, "OUT", text, required=True)
-    text = "folds of the backbone alone (default: all that are trained); an adapter has its own"
+    text = (
+        "folds of the backbone alone (default: the numbered ones that are trained, else all); an "
+        "adapter has its own"
+    )
     add_folds(parser, text, str, [])
     add_device(parser)
     parser.set_defaults(more=())

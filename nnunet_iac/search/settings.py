@@ -70,12 +70,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """Values of each preset that differ from the defaults; `adaptive` also has its own threshold.
 
 `adapt` is for another data set with a few cases: 200 batches of a search as in `literal`, and 200
-of finetuning. What trains the backbone as well has `ADAPTING_A_BACKBONE` instead.
+of finetuning; what does not search is finetuned for all 400.
 """
 
-ADAPTING_A_BACKBONE = {"finetune_epochs": 16, "finetune_lr": 3e-4}
-"""Values of `adapt` for the control, the rate being the best of those tried on the pool
-(docs/evidence/adaptation); a retrofit that trains its backbone has the rate alone."""
+ADAPTED_BACKBONE_LR = 3e-4
+"""Rate of `adapt` for a backbone or decoder: the best on the pool (docs/evidence/adaptation)."""
 
 
 @dataclass(frozen=True, init=False)
@@ -186,7 +185,7 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
         raise ValueError(f"a setting must have the form key=value; got {assignment!r}")
     _require_known(key)
     if key in REMOVED or key == FORMER_SETTING:
-        return key, text
+        return key, None if text == "null" else text
     annotation = _key_types()[RENAMED.get(key, key)]
     if is_text(annotation):
         return key, converted(key, None if text == "null" else text, annotation)

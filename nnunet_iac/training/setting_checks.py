@@ -16,7 +16,7 @@ from nnunet_iac.host.plans import (
     require_trainable,
 )
 from nnunet_iac.runs.fold import require_writable
-from nnunet_iac.search.settings import ADAPTING_A_BACKBONE, PRESETS, Settings, present_names
+from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, PRESETS, Settings, present_names
 from nnunet_iac.training.method import Method
 from nnunet_iac.training.recorder import tensorboard_wanted
 
@@ -71,18 +71,18 @@ def _require_no_pretrained_weights(trainer: str) -> None:
 def with_defaults_of(method: Method, settings: Settings) -> Settings:
     """Return the settings with a method's own values for what they leave open.
 
-    A random cell of the seed is finetuned where they name nothing; `adapt` has another rate for
-    what trains the backbone, and the control as many epochs as a search and its finetuning.
+    A random cell of the seed is finetuned where they name nothing. With `adapt`, a method without
+    a search has the epochs of one with it, and a backbone or decoder a rate of its own.
     """
     own: dict[str, Any] = {}
     given = settings.cell.genotype is not None or settings.cell.skip != "cell"
     if method.retrofits and not method.searches and not given:
         own["genotype"] = f"random:{settings.optimisation.seed}"
-    trained = method.trained_backbone(settings.cell)
-    if settings.schedule.preset == "adapt" and trained in ("decoder", "all"):
-        own |= {"finetune_lr": ADAPTING_A_BACKBONE["finetune_lr"]}
-        if not method.retrofits:
-            own |= ADAPTING_A_BACKBONE
+    if settings.schedule.preset == "adapt":
+        if not method.searches:
+            own["finetune_epochs"] = settings.latest_end + settings.schedule.finetune_epochs
+        if method.trained_backbone(settings.cell) in ("decoder", "all"):
+            own["finetune_lr"] = ADAPTED_BACKBONE_LR
     return settings.replace(**{k: v for k, v in own.items() if k not in settings.written})
 
 

@@ -120,7 +120,8 @@ def _require_adaptable(study: Study, run: PlannedRun, source: "SourceModel") -> 
     require_adaptable(source, target, plans_name(study, run))
     require_same_labels(source.dataset, target.dataset)
     settings = Settings.from_mapping({**study.settings, "patient_pattern": run.dataset.patients})
-    require_other_patients(source, target, settings.data)
+    splits = wanted_splits(run.dataset)
+    require_other_patients(source, target, settings.data, splits[run.fold]["val"])
 
 
 def wanted_splits(dataset: DataSet) -> Splits:

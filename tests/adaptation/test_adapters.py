@@ -67,7 +67,7 @@ def test_a_changed_bit_of_an_adapter_is_found(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"site\.safetensors is damaged: save it again"):
+    with pytest.raises(ValueError, match=r"site\.safetensors is not what was saved: save it"):
         Adapter.read(file)
 
 

@@ -138,7 +138,7 @@ def test_what_an_adapter_states_of_its_tensors_must_be_as_it_was_saved(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     document["mirroring"] = [0]
     save_file(tensors, changed, {ADAPTER_KEY: json.dumps(document)})
-    with pytest.raises(ValueError, match=r"changed\.safetensors is damaged: save it again"):
+    with pytest.raises(ValueError, match=r"changed\.safetensors is not what was saved: save it ag"):
         Adapter.read(changed)
 
 
@@ -146,5 +146,5 @@ def test_an_adapter_with_tensors_of_the_backbone_is_refused(model: Path, tmp_pat
     adapter = Adapter.read(model / "adapters" / "site.safetensors")
     adapter.tensors["encoder.stem.weight"] = torch.zeros(1)
     adapter.save(tmp_path / "over.safetensors")
-    with pytest.raises(ValueError, match=r"leave the backbone's tensors alone; .*over\.safeten"):
+    with pytest.raises(ValueError, match=r"not contain tensors of the backbone; .*over\.saf"):
         Adapter.read(tmp_path / "over.safetensors")

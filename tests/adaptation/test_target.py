@@ -212,6 +212,8 @@ def test_a_study_that_adapts_is_checked_before_anything_starts(
     document = {"name": "s", "datasets": [dataset], "backbones": backbones, "methods": {}}
     require_ready(study_of(document))
     known = folders / "preprocessed" / "Dataset027_Source" / "splits_final.json"
+    write_json(known, [{"train": ["p1_es"], "val": []}])
+    require_ready(study_of(document))  # It is trained on that patient, not scored.
     write_json(known, [{"train": ["p2_es"], "val": []}])
     with pytest.raises(ValueError, match="was trained on a patient called p2"):
         require_ready(study_of(document))
@@ -398,9 +400,13 @@ def test_few_patients_are_split_without_one_on_both_sides(
 
 
 @pytest.mark.parametrize("cases", [["p1"], [f"p1_{n}" for n in range(5)]])
-def test_a_single_patient_is_trained_on(tmp_path: Path, cases: list[str]) -> None:
+def test_a_single_patient_is_trained_on_until_there_are_more(
+    tmp_path: Path, cases: list[str]
+) -> None:
     write_splits(tmp_path, cases, r"p\d+")
     assert read_json(tmp_path / "splits_final.json") == [{"train": cases, "val": []}]
+    write_splits(tmp_path, [*cases, "p2"], r"p\d+")
+    assert [fold["val"] for fold in read_json(tmp_path / "splits_final.json")] == [["p2"], cases]
 
 
 @pytest.mark.parametrize(("pattern", "fold"), [("site", "all"), (None, "0")])
@@ -414,11 +420,15 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
     write_json(raw / "dataset.json", {**DATASET, "numTraining": 5})
     path = folders / "preprocessed" / "Dataset031_Many" / f"{NAME}.json"
     write_settings(path, {"patient_pattern": pattern})
-    command, control, then, *use = next_commands(path, source, Target.of("31"))
+    command, plans, control, *use = next_commands(path, source, Target.of("31"))
     assert command == f"next: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerIACLTH -p {NAME}"
     plan = f"nnunet-iac plan -d 31 -c 2d -p {NAME} -o {NAME}_control"
-    assert control == f"control: {plan} --set finetune_epochs=221 finetune_lr=0.0003"
-    assert then == f"then: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerContinue -p {NAME}_control"
+    set_words = "finetune_epochs=221 finetune_lr=0.0003"
+    assert plans == f"plans of the control: {plan} --set {set_words}"
+    assert (
+        control
+        == f"control: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerContinue -p {NAME}_control"
+    )
     of_all = f"for use, with all cases: nnUNetv2_train 31 2d all -tr nnUNetTrainerIACLTH -p {NAME}"
     assert use == ([] if fold == "all" else [of_all])
 
@@ -426,17 +436,20 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
 @pytest.mark.parametrize(
     ("settings", "trainer", "control"),
     [
-        ({"genotype": "random:0"}, "IACDiscrete", "finetune_epochs=8 finetune_lr=0.0003"),
+        ({}, "IACLTH", ""),
+        ({"genotype": "random:0"}, "IACDiscrete", ""),
+        ({"finetune_lr": 0.1}, "IACLTH", "finetune_lr=0.0003"),
+        ({"finetune_epochs": 4}, "IACLTH", "finetune_epochs=12"),
         (
             {"skip": "attention", "finetune_lr": 0.1, "trainable_part": "cells+norms"},
             "IACDiscrete",
-            "finetune_epochs=8 finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
+            "finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
         ),
-        ({"retention": "rehearsal"}, "IACLTH", "finetune_epochs=16 finetune_lr=0.0003"),
+        ({"retention": "rehearsal"}, "IACLTH", ""),
         (
             {"trainable_part": "cells+norms"},
             "IACLTH",
-            "finetune_epochs=16 finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
+            "finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
         ),
         ({"trainable_part": "decoder"}, "Continue", None),
         ({"retention": "l2-sp"}, "Continue", None),
@@ -454,7 +467,9 @@ def test_the_next_commands_are_those_of_the_settings(
     write_settings(path, {"preset": "adapt", **settings})
     command, *others = next_commands(path, source, target)
     assert f"-tr nnUNetTrainer{trainer} " in command
-    assert [line.partition("--set ")[2] for line in others][:1] == ([control] if control else [])
+    assert [line.partition("--set ")[2] for line in others][:1] == (
+        [] if control is None else [control]
+    )
     if control:
         changes = dict(parse_assignment(word) for word in control.split())
         changed = Settings.from_mapping({"preset": "adapt", **settings, **changes})

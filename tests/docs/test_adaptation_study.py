@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from nnunet_iac.search.settings import ADAPTING_A_BACKBONE, Settings
+from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
 from nnunet_iac.training import backbone_trainers
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence" / "adaptation"
@@ -50,7 +50,7 @@ def test_defaults_have_the_rates_that_are_best_on_the_pool(script: Script) -> No
     methods = script("evidence/adaptation/studies").Pair("hippocampus").methods()
     default = Settings(preset="adapt").optimisation.finetune_lr
     assert methods["iac-lth"]["settings"]["finetune_lr"] == default
-    assert methods["continued"]["settings"]["finetune_lr"] == ADAPTING_A_BACKBONE["finetune_lr"]
+    assert methods["continued"]["settings"]["finetune_lr"] == ADAPTED_BACKBONE_LR
     assert (
         methods["l2-sp"]["settings"]["retention_weight"] == Settings().optimisation.retention_weight
     )

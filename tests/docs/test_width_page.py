@@ -54,7 +54,8 @@ def trained(page, tmp_path, monkeypatch):
     study = {"runs": runs, "halves": {"cap-8": "cap-8-twice"}, "costs": costs}
     write_json(tmp_path / "dice_frames.json", study)
     macs = {"backbone": 400, "final": 480}
-    cells = [run("random", seed, 0.05, backbone="cap-8", macs=macs) for seed in (0, 1)]
+    own = {"backbone": "cap-8", "macs": macs, "settings": {"iterations_per_epoch": 20}}
+    cells = [run("random", seed, 0.05, **own) for seed in (0, 1)]
     write_json(tmp_path / "cells_frames.json", {"runs": cells, "costs": costs})
     (found,) = page.measured()
     return found
@@ -65,6 +66,11 @@ def test_the_smallest_width_is_close_to_the_widest_as_all_between_are(page, tmp_
     assert [width.cap for width in found.widths] == [64, 16, 9, 8]
     assert found.smallest.cap == 16
     assert found.widths[1].against.difference == pytest.approx(-0.002, abs=1e-4)
+    family = [width.against for width in found.widths[1:]]
+    assert {each.family for each in family} == {3}
+    assert {each.labels for each in family} == {
+        ("cap-64", name) for name in ("cap-16", "cap-9", "cap-8")
+    }
     assert [one.half for one in found.converged] == ["cap-8"]
 
 

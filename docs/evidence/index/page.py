@@ -199,7 +199,7 @@ def adapter_claims() -> Iterator[Claim]:
                 f"{count if same else 'not all'} of {count}, byte for byte"
             ),
             f"minutes to adapt to {product['cases']} cases, validations included, on two cores": (
-                f"{product['seconds']['train'] / 60:.1f}"
+                f"{sum(product['seconds'].values()) / 60:.1f}"
             ),
         }
         for claim, number in numbers.items():
@@ -311,7 +311,7 @@ def width_claims() -> Iterator[Claim]:
         for pick in each.picks:
             if pick.against is not None:
                 yield Claim(
-                    f"Dice of the width that {pick.names} picks most often ({each.dataset})",
+                    f"Dice of the width picked most often by {pick.names} ({each.dataset})",
                     f"{pick.point.dice:.4f} at a cap of {pick.point.cap}, "
                     f"{finding(pick.against, f'a cap of {each.widest.cap}')}",
                     "width",

@@ -1,5 +1,6 @@
 """Write docs/evidence/search.md and its figure from the result files in search/."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,7 @@ NAMES = {
     "iac-lth": "cells: IAC-LTH, `literal`",
     "swift": "cells: IAC-LTH, `swift`",
     "iac-lth-long": "cells: IAC-LTH, `literal`, a longer search",
+    "random-iac": "cells: random, for as long as IAC",
     "paper": "cells: IAC-LTH, `paper`",
     "adaptive": "cells: IAC-LTH, `adaptive`",
     "iac": "cells: IAC, the full search",
@@ -336,12 +338,12 @@ class Measured:
     def search_minutes(self, method: str) -> float:
         """Return the median minutes of a search of the paper's protocol."""
         own = [run for run in self.runs_of("paper") if run["method"] == method]
-        return median(run["search_seconds"] for run in own) / 60
+        return median([run["search_seconds"] for run in own] or [math.nan]) / 60
 
     def run_minutes(self, method: str) -> float:
         """Return the median minutes of a whole run of the paper's protocol."""
         own = [run for run in self.runs_of("paper") if run["method"] == method]
-        return median(run["seconds"] for run in own) / 60
+        return median([run["seconds"] for run in own] or [math.nan]) / 60
 
     def runs_of(self, study: str) -> list[Any]:
         """Return the runs of a study, the backbone's left out; none where it is not measured."""
@@ -376,14 +378,18 @@ def measured() -> list[Measured]:
     for key, given in document["sets"].items():
         files = {name: file(key, name) for name in (*given["studies"], TRIED)}
         studies = {name: read_json(path) for name, path in files.items() if path.is_file()}
-        planned = {name: runs_planned(document["studies"].get(name)) for name in given["studies"]}
+        known = document["studies"]
+        planned = {name: runs_planned(known.get(name), key) for name in given["studies"]}
         found.append(Measured(key, studies, planned, given.get("chosen_on")))
     return found
 
 
-def runs_planned(study: Mapping[str, Any] | None) -> int:
-    """Return how many runs a study has, the backbone's left out."""
-    return 0 if study is None else len(study["methods"]) * len(study["seeds"])
+def runs_planned(study: Mapping[str, Any] | None, data: str) -> int:
+    """Return how many runs a study has on a data set, the backbone's left out."""
+    if study is None:
+        return 0
+    own = [m for m in study["methods"].values() if data in (m or {}).get("sets", [data])]
+    return len(own) * len(study["seeds"])
 
 
 def file(key: str, study: str) -> Path:

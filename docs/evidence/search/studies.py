@@ -72,10 +72,11 @@ def study(
     if rates is None and not own and name != CHOOSE:
         return None
     epochs = {"iterations_per_epoch": given["iterations_per_epoch"]}
-    methods = {
-        method: content if own else with_rates(method, content or {}, data, rates or {})
-        for method, content in planned["methods"].items()
-    }
+    methods = {}
+    for method, content in planned["methods"].items():
+        known = dict(content or {})
+        if data in known.pop("sets", [data]):
+            methods[method] = known if own else with_rates(method, known, data, rates or {})
     return {
         **common,
         "seeds": planned["seeds"],

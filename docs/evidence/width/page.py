@@ -117,10 +117,14 @@ class Width:
 
 @dataclass(frozen=True)
 class Pick:
-    """What rules pick most often, their names, and what that width is worth."""
+    """What rules pick most often, their names, and what that width is worth.
+
+    `smaller` is how many times more parameters the widest network that rules score has.
+    """
 
     names: str
     point: Width
+    smaller: float
 
     @property
     def against(self) -> PairedComparison | None:
@@ -130,11 +134,15 @@ class Pick:
 
 @dataclass(frozen=True)
 class Beside:
-    """A method on a narrow network, against the plain one with the most similar MACs."""
+    """A method on a narrow network, against the plain one with the most similar MACs.
+
+    It was trained for `batches` more than that.
+    """
 
     cap: int
     method: str
     macs: float
+    batches: float
     dice: float
     wider: Width
     against: PairedComparison
@@ -170,7 +178,7 @@ class Trained:
     @cached_property
     def widths(self) -> list[Width]:
         """All widths, the p values of the comparisons with the widest adjusted together."""
-        scores = [run_scores(run, "dice") for run in self.references]
+        scores = [pooled([run_scores(run, "dice")], run["backbone"]) for run in self.references]
         pairs = ((scores[0], own) for own in scores[1:])
         family = adjusted(
             [compare_scores(*pair, patient_pattern=self.pattern, margin=CLOSE) for pair in pairs]
@@ -205,7 +213,12 @@ class Trained:
         for row in [] if self.scored is None else stability(self.scored):
             if "geometric" not in row["name"] and "experimental" not in row["name"]:
                 names.setdefault(row["cap"], []).append(f"`{row['name'].strip('*')}`")
-        return [Pick(enumerated(names[w.cap]), w) for w in self.widths if w.cap in names]
+        most = 0 if self.scored is None else max(self.scored["parameters"])
+        return [
+            Pick(enumerated(names[width.cap]), width, most / width.parameters)
+            for width in self.widths
+            if width.cap in names
+        ]
 
     @property
     def beside(self) -> list[Beside]:
@@ -220,10 +233,11 @@ class Trained:
         for (backbone, method), runs in groups.items():
             macs = fmean(run["macs"]["final"] for run in runs)
             wider = min(self.widths, key=lambda width: abs(math.log(width.macs / macs)))
-            own = pooled([run_scores(run, "dice") for run in runs], method)
+            own = pooled([run_scores(run, "dice") for run in runs], f"{backbone} {method}")
             against = compare_scores(wider.scores, own, patient_pattern=self.pattern, margin=CLOSE)
             cap = self.cells["costs"][backbone]["cap"]
-            found.append(Beside(cap, method, macs, against.mean_b, wider, against))
+            batches = fmean(run["epochs"] * run["settings"]["iterations_per_epoch"] for run in runs)
+            found.append(Beside(cap, method, macs, batches, against.mean_b, wider, against))
         family = adjusted([each.against for each in found])
         return [replace(each, against=own) for each, own in zip(found, family, strict=True)]
 

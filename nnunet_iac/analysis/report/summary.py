@@ -15,10 +15,10 @@ from nnunet_iac.search.health import parameter_free_share
 
 FAMILIES = {"sep": "separable", "dil": "dilated", "max": "max pooling", "avg": "average pooling"}
 CHOICE = (
-    "In this project's own studies it did not matter which cell was chosen, on the data that the "
-    "backbone was trained on."
+    "In this project's study of a small 2-D network (Hippocampus, eight random cells), it did not "
+    "matter which cell was chosen."
 )
-"""What docs/evidence/search.md shows."""
+"""What docs/evidence/search.md shows of cells on the data that their backbone was trained on."""
 GRAVE = ("collapse", "non-finite")
 """Kinds of health events that the first screen must name."""
 
@@ -128,13 +128,15 @@ def found(runs: Sequence[Run]) -> str:
     for operation, count in operation_histogram(cells).items():
         counts[FAMILIES.get(operation[:3], "identity")] += count
     parts = ", ".join(f"{count} {family}" for family, count in counts.items() if count)
+    adapts = any(run.settings.data.backbone_checkpoint for run in runs)
+    choice = "" if adapts else f" {CHOICE}"
     if len(cells) == 1:
-        return f"One cell of eight operations: {parts}. {CHOICE}"
+        return f"One cell of eight operations: {parts}.{choice}"
     agreement = mean_agreement(cells)
     shared, random = percent(agreement.mean), percent(agreement.expected)
     return (
         f"{len(cells)} cells of eight operations: {parts}. Two of them share {shared} of their "
-        f"choices on average; cells drawn at random share {random}. {CHOICE}"
+        f"choices on average; cells drawn at random share {random}.{choice}"
     )
 
 
