@@ -56,8 +56,8 @@ MEANINGS = {
     "preset": "lengths and stability test; see [Retrofit](../guide/retrofit.md#presets)",
     "warmup_epochs": "epochs in which α and β stay constant",
     "search_epochs": "most epochs of a search, warm-up included",
-    "finetune_epochs": "epochs of finetuning, or of continued training; with `adapt` 16 for methods "
-    "without a search",
+    "finetune_epochs": "epochs of finetuning, or of continued training; with `adapt` 16 for "
+    "methods without a search",
     "finetune_patience": "end the finetuning once the running mean of its training loss has not "
     "fallen for so many epochs; not measured yet",
     "iterations_per_epoch": "batches per epoch",
