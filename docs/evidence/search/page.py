@@ -1,9 +1,10 @@
 """Write docs/evidence/search.md and its figure from the result files in search/."""
 
 import math
+import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -371,6 +372,26 @@ class Measured:
         return {run["trainer"]: run["curve"] for run in runs if run["curve"]}
 
 
+@cache
+def at_other_sites() -> list[tuple[str, MethodTable]]:
+    """Return what methods are worth at another site with three cases, by the pair of sites."""
+    page = runpy.run_path(str(HERE.with_name("adaptation") / "page.py"))
+    found = {pair: page["adapted"](HERE.with_name("adaptation"), pair, 3) for pair in page["PAIRS"]}
+    return [(pair, one.table) for pair, one in found.items() if one is not None]
+
+
+def lower_elsewhere(method: str) -> str:
+    """Return where a method is lower than a random cell at another site; empty if nowhere."""
+    found = [
+        f"{pair}: {finding(row.against['random'], 'a random cell')}"
+        for pair, table in at_other_sites()
+        for row in table.rows
+        if row.method == method and "random" in row.against
+        if row.against["random"].verdict == "worse"
+    ]
+    return "; ".join(found)
+
+
 def measured() -> list[Measured]:
     """Return what there is of every data set."""
     document = yaml.safe_load((HERE / "studies.yaml").read_text())
@@ -422,7 +443,7 @@ def page() -> str:
         "papers": PAPERS,
         "reference": REFERENCE,
     }
-    environment.globals.update(own, finding=finding)
+    environment.globals.update(own, finding=finding, lower_elsewhere=lower_elsewhere)
     return environment.get_template("page.md.jinja").render(sets=measured())
 
 
