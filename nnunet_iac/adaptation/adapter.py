@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nnunet_iac import __version__
 from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
 from nnunet_iac.adaptation.sites import sites_of_run
 from nnunet_iac.host.plans import (
@@ -130,7 +130,7 @@ class Adapter:
                 found,
                 plans_digest(init["plans"], init["configuration"]),
                 None if axes is None else [int(axis) for axis in axes],
-                {**{key: run[key] for key in keys}, "version": __version__},
+                {**{key: run[key] for key in keys}, "version": version("nnunet-iac")},
                 sites,
                 spread,
             )

@@ -233,7 +233,7 @@ def shared_structure(checkpoints: Sequence[Path]) -> dict[str, Any]:
     structure = _structure(first)
     for other in others:
         found = _structure(other)
-        for key in STRUCTURAL:
+        for key in ("implant", *STRUCTURAL):
             if found.get(key) != structure.get(key):
                 raise ValueError(
                     f"the folds of a model must share their structural settings; {key} is "

@@ -5,13 +5,13 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from nnunet_iac import __version__
 from nnunet_iac.host.plans import SECTION, configuration_of
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import (
@@ -79,7 +79,7 @@ def whole_state(
         MIRRORING: trainer.inference_allowed_mirroring_axes,
         SECTION: {
             "format": CHECKPOINT_FORMAT,
-            "version": __version__,
+            "version": version("nnunet-iac"),
             "run": dict(identity),
             "settings": trainer.settings.to_mapping(),
             **state,

@@ -169,7 +169,7 @@ class Measured:
 
     @property
     def unit(self) -> str:
-        """What a comparison counts: patients, or cases where file names do not name patients."""
+        """The unit of a comparison: patients, or cases where file names do not name patients."""
         runs = [run for name in self.studies for run in self.studies[name]["runs"]]
         return "patients" if any(run.get("patient_pattern") for run in runs) else "cases"
 

@@ -117,7 +117,7 @@ class Width:
 
 @dataclass(frozen=True)
 class Pick:
-    """What rules pick most often, their names, and what that width is worth.
+    """The most frequent pick of rules, their names, and what that width is worth.
 
     `smaller` is how many times more parameters the widest network that rules score has.
     """
@@ -172,7 +172,7 @@ class Trained:
 
     @property
     def pattern(self) -> str:
-        """What names a patient in the names of cases."""
+        """The pattern of a patient in the names of cases."""
         return self.references[0]["patient_pattern"] or ".*"
 
     @cached_property
@@ -208,7 +208,7 @@ class Trained:
 
     @property
     def picks(self) -> list[Pick]:
-        """What the rules of one seed and the votes pick most often, if it was trained."""
+        """The most frequent picks of the rules with one seed and of the votes, if trained."""
         names: dict[int, list[str]] = {}
         for row in [] if self.scored is None else stability(self.scored):
             if "geometric" not in row["name"] and "experimental" not in row["name"]:

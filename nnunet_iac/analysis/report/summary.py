@@ -18,7 +18,7 @@ CHOICE = (
     "In this project's study of a small 2-D network (Hippocampus, eight random cells), it did not "
     "matter which cell was chosen."
 )
-"""What docs/evidence/search.md shows of cells on the data that their backbone was trained on."""
+"""The finding of docs/evidence/search.md on the data that a backbone was trained on."""
 GRAVE = ("collapse", "non-finite")
 """Kinds of health events that the first screen must name."""
 
