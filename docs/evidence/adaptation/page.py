@@ -17,7 +17,13 @@ from nnunet_iac.analysis.scores.convergence import Convergence, convergences
 from nnunet_iac.analysis.scores.forgetting import forward_transfer
 from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables, run_scores
 from nnunet_iac.analysis.scores.statistics import CONFIDENCE
-from nnunet_iac.analysis.scores.wording import counted, difference_text, finding, p_text
+from nnunet_iac.analysis.scores.wording import (
+    counted,
+    difference_text,
+    enumerated,
+    finding,
+    p_text,
+)
 from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import read_json, write_text
@@ -44,10 +50,10 @@ DEFAULT = "iac-lth"
 """The method that `nnunet-iac adapt` proposes."""
 
 RANDOM, CONTINUED, SCRATCH = "random", "continued", "scratch"
-CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "norms")
+CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "ewc", "lwf", "norms")
 """Methods that train the network itself."""
 
-NEED_SOURCE = ("rehearsal",)
+NEED_SOURCE = ("rehearsal", "ewc")
 """Controls that need cases of the source."""
 
 WITHOUT_SOURCE = "controls without source cases"
@@ -57,6 +63,8 @@ NAMES = {
     "decoder": "continued, decoder",
     "l2-sp": "continued with L2-SP",
     "rehearsal": "continued with rehearsal of 10 source cases",
+    "ewc": "continued with EWC",
+    "lwf": "continued with LwF",
     "norms": "continued, norms of the decoder",
     RANDOM: "cells: random",
     "identity": "cells: identity",
@@ -69,6 +77,12 @@ NAMES = {
     "convolution": "convolutions of equal parameters",
     "attention": "attention gates",
 }
+UNTRIED = (
+    "cells in some of the skip connections only",
+    "a trained decoder or backbone under the cells",
+)
+"""What no study tries."""
+
 MARGIN = 0.005
 """Dice by which the default may be lower than the best control."""
 
@@ -399,7 +413,12 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
     pairs = []
     for name, by_cases in known.items():
         found = [one for one in by_cases.values() if one is not None]
-        more = {"converged": convergence(folder, name), "rates": rates(folder, name)}
+        measured = {row.method for one in found for row in one.table.rows}
+        more = {
+            "converged": convergence(folder, name),
+            "rates": rates(folder, name),
+            "untried": [*UNTRIED, *(NAMES[method] for method in NAMES if method not in measured)],
+        }
         pairs.append({"name": name, "title": PAIRS[name], "found": found, **more})
         for one in found if draw else ():
             points = [
@@ -415,15 +434,16 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
         percent=percent,
         rate=rate_name,
     )
-    own = {"names": NAMES, "finding": finding, "forgotten": forgotten, "counted": counted}
+    own = {"names": NAMES, "finding": finding, "forgotten": forgotten}
+    own |= {"counted": counted, "enumerated": enumerated}
     constants = {"REFERENCE": REFERENCE, "RANDOM": RANDOM, "CONTINUED": CONTINUED}
     constants |= {"MARGIN": MARGIN, "SHARE": SHARE}
     environment.globals.update(own, **constants)
-    measured = [one for pair in pairs for one in pair["found"]]
+    every = [one for pair in pairs for one in pair["found"]]
     products = {pair: result(folder, f"{pair}-product") for pair in known}
     return environment.get_template("page.md.jinja").render(
         pairs=pairs,
-        first=search_is_worth(measured) if measured else None,
+        first=search_is_worth(every) if every else None,
         absent=[title for name, title in PAIRS.items() if name not in known],
         targets=list(targets(known, products)),
     )

@@ -36,7 +36,7 @@ FOR_RATES = 3
 DRAWS_FOR_RATES = 2
 """Cases in a draw on which learning rates are chosen, and how many such draws there are."""
 
-TRIED = ("random-norms", "random-wide", "random-ema")
+TRIED = ("ewc", "lwf", "random-norms", "random-wide", "random-ema")
 """Methods that are tried with `FOR_RATES` cases only."""
 
 SIMULATED = "hippocampus"
@@ -53,7 +53,7 @@ WEIGHTS = {"l2-sp-1e-1": 0.1, "l2-sp-1e0": 1.0}
 """Weights tried for L2-SP."""
 
 MIDDLE = 1e-3
-"""The learning rate of L2-SP."""
+"""The learning rate of L2-SP, and of EWC, which has its weight as well."""
 
 FROM_SCRATCH = "nnUNetTrainerAdam_4epochs"
 """It trains for as many batches as the methods do."""
@@ -146,7 +146,7 @@ class Pair:
             for name, method in methods.items():
                 own = dict((method or {}).get("settings", {}))
                 own.setdefault("finetune_lr", best[group])
-                if own.get("retention") == "l2-sp":
+                if own.get("retention") in ("l2-sp", "ewc"):
                     own.update(retention_weight=WEIGHTS[weight], finetune_lr=MIDDLE)
                 found[name] = {**(method or {}), "settings": own}
         return found
