@@ -30,17 +30,12 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from nnunet_iac.nn.cell import Cell, CellShape, Image, Layers, Node
 from nnunet_iac.nn.depthwise import depthwise, rectified_depthwise
 from nnunet_iac.nn.normalised_products import Joined, Normalised, NormalisedProducts
+from nnunet_iac.nn.samples import Samples, image_of, joined_samples, samples_of
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.space import INTERMEDIATE_NODES
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """With the channels innermost, by the number of axes of a batch of images."""
-
-Samples = Float[Tensor, "_ _ _"]
-"""(samples, voxels, channels): the voxels of an image one after another.
-
-Statistics are those of one sample: an image for instance norm, the whole batch for batch norm.
-"""
 
 
 class PlainDiscreteCell(Cell):
@@ -255,7 +250,7 @@ class _Evaluation:
             return self._normalised(torch.mm(rectified[0], found.weight.mT), found.norm)
         weight, bias = (found.weight, None) if self.takes_statistics else found.merged()
         product = torch.bmm(rectified, weight.mT.expand(len(x), -1, -1))
-        product = self._samples(product)
+        product = joined_samples(product, self.over_batch)
         if not self.takes_statistics:
             return product if bias is None else product + bias
         norm = found.norm
@@ -273,14 +268,14 @@ class _Evaluation:
             if operation == "identity":
                 plain.append(self.nodes[edge.source])
             elif operation in ("max_pool_3x3", "avg_pool_3x3"):
-                plain.append(self._samples_of(self._pooled(operation, edge)))
+                plain.append(samples_of(self._pooled(operation, edge), self.over_batch))
             else:
                 first = self.rounds[f"{edge.name} 0"]
-                source = self._image(self.nodes[edge.source])
+                source = self._source(edge.source)
                 x = self._convolved(first, source, self._rectified(edge.source))
                 if operation.startswith("sep_conv"):
                     second = self.rounds[f"{edge.name} 1"]
-                    between = self._image(self._summed([(x, first)], None))
+                    between = image_of(self._summed([(x, first)], None), self.shape)
                     with torch.no_grad():  # The convolution applies the gradient of the ReLU.
                         between.relu_()
                     x, first = self._convolved(second, between, between), second
@@ -315,19 +310,22 @@ class _Evaluation:
         """Return the instance norm of one image: torch's batch norm of it, which is faster."""
         image, scale, shift = x.view(1, *self.shape[2:], -1).movedim(-1, 1), norm.weight, norm.bias
         found = torch.batch_norm(image, scale, shift, None, None, True, 0.0, norm.eps, False)
-        return self._samples_of(found)
+        return samples_of(found, self.over_batch)
+
+    def _source(self, node: int) -> Image:
+        return image_of(self.nodes[node], self.shape)
 
     def _rectified(self, source: int) -> Image:
         key = "rectified", source
         if key not in self.cache:
             with torch.no_grad():
-                self.cache[key] = functional.relu(self._image(self.nodes[source]))
+                self.cache[key] = functional.relu(self._source(source))
         return self.cache[key]
 
     def _pooled(self, operation: str, edge: Any) -> Image:
         key = operation, edge.source
         if key not in self.cache:
-            x, module = self._image(self.nodes[edge.source]), self.cell.operations(edge)[operation]
+            x, module = self._source(edge.source), self.cell.operations(edge)[operation]
             if operation == "avg_pool_3x3":
                 pool: Any = module
                 ones = x.new_ones(x.shape[1], 1, *pool.sides)
@@ -340,18 +338,8 @@ class _Evaluation:
 
     def _convolved(self, found: Round, x: Image, rectified: Image) -> Samples:
         layer = found.depthwise
-        return self._samples_of(rectified_depthwise(x, rectified, layer.weight, layer.dilation))
-
-    def _samples_of(self, image: Image) -> Samples:
-        return self._samples(image.movedim(1, -1).flatten(1, -2))
-
-    def _samples(self, x: Samples) -> Samples:
-        """Return `x` with all voxels that share their statistics in one sample."""
-        return x.reshape(1, -1, x.shape[2]) if self.over_batch else x
-
-    def _image(self, x: Samples) -> Image:
-        """Return a view of `x` as an image, its channels innermost in memory."""
-        return x.view(self.shape[0], *self.shape[2:], x.shape[2]).movedim(-1, 1)
+        result = rectified_depthwise(x, rectified, layer.weight, layer.dilation)
+        return samples_of(result, self.over_batch)
 
 
 def count_neighbours(sides: tuple[int, ...], image: Image) -> Tensor:

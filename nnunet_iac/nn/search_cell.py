@@ -10,7 +10,8 @@
   multiplied by small matrices that hold all of it.
 - Norm, phi, Psi and the sums into the nodes are one product (`normalised_sum`).
 
-The channels of an image lie innermost in memory throughout.
+The channels of an image lie innermost in memory throughout. No norm here has scale, shift or
+running statistics.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nnunet_iac.nn.cell import Cell, CellShape, Image, Layers, Node
+from nnunet_iac.nn.samples import Samples, image_of, joined_samples, samples_of
 from nnunet_iac.search.relaxation import Active, Matrix, PerEdge
 from nnunet_iac.search.space import (
     EDGES,
@@ -35,13 +37,6 @@ from nnunet_iac.search.space import (
     Edge,
     edges_into,
 )
-
-Samples = Float[Tensor, "samples voxels features"]
-"""The voxels of an image one after another, with the channels innermost.
-
-Statistics are those of one sample: an image for instance norm, the whole batch for batch norm. No
-norm here has scale, shift or running statistics.
-"""
 
 
 def normalised(x: Samples, eps: float, rectify: bool = False) -> Samples:
@@ -249,7 +244,7 @@ class SearchCell(Cell):
         rectified = functional.relu(torch.cat((skip, up), dim=1)).flatten(2)
         weight = torch.block_diag(*[project[1].weight.flatten(1) for project in self.projections])
         projected = torch.bmm(weight.expand(len(skip), -1, -1), rectified).mT.contiguous()
-        return normalised(self._samples(projected), self.eps)
+        return normalised(joined_samples(projected, self.over_batch), self.eps)
 
     def _nodes(self, identity: PerEdge, psi: PerEdge) -> Float[Tensor, "nodes basis channels"]:
         """Return the matrices by which the basis gives every node.
@@ -281,20 +276,20 @@ class SearchCell(Cell):
 
     def _terms(self, source: int, x: Samples, shape: torch.Size) -> Iterator[Samples]:
         """Yield what each operation gives on all edges that leave a node, before its norm."""
-        image = self._image(x, shape)
+        image, over = image_of(x, shape), self.over_batch
         rectified = functional.relu(image)
         for name, edges in self.terms[source]:
             modules: list[Any] = [self.operations(EDGES[edge])[name] for edge in edges]
             if name in POOLS:
                 # Autocast on the CPU pools volumes in float32.
-                yield self._samples_of(modules[0][0](image)).to(x.dtype)
+                yield samples_of(modules[0][0](image), over).to(x.dtype)
             elif isinstance(modules[0][0], nn.Sequential):
                 first = self._first_round([module[0] for module in modules], rectified)
-                between = normalised(self._samples_of(first), self.eps, rectify=True)
+                between = normalised(samples_of(first, over), self.eps, rectify=True)
                 second = [module[1] for module in modules]
-                yield self._samples_of(self._second_round(second, self._image(between, shape)))
+                yield samples_of(self._second_round(second, image_of(between, shape)), over)
             else:
-                yield self._samples_of(self._first_round(modules, rectified))
+                yield samples_of(self._first_round(modules, rectified), over)
 
     def _first_round(self, rounds: Sequence[Any], rectified: Image) -> Tensor:
         """Return the convolutions of several edges that see the same image."""
@@ -319,18 +314,7 @@ class SearchCell(Cell):
         """Return the last R nodes, concatenated and projected to C_skip."""
         last = nodes[-self.shape.output_nodes :].movedim(0, 1).flatten(1)
         weight = last @ self.output.weight.flatten(1).mT.to(last.dtype)
-        return self._image(torch.matmul(basis, weight).add_(self.output.bias), shape)
-
-    def _samples_of(self, image: Tensor) -> Samples:
-        return self._samples(image.movedim(1, -1).flatten(1, -2))
-
-    def _samples(self, x: Tensor) -> Samples:
-        """Return `x` with all voxels that share their statistics in one sample."""
-        return x.reshape(1, -1, x.shape[2]) if self.over_batch else x
-
-    def _image(self, x: Samples, shape: torch.Size) -> Tensor:
-        """Return a view of `x` as an image, its channels innermost in memory."""
-        return x.view(shape[0], *shape[2:], x.shape[2]).movedim(-1, 1)
+        return image_of(torch.matmul(basis, weight).add_(self.output.bias), shape)
 
 
 def _convolved(x: Tensor, weight: Tensor, like: Any, groups: int) -> Tensor:
