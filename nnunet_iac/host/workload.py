@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import IACUNet, require_supported
 from nnunet_iac.nn.ticket import draw_ticket, load_ticket
 from nnunet_iac.nn.timm_unet import STEM_CHANNELS, known_encoder
+from nnunet_iac.search.setting_parts import ControlPart, RetrofitPart
 from nnunet_iac.search.settings import Settings
 
 
@@ -171,7 +172,15 @@ class Workload:
         """Return a new retrofit with search cells of the settings' sizes, of a U-Net or a new one.
 
         Several retrofits may share a U-Net as long as it stays frozen.
+
+        Raises:
+            ValueError: the settings are those of a control.
         """
+        if (part := self.settings.cell.trainable_part) in get_args(ControlPart):
+            raise ValueError(
+                f"trainable_part of a retrofit must be one of {', '.join(get_args(RetrofitPart))}; "
+                f"got {part}: measure under other plans, or choose one with --set"
+            )
         arguments = {**self.settings.cell.network_arguments(), "implant": "cell"}
         network = retrofit(self.unet() if unet is None else unet, **arguments)
         assert isinstance(network, IACUNet)

@@ -10,7 +10,13 @@ from nnunet_iac.runs.atomic import content_of
 from nnunet_iac.runs.folder import RunFolder, path_for_fold, record_beside
 from nnunet_iac.runs.genotype_source import find_genotype
 from nnunet_iac.runs.records import RUN_KEYS
-from nnunet_iac.search.controls import OF_KIND, CellSource, identity_genotype, random_genotypes
+from nnunet_iac.search.controls import (
+    OF_KIND,
+    OF_RETENTION,
+    CellSource,
+    identity_genotype,
+    random_genotypes,
+)
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.discretisation import is_within, require_within
 from nnunet_iac.search.genotype import Genotype
@@ -18,7 +24,7 @@ from nnunet_iac.search.patients import named, shared_patients
 from nnunet_iac.search.setting_parts import CellConfig, DataConfig
 from nnunet_iac.training.backbone import Fold
 
-UNSEARCHED = (OF_KIND["random"], OF_KIND["identity"])
+UNSEARCHED = {OF_KIND[k] + end for k in ("random", "identity") for end in OF_RETENTION.values()}
 """Methods whose cells no data decided."""
 
 

@@ -83,7 +83,11 @@ def plan_lines(study: Study, hours: Mapping[str, float | str]) -> list[str]:
     unknown = len(hours) - len(known_hours)
     rest = f"; no estimate for {unknown} trainings" if unknown else ""
     total = f"{sum(known_hours):8.2f} h  {len(study.runs)} trainings, one after the other{rest}"
-    return [*lines, f"{total}; steps only: loading, augmentation and validation come on top"]
+    return [
+        *lines,
+        f"{total}; one random cell stands for all that is finetuned, and loading, augmentation and "
+        "validation come on top",
+    ]
 
 
 def _retrofit_hours(study: Study, run: PlannedRun, step: dict[str, float]) -> float:

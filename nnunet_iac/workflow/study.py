@@ -248,9 +248,8 @@ class Study:
         """
         method = self.methods[name]
         values = {**self.settings, **method.settings, "seed": seed}
-        if values.get("genotype") is not None:
-            genotype = values["genotype"].replace("{seed}", str(seed))
-            values["genotype"] = genotype.replace("{cells}", cells)
+        if isinstance(genotype := values.get("genotype"), str):
+            values["genotype"] = genotype.replace("{seed}", str(seed)).replace("{cells}", cells)
         if not method.searches and "finetune_epochs" not in method.settings:
             common = Settings.from_mapping(self.settings)
             longest = common.latest_end + common.schedule.finetune_epochs

@@ -149,6 +149,13 @@ def test_a_patch_the_stages_cannot_halve_is_refused():
         Workload().resized(None, (56, 42), None, None)
 
 
+@pytest.mark.parametrize("part", ["network", "decoder", "norms"])
+def test_a_part_that_only_a_control_trains_is_refused(part):
+    workload = Workload(2, (16, 8), (8, 8, 8), settings=Settings(trainable_part=part))
+    with pytest.raises(ValueError, match=f"one of cells, .*; got {part}"):
+        workload.retrofit()
+
+
 @pytest.mark.parametrize(
     ("option", "least"),
     [("--repeats", 1), ("--batches", 2), ("--cells", 1), ("--validation-batches", 1)],

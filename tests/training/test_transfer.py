@@ -164,10 +164,11 @@ def test_a_record_keeps_what_it_has_of_an_origin_that_is_gone(tmp_path: Path) ->
     assert "has no training cases of a search beside it" in str(origin.unknown())
 
 
-def test_a_cell_that_nobody_searched_knows_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["random cell", "identity cell", "random cell with rehearsal"])
+def test_a_cell_that_nobody_searched_knows_nothing(tmp_path: Path, method: str) -> None:
     fold = found(tmp_path)
     record = RunFolder.of_fold(fold)
-    record.write_cost(CostRecord(run={**record.read_cost().run, "method": "random cell"}))
+    record.write_cost(CostRecord(run={**record.read_cost().run, "method": method}))
     for origin in (Origin.of(fold), Origin.of(handed_on(tmp_path / "second", fold))):
         assert origin.leakage(HERE, 1, ["a"], None) is None
         assert origin.unknown() is None

@@ -105,6 +105,10 @@ def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -
             "must not search or set finetune_epochs if epochs_of decides",
         ),
         ({"methods": {"random": {"settings": {"sede": 1}}}}, "method 'random': unknown setting"),
+        (
+            {"methods": {"random": {"settings": {"genotype": 5}}}},
+            "'random': setting 'genotype' must",
+        ),
         ({"settings": {"seed": 1}}, "seed must not be among the settings"),
         ({"settings": {"search_epochs": 16}}, "method 'iac-lth': a search must have at least"),
         ({"datasets": [{"dataset": 4, "patients": "("}]}, "patients must be a regular expression"),
