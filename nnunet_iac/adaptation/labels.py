@@ -160,8 +160,9 @@ def write_mapped_dataset(
         images = [str(Path(image).absolute()) for image in files["images"]]
         listed[case] = {"images": images, "label": f"labelsTr/{label.name}"}
     labels = dict(source["labels"])
-    if IGNORE in target["labels"]:
-        labels[IGNORE] = values[int(target["labels"][IGNORE])]
+    kept = values.get(int(target["labels"].get(IGNORE, -1)))
+    if kept not in (None, *map(int, labels.values())):  # Else dropped, or a label of the source.
+        labels[IGNORE] = kept
     document = {**target, "labels": labels, "numTraining": len(listed), "dataset": listed}
     document[MAPPED_FROM] = mapping_record(raw.name, values)
     write_json(folder / "dataset.json", document)

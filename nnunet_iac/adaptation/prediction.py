@@ -148,22 +148,29 @@ def predict_chosen(
     folder of the predictions.
 
     Raises:
-        ValueError: no adapter of the model can be chosen by image.
+        ValueError: no adapter of the model can be chosen by image, or an image is not finite.
     """
     choices = chosen_adapters(model, images, device, log)
     for case, choice in choices.items():
         log(f"{case}: {choice}")
     ending = read_dataset(model / "dataset.json")["file_ending"]
+    write_json(output / CHOICES, {case: asdict(choice) for case, choice in choices.items()})
     with TemporaryDirectory() as spare:
         for name in sorted({choice.name for choice in choices.values()}):
             part = Path(spare) / name
             part.mkdir()
             for case in (case for case, choice in choices.items() if choice.name == name):
-                for path in images.glob(f"{glob.escape(case)}_????{ending}"):
+                spacing = images / f"{case}.json"  # Of a .tif.
+                beside = [spacing] if spacing.is_file() else []
+                for path in (*_images_of(case, images, ending), *beside):
                     (part / path.name).symlink_to(path.resolve())
             predict(model, [name], part, output, folds, device, options)
-    write_json(output / CHOICES, {case: asdict(choice) for case, choice in choices.items()})
     return choices
+
+
+def _images_of(case: str, images: Path, ending: str) -> list[Path]:
+    """Return the files of a case in a folder of images, a channel each."""
+    return sorted(images.glob(f"{glob.escape(case)}_{4 * '[0-9]'}{ending}"))
 
 
 def chosen_adapters(
@@ -220,9 +227,14 @@ def chosen_adapters(
     assert first.spread is not None
     choices = {}
     for case in cases:
-        found = sorted(map(str, images.glob(f"{glob.escape(case)}_????{ending}")))
+        found = [*map(str, _images_of(case, images, ending))]
         data, _, _ = preprocessor.run_case(found, None, plans, config, init["dataset_json"])
         image = torch.from_numpy(data).float()
         seen = statistics(network.encoder, image, config.patch_size, device)
+        if not seen.isfinite().all():
+            raise ValueError(
+                f"an image must hold finite numbers for an adapter to be chosen; {case} holds "
+                "others: correct it, or name the adapter"
+            )
         choices[case] = choose(seen, sites, first.spread)
     return choices

@@ -17,7 +17,7 @@ from nnunet_iac.adaptation.labels import (
     require_same_labels,
 )
 from nnunet_iac.adaptation.source import SourceModel
-from nnunet_iac.adaptation.target import Target, changed, require_adaptable
+from nnunet_iac.adaptation.target import Target, changed, reader_under, require_adaptable
 from nnunet_iac.host.patient_folds import patient_folds
 from nnunet_iac.host.planning import (
     CONTINUE_TRAINER,
@@ -38,6 +38,7 @@ from nnunet_iac.host.plans import (
 )
 from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
+from nnunet_iac.runs.fold import EXPORTED_FROM
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import named, patient_of
 from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
@@ -175,7 +176,8 @@ def adapted_plans(
     As nnU-Net's move_plans_between_datasets, which needs the source's preprocessed data.
     """
     plans = copy.deepcopy({**source.plans, "dataset_name": target.name, "plans_name": name})
-    plans.pop("source_plans", None)
+    for key in ("source_plans", EXPORTED_FROM):
+        plans.pop(key, None)
     config = {key: value for key, value in source.config.items() if key not in NOT_MOVED}
     before, own = source.plans["plans_name"], config["data_identifier"]
     suffix = own[len(before) :] if own.startswith(before) else f"_{own}"
@@ -189,7 +191,7 @@ def adapted_plans(
     trainer_for(Settings.from_mapping(settings))  # Raises where none takes them.
     config[SECTION] = dict(Settings.from_mapping(with_absolute_paths(settings)).written)
     plans["configurations"] = {source.configuration: config}
-    plans["image_reader_writer"] = target.reader
+    plans["image_reader_writer"] = reader_under(source.plans, target)
     return plans
 
 
@@ -271,7 +273,10 @@ def _is_preprocessed(folder: Path, data: Path, target: Target) -> bool:
         made, truth = data / f"{case}.pkl", folder / TRUTHS / f"{case}{ending}"
         if case not in there or not made.is_file() or not truth.is_file():
             return False
-        if changed(made) < max(map(changed, (*files["images"], files["label"]))):
+        given = [Path(name) for name in (*files["images"], files["label"])]
+        spacings = {path.with_name(f"{case}.json") for path in given}  # Those of .tif.
+        given += [path for path in spacings if path.is_file()]
+        if changed(made) < max(map(changed, given)):
             return False
         # nnU-Net copies a label last, with the whole seconds of its time.
         if int(changed(truth)) < int(changed(files["label"])):

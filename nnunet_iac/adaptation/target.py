@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.imageio.reader_writer_registry import (
+    determine_reader_writer_from_dataset_json,
+    recursive_find_reader_writer_by_name,
+)
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
@@ -36,6 +40,9 @@ from nnunet_iac.training.backbone import Fold, leakage, trained_cases
 
 WITHOUT_SPACING = NaturalImage2DIO.__name__
 """nnU-Net's class that reads images whose spacing is that of pixels."""
+
+REORIENTING = NibabelIOWithReorient.__name__
+"""That which turns images to one orientation."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,15 @@ class Target:
                 f"{found.raw}/imagesTr has none of the case {unnumbered[0]!r}: rename its files"
             )
         return found
+
+
+def reader_under(plans: Mapping[str, Any], target: Target) -> str:
+    """Return nnU-Net's class that reads a target under plans: theirs, if it reads such files."""
+    name: str | None = plans.get("image_reader_writer")
+    if name is None:
+        return target.reader
+    reader = recursive_find_reader_writer_by_name(name)
+    return name if target.dataset["file_ending"] in reader.supported_file_endings else target.reader
 
 
 def mapped_target(
@@ -158,6 +174,13 @@ def require_adaptable(source: SourceModel, target: Target, name: str) -> list[st
             f"source's are read by {readers[0]} and the target's by {readers[1]}: convert the "
             "target's files"
         )
+    readers = [readers[0], reader_under(source.plans, target)]
+    if len({reader == REORIENTING for reader in readers}) > 1:
+        raise ValueError(
+            "the images of source and target must both be turned to one orientation as they are "
+            f"read, or neither; the source's are read by {readers[0]} and the target's by "
+            f"{readers[1]}: convert the target's files to those of the source"
+        )
     endings = [d["file_ending"] for d in (source.dataset, target.dataset)]
     if endings[0] != endings[1]:
         notes.append(
@@ -208,5 +231,9 @@ def require_other_patients(
 
 
 def changed(path: str | Path) -> float:
-    """Return when a file was changed last."""
-    return Path(path).stat().st_mtime
+    """Return when a file's content was changed or came here last.
+
+    Copies that keep the time of the content have come here since.
+    """
+    found = Path(path).stat()
+    return max(found.st_mtime, found.st_ctime)

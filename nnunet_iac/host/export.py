@@ -25,7 +25,7 @@ from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
 from nnunet_iac.nn.retrofitted_unet import IMPLANT_PREFIX, SUPPORTED
 from nnunet_iac.runs.atomic import UNFINISHED, content_of, naming, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint
-from nnunet_iac.runs.fold import fold_folders, full_disk_named
+from nnunet_iac.runs.fold import EXPORTED_FROM, fold_folders, full_disk_named
 from nnunet_iac.runs.genotype_source import still_searching
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
 from nnunet_iac.search.setting_parts import STRUCTURAL
@@ -210,7 +210,8 @@ def exported_plans(
     structure: Mapping[str, Any] = {}
     if network in {known.__name__ for known in SUPPORTED}:
         structure = shared_structure([fold / checkpoint for fold in model.folds])
-    return stock_plans(plans, name, model.configuration, structure)
+    own = stock_plans(plans, name, model.configuration, structure)
+    return {**own, EXPORTED_FROM: model.folder.name}
 
 
 def stock_plans(

@@ -15,6 +15,9 @@ from nnunet_iac.runs.folder import FOLDER_NAME
 
 LOCK = f"{FOLDER_NAME}.lock"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+EXPORTED_FROM = "exported_from"
+"""Key of an exported model's plans, whose value is the name of the model's folder."""
+
 LEAST_ROOM = 1_000_000
 """Free bytes below which a disk counts as full if an error gives no reason."""
 

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,8 +67,9 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
     try:
         for row in document["metric_per_case"]:
             prediction = Path(row["prediction_file"])
+            name = PureWindowsPath(row["prediction_file"]).name  # Of paths with / as well.
             metrics = {k: m for k, m in row["metrics"].items() if k != "0"}
-            case = case_id(prediction.name, file_ending)
+            case = case_id(name, file_ending)
             if case in cases:
                 raise ValueError(f"{case} is listed twice")
             dice = {key: _dice(values["Dice"]) for key, values in metrics.items()}

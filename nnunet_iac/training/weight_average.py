@@ -89,11 +89,17 @@ class WeightAverage:
 
 
 def _learning_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that have gradients, and their modules' buffers of floats, by name."""
+    """Return the parameters that have gradients, and their modules' buffers of floats, by name.
+
+    Each once: modules may share them, as norms do that were converted for several GPUs.
+    """
     found: dict[str, Tensor] = {}
+    seen: set[int] = set()
     for prefix, module in network.named_modules():
         own = {n: p for n, p in module.named_parameters(recurse=False) if p.requires_grad}
         buffers = module.named_buffers(recurse=False) if own else ()
         own |= {n: buffer for n, buffer in buffers if buffer.is_floating_point()}
+        own = {n: tensor for n, tensor in own.items() if id(tensor) not in seen}
+        seen |= {*map(id, own.values())}
         found |= {f"{prefix}.{name}" if prefix else name: tensor for name, tensor in own.items()}
     return found

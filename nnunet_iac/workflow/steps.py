@@ -108,6 +108,8 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
     with FileLock(folder / "study.lock"):
         splits, chosen = wanted_splits(dataset), not (folder / SPLITS).is_file()
         own = [run for run in study.runs.values() if run.dataset == dataset]
+        if chosen:  # Also in place of those beside the raw data; whatever follows keeps a file.
+            write_json(folder / SPLITS, splits)
         for run in own:
             if run.method == REFERENCE and (source := adapted_source(study, run)) is not None:
                 from nnunet_iac.adaptation.preparation import prepare as prepare_target
@@ -119,8 +121,6 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
         plans = (spec.plans for spec in study.backbones.values() if spec.adapt is None)
         for name in dict.fromkeys(plans):
             _preprocess(folder, name, dataset, study.threads, command)
-        if chosen:  # Also in place of those beside the raw data, which nnU-Net's planning copies.
-            write_json(folder / SPLITS, splits)
         written = [path for run in own if (path := write_plans_of(study, run)) is not None]
         return {"plans": list(dict.fromkeys(path.stem for path in written))}
 
@@ -236,6 +236,7 @@ def report(study: Study, results: Sequence[Path], to: Path) -> None:
         "study": study.name,
         "device": study.device,
         "methods": list(study.methods),
+        "adapted": [k for k, spec in study.backbones.items() if spec.adapt is not None],
         "halves": {k: spec.half_of for k, spec in study.backbones.items() if spec.half_of},
         "runs": [gathered[name] for name in study.runs if name in gathered],
     }

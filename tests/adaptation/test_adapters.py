@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from planned_unets import as_older
 from trained_models import adapted, planned, write_model
 
@@ -20,7 +22,7 @@ from nnunet_iac.adaptation.adapted_model import (
     listing,
 )
 from nnunet_iac.adaptation.adapter import Adapter, require_new_file
-from nnunet_iac.adaptation.choice import NO_ADAPTER, Site, statistics
+from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, Site, statistics
 from nnunet_iac.adaptation.prediction import chosen_adapters
 from nnunet_iac.adaptation.preparation import adapted_plans
 from nnunet_iac.adaptation.sites import SITE
@@ -168,6 +170,40 @@ def test_several_adapters_are_predicted_with_in_one_process(
     assert done == ["cuda", "cuda"]
 
 
+def test_auto_takes_the_files_of_a_case_that_nnunet_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = write_model(tmp_path, "2d", planned(2)), tmp_path / "images"
+    images.mkdir()
+    given = {"a_0000.nii.gz", "a_mask.nii.gz", "a.json", "ab_0000.nii.gz", "ab.json"}
+    for name in given:
+        (images / name).touch()
+    choices = {case: AdapterChoice("none", {}, 0.0, True) for case in ("a", "ab")}
+    monkeypatch.setattr(prediction, "chosen_adapters", lambda *_: choices)
+    seen: set[str] = set()
+
+    def predict(_: Path, names: list[str], part: Path, *__: Any) -> None:
+        seen.update(path.name for path in part.iterdir())
+
+    monkeypatch.setattr(prediction, "predict", predict)
+    prediction.predict_chosen(model, images, tmp_path / "out", [], "cpu", (), print)
+    assert seen == given - {"a_mask.nii.gz"}
+    assert (tmp_path / "out" / "adapters.json").is_file()
+
+
+def test_auto_refuses_an_image_that_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path, "2d", planned(2, preprocessor_name="DefaultPreprocessor"))
+    (tmp_path / "a_0000.nii.gz").touch()
+    image = np.full((1, 2, 16, 16), np.nan, dtype=np.float32)
+    monkeypatch.setattr(DefaultPreprocessor, "run_case", lambda *_: (image, None, {}))
+    (model / "adapters").mkdir()
+    with_statistics(adapted(model)[1]).save(model / "adapters" / "site.safetensors")
+    with pytest.raises(ValueError, match="a holds others: correct it, or name the adapter"):
+        chosen_adapters(model, tmp_path, "cpu", print)
+
+
 def test_auto_chooses_among_adapters_of_one_fold(tmp_path: Path) -> None:
     model = write_model(tmp_path, "2d", planned(2))
     second = write_model(tmp_path / "second", "2d", planned(2), seed=1)
@@ -239,7 +275,8 @@ def test_a_file_with_a_reserved_name_is_no_adapter(tmp_path: Path, name: str) ->
 def test_the_plans_of_a_residual_encoder_in_3d_are_moved_to_a_target(tmp_path: Path) -> None:
     config = planned(3, "ResidualEncoderUNet")
     source = SourceModel.at(write_model(tmp_path, "3d_fullres", config))
-    target: Any = type("Site", (), {"name": "Dataset030_Site", "reader": "SimpleITKIO"})
+    own = {"dataset": {"file_ending": ".nii.gz"}, "reader": "SimpleITKIO"}
+    target: Any = type("Site", (), {"name": "Dataset030_Site", **own})
     found = adapted_plans(source, target, "nnUNetPlansFrom027", {})
     moved = found["configurations"]["3d_fullres"]
     for key in ("architecture", "spacing", "patch_size", "normalization_schemes"):

@@ -116,6 +116,22 @@ def test_labels_are_renamed_dropped_missing_and_ignored() -> None:
         mapped_values(PLAIN, PLAIN, {}, ["organ"])
 
 
+@pytest.mark.parametrize("ignore", [{}, {"ignore": 3}])
+def test_an_ignore_label_may_be_dropped(tmp_path: Path, ignore: dict[str, int]) -> None:
+    raw, out = tmp_path / "Dataset030_Site", tmp_path / "Dataset130_Mapped"
+    target = {**DATASET, "labels": {**PLAIN["labels"], "ignore": 3}}
+    numbers = np.array([[[0, 1], [2, 3]]], dtype=np.uint8)
+    for part, name in {"imagesTr": "a_0000", "labelsTr": "a"}.items():
+        (raw / part).mkdir(parents=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(numbers), raw / part / f"{name}.nii.gz")
+    source = {"labels": {**PLAIN["labels"], **ignore}}
+    values = mapped_values(source, target, {"ignore": "background"}, ())
+    write_mapped_dataset(raw, target, source, values, out)
+    assert read_json(out / "dataset.json")["labels"] == source["labels"]
+    written = SimpleITK.ReadImage(str(out / "labelsTr" / "a.nii.gz"))
+    assert SimpleITK.GetArrayFromImage(written).tolist() == [[[0, 1], [2, 0]]]
+
+
 def test_numbers_may_be_text_as_nnunet_reads_them() -> None:
     texts = {"labels": {name: str(number) for name, number in PLAIN["labels"].items()}}
     require_same_labels(PLAIN, texts)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from planned_unets import architecture
 from trained_models import DATASET, planned, write_model
 
-from nnunet_iac.adaptation.preparation import next_commands, prepare, write_splits
+from nnunet_iac.adaptation.preparation import (
+    adapted_plans,
+    next_commands,
+    prepare,
+    write_splits,
+)
 from nnunet_iac.adaptation.source import SourceModel, model_folder
 from nnunet_iac.adaptation.target import (
     Target,
@@ -113,6 +119,19 @@ def test_images_without_spacing_do_not_fit_those_with(source: SourceModel, targe
     plans = {**source.plans, "image_reader_writer": "NaturalImage2DIO"}
     with pytest.raises(ValueError, match="must both have a spacing in mm, or neither"):
         require_adaptable(replace(source, plans=plans), target, NAME)
+
+
+def test_a_target_is_read_as_the_source_was(source: SourceModel, target: Target) -> None:
+    plans = {**source.plans, "image_reader_writer": "NibabelIOWithReorient"}
+    turned = replace(source, plans=plans)
+    require_adaptable(turned, target, NAME)
+    made = adapted_plans(turned, target, NAME, {})
+    assert made["image_reader_writer"] == "NibabelIOWithReorient"
+    other = replace(target, dataset={**target.dataset, "file_ending": ".nrrd"})
+    other.__dict__["cases"] = {"a": {"images": ["a_0000.nrrd"], "label": "a.nrrd"}}
+    with pytest.raises(ValueError, match="turned to one orientation as they are read, or neither"):
+        require_adaptable(turned, other, NAME)
+    assert adapted_plans(source, other, NAME, {})["image_reader_writer"] == "SimpleITKIO"
 
 
 def test_a_model_whose_plans_have_another_spacing_is_refused(
@@ -283,6 +302,17 @@ def test_labels_are_mapped_again_after_one_was_corrected(
     os.utime(label, ns=(label.stat().st_mtime_ns + 10**9,) * 2)
     mapped_target(*given)
     assert len(written) == 2
+    time.sleep(1)
+    mapped_target(*given)
+    mapped_target(*given)
+    assert len(written) == 3
+    earlier = label.with_name("earlier")  # Copied with the time it had elsewhere.
+    earlier.touch()
+    os.utime(earlier, ns=(0, 0))
+    time.sleep(0.05)
+    earlier.replace(label)
+    mapped_target(*given)
+    assert len(written) == 4
 
 
 @pytest.mark.parametrize("name", ["Dataset027_Mapped", "Dataset027_Source", "Dataset040_Mapped"])

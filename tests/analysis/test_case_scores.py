@@ -146,6 +146,26 @@ def test_fold_all_is_left_out_aloud_and_refused_by_itself(tmp_path):
         read_case_scores(everything)
 
 
+def test_a_numbered_fold_that_holds_nothing_out_is_left_out_as_well(tmp_path):
+    write_run_fold(tmp_path / MODEL / "fold_0", {"a": 0.5})
+    seen = write_run_fold(tmp_path / MODEL / "fold_1", {"b": 0.9, "c": 0.9})
+    RunFolder.of_fold(seen).write_split({"training": ["b", "c"], "validation": ["b", "c"]})
+    scores = read_case_scores(tmp_path / MODEL)
+    assert scores.dice == {"a": 0.5}
+    assert scores.remarks == (
+        f"fold_1 of {MODEL} is left out: it was validated on its training cases",
+    )
+    with pytest.raises(ValueError, match=r"fold_1/validation/summary\.json is fold_1's"):
+        read_case_scores(seen)
+
+
+def test_a_case_is_known_by_its_name_on_every_system(tmp_path):
+    folder = write_summary(tmp_path, {"a": 0.5})
+    path = folder / "summary.json"
+    path.write_text(path.read_text().replace("elsewhere/", r"C:\\results\\validation\\"))
+    assert list(read_summary(path)) == ["a"]
+
+
 def test_a_folder_without_scores_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path.name} must have summary\.json"):
         read_case_scores(tmp_path)

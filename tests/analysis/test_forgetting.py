@@ -201,7 +201,9 @@ def test_a_study_shows_what_each_method_has_forgotten_over_its_seeds() -> None:
 def test_a_study_shows_the_forward_transfer_over_its_other_backbones() -> None:
     runs = [adapted("random", 0, 0.5), adapted("continued", 0, 2.0)]
     scratch = [run("reference", 0, gain, backbone=n) for n, gain in {"s": -0.2, "h": -0.25}.items()]
-    (made,) = method_tables({**document(*runs, *scratch), "halves": {"h": "s"}})
+    other = run("reference", 0, -0.1, backbone="other")  # Adapted, and its source is not at hand.
+    own = {"halves": {"h": "s"}, "adapted": ["narrow", "other"]}
+    (made,) = method_tables({**document(*runs, *scratch, other), **own})
     for row in made.rows:
         assert {name: c.difference for name, c in row.transfers.items()} == {
             "s": pytest.approx(0.3)

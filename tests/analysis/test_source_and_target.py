@@ -1,6 +1,7 @@
 """The section of a report on adapted models, and the plane of gain and forgetting."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,24 @@ def test_forward_transfer_is_over_stock_trainers_under_the_same_plans_or_their_s
     expected = "+0.4200 [+0.4200, +0.4200] over nnUNetTrainer_short"
     assert rows["the continued backbone"][column] == expected
     assert rows["a random cell (2 draws)"][column] == "not available"
+
+
+def test_exported_unreadable_and_unvalidated_neighbours_are_no_measure_of_it(
+    results: Path,
+) -> None:
+    exported = results / "nnUNetTrainer__nnUNetPlans__2d"
+    write_stock_fold(exported / "fold_0", gained(-0.2))
+    write_json(exported / "plans.json", {"exported_from": "nnUNetTrainerIACLTH__adapted__2d"})
+    damaged = write_stock_fold(results / "nnUNetTrainer_5epochs__nnUNetPlans__2d" / "fold_0", {})
+    (damaged / "validation" / "summary.json").write_text("{")
+    (searched,) = results.glob("nnUNetTrainerIACLTH__*/fold_0")
+    shutil.copytree(searched, all_cases := searched.with_name("fold_all"))
+    cost = json.loads((all_cases / "iac" / "cost.json").read_text())
+    cost["run"]["fold"] = "all"
+    write_json(all_cases / "iac" / "cost.json", cost)
+    write_stock_fold(results / "nnUNetTrainer_5epochs__nnUNetPlans__2d" / "fold_all", gained(0.1))
+    row = rows_of(report_of(results))["IAC-LTH"]
+    assert (row["runs"], row["forward transfer (95 % interval)"]) == ("2", "not available")
 
 
 def test_a_network_trained_on_other_cases_is_no_measure_of_forward_transfer(results: Path) -> None:

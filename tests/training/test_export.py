@@ -103,7 +103,7 @@ def test_stock_nnunet_predicts_the_same_with_an_exported_model(
     weights = [read_checkpoint(f / FINAL)["network_weights"] for f in (fold, target / "fold_0")]
     assert tensors_hash(weights[0]) == tensors_hash(weights[1])
     plans = json.loads((target / "plans.json").read_text())
-    assert plans["plans_name"] == "cells"
+    assert (plans["plans_name"], plans["exported_from"]) == ("cells", fold.parent.name)
     assert not any("iac" in config for config in plans["configurations"].values())
     assert str(in_process.path) not in json.dumps(plans)
 

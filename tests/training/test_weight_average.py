@@ -58,6 +58,23 @@ def test_the_average_weighs_a_step_by_the_decay_to_the_power_of_its_age(
         assert tensor.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_modules_that_share_their_weights_are_swapped_once() -> None:
+    """The norms of a U-Net that are converted for several GPUs are two modules each."""
+    network = nn.ModuleList([nn.BatchNorm2d(1), nn.BatchNorm2d(1)])
+    first, second = network
+    second.weight, second.running_mean = first.weight, first.running_mean
+    average = WeightAverage(0.5)
+    average.track(network)
+    for value in (1.0, 3.0):
+        with torch.no_grad():
+            first.weight.fill_(value)
+        average.update()
+    average.use_average()
+    assert first.weight.item() == pytest.approx(3.5 / 1.5)
+    average.use_trained()
+    assert first.weight.item() == 3.0
+
+
 def test_what_does_not_learn_is_not_averaged() -> None:
     network, average = _network(), WeightAverage(0.5)
     average.track(network)

@@ -104,7 +104,7 @@ def test_the_plan_adds_up_what_is_known_and_states_what_is_not() -> None:
     assert "no estimate for 1 trainings" in lines[-1]
 
 
-def test_the_splits_of_a_study_replace_those_that_planning_copies(
+def test_the_splits_of_a_study_come_before_those_that_planning_copies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, beside, own = tmp_path / "Dataset004_Hippocampus", [{"train": []}], [{"train": ["a"]}]
@@ -120,6 +120,15 @@ def test_the_splits_of_a_study_replace_those_that_planning_copies(
     made = study()
     steps.prepare(made, made.datasets[0])
     assert json.loads((folder / steps.SPLITS).read_text()) == own
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("killed")
+
+    (folder / steps.SPLITS).unlink()
+    monkeypatch.setattr(steps, "_preprocess", fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        steps.prepare(made, made.datasets[0])
+    assert json.loads((folder / steps.SPLITS).read_text()) == own  # So that it resumes.
 
 
 def test_planning_sees_no_splits_and_leaves_what_is_there(

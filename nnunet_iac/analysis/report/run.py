@@ -33,7 +33,7 @@ class Run:
         method: how it came to its cells, or which control it is.
         trajectory: all epochs of the search so far; none where nothing is searched.
         validated: whether nnU-Net's final validation is there.
-        scores: of that validation; none for `fold_all`, which is validated on its training cases.
+        scores: of that validation; none where that was of training cases.
         reference: of the backbone on the same cases, once there are some.
         source: of both on the backbone's own data set, where that is another and was at hand.
         busy: whether a process is at work on it; None where that cannot be known.
@@ -138,7 +138,8 @@ def read_run(fold_folder: Path) -> Run:
             f"{record.cost_file} must identify the run; under 'run' it lacks "
             f"{', '.join(missing)}: restore it, or read it with the release that wrote it"
         )
-    searched, of_all = record.trajectory_file.is_file(), cost.run["fold"] == "all"
+    searched = record.trajectory_file.is_file()
+    seen = case_scores.scores_training_cases(fold_folder)
     identity: dict[str, Any] = {key: str(cost.run[key]) for key in RUN_KEYS}
     trajectory = record.read_trajectory() if searched else Trajectory.of_rows([])
     events = record.read_events() if record.events_file.is_file() else ()
@@ -154,8 +155,8 @@ def read_run(fold_folder: Path) -> Run:
         health=record.read_health(),
         genotype=record.read_genotype() if record.genotype_file.is_file() else None,
         validated=_validated(fold_folder),
-        scores=None if of_all else _scores(fold_folder),
-        reference=None if of_all else _scores(record.reference_folder),
+        scores=None if seen else _scores(fold_folder),
+        reference=None if seen else _scores(record.reference_folder),
         source=record.read_source(),
         busy=in_use(fold_folder),
     )

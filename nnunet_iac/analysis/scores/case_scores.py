@@ -107,7 +107,7 @@ def read_case_scores(folder: Path, *, tolerance: float | None = None) -> CaseSco
     Raises:
         FileNotFoundError: no summary.json, or with a tolerance, an image that is gone.
         ValueError: a damaged summary, cases missing from it or foreign to its split, a case in two
-            folds, or a validation of `fold_all`.
+            folds, or a validation of training cases.
         RuntimeError: a tolerance was given and MONAI is not installed.
     """
     if tolerance is not None:
@@ -204,22 +204,34 @@ def _summaries(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
         if summary.is_file():
             return [summary], ()
     folds = [path for path in fold_folders(folder) if path.is_dir()]
-    numbered = [fold for fold in folds if fold.name != FOLD_ALL]
-    if not numbered:
+    held_out = [fold for fold in folds if not scores_training_cases(fold)]
+    if not held_out:
         raise FileNotFoundError(
-            f"{folder} must have {SUMMARY}, {VALIDATION_SUMMARY} or numbered folds with that; it "
-            "has none: name a model, fold or prediction folder, validate with --val, or run "
-            "nnUNetv2_evaluate_folder on predictions"
+            f"{folder} must have {SUMMARY}, {VALIDATION_SUMMARY} or folds that hold cases "
+            "out with that; it has none: name a model, fold or prediction folder, validate with "
+            "--val, or run nnUNetv2_evaluate_folder on predictions"
         )
-    summaries = [fold / VALIDATION_SUMMARY for fold in numbered]
+    summaries = [fold / VALIDATION_SUMMARY for fold in held_out]
     for summary in summaries:
         if not summary.is_file():
             raise FileNotFoundError(
                 f"every fold of a model must be validated; {summary} does not exist: finish that "
                 "fold, or name single folds"
             )
-    remarks = (f"{FOLD_ALL} of {folder.name} is left out: it was validated on its training cases",)
-    return summaries, remarks if len(folds) > len(numbered) else ()
+    return summaries, tuple(
+        f"{fold.name} of {folder.name} is left out: it was validated on its training cases"
+        for fold in folds
+        if fold not in held_out
+    )
+
+
+def scores_training_cases(fold: Path) -> bool:
+    """Return whether a fold's validation cases are training cases: of `all`, or of one case."""
+    record = RunFolder.of_fold(fold)
+    if fold.name == FOLD_ALL or not record.split_file.is_file():
+        return fold.name == FOLD_ALL
+    scored = _held_out(record.split_file)
+    return bool(scored) and scored <= {*record.read_split().get("training", ())}
 
 
 def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
@@ -229,10 +241,10 @@ def _source(summary: Path, cases: Mapping[str, ScoredCase]) -> ScoredSummary:
         return ScoredSummary(summary, tuple(cases))
     frozen = folder.parent.name == "reference" and folder.parent.parent.name == FOLDER_NAME
     fold = folder.parent.parent.parent if frozen else folder.parent
-    if fold.name == FOLD_ALL:
+    if scores_training_cases(fold):
         raise ValueError(
-            f"a validation must be of cases held out; {summary} is {FOLD_ALL}'s, whose cases it "
-            "learned from: name a numbered fold"
+            f"a validation must be of cases held out; {summary} is {fold.name}'s, whose cases it "
+            "learned from: name a fold with others"
         )
     run = RunFolder.of_fold(fold)
     return ScoredSummary(

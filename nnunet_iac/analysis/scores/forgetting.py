@@ -6,14 +6,21 @@ episodic memory, NeurIPS 2017) and of Lifelong nnU-Net (Gonzalez et al., Scienti
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled, read_case_scores
+from nnunet_iac.analysis.scores.case_scores import (
+    CaseScores,
+    pooled,
+    read_case_scores,
+    scores_training_cases,
+)
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.runs.atomic import content_of, read_json
+from nnunet_iac.runs.fold import EXPORTED_FROM
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import SourceRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY
@@ -88,7 +95,8 @@ def trained_alone(folds: Sequence[Path], cases: Collection[str]) -> dict[str, Ca
     """Return the stock networks that were trained on the target, without the source, by trainer.
 
     They lie beside adapted runs, under the same plans or their source. Such a network began with
-    random weights, unless it was trained with -pretrained_weights.
+    random weights, unless it was trained with -pretrained_weights. Exported models are none, and
+    what cannot be read is left out, as are folds that hold no cases out.
 
     Args:
         folds: fold folders of the adapted runs.
@@ -109,7 +117,7 @@ def _stock_beside(fold: Path) -> dict[str, CaseScores]:
     """Return what trainers without cells scored on a run's fold, by trainer."""
     model, file = fold.parent, fold.parent / "plans.json"
     parts = model.name.split("__")
-    if len(parts) != 3:
+    if len(parts) != 3 or scores_training_cases(fold):
         return {}
     _, plans, configuration = parts
     with content_of(file):
@@ -118,7 +126,14 @@ def _stock_beside(fold: Path) -> dict[str, CaseScores]:
     for name in filter(None, (source, plans)):
         place = f"nnUNetTrainer*__{name}__{configuration}/{fold.name}"
         for other in sorted(model.parent.glob(place)):
-            is_stock = not RunFolder.of_fold(other).settings_file.is_file()
-            if is_stock and (other / VALIDATION_SUMMARY).is_file():
-                found[other.parent.name.partition("__")[0]] = read_case_scores(other)
+            if (other / VALIDATION_SUMMARY).is_file() and _is_stock(other):
+                with suppress(ValueError, OSError):
+                    found[other.parent.name.partition("__")[0]] = read_case_scores(other)
     return found
+
+
+def _is_stock(fold: Path) -> bool:
+    """Return whether a model was trained by nnU-Net alone, and is no export of a run of ours."""
+    path = fold.parent / "plans.json"
+    exported = path.is_file() and EXPORTED_FROM in read_json(path)
+    return not (exported or RunFolder.of_fold(fold).settings_file.is_file())

@@ -214,13 +214,13 @@ def _trained_alone(
     document: Mapping[str, Any], adapted: Mapping[str, Any], key: str
 ) -> dict[str, CaseScores]:
     """Return the study's other backbones of a target, by name; none if no model is adapted."""
-    if "source" not in adapted:
+    if adapted["backbone"] not in document.get("adapted", ()):
         return {}
-    shared, halves = WHERE[:2], document.get("halves", {})
+    shared, others = WHERE[:2], {*document["adapted"], *document.get("halves", {})}
     found: dict[str, list[CaseScores]] = {}
     for run in document["runs"]:
         here = all(run[name] == adapted[name] for name in shared) and key in run
-        alone = run["method"] == REFERENCE and "source" not in run and run["backbone"] not in halves
+        alone = run["method"] == REFERENCE and run["backbone"] not in others
         if here and alone:
             found.setdefault(run["backbone"], []).append(run_scores(run, key))
     return {name: pooled(parts, name) for name, parts in found.items()}
