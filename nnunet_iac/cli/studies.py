@@ -146,6 +146,11 @@ def _pareto(arguments: argparse.Namespace) -> int:
         return 0
     with content_of(results):
         found = widths.points(pareto, read_json(results)["runs"])
+    if not found:
+        raise ValueError(
+            f"a figure of widths needs all folds of a method at a width; {results} has them of "
+            "none: name the folds that were trained with -f, or train the others"
+        )
     print(widths.table(found))
     widths.write_points(pareto, found, arguments.o / "pareto.json")
     widths.draw_pareto(found, arguments.o / "pareto.png")

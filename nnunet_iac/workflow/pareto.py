@@ -168,6 +168,7 @@ def points(pareto: Pareto, runs: Sequence[Mapping[str, Any]]) -> list[ParetoPoin
     for cap in pareto.caps:
         for method in (m for m in STYLES if m in pareto.methods):
             own = [r for r in runs if _place(r) == (*place, f"cap{cap}", method)]
+            own = [r for r in own if r["fold"] in pareto.folds]
             if {r["fold"] for r in own} == set(pareto.folds):
                 found.append(point_of(cap, method, own, pareto.source.cost(cap)))
     return [point for point in found if point is not None]

@@ -32,6 +32,7 @@ from nnunet_iac.host.plans import configuration_of, dataset_number, read_plans
 from nnunet_iac.host.terminal import harmless
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.scores import SUMMARY
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.runs.typed import typed
@@ -54,6 +55,9 @@ Command = Callable[..., None]
 
 FINGERPRINT = "dataset_fingerprint.json"
 """File that planning needs; where it is missing its extraction takes minutes."""
+
+CASES = "study_cases.json"
+"""File in the folder of a network that nnU-Net trains alone, with its training cases."""
 
 GPUS = "NNUNET_IAC_GPUS"
 """Number of GPUs of this machine that a study's trainings share, unless others assign them."""
@@ -164,6 +168,7 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
     folder = fold_folder(study, run)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
+        _require_own_cases(folder, splits[run.fold]["train"])
         if not is_finished(study, run):
             begun = any(folder.glob("checkpoint_*.pth"))
             number = str(dataset_number(folder.parent.parent.name))
@@ -188,6 +193,27 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
             "others: move it elsewhere, and it is trained again"
         )
     return {**known, "date": date.today().isoformat()}
+
+
+def _require_own_cases(fold: Path, training: Sequence[str]) -> None:
+    """Check that a training in a fold's folder, if there is one, has these training cases.
+
+    Those of a network that nnU-Net trains alone are kept beside it.
+    """
+    record, path = RunFolder.of_fold(fold), fold / CASES
+    if record.split_file.is_file():
+        known = record.read_split().get("training")
+    elif path.is_file():
+        known = read_json(path)
+    else:
+        if not any(fold.glob("checkpoint_*.pth")):
+            write_json(path, sorted(training))
+        return
+    if not isinstance(known, list) or {*known} != {*training}:
+        raise RuntimeError(
+            f"{fold} must have been trained on the training cases of the study's splits, and was "
+            "on others: move it elsewhere, and it is trained again"
+        )
 
 
 def predictions_folder(study: Study, run: PlannedRun) -> Path:

@@ -162,6 +162,11 @@ class Study:
                     f"backbone {name!r} is half of {spec.half_of!r}, which must be another "
                     "backbone that the study trains: add it, or leave half_of out"
                 )
+            if whole is not None and replace(spec, trainer=whole.trainer, half_of=None) != whole:
+                raise ValueError(
+                    f"backbone {name!r} is half of {spec.half_of!r}, so the two must differ in "
+                    "their trainers alone: correct the other keys, or leave half_of out"
+                )
         for name, method in self.methods.items():
             for what, source in (("cells", method.cells_of), ("epochs", method.epochs_of)):
                 if source and not (source in self.methods and self.methods[source].searches):
@@ -183,8 +188,19 @@ class Study:
                 settings = self.settings_of(name, self.seeds[0])
                 if method.trainer == LTH_TRAINER:
                     settings.require_prunable()
+                if method.epochs_of:
+                    self._require_epochs_alike(method.epochs_of, settings)
             except ValueError as error:
                 raise ValueError(f"method {name!r}: {error}") from error
+
+    def _require_epochs_alike(self, name: str, settings: Settings) -> None:
+        """Check that epochs have as many batches as those of a method."""
+        theirs = self.settings_of(name, self.seeds[0]).schedule.iterations_per_epoch
+        if (ours := settings.schedule.iterations_per_epoch) != theirs:
+            raise ValueError(
+                f"iterations_per_epoch must be that of {name!r}, {theirs}, whose epochs it takes; "
+                f"got {ours}: correct it"
+            )
 
     @property
     def deprecations(self) -> list[str]:
@@ -223,7 +239,8 @@ class Study:
     def fingerprint(self, run: PlannedRun) -> dict[str, Any]:
         """Return all values that decide what a run is; if they change, it is another run."""
         network, splits = asdict(self.backbones[run.backbone]), str(run.dataset.splits)
-        known = {"network": network, "splits": splits, "trainer": self.trainer_of(run)}
+        known: dict[str, Any] = {"network": network, "splits": splits}
+        known |= {"patients": run.dataset.patients, "trainer": self.trainer_of(run)}
         if run.seed is None:
             return known
         if epochs_of := self.methods[run.method].epochs_of:

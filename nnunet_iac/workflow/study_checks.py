@@ -43,7 +43,7 @@ def require_ready(study: Study) -> None:
         if folders.count(folder) > 1:
             raise ValueError(f"a data set must be listed once; {folder.name} is there twice")
         if dataset.predict:
-            _require_test_cases(raw_folder(folder.name))
+            _require_test_cases(raw_folder(folder.name), dataset.patients)
         wanted_splits(dataset)
     for trainer in dict.fromkeys(study.trainer_of(run) for run in study.runs.values()):
         if trainer not in exported_trainers(trainers_dir()):
@@ -54,8 +54,8 @@ def require_ready(study: Study) -> None:
         require_own_results(study, run)
 
 
-def _require_test_cases(raw: Path) -> None:
-    """Check that there are test cases to predict and to score, and an image for every label."""
+def _require_test_cases(raw: Path, pattern: str | None) -> None:
+    """Check that there are test cases to predict and to score, each with a label and a patient."""
     for verb, name in (("predict", "imagesTs"), ("score", "labelsTs")):
         if not (raw / name).is_dir():
             raise FileNotFoundError(
@@ -67,13 +67,16 @@ def _require_test_cases(raw: Path) -> None:
         {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
         for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
     )
-    without = labels - images
+    without = labels ^ images
     if without or not labels:
-        found = f"without one: {named(without)}" if without else "there is no label"
+        found = f"without the other: {named(without)}" if without else "there is none"
         raise ValueError(
-            f"to score test cases every label in {raw / 'labelsTs'} must have its image in "
-            f"imagesTs; {found}: add what is missing, or leave predict out"
+            f"to score test cases every image in {raw / 'imagesTs'} must have its label in "
+            f"labelsTs, and every label its image; {found}: add what is missing, or leave predict "
+            "out"
         )
+    for case in labels:
+        patient_of(case, pattern)
 
 
 def _require_genotype(study: Study, run: PlannedRun) -> None:

@@ -18,7 +18,7 @@ from nnunet_iac.analysis.scores.wording import csv_text, finding, score_text
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.folders import results_folder
 from nnunet_iac.runs.atomic import content_of, write_json, write_text
-from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
+from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study import PlannedRun, Study
@@ -55,7 +55,7 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
             "errors": {label: errors_of(side) for label, side in sides.items()},
         }
     if run.method == REFERENCE:
-        return {**known, "curve": _curve(folder)}
+        return {**known, "curve": _curve(folder), "backbone_hash": _hash(folder)}
     return {**known, **_record(read_run(folder))}
 
 
@@ -71,6 +71,12 @@ def errors_of(scores: CaseScores) -> dict[str, list[float]] | None:
     if scores.errors is None:
         return None
     return {case: list(counts) for case, counts in scores.errors.items() if any(counts)}
+
+
+def _hash(fold: Path) -> str | None:
+    """Return the SHA-256 over a backbone's tensors, if its checkpoint is there."""
+    path = fold / FINAL
+    return tensors_hash(read_checkpoint(path)["network_weights"]) if path.is_file() else None
 
 
 def _curve(fold: Path) -> list[float]:
@@ -162,10 +168,10 @@ def _plane(table: MethodTable, name: str) -> Markup | None:
 
 
 def _with_length(table: MethodTable, searched: str, baseline: str) -> str:
-    """Return what a baseline is and, where it was trained for other epochs, for how many."""
-    own, other = (f"{table.row(method).epochs:.0f}" for method in (searched, baseline))
+    """Return what a baseline is and, where it was trained on other batches, on how many."""
+    own, other = (f"{table.row(method).batches:.0f}" for method in (searched, baseline))
     name = STUDY_BASELINES[baseline]
-    return name if own == other else f"{name} trained for {other} epochs instead of {own}"
+    return name if own == other else f"{name} trained on {other} batches instead of {own}"
 
 
 def _csv(tables: list[MethodTable]) -> str:

@@ -20,6 +20,7 @@ def run(method: str, seed: int, gain: float, **own: Any) -> dict[str, Any]:
         "backbone_hash": "a" * 64,
         "dice": {case: 0.7 + gain + 0.001 * n for n, case in enumerate(CASES)},
         "frozen_dice": FROZEN,
+        "settings": {"iterations_per_epoch": 250},
         "epochs": 20 + seed,
         "search_epochs": 9 if method == "iac-lth" else 0,
         "seconds": 60.0,

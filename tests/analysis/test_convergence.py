@@ -14,7 +14,8 @@ def _reference(backbone: str, dice: float, **own: Any) -> dict[str, Any]:
 
 
 def _study(after_half: float, after_all: float, **own: Any) -> dict[str, Any]:
-    runs = _reference("short", after_half), _reference("long", after_all, **own)
+    short = _reference("short", after_half, curve=[0.5] * 20)
+    runs = short, _reference("long", after_all, **{"curve": [0.5] * 40, **own})
     return {**document(*runs), "halves": {"short": "long"}}
 
 
@@ -27,13 +28,13 @@ def test_it_has_where_half_of_its_training_changes_little(
 ) -> None:
     (found,) = convergences(_study(after_half, after_all))
     assert found.has_converged is converged
-    assert found.twice.difference == pytest.approx(after_all - after_half)
+    assert found.longer.difference == pytest.approx(after_all - after_half)
     said = "less than 0.003, so short has" if converged else "not less than 0.003, so short has not"
     assert str(found) == (
-        "long, trained twice as long as short on Dataset900_Frames, 2d, has a validation Dice of "
-        f"{after_all:.4f} instead of {after_half:.4f}; the difference of "
+        "long, trained for 40 epochs, has on Dataset900_Frames, 2d, a validation Dice of "
+        f"{after_all:.4f}, and short, for 20, {after_half:.4f}; the difference of "
         f"{after_all - after_half:+.4f} (95 % CI {after_all - after_half:+.4f} to "
-        f"{after_all - after_half:+.4f}, n = {found.twice.patients}) is {said} converged"
+        f"{after_all - after_half:+.4f}, n = {found.longer.patients}) is {said} converged"
     )
 
 
@@ -44,6 +45,17 @@ def test_an_interval_that_reaches_beyond_is_named() -> None:
     (found,) = convergences(study)
     assert found.has_converged
     assert str(found).endswith("so short has converged, though the interval reaches beyond")
+
+
+def test_a_training_that_is_little_longer_or_few_patients_show_nothing() -> None:
+    (little,) = convergences(_study(0.86, 0.86, curve=[0.5] * 30))
+    study = _study(0.86, 0.86)
+    for each in study["runs"]:
+        each["dice"] = {case: each["dice"][case] for case in CASES[1:9]}
+    (few,) = convergences(study)
+    for found in (little, few):
+        assert not found.has_converged
+        assert str(found).endswith("or of a training not twice as long, to show convergence")
 
 
 def test_other_folds_and_studies_without_halves_show_nothing() -> None:

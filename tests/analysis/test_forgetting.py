@@ -200,6 +200,8 @@ def test_a_study_shows_what_each_method_has_forgotten_over_its_seeds() -> None:
 
 def test_a_study_shows_the_forward_transfer_over_its_other_backbones() -> None:
     runs = [adapted("random", 0, 0.5), adapted("continued", 0, 2.0)]
+    for each in runs:
+        each["augmentation"] = "default"
     scratch = [run("reference", 0, gain, backbone=n) for n, gain in {"s": -0.2, "h": -0.25}.items()]
     other = run("reference", 0, -0.1, backbone="other")  # Adapted, and its source is not at hand.
     own = {"halves": {"h": "s"}, "adapted": ["narrow", "other"]}
@@ -208,6 +210,9 @@ def test_a_study_shows_the_forward_transfer_over_its_other_backbones() -> None:
         assert {name: c.difference for name, c in row.transfers.items()} == {
             "s": pytest.approx(0.3)
         }
+    augmented = [{**each, "augmentation": "NoDA"} for each in runs]  # Predicted without mirroring.
+    (other,) = method_tables({**document(*augmented, *scratch), **own})
+    assert not any(row.transfers for row in other.rows)
     head, first, _ = cells(made)
     assert head[-2:] == ["forward transfer over s [95 %]", "p of transfer over s (Holm over 2)"]
     assert first[-2].startswith("+0.3000 [")

@@ -45,6 +45,7 @@ def run(method: str, draw: int, gain: float, loss: float) -> dict[str, Any]:
         "backbone_hash": "a" * 64,
         "dice": scores(TARGET, 0.695 + 0.001 * draw, gain),
         "source": {"before": before, "after": scores(SOURCE, 0.86, -loss)},
+        "settings": {"iterations_per_epoch": 25},
         "epochs": 16,
         "search_epochs": 8,
         "seconds": 300.0,

@@ -1,12 +1,14 @@
 """The steps of a study, as far as they need no training."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.workflow import engine, steps
 from nnunet_iac.workflow.estimate import plan_lines
 from nnunet_iac.workflow.study import Study
@@ -79,6 +81,40 @@ def test_a_step_that_fails_states_why_and_writes_nothing(
     assert steps.main(["train", "--study", str(path), "--run", name, "--to", str(to)]) == 2
     assert "nnUNetv2_train must succeed" in capsys.readouterr().err
     assert not to.exists()
+
+
+def test_a_training_on_other_cases_is_not_taken(tmp_path: Path) -> None:
+    stock, ours, begun = (tmp_path / name for name in ("stock", "ours", "begun"))
+    RunFolder.of_fold(ours).write_split({"training": ["a"], "validation": ["c"]})
+    steps._require_own_cases(stock, ["a"])
+    for fold in (stock, ours):
+        steps._require_own_cases(fold, ["a"])
+        with pytest.raises(RuntimeError, match="on the training cases of the study's splits"):
+            steps._require_own_cases(fold, ["b"])
+    begun.mkdir()
+    (begun / "checkpoint_latest.pth").touch()  # Of which it is not known.
+    steps._require_own_cases(begun, ["a"])
+    assert [path.name for path in begun.iterdir()] == ["checkpoint_latest.pth"]
+
+
+@pytest.mark.parametrize(("options", "assigned"), [((), "2"), (("--profile", "slurm"), None)])
+def test_a_cluster_gives_every_job_its_gpu_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], assigned: str | None
+) -> None:
+    path, seen = tmp_path / "study.yaml", []
+    document = {"name": "s", "device": "cuda", "datasets": [{"dataset": 4}], "methods": {}}
+    path.write_text(yaml.safe_dump(document))
+    for name in ("require_ready", "_remove_outdated"):
+        monkeypatch.setattr(engine, name, lambda *_: None)
+    monkeypatch.delenv(steps.GPUS, raising=False)
+
+    def run(words: list[str], env: dict[str, str]) -> Any:
+        seen.append((env.get(steps.GPUS), "gpu=2" in words))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    engine.run_study(path, tmp_path / "out", 1, 2, options)
+    assert seen == [(assigned, True)]
 
 
 def test_a_report_of_references_alone_has_results_and_no_table(tmp_path: Path) -> None:

@@ -122,12 +122,14 @@ def test_what_a_data_set_lacks_is_named(raw: Path, dataset: dict[str, Any], mess
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (["a"], ["a", "b"], "must have its image in imagesTs; without one: b"),
-        (["a"], [], "there is no label"),
-        (["a", "b"], ["a"], None),
+        (["a"], ["a", "b"], "every label its image; without the other: b"),
+        (["a"], [], "without the other: a"),
+        ([], [], "there is none"),
+        (["a", "b"], ["a"], "without the other: b"),
+        (["a"], ["a"], None),
     ],
 )
-def test_every_label_of_a_test_case_needs_its_image(
+def test_a_test_case_has_an_image_and_a_label(
     raw: Path, images: list[str], labels: list[str], message: str | None
 ) -> None:
     for folder, names in (("imagesTs", [f"{i}_0000" for i in images]), ("labelsTs", labels)):
@@ -136,6 +138,14 @@ def test_every_label_of_a_test_case_needs_its_image(
             (raw / folder / f"{name}.nii.gz").touch()
     with nullcontext() if message is None else pytest.raises(ValueError, match=message):
         require_ready(study(predict=True))
+
+
+def test_a_test_case_without_a_patient_is_named(raw: Path) -> None:
+    for folder, name in (("imagesTs", "other_0000"), ("labelsTs", "other")):
+        (raw / folder).mkdir()
+        (raw / folder / f"{name}.nii.gz").touch()
+    with pytest.raises(ValueError, match="does not match 'other'"):
+        require_ready(study(predict=True, patients=PATIENTS))
 
 
 def test_cases_that_are_not_there_are_named(raw: Path, tmp_path: Path) -> None:

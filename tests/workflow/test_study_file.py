@@ -104,6 +104,16 @@ def test_a_convolution_is_measured_by_the_cells_of_a_search_of_the_same_seed() -
             {"methods": {"iac-lth": None, "iac": {"epochs_of": "iac-lth"}}},
             "must not search or set finetune_epochs if epochs_of decides",
         ),
+        (
+            {
+                "settings": {"preset": "swift"},
+                "methods": {
+                    "iac-lth": {"settings": {"iterations_per_epoch": 500}},
+                    "continued": {"epochs_of": "iac-lth"},
+                },
+            },
+            "iterations_per_epoch must be that of 'iac-lth', 500, whose epochs it takes; got 250",
+        ),
         ({"methods": {"random": {"settings": {"sede": 1}}}}, "method 'random': unknown setting"),
         (
             {"methods": {"random": {"settings": {"genotype": 5}}}},
@@ -153,6 +163,12 @@ def test_what_a_run_is_changes_with_its_trainer_network_and_settings() -> None:
             methods={"random": {"as": method, "settings": {"finetune_lr": rate}}},
         )
         fingerprints.append(made.fingerprint(made.runs[name]))
+    patients = study(
+        datasets=[{"dataset": 4, "folds": [0, 1], "patients": "p"}],
+        backbones={"own": {"cap": 8}},
+        methods={"random": {"settings": {"finetune_lr": 1e-3}}},
+    )
+    assert fingerprints[0] != patients.fingerprint(patients.runs[name])
     assert fingerprints[0] != fingerprints[1]
     assert fingerprints[0] != fingerprints[2]
 
@@ -167,6 +183,8 @@ def test_half_of_a_training_shows_once_whether_a_backbone_has_converged() -> Non
     for other in ("absent", "half"):
         with pytest.raises(ValueError, match=f"is half of '{other}', which must be another"):
             study(backbones={"whole": whole, "half": {**half, "half_of": other}})
+    with pytest.raises(ValueError, match="must differ in their trainers alone"):
+        study(backbones={"whole": whole, "half": {**half, "cap": 16}})
 
 
 def test_splits_are_found_from_the_folder_of_the_file(tmp_path: Path) -> None:

@@ -10,19 +10,23 @@ from nnunet_iac.workflow.study_report import write_study_report
 def page(tmp_path: Path, searched: int, random: int) -> str:
     runs = [run("iac-lth", 0, 0.1, epochs=searched), run("random", 0, 0.2, epochs=random)]
     write_study_report(document(*runs), tmp_path / "report.html")
+    assert "'+" not in (tmp_path / "tables.csv").read_text()  # A number, to a spreadsheet as well.
     return (tmp_path / "report.html").read_text()
 
 
 def test_a_random_cell_of_another_length_is_called_so(tmp_path: Path) -> None:
-    said = "0.1000 lower than a random cell trained for 45 epochs instead of 234 ("
+    said = "0.1000 lower than a random cell trained on 11250 batches instead of 58500 ("
     assert said in page(tmp_path, 234, 45)
 
 
 def test_it_states_whether_the_backbone_has_converged(tmp_path: Path) -> None:
-    halves = [run("reference", 0, gain, backbone=name) for name, gain in (("a", 0.1), ("b", 0.2))]
+    halves = [
+        run("reference", 0, gain, backbone=name, curve=[0.5] * epochs)
+        for name, gain, epochs in (("a", 0.1, 10), ("b", 0.2, 20))
+    ]
     found = {**document(run("iac-lth", 0, 0.1), *halves), "halves": {"a": "b"}}
     write_study_report(found, tmp_path / "report.html")
-    said = "b, trained twice as long as a on Dataset900_Frames, 2d, has a validation Dice of"
+    said = "b, trained for 20 epochs, has on Dataset900_Frames, 2d, a validation Dice of"
     assert said in (tmp_path / "report.html").read_text()
 
 

@@ -136,7 +136,7 @@ def search_claims() -> Iterator[Claim]:
             yield Claim(claim, number, "search", runs)
         for each in one.converged:
             claim = f"Dice of a backbone after twice the training ({one.title})"
-            number = f"{each.twice.mean_b:.4f}, {finding(each.twice, 'half of it')}"
+            number = f"{each.longer.mean_b:.4f}, {finding(each.longer, 'half of it')}"
             yield Claim(claim, number, "search", one.studies["converged"]["runs"])
 
 

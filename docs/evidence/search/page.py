@@ -353,7 +353,7 @@ class Measured:
 
     @property
     def hours(self) -> dict[str, float]:
-        """The hours of one core that the methods of every study took, without validation.
+        """The hours of one core that the methods of every study took, without the final validation.
 
         Of every method the median times its runs, since some had to wait for other work.
         """

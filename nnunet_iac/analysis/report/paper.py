@@ -112,20 +112,24 @@ def _combined(made: Sequence[GroupComparison]) -> Table:
     rows = []
     for place in dict.fromkeys(map(_place, made)):
         for name, method, kind in COMPARED:
-            paired = [one.paired for one in _chosen(made, method, kind) if _place(one) == place]
-            if not paired:
+            chosen = [one for one in _chosen(made, method, kind) if _place(one) == place]
+            if not chosen:
                 continue
+            paired = [one.paired for one in chosen]
+            backbones = {Path(one.group.runs[0].backbone.path).parent.parent for one in chosen}
             differences = [c.difference for c in paired]
             p_values = [c.p for c in paired if c.p is not None]
             mean = f"{fmean(differences):+.3f}"
             span = f"{min(differences):+.3f} to {max(differences):+.3f}"
-            p = p_text(fisher_combination(p_values) if p_values else None)
-            rows.append((*place, name, str(len(paired)), mean, span, p))
+            apart = p_values and len(backbones) == len(chosen)
+            p = p_text(fisher_combination(p_values) if apart else None)
+            rows.append((*place, name, str(len(backbones)), mean, span, p))
     head = ("data set", "configuration", "comparison", "backbones", "mean difference")
     return Table(
         "table1",
         "Mean difference of Dice over backbones, and Fisher's combination of their Wilcoxon tests. "
-        "The tests share their patients, so the combined p is too small.",
+        "The tests share their patients, so the combined p is too small; there is none where one "
+        "backbone has several groups, such as other settings.",
         (*head, "least to largest", "p, Fisher"),
         tuple(rows),
     )

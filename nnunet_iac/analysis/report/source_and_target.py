@@ -94,7 +94,9 @@ def source_and_target(found: Sequence[Adaptation]) -> Section:
     )
     sources = (f"Adapted to {p[0]}: the model {p[3]} of {p[2]}, the source" for p in places)
     remarks = {remark: None for one in found for remark in one.forgetting.remarks}
-    paragraphs = (*sources, *(f"On the source, {remark}" for remark in remarks))
+    mixed = dict.fromkeys(r for one in found for c in one.transfers.values() for r in c.remarks)
+    alone = (f"Forward transfer: {remark}" for remark in mixed)
+    paragraphs = (*sources, *(f"On the source, {remark}" for remark in remarks), *alone)
     return Section("source_and_target", "Source and target", paragraphs, (table,), tuple(pictures))
 
 

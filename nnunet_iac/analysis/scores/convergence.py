@@ -6,32 +6,41 @@ from typing import Any
 
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
 from nnunet_iac.analysis.scores.method_table import run_scores
+from nnunet_iac.analysis.scores.statistics import FEWEST_PATIENTS
 from nnunet_iac.analysis.vocabulary import REFERENCE
 
 CONVERGED = 0.003
-"""Twice the training changes the Dice of a converged backbone by less than this."""
+"""Twice the training, or more, changes the Dice of a converged backbone by less than this."""
 
 
 @dataclass(frozen=True)
 class Convergence:
     """The validation Dice of a backbone against that after half of its training, or less.
 
-    `twice` is the comparison; `half` names the backbone of the shorter training.
+    `longer` is the comparison; `half` names the backbone of the shorter training, and `epochs` has
+    the length of it and of the other.
     """
 
     dataset: str
     configuration: str
     backbone: str
     half: str
-    twice: PairedComparison
+    longer: PairedComparison
+    epochs: tuple[int, int]
+
+    @property
+    def decides(self) -> bool:
+        """Whether there are enough patients, and one training is twice as long as the other."""
+        half, whole = self.epochs
+        return self.longer.patients >= FEWEST_PATIENTS and 0 < 2 * half <= whole
 
     @property
     def has_converged(self) -> bool:
-        """Whether the second half changed the mean Dice by less than `CONVERGED`, up or down."""
-        return abs(self.twice.difference) < CONVERGED
+        """Whether the rest of the training changed the mean Dice by less than `CONVERGED`."""
+        return self.decides and abs(self.longer.difference) < CONVERGED
 
     def __str__(self) -> str:
-        interval, size = self.twice.interval, f"n = {self.twice.patients}"
+        interval, size = self.longer.interval, f"n = {self.longer.patients}"
         if interval is not None:
             size = f"95 % CI {interval.low:+.4f} to {interval.high:+.4f}, {size}"
         found = (
@@ -39,13 +48,15 @@ class Convergence:
             if self.has_converged
             else f"not less than {CONVERGED}, so {self.half} has not converged"
         )
+        if not self.decides:
+            found = "of too few patients, or of a training not twice as long, to show convergence"
         if self.has_converged and interval and max(-interval.low, interval.high) >= CONVERGED:
             found += ", though the interval reaches beyond"
         return (
-            f"{self.backbone}, trained twice as long as {self.half} on {self.dataset}, "
-            f"{self.configuration}, has a validation Dice of {self.twice.mean_b:.4f} instead of "
-            f"{self.twice.mean_a:.4f}; the difference of {self.twice.difference:+.4f} ({size}) is "
-            f"{found}"
+            f"{self.backbone}, trained for {self.epochs[1]} epochs, has on {self.dataset}, "
+            f"{self.configuration}, a validation Dice of {self.longer.mean_b:.4f}, and "
+            f"{self.half}, for {self.epochs[0]}, {self.longer.mean_a:.4f}; the difference of "
+            f"{self.longer.difference:+.4f} ({size}) is {found}"
         )
 
 
@@ -64,6 +75,7 @@ def convergences(document: Mapping[str, Any]) -> list[Convergence]:
             continue
         pattern = half["patient_pattern"] or ".*"
         sides = run_scores(half, "dice"), run_scores(whole, "dice")
-        twice = compare_scores(*sides, patient_pattern=pattern)
-        found.append(Convergence(dataset, configuration, whole["backbone"], name, twice))
+        longer = compare_scores(*sides, patient_pattern=pattern)
+        epochs = len(half["curve"]), len(whole["curve"])
+        found.append(Convergence(dataset, configuration, whole["backbone"], name, longer, epochs))
     return found

@@ -18,6 +18,7 @@ from nnunet_iac.analysis.scores.case_scores import (
     scores_training_cases,
 )
 from nnunet_iac.analysis.scores.comparison import PairedComparison, compare_scores
+from nnunet_iac.analysis.scores.mirroring import mixed_mirroring
 from nnunet_iac.analysis.scores.statistics import MARGIN
 from nnunet_iac.runs.atomic import content_of, read_json
 from nnunet_iac.runs.fold import EXPORTED_FROM
@@ -88,7 +89,8 @@ def forward_transfer(
     So Lifelong nnU-Net has it. Lopez-Paz and Ranzato take the model before it is adapted against
     one with random weights, whose Dice is about 0: that would be the target's Dice once more.
     """
-    return compare_scores(scratch, adapted, patient_pattern=pattern, margin=margin, seed=seed)
+    found = compare_scores(scratch, adapted, patient_pattern=pattern, margin=margin, seed=seed)
+    return replace(found, remarks=(*mixed_mirroring(scratch, adapted), *found.remarks))
 
 
 def trained_alone(folds: Sequence[Path], cases: Collection[str]) -> dict[str, CaseScores]:

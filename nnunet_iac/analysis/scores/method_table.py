@@ -38,9 +38,10 @@ WHERE = ("dataset", "configuration", "backbone", "augmentation")
 class Row:
     """One method of a study: means over its runs, minutes as medians.
 
-    Epochs and minutes are on top of the reference, search included; parameters and MACs are what it
-    adds, as a share; `dice` is the mean over classes, a patient's cases, seeds, then patients, and
-    `spread` its standard deviation over seeds; `against` has the method minus each baseline.
+    Epochs, batches and minutes are on top of the reference, search included; parameters and MACs
+    are what it adds, as a share; `dice` is the mean over classes, a patient's cases, seeds, then
+    patients, and `spread` its standard deviation over seeds; `against` has the method minus each
+    baseline.
     `forgetting` is of the runs that were scored on the source of an adapted model, if any, and
     `transfers` has these minus every backbone that was trained on the target alone.
     """
@@ -48,6 +49,7 @@ class Row:
     method: str
     runs: int
     epochs: float
+    batches: float
     search_epochs: float
     minutes: float
     parameters: float
@@ -96,9 +98,9 @@ def method_tables(
         own = [run for run in runs if _place(run) == place]
         named = dict(zip(WHERE, place, strict=True))
         methods = [m for m in document["methods"] if any(run["method"] == m for run in own)]
-        _require_one_backbone(own)
         references = [run for run in document["runs"] if run["method"] == REFERENCE]
         references = [run for run in references if tuple(run[k] for k in WHERE[:3]) == place[:3]]
+        _require_one_backbone([*own, *(run for run in references if run.get("backbone_hash"))])
         # Without cells only its own validation is known, which mirrors as trainers do by default.
         mirrored = named["augmentation"] == "default"
         own_validation = [run_scores(run, "dice") for run in references] if mirrored else []
@@ -115,7 +117,8 @@ def method_tables(
             if reference and all(key in run for run in own) and _have_dice(reference, groups, key):
                 found = _table_values(groups, known, reference, key, margin)
                 table = MethodTable(named, scores, **found)
-                alone = _trained_alone(document, own[0], key)
+                alike = mirrored or key == "test_dice"  # Predicted with the same mirroring.
+                alone = _trained_alone(document, own[0], key) if alike else {}
                 tables.append(_with_transfers(table, groups, alone, key, margin))
     return tables
 
@@ -185,6 +188,7 @@ def _table_values(
         dice = [mean for mean in means if mean is not None]
         values: dict[str, float] = {
             **{key: fmean(run[key] for run in runs) for key in ("epochs", "search_epochs")},
+            "batches": fmean(r["epochs"] * r["settings"]["iterations_per_epoch"] for r in runs),
             "minutes": median(run["seconds"] for run in runs) / 60,
         }
         for cost in ("parameters", "macs"):
@@ -268,7 +272,8 @@ def _on_source(known: Mapping[str, Any], side: str) -> CaseScores:
 
 def cells(table: MethodTable) -> list[list[str]]:
     """Return head and rows of a table as text."""
-    head = ["method", "runs", "epochs", "search epochs", "minutes", "parameters", "MACs"]
+    head = ["method", "runs", "epochs", "search epochs", "batches", "minutes"]
+    head += ["parameters", "MACs"]
     head += ["Dice", "± seeds"]
     compared = [row.against[REFERENCE] for row in table.rows]
     wrong = any(map(_has_errors, compared))
@@ -285,7 +290,12 @@ def cells(table: MethodTable) -> list[list[str]]:
     found = [head]
     for row in table.rows:
         line = [row.method, f"{row.runs}", f"{row.epochs:.0f}", f"{row.search_epochs:.0f}"]
-        line += [f"{row.minutes:.1f}", f"{row.parameters:+.1%}", f"{row.macs:+.1%}"]
+        line += [
+            f"{row.batches:.0f}",
+            f"{row.minutes:.1f}",
+            f"{row.parameters:+.1%}",
+            f"{row.macs:+.1%}",
+        ]
         line += [f"{row.dice:.4f}", NONE if row.spread is None else f"{row.spread:.4f}"]
         line += _error_cells(row.against[REFERENCE]) if wrong else []
         for baseline in table.baselines:

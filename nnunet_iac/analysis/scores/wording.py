@@ -65,7 +65,7 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
 
 def _no_formula(cell: object) -> object:
     is_formula = isinstance(cell, str) and cell.startswith(FORMULA_SIGNS)
-    return f"'{cell}" if is_formula and not re.fullmatch(r"[-+.,\d\[\] ]*", str(cell)) else cell
+    return f"'{cell}" if is_formula and not re.fullmatch(r"[-+.,\d\[\] %]*", str(cell)) else cell
 
 
 def markdown_text(value: object) -> object:
