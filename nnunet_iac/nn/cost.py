@@ -49,6 +49,8 @@ def cell_costs(network: IACUNet, input_channels: int, patch_size: Sequence[int])
     """
     stock = nn.Sequential(network.encoder, network.decoder)
     backbone = copy_with(stock, lambda tensor: tensor.to(_NO_MEMORY)).eval()
+    for module in backbone.modules():
+        module._forward_hooks.clear()  # Tuned norms, which are none of the backbone's.
     patch = torch.zeros(1, input_channels, *patch_size, device=_NO_MEMORY)
     levels = list(network.levels())[::-1]
     fixed, operations = Cost(0, 0), dict.fromkeys(OPERATIONS, Cost(0, 0))

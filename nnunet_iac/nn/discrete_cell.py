@@ -58,6 +58,17 @@ class PlainDiscreteCell(Cell):
             nodes.append(_channels_last(reduce(add, terms)))
         return self.joined(nodes)
 
+    def unused_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters on which the last R nodes, the output, do not depend."""
+        used = {*INTERMEDIATE_NODES[-self.shape.output_nodes :]}
+        for edge in sorted(self.genotype.operations, key=lambda edge: -edge.target):
+            if edge.target in used:
+                used.add(edge.source)
+            else:
+                yield from self.operations(edge).parameters()
+        for node, project in enumerate(self.projections):
+            yield from project.parameters() if node not in used else ()
+
 
 class DiscreteCell(PlainDiscreteCell):
     """The cell of a genotype: a node is the plain sum of its two edges, on all C channels.

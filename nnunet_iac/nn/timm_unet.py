@@ -11,6 +11,8 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed import is_initialized
+from torch.nn.modules.batchnorm import _BatchNorm
 
 STAGES = 6
 """Resolutions of every encoder, the full one included; each has half the sides of the last."""
@@ -138,6 +140,11 @@ class TimmEncoder(nn.Module):
         self.trunk = create_model(
             published.timm_name, pretrained=False, features_only=True, in_chans=trunk_channels
         )
+        if is_initialized() and any(map(_has_activation, self.trunk.modules())):
+            raise ValueError(
+                f"{name} must be trained by one process; there are several, whose synchronised "
+                "batch norms would leave out its activations: train on one GPU"
+            )
         # What a decoder, and the surgery, need to know.
         self.output_channels = published.output_channels(stem_channels)
         self.strides = encoder_strides(name)
@@ -162,6 +169,11 @@ class TimmEncoder(nn.Module):
             return self.trunk(x)
         full = self.stem(x)
         return [full, *self.trunk(full)]
+
+
+def _has_activation(module: nn.Module) -> bool:
+    """Return whether a module is a batch norm with an activation inside, as timm has them."""
+    return isinstance(module, _BatchNorm) and any(True for _ in module.children())
 
 
 def require_2d(name: str, conv_op: str) -> None:

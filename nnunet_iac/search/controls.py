@@ -42,7 +42,7 @@ OF_RETENTION = {
 """Endings of the names of controls in records, by the setting `retention`."""
 
 _WITH_ARGUMENT = re.compile(r"(conv|random)(?::(.*))?", re.DOTALL)
-_SEED = re.compile(r"\d{1,18}")
+_SEED = re.compile(r"\d{1,20}")
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ class CellSource:
             )
         if kind == "conv":
             return cls("convolution", argument)
-        if not _SEED.fullmatch(argument or ""):
+        if not _SEED.fullmatch(argument or "") or int(argument) >= 2**64:
             raise ValueError(
-                f"setting 'genotype' must be {kind}:SEED with an integer >= 0; got {genotype!r}"
+                f"setting 'genotype' must be {kind}:SEED with an integer from 0 to 2^64 - 1; got "
+                f"{genotype!r}"
             )
         return cls(kind, seed=int(argument))
 

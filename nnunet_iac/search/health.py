@@ -22,6 +22,10 @@ WINDOW = 15
 """Search epochs over which the trend of the training loss is measured."""
 
 
+NON_FINITE = "non-finite"
+"""The kind of event that ends a run."""
+
+
 @dataclass(frozen=True)
 class HealthEvent:
     """A condition that began: `dead edge`, `collapse`, `plateau`, `divergence` or `non-finite`.

@@ -15,6 +15,7 @@ from torch import nn
 from nnunet_iac.host.plans import SECTION, configuration_of
 from nnunet_iac.runs.atomic import read_json, replacing
 from nnunet_iac.runs.checkpoint import (
+    BEST,
     FINAL,
     LATEST,
     MIRRORING,
@@ -140,10 +141,16 @@ def read_own_checkpoint(
 
 
 def require_newest(path: Path, modified: int) -> None:
-    """Check that no other process has continued the run since its checkpoint was read.
+    """Check that a run continues from its newest checkpoint, and that no other process does.
 
-    `modified` is its time of modification then, in nanoseconds.
+    `modified` is its time of modification when it was read, in nanoseconds.
     """
+    if path.name == BEST:  # nnU-Net takes it where the latest is missing.
+        raise ValueError(
+            f"to continue, {path.parent} must hold {LATEST}; it has only {BEST}, of an earlier "
+            f"epoch: copy {PREVIOUS}, if it is there, or {BEST} to {LATEST}, or start anew without "
+            "--c"
+        )
     if not path.is_file() or path.stat().st_mtime_ns != modified:
         raise RuntimeError(
             f"a run must continue from its newest checkpoint; {path} has been replaced since "

@@ -20,6 +20,7 @@ from nnunet_iac.search.discretisation import discretise, within_budget
 from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.health import (
     COLLAPSE_SHARE,
+    NON_FINITE,
     HealthEvent,
     HealthState,
     examine,
@@ -31,7 +32,13 @@ from nnunet_iac.search.space import EDGES, Edge
 from nnunet_iac.training import optimisation
 from nnunet_iac.training.batches import ARCHITECTURE
 from nnunet_iac.training.compilation import compile_cells, compiles_cells
-from nnunet_iac.training.distributed import freeze_unused_heads, require_same_on_all_ranks
+from nnunet_iac.training.distributed import (
+    broadcast_from_rank0,
+    freeze_unused_heads,
+    freeze_unused_nodes,
+    rank,
+    require_same_on_all_ranks,
+)
 from nnunet_iac.training.finetuning import FinetuneLength
 from nnunet_iac.training.method import Method, method_name
 from nnunet_iac.training.progress import Progress, search_ends, search_progress
@@ -175,6 +182,8 @@ class SearchController:
             assert self.first_finetune_epoch is not None
             if not rates.deep_supervision:
                 freeze_unused_heads(network)
+            if network.genotype is not None:
+                freeze_unused_nodes(network)
             backbone = (p for p in network.backbone_weights() if p.requires_grad)
             learning = [*network.weights(), *network.norm_weights(), *backbone]
             epochs = schedule.finetune_epochs, self.first_finetune_epoch
@@ -223,7 +232,7 @@ class SearchController:
 
     def not_finite(self, what: str, epoch: int, edge: Edge | None = None) -> RuntimeError:
         """Return the error of a number that is not finite, after recording it."""
-        self.recorder.add_health_event(HealthEvent(epoch + 1, "non-finite", edge, what))
+        self.recorder.add_health_event(HealthEvent(epoch + 1, NON_FINITE, edge, what))
         return not_finite(what, epoch, edge)
 
     def end_epoch(self, network: Any, completed: int, seconds: float, loss: float) -> Change:
@@ -364,6 +373,12 @@ class SearchController:
         return outcome.genotype
 
     def _ticket(self, network: RetrofittedUNet) -> dict[str, Tensor]:
+        """Return the ticket of the record, which the first rank has."""
+        own = self._recorded_ticket(network) if rank() == 0 else None
+        found: dict[str, Tensor] = broadcast_from_rank0(own)
+        return found
+
+    def _recorded_ticket(self, network: RetrofittedUNet) -> dict[str, Tensor]:
         """Return the ticket of the record; one that is damaged or gone is drawn again."""
         folder = self.recorder.folder
         try:

@@ -53,9 +53,30 @@ def freeze_unused_heads(network: Any) -> None:
         head.requires_grad_(False)
 
 
+def rank() -> int:
+    """Return the number of this process among those that train together."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def ranks() -> int:
     """Return how many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def freeze_unused_nodes(network: Any) -> None:
+    """Freeze what no output of a discrete cell depends on, for the same reason."""
+    for cell in network.cells():
+        for parameter in cell.unused_parameters():
+            parameter.requires_grad_(False)
+
+
+def on_any_rank(value: bool) -> bool:
+    """Return whether something holds on any rank."""
+    if not dist.is_initialized():
+        return value
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return any(found)
 
 
 def broadcast_from_rank0(value: Any) -> Any:

@@ -132,7 +132,19 @@ class Lifecycle:
         record = self.recorder.backbone
         assert record is not None
         self.source = retained_source(self.checks, record, self.split[0])
+        self._require_same_source()
         self.recorder.folder.write_split(self.cases)
+
+    def _require_same_source(self) -> None:
+        """Check that the source's cases are those that the run began with."""
+        known = self.recorder.cost.run.get("source_cases", [])
+        if known != (found := [] if self.source is None else list(self.source.cases)):
+            differ = ", ".join(sorted({*known} ^ {*found}))
+            raise ValueError(
+                "a run must continue with the training cases of its source that it began with; "
+                f"these differ: {differ}: restore that data set and its splits, or start anew "
+                "without --c"
+            )
 
     def backbone_weights(self, network: Any) -> dict[str, Tensor]:
         """Return the weights that a retrofit began with."""

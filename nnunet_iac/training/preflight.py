@@ -31,6 +31,7 @@ from nnunet_iac.search.settings import Settings, present_names
 from nnunet_iac.training.backbone import Backbone, Fold, backbone_file, read_backbone
 from nnunet_iac.training.checkpoints import require_same_structure
 from nnunet_iac.training.compilation import compiles_cells, require_compiler
+from nnunet_iac.training.distributed import on_any_rank
 from nnunet_iac.training.memory import enable_checkpointing_if_needed
 from nnunet_iac.training.method import Method
 from nnunet_iac.training.setting_checks import used_settings
@@ -129,7 +130,7 @@ class Preflight:
         `cases` are all that are preprocessed; nnU-Net's `do_split` reads or writes the file.
         """
         require_splits(self._splits, self.number, cases)
-        training, validation = do_split()
+        training, validation = map(sorted, do_split())  # Of `all` it is the order of a folder.
         if not validation:
             self.log(
                 f"WARNING: fold {self.number} has no validation cases, so its scores are those of "
@@ -212,25 +213,27 @@ class Preflight:
         cell, where = self.settings.cell, (planned.batch, planned.device)
         model = made(cell)
         self.log(enable_checkpointing_if_needed(model, *where, cell, made))
-        network.activation_checkpointing = model.activation_checkpointing
+        network.activation_checkpointing = on_any_rank(model.activation_checkpointing)
 
     def require_compiler(self, device: torch.device) -> None:
         """Check that torch can compile for the device if the cells are to be compiled on it."""
         if self.method.retrofits and compiles_cells(self.settings.optimisation, device):
             require_compiler(device)
 
-    def require_space(self, network: Any) -> None:
+    def require_space(self, network: Any, resumes: bool) -> None:
         """Check that the disk has room for the run's checkpoints.
 
         A checkpoint takes about the bytes of all weights, of Adam's two averages and, where the
-        weights are averaged, of what they are an average of.
+        weights are averaged, of what they are an average of. A run that resumes replaces its files,
+        which may be one with several names; those of an earlier run are kept.
         """
         weights = sum(tensor.nbytes for tensor in network.state_dict().values())
         learns = {parameter for parameter in network.parameters() if parameter.requires_grad}
         if self.method.retrofits:
             learns.update(network.backbone_weights())
         learning = sum(parameter.nbytes for parameter in learns)
-        present = sum(path.stat().st_size for path in self.fold.glob("checkpoint_*.pth"))
+        files = map(Path.stat, self.fold.glob("checkpoint_*.pth") if resumes else ())
+        present = sum({file.st_ino: file.st_size for file in files}.values())
         copies = 3 if self.settings.optimisation.ema_decay else 2
         require_space(self.fold, FILES_IN_A_FOLD * (weights + copies * learning) - present)
 

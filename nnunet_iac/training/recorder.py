@@ -22,7 +22,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.typed import typed
 from nnunet_iac.search.cost import Cost
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.search.health import HealthEvent
+from nnunet_iac.search.health import NON_FINITE, HealthEvent
 from nnunet_iac.search.pruning import Decision, Observation, PruningEvent, PruningState
 from nnunet_iac.search.relaxation import distribution
 from nnunet_iac.search.setting_parts import CellConfig
@@ -226,8 +226,19 @@ class Recorder:
             self.backbone = replace(
                 self.backbone,
                 after=self.backbone.after or known.after,
+                encoder_after=self.backbone.encoder_after or known.encoder_after,
                 reference=self.backbone.reference or known.reference,
             )
+            self._keep_known_faults()
+
+    def _keep_known_faults(self) -> None:
+        """Keep numbers that were not finite, after which no checkpoint was written."""
+        try:
+            found = self.folder.read_health() if self.has_cells else ()
+        except ValueError:
+            return
+        kept = [e for e in found if e.kind == NON_FINITE and e not in self.health_events]
+        self.health_events += kept
 
 
 def search_scalars(
@@ -250,6 +261,12 @@ def search_scalars(
         if defined.size:
             numbers[name] = float(defined.mean())
     return numbers
+
+
+def draw_progress(trainer: Any) -> None:
+    """Draw a trainer's last progress.png, however soon after the one before."""
+    if trainer.local_rank == 0:
+        trainer.logger.plot_progress_png.function(trainer.output_folder)
 
 
 class Throttled:

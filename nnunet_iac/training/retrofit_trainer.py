@@ -169,7 +169,7 @@ class RetrofitTrainer(nnUNetTrainer):
             self.initialize()
         optimisation.use_deterministic_cudnn(self.settings.optimisation.deterministic)
         if self.local_rank == 0 and not self.disable_checkpointing:
-            self.run.checks.require_space(self.unet)
+            self.run.checks.require_space(self.unet, self._loaded is not None)
         self.start_run() if self._loaded is None else self.continue_run()
         self.retention = chosen_retention(self, self.run.source, super().get_dataloaders)
         if self.local_rank == 0:
@@ -257,7 +257,7 @@ class RetrofitTrainer(nnUNetTrainer):
         """Check what had to stay frozen, and finish as nnU-Net does, with the last progress.png."""
         self.controller.end_run(self.unet, self._planned.cost(self.unet))
         super().on_train_end()
-        self.logger.plot_progress_png.function(self.output_folder)
+        recorder.draw_progress(self)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validate backbone and source, once, then the network as nnU-Net does, which ends it."""

@@ -41,6 +41,13 @@ def test_the_parts_add_up_to_the_measured_cost_of_the_whole_network(
         assert costs.backbone + costs.of(random_genotype(seed)) == measured(network, dimension)
 
 
+def test_tuned_norms_are_none_of_the_backbones_costs(tiny_unet):
+    unet = tiny_unet(2)
+    alone = measured(unet, 2)
+    network = IACUNet(unet, min_channels=8, decoder_norms="tuned")
+    assert cell_costs(network, 2, PATCH[:2]).backbone.macs == alone.macs
+
+
 @dimensions
 def test_other_strides_on_every_axis_are_those_of_the_network(
     tiny_unet, random_genotype, dimension

@@ -97,6 +97,14 @@ def test_a_patch_that_has_not_two_positive_sides_is_refused(patch):
         padded_patch_size("vgg16", patch)
 
 
+def test_batch_norms_with_activations_are_refused_where_they_are_synchronised(monkeypatch):
+    monkeypatch.setattr("nnunet_iac.nn.timm_unet.is_initialized", lambda: True)
+    sizes = 1, 32, nn.Conv2d
+    with pytest.raises(ValueError, match="mobilenetv3_large must be trained by one process"):
+        TimmEncoder("mobilenetv3_large", *sizes)
+    TimmEncoder("resnet50", *sizes)
+
+
 @pytest.mark.parametrize(
     "function",
     [

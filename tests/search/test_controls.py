@@ -20,6 +20,7 @@ from nnunet_iac.search.space import EDGES, INTERMEDIATE_NODES, OPERATIONS, Edge
     [
         ("identity", CellSource("identity")),
         ("random:7", CellSource("random", seed=7)),
+        (f"random:{2**64 - 1}", CellSource("random", seed=2**64 - 1)),
         ("conv", CellSource("convolution")),
         ("conv:fold_{fold}", CellSource("convolution", "fold_{fold}")),
         ("cells/mine.json", CellSource("path", "cells/mine.json")),
@@ -30,7 +31,9 @@ def test_the_setting_genotype_names_a_file_or_what_stands_for_one(text, source):
     assert CellSource.of(text) == source
 
 
-@pytest.mark.parametrize("text", ["random", "random:", "random:-1", "random:x", "conv:"])
+@pytest.mark.parametrize(
+    "text", ["random", "random:", "random:-1", "random:x", f"random:{2**64}", "conv:"]
+)
 def test_a_setting_that_means_nothing_is_an_error_of_the_settings(text):
     with pytest.raises(ValueError, match=f"got '{text}'"):
         Settings(genotype=text)

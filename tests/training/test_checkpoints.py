@@ -134,6 +134,11 @@ def test_the_own_checkpoint_is_read_and_a_replaced_one_noticed(tmp_path: Path) -
         require_newest(path, modified - 1)
 
 
+def test_the_best_checkpoint_is_not_the_newest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must hold checkpoint_latest\.pth; it has only check"):
+        require_newest(tmp_path / BEST, 0)
+
+
 def test_content_that_cannot_be_restored_is_named() -> None:
     with (
         pytest.raises(ValueError, match=r"x.pth must hold .*\(KeyError: 'phases'\)"),

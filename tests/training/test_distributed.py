@@ -22,6 +22,7 @@ from nnunet_iac.runs.checkpoint import FINAL, LATEST, read_checkpoint
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.training.distributed import (
     broadcast_from_rank0,
+    on_any_rank,
     require_same_on_all_ranks,
     unwrap_ddp,
 )
@@ -155,6 +156,8 @@ def _require_the_same_after_a_break(make_rank: Make, on_two_ranks: Any, fold: Pa
 def test_ranks_that_differ_are_noticed(on_two_ranks: Any) -> None:
     def differ(rank: int) -> None:
         assert broadcast_from_rank0(f"rank {rank}") == "rank 0"
+        assert on_any_rank(rank == 1)
+        assert not on_any_rank(False)
         same = torch.zeros(3)
         require_same_on_all_ranks(same, same)
         if rank == 1:
@@ -176,6 +179,22 @@ def test_without_deep_supervision_no_rank_waits_for_a_head_that_is_not_run(
         trainer.network(torch.zeros(2, 1, 56, 40)).sum().backward()
         waiting = [n for n, p in trainer.network.named_parameters() if p.requires_grad]
         assert all(trainer.network.get_parameter(n).grad is not None for n in waiting)
+
+
+def test_no_rank_waits_for_a_node_that_no_output_depends_on(
+    make_trainer: Make, in_process: Any
+) -> None:
+    plans = in_process.write_plans("one_node", output_nodes=1, genotype="random:3")
+    trainer = make_trainer("nnUNetTrainerIACDiscrete", plans)
+    trainer.on_train_start()
+    (cell, *_) = trainer.unet.cells()
+    unused = {*map(id, cell.unused_parameters())}
+    assert unused
+    for output in trainer.network(torch.zeros(2, 1, 56, 40)):
+        output.sum().backward(retain_graph=True)
+    waiting = [p for p in trainer.network.parameters() if p.requires_grad]
+    assert all(parameter.grad is not None for parameter in waiting)
+    assert not unused & {*map(id, waiting)}
 
 
 def test_one_process_needs_no_group() -> None:

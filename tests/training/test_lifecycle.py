@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, PREVIOUS, tensors_hash
 from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import CostRecord
 from nnunet_iac.search.controls import identity_genotype, random_genotype
 from nnunet_iac.search.cost import CellCosts
 from nnunet_iac.search.genotype import Genotype
@@ -343,3 +345,16 @@ def test_a_resumed_run_with_a_given_cell_fits_that_cell_in_memory(make: Any) -> 
     second = _resumed(make, first, genotype="random:3")
     second.life.resume(second.network, second.planned)
     assert second.checks.sized_for == second.record.read_genotype() == random_genotype(3)
+
+
+def test_a_run_continues_with_the_cases_of_its_source_that_it_began_with() -> None:
+    run: Any = SimpleNamespace(
+        source=SimpleNamespace(cases=("a", "b")),
+        recorder=SimpleNamespace(cost=CostRecord(run={"source_cases": ["a", "b"]})),
+    )
+    Lifecycle._require_same_source(run)
+    run.source.cases = ("a", "c")
+    with pytest.raises(ValueError, match="that it began with; these differ: b, c: restore"):
+        Lifecycle._require_same_source(run)
+    run.source, run.recorder.cost = None, CostRecord(run={})
+    Lifecycle._require_same_source(run)

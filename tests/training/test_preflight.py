@@ -295,6 +295,11 @@ def test_a_fold_that_nnunet_cannot_split_is_refused(tmp_path: Path) -> None:
         checks.split(["a"], lambda: (["a"], []))
 
 
+def test_cases_have_an_order_of_their_own(tmp_path: Path) -> None:
+    checks, _ = _preflight(trainers.nnUNetTrainerIAC, {}, tmp_path)
+    assert checks.split("abcde", lambda: (["b", "a"], ["c"])) == (["a", "b"], ["c"])
+
+
 def test_a_fold_without_validation_cases_is_scored_on_its_training_cases(tmp_path: Path) -> None:
     checks, log = _preflight(trainers.nnUNetTrainerIAC, {}, tmp_path)
     assert checks.split("abcde", lambda: (["a", "b"], [])) == (["a", "b"], ["a", "b"])
@@ -312,5 +317,8 @@ def test_the_disk_must_have_room_for_four_checkpoints_with_their_optimiser(
     (checks.fold / "checkpoint_best.pth").write_bytes(bytes(10))
     network = nn.Linear(3, 1)  # Four numbers of four bytes, of which three learn.
     network.bias.requires_grad_(False)
-    checks.require_space(network)
-    assert wanted == [(checks.fold, 4 * (16 + copies * 12) - 10)]
+    (checks.fold / "checkpoint_latest.pth").hardlink_to(checks.fold / "checkpoint_best.pth")
+    for resumes in (True, False):  # Those of an earlier run are kept.
+        checks.require_space(network, resumes)
+    whole = 4 * (16 + copies * 12)
+    assert wanted == [(checks.fold, whole - 10), (checks.fold, whole)]

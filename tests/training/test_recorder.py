@@ -1,6 +1,7 @@
 """The record of a run without nnU-Net: what it holds, writes and restores."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from nnunet_iac.search.pruning import Observation, idle
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES
 from nnunet_iac.training import recorder as module
-from nnunet_iac.training.recorder import Recorder, Throttled, log_numbers
+from nnunet_iac.training.recorder import Recorder, Throttled, draw_progress, log_numbers
 
 SETTINGS = Settings()
 CELLS = {"trajectory.npz", "events.jsonl", "health.jsonl"}
@@ -44,6 +45,27 @@ def test_a_run_without_cells_has_no_files_of_a_search(tmp_path: Path, has_cells:
     _begun(tmp_path, has_cells)
     found = {path.name for path in tmp_path.iterdir()}
     assert found == (ALL_RUNS | CELLS if has_cells else ALL_RUNS)
+
+
+def test_what_ended_a_run_and_what_it_proved_outlive_its_checkpoint(tmp_path: Path) -> None:
+    first = _begun(tmp_path)
+    state = first.state_dict()
+    first.add_backbone_facts(encoder_after="frozen")
+    first.add_health_event(HealthEvent(2, "non-finite", None, "the loss"))
+    first.add_health_event(HealthEvent(2, "plateau", None, "found again after it is resumed"))
+    second = Recorder(SETTINGS, RunFolder(tmp_path), lambda line: None)
+    second.load_state_dict(state)
+    second.restore()
+    assert second.folder.read_backbone().encoder_after == "frozen"
+    assert [event.kind for event in second.folder.read_health()] == ["non-finite"]
+
+
+def test_only_the_first_process_draws_the_last_progress(tmp_path: Path) -> None:
+    drawn: list[str] = []
+    logger = SimpleNamespace(plot_progress_png=Throttled(drawn.append))
+    for rank in (0, 1):
+        draw_progress(SimpleNamespace(local_rank=rank, logger=logger, output_folder=f"{rank}"))
+    assert drawn == ["0"]
 
 
 def test_a_record_is_restored_from_its_state(tmp_path: Path) -> None:
