@@ -1,5 +1,5 @@
 # Sourced by the scripts beside it: numbered steps, and a virtual environment with this package.
-# Needs nothing but bash and Python >= 3.10; everything lies in .venv of the repository.
+# Needs nothing but bash and Python >= 3.11; everything lies in .venv of the repository.
 
 set -euo pipefail
 
@@ -28,13 +28,13 @@ step() {
 
 supported_python() {
     local name
-    for name in python3 python3.13 python3.12 python3.11 python3.10; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    for name in python3 python3.13 python3.12 python3.11; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$name"
             return
         fi
     done
-    echo "error: Python >= 3.10 must be installed; found $(python3 --version 2>&1)" >&2
+    echo "error: Python >= 3.11 must be installed; found $(python3 --version 2>&1)" >&2
     return 1
 }
 

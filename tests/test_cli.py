@@ -229,7 +229,10 @@ def test_show_draws_svg_and_png_only(tmp_path, random_genotype, capsys):
     [
         ("plan -d 4 -c 2d -o Mine --set tetha=1", "unknown setting 'tetha'"),
         ("plan -d 4 -c 2d -o My__Plans", "'My__Plans'"),
-        ("plan -d 4 -c 2d -p Absent -o Mine", "-overwrite_plans_name Absent"),
+        (
+            "plan -d 4 -c 2d -p Absent -o Mine",
+            "name others with -p, of which there are nnUNetPlans",
+        ),
         ("show absent.json", "absent.json does not exist"),
         ("replay absent", "absent/settings.json does not exist"),
     ],

@@ -29,6 +29,7 @@ from nnunet_iac.adaptation.sites import SITE, backbone_network
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.mps import fallback_named
 from nnunet_iac.host.plans import read_dataset
+from nnunet_iac.host.preprocessed import require_preprocessor
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.runs.fold import full_disk_named
@@ -64,6 +65,11 @@ def predict(
     Raises:
         ValueError: an adapter of another backbone, a damaged one, or two of one name.
     """
+    if "-chk" in options:
+        raise ValueError(
+            "predict takes the final checkpoint, or the best of a model without one; got -chk: "
+            "leave it out"
+        )
     files = {
         _title(name): None if name == NO_ADAPTER else adapter_file(name, model) for name in names
     }
@@ -222,6 +228,7 @@ def chosen_adapters(
     network: Any = backbone_network(init, checkpoint["network_weights"], device)
     plans = PlansManager(init["plans"])
     config = plans.get_configuration(init["configuration"])
+    require_preprocessor(config)
     preprocessor = config.preprocessor_class(verbose=False)
     ending = init["dataset_json"]["file_ending"]
     assert first.spread is not None

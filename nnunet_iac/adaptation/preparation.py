@@ -109,7 +109,7 @@ def require_valid(target: Target, processes: int) -> None:
     """Check a target's raw images and labels as nnU-Net does."""
     try:
         verify_dataset_integrity(str(target.raw), processes)
-    except (AssertionError, RuntimeError, FileNotFoundError) as error:
+    except Exception as error:  # Readers of images have errors of their own.
         raise ValueError(
             f"the target must be a valid raw data set of nnU-Net; {target.raw} is not ({error}): "
             "correct it"

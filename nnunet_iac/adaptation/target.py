@@ -14,6 +14,7 @@ from nnunetv2.imageio.reader_writer_registry import (
     recursive_find_reader_writer_by_name,
 )
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_iac.adaptation.labels import (
@@ -25,13 +26,14 @@ from nnunet_iac.adaptation.labels import (
 )
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
-from nnunet_iac.host.planning import preprocessed_folder
+from nnunet_iac.host.planning import preprocessed_folder, spelled
 from nnunet_iac.host.plans import (
     dataset_number,
     read_dataset,
     require_dataset_name,
     require_identifier,
 )
+from nnunet_iac.host.preprocessed import require_preprocessor
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import SPLITS
@@ -87,6 +89,11 @@ class Target:
         """Return a raw data set, given by id or name, that has at least one training case."""
         name = preprocessed_folder(dataset).name
         require_dataset_name(name)
+        if spelled(name) == name:
+            raise ValueError(
+                f"a target's number must be its own; {name} shares it with another data set in "
+                "nnU-Net's folders: give one of them another number"
+            )
         found = cls(name, read_dataset(raw_folder(name) / "dataset.json"))
         if not found.cases:
             raise ValueError(
@@ -187,6 +194,8 @@ def require_adaptable(source: SourceModel, target: Target, name: str) -> list[st
             f"note: images of the target end with {endings[1]}; to be predicted with an adapter "
             f"of the source they must end with {endings[0]}"
         )
+    config = PlansManager(source.plans).get_configuration(source.configuration)
+    require_preprocessor(config)
     source.read()
     return notes
 

@@ -74,6 +74,11 @@ def _benchmark(arguments: argparse.Namespace) -> int:
             f"--genotype is timed by benchmark inference only; got {arguments.kind}: leave it out"
         )
     device = device_of(arguments)
+    if arguments.d is None and (arguments.c, arguments.p) != ("2d", "nnUNetPlans"):
+        raise ValueError(
+            f"-c and -p choose plans of a data set; got {arguments.c} and {arguments.p} alone: "
+            "name the data set with -d"
+        )
     if arguments.d is None:
         workload = Workload(device=device)
     else:
@@ -86,7 +91,8 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     )
     genotype = None if arguments.genotype is None else find_genotype(arguments.genotype)
     loading = None
-    if arguments.kind == "run" and arguments.d is not None:
+    as_planned = arguments.d is not None and sizes[:2] == (None, None)
+    if arguments.kind == "run" and as_planned:
         named = arguments.d, arguments.c, arguments.p
         loading = loading_seconds(*named, batches=arguments.repeats)
     measured = benchmark(arguments.kind, workload, amounts, genotype, loading)

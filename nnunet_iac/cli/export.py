@@ -22,7 +22,7 @@ def add_export(verbs: Verbs) -> None:
         run=_export,
         examples="""
         nnunet-iac export FOLD -o exported --onnx
-        nnUNetv2_predict_from_modelfolder -m exported -i IMAGES -o OUT
+        nnUNetv2_predict_from_modelfolder -m exported -f 0 -i IMAGES -o OUT
         """,
     )
     add = parser.add_argument

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ from nnunet_iac.host.trainer_lookup import (
 )
 
 DISTRIBUTION = "nnunet-iac"
+HOST = "nnunetv2"
 PACKAGE = Path(__file__).resolve().parents[1]
 
 RESULTS_VARIABLE = "nnUNet_results"
@@ -98,10 +100,18 @@ def package_checks() -> Iterator[Check]:
     yield Check(DISTRIBUTION, f"{ours['Version']} in {PACKAGE}")
     allowed = ours["Requires-Python"]
     yield _version_check("python", platform.python_version(), allowed, f"use Python {allowed}")
-    for text in metadata.requires(DISTRIBUTION) or ():
-        requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            yield requirement_check(requirement)
+    theirs = {r.name: r.specifier for r in _required(HOST)}
+    for requirement in _required(DISTRIBUTION):
+        requirement.specifier &= theirs.get(requirement.name, SpecifierSet())
+        yield requirement_check(requirement)
+
+
+def _required(distribution: str) -> Iterator[Requirement]:
+    """Yield what a distribution requires without extras; nothing if it is not installed."""
+    with suppress(metadata.PackageNotFoundError):
+        for requirement in map(Requirement, metadata.requires(distribution) or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                yield requirement
 
 
 def requirement_check(requirement: Requirement) -> Check:
@@ -146,7 +156,12 @@ def copies_check() -> Check:
 
 
 def _is_root(folder: str | Path) -> bool:
-    return Path(folder, "nnunet_iac", "__init__.py").is_file()
+    return os.path.isfile(Path(folder, "nnunet_iac", "__init__.py"))
+
+
+def _is_folder(path: str) -> bool:
+    """Return whether a path is a folder; unlike pathlib, os.path raises no error of permissions."""
+    return os.path.isdir(path)
 
 
 def folder_check(variable: str) -> Check:
@@ -157,8 +172,12 @@ def folder_check(variable: str) -> Check:
     value = os.environ.get(variable)
     if not value:
         return Check(variable, "not set", f"export {variable}=/path/to/{variable}")
-    if not Path(value).is_dir():
-        return Check(variable, f"{value} is no folder", f"mkdir -p {shlex.quote(value)}")
+    if value.startswith("~"):
+        fix = f'export {variable}="$HOME{value[1:]}"'
+        return Check(variable, f"{value} begins with ~, which only an unquoted shell word may", fix)
+    if not _is_folder(value):
+        found = f"{value} is no folder, or one that may not be looked into"
+        return Check(variable, found, f"mkdir -p {shlex.quote(value)}")
     try:
         with tempfile.TemporaryFile(dir=value):
             pass
@@ -181,7 +200,7 @@ def disk_check() -> Check:
     """Return whether nnUNet_results has room for a few runs."""
     name = f"free disk in {RESULTS_VARIABLE}"
     folder = os.environ.get(RESULTS_VARIABLE)
-    if not folder or not Path(folder).is_dir():
+    if not folder or not _is_folder(folder):
         return Check(name, "unknown", f"set {RESULTS_VARIABLE} to an existing folder")
     free = shutil.disk_usage(folder).free
     wanted = f"{FREE_BYTES / 1024**3:.0f} GiB"
@@ -233,10 +252,13 @@ def _resolved(folder: str) -> Path:
 
 def device_check() -> Check:
     """Return which device torch can use; none but the CPU is no failure."""
-    import torch
-
-    if torch.cuda.is_available():
-        return Check("device", f"cuda, {torch.cuda.get_device_name()}")
+    try:
+        torch = importlib.import_module("torch")
+        if torch.cuda.is_available():
+            return Check("device", f"cuda, {torch.cuda.get_device_name()}")
+    except (ImportError, OSError, RuntimeError) as error:
+        fix = "install torch again: https://pytorch.org/get-started/locally"
+        return Check("device", f"torch cannot be used: {error}", fix)
     device = "mps" if torch.backends.mps.is_available() else "cpu"
     return Check("device", f"no CUDA: pass -device {device} to nnUNetv2_train and _predict")
 

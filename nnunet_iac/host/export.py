@@ -1,10 +1,11 @@
 """A retrofit as a model folder of the stock nnUNetTrainer, whose plans name the network."""
 
 import copy
+import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -62,7 +63,7 @@ class Model:
     @classmethod
     def at(cls, path: Path, checkpoint: str = FINAL) -> "Model":
         """Return the model at a path: a model folder with its trained folds, or one fold."""
-        path = path.resolve()
+        path = Path(os.path.abspath(path))  # Not resolved: a linked fold has another name.
         folder = path.parent if path.name.startswith("fold_") else path
         if not (folder / "plans.json").is_file():
             raise FileNotFoundError(
@@ -85,10 +86,14 @@ class Model:
     @classmethod
     def final_or_best(cls, path: Path) -> tuple["Model", str]:
         """Return a model, and the checkpoint that it has: the final one, else the best."""
-        try:
+        with suppress(FileNotFoundError):
             return cls.at(path), FINAL
-        except FileNotFoundError:
+        with suppress(FileNotFoundError):
             return cls.at(path, BEST), BEST
+        raise FileNotFoundError(
+            f"a model must have plans.json and a fold with {FINAL} or {BEST}; {path} has none: "
+            "name another folder, or let the training finish"
+        )
 
 
 def model_configuration(model: Path, plans: Mapping[str, Any]) -> str:

@@ -3,12 +3,16 @@
 import os
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.dataset_name_id_conversion import (
+    find_candidate_datasets,
+    maybe_convert_to_dataset_name,
+)
 
 from nnunet_iac.host import plans
 from nnunet_iac.host.architectures import PAPER_SETTINGS, with_encoder, with_protocol, with_skip
@@ -19,6 +23,15 @@ from nnunet_iac.search.settings import Settings, present_names
 
 CONTINUE_TRAINER, DISCRETE_TRAINER = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
 LTH_TRAINER, FULL_TRAINER = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
+
+PLANNERS = {
+    "nnUNetPlans": (),
+    **{
+        f"nnUNetResEncUNet{size}Plans": ("-pl", f"nnUNetPlannerResEnc{size}")
+        for size in ("M", "L", "XL")
+    },
+}
+"""What nnUNetv2_plan_and_preprocess makes, by its plans identifier, and the options for it."""
 
 TRUTHS = "gt_segmentations"
 """nnU-Net's folder of label files beside preprocessed data, written last."""
@@ -95,8 +108,8 @@ def source_plans(folder: Path, configuration: str, source: str) -> dict[str, Any
     source_file = folder / f"{source}.json"
     if not source_file.is_file():
         raise FileNotFoundError(
-            f"the source plans must exist; {source_file} does not: make them with\n"
-            f"  {_plan_and_preprocess_command(folder.name, configuration, source)}"
+            f"the source plans must exist; {source_file} does not: "
+            f"{_cure(folder, configuration, source)}"
         )
     original: dict[str, Any] = read_json(source_file)
     with naming(source_file):
@@ -118,7 +131,7 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     source = read_json(plans_file.with_name(f"{new['source_plans']}.json"))
     before = plans.configuration_of(source, configuration)
     settings = plans.settings_of(config)
-    number = str(plans.dataset_number(plans_file.parent.name))
+    number = spelled(plans_file.parent.name)
     train = shlex.join(["nnUNetv2_train", number, configuration, "FOLD"])
     under = shlex.join(["-p", new["plans_name"]])
     ours = trainer_for(settings)
@@ -203,9 +216,29 @@ def preprocess_command(dataset: str, identifier: str, configuration: str) -> str
     return shlex.join([*words, "-plans_name", identifier, "-c", configuration])
 
 
-def _plan_and_preprocess_command(dataset: str, configuration: str, source: str) -> str:
-    number = str(plans.dataset_number(dataset))
-    words = ["nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration]
-    return shlex.join(
-        words if source == "nnUNetPlans" else [*words, "-overwrite_plans_name", source]
-    )
+def _cure(folder: Path, configuration: str, source: str) -> str:
+    """Return what to do where plans are missing: nnU-Net's own are made by a command."""
+    if folder.name not in _called_alike(folder.name):
+        return f"no data set is called {folder.name}: correct the name"
+    if source in PLANNERS:
+        words = ["nnUNetv2_plan_and_preprocess", "-d", spelled(folder.name), "-c", configuration]
+        return f"make them with\n  {shlex.join([*words, *PLANNERS[source]])}"
+    known = ", ".join(path.stem for path in sorted(folder.glob("*.json")) if _is_plans(path))
+    return f"name others with -p, of which there are {known or 'none'}"
+
+
+def _is_plans(path: Path) -> bool:
+    with suppress(ValueError):
+        content = read_json(path)
+        return isinstance(content, dict) and "configurations" in content
+    return False
+
+
+def spelled(dataset: str) -> str:
+    """Return a data set's number for commands, or its name where others have that number."""
+    return str(plans.dataset_number(dataset)) if len(_called_alike(dataset)) < 2 else dataset
+
+
+def _called_alike(dataset: str) -> set[str]:
+    """Return the data sets in nnU-Net's folders that have the number of one given by name."""
+    return {*map(str, find_candidate_datasets(plans.dataset_number(dataset)))}

@@ -21,6 +21,15 @@ def preprocessed_dataset(folder: Path, cases: Sequence[str]) -> Any:
     return dataset_class(folder)(str(folder), list(cases))
 
 
+def require_preprocessor(configuration: Any) -> None:
+    """Check that this nnU-Net has the class that preprocesses for a configuration's manager."""
+    if configuration.preprocessor_class is None:
+        raise ValueError(
+            "nnU-Net must have the preprocessor of the plans; it has no "
+            f"{configuration.preprocessor_name}: install what the model was planned with"
+        )
+
+
 def dataset_class(folder: Path) -> Any:
     """Return nnU-Net's class that reads the format of a folder of preprocessed cases.
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ MAX_SKIPPED_STEPS = 50
 """In a row; the scaler halves its scale each time, so a longer series is no overflow."""
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     """The phase an epoch belongs to."""
 
     WARMUP = "warmup"

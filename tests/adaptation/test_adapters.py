@@ -27,6 +27,7 @@ from nnunet_iac.adaptation.prediction import chosen_adapters
 from nnunet_iac.adaptation.preparation import adapted_plans
 from nnunet_iac.adaptation.sites import SITE
 from nnunet_iac.adaptation.source import SourceModel
+from nnunet_iac.host.export import Model
 from nnunet_iac.runs.checkpoint import read_checkpoint
 
 
@@ -194,7 +195,7 @@ def test_auto_takes_the_files_of_a_case_that_nnunet_takes(
 def test_auto_refuses_an_image_that_is_not_finite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = write_model(tmp_path, "2d", planned(2, preprocessor_name="DefaultPreprocessor"))
+    model = write_model(tmp_path, "2d", planned(2))
     (tmp_path / "a_0000.nii.gz").touch()
     image = np.full((1, 2, 16, 16), np.nan, dtype=np.float32)
     monkeypatch.setattr(DefaultPreprocessor, "run_case", lambda *_: (image, None, {}))
@@ -214,6 +215,20 @@ def test_auto_chooses_among_adapters_of_one_fold(tmp_path: Path) -> None:
         with_statistics(adapted(of)[1]).save(model / "adapters" / f"{name}.safetensors")
     with pytest.raises(ValueError, match="adapters of one fold; b were trained on another than a"):
         chosen_adapters(model, tmp_path, "cpu", print)
+
+
+def test_a_checkpoint_is_not_to_be_chosen(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got -chk: leave it out"):
+        prediction.predict(tmp_path, ["none"], tmp_path, tmp_path, [], "cpu", ("-chk", "x.pth"))
+
+
+def test_a_linked_fold_is_one_of_its_model(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    elsewhere = (model / "fold_0").rename(tmp_path / "17")
+    (model / "fold_0").symlink_to(elsewhere)
+    for path in (model, model / "fold_0"):
+        found = Model.at(path)
+        assert (found.folder, found.folds) == (model, (model / "fold_0",))
 
 
 def test_a_folder_without_images_is_refused_before_anything_is_predicted(tmp_path: Path) -> None:

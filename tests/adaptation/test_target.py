@@ -17,6 +17,7 @@ from nnunet_iac.adaptation.preparation import (
     adapted_plans,
     next_commands,
     prepare,
+    require_valid,
     write_splits,
 )
 from nnunet_iac.adaptation.source import SourceModel, model_folder
@@ -119,6 +120,32 @@ def test_images_without_spacing_do_not_fit_those_with(source: SourceModel, targe
     plans = {**source.plans, "image_reader_writer": "NaturalImage2DIO"}
     with pytest.raises(ValueError, match="must both have a spacing in mm, or neither"):
         require_adaptable(replace(source, plans=plans), target, NAME)
+
+
+def test_a_model_with_an_unknown_preprocessor_is_refused(
+    source: SourceModel, target: Target
+) -> None:
+    plans = read_json(source.model / "plans.json")
+    plans["configurations"]["2d"]["preprocessor_name"] = "Absent"
+    with pytest.raises(ValueError, match="it has no Absent: install what the model was planned"):
+        require_adaptable(replace(source, plans=plans), target, NAME)
+
+
+def test_a_target_with_a_number_of_others_is_refused(folders: Path) -> None:
+    (folders / "results" / "Dataset030_Other").mkdir()
+    with pytest.raises(ValueError, match="Dataset030_Site shares it with another data set"):
+        Target.of("Dataset030_Site")
+
+
+def test_whatever_a_reader_of_images_raises_is_an_error_of_the_target(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise EOFError("file ended too soon")
+
+    monkeypatch.setattr("nnunet_iac.adaptation.preparation.verify_dataset_integrity", fail)
+    with pytest.raises(ValueError, match=r"is not \(file ended too soon\): correct it"):
+        require_valid(target, 1)
 
 
 def test_a_target_is_read_as_the_source_was(source: SourceModel, target: Target) -> None:

@@ -26,6 +26,7 @@ def planned(dimension: int, network: str = "PlainConvUNet", **changes: Any) -> d
     """Return the configuration of a small network."""
     return {
         "data_identifier": "nnUNetPlans_own",
+        "preprocessor_name": "DefaultPreprocessor",
         "spacing": [1.0] * dimension,
         "patch_size": [16] * dimension,
         "batch_size": 2,

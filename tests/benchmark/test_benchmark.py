@@ -149,6 +149,11 @@ def test_a_patch_the_stages_cannot_halve_is_refused():
         Workload().resized(None, (56, 42), None, None)
 
 
+def test_plans_without_a_data_set_are_refused(capsys):
+    assert main(["benchmark", "step", "-p", "nnUNetResEncUNetMPlans"]) == 2
+    assert "name the data set with -d" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("part", ["network", "decoder", "norms"])
 def test_a_part_that_only_a_control_trains_is_refused(part):
     workload = Workload(2, (16, 8), (8, 8, 8), settings=Settings(trainable_part=part))

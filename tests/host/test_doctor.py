@@ -38,7 +38,29 @@ def test_an_unsupported_python_is_a_failure(monkeypatch):
     (python,) = (check for check in doctor.package_checks() if check.name == "python")
     assert not python.ok
     assert "3.9.1" in python.found
-    assert ">=3.10" in python.fix
+    assert ">=3.11" in python.fix
+
+
+def test_what_nnunet_excludes_is_not_supported():
+    allowed = {check.name: check.found for check in doctor.package_checks()}
+    assert "!=2.9.*" in allowed["torch"]
+    assert "<0.5" in allowed["dynamic-network-architectures"]
+
+
+@pytest.mark.parametrize("error", [ImportError("libcudnn.so.9"), OSError("no file")])
+def test_a_torch_that_cannot_be_imported_is_a_failure(monkeypatch, error):
+    def broken(name):
+        raise error
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    check = doctor.device_check()
+    assert not check.ok
+    assert str(error) in check.found
+
+
+def test_a_tilde_that_no_shell_has_expanded_is_a_failure(monkeypatch):
+    monkeypatch.setenv("nnUNet_raw", "~/raw")
+    assert doctor.folder_check("nnUNet_raw").fix == 'export nnUNet_raw="$HOME/raw"'
 
 
 def test_a_package_that_was_not_installed_has_the_command_as_its_fix(monkeypatch):

@@ -102,8 +102,14 @@ def test_an_impossible_request_is_refused_by_name_and_writes_nothing(
         ("Dataset005_Prostate", "nnUNetPlans", "nnUNetv2_plan_and_preprocess -d 5 -c 2d"),
         (
             "5",
-            "Small",
-            "nnUNetv2_plan_and_preprocess -d 5 -c 2d -overwrite_plans_name Small",
+            "nnUNetResEncUNetMPlans",
+            "nnUNetv2_plan_and_preprocess -d 5 -c 2d -pl nnUNetPlannerResEncM",
+        ),
+        ("5", "Small", "name others with -p, of which there are none"),
+        (
+            "Dataset005_Typo",
+            "nnUNetPlans",
+            "no data set is called Dataset005_Typo: correct the name",
         ),
     ],
 )

@@ -509,7 +509,7 @@ WHERE = [
     typed(
         "source plans that do not exist",
         "plan -d 4 -c 2d -p absent -o bad",
-        r"absent\.json does not: make them with\n  nnUNetv2_plan.* -overwrite_plans_name absent",
+        r"absent\.json does not: name others with -p, of which there are .*nnUNetPlans",
     ),
     typed(
         "a configuration that the source plans do not have",

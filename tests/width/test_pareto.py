@@ -233,7 +233,7 @@ def test_a_trainer_that_ignores_the_widths_of_plans_is_refused(source):
         ("--set skip=nested", "skip is what the methods differ in"),
         ("--caps 8,64", "32 channels; got 64"),
         ("--set tetha=1", "'tetha'"),
-        ("-p Absent", "-overwrite_plans_name Absent"),
+        ("-p Absent", "name others with -p"),
         ("-c stage_two", "also takes the labels of 3d_lowres"),
     ],
 )

@@ -100,7 +100,7 @@ def test_plans_are_found_by_the_names_of_nnunets_commands(preprocessed):
     ("names", "error", "message"),
     [
         (("7", "2d", "nnUNetPlans", "nnUNetTrainer"), ValueError, "got '7'"),
-        (("4", "2d", "Absent", "nnUNetTrainer"), FileNotFoundError, "-overwrite_plans_name Absent"),
+        (("4", "2d", "Absent", "nnUNetTrainer"), FileNotFoundError, "name others with -p"),
         (("4", "3d", "nnUNetPlans", "nnUNetTrainer"), ValueError, "got '3d'"),
         (("4", "2d", "nnUNetPlans", "nnUNetTrainerAbsent"), RuntimeError, "nnUNetTrainerAbsent"),
     ],

@@ -160,7 +160,7 @@ def test_dispersion_scores_sixteen_seeds(preprocessed, capsys):
         ("-o My__Plans", "'My__Plans'"),
         ("-c 3d", "got '3d'"),
         ("-c stage_two", "also takes the labels of 3d_lowres"),
-        ("-p Absent", "-overwrite_plans_name Absent"),
+        ("-p Absent", "name others with -p"),
         ("-tr nnUNetTrainerAbsent", "nnUNetTrainerAbsent"),
     ],
 )
