@@ -95,6 +95,7 @@ def prepare(
     if not (folder / SPLITS).is_file() and target.splits.is_file():
         write_json(folder / SPLITS, read_json(target.splits))  # As nnU-Net's planning does.
     if not _is_preprocessed(folder, data, target):
+        _remove_outdated_truths(folder, target)
         preprocess_dataset(number, name, [source.configuration], [processes])
     write_splits(folder, list(target.cases), pattern)
     if left_out := set(target.cases) - _split_cases(target):
@@ -282,6 +283,14 @@ def _is_preprocessed(folder: Path, data: Path, target: Target) -> bool:
         if int(changed(truth)) < int(changed(files["label"])):
             return False
     return True
+
+
+def _remove_outdated_truths(folder: Path, target: Target) -> None:
+    """Remove label files older than the target's: nnU-Net would keep them, by their own times."""
+    for case, files in target.cases.items():
+        truth = folder / TRUTHS / f"{case}{target.dataset['file_ending']}"
+        if truth.is_file() and changed(truth) < changed(files["label"]):
+            truth.unlink()
 
 
 def _require_own_labels(folder: Path, target: Target) -> None:

@@ -172,7 +172,7 @@ def folder_check(variable: str) -> Check:
     value = os.environ.get(variable)
     if not value:
         return Check(variable, "not set", f"export {variable}=/path/to/{variable}")
-    if value.startswith("~"):
+    if value == "~" or value.startswith("~/"):
         fix = f'export {variable}="$HOME{value[1:]}"'
         return Check(variable, f"{value} begins with ~, which only an unquoted shell word may", fix)
     if not _is_folder(value):

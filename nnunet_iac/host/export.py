@@ -1,7 +1,6 @@
 """A retrofit as a model folder of the stock nnUNetTrainer, whose plans name the network."""
 
 import copy
-import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +62,9 @@ class Model:
     @classmethod
     def at(cls, path: Path, checkpoint: str = FINAL) -> "Model":
         """Return the model at a path: a model folder with its trained folds, or one fold."""
-        path = Path(os.path.abspath(path))  # Not resolved: a linked fold has another name.
+        # What a linked fold leads to has another name.
+        is_fold = path.name.startswith("fold_")
+        path = path.parent.resolve() / path.name if is_fold else path.resolve()
         folder = path.parent if path.name.startswith("fold_") else path
         if not (folder / "plans.json").is_file():
             raise FileNotFoundError(

@@ -220,6 +220,8 @@ def _cure(folder: Path, configuration: str, source: str) -> str:
     """Return what to do where plans are missing: nnU-Net's own are made by a command."""
     if folder.name not in _called_alike(folder.name):
         return f"no data set is called {folder.name}: correct the name"
+    if spelled(folder.name) == folder.name:
+        return "another data set has its number, so nnU-Net cannot plan it: give it another one"
     if source in PLANNERS:
         words = ["nnUNetv2_plan_and_preprocess", "-d", spelled(folder.name), "-c", configuration]
         return f"make them with\n  {shlex.join([*words, *PLANNERS[source]])}"

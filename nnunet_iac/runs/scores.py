@@ -66,15 +66,14 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
     document = read_json(summary)
     try:
         for row in document["metric_per_case"]:
-            prediction = Path(row["prediction_file"])
-            name = PureWindowsPath(row["prediction_file"]).name  # Of paths with / as well.
+            prediction, truth = (_path(row[f"{side}_file"]) for side in ("prediction", "reference"))
             metrics = {k: m for k, m in row["metrics"].items() if k != "0"}
-            case = case_id(name, file_ending)
+            case = case_id(prediction.name, file_ending)
             if case in cases:
                 raise ValueError(f"{case} is listed twice")
             dice = {key: _dice(values["Dice"]) for key, values in metrics.items()}
             voxels = {key: int(values["n_ref"]) for key, values in metrics.items()}
-            cases[case] = ScoredCase(prediction, Path(row["reference_file"]), dice, voxels)
+            cases[case] = ScoredCase(prediction, truth, dice, voxels)
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{summary} must be nnU-Net's summary of a validation or evaluation; it is not "
@@ -82,6 +81,11 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
             "nnUNetv2_evaluate_folder"
         ) from error
     return cases
+
+
+def _path(text: str) -> Path:
+    """Return a path that was written on this system, or on Windows."""
+    return Path(PureWindowsPath(text).as_posix())
 
 
 def case_id(file_name: str, file_ending: str | None = None) -> str:

@@ -23,7 +23,7 @@ WINDOW = 15
 
 
 NON_FINITE = "non-finite"
-"""The kind of event that ends a run."""
+"""The kind of event that ends a run, until it is resumed."""
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,9 @@ class Preflight:
         `cases` are all that are preprocessed; nnU-Net's `do_split` reads or writes the file.
         """
         require_splits(self._splits, self.number, cases)
-        training, validation = map(sorted, do_split())  # Of `all` it is the order of a folder.
+        training, validation = do_split()
+        if self.number == "all":  # In the order of a folder, which another disk has otherwise.
+            training, validation = sorted(training), sorted(validation)
         if not validation:
             self.log(
                 f"WARNING: fold {self.number} has no validation cases, so its scores are those of "

@@ -238,7 +238,7 @@ class Recorder:
         except ValueError:
             return
         kept = [e for e in found if e.kind == NON_FINITE and e not in self.health_events]
-        self.health_events += kept
+        self.health_events = sorted([*self.health_events, *kept], key=lambda event: event.epoch)
 
 
 def search_scalars(

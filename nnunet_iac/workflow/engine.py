@@ -53,8 +53,7 @@ def run_study(
     if study.device != "cpu" and (gpus is not None or not profiled):
         count = _present_gpus(study.device) if gpus is None else gpus
         command += ["--resources", f"gpu={count}"]
-        if not profiled:  # Else a cluster gives every job a GPU.
-            environment[GPUS] = str(count)
+        environment[GPUS] = str(count)
     try:
         status = subprocess.run([*command, *options], env=environment).returncode
     except KeyboardInterrupt:

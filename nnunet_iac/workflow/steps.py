@@ -168,7 +168,7 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
     folder = fold_folder(study, run)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "study.lock"):
-        _require_own_cases(folder, splits[run.fold]["train"])
+        _require_own_cases(folder, splits[run.fold]["train"], keeps=run.method != REFERENCE)
         if not is_finished(study, run):
             begun = any(folder.glob("checkpoint_*.pth"))
             number = str(dataset_number(folder.parent.parent.name))
@@ -195,19 +195,21 @@ def train(study: Study, run: PlannedRun, command: Command = run_command) -> dict
     return {**known, "date": date.today().isoformat()}
 
 
-def _require_own_cases(fold: Path, training: Sequence[str]) -> None:
+def _require_own_cases(fold: Path, training: Sequence[str], keeps: bool) -> None:
     """Check that a training in a fold's folder, if there is one, has these training cases.
 
-    Those of a network that nnU-Net trains alone are kept beside it.
+    A run that `keeps` a record has them there; those of another network are written beside it.
     """
     record, path = RunFolder.of_fold(fold), fold / CASES
+    if not any(fold.glob("checkpoint_*.pth")):
+        if not keeps:
+            write_json(path, sorted(training))
+        return
     if record.split_file.is_file():
         known = record.read_split().get("training")
     elif path.is_file():
         known = read_json(path)
-    else:
-        if not any(fold.glob("checkpoint_*.pth")):
-            write_json(path, sorted(training))
+    else:  # Begun by an earlier release.
         return
     if not isinstance(known, list) or {*known} != {*training}:
         raise RuntimeError(
@@ -283,13 +285,14 @@ def processors(study: Study) -> dict[str, str]:
 def _a_gpu(study: Study) -> Iterator[dict[str, str]]:
     """Yield the environment of a process that has a GPU of its own, if the study assigns them."""
     count = int(os.environ.get(GPUS, "0"))
-    if study.device == "cpu" or count < 2:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+    assigned = "SLURM_JOB_ID" in os.environ and len(visible) == 1  # By SLURM, to this job.
+    if study.device == "cpu" or count < 2 or assigned:
         yield {}
         return
     # Not where any user of the machine can make, and hold, a file of this name.
     folder = results_folder() / "studies"
     folder.mkdir(parents=True, exist_ok=True)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     for device in visible:
         lock = FileLock(folder / f".gpu-{platform.node()}-{device}-{os.getuid()}.lock")
         with suppress(Timeout):

@@ -64,7 +64,10 @@ def _require_test_cases(raw: Path, pattern: str | None) -> None:
             )
     ending = read_dataset(raw / "dataset.json")["file_ending"]
     images, labels = (
-        {path.name.removesuffix(f"{suffix}{ending}") for path in (raw / name).glob(f"*{ending}")}
+        {
+            path.name.removesuffix(f"{suffix}{ending}")
+            for path in (raw / name).glob(f"*{suffix}{ending}")
+        }
         for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
     )
     without = labels ^ images

@@ -85,7 +85,8 @@ def study_of(document: Any, folder: Path | None = None) -> Study:
 def _backbone(given: Mapping[str, Any], folder: Path | None) -> BackboneSpec:
     values = _tuples(given)
     if "adapt" in values and folder is not None:
-        values["adapt"] = str((folder / os.path.expandvars(values["adapt"])).resolve())
+        fold = folder / os.path.expandvars(values["adapt"])
+        values["adapt"] = str(fold.parent.resolve() / fold.name)  # A linked fold keeps its name.
     return BackboneSpec(**values)
 
 

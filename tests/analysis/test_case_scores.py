@@ -163,7 +163,8 @@ def test_a_case_is_known_by_its_name_on_every_system(tmp_path):
     folder = write_summary(tmp_path, {"a": 0.5})
     path = folder / "summary.json"
     path.write_text(path.read_text().replace("elsewhere/", r"C:\\results\\validation\\"))
-    assert list(read_summary(path)) == ["a"]
+    (found,) = read_summary(path).values()
+    assert found.prediction.name == "a.nii.gz"
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):

@@ -1,7 +1,6 @@
 """The steps of a study, as far as they need no training."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -85,36 +84,31 @@ def test_a_step_that_fails_states_why_and_writes_nothing(
 
 def test_a_training_on_other_cases_is_not_taken(tmp_path: Path) -> None:
     stock, ours, begun = (tmp_path / name for name in ("stock", "ours", "begun"))
+    for fold in (stock, ours, begun):
+        fold.mkdir()
+    for cases in (["b"], ["a"]):  # Nothing has been trained yet.
+        steps._require_own_cases(stock, cases, keeps=False)
+        steps._require_own_cases(ours, cases, keeps=True)
     RunFolder.of_fold(ours).write_split({"training": ["a"], "validation": ["c"]})
-    steps._require_own_cases(stock, ["a"])
-    for fold in (stock, ours):
-        steps._require_own_cases(fold, ["a"])
+    for fold, keeps in ((stock, False), (ours, True)):
+        (fold / "checkpoint_latest.pth").touch()
+        steps._require_own_cases(fold, ["a"], keeps)
         with pytest.raises(RuntimeError, match="on the training cases of the study's splits"):
-            steps._require_own_cases(fold, ["b"])
-    begun.mkdir()
+            steps._require_own_cases(fold, ["b"], keeps)
     (begun / "checkpoint_latest.pth").touch()  # Of which it is not known.
-    steps._require_own_cases(begun, ["a"])
+    steps._require_own_cases(begun, ["a"], keeps=False)
     assert [path.name for path in begun.iterdir()] == ["checkpoint_latest.pth"]
 
 
-@pytest.mark.parametrize(("options", "assigned"), [((), "2"), (("--profile", "slurm"), None)])
-def test_a_cluster_gives_every_job_its_gpu_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], assigned: str | None
-) -> None:
-    path, seen = tmp_path / "study.yaml", []
-    document = {"name": "s", "device": "cuda", "datasets": [{"dataset": 4}], "methods": {}}
-    path.write_text(yaml.safe_dump(document))
-    for name in ("require_ready", "_remove_outdated"):
-        monkeypatch.setattr(engine, name, lambda *_: None)
-    monkeypatch.delenv(steps.GPUS, raising=False)
-
-    def run(words: list[str], env: dict[str, str]) -> Any:
-        seen.append((env.get(steps.GPUS), "gpu=2" in words))
-        return subprocess.CompletedProcess(words, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    engine.run_study(path, tmp_path / "out", 1, 2, options)
-    assert seen == [(assigned, True)]
+@pytest.mark.usefixtures("locks")
+def test_slurm_gives_every_job_its_gpu_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with steps._a_gpu(study(device="cuda")) as own, steps._a_gpu(study(device="cuda")) as other:
+        assert own == other == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # An allocation that runs the study itself.
+    with steps._a_gpu(study(device="cuda")) as own:
+        assert own == {"CUDA_VISIBLE_DEVICES": "0"}
 
 
 def test_a_report_of_references_alone_has_results_and_no_table(tmp_path: Path) -> None:

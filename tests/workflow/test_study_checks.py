@@ -132,7 +132,10 @@ def test_what_a_data_set_lacks_is_named(raw: Path, dataset: dict[str, Any], mess
 def test_a_test_case_has_an_image_and_a_label(
     raw: Path, images: list[str], labels: list[str], message: str | None
 ) -> None:
-    for folder, names in (("imagesTs", [f"{i}_0000" for i in images]), ("labelsTs", labels)):
+    for folder, names in (
+        ("imagesTs", [f"{i}_{n}" for i in images for n in ("0000", "0001")]),
+        ("labelsTs", labels),
+    ):
         (raw / folder).mkdir()
         for name in names:
             (raw / folder / f"{name}.nii.gz").touch()

@@ -415,6 +415,7 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
         found = [one for one in by_cases.values() if one is not None]
         measured = {row.method for one in found for row in one.table.rows}
         more = {
+            "methods": measured,
             "converged": convergence(folder, name),
             "rates": rates(folder, name),
             "untried": [*UNTRIED, *(NAMES[method] for method in NAMES if method not in measured)],

@@ -126,6 +126,6 @@ CAPTIONS = {
         "The events that were logged during the search. A dead edge does not learn, a collapse is "
         "a cell of mostly operations without parameters, a plateau a training loss that does not "
         "fall, a divergence one that rises, and non-finite a number that is not finite, which ends "
-        "the run."
+        "the run until it is resumed."
     ),
 }

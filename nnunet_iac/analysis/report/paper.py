@@ -116,7 +116,7 @@ def _combined(made: Sequence[GroupComparison]) -> Table:
             if not chosen:
                 continue
             paired = [one.paired for one in chosen]
-            backbones = {Path(one.group.runs[0].backbone.path).parent.parent for one in chosen}
+            backbones = {one.group.runs[0].backbone.before for one in chosen}
             differences = [c.difference for c in paired]
             p_values = [c.p for c in paired if c.p is not None]
             mean = f"{fmean(differences):+.3f}"

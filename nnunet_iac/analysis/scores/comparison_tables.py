@@ -32,7 +32,7 @@ def table(made: Comparisons) -> str:
     lines += ["", *_aligned([["", *SURFACE_HEAD], *surfaces])] if surfaces else []
     lines += ["", *_aligned(_on_source(made), labels=1)] if made.forgetting else []
     lines += ["", *_aligned(_over_scratch(made), labels=2)] if made.transfers else []
-    lines.append("")
+    lines += ["", *_mixed(made)]
     for number, c in numbered:
         lines += [f"{number}  A = {c.labels[0]}", f"   B = {c.labels[1]}"]
         lines += [f"   B: {wording.finding(c, 'A')}", *(f"   {note}" for note in _notes(c))]
@@ -40,6 +40,12 @@ def table(made: Comparisons) -> str:
     if made.controls:
         lines += ["", *_aligned(_overview(made), labels=1)]
     return "\n".join([*([made.headline, ""] if made.headline else ()), *lines])
+
+
+def _mixed(made: Comparisons) -> list[str]:
+    """Return the remarks on forward transfers whose sides were predicted with other mirroring."""
+    remarks = (remark for c in made.transfers for remark in c.remarks)
+    return [*dict.fromkeys(remark for remark in remarks if remark.startswith(NOT_ALIKE))]
 
 
 def write_comparisons(folder: Path, made: Comparisons) -> tuple[Path, Path, Path]:
@@ -73,7 +79,7 @@ def latex(made: Comparisons) -> str:
     rows = [[*c.labels, *_cells(c)] for c in made.comparisons]
     surfaces = [[*c.labels, *_surface_cells(s)] for c in made.comparisons for s in c.surface]
     overview, source, alone = _overview(made), _on_source(made), _over_scratch(made)
-    notes = [*(note for c in made.comparisons for note in _notes(c)), *made.remarks]
+    notes = [*(note for c in made.comparisons for note in _notes(c)), *_mixed(made), *made.remarks]
     lines = [
         *wording.tabular(["A", "B", "patients", "cases", *HEAD], rows),
         *(wording.tabular(["A", "B", *SURFACE_HEAD], surfaces) if surfaces else ()),

@@ -128,8 +128,8 @@ def _stock_beside(fold: Path) -> dict[str, CaseScores]:
     for name in filter(None, (source, plans)):
         place = f"nnUNetTrainer*__{name}__{configuration}/{fold.name}"
         for other in sorted(model.parent.glob(place)):
-            if (other / VALIDATION_SUMMARY).is_file() and _is_stock(other):
-                with suppress(ValueError, OSError):
+            with suppress(ValueError, OSError):
+                if (other / VALIDATION_SUMMARY).is_file() and _is_stock(other):
                     found[other.parent.name.partition("__")[0]] = read_case_scores(other)
     return found
 

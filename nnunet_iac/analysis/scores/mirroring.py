@@ -2,6 +2,9 @@
 
 from nnunet_iac.analysis.scores.case_scores import CaseScores
 
+NOT_ALIKE = "Not alike:"
+"""First words of the sentence."""
+
 
 def mixed_mirroring(a: CaseScores, b: CaseScores) -> tuple[str, ...]:
     """Return a sentence if two methods are known to be predicted with other mirroring, else none.
@@ -16,7 +19,7 @@ def mixed_mirroring(a: CaseScores, b: CaseScores) -> tuple[str, ...]:
         return ()
     texts = (f"{label} {' or '.join(map(_text, found))}" for label, found in known.items())
     return (
-        f"Not alike: the images were predicted by {' and by '.join(texts)}, so a part of the "
+        f"{NOT_ALIKE} the images were predicted by {' and by '.join(texts)}, so a part of the "
         "difference is that of mirroring; compare a run with its iac/reference, and predict others "
         "with --disable_tta.",
     )
