@@ -64,11 +64,8 @@ def _require_test_cases(raw: Path, pattern: str | None) -> None:
             )
     ending = read_dataset(raw / "dataset.json")["file_ending"]
     images, labels = (
-        {
-            path.name.removesuffix(f"{suffix}{ending}")
-            for path in (raw / name).glob(f"*{suffix}{ending}")
-        }
-        for name, suffix in (("imagesTs", "_0000"), ("labelsTs", ""))
+        {path.name.removesuffix(end) for path in (raw / name).glob(f"*{end}")}
+        for name, end in (("imagesTs", f"_0000{ending}"), ("labelsTs", ending))
     )
     without = labels ^ images
     if without or not labels:

@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_iac.analysis.scores import wording
 from nnunet_iac.analysis.scores.comparison import PairedComparison
 from nnunet_iac.analysis.scores.comparisons import Comparisons
+from nnunet_iac.analysis.scores.mirroring import NOT_ALIKE
 from nnunet_iac.analysis.scores.statistics import ALPHA, CONFIDENCE, FEWEST_PATIENTS, RESAMPLES
 from nnunet_iac.analysis.scores.surface_comparison import SurfaceComparison
 from nnunet_iac.analysis.scores.wording import interval_text, p_text, score_text, signed_text
