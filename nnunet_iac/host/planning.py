@@ -31,7 +31,7 @@ PLANNERS = {
         for size in ("M", "L", "XL")
     },
 }
-"""What nnUNetv2_plan_and_preprocess makes, by its plans identifier, and the options for it."""
+"""Options of nnUNetv2_plan_and_preprocess for the plans that it makes, by their identifiers."""
 
 TRUTHS = "gt_segmentations"
 """nnU-Net's folder of label files beside preprocessed data, written last."""

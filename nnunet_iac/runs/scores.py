@@ -66,14 +66,14 @@ def read_summary(summary: Path, file_ending: str | None = None) -> dict[str, Sco
     document = read_json(summary)
     try:
         for row in document["metric_per_case"]:
-            prediction, truth = (_path(row[f"{side}_file"]) for side in ("prediction", "reference"))
+            prediction = _path(row["prediction_file"])
             metrics = {k: m for k, m in row["metrics"].items() if k != "0"}
             case = case_id(prediction.name, file_ending)
             if case in cases:
                 raise ValueError(f"{case} is listed twice")
             dice = {key: _dice(values["Dice"]) for key, values in metrics.items()}
             voxels = {key: int(values["n_ref"]) for key, values in metrics.items()}
-            cases[case] = ScoredCase(prediction, truth, dice, voxels)
+            cases[case] = ScoredCase(prediction, _path(row["reference_file"]), dice, voxels)
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{summary} must be nnU-Net's summary of a validation or evaluation; it is not "

@@ -56,7 +56,7 @@ Command = Callable[..., None]
 FINGERPRINT = "dataset_fingerprint.json"
 """File that planning needs; where it is missing its extraction takes minutes."""
 
-CASES = "study_cases.json"
+OWN_CASES = "study_cases.json"
 """File in the folder of a network that nnU-Net trains alone, with its training cases."""
 
 GPUS = "NNUNET_IAC_GPUS"
@@ -200,7 +200,7 @@ def _require_own_cases(fold: Path, training: Sequence[str], keeps: bool) -> None
 
     A run that `keeps` a record has them there; those of another network are written beside it.
     """
-    record, path = RunFolder.of_fold(fold), fold / CASES
+    record, path = RunFolder.of_fold(fold), fold / OWN_CASES
     if not any(fold.glob("checkpoint_*.pth")):
         if not keeps:
             write_json(path, sorted(training))

@@ -1,5 +1,6 @@
 """The checks before long work, and what is logged of settings that a run does not use."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def test_a_fold_that_nnunet_cannot_split_is_refused(tmp_path: Path) -> None:
 
 def test_all_cases_have_an_order_of_their_own(tmp_path: Path) -> None:
     checks, _ = _preflight(trainers.nnUNetTrainerIAC, {}, tmp_path)
-    checks.number = "all"
+    checks = replace(checks, number="all")
     assert checks.split("abc", lambda: (["b", "a"], ["b", "a"])) == (["a", "b"], ["a", "b"])
 
 

@@ -81,7 +81,7 @@ UNTRIED = (
     "cells in some of the skip connections only",
     "a trained decoder or backbone under the cells",
 )
-"""What no study tries."""
+"""Ways that no study tries."""
 
 MARGIN = 0.005
 """Dice by which the default may be lower than the best control."""
