@@ -300,7 +300,7 @@ def test_a_source_that_is_none_is_refused(adapted: Any, adapter: Path, tmp_path:
     assert "must be different data sets" in refusal(adapted, "-s", model, "-d", 4)
     assert "no finished fold 3" in refusal(adapted, "-s", model, "-d", 70, "-f", 3)
     assert "the source model must exist" in refusal(adapted, "-s", 4, "-d", 70)
-    assert "must have plans.json and a fold" in refusal(adapted, "-s", tmp_path, "-d", 70)
+    assert "does not exist" in refusal(adapted, "-s", tmp_path, "-d", 70)
     zipped = tmp_path / "model.zip"
     zipped.touch()
     assert "nnUNetv2_install_pretrained_model" in refusal(adapted, "-s", zipped, "-d", 70)
