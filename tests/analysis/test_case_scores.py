@@ -134,28 +134,18 @@ def test_a_runs_record_comes_with_its_scores_and_its_reference_is_known_as_froze
     assert run.sources[0].record == reference.sources[0].record == recorded
 
 
-def test_fold_all_is_left_out_aloud_and_refused_by_itself(tmp_path):
+@pytest.mark.parametrize("name", ["fold_all", "fold_1"])
+def test_a_fold_that_holds_nothing_out_is_left_out_aloud_and_refused_by_itself(tmp_path, name):
     write_stock_fold(tmp_path / MODEL / "fold_0", {"a": 0.5})
-    everything = write_stock_fold(tmp_path / MODEL / "fold_all", {"a": 0.9})
+    seen = write_stock_fold(tmp_path / MODEL / name, {"b": 0.9})
+    if name != "fold_all":
+        RunFolder.of_fold(seen).write_split({"training": ["b"], "validation": ["b"]})
     scores = read_case_scores(tmp_path / MODEL)
     assert scores.dice == {"a": 0.5}
     assert scores.remarks == (
-        f"fold_all of {MODEL} is left out: it was validated on its training cases",
+        f"{name} of {MODEL} is left out: it was validated on its training cases",
     )
-    with pytest.raises(ValueError, match=r"fold_all/validation/summary\.json is fold_all's"):
-        read_case_scores(everything)
-
-
-def test_a_numbered_fold_that_holds_nothing_out_is_left_out_as_well(tmp_path):
-    write_run_fold(tmp_path / MODEL / "fold_0", {"a": 0.5})
-    seen = write_run_fold(tmp_path / MODEL / "fold_1", {"b": 0.9, "c": 0.9})
-    RunFolder.of_fold(seen).write_split({"training": ["b", "c"], "validation": ["b", "c"]})
-    scores = read_case_scores(tmp_path / MODEL)
-    assert scores.dice == {"a": 0.5}
-    assert scores.remarks == (
-        f"fold_1 of {MODEL} is left out: it was validated on its training cases",
-    )
-    with pytest.raises(ValueError, match=r"fold_1/validation/summary\.json is fold_1's"):
+    with pytest.raises(ValueError, match=rf"{name}/validation/summary\.json is {name}'s"):
         read_case_scores(seen)
 
 
