@@ -159,11 +159,6 @@ def _is_root(folder: str | Path) -> bool:
     return os.path.isfile(Path(folder, "nnunet_iac", "__init__.py"))
 
 
-def _is_folder(path: str) -> bool:
-    """Return whether a path is a folder; unlike pathlib, os.path raises no error of permissions."""
-    return os.path.isdir(path)
-
-
 def folder_check(variable: str) -> Check:
     """Return whether an environment variable names an existing folder that can be used.
 
@@ -175,7 +170,7 @@ def folder_check(variable: str) -> Check:
     if value == "~" or value.startswith("~/"):
         fix = f'export {variable}="$HOME{value[1:]}"'
         return Check(variable, f"{value} begins with ~, which only an unquoted shell word may", fix)
-    if not _is_folder(value):
+    if not os.path.isdir(value):  # Unlike pathlib it raises no error of permissions.
         found = f"{value} is no folder, or one that may not be looked into"
         return Check(variable, found, f"mkdir -p {shlex.quote(value)}")
     try:
@@ -200,7 +195,7 @@ def disk_check() -> Check:
     """Return whether nnUNet_results has room for a few runs."""
     name = f"free disk in {RESULTS_VARIABLE}"
     folder = os.environ.get(RESULTS_VARIABLE)
-    if not folder or not _is_folder(folder):
+    if not folder or not os.path.isdir(folder):
         return Check(name, "unknown", f"set {RESULTS_VARIABLE} to an existing folder")
     free = shutil.disk_usage(folder).free
     wanted = f"{FREE_BYTES / 1024**3:.0f} GiB"

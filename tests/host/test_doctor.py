@@ -47,17 +47,6 @@ def test_what_nnunet_excludes_is_not_supported():
     assert "<0.5" in allowed["dynamic-network-architectures"]
 
 
-@pytest.mark.parametrize("error", [ImportError("libcudnn.so.9"), OSError("no file")])
-def test_a_torch_that_cannot_be_imported_is_a_failure(monkeypatch, error):
-    def broken(name):
-        raise error
-
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
-    check = doctor.device_check()
-    assert not check.ok
-    assert str(error) in check.found
-
-
 def test_a_tilde_that_no_shell_has_expanded_is_a_failure(monkeypatch):
     monkeypatch.setenv("nnUNet_raw", "~/raw")
     assert doctor.folder_check("nnUNet_raw").fix == 'export nnUNet_raw="$HOME/raw"'
@@ -73,16 +62,23 @@ def test_a_package_that_was_not_installed_has_the_command_as_its_fix(monkeypatch
     assert check.fix.startswith("pip install -e ")
 
 
-@pytest.mark.parametrize("error", [ImportError("absent"), RuntimeError("torchvision::nms")])
-def test_a_torchvision_that_does_not_fit_torch_is_a_failure(monkeypatch, error):
+@pytest.mark.parametrize("error", [ImportError("absent"), OSError("no file"), RuntimeError("nms")])
+@pytest.mark.parametrize(
+    ("checked", "fix"),
+    [
+        (doctor.torchvision_check, "torch and torchvision together"),
+        (doctor.device_check, "install torch again"),
+    ],
+)
+def test_a_torch_that_cannot_be_imported_is_a_failure(monkeypatch, checked, fix, error):
     def broken(name):
         raise error
 
     monkeypatch.setattr(doctor.importlib, "import_module", broken)
-    check = doctor.torchvision_check()
+    check = checked()
     assert not check.ok
     assert str(error) in check.found
-    assert "torch and torchvision together" in check.fix
+    assert fix in check.fix
 
 
 def test_a_writable_folder_passes_and_is_left_empty(nnunet_folders):
