@@ -18,7 +18,7 @@ from nnunet_iac.host.plans import SECTION, settings_of
 from nnunet_iac.nn.planned_retrofit import retrofit
 from nnunet_iac.nn.retrofitted_unet import require_supported
 from nnunet_iac.runs.checkpoint import BEST, FINAL, LATEST, PREVIOUS
-from nnunet_iac.training import batches, checkpoints, optimisation, preflight, recorder
+from nnunet_iac.training import batches, checkpoints, loggers, optimisation, preflight, recorder
 from nnunet_iac.training.controller import Phase
 from nnunet_iac.training.distributed import unwrap_ddp, wrapped
 from nnunet_iac.training.lifecycle import Lifecycle, resumable, run_epochs
@@ -156,7 +156,7 @@ class RetrofitTrainer(nnUNetTrainer):
 
     def run_training(self) -> None:
         """Train as nnU-Net does, for as many epochs as turn out to be needed."""
-        with resumable(self, "--c"), recorder.closed_in_the_end(self.logger), fallback_named():
+        with resumable(self, "--c"), loggers.closed_in_the_end(self.logger), fallback_named():
             if self._loaded is not None:
                 checkpoints.require_newest(*self._loaded)
             self.on_train_start()
@@ -245,7 +245,7 @@ class RetrofitTrainer(nnUNetTrainer):
         if change.structure:
             self._rebuild_optimisers()
         numbers = {"phase": float([*Phase].index(phase)), "seconds": seconds}
-        recorder.log_numbers(logger.loggers, numbers | self.controller.scalars(phase), epoch)
+        loggers.log_numbers(logger.loggers, numbers | self.controller.scalars(phase), epoch)
         super().on_epoch_end()
         self.run.recorder.log_progress(self.controller.progress(phase, epoch + 1), logger)
         self.num_epochs = self.controller.num_epochs

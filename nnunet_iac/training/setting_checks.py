@@ -17,8 +17,8 @@ from nnunet_iac.host.plans import (
 )
 from nnunet_iac.runs.fold import require_writable
 from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, PRESETS, Settings, present_names
+from nnunet_iac.training.loggers import tensorboard_wanted
 from nnunet_iac.training.method import Method
-from nnunet_iac.training.recorder import tensorboard_wanted
 
 PRETRAINED = "-pretrained_weights"
 """nnUNetv2_train's option to start from the weights of another network."""

@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.annealing import cosine_power, polynomial
-from nnunet_iac.training.recorder import TENSORBOARD_VARIABLE as VARIABLE
-from nnunet_iac.training.recorder import tensorboard_wanted
+from nnunet_iac.training.loggers import TENSORBOARD_VARIABLE as VARIABLE
+from nnunet_iac.training.loggers import tensorboard_wanted
 from nnunet_iac.workflow.serial import PROGRESS
 
 LTH = "nnUNetTrainerIACLTH_1warmup6search2finetune"

@@ -16,7 +16,8 @@ from nnunet_iac.search.pruning import Observation, idle
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import EDGES
 from nnunet_iac.training import recorder as module
-from nnunet_iac.training.recorder import Recorder, Throttled, draw_progress, log_numbers
+from nnunet_iac.training.loggers import log_numbers
+from nnunet_iac.training.recorder import Recorder, Throttled, draw_progress
 
 SETTINGS = Settings()
 CELLS = {"trajectory.npz", "events.jsonl", "health.jsonl"}
