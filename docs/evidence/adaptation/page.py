@@ -51,7 +51,10 @@ DEFAULT = "iac-lth"
 
 RANDOM, CONTINUED, SCRATCH = "random", "continued", "scratch"
 CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "ewc", "lwf", "norms")
-"""Methods that train the network itself."""
+"""Methods that train the network itself, without cells."""
+
+TRAINED = ("random-decoder", "random-all")
+"""Methods that train cells and the network together."""
 
 NEED_SOURCE = ("rehearsal", "ewc")
 """Controls that need cases of the source."""
@@ -72,16 +75,15 @@ NAMES = {
     "random-wide": "cells: random, wide",
     "random-rehearsal": "cells: random, with rehearsal",
     "random-ema": "cells: random, averaged weights (EMA)",
+    "random-decoder": "cells: random, and the decoder",
+    "random-all": "cells: random, and the whole network",
     DEFAULT: "cells: searched (IAC-LTH)",
     "transferred": "cells: searched on the source",
     "convolution": "convolutions of equal parameters",
     "attention": "attention gates",
 }
-UNTRIED = (
-    "cells in some of the skip connections only",
-    "a trained decoder or backbone under the cells",
-)
-"""Ways that no study tries."""
+UNTRIED = "cells in some of the skip connections only"
+"""A way that no study tries."""
 
 MARGIN = 0.005
 """Dice by which the default may be lower than the best control."""
@@ -121,7 +123,7 @@ class Adapted:
 
     @property
     def cells(self) -> list[Row]:
-        """The rows of all methods that leave the network as it is."""
+        """The rows of all methods that put something into the network."""
         return [row for row in self.table.rows if row.method not in CONTROLS]
 
     @property
@@ -247,7 +249,8 @@ def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
     controls = dict.fromkeys(max(known, key=lambda one: known[one]) for known in (dice, alone))
     baselines = dict.fromkeys((CONTINUED, RANDOM, *controls))
     (table,) = method_tables(measured, tuple(baselines), MARGIN)
-    frozen = [run for run in measured["runs"] if run["method"] not in (*CONTROLS, REFERENCE)]
+    changing = (*CONTROLS, *TRAINED, REFERENCE)
+    frozen = [run for run in measured["runs"] if run["method"] not in changing]
     return Adapted(
         cases=cases,
         picture=f"{name}.png",
@@ -418,7 +421,7 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
             "methods": measured,
             "converged": convergence(folder, name),
             "rates": rates(folder, name),
-            "untried": [*UNTRIED, *(NAMES[method] for method in NAMES if method not in measured)],
+            "untried": [UNTRIED, *(NAMES[method] for method in NAMES if method not in measured)],
         }
         pairs.append({"name": name, "title": PAIRS[name], "found": found, **more})
         for one in found if draw else ():

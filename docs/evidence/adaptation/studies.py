@@ -36,7 +36,10 @@ FOR_RATES = 3
 DRAWS_FOR_RATES = 2
 """Cases in a draw on which learning rates are chosen, and how many such draws there are."""
 
-TRIED = ("ewc", "lwf", "random-norms", "random-wide", "random-ema")
+TRIED = (
+    *("ewc", "lwf", "random-norms", "random-wide", "random-ema"),
+    *("random-decoder", "random-all"),
+)
 """Methods that are tried with `FOR_RATES` cases only."""
 
 SIMULATED = "hippocampus"
