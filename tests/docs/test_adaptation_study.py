@@ -11,6 +11,7 @@ import SimpleITK
 
 from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
 from nnunet_iac.training import backbone_trainers
+from nnunet_iac.workflow.study_file import study_of
 
 FOLDER = Path(__file__).parents[2] / "docs" / "evidence" / "adaptation"
 DATA = Path(__file__).parents[2] / "nnunet_iac" / "data" / "Dataset004_Hippocampus"
@@ -44,6 +45,17 @@ def test_the_methods_are_trained_for_equally_many_batches(script: Script) -> Non
     batches = changes["num_epochs"] * changes["num_iterations_per_epoch"]
     assert batches == longest * schedule.iterations_per_epoch
     assert {*methods} == {*script("evidence/adaptation/page").NAMES}
+
+
+@pytest.mark.parametrize("pair", ["heart", "hippocampus"])
+def test_every_planned_study_is_valid(
+    pair: str, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(folder, str(tmp_path))
+    planned = script("evidence/adaptation/studies").Pair(pair).studies()
+    for name, document in planned.items():
+        assert study_of(document).name == f"adaptation-{pair}-{name}"
 
 
 def test_defaults_have_the_rates_that_are_best_on_the_pool(script: Script) -> None:
