@@ -31,8 +31,9 @@ def test_it_has_where_half_of_its_training_changes_little(
     assert found.longer.difference == pytest.approx(after_all - after_half)
     said = "less than 0.003, so short has" if converged else "not less than 0.003, so short has not"
     assert str(found) == (
-        "long, trained for 40 epochs, has on Dataset900_Frames, 2d, a validation Dice of "
-        f"{after_all:.4f}, and short, for 20, {after_half:.4f}; the difference of "
+        f"long, trained for 40 epochs, has a validation Dice of {after_all:.4f} on "
+        "Dataset900_Frames, 2d, and short, trained for 20 epochs, one of "
+        f"{after_half:.4f}; the difference of "
         f"{after_all - after_half:+.4f} (95 % CI {after_all - after_half:+.4f} to "
         f"{after_all - after_half:+.4f}, n = {found.longer.patients}) is {said} converged"
     )

@@ -175,7 +175,7 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
         acdc_time=made_up("time", {"random-80": 0.01, "random-120": 0.011}, (0, 1, 2)),
     )
     first = text.split("\n## ")[0]
-    assert "it does not matter which cell is chosen, on the backbone's own data" in first
+    assert "On the backbone's own data it does not matter which cell is chosen" in first
     fewest = 'fewest MACs among those inferior to the best by less than 0.002 is "cells: random"'
     assert f"the retrofit with the {fewest}" in first
     assert "so half has converged" in text
@@ -208,7 +208,7 @@ def test_a_spread_whose_interval_reaches_the_limit_decides_nothing(
 ) -> None:
     gains = {f"cell-{n}": 0.0015 * (n % 3) for n in range(8)}
     text = page(acdc_genotypes=made_up("genotypes", gains, (0, 1)))
-    assert "whether it matters which cell is chosen is not decided" in text
+    assert "Whether it matters which cell is chosen is not decided" in text
 
 
 def test_cells_that_differ_can_matter_and_what_was_tried_is_described(
@@ -219,7 +219,7 @@ def test_cells_that_differ_can_matter_and_what_was_tried_is_described(
         acdc_genotypes=made_up("genotypes", different, (0, 1)),
         acdc_halving=made_up("halving", {"halving": 0.0, "halving-convolutions": 0.0}, (0, 1, 2)),
     )
-    assert text.count("the choice of the cell can matter") == 1
+    assert text.count("The choice of the cell can matter") == 1
     assert "With\n3 seeds on ACDC, 128 x 128, in 1.0 minutes a run: direct evaluation has" in text
 
 

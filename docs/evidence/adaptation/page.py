@@ -320,6 +320,9 @@ def search_is_worth(measured: Sequence[Adapted]) -> str:
     """Return the first sentence: whether searched cells were better than random ones."""
     verdicts = [one.default.against[RANDOM].verdict for one in measured]
     better, worse = verdicts.count("better"), verdicts.count("worse")
+    if len(verdicts) == 1 and not better:
+        found = "Searched cells were worse than random ones"
+        return found if worse else "No difference between searched and random cells was detected"
     compared = counted(len(verdicts), "comparison")
     rest = f"worse in {worse}, no difference detected in {len(verdicts) - better - worse}"
     if better:

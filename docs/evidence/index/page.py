@@ -355,7 +355,7 @@ def not_measured() -> str:
         "at a real other site": not (EVIDENCE / "adaptation" / "heart-k3.json").is_file(),
         "on a GPU": not any(run["hardware"]["gpu"] for run in all_runs()),
     }
-    parts = ["of networks of full size", *(part for part, is_so in absent.items() if is_so)]
+    parts = ["for networks of full size", *(part for part, is_so in absent.items() if is_so)]
     return f"These networks are small; no Dice has been measured {enumerated(parts, 'or')}."
 
 

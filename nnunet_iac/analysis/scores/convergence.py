@@ -53,10 +53,10 @@ class Convergence:
         if self.has_converged and interval and max(-interval.low, interval.high) >= CONVERGED:
             found += ", though the interval reaches beyond"
         return (
-            f"{self.backbone}, trained for {self.epochs[1]} epochs, has on {self.dataset}, "
-            f"{self.configuration}, a validation Dice of {self.longer.mean_b:.4f}, and "
-            f"{self.half}, for {self.epochs[0]}, {self.longer.mean_a:.4f}; the difference of "
-            f"{self.longer.difference:+.4f} ({size}) is {found}"
+            f"{self.backbone}, trained for {self.epochs[1]} epochs, has a validation Dice of "
+            f"{self.longer.mean_b:.4f} on {self.dataset}, {self.configuration}, and {self.half}, "
+            f"trained for {self.epochs[0]} epochs, one of {self.longer.mean_a:.4f}; the difference "
+            f"of {self.longer.difference:+.4f} ({size}) is {found}"
         )
 
 
