@@ -192,8 +192,7 @@ def users(name: str) -> str:
     """Return the trainers that use a setting, at least under some settings."""
     found = []
     for label, method in METHODS.items():
-        usable = [v for v in VARIANTS if "genotype" not in v or method is IAC_DISCRETE]
-        if any(name in used_settings(method, Settings(**values)) for values in usable):
+        if any(name in used_settings(method, Settings(**values)) for values in VARIANTS):
             found.append(label)
     return "all" if len(found) == len(METHODS) else ", ".join(found)
 

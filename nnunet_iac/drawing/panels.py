@@ -19,9 +19,9 @@ AXIS_NAME: dict[str, Any] = {"loc": "left", "color": MUTED, "size": LABEL_SIZE}
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": LABEL_SIZE, "labelcolor": INK}
 
 
-def empty_figure(height: float, width: float = WIDTH) -> Figure:
-    """Return a figure without axes; its size is in inches."""
-    size = (width, height)
+def empty_figure(height: float) -> Figure:
+    """Return a figure without axes; its height is in inches."""
+    size = (WIDTH, height)
     return Figure(figsize=size, dpi=DOTS_PER_INCH, facecolor=PAPER, layout="constrained")
 
 

@@ -201,7 +201,7 @@ def stock_checkpoint(
 
 
 def exported_plans(
-    plans: Mapping[str, Any], model: Model, target: Path, checkpoint: str = FINAL
+    plans: Mapping[str, Any], model: Model, target: Path, checkpoint: str
 ) -> dict[str, Any]:
     """Return plans whose network is the retrofit, and which hold no setting of its training."""
     name = _plans_name(target, model, plans["plans_name"])

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -21,14 +22,11 @@ def stock_trainer(
     `plans` and `dataset` are what plans and dataset.json contain.
     """
     architecture_of(configuration_of(plans, configuration))
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as results:  # nnU-Net's trainer makes a folder in them.
-        os.environ.update(nnUNet_results=results, nnUNet_n_proc_DA=str(workers))
-        try:
-            content, device = {**plans, "continue_training": False}, torch.device("cpu")
-            trainer: Any = nnUNetTrainer(content, configuration, "all", dataset, device)
-            trainer.initialize()
-            yield trainer
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+    with (
+        tempfile.TemporaryDirectory() as results,  # nnU-Net's trainer makes a folder in them.
+        patch.dict(os.environ, nnUNet_results=results, nnUNet_n_proc_DA=str(workers)),
+    ):
+        content, device = {**plans, "continue_training": False}, torch.device("cpu")
+        trainer: Any = nnUNetTrainer(content, configuration, "all", dataset, device)
+        trainer.initialize()
+        yield trainer

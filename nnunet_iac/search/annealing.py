@@ -17,6 +17,6 @@ def cosine_power(
     return minimum + (maximum - minimum) * share
 
 
-def polynomial(epoch: int, epochs: int, initial: float, exponent: float = 0.9) -> float:
+def polynomial(epoch: int, epochs: int, initial: float) -> float:
     """Return nnU-Net's learning rate initial (1 - t/T)^0.9 at `epoch` of `epochs`."""
-    return initial * (1 - epoch / epochs) ** exponent
+    return initial * (1 - epoch / epochs) ** 0.9

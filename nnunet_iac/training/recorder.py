@@ -81,10 +81,10 @@ class Recorder:
         self.cost = replace(self.cost, peak_memory_bytes=memory)
         self.folder.write_cost(self.cost)
 
-    def account(self, phase: str, seconds: float, epochs: int = 1) -> None:
+    def account(self, phase: str, seconds: float) -> None:
         """Add an epoch to what a phase has cost."""
         spent = self.cost.phases.get(phase, records.PhaseCost())
-        total = records.PhaseCost(spent.epochs + epochs, spent.seconds + seconds)
+        total = records.PhaseCost(spent.epochs + 1, spent.seconds + seconds)
         self.cost = replace(self.cost, phases={**self.cost.phases, phase: total})
 
     def add_network_cost(self, name: str, cost: Cost) -> None:

@@ -1,6 +1,5 @@
 """The validations beside the run's own: of the frozen backbone alone, and of an adapted source."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from nnunet_iac.runs.checkpoint import BEST
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, foreground_dice
 from nnunet_iac.training.distributed import broadcast_from_rank0
-from nnunet_iac.training.recorder import Recorder
 from nnunet_iac.training.shared_validation import (
     prediction_circumstances,
     validate_once,
@@ -29,19 +27,17 @@ def validate_others(trainer: Any) -> None:
     if trainer.method.retrofits:
         stock = trainer.stock_network()
         stock.load_state_dict(trainer.run.backbone_weights(trainer.unet))
-        validate_backbone(trainer, stock, trainer.run.recorder, trainer.run.identity)
+        validate_backbone(trainer, stock)
     validate_source(trainer)
 
 
-def validate_backbone(
-    trainer: Any, network: nn.Module, recorder: Recorder, identity: Mapping[str, Any]
-) -> None:
+def validate_backbone(trainer: Any, network: nn.Module) -> None:
     """Record the Dice of the frozen backbone alone, once per run.
 
     If another run of the data set has validated the same tensors under the same circumstances, its
     validation is copied.
     """
-    assert recorder.backbone is not None
+    recorder = trainer.run.recorder
     if broadcast_from_rank0(recorder.backbone.reference is not None):
         return
     fold = Path(trainer.output_folder)
@@ -50,7 +46,7 @@ def validate_backbone(
         "backbone": recorder.backbone.before,
         "validation": sorted(trainer.do_split()[1]),
         "previous_stage": trainer.folder_with_segs_from_previous_stage,
-        "configuration": identity["configuration_content"],
+        "configuration": trainer.run.identity["configuration_content"],
         **prediction_circumstances(trainer, recorder.cost.versions),
     }
     place = f"*/{fold.name}/{FOLDER_NAME}/{folder.name}/{MEASURED_ON}"

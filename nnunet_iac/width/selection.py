@@ -45,7 +45,6 @@ class WidthDecision:
         runner_up: the cap it would have picked next; None where there was but one to pick.
         range: the largest and the smallest cap that it could have picked.
         reasons: sentences.
-        warnings: of `boundary_warnings`.
     """
 
     rule: Rule
@@ -53,7 +52,6 @@ class WidthDecision:
     runner_up: int | None
     range: tuple[int, int]
     reasons: tuple[str, ...]
-    warnings: tuple[str, ...]
 
 
 def require_rule(rule: str) -> None:
@@ -192,10 +190,7 @@ def steadiest(
     reasons += [f"at cap {c} it spreads by {highest[c]:.3f}" for c in allowed[steady : steady + 1]]
     others = (*allowed[: steady - 1][::-1], *allowed[steady:])
     ends = allowed[0], allowed[-1]
-    return WidthDecision(
-        *("dispersion", pick, others[0] if others else None, ends),
-        *(tuple(reasons), boundary_warnings("dispersion", pick, ends)),
-    )
+    return WidthDecision("dispersion", pick, others[0] if others else None, ends, tuple(reasons))
 
 
 def boundary_warnings(rule: Rule, pick: int, ends: tuple[int, int]) -> tuple[str, ...]:
@@ -271,6 +266,4 @@ def _decision(
         behind = hinges[pick] - hinges[runner_up]
         reasons.append(f"the hinge at cap {runner_up} is {behind:.3f} weaker")
     ends = allowed[0], allowed[-1]
-    return WidthDecision(
-        rule, pick, runner_up, ends, tuple(reasons), boundary_warnings(rule, pick, ends)
-    )
+    return WidthDecision(rule, pick, runner_up, ends, tuple(reasons))

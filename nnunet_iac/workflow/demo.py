@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -101,19 +102,15 @@ def run_demo(folder: Path, device: str, quick: bool, report: Log) -> Path:
 @contextmanager
 def _own_folders(folder: Path, study: Study) -> Iterator[None]:
     """Set nnU-Net's folders and processes to those of the demo, and no other variable of its."""
-    before = dict(os.environ)
-    for key in before:
-        if key.lower().startswith("nnunet"):
-            del os.environ[key]
-    for name in FOLDERS:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        os.environ[name] = str(folder / name)
-    os.environ.update(processors(study))
-    try:
+    with patch.dict(os.environ):
+        for key in list(os.environ):
+            if key.lower().startswith("nnunet"):
+                del os.environ[key]
+        for name in FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            os.environ[name] = str(folder / name)
+        os.environ.update(processors(study))
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _stage_seconds(study: Study) -> dict[str, Any]:

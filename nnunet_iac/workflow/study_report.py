@@ -55,7 +55,7 @@ def provenance(study: Study, run: PlannedRun) -> dict[str, Any]:
             "errors": {label: errors_of(side) for label, side in sides.items()},
         }
     if run.method == REFERENCE:
-        return {**known, "curve": _curve(folder), "backbone_hash": _hash(folder)}
+        return {**known, **_backbone(folder / FINAL)}
     return {**known, **_record(read_run(folder))}
 
 
@@ -73,18 +73,14 @@ def errors_of(scores: CaseScores) -> dict[str, list[float]] | None:
     return {case: list(counts) for case, counts in scores.errors.items() if any(counts)}
 
 
-def _hash(fold: Path) -> str | None:
-    """Return the SHA-256 over a backbone's tensors, if its checkpoint is there."""
-    path = fold / FINAL
-    return tensors_hash(read_checkpoint(path)["network_weights"]) if path.is_file() else None
-
-
-def _curve(fold: Path) -> list[float]:
-    """Return nnU-Net's pseudo Dice of every epoch of a backbone, if its checkpoint is there."""
-    path = fold / FINAL
+def _backbone(path: Path) -> dict[str, Any]:
+    """Return nnU-Net's pseudo Dice of every epoch, and the SHA-256 over the tensors, if known."""
+    if not path.is_file():
+        return {"curve": [], "backbone_hash": None}
     with content_of(path):
-        logged = read_checkpoint(path)["logging"]["mean_fg_dice"] if path.is_file() else []
-        return [round(float(dice), 4) for dice in logged]
+        checkpoint = read_checkpoint(path)
+        curve = [round(float(dice), 4) for dice in checkpoint["logging"]["mean_fg_dice"]]
+        return {"curve": curve, "backbone_hash": tensors_hash(checkpoint["network_weights"])}
 
 
 def _record(run: Run) -> dict[str, Any]:

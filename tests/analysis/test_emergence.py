@@ -294,12 +294,6 @@ def test_edges_are_ranked_by_median_then_latest_epoch_then_their_order():
     assert next(iter(ranked.values())) == (30, math.inf, math.inf)
 
 
-def test_difficulty_can_count_the_epoch_since_which_an_operation_stayed_first():
-    search = edge_emergence(walked(4))
-    for edge, epochs in edge_difficulty([search], "since").items():
-        assert epochs == (search[EDGES.index(edge)].top[1].since,)
-
-
 def test_difficulty_of_no_searches_is_refused():
     with pytest.raises(ValueError, match="needs at least one search; got none"):
         edge_difficulty([])

@@ -13,6 +13,7 @@ from scipy import stats
 from nnunet_iac.analysis.scores.statistics import (
     FEWEST_PATIENTS,
     Interval,
+    NonInferiority,
     bootstrap_interval,
     fisher_combination,
     holm,
@@ -40,6 +41,11 @@ MICE = (94, 197, 16, 38, 99, 141, 23)
 DICE = st.floats(-1, 1).map(lambda value: round(value, 6))
 SAMPLES = st.lists(DICE, min_size=2, max_size=12)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
+
+
+def decided(differences: Sequence[float], *margin: float) -> NonInferiority:
+    """Return what differences show by their own interval."""
+    return non_inferiority(differences, bootstrap_interval(differences), *margin)
 
 
 # -- bootstrap -----------------------------------------------------------------------------------
@@ -150,9 +156,7 @@ def test_a_resample_with_the_mean_of_the_values_is_a_tie_however_it_is_rounded()
     assert (moved.low, moved.high) == pytest.approx((found.low + shift, found.high + shift))
 
 
-@pytest.mark.parametrize(
-    "statistic", [bootstrap_interval, wilcoxon, rank_biserial, non_inferiority]
-)
+@pytest.mark.parametrize("statistic", [bootstrap_interval, wilcoxon, rank_biserial, decided])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_value_that_is_not_finite_is_refused(statistic, value):
     with pytest.raises(ValueError, match=f"got {value}"):
@@ -310,13 +314,13 @@ def test_what_is_no_probability_is_refused(statistic, value):
 
 def test_six_equal_patients_are_not_inferior():
     # All differences are 0 > -0.01; of 64 choices of signs one is as extreme: p = 1 / 64.
-    found = non_inferiority((0.0,) * 6, 0.01)
+    found = decided((0.0,) * 6, 0.01)
     assert (found.margin, found.lower, found.shown) == (0.01, 0.0, True)
     assert found.p == pytest.approx(1 / 64, abs=1e-12)
 
 
 def test_five_patients_show_nothing_for_no_test_of_theirs_could():
-    found = non_inferiority((0.0,) * 5, 0.01)
+    found = decided((0.0,) * 5, 0.01)
     assert found.p == pytest.approx(1 / 32, abs=1e-12)
     assert not found.shown
 
@@ -325,30 +329,31 @@ def test_the_lower_end_of_the_interval_decides():
     differences = (0.004, -0.006, 0.002, -0.004, 0.001, -0.003, 0.005, -0.002)
     lower = bootstrap_interval(differences).low
     assert lower < 0
-    assert non_inferiority(differences, -lower * 1.01).shown
-    assert not non_inferiority(differences, -lower * 0.99).shown
-    assert non_inferiority(differences, 0.01).lower == lower
+    assert decided(differences, -lower * 1.01).shown
+    assert not decided(differences, -lower * 0.99).shown
+    assert decided(differences, 0.01).lower == lower
 
 
 def test_the_one_sided_p_is_that_of_the_differences_plus_the_margin():
     # differences + 1 is (-1, 2, 3, 4, 5, 6): of 64 choices of signs those with W- <= 1, two.
-    found = non_inferiority((-2, 1, 2, 3, 4, 5), 1)
+    found = decided((-2, 1, 2, 3, 4, 5), 1)
     assert found.p == pytest.approx(2 / 64, abs=1e-12)
 
 
 def test_one_patient_shows_nothing():
-    found = non_inferiority((0.5,), 0.01)
+    found = decided((0.5,), 0.01)
     assert (found.lower, found.p, found.shown) == (None, None, False)
 
 
 @pytest.mark.parametrize("margin", [0.0, -0.01, math.nan, math.inf])
 def test_a_margin_that_is_not_positive_is_refused(margin):
     with pytest.raises(ValueError, match=f"must be a positive number; got {margin}"):
-        non_inferiority((0.0,) * 6, margin)
+        decided((0.0,) * 6, margin)
 
 
 @settings(max_examples=30)
 @given(st.lists(DICE, min_size=6, max_size=7), st.floats(0.001, 0.5), st.floats(1.1, 3))
 def test_what_is_shown_at_a_margin_is_shown_at_a_wider_one(differences, margin, factor):
-    if non_inferiority(differences, margin, resamples=99).shown:
-        assert non_inferiority(differences, margin * factor, resamples=99).shown
+    interval = bootstrap_interval(differences, resamples=99)
+    if non_inferiority(differences, interval, margin).shown:
+        assert non_inferiority(differences, interval, margin * factor).shown

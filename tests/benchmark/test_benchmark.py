@@ -218,7 +218,6 @@ def test_labels_are_as_large_as_the_outputs(dimension):
 def test_a_random_mask_has_as_many_operations_on_every_edge():
     assert random_mask(4).sum(1).tolist() == [4] * 14
     assert torch.equal(random_mask(4), random_mask(4))
-    assert not torch.equal(random_mask(4), random_mask(4, seed=1))
 
 
 def test_steps_are_timed_in_turn():

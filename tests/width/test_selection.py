@@ -5,7 +5,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nnunet_iac.width.consensus import consensus
-from nnunet_iac.width.selection import RULES, choices, curve, dispersion, slope
+from nnunet_iac.width.selection import (
+    RULES,
+    WidthDecision,
+    boundary_warnings,
+    choices,
+    curve,
+    dispersion,
+    slope,
+)
 
 CAPS = (512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 
@@ -98,13 +106,17 @@ def test_dispersion_takes_the_smallest_cap_before_the_spread_first_exceeds_tau()
     assert "at cap 8 it spreads by 0.310" in decision.reasons[1]
 
 
+def warnings_of(decision: WidthDecision) -> tuple[str, ...]:
+    return boundary_warnings(decision.rule, decision.pick, decision.range)
+
+
 def test_a_pick_on_the_boundary_is_a_warning_that_names_the_range():
-    (warning,) = curve(CAPS, STEEP).warnings
+    (warning,) = warnings_of(curve(CAPS, STEEP))
     assert "the pick 8 is the smallest cap" in warning
     assert "(256 to 8)" in warning
-    (warning,) = curve(CAPS, EARLY).warnings
+    (warning,) = warnings_of(curve(CAPS, EARLY))
     assert "the pick 256 is the largest cap" in warning
-    assert curve(CAPS, LESS_STEEP).warnings == ()
+    assert warnings_of(curve(CAPS, LESS_STEEP)) == ()
 
 
 @given(scores_of_ten, st.floats(0.01, 100))
@@ -176,7 +188,7 @@ def test_seeds_that_agree_leave_the_rules_own_runner_up_and_the_boundarys_warnin
     found = consensus("curve", CAPS, ISIC_PARAMETERS, np.stack([STEEP, 2 * STEEP]))
     assert (found.modal, found.agreement) == (8, 1.0)
     assert found.runner_up == curve(CAPS, STEEP).runner_up
-    assert found.warnings == curve(CAPS, STEEP).warnings
+    assert found.warnings == warnings_of(curve(CAPS, STEEP))
 
 
 def test_one_seed_is_the_published_procedure_and_a_warning():

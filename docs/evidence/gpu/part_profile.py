@@ -1,6 +1,5 @@
 """Profile the host in a step: kernels launched, waits for the GPU, and work between epochs."""
 
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -133,10 +132,11 @@ def host_row(workload: Workload, scratch: Path) -> dict[str, Any]:
     while controller.phase is not Phase.FINETUNE:
         epoch += 1
         end = partial(controller.end_epoch, network, epoch, seconds=1.0, loss=0.5)
-        seconds["check"].append(took(partial(fault_of_training, network)))
-        seconds["record"].append(took(end))
+        seconds["check"].append(timed(partial(fault_of_training, network), "cpu"))
+        seconds["record"].append(timed(end, "cpu"))
         state = {"network_weights": network.state_dict(), **controller.state_dict()}
-        seconds["checkpoint"].append(took(partial(write_checkpoint, state, scratch / LATEST)))
+        write = partial(write_checkpoint, state, scratch / LATEST)
+        seconds["checkpoint"].append(timed(write, "cpu"))
     step = fused_step(workload, 7)
     step()
     per_step = min(timed(step, workload.device) for _ in range(STEPS))
@@ -150,10 +150,3 @@ def host_row(workload: Workload, scratch: Path) -> dict[str, Any]:
         "record_share": (mean["check_s"] + mean["record_s"]) / epoch_s,
         "checkpoint_share": mean["checkpoint_s"] / epoch_s,
     }
-
-
-def took(call: Callable[[], Any]) -> float:
-    """Return the seconds of a call on the host."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started

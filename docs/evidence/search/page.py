@@ -336,15 +336,13 @@ class Measured:
         study = self.studies.get("paper")
         return None if study is None else method_tables(study, ("iac", "random"), MARGIN)[0]
 
-    def search_minutes(self, method: str) -> float:
-        """Return the median minutes of a search of the paper's protocol."""
-        own = [run for run in self.runs_of("paper") if run["method"] == method]
-        return median([run["search_seconds"] for run in own] or [math.nan]) / 60
+    def paper_minutes(self, method: str, of: str) -> float:
+        """Return the median minutes of runs of the paper's protocol, or of their searches.
 
-    def run_minutes(self, method: str) -> float:
-        """Return the median minutes of a whole run of the paper's protocol."""
+        `of` is `seconds` or `search_seconds`.
+        """
         own = [run for run in self.runs_of("paper") if run["method"] == method]
-        return median([run["seconds"] for run in own] or [math.nan]) / 60
+        return median([run[of] for run in own] or [math.nan]) / 60
 
     def runs_of(self, study: str) -> list[Any]:
         """Return the runs of a study, the backbone's left out; none where it is not measured."""

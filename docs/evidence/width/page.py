@@ -49,8 +49,6 @@ NAMES = {
     "iac-lth": "cells: searched (IAC-LTH)",
 }
 
-DEFAULT = next(number for number, name in enumerate(WAYS_TO_PICK) if "(default" in name)
-
 
 def results(pattern: str) -> list[dict[str, Any]]:
     """Return the result files of a kind."""

@@ -51,7 +51,7 @@ def outlines(labels: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "segmen
 
 
 def overlays(
-    image: Path, truth: Path, predictions: dict[str, Path], dpi: int = 200
+    image: Path, truth: Path, predictions: dict[str, Path]
 ) -> tuple[int, dict[str, bytes]]:
     """Return a slice (in SimpleITK's order), and its PNG by prediction.
 
@@ -61,7 +61,7 @@ def overlays(
     labels, predicted = _labels(truth), {name: _labels(path) for name, path in predictions.items()}
     index = fullest_slice(labels if labels.any() else sum(predicted.values(), labels))
     return index, {
-        name: _slice_picture(grey[index], labels[index], found[index], aspect, dpi)
+        name: _slice_picture(grey[index], labels[index], found[index], aspect)
         for name, found in predicted.items()
     }
 
@@ -91,7 +91,6 @@ def _slice_picture(
     truth: Int[np.ndarray, "rows columns"],
     predicted: Int[np.ndarray, "rows columns"],
     aspect: float,
-    dpi: int,
 ) -> bytes:
     """Return a slice with both contours as PNG; `aspect` is a pixel's height by width."""
     rows, columns = grey.shape
@@ -104,7 +103,7 @@ def _slice_picture(
     for labels, colour, lw in ((truth, TRUTH, 4), (predicted, PREDICTION, 1.8)):
         lines = LineCollection(list(outlines(labels)), colors=colour, lw=lw, capstyle="round")
         axes.add_collection(lines)
-    return png_bytes(figure, dpi)
+    return png_bytes(figure, OVERLAY_DPI)
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def _overlay(row: CaseRow, runs: Sequence[Run]) -> CaseOverlay | None:
         truth = _truth_file(run.dataset, recorded)
         image = truth and _image_file(run.dataset, case, truth)
         if image and truth:
-            index, pictures = overlays(image, truth, predictions, OVERLAY_DPI)
+            index, pictures = overlays(image, truth, predictions)
             change = row.difference or 0.0
             if before is not None and after is not None:
                 change = after - before

@@ -9,7 +9,7 @@ from nnunet_iac.analysis.report.evaluation import Evaluation, Group, GroupCompar
 from nnunet_iac.analysis.report.page import duration, percent
 from nnunet_iac.analysis.report.run import Run
 from nnunet_iac.analysis.scores.wording import counted, enumerated, finding, score_text
-from nnunet_iac.analysis.trajectories.similarity import mean_agreement, operation_histogram
+from nnunet_iac.analysis.trajectories.similarity import chance, mean_agreement, operation_histogram
 from nnunet_iac.analysis.vocabulary import RANDOM_CELL, SEARCHING_METHODS
 from nnunet_iac.search.health import parameter_free_share
 
@@ -132,8 +132,7 @@ def found(runs: Sequence[Run]) -> str:
     choice = "" if adapts else f" {CHOICE}"
     if len(cells) == 1:
         return f"One cell of eight operations: {parts}.{choice}"
-    agreement = mean_agreement(cells)
-    shared, random = percent(agreement.mean), percent(agreement.expected)
+    shared, random = percent(mean_agreement(cells)), percent(float(chance()))
     return (
         f"{len(cells)} cells of eight operations: {parts}. Two of them share {shared} of their "
         f"choices on average; cells drawn at random share {random}.{choice}"

@@ -203,7 +203,7 @@ def compare_scores(
         better=sum(value > 0 for value in values),
         equal=sum(value == 0 for value in values),
         worse=sum(value < 0 for value in values),
-        non_inferiority=statistics.non_inferiority(values, margin, seed),
+        non_inferiority=statistics.non_inferiority(values, interval, margin),
         rows=tuple(
             _row(case, patient_of(case, pattern), a, b, changes.get(case))
             for case in sorted(a.dice)

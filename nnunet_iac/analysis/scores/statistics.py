@@ -150,16 +150,15 @@ def rank_biserial(differences: Sequence[float]) -> float:
 
 
 def non_inferiority(
-    differences: Sequence[float], margin: float = MARGIN, seed: int = 0, resamples: int = RESAMPLES
+    differences: Sequence[float], interval: Interval | None, margin: float = MARGIN
 ) -> NonInferiority:
     """Return whether the mean of B - A (more is better) lies above -margin, at one-sided 2.5 %.
 
-    Decided by the lower end of `bootstrap_interval` at 95 %; beside it stands the p of the
+    Decided by the lower end of their 95 % `bootstrap_interval`; beside it stands the p of the
     one-sided signed-rank test on differences + margin, which must be fixed before they are seen.
     """
     require_margin(margin)
     sample = _finite(differences)
-    interval = bootstrap_interval(differences, seed, CONFIDENCE, resamples)
     lower = None if interval is None else interval.low
     shown = lower is not None and lower > -margin and sample.size >= FEWEST_PATIENTS
     return NonInferiority(margin, lower, _signed_rank_p(sample + margin, "greater"), shown)

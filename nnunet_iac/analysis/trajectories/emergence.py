@@ -150,7 +150,7 @@ def final_operations(search: SearchRecord) -> Int[np.ndarray, " edges"]:
 
 
 def edge_difficulty(
-    searches: Sequence[Sequence[EdgeEmergence]], moment: Moment = "first"
+    searches: Sequence[Sequence[EdgeEmergence]],
 ) -> dict[Edge, tuple[float, ...]]:
     """Return when the final operation of every edge became the most important one (paper, Fig. 7).
 
@@ -161,7 +161,7 @@ def edge_difficulty(
     if not searches:
         raise ValueError("the difficulty of edges needs at least one search; got none")
     edges = {
-        found[0].edge: tuple(each.top[1].epoch(moment) for each in found)
+        found[0].edge: tuple(each.top[1].epoch("first") for each in found)
         for found in zip(*searches, strict=True)
     }
     return dict(sorted(edges.items(), key=lambda edge: (-median(edge[1]), -max(edge[1]))))

@@ -114,12 +114,12 @@ def emergence_figure(searches: Sequence[SearchRecord], moment: Moment = "first")
     return _strips(2.6, rows, searches)
 
 
-def difficulty_figure(searches: Sequence[SearchRecord], moment: Moment = "first") -> Figure:
+def difficulty_figure(searches: Sequence[SearchRecord]) -> Figure:
     """Return when every edge's final operation became the most important one (paper, Fig. 7)."""
     require_epochs(searches)
     found = [emergence.edge_emergence(search) for search in searches]
     warmups = [search.settings.schedule.warmup_epochs for search in searches]
-    ranked = emergence.edge_difficulty(found, moment).items()
+    ranked = emergence.edge_difficulty(found).items()
     rows = {_edge_label(edge): np.subtract(epochs, warmups).tolist() for edge, epochs in ranked}
     return _strips(4.6, rows, searches)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -120,19 +119,6 @@ def hamming_similarity(
     return (flat[:, None] == flat[None]).mean(axis=-1)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Mean agreement of pairs of cells, in shares of their eight choices; `expected`: random cells.
-
-    `deviation` is the standard deviation of the mean of as many random cells.
-    """
-
-    mean: float
-    expected: float
-    deviation: float
-    pairs: int
-
-
 def operation_histogram(genotypes: Sequence[Genotype]) -> dict[str, int]:
     """Return how often each operation was chosen (method, section 8), in `OPERATIONS`' order."""
     names = [choice.operation for genotype in genotypes for choice in genotype.choices]
@@ -150,39 +136,24 @@ def pairwise_agreement(
     return flat @ flat.T / KEPT
 
 
-def mean_agreement(genotypes: Sequence[Genotype], part: Part = "choices") -> Agreement:
-    """Return the mean of `pairwise_agreement` over all pairs, beside that of random cells.
-
-    Pairs of random cells are uncorrelated even where they share a cell, since any cell agrees
-    with a random one to the same expected degree; so the variance of the mean is `chance`'s
-    divided by the number of pairs.
-    """
+def mean_agreement(genotypes: Sequence[Genotype]) -> float:
+    """Return the mean of `pairwise_agreement` over all pairs of two or more cells."""
     if len(genotypes) < 2:
         raise ValueError(f"agreement needs at least two cells to compare; got {len(genotypes)}")
-    values = pairwise_agreement(genotypes, part)[np.triu_indices(len(genotypes), k=1)]
-    expected, variance = chance(part)
-    deviation = math.sqrt(variance / len(values))
-    return Agreement(float(values.mean()), float(expected), deviation, len(values))
+    values = pairwise_agreement(genotypes)[np.triu_indices(len(genotypes), k=1)]
+    return float(values.mean())
 
 
-def chance(part: Part = "choices") -> tuple[Fraction, Fraction]:
-    """Return the mean and the variance of the agreement of two cells drawn uniformly at random.
+def chance(part: Part = "choices") -> Fraction:
+    """Return the expected agreement of two cells drawn uniformly at random.
 
     Each node with n incoming edges keeps k = 2 of them, each with any of the seven operations. So
-    the number X of edges that two cells share there is hypergeometric, with mean k k / n and
-    variance (k k / n) (1 - k/n) (n - k) / (n - 1); and each shared edge has the same operation
-    with q = 1/7, so that of X edges Y ~ Binomial(X, q) choices agree, with mean q E[X] and variance
-    q^2 Var[X] + q (1 - q) E[X]. Nodes are independent. For edges alone q = 1. The sums over nodes,
-    divided by the eight choices and by their square: 77/120 of the edges, 11/120 of the choices.
+    two cells share k k / n edges there on average, and a shared edge has the same operation with
+    q = 1/7; for edges alone q = 1. The sums over nodes, divided by the eight choices: 77/120 of
+    the edges, 11/120 of the choices.
 
     Cells that merely prefer the same operations everywhere agree more than this, too.
     """
     q = Fraction(1, len(OPERATIONS)) if part == "choices" else Fraction(1)
-    mean = variance = Fraction(0)
-    for node in space.INTERMEDIATE_NODES:
-        k, n = space.EDGES_PER_NODE, len(space.edges_into(node))
-        shared = Fraction(k * k, n)
-        spread = shared * Fraction(n - k, n) * Fraction(n - k, n - 1)
-        mean += q * shared
-        variance += q * q * spread + q * (1 - q) * shared
-    return mean / KEPT, variance / KEPT**2
+    incoming = [len(space.edges_into(node)) for node in space.INTERMEDIATE_NODES]
+    return sum((q * Fraction(space.EDGES_PER_NODE**2, n) for n in incoming), Fraction(0)) / KEPT

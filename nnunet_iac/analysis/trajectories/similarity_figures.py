@@ -80,7 +80,7 @@ def agreement_figure(genotypes: Sequence[Genotype], names: Sequence[str]) -> Fig
         else:
             axes.set_yticks(numbers, [f"{name} ({i})" for i, name in enumerate(names, start=1)])
         axes.set_xticks(numbers, [str(number + 1) for number in numbers])
-        axes.set_title(f"{title} ({float(similarity.chance(part)[0]):.2f} by chance)", **AXIS_NAME)
+        axes.set_title(f"{title} ({float(similarity.chance(part)):.2f} by chance)", **AXIS_NAME)
     return figure
 
 
