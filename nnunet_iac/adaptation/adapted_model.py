@@ -30,7 +30,9 @@ ADAPTERS_FOLDER = "adapters"
 
 def adapters_of(model: Path) -> list[Path]:
     """Return the adapters that lie in a model's folder."""
-    return sorted((model / ADAPTERS_FOLDER).glob(f"[!.]*{ADAPTER_SUFFIX}"))
+    folder = model / ADAPTERS_FOLDER
+    files = folder.iterdir() if folder.is_dir() else ()  # A folder that is closed is an error.
+    return sorted(p for p in files if p.suffix == ADAPTER_SUFFIX and not p.name.startswith("."))
 
 
 def adapter_file(name: str, model: Path) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from nnunet_iac.adaptation.choice import AUTO, NO_ADAPTER, Site
@@ -153,7 +153,7 @@ class Adapter:
         document["hash"] = content_hash(tensors, document)
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         with replacing(path) as temporary:
-            save_file(contiguous, temporary, {ADAPTER_KEY: json.dumps(document)})
+            temporary.write_bytes(save(contiguous, {ADAPTER_KEY: json.dumps(document)}))
 
     @classmethod
     def read(cls, path: Path) -> "Adapter":

@@ -16,11 +16,15 @@ from nnunet_iac.host.plans import (
     predicted_labels,
 )
 from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.runs.splits import SPLITS
 
 BACKGROUND = "background"
 
 MAPPED_FROM = "mapped_from"
 """Key of a mapped data set's dataset.json: what it was made of, and how."""
+
+MARK = "unfinished"
+"""A file in a mapped data set whose labels are being written."""
 
 Document = Mapping[str, Any]
 """A dataset.json."""
@@ -34,9 +38,14 @@ def require_same_channels(source: Document, target: Document) -> list[str]:
             normalises in another way.
     """
     theirs, ours = map(channel_names, (source, target))
+    lower = [[name.lower() for name in names] for names in (theirs, ours)]
+    moved = any(
+        name in lower[1] and lower[1][place : place + 1] != [name]
+        for place, name in enumerate(lower[0])
+    )
     differ = [pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]]
-    is_ct = [[name.lower() == "ct" for name in names] for names in (theirs, ours)]
-    if len(theirs) != len(ours) or (differ and set(theirs) == set(ours)) or is_ct[0] != is_ct[1]:
+    is_ct = [[name == "ct" for name in names] for names in lower]
+    if len(theirs) != len(ours) or moved or is_ct[0] != is_ct[1]:
         raise ValueError(
             "the target must have the source's channels in the same order; the source has "
             f"{', '.join(theirs)} and the target {', '.join(ours)}: correct the target's "
@@ -131,13 +140,22 @@ def write_mapped_dataset(
     """Write a raw data set with the images of another and its labels under the source's numbers.
 
     All label files are checked before the first is written. `dataset.json`, which comes last and
-    goes first, names the images where they are. The folder may be half written, or be the result
-    of the same mapping.
+    goes first, names the images where they are. The folder may be half written, which `MARK` shows,
+    or be the result of the same mapping.
+
+    Raises:
+        ValueError: a label file with another label, or a folder with files of something else.
     """
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there - {SPLITS} and not there & {"dataset.json", MARK}:
+        raise ValueError(
+            f"a mapped data set must get a folder of its own; {folder} has files and no "
+            "dataset.json: choose another name with --mapped-dataset"
+        )
     cases = get_filenames_of_train_images_and_targets(str(raw), dict(target))
     ending = target["file_ending"]
     first = next(iter(cases.values()))["images"][0]
-    io = determine_reader_writer_from_dataset_json(dict(target), first, True, False)()
+    io = determine_reader_writer_from_dataset_json(dict(target), first, verbose=False)()
     largest = max(values) + 1
     table = np.full(largest, -1)
     for value, wanted in values.items():
@@ -150,8 +168,10 @@ def write_mapped_dataset(
                 f"{min(unknown):g}: correct it"
             )
     listed = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    (folder / "labelsTr").mkdir(exist_ok=True)
     (folder / "dataset.json").unlink(missing_ok=True)  # After a kill, nothing here is taken.
-    (folder / "labelsTr").mkdir(parents=True, exist_ok=True)
     for case, files in tqdm(cases.items(), desc="mapping labels"):
         segmentation, properties = io.read_seg(files["label"])
         label = folder / "labelsTr" / f"{case}{ending}"
@@ -166,6 +186,7 @@ def write_mapped_dataset(
     document = {**target, "labels": labels, "numTraining": len(listed), "dataset": listed}
     document[MAPPED_FROM] = mapping_record(raw.name, values)
     write_json(folder / "dataset.json", document)
+    (folder / MARK).unlink()
 
 
 def _text(labels: Mapping[str, Any]) -> str:

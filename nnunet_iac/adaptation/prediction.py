@@ -70,6 +70,11 @@ def predict(
             "predict takes the final checkpoint, or the best of a model without one; got -chk: "
             "leave it out"
         )
+    if output.resolve() == images.resolve():
+        raise ValueError(
+            f"predictions must not go among the images; {output} is the folder of -i: name "
+            "another with -o"
+        )
     files = {
         _title(name): None if name == NO_ADAPTER else adapter_file(name, model) for name in names
     }
@@ -118,6 +123,12 @@ def _cases(images: Path, model: Path) -> list[str]:
         raise ValueError(
             f"there must be images to predict; {images} has none that end with _0000{ending}: name "
             "another folder with -i"
+        )
+    numbered = {path.name for path in images.glob(f"*_{4 * '[0-9]'}{ending}")}
+    if other := sorted({path.name for path in images.glob(f"*{ending}")} - numbered):
+        raise ValueError(
+            f"all files of {images} that end with {ending} must be images, such as "
+            f"CASE_0000{ending}; {other[0]} is not: move it away"
         )
     return cases
 

@@ -40,7 +40,7 @@ from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.fold import EXPORTED_FROM
 from nnunet_iac.runs.splits import FOLDS, SPLITS
-from nnunet_iac.search.patients import named, patient_of
+from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
 from nnunet_iac.training.method import CONTINUE, IAC_DISCRETE, IAC_LTH
 from nnunet_iac.training.setting_checks import with_defaults_of
@@ -83,6 +83,7 @@ def prepare(
     _require_own_labels(folder, target)
     _require_own_data(data, path)
     _require_raw_cases(data, target)
+    _require_separate_patients(target.splits, pattern)
     number = dataset_number(target.name)
     require_valid(target, processes)
     if not (folder / "dataset_fingerprint.json").is_file():
@@ -94,6 +95,9 @@ def prepare(
         write_json(path, plans)
     if not (folder / SPLITS).is_file() and target.splits.is_file():
         write_json(folder / SPLITS, read_json(target.splits))  # As nnU-Net's planning does.
+    given = target.raw / SPLITS
+    if given.is_file() and read_json(given) != read_json(folder / SPLITS):
+        log(f"WARNING: the splits in {folder / SPLITS} count; those in {given} differ")
     if not _is_preprocessed(folder, data, target):
         _remove_outdated_truths(folder, target)
         preprocess_dataset(number, name, [source.configuration], [processes])
@@ -206,8 +210,7 @@ def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> Non
     path = folder / SPLITS
     patients = sorted({patient_of(case, pattern) for case in cases})
     nnunet_splits = len(patients) == len(cases) >= FOLDS
-    known = read_json(path) if path.exists() else None
-    if known is not None and not (_is_of_one(known) and len(patients) > 1):
+    if path.exists() and not (_is_of_one(read_json(path), pattern) and len(patients) > 1):
         return
     if nnunet_splits:
         path.unlink(missing_ok=True)
@@ -217,9 +220,24 @@ def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> Non
         write_json(path, [{"train": sorted(cases), "val": []}])
 
 
-def _is_of_one(splits: Any) -> bool:
+def _is_of_one(splits: Any, pattern: str | None) -> bool:
     """Return whether splits are those that are written for a single patient."""
-    return isinstance(splits, list) and [fold.get("val") for fold in splits] == [[]]
+    if not isinstance(splits, list) or [fold.get("val") for fold in splits] != [[]]:
+        return False
+    return len({patient_of(case, pattern) for case in splits[0]["train"]}) == 1
+
+
+def _require_separate_patients(path: Path, pattern: str | None) -> None:
+    """Check that no fold of a file of splits, if there is one, has a patient on both sides."""
+    if not path.is_file():
+        return
+    with content_of(path):
+        for fold in read_json(path):
+            if shared := shared_patients(fold["train"], fold["val"], pattern):
+                raise ValueError(
+                    f"a patient must not be on both sides of a fold; {shared[0]} is, in {path}: "
+                    "correct it, or remove it and run the same command again"
+                )
 
 
 def _require_own_data(data: Path, plans: Path) -> None:
@@ -279,18 +297,26 @@ def _is_preprocessed(folder: Path, data: Path, target: Target) -> bool:
         given += [path for path in spacings if path.is_file()]
         if changed(made) < max(map(changed, given)):
             return False
-        # nnU-Net copies a label last, with the whole seconds of its time.
-        if int(changed(truth)) < int(changed(files["label"])):
+        if not _is_copy(truth, Path(files["label"])):
             return False
     return True
 
 
 def _remove_outdated_truths(folder: Path, target: Target) -> None:
-    """Remove label files older than the target's: nnU-Net would keep them, by their own times."""
+    """Remove copies of labels that have changed since: nnU-Net may keep them, by their times."""
     for case, files in target.cases.items():
         truth = folder / TRUTHS / f"{case}{target.dataset['file_ending']}"
-        if truth.is_file() and changed(truth) < changed(files["label"]):
+        if truth.is_file() and not _is_copy(truth, Path(files["label"])):
             truth.unlink()
+
+
+def _is_copy(truth: Path, label: Path) -> bool:
+    """Return whether nnU-Net has copied a label since it was changed, all of it.
+
+    It copies the label last, with the whole seconds of its time.
+    """
+    is_whole = truth.stat().st_size == label.stat().st_size
+    return is_whole and int(changed(truth)) >= int(changed(label))
 
 
 def _require_own_labels(folder: Path, target: Target) -> None:

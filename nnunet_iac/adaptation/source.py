@@ -133,7 +133,7 @@ def model_folder(source: str, configuration: str, trainer: str, plans: str) -> P
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             "the source must be a model folder, or the id or name of a data set in nnU-Net's "
-            f"folders; got {source!r}: check it, and nnUNet_results"
+            f"folders; got {source!r} ({error}): check it, and nnUNet_results"
         ) from error
     folder = results_folder() / name / f"{trainer}__{plans}__{configuration}"
     if not folder.is_dir():

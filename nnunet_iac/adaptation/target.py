@@ -80,7 +80,7 @@ class Target:
     def reader(self) -> str:
         """The name of nnU-Net's class that reads the images."""
         example = next(iter(self.cases.values()))["images"][0]
-        found = determine_reader_writer_from_dataset_json(self.dataset, example, True, False)
+        found = determine_reader_writer_from_dataset_json(self.dataset, example, verbose=False)
         name: str = found.__name__
         return name
 

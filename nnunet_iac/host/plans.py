@@ -23,6 +23,9 @@ OLD_UNET = "UNet_class_name"
 LEARNED_WITH = ("architecture", "patch_size", "batch_size")
 """Keys of a configuration that plans share with those whose backbone is taken by itself."""
 
+NAMES_OF_NNUNET = ("dataset", "dataset_fingerprint", "splits_final")
+"""Names of files that nnU-Net has beside plans."""
+
 _IDENTIFIER = re.compile(r"[^_/\\\x00-\x1f]+(_[^_/\\\x00-\x1f]+)*")
 LONGEST_NAME = 180
 """Bytes of an identifier; file systems allow names of 255, with trainer and configuration."""
@@ -245,6 +248,11 @@ def require_identifier(name: object) -> None:
         raise ValueError(
             "a plans identifier must be a plain file name without '__' inside or '_' at an end, "
             f"since nnU-Net splits folder names there; got {name!r}: choose another"
+        )
+    if name in NAMES_OF_NNUNET:
+        raise ValueError(
+            "a plans identifier must not be the name of another file of nnU-Net's; got "
+            f"{name!r}: choose another"
         )
     if len(name.encode()) > LONGEST_NAME:
         raise ValueError(

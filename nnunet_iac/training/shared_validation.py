@@ -26,6 +26,7 @@ def prediction_circumstances(trainer: Any, versions: Mapping[str, str]) -> dict[
         "ranks": ranks(),
         "versions": versions,
         "truths": _truths(trainer),
+        "images": _images(trainer),
     }
 
 
@@ -37,6 +38,13 @@ def _truths(trainer: Any) -> str:
         path = folder / f"{case}{trainer.dataset_json['file_ending']}"
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
+
+
+def _images(trainer: Any) -> dict[str, int]:
+    """Return when each of a trainer's validation cases was preprocessed, in nanoseconds."""
+    folder = Path(trainer.preprocessed_dataset_folder)
+    files = {case: folder / f"{case}.pkl" for case in sorted(trainer.do_split()[1])}
+    return {case: path.stat().st_mtime_ns for case, path in files.items() if path.is_file()}
 
 
 def validate_once(

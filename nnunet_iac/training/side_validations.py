@@ -9,7 +9,6 @@ from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.runs.checkpoint import BEST
 from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, foreground_dice
-from nnunet_iac.training.distributed import broadcast_from_rank0
 from nnunet_iac.training.shared_validation import (
     prediction_circumstances,
     validate_once,
@@ -32,14 +31,12 @@ def validate_others(trainer: Any) -> None:
 
 
 def validate_backbone(trainer: Any, network: nn.Module) -> None:
-    """Record the Dice of the frozen backbone alone, once per run.
+    """Record the Dice of the frozen backbone alone, scored once as long as nothing changes.
 
     If another run of the data set has validated the same tensors under the same circumstances, its
     validation is copied.
     """
     recorder = trainer.run.recorder
-    if broadcast_from_rank0(recorder.backbone.reference is not None):
-        return
     fold = Path(trainer.output_folder)
     folder = RunFolder.of_fold(fold).reference_folder
     depends_on = {

@@ -9,7 +9,6 @@ from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder
 from nnunet_iac.runs.records import SourceRecord
 from nnunet_iac.runs.scores import MEASURED_ON, VALIDATION_SUMMARY, foreground_dice
 from nnunet_iac.search.patients import fitting_pattern
-from nnunet_iac.training.distributed import broadcast_from_rank0
 from nnunet_iac.training.shared_validation import (
     prediction_circumstances,
     validate_once,
@@ -18,9 +17,10 @@ from nnunet_iac.training.source_cases import AdaptedRun, SourceCases, source_cas
 
 
 def validate_source(trainer: Any) -> None:
-    """Score an adapted run's network and its backbone on the source, and record both, once.
+    """Score an adapted run's network and its backbone on the source, and record both.
 
-    Where the source is not at hand, or cannot be scored, the log shows why.
+    What was scored before is not scored again as long as nothing changes. Where the source is not
+    at hand, or cannot be scored, the log shows why.
     """
     checks, record = trainer.run.checks, trainer.run.recorder.backbone
     data, first = checks.settings.data, trainer.local_rank == 0
@@ -28,9 +28,7 @@ def validate_source(trainer: Any) -> None:
         return
     folder = RunFolder.of_fold(trainer.output_folder)
     hashes = {"backbone": record.before, "network": tensors_hash(trainer.unet.state_dict())}
-    if broadcast_from_rank0(_is_scored(folder, hashes)):
-        return
-    if first:
+    if first and not _is_scored(folder, hashes):
         folder.source_file.unlink(missing_ok=True)
     run = AdaptedRun(
         checks.plans["dataset_name"], trainer.dataset_json, trainer.do_split()[0], data

@@ -91,13 +91,13 @@ def _require_genotype(study: Study, run: PlannedRun) -> None:
 def _require_plans(study: Study, run: PlannedRun) -> None:
     """Check the plans of a run as far as what they start from is there."""
     folder = preprocessed_folder(run.dataset.dataset)
-    if (adapted := adapted_source(study, run)) is not None:
-        # Its plans are written by the step that prepares the data.
-        if run.method == REFERENCE:
-            _require_adaptable(study, run, adapted)
-        return
-    reference = plans_name(study, run.reference)
-    source = study.backbones[run.backbone].plans if run.seed is None else reference
+    adapted, reference = adapted_source(study, run), plans_name(study, run.reference)
+    if adapted is not None and run.method == REFERENCE:
+        _require_adaptable(study, run, adapted)
+    if adapted is not None and not (folder / f"{reference}.json").is_file():
+        return  # The step that prepares the data writes them.
+    is_own = run.seed is None and adapted is None
+    source = study.backbones[run.backbone].plans if is_own else reference
     if not (folder / f"{source}.json").is_file():
         if run.seed is None and source != PLANNED:
             raise FileNotFoundError(

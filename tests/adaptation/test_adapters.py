@@ -74,6 +74,25 @@ def test_a_changed_bit_of_an_adapter_is_found(tmp_path: Path) -> None:
         Adapter.read(file)
 
 
+def test_an_adapter_may_be_read_by_whom_other_new_files_may_be(tmp_path: Path) -> None:
+    adapted(write_model(tmp_path, "2d", planned(2)))[1].save(file := tmp_path / "site.safetensors")
+    (other := tmp_path / "other").touch()
+    assert file.stat().st_mode == other.stat().st_mode
+
+
+def test_a_closed_folder_of_adapters_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(folder)
+
+    assert adapters_of(tmp_path) == []
+    (tmp_path / "adapters").mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PermissionError, match="adapters"):
+        adapters_of(tmp_path)
+
+
 def test_where_an_adapter_cannot_go_is_found_before_it_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must end with \.safetensors"):
         require_new_file(tmp_path / "site.pth")
@@ -231,9 +250,15 @@ def test_a_linked_fold_is_one_of_its_model(tmp_path: Path) -> None:
         assert (found.folder, found.folds) == (model, (model / "fold_0",))
 
 
-def test_a_folder_without_images_is_refused_before_anything_is_predicted(tmp_path: Path) -> None:
+def test_images_that_cannot_be_predicted_are_refused_before_anything_is(tmp_path: Path) -> None:
     model = write_model(tmp_path, "2d", planned(2))
     with pytest.raises(ValueError, match=r"has none that end with _0000\.nii\.gz"):
+        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
+    (tmp_path / "a_0000.nii.gz").touch()
+    with pytest.raises(ValueError, match="must not go among the images"):
+        prediction.predict(model, ["none"], tmp_path, tmp_path, [], "cpu", ())
+    (tmp_path / "a_seg.nii.gz").touch()
+    with pytest.raises(ValueError, match=r"a_seg\.nii\.gz is not: move it away"):
         prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
 
 

@@ -40,6 +40,18 @@ def test_channels_of_an_older_data_set_are_read() -> None:
         require_same_channels(older, {"modality": {"0": "CT"}})
 
 
+@pytest.mark.parametrize("names", [("T2", "FLAIR"), ("t2", "t1"), ("FLAIR", "T1")])
+def test_a_channel_of_the_source_must_not_be_at_another_place(names: tuple[str, str]) -> None:
+    source = {"channel_names": {"0": "T1", "1": "T2"}}
+    with pytest.raises(ValueError, match="the source's channels in the same order"):
+        require_same_channels(source, {"channel_names": dict(zip("01", names, strict=True))})
+    notes = require_same_channels(source, {"channel_names": {"0": "t1", "1": "FLAIR"}})
+    assert [note.rpartition("called")[2] for note in notes] == [
+        " t1 in the target",
+        " FLAIR in the target",
+    ]
+
+
 def test_regions_must_be_the_same_and_in_the_same_order() -> None:
     require_same_labels(REGIONS, {**REGIONS, "labels": {**REGIONS["labels"], "ignore": 3}})
     alike = {"whole": [2, 1], "core": 2, "background": 0}
@@ -81,10 +93,18 @@ def test_what_a_killed_mapping_left_is_not_taken(
     def kill(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(SimpleITKIO, "write_seg", kill)
-    with pytest.raises(KeyboardInterrupt):
-        write_mapped_dataset(*given)
+    with monkeypatch.context() as patch:
+        patch.setattr(SimpleITKIO, "write_seg", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_mapped_dataset(*given)
     assert not (out / "dataset.json").exists()
+    write_mapped_dataset(*given)
+    assert {path.name for path in out.iterdir()} == {"dataset.json", "labelsTr"}
+    (out / "dataset.json").unlink()  # As in a data set that somebody is putting together.
+    before = (out / "labelsTr" / "a.nii.gz").read_bytes()
+    with pytest.raises(ValueError, match="must get a folder of its own"):
+        write_mapped_dataset(*given)
+    assert (out / "labelsTr" / "a.nii.gz").read_bytes() == before
 
 
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from planned_unets import architecture
 from trained_models import DATASET, planned, write_model
 
 from nnunet_iac.adaptation.preparation import (
+    _is_copy,
     adapted_plans,
     next_commands,
     prepare,
@@ -95,6 +96,20 @@ def test_an_installed_zip_is_a_source_without_its_data(
 def test_a_source_that_nobody_knows_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="must be a model folder, or the id or name of a data set"):
         model_folder(name, "2d", "nnUNetTrainer", "nnUNetPlans")
+
+
+def test_two_data_sets_of_one_number_are_named(folders: Path) -> None:
+    (folders / "raw" / "Dataset027_Other").mkdir()
+    with pytest.raises(ValueError, match=r"got '27' .*More than one dataset"):
+        model_folder("27", "2d", "nnUNetTrainer", "nnUNetPlans")
+
+
+@pytest.mark.parametrize("name", ["dataset", "dataset_fingerprint", "splits_final"])
+def test_plans_are_not_called_as_another_file(
+    source: SourceModel, target: Target, name: str
+) -> None:
+    with pytest.raises(ValueError, match="must not be the name of another file"):
+        prepare(source, target, name, {}, 1, print)
 
 
 @pytest.mark.parametrize("pattern", [r"p\d+", None])
@@ -264,6 +279,19 @@ def test_a_study_that_adapts_is_checked_before_anything_starts(
     with pytest.raises(ValueError, match="was trained on a patient called p2"):
         require_ready(study_of(document))
     require_ready(study_of({**document, "settings": {"allow_leakage": True}}))
+    write_json(known, [{"train": ["p1_es"], "val": []}])
+    plans = folders / "preprocessed" / target.name / "adapted.json"
+    write_json(
+        plans,
+        {
+            **read_json(source.model / "plans.json"),
+            "plans_name": "adapted",
+            "dataset_name": target.name,
+        },
+    )
+    with pytest.raises(ValueError, match=r"adapted\.json was written for something else"):
+        require_ready(study_of(document))
+    plans.unlink()
     other = {**read_json(target.raw / "dataset.json"), "labels": {"background": 0, "heart": 1}}
     write_json(target.raw / "dataset.json", other)
     with pytest.raises(ValueError, match="the target must have the source's labels"):
@@ -407,8 +435,39 @@ def test_splits_beside_the_raw_data_are_taken_over(
 ) -> None:
     splits = [{"train": ["p1_ed", "p1_es"], "val": ["p2_ed"]}]
     write_json(target.raw / "splits_final.json", splits)
+    given, log = {"patient_pattern": r"p\d+"}, list[str]()
+    path = prepare(source, target, NAME, given, 1, print)
+    assert read_json(path.with_name("splits_final.json")) == splits
+    write_json(target.raw / "splits_final.json", [{"train": ["p1_ed"], "val": ["p2_ed"]}])
+    prepare(source, target, NAME, given, 1, log.append)
+    assert "splits_final.json count; those in" in log[0]
+    assert read_json(path.with_name("splits_final.json")) == splits
+
+
+@pytest.mark.usefixtures("preparing")
+def test_splits_that_hold_nobody_out_are_kept(source: SourceModel, target: Target) -> None:
+    splits = [{"train": ["p1_ed", "p1_es", "p2_ed"], "val": []}]
+    write_json(target.raw / "splits_final.json", splits)
     path = prepare(source, target, NAME, {"patient_pattern": r"p\d+"}, 1, print)
     assert read_json(path.with_name("splits_final.json")) == splits
+
+
+@pytest.mark.usefixtures("preparing")
+def test_splits_by_case_are_refused_once_patients_are_known(
+    source: SourceModel, target: Target
+) -> None:
+    prepare(source, target, NAME, {}, 1, print)
+    with pytest.raises(ValueError, match=r"p1 is, in .*: correct it, or remove it and run"):
+        prepare(source, target, "other", {"patient_pattern": r"p\d+"}, 1, print)
+
+
+def test_a_label_that_was_copied_in_part_is_no_copy(tmp_path: Path) -> None:
+    label, truth = tmp_path / "label", tmp_path / "truth"
+    label.write_text("whole")
+    truth.write_text("who")
+    assert not _is_copy(truth, label)
+    truth.write_text("whole")
+    assert _is_copy(truth, label)
 
 
 @pytest.mark.usefixtures("preparing")

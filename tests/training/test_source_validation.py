@@ -65,6 +65,7 @@ def make_trainer(results: Path, weight: float = 0.8, fold: int = 0, **data: Any)
         output_folder=str(results / "model" / f"fold_{fold}"),
         dataset_json={"file_ending": ".nii.gz"},
         preprocessed_dataset_folder_base=str(results / "preprocessed" / "target"),
+        preprocessed_dataset_folder=str(results / "preprocessed" / "target" / "2d"),
         device=torch.device("cpu"),
         inference_allowed_mirroring_axes=(0, 1),
         logger=SimpleNamespace(loggers=[]),
@@ -131,6 +132,18 @@ def test_a_second_validation_scores_only_another_network(
     record = RunFolder.of_fold(tmp_path / "model" / "fold_0").read_source()
     assert record is not None
     assert record.after["mean"] == pytest.approx(0.65)
+
+
+@pytest.mark.parametrize("changed", ["gt_segmentations/site_1.nii.gz", "2d/site_1.pkl"])
+def test_cases_that_were_corrected_are_scored_again(
+    tmp_path: Path, validated: list[str], changed: str
+) -> None:
+    validate_source(make_trainer(tmp_path))
+    path = tmp_path / "preprocessed" / "target" / changed
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("corrected")
+    validate_source(make_trainer(tmp_path))
+    assert validated == ["source_before", "source_after"] * 2
 
 
 def test_the_backbones_score_is_shared_and_serves_a_network_that_was_not_trained(
@@ -207,7 +220,12 @@ def test_a_source_that_is_not_at_hand_is_one_line_of_the_log(
     def absent(*_: object) -> None:
         raise FileNotFoundError("splits_final.json does not exist")
 
+    scored = make_trainer(tmp_path, fold=1)
+    validate_source(scored)
+    validated.clear()
     monkeypatch.setattr(source_validation, "source_cases", absent)
+    validate_source(scored)
+    assert RunFolder.of_fold(scored.output_folder).read_source() is not None
     trainer = make_trainer(tmp_path)
     validate_source(trainer)
     assert validated == []
