@@ -144,11 +144,6 @@ def test_inference_compares_random_cells_and_a_given_one(run, tmp_path):
     assert result["worst"]["ratio"] == result["inference_over_backbone_worst"]
 
 
-def test_a_patch_the_stages_cannot_halve_is_refused():
-    with pytest.raises(ValueError, match=r"multiple of 8 .* \(56, 42\)"):
-        Workload().resized(None, (56, 42), None, None)
-
-
 def test_plans_without_a_data_set_are_refused(capsys):
     assert main(["benchmark", "step", "-p", "nnUNetResEncUNetMPlans"]) == 2
     assert "name the data set with -d" in capsys.readouterr().err

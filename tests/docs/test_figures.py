@@ -1,12 +1,9 @@
 """The figures of docs that have a script of their own."""
 
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 from nnunet_iac.drawing.figure_files import svg_document
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_the_picture_of_skip_connections_names_its_parts_and_is_the_same_every_time(

@@ -271,13 +271,6 @@ def test_a_patient_of_the_source_is_refused(adapted: Any) -> None:
     shutil.rmtree(folder)
 
 
-def test_a_target_without_cases_is_refused(adapted: Any) -> None:
-    folder = write_target(adapted, "Dataset090_None", 0)
-    source = adapted.model("nnUNetTrainer_1epoch", "small")
-    assert "must have at least one training case" in refusal(adapted, "-s", source, "-d", 90)
-    shutil.rmtree(folder)
-
-
 def test_a_target_that_is_no_valid_data_set_is_refused(adapted: Any) -> None:
     folder = write_target(adapted, "Dataset090_Other", numTraining=CASES + 1)
     source = adapted.model("nnUNetTrainer_1epoch", "small")

@@ -15,7 +15,7 @@ from nnunet_iac.nn.skip_unet import NestedUNet, SkipModuleUNet
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.runs.checkpoint import tensors_hash
 from nnunet_iac.runs.folder import RunFolder
-from nnunet_iac.search.controls import identity_genotype, random_genotype
+from nnunet_iac.search.controls import identity_genotype
 
 DISCRETE = "nnUNetTrainerIACDiscrete"
 SHORT = {"iterations_per_epoch": 2, "val_iterations_per_epoch": 1, "finetune_epochs": 2}
@@ -56,29 +56,8 @@ def test_a_control_is_recorded_as_such_and_its_backbone_stays(
     assert set(ticket) >= {name for name in learned if name.startswith("implants.")}
     changed = [name for name, start in ticket.items() if name in learned]
     assert any(not torch.equal(ticket[name], learned[name]) for name in changed)
-
-
-def test_a_given_cell_without_parameters_is_no_collapsed_search(
-    make_trainer: Make, in_process: Any
-) -> None:
-    trainer = finished(make_trainer, in_process, genotype="identity")
+    assert record.genotype_file.exists() == method.endswith("cell")
     assert "collapsed" not in Path(trainer.log_file).read_text()
-
-
-def test_a_random_cell_is_that_of_its_seed(make_trainer: Make, in_process: Any) -> None:
-    trainer = finished(make_trainer, in_process, genotype="random:5")
-    assert RunFolder.of_fold(trainer.output_folder).read_genotype() == random_genotype(5)
-    assert trainer.unet.genotype == random_genotype(5)
-
-
-def test_an_identity_cell_has_identities_only(make_trainer: Make, in_process: Any) -> None:
-    trainer = finished(make_trainer, in_process, genotype="identity")
-    assert RunFolder.of_fold(trainer.output_folder).read_genotype() == identity_genotype()
-
-
-def test_a_convolution_leaves_no_genotype(make_trainer: Make, in_process: Any) -> None:
-    trainer = finished(make_trainer, in_process, genotype="conv")
-    assert not RunFolder.of_fold(trainer.output_folder).genotype_file.exists()
 
 
 @pytest.mark.parametrize("residual", ["none", "zero"])
@@ -159,41 +138,6 @@ def test_stock_prediction_loads_a_control_without_knowing_where_its_cell_came_fr
     logits = predictor.predict_logits_from_preprocessed_data(image)
     assert logits.shape == (3, 3, 50, 36)
     assert np.isfinite(logits.float().numpy()).all()
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"skip": "attention"},
-        {"genotype": "conv"},
-        {"genotype": "random:1"},
-        {"genotype": "identity"},
-        {"genotype": "cell.json"},
-    ],
-)
-@pytest.mark.parametrize("trainer", ["nnUNetTrainerIACLTH", "nnUNetTrainerIAC"])
-def test_a_search_refuses_settings_that_name_its_result(
-    make_trainer: Make, in_process: Any, trainer: str, settings: dict[str, str]
-) -> None:
-    plans = in_process.write_plans("other", **settings)
-    with pytest.raises(ValueError, match="use nnUNetTrainerIACDiscrete"):
-        make_trainer(trainer, plans)
-
-
-@pytest.mark.parametrize(
-    ("trainer", "settings", "ignored"),
-    [
-        ("nnUNetTrainerContinue", {"skip": "nested"}, "skip=nested"),
-        ("nnUNetTrainerContinue", {"genotype": "identity"}, "genotype=identity"),
-        ("nnUNetTrainerIAC", {"patience": 2}, "patience=2"),
-        (DISCRETE, {"genotype": "identity", "weights_lr": 0.5}, "weights_lr=0.5"),
-    ],
-)
-def test_a_setting_that_a_trainer_has_no_use_for_is_a_warning(
-    make_trainer: Make, in_process: Any, trainer: str, settings: dict[str, Any], ignored: str
-) -> None:
-    made = make_trainer(trainer, in_process.write_plans("other", **settings))
-    assert f"WARNING: {ignored} is ignored; {trainer} " in Path(made.log_file).read_text()
 
 
 def test_nested_skips_take_the_norm_and_the_recomputation_of_the_settings(

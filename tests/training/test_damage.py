@@ -99,12 +99,13 @@ def test_a_record_with_any_damage_is_written_again_from_the_checkpoint(
 ) -> None:
     fold = run_until(make_trainer(LTH), 8)
     whole = _snapshot(fold / "iac")
-    for name in RECORD:
-        for damage in DAMAGE:
+    for damage in DAMAGE:
+        for name in RECORD:
             damage(fold / "iac" / name)
-            resumed = make_trainer(LTH, resume=True)
-            resumed.continue_run()
-            log = Path(resumed.log_file).read_text()
+        resumed = make_trainer(LTH, resume=True)
+        resumed.continue_run()
+        log = Path(resumed.log_file).read_text()
+        for name in RECORD:
             readable = name in ("health.jsonl", "split.json") or (
                 damage is _empty and name == "events.jsonl"
             )

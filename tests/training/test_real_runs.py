@@ -90,15 +90,6 @@ def test_the_variant_without_augmentation_asks_for_its_own_backbone(workspace: A
     assert "nnUNetv2_train 4 2d 0 -tr nnUNetTrainerNoDA -p small" in failed.stderr
 
 
-def test_the_variant_without_augmentation_runs(workspace: Any) -> None:
-    plans = workspace.write_plans("without", **BACKBONE)
-    workspace.train(NODA, plans)
-    fold = workspace.model(NODA, plans) / "fold_0"
-    assert RunFolder.of_fold(fold).read_backbone().unchanged
-    final = torch.load(fold / "checkpoint_final.pth", weights_only=False)
-    assert final["inference_allowed_mirroring_axes"] is None
-
-
 def test_show_prints_the_same_cell_from_file_fold_and_checkpoint(
     searched: Any, tmp_path: Path
 ) -> None:

@@ -253,14 +253,3 @@ def test_a_cell_of_other_data_with_names_of_validation_cases_is_reported_and_rec
     assert record.read_backbone().leakage == leak
     source = record.read_cost().run["genotype_from"]
     assert (source["dataset"], source["fold"], source["dimensions"]) == (HERE, 0, 2)
-
-
-def test_a_run_with_a_genotype_file_alone_warns_that_its_cases_are_unknown(
-    make_trainer: Make, in_process: Any
-) -> None:
-    path = in_process.path / "genotype.json"
-    write_json(path, random_genotype(0).to_document())
-    trainer = make_trainer(DISCRETE, in_process.write_plans("alone", genotype=str(path)))
-    trainer.on_train_start()
-    log = Path(trainer.log_file).read_text()
-    assert f"WARNING: {path} has no training cases of a search beside it" in log
