@@ -70,7 +70,7 @@ class nnUNetTrainerAdam_40epochs(AdamTrainer):
 
 
 class nnUNetTrainerAdam_80epochs(AdamTrainer):
-    """An ordinary nnU-Net trained for 80 epochs, to see whether 40 are enough.
+    """An ordinary nnU-Net trained for 80 epochs.
 
     Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
     """
@@ -79,7 +79,7 @@ class nnUNetTrainerAdam_80epochs(AdamTrainer):
 
 
 class nnUNetTrainerAdam_160epochs(AdamTrainer):
-    """An ordinary nnU-Net trained for 160 epochs, to see whether 80 are enough.
+    """An ordinary nnU-Net trained for 160 epochs.
 
     Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
     """
@@ -88,7 +88,7 @@ class nnUNetTrainerAdam_160epochs(AdamTrainer):
 
 
 class nnUNetTrainerAdam_320epochs(AdamTrainer):
-    """An ordinary nnU-Net trained for 320 epochs, to see whether 160 are enough.
+    """An ordinary nnU-Net trained for 320 epochs.
 
     Deviates from nnUNetTrainer: Adam at 1e-3, as the paper trains its backbones, and that length.
     """

@@ -93,9 +93,9 @@ def test_the_rate_of_a_kind_is_that_of_its_best_method_and_own_settings_win(
     parts = study_of(studies.study(document, "hippocampus", "parts", rates))
     assert parts.settings_of("random-wide", 0).optimisation.finetune_optimizer == "adam"
     assert parts.settings_of("random-all", 0).optimisation.finetune_optimizer == "sgd"
-    assert studies.with_rates("x", {"settings": {"finetune_lr": 1.0}}, "hippocampus", rates)[
-        "settings"
-    ] == {"finetune_lr": 1.0}
+    assert studies.with_rates("x", {"settings": {"finetune_lr": 1.0}}, rates)["settings"] == {
+        "finetune_lr": 1.0
+    }
 
 
 def test_splits_give_way_only_to_those_with_the_same_first_fold(
@@ -179,7 +179,9 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
     fewest = 'fewest MACs among those inferior to the best by less than 0.002 is "cells: random"'
     assert f"the retrofit with the {fewest}" in first
     assert "so half has converged" in text
-    assert "controls and other skip modules (12 of 18 runs are finished), searches" in text
+    assert (
+        "controls and other skip modules (12 of 18 runs are finished), other trained parts" in text
+    )
     assert "| cells: random | 19 |" in text
     assert "### How long to finetune" in text
     # Of the controls that take no longer than a search, the longest.
@@ -246,3 +248,11 @@ def test_the_guide_names_the_lengths_of_finetuning_that_were_compared(script: Sc
     assert f"finetuned for {one.lengths[0].batches} batches" in guide
     assert f"not inferior by {script('evidence/search/page').MARGIN}" in guide
     assert f"finetuned for {one.lengths[-1].batches}, nor" in guide
+    root = Path(__file__).parents[2]
+    between = f"{one.lengths[0].batches} and {one.lengths[-1].batches:,} batches"
+    for page in (root / "README.md", root / "docs" / "quickstart.md", root / "docs" / "faq.md"):
+        assert between in page.read_text(), page
+    (batches,) = {
+        run["epochs"] * run["settings"]["iterations_per_epoch"] for run in one.runs_of("genotypes")
+    }
+    assert f"finetuned for {batches:,} batches" in CHOICE

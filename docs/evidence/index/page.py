@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
@@ -17,6 +18,7 @@ from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.planning import CONTINUE_TRAINER
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.search.setting_parts import BACKBONE_PARTS
+from nnunet_iac.search.settings import Settings
 
 HERE = Path(__file__).parent
 EVIDENCE = HERE.parent
@@ -74,9 +76,15 @@ def studies(pattern: str) -> list[Any]:
 
 
 @cache
+def search_page() -> Mapping[str, Any]:
+    """Return what the script of the page on searches defines."""
+    return runpy.run_path(str(EVIDENCE / "search" / "page.py"))
+
+
+@cache
 def measured_searches() -> list[Any]:
     """Return what the page on searches shows of every data set."""
-    found: list[Any] = runpy.run_path(str(EVIDENCE / "search" / "page.py"))["measured"]()
+    found: list[Any] = search_page()["measured"]()
     return found
 
 
@@ -134,6 +142,21 @@ def search_claims() -> Iterator[Claim]:
             number = f"{enough.batches} batches: {finding(enough.against, f'{longest} batches')}"
             runs = [*one.runs_of("time"), *one.runs_of("methods")]
             yield Claim(claim, number, "search", runs)
+        elif one.lengths:
+            longest = one.lengths[-1]
+            claim = f"Dice of random cells after the longest finetuning that was tried, {where}"
+            against = finding(longest.row.against[REFERENCE], "the backbone")
+            number = f"{longest.row.dice:.4f} after {longest.batches:,} batches, {against}"
+            yield Claim(claim, number, "search", one.runs_of("time"))
+        if (cheapest := one.cheapest) is not None:
+            margin, name = search_page()["MARGIN"], search_page()["NAMES"][cheapest.row.method]
+            claim = f"retrofit of the fewest MACs not inferior to the best by {margin}, {where}"
+            number = f"{name}, {100 * cheapest.row.macs:+.1f} % MACs"
+            yield Claim(claim, number, "search", one.runs_at_equal_batches(cheapest.row.method))
+        if tried := one.runs_of("halving"):
+            row = one.table.row("halving")
+            number = f"{row.dice:.4f}, {finding(row.against['random'], 'the mean random cell')}"
+            yield Claim(f"Dice of direct evaluation of 16 cells {where}", number, "search", tried)
         for each in one.converged:
             claim = f"Dice of a backbone after twice the training ({one.title})"
             number = f"{each.longer.mean_b:.4f}, {finding(each.longer, 'half of it')}"
@@ -307,13 +330,21 @@ def width_claims() -> Iterator[Claim]:
     """Yield what a width that is picked before training costs."""
     own = runpy.run_path(str(EVIDENCE / "width" / "page.py"))
     benchmark = result("width/benchmark")
+    for scores in own["results"]("scores_*.json"):
+        default = own["stability"](scores)[-2]
+        yield Claim(
+            f"repetitions in which the default rule picks the same width ({scores['dataset']})",
+            f"{100 * default['share']:.0f} % of {default['total']}",
+            "width",
+            [scores],
+        )
     for each in own["measured"]():
         for pick in each.picks:
             if pick.against is not None:
                 yield Claim(
                     f"Dice of the width picked most often by {pick.names} ({each.dataset})",
                     f"{pick.point.dice:.4f} at a cap of {pick.point.cap}, "
-                    f"{finding(pick.against, f'a cap of {each.widest.cap}')}",
+                    f"{finding(pick.against, f'a cap of {each.best.cap}')}",
                     "width",
                     each.references,
                 )
@@ -341,10 +372,19 @@ def on_the_choice_of_cells() -> list[str]:
     """Return a sentence per data set on whether it matters which cell is chosen."""
     known = [one for one in measured_searches() if one.ceiling is not None]
     return [
-        f"Which cell is chosen {CHOICE[one.matters]} on the backbone's own data ({one.title}): "
+        f"Which cell is chosen {CHOICE[one.matters]} on the backbone's own data ({one.title}; "
+        f"{budget(one)}): "
         f"between cells the Dice has a standard deviation of {spread_text(one.ceiling)}."
         for one in known
     ]
+
+
+def budget(one: Any) -> str:
+    """Return how long random cells were finetuned, beside the default."""
+    runs, schedule = one.runs_of("genotypes"), Settings().schedule
+    batches = fmean(run["epochs"] * run["settings"]["iterations_per_epoch"] for run in runs)
+    default = schedule.finetune_epochs * schedule.iterations_per_epoch
+    return f"{batches:,.0f} batches of finetuning, {default:,} by default"
 
 
 def not_measured() -> str:

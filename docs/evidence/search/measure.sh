@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Trains a backbone, shows whether it has converged, and runs studies of searches on it: measure.sh SET FOLDER [STUDY...]
 # SET is hippocampus, acdc or hippocampus-3d, and a STUDY one of those that studies.yaml lists for it; by default all are run in their
-# order, and then all pages are written. On two cores that takes about five hours, and more for the backbones of acdc. FOLDER gets study files, splits and cells. Run again, it resumes. `choose` must be measured
+# order, and then all pages are written. On two cores that takes about five hours, and more for the backbones of acdc. FOLDER gets study files. Run again, it resumes. `choose` must be measured
 # before the studies that follow it. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with
 # Dataset004_Hippocampus or Dataset027_ACDC128 among the raw data; in nnUNet_preprocessed other splits with the same fold 0 are
 # replaced. CORES (default: 2) is how many runs are trained at a time.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 data=${1:?a data set must be named: hippocampus, acdc or hippocampus-3d}
-folder=${2:?a folder for studies, splits and cells must be named}
+folder=${2:?a folder for study files must be named}
 shift 2
 cores=${CORES:-2}
 eval "$(nnunet-iac trainers-dir --export)"

@@ -53,6 +53,7 @@ NAMES = {
     "continued-ema": "the continued backbone, averaged weights (EMA)",
     "random-ema": "cells: random, averaged weights (EMA)",
     "iac-lth-ema": "cells: IAC-LTH, averaged weights (EMA)",
+    "continued-iac": "the continued backbone, for as long as IAC",
     "continued-100": "the continued backbone",
     "random-10": "cells: random",
     "random-30": "cells: random",
@@ -93,6 +94,9 @@ MARGIN = 0.002
 COUNTS = (2, 8, 16, 100)
 """Numbers of cells of which the best is taken."""
 
+PAPER_CONTROLS = ("random", "random-iac")
+"""Random cells in the study of the paper's protocol, trained for as long as either search."""
+
 PAPERS = (
     {"protocol": "grid of six backbones", "iac": 0.011, "paper": 0.010, "attention": 0.068,
      "nested": 0.034, "residual-attention": 0.048, "minutes": (16.3, 3.7)},
@@ -127,11 +131,16 @@ class AtEqualTime:
 
 @dataclass(frozen=True)
 class Cheapest:
-    """The retrofit with the fewest MACs not inferior to the best, whose `against` is None."""
+    """The retrofit with the fewest MACs not inferior to the best, whose `against` is None.
+
+    `cheaper` are those without a search that are not inferior to the best, and have fewer MACs than
+    random cells.
+    """
 
     row: Row
     best: Row
     against: PairedComparison | None
+    cheaper: Sequence[Row]
 
     @property
     def backbone_will_do(self) -> bool:
@@ -256,7 +265,10 @@ class Measured:
         against = {row.method: table.row(row.method).against.get(best.method) for row in rows}
         good = [r for r in rows if (c := against[r.method]) is None or c.not_inferior]
         cheapest = min(good, key=lambda row: row.macs)
-        return Cheapest(cheapest, best, against[cheapest.method])
+        random = min((row.macs for row in rows if row.method == "random"), default=-math.inf)
+        cheaper = [row for row in good if row.macs < random and not row.search_epochs]
+        cheaper.sort(key=lambda row: row.macs)
+        return Cheapest(cheapest, best, against[cheapest.method], cheaper)
 
     @cached_property
     def at_equal_time(self) -> list[AtEqualTime]:
@@ -334,7 +346,21 @@ class Measured:
     def papers(self) -> MethodTable | None:
         """The methods of the paper's protocol."""
         study = self.studies.get("paper")
-        return None if study is None else method_tables(study, ("iac", "random"), MARGIN)[0]
+        baselines = "iac", *PAPER_CONTROLS
+        return None if study is None else method_tables(study, baselines, MARGIN)[0]
+
+    @property
+    def paper_converged(self) -> list[Convergence]:
+        """Whether the backbone of the paper's protocol has converged."""
+        return convergences(self.studies.get("paper", {"runs": []}))
+
+    def paper_against(self, row: Row, baselines: Sequence[str]) -> PairedComparison | None:
+        """Return a method against the first baseline that was trained for as many epochs."""
+        assert self.papers is not None
+        alike = {
+            each.method for each in self.papers.rows if round(each.epochs) == round(row.epochs)
+        }
+        return next((row.against[b] for b in baselines if b in alike and b in row.against), None)
 
     def paper_minutes(self, method: str, of: str) -> float:
         """Return the median minutes of runs of the paper's protocol, or of their searches.
@@ -364,6 +390,17 @@ class Measured:
         return {name: hours for name, hours in found.items() if hours}
 
     @property
+    def slowest(self) -> float:
+        """How many times as long an epoch took in one run of a method as in another, at most."""
+        by_method: dict[tuple[str, str], list[float]] = {}
+        for name in self.studies:
+            for run in self.runs_of(name):
+                by_method.setdefault((name, run["method"]), []).append(
+                    run["seconds"] / run["epochs"]
+                )
+        return max((max(each) / min(each) for each in by_method.values()), default=1.0)
+
+    @property
     def curves(self) -> dict[str, list[float]]:
         """The Dice of every epoch of the backbone's trainings, as nnU-Net logs it, by trainer."""
         runs = self.studies.get("converged", {"runs": []})["runs"]
@@ -378,16 +415,15 @@ def at_other_sites() -> list[tuple[str, MethodTable]]:
     return [(pair, one.table) for pair, one in found.items() if one is not None]
 
 
-def lower_elsewhere(method: str) -> str:
-    """Return where a method is lower than a random cell at another site; empty if nowhere."""
+def elsewhere(method: str) -> str:
+    """Return what a method is at another site, against a random cell."""
     found = [
         f"{pair}: {finding(row.against['random'], 'a random cell')}"
         for pair, table in at_other_sites()
         for row in table.rows
         if row.method == method and "random" in row.against
-        if row.against["random"].verdict == "worse"
     ]
-    return "; ".join(found)
+    return "; ".join(found) or "not measured"
 
 
 def measured() -> list[Measured]:
@@ -439,9 +475,10 @@ def page() -> str:
         "matters": MATTERS,
         "margin": MARGIN,
         "papers": PAPERS,
+        "paper_controls": PAPER_CONTROLS,
         "reference": REFERENCE,
     }
-    environment.globals.update(own, finding=finding, lower_elsewhere=lower_elsewhere)
+    environment.globals.update(own, finding=finding, elsewhere=elsewhere)
     return environment.get_template("page.md.jinja").render(sets=measured())
 
 

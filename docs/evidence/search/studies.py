@@ -76,7 +76,7 @@ def study(
     for method, content in planned["methods"].items():
         known = dict(content or {})
         if data in known.pop("sets", [data]):
-            methods[method] = known if own else with_rates(method, known, data, rates or {})
+            methods[method] = known if own else with_rates(method, known, rates or {})
     return {
         **common,
         "seeds": planned["seeds"],
@@ -87,7 +87,7 @@ def study(
     }
 
 
-def with_rates(method: str, content: Document, data: str, rates: Document) -> dict[str, Any]:
+def with_rates(method: str, content: Document, rates: Document) -> dict[str, Any]:
     """Return a method with the rates chosen for its kind; its own settings win.
 
     `rates` in a method names its kind, if that is not the one it is `as`.
@@ -96,8 +96,6 @@ def with_rates(method: str, content: Document, data: str, rates: Document) -> di
     of = content.pop("rates", content.get("as", method))
     kind = "continued" if of == "continued" else "random"
     settings = {**rates.get(kind, {}), **content.get("settings", {})}
-    if "genotype" in settings:
-        settings["genotype"] = settings["genotype"].replace("{set}", data)
     return {**content, "settings": settings}
 
 

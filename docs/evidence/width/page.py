@@ -41,7 +41,7 @@ WAYS_TO_PICK: dict[str, tuple[Rule, int, bool]] = {
 }
 """Rule, seeds of one repetition, and whether all seeds together decide."""
 CLOSE = 0.005
-"""Dice by which a narrower network may be lower than the widest."""
+"""Dice by which a network may be lower than the best one."""
 
 NAMES = {
     "continued": "the continued backbone",
@@ -97,7 +97,7 @@ def spread(measured: dict[str, Any]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Width:
-    """A width that was trained, and its Dice against the widest one's; None of that itself."""
+    """A width that was trained, and its Dice against the best one's; None of that itself."""
 
     cap: int
     parameters: int
@@ -109,7 +109,7 @@ class Width:
 
     @property
     def is_close(self) -> bool:
-        """Whether its Dice is not lower than the widest one's by `CLOSE`."""
+        """Whether it is not inferior to the best by `CLOSE`."""
         return self.against is None or self.against.not_inferior
 
 
@@ -126,7 +126,7 @@ class Pick:
 
     @property
     def against(self) -> PairedComparison | None:
-        """The pick minus the widest."""
+        """The pick minus the best."""
         return self.point.against
 
 
@@ -175,29 +175,33 @@ class Trained:
 
     @cached_property
     def widths(self) -> list[Width]:
-        """All widths, the p values of the comparisons with the widest adjusted together."""
+        """All widths, the p values of the comparisons with the best adjusted together."""
         scores = [pooled([run_scores(run, "dice")], run["backbone"]) for run in self.references]
-        pairs = ((scores[0], own) for own in scores[1:])
-        family = adjusted(
-            [compare_scores(*pair, patient_pattern=self.pattern, margin=CLOSE) for pair in pairs]
-        )
+        means = [list(patient_means(own.dice, self.pattern)[0].values()) for own in scores]
+        best = max(range(len(means)), key=lambda number: fmean(means[number]))
+        how: dict[str, Any] = {"patient_pattern": self.pattern, "margin": CLOSE}
+        others = [own for own in scores if own is not scores[best]]
+        family: list[PairedComparison | None] = [
+            *adjusted([compare_scores(scores[best], own, **how) for own in others])
+        ]
+        family.insert(best, None)
         found = []
-        for run, own, against in zip(self.references, scores, [None, *family], strict=True):
-            means = list(patient_means(own.dice, self.pattern)[0].values())
-            dice, interval = fmean(means), bootstrap_interval(means)
+        for run, own, values, against in zip(self.references, scores, means, family, strict=True):
+            dice, interval = fmean(values), bootstrap_interval(values)
             cost = self.study["costs"][run["backbone"]]
             found.append(Width(**cost, scores=own, dice=dice, interval=interval, against=against))
         return found
 
     @property
-    def widest(self) -> Width:
-        """The widest."""
-        return self.widths[0]
+    def best(self) -> Width:
+        """The width of the highest Dice, chosen after the fact."""
+        return next(width for width in self.widths if width.against is None)
 
     @property
     def smallest(self) -> Width:
-        """The smallest that is close to the widest, as all between them are."""
-        return [*takewhile(lambda width: width.is_close, self.widths)][-1]
+        """The smallest that is close to the best, as all between them are."""
+        narrower = self.widths[self.widths.index(self.best) :]
+        return [*takewhile(lambda width: width.is_close, narrower)][-1]
 
     @property
     def converged(self) -> list[Convergence]:

@@ -15,8 +15,8 @@ from nnunet_iac.search.health import parameter_free_share
 
 FAMILIES = {"sep": "separable", "dil": "dilated", "max": "max pooling", "avg": "average pooling"}
 CHOICE = (
-    "In this project's study of a small 2-D network (Hippocampus, eight random cells), it did not "
-    "matter which cell was chosen."
+    "In this project's study of a small 2-D network (Hippocampus, eight random cells that were "
+    "finetuned for 1,200 batches), it did not matter which cell was chosen."
 )
 """The finding of docs/evidence/search.md on the data that a backbone was trained on."""
 GRAVE = ("collapse", "non-finite")
