@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from planned_unets import architecture
 import nnunet_iac
 from nnunet_iac.cli import main
 from nnunet_iac.host import doctor
+from nnunet_iac.host.terminal import HarmlessStream
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.folder import RunFolder
@@ -104,6 +106,14 @@ def test_an_identifier_that_is_too_long_for_files_is_refused_before_any_is_writt
         assert f"got {length} of" in message
     assert sorted(preprocessed.iterdir()) == before
     assert main(["plan", "-d", "4", "-c", "2d", "-o", "x" * 180]) == 0
+
+
+def test_what_an_encoding_lacks_is_spelled_out():
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="latin-1")
+    HarmlessStream(stream).write("Größe … \u03b1")
+    stream.flush()
+    assert written.getvalue().decode("latin-1") == r"Größe \u2026 \u03b1"
 
 
 @pytest.mark.parametrize("stream", ["out", "err"])

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 
 from nnunet_iac.search.settings import PRESETS, Settings
 from nnunet_iac.search.space import OPERATIONS
+from nnunet_iac.training.method import CONTINUE, IAC_DISCRETE
+from nnunet_iac.training.setting_checks import with_defaults_of
+
+WITHOUT_SEARCH = {"discrete": IAC_DISCRETE, "continued": CONTINUE}
 
 NO_VALIDATION = dict.fromkeys(("plain_validation", "search_validation", "finetune_validation"), 0.0)
 """Seconds for `run_hours` that leave the validation out."""
@@ -25,6 +29,8 @@ def run_hours(settings: Settings, run: str, seconds: Mapping[str, float]) -> dic
             `finetune_validation` and `search_validation`.
     """
     settings = settings.replace(preset=run) if run in PRESETS else settings
+    if run in WITHOUT_SEARCH:
+        settings = with_defaults_of(WITHOUT_SEARCH[run], settings)
     schedule, first, last = settings.schedule, seconds["search_first"], seconds["search_last"]
     searched = {"iac": schedule.search_epochs}.get(run, 0)
     if run in PRESETS:

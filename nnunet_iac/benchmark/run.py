@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,9 +17,6 @@ from nnunet_iac.search.space import OPERATIONS
 
 SEARCHES = tuple(name for name in PRESETS if name != "adapt")
 """Presets for the data that a backbone was trained on; `adapt` is for other data."""
-
-RUNS = ("iac", *SEARCHES, "discrete", "continued")
-"""The full search, the accelerated one by its presets, and what does not search."""
 
 
 def run_benchmark(
@@ -53,7 +50,9 @@ def run_benchmark(
     for name in ("finetune", "finetune_validation"):
         seconds[name] = statistics.median(timed[f"{name} {n}"] for n in range(cells))
     ratios = [timed[f"finetune {n}"] / timed["plain"] for n in range(cells)]
-    hours = {name: run_hours(workload.settings, name, seconds) for name in RUNS}
+    searches = ("adapt",) if workload.settings.schedule.preset == "adapt" else SEARCHES
+    runs = ("iac", *searches, "discrete", "continued")
+    hours = {name: run_hours(workload.settings, name, seconds) for name in runs}
     least = min(seconds["plain"], seconds["finetune"])
     predicted = inference_benchmark(workload, cells, repeats, None)
     workers = None if loading_s is None else math.ceil(loading_s / least)
@@ -71,11 +70,13 @@ def run_benchmark(
         "cells": cells,
         "schedule": asdict(workload.settings.schedule),
         "hours": hours,
-        "search_speedup": _speedups(hours, "search"),
-        "end_to_end_speedup": _speedups(hours, "whole"),
+        "search_speedup": _speedups(hours, searches, "search"),
+        "end_to_end_speedup": _speedups(hours, searches, "whole"),
     }
 
 
-def _speedups(hours: Mapping[str, Mapping[str, float]], part: str) -> dict[str, float]:
+def _speedups(
+    hours: Mapping[str, Mapping[str, float]], searches: Sequence[str], part: str
+) -> dict[str, float]:
     full = hours["iac"][part]
-    return {name: full / hours[name][part] for name in SEARCHES}
+    return {name: full / hours[name][part] for name in searches}

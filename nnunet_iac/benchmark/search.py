@@ -34,7 +34,10 @@ def search_benchmark(workload: Workload, batches: int, validation_batches: int) 
     for name, (method, preset) in presets.items():
         settings = workload.settings.replace(preset=preset, iterations_per_epoch=batches)
         if method.prunes:
-            settings.require_prunable()
+            try:
+                settings.require_prunable()
+            except ValueError as error:
+                raise ValueError(f"preset={preset}, which is timed as well: {error}") from error
         sized[name] = dataclasses.replace(workload, settings=settings)
     searches = {
         name: _search(sized[name], method, batches, validation_batches)

@@ -112,7 +112,8 @@ def timm_architecture(encoder: str, base_kwargs: Mapping[str, Any]) -> dict[str,
     published = known_encoder(encoder)
     require_2d(encoder, base_kwargs["conv_op"])
     stem = {"stem_channels": base_kwargs["features_per_stage"][0]} if published.has_stem else {}
-    convolutions = mode(base_kwargs["n_conv_per_stage_decoder"])
+    planned = base_kwargs["n_conv_per_stage_decoder"]
+    convolutions = planned if isinstance(planned, int) else mode(planned)
     return {
         "network_class_name": f"{TimmUNet.__module__}.{TimmUNet.__qualname__}",
         "arch_kwargs": {

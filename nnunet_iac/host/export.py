@@ -11,7 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from nnunet_iac.host.networks import network_of
 from nnunet_iac.host.plans import (
     SECTION,
     architecture_of,
@@ -22,7 +24,7 @@ from nnunet_iac.host.plans import (
     require_known_networks,
 )
 from nnunet_iac.nn.named_classes import PLANNED_RETROFIT
-from nnunet_iac.nn.retrofitted_unet import IMPLANT_PREFIX, SUPPORTED
+from nnunet_iac.nn.retrofitted_unet import BACKBONE_PREFIXES, IMPLANT_PREFIX, SUPPORTED
 from nnunet_iac.runs.atomic import UNFINISHED, content_of, naming, write_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint
 from nnunet_iac.runs.fold import EXPORTED_FROM, fold_folders, full_disk_named
@@ -62,6 +64,11 @@ class Model:
     @classmethod
     def at(cls, path: Path, checkpoint: str = FINAL) -> "Model":
         """Return the model at a path: a model folder with its trained folds, or one fold."""
+        if Path(checkpoint).name != checkpoint:
+            raise ValueError(
+                "a checkpoint must be named as it is called in every fold, such as "
+                f"{BEST}; got {checkpoint!r}: leave its folder out"
+            )
         # What a linked fold leads to has another name.
         is_fold = path.name.startswith("fold_")
         path = path.parent.resolve() / path.name if is_fold else path.resolve()
@@ -125,17 +132,36 @@ def exporting(model: Model, target: Path, checkpoint: str = FINAL) -> Iterator[l
         architecture_of(configuration_of(plans, model.configuration))
     plans = exported_plans(plans, model, target, checkpoint)
     dataset = read_dataset(model.folder / "dataset.json")
+    wanted = network_of(plans, model.configuration, dataset).state_dict()
     with new_folder(target) as folder:
         write_json(folder / "plans.json", plans)
         _copy(model.folder, folder, MODEL_FILES)
         for fold in model.folds:
             (folder / fold.name).mkdir()
             content = exported_checkpoint(fold / checkpoint, plans, dataset, model.configuration)
+            _require_described(content["network_weights"], wanted, fold)
             torch.save(content, folder / fold.name / FINAL)
             # The final validation is that of the final checkpoint.
             known = (PICTURE, VALIDATION_SUMMARY) if checkpoint == FINAL else (PICTURE,)
             _copy(fold, folder / fold.name, known)
         yield [folder / fold.name for fold in model.folds]
+
+
+def _require_described(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], fold: Path
+) -> None:
+    """Check that a U-Net has the tensors of the one that is built from exported plans."""
+    shapes = [
+        {(name, side[name].shape) for name in side if name.startswith(BACKBONE_PREFIXES)}
+        for side in (found, wanted)
+    ]
+    differ = sorted(name for name, _ in shapes[0] ^ shapes[1])
+    if differ:
+        raise ValueError(
+            f"a model can be exported if its plans describe its network; {fold} has other "
+            f"tensors, {differ[0]} among them: predict with its own trainer, which builds the "
+            "network itself"
+        )
 
 
 def require_new(target: Path) -> None:

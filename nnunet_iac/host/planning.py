@@ -59,6 +59,10 @@ class NetworkChanges:
         return changes
 
 
+OF_A_BACKBONE = ("backbone_checkpoint", "backbone_plans")
+"""Settings that name a backbone, which another network cannot have."""
+
+
 def write_plans(
     dataset: str,
     configuration: str,
@@ -83,11 +87,14 @@ def write_plans(
     original = source_plans(folder, configuration, source)
     config = plans.configuration_of(original, configuration)
     protocol = {} if network.protocol is None else PAPER_SETTINGS
+    changes = network.changed(config)
     inherited = {**plans.settings_of(config).written, **protocol}
+    if changes:  # It needs another backbone.
+        inherited = {k: v for k, v in inherited.items() if k not in OF_A_BACKBONE}
     trainer_for(Settings.from_mapping({**inherited, **given}))  # Raises where none takes them.
     given = with_absolute_paths(given)
     new = plans.derived(original, name, configuration, {**inherited, **given})
-    new["configurations"][configuration] |= network.changed(config)
+    new["configurations"][configuration] |= changes
     new_file = folder / f"{name}.json"
     return new_file, plans.write_new(new_file, new)
 

@@ -12,6 +12,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_iac.host.plans import architecture_of, configuration_of
 
+UNLOGGED = {"nnUNet_wandb_enabled": "0"}
+"""Variables without which nnU-Net starts a run of Weights & Biases for every trainer."""
+
 
 @contextmanager
 def stock_trainer(
@@ -24,7 +27,7 @@ def stock_trainer(
     architecture_of(configuration_of(plans, configuration))
     with (
         tempfile.TemporaryDirectory() as results,  # nnU-Net's trainer makes a folder in them.
-        patch.dict(os.environ, nnUNet_results=results, nnUNet_n_proc_DA=str(workers)),
+        patch.dict(os.environ, nnUNet_results=results, nnUNet_n_proc_DA=str(workers), **UNLOGGED),
     ):
         content, device = {**plans, "continue_training": False}, torch.device("cpu")
         trainer: Any = nnUNetTrainer(content, configuration, "all", dataset, device)

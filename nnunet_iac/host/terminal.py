@@ -19,8 +19,10 @@ class HarmlessStream:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write text, spelled out."""
-        return self._stream.write(harmless(text))
+        """Write text, spelled out, also where the stream's encoding lacks a character."""
+        encoding = self._stream.encoding or "utf-8"
+        text = harmless(text).encode(encoding, "backslashreplace").decode(encoding)
+        return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         """Return what else the stream has."""

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from nnunet_iac.host.folders import RESULTS, command_environment
+from nnunet_iac.host.stock_trainer import UNLOGGED
 
 
 def training_length(plans: Path, configuration: str, trainer: str) -> tuple[int, int]:
@@ -21,7 +22,7 @@ def training_length(plans: Path, configuration: str, trainer: str) -> tuple[int,
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(plans), configuration, trainer],
-            env={**os.environ, **command_environment(), RESULTS: folder},
+            env={**os.environ, **command_environment(), **UNLOGGED, RESULTS: folder},
             capture_output=True,
             text=True,
         )

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from nnunet_iac.runs.atomic import content_of
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
-from nnunet_iac.runs.folder import RunFolder, read_genotype_file, record_beside
+from nnunet_iac.runs.folder import FOLDER_NAME, RunFolder, read_genotype_file, record_beside
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.settings import Settings
 
@@ -32,9 +33,24 @@ def find_genotype(path: Path) -> Genotype:
 
 
 def find_output_nodes(path: Path) -> int:
-    """Return how many nodes the cell at `path` concatenates, by its run or else by default."""
-    run = record_beside(path)
-    return (Settings() if run is None else run.read_settings()).cell.output_nodes
+    """Return how many nodes the cell at `path` concatenates.
+
+    By its run, else by its checkpoint or the plans in it, else by default.
+    """
+    if (run := record_beside(path)) is not None:
+        return run.read_settings().cell.output_nodes
+    file = path / FINAL if path.is_dir() else path
+    if file.suffix != ".pth" or not file.is_file():
+        return Settings().cell.output_nodes
+    checkpoint = read_checkpoint(file)
+    with content_of(file):
+        if FOLDER_NAME in checkpoint:  # Our state in a checkpoint is called as the record.
+            own = Settings.from_mapping(checkpoint[FOLDER_NAME]["settings"])
+            return own.cell.output_nodes
+        init = checkpoint["init_args"]
+        config = init["plans"]["configurations"][init["configuration"]]
+        structure = config.get("architecture", {}).get("arch_kwargs", {}).get("settings", {})
+    return Settings.from_mapping(structure).cell.output_nodes
 
 
 def _genotype_file(folder: Path) -> Path:

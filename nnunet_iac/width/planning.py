@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nnunet_iac.host.planning import OF_A_BACKBONE
 from nnunet_iac.host.plans import (
     SECTION,
     architecture_of,
@@ -119,7 +120,8 @@ def _narrowed(source: Source, name: str, widths: Mapping[str, tuple[int, str]]) 
     result = derived(source.plans, name, source.configuration, {})
     for each, (cap, trainer) in widths.items():
         config = configuration_of(source.plans, each)
-        settings = dict(config.get(SECTION, {}))
+        written = config.get(SECTION, {})
+        settings = {key: value for key, value in written.items() if key not in OF_A_BACKBONE}
         if trainer != "nnUNetTrainer":
             settings["backbone_trainer"] = trainer
         Settings.from_mapping(settings)

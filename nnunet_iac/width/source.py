@@ -16,7 +16,12 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_iac.host.networks import built_from_plans
-from nnunet_iac.host.planning import preprocessed_folder, source_plans
+from nnunet_iac.host.planning import (
+    CONTINUE_TRAINER,
+    FULL_TRAINER,
+    preprocessed_folder,
+    source_plans,
+)
 from nnunet_iac.host.plans import architecture_of, configuration_of, read_dataset, require_trainable
 from nnunet_iac.host.trainer_lookup import find_trainer
 from nnunet_iac.nn.cost import network_cost
@@ -53,6 +58,11 @@ class Source:
     @classmethod
     def of_plans(cls, dataset: str, configuration: str, plans: str, trainer: str) -> "Source":
         """Return the source for names as nnU-Net's commands take them."""
+        if trainer.startswith((FULL_TRAINER, CONTINUE_TRAINER)):
+            raise ValueError(
+                "-tr names the trainer of the backbone, whose width is chosen; got "
+                f"{trainer}, which starts from a backbone: leave it out, or name nnU-Net's"
+            )
         folder = preprocessed_folder(dataset)
         content = source_plans(folder, configuration, plans)
         data = read_dataset(folder / "dataset.json")
@@ -99,7 +109,8 @@ class Source:
         plans["configurations"][self.configuration]["architecture"] = capped(self.architecture, cap)
         manager = PlansManager(plans)
         configuration = manager.get_configuration(self.configuration)
-        heads = manager.get_label_manager(self.dataset).num_segmentation_heads
+        with built_from_plans():
+            heads = manager.get_label_manager(self.dataset).num_segmentation_heads
         build = self.trainer.build_network_architecture
         if "plans_manager" in inspect.signature(build).parameters:
             arguments: tuple[Any, ...] = (manager, configuration)

@@ -26,7 +26,7 @@ from nnunet_iac.width.crops import training_cases
 from nnunet_iac.width.planning import plans_name, write_width
 from nnunet_iac.width.source import Source
 from nnunet_iac.workflow.study import METHODS, OURS_TO_SET, Study
-from nnunet_iac.workflow.study_file import study_of
+from nnunet_iac.workflow.study_file import read_document, study_of
 
 STYLES = {
     REFERENCE: ("o", INK),
@@ -124,7 +124,7 @@ def _require_same_kind(path: Path, new: Mapping[str, Any]) -> None:
         trainers = {spec["trainer"] for spec in document["backbones"].values()}
         return [datasets, document["seeds"], document["settings"], trainers]
 
-    known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    known = read_document(path)
     with content_of(path):
         own, theirs = new["backbones"], known["backbones"]
         same = all(own[cap] == theirs[cap] for cap in own.keys() & theirs.keys())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunet_iac.benchmark import step
-from nnunet_iac.benchmark.hours import run_hours
+from nnunet_iac.benchmark.hours import NO_VALIDATION, run_hours
 from nnunet_iac.benchmark.inference import random_genotype
 from nnunet_iac.benchmark.step import estimate, random_mask
 from nnunet_iac.benchmark.timing import interleaved, peak_mb, present_mb
@@ -85,6 +85,19 @@ def test_search_runs_every_epoch_of_all_five(run):
     assert result["speedup"] == result["iac_search_s"] / result["lth_search_s"]
 
 
+def test_plans_that_adapt_are_timed_with_their_own_lengths(run):
+    words = ("--repeats", "1", "--cells", "2", "--set", "preset=adapt")
+    result, _ = run("run", *SMALL, *words)
+    assert result["hours"].keys() == {"iac", "adapt", "discrete", "continued"}
+    assert result["search_speedup"].keys() == {"adapt"}
+
+
+def test_a_search_that_is_too_short_for_a_preset_names_it(capsys):
+    words = ("benchmark", "search", *SMALL, "--set", "warmup_epochs=5", "search_epochs=25")
+    assert main([*words]) == 2
+    assert "preset=paper, which is timed as well: " in capsys.readouterr().err
+
+
 def test_a_run_is_made_of_its_steps_and_compared_from_end_to_end(run):
     words = ("--repeats", "1", "--cells", "2", "--set", "finetune_epochs=100")
     result, printed = run("run", *SMALL, *words)
@@ -127,6 +140,15 @@ def test_the_hours_of_a_run_add_up_its_epochs(run, search, epochs):
     assert hours["finetune"] == finetune
     assert hours["validation"] == pytest.approx((epochs + 200) / 2)
     assert hours["whole"] == pytest.approx(search + finetune + (epochs + 200) / 2)
+
+
+@pytest.mark.parametrize("run", ["discrete", "continued"])
+def test_what_does_not_search_is_adapted_for_as_long_as_a_search_and_its_finetuning(run):
+    settings = Settings(preset="adapt")
+    steps = {"plain": 3.0, "search_first": 7.0, "search_last": 1.0, "finetune": 3.0}
+    hours = run_hours(settings, run, {**steps, **NO_VALIDATION})
+    epochs = settings.latest_end + settings.schedule.finetune_epochs
+    assert hours["whole"] == epochs * settings.schedule.iterations_per_epoch * 3 / 3600
 
 
 def test_inference_compares_random_cells_and_a_given_one(run, tmp_path):

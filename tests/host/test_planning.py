@@ -6,7 +6,12 @@ import shutil
 import pytest
 
 from nnunet_iac.host.export import Model, predict_command
-from nnunet_iac.host.planning import next_commands, preprocess_command, write_plans
+from nnunet_iac.host.planning import (
+    NetworkChanges,
+    next_commands,
+    preprocess_command,
+    write_plans,
+)
 from nnunet_iac.host.plans import settings_of
 from nnunet_iac.training.backbone import Fold, training_command
 
@@ -51,6 +56,14 @@ def test_settings_of_the_source_plans_are_the_start_and_new_ones_win(preprocesse
     assert second["source_plans"] == "First"
     settings = settings_of(second["configurations"]["2d"])
     assert (settings.optimisation.seed, settings.cell.residual) == (5, "zero")
+
+
+def test_another_network_does_not_inherit_a_backbone(preprocessed):
+    own = {"backbone_checkpoint": "/model.pth", "seed": 3}
+    write_plans("4", "2d", "nnUNetPlans", "First", own)
+    for skip, kept in ((None, own), ("attention", {"seed": 3})):
+        write_plans("4", "2d", "First", f"With{skip}", {}, NetworkChanges(skip=skip))
+        assert _read(preprocessed, f"With{skip}")["configurations"]["2d"]["iac"] == kept
 
 
 def test_settings_must_be_possible_together_with_those_of_the_source_plans(preprocessed):

@@ -120,6 +120,11 @@ def test_an_unknown_encoder_is_refused_with_the_known_ones(function):
         function("vit")
 
 
+def test_one_number_of_convolutions_counts_for_every_stage():
+    planned = timm_architecture("vgg16", {**BASE, "n_conv_per_stage_decoder": 3})
+    assert {*planned["arch_kwargs"]["n_conv_per_stage_decoder"]} == {3}
+
+
 @encoders
 def test_plans_get_norm_and_the_rest_from_nnu_nets_own_and_are_plain_json(encoder):
     before = deepcopy(BASE)

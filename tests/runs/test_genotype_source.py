@@ -55,3 +55,17 @@ def test_the_number_of_output_nodes_is_the_runs_or_else_the_default(tmp_path):
     for path in (run.genotype_file, run.path, tmp_path / "fold_0", tmp_path / "fold_0" / "x.pth"):
         assert find_output_nodes(path) == 2
     assert find_output_nodes(tmp_path / "genotype.json") == 4
+
+
+def test_the_number_of_output_nodes_is_found_in_a_checkpoint_without_a_record(tmp_path):
+    own = {"iac": {"settings": {"output_nodes": 2}}}
+    kwargs = {"arch_kwargs": {"settings": {"output_nodes": 2}}}
+    exported = {"plans": {"configurations": {"2d": {"architecture": kwargs}}}}
+    stock = {"plans": {"configurations": {"2d": {"architecture": {"arch_kwargs": {}}}}}}
+    for content, nodes in (
+        (own, 2),
+        ({"init_args": {**exported, "configuration": "2d"}}, 2),
+        ({"init_args": {**stock, "configuration": "2d"}}, 4),
+    ):
+        torch.save({"network_weights": {}, **content}, tmp_path / "checkpoint_final.pth")
+        assert find_output_nodes(tmp_path) == nodes

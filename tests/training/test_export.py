@@ -20,6 +20,7 @@ from torch._dynamo import OptimizedModule
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.cli import main
 from nnunet_iac.host import onnx_export
+from nnunet_iac.host.export import Model, predict_command
 from nnunet_iac.host.onnx_export import (
     Parity,
     agreement,
@@ -262,14 +263,26 @@ def test_what_cannot_be_compared_with_its_onnx_file_is_refused_before_anything_i
     require_refused("the second stage of a cascade takes predictions of the first")
 
 
-def test_the_command_for_a_cascade_asks_for_the_first_stages_predictions(
+def test_a_network_that_its_trainer_builds_otherwise_is_refused(
     fold: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    checkpoint = read_checkpoint(fold / FINAL)
+    checkpoint["network_weights"]["encoder.norm.running_mean"] = torch.zeros(4)
+    torch.save(checkpoint, fold / FINAL)
+    assert main(["export", str(fold), "-o", str(tmp_path / "new")]) == 2
+    assert "encoder.norm.running_mean among them" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    assert main(["export", str(fold), "-chk", str(fold / FINAL), "-o", str(tmp_path / "new")]) == 2
+    assert "as it is called in every fold" in capsys.readouterr().err
+
+
+def test_the_command_for_a_cascade_asks_for_the_first_stages_predictions(
+    fold: Path, tmp_path: Path
+) -> None:
     for stage, words in ((None, ""), ("3d_lowres", " -prev_stage_predictions FOLDER")):
-        target = tmp_path / f"exported_{stage}"
         edit(fold.parent, previous_stage=stage)
-        assert main(["export", str(fold), "-o", str(target)]) == 0
-        assert f"{target} -f 0 -i IMAGES -o OUT{words}\n" in capsys.readouterr().out
+        printed = predict_command(Model.at(fold), tmp_path)
+        assert printed.endswith(f"{tmp_path} -f 0 -i IMAGES -o OUT{words}")
 
 
 def test_folds_with_different_cells_predict_together_after_export(

@@ -172,6 +172,9 @@ def test_a_study_of_other_settings_is_not_overwritten_and_widths_may_be_added(so
     assert path.read_text() == before
     Pareto(source(), (8, 4), ("random",)).write_study(tmp_path)
     assert "cap4" in path.read_text()
+    path.write_text("name: [")
+    with pytest.raises(ValueError, match=r"study\.yaml must be a YAML file"):
+        Pareto(source(), (8,), ("random",)).write_study(tmp_path)
 
 
 def test_the_command_writes_a_study_and_draws_once_there_are_results(

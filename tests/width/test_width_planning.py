@@ -57,7 +57,7 @@ def test_a_configuration_that_inherits_gets_its_whole_network(source):
 
 
 def test_settings_of_the_source_stay(source):
-    path, _ = write_width(source(iac={"seed": 3}), 8)
+    path, _ = write_width(source(iac={"seed": 3, "backbone_checkpoint": "/of/another/width"}), 8)
     assert _read(path)["configurations"]["2d"]["iac"] == {"seed": 3}
 
 

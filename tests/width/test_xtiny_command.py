@@ -162,6 +162,8 @@ def test_dispersion_scores_sixteen_seeds(preprocessed, capsys):
         ("-c stage_two", "also takes the labels of 3d_lowres"),
         ("-p Absent", "name others with -p"),
         ("-tr nnUNetTrainerAbsent", "nnUNetTrainerAbsent"),
+        ("-tr nnUNetTrainerContinue", "-tr names the trainer of the backbone"),
+        ("-tr nnUNetTrainerIACLTH", "-tr names the trainer of the backbone"),
     ],
 )
 def test_bad_input_is_one_message_and_nothing_written(preprocessed, capsys, options, message):
@@ -211,6 +213,14 @@ def test_batch_norms_on_a_bottleneck_of_one_pixel_are_an_error(preprocessed, cap
     path.write_text(json.dumps(content))
     assert main([*QUICK, "-tr", "nnUNetTrainerBN"]) == 2
     assert "of a patch of 4 x 4 it has one" in capsys.readouterr().err
+
+
+def test_labels_that_nnunet_cannot_learn_are_an_error(preprocessed, capsys):
+    path = preprocessed / "dataset.json"
+    regions = {"background": 0, "whole": [1, 2], "part": [2]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "labels": regions}))
+    assert main(QUICK) == 2
+    assert "error: " in capsys.readouterr().err
 
 
 def test_a_data_set_without_labels_is_an_error(preprocessed, capsys):
