@@ -21,9 +21,10 @@ from nnunet_iac.adaptation.target import Target, changed, reader_under, require_
 from nnunet_iac.host.patient_folds import patient_folds
 from nnunet_iac.host.planning import (
     CONTINUE_TRAINER,
-    DISCRETE_TRAINER,
+    SEARCHING,
     TRUTHS,
     preprocessed_folder,
+    proposed_trainers,
     trainer_for,
     with_absolute_paths,
 )
@@ -139,12 +140,13 @@ def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
     fold = "0" if has_splits and len(patients) > 1 else "all"
     number, config = str(dataset_number(target.name)), source.configuration
     own, control = path.stem, f"{path.stem}_control"
-    trainer = trainer_for(settings)
+    trainers = proposed_trainers(settings)
+    trainer = trainers["next"]
     train = ["nnUNetv2_train", number, config, fold, "-tr"]
-    lines = [f"next: {shlex.join([*train, trainer, '-p', own])}"]
+    lines = [f"{what}: {shlex.join([*train, one, '-p', own])}" for what, one in trainers.items()]
     if trainer == CONTINUE_TRAINER:
         return lines
-    searches = trainer != DISCRETE_TRAINER
+    searches = trainer in SEARCHING
     method = IAC_LTH if searches else IAC_DISCRETE
     epochs = with_defaults_of(method, settings).schedule.finetune_epochs
     epochs += settings.latest_end if searches else 0

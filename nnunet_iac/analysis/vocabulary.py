@@ -37,7 +37,7 @@ _RETROFITS = {
 BASELINES = TRAINS_BACKBONE | {
     f"{method}{retention}": f"{name}{retention}"
     for method, name in _RETROFITS.items()
-    for retention in ("", OF_RETENTION["rehearsal"])
+    for retention in ("", OF_RETENTION["rehearsal"], OF_RETENTION["lwf"])
 }
 """Methods with which a searched cell is compared at equal budget, by their name in records."""
 

@@ -35,7 +35,7 @@ def add_adapt(verbs: Verbs) -> None:
         run=_adapt,
         examples="""
         nnunet-iac adapt -s 27 -d 30 -c 2d
-        nnUNetv2_train 30 2d 0 -p nnUNetPlansFrom027 -tr nnUNetTrainerIACLTH
+        nnUNetv2_train 30 2d 0 -p nnUNetPlansFrom027 -tr nnUNetTrainerIACDiscrete
         """,
     )
     text = "trained model: a data set's id or name, or a model folder TRAINER__PLANS__CONFIG"

@@ -23,6 +23,7 @@ from nnunet_iac.search.settings import Settings, present_names
 
 CONTINUE_TRAINER, DISCRETE_TRAINER = "nnUNetTrainerContinue", "nnUNetTrainerIACDiscrete"
 LTH_TRAINER, FULL_TRAINER = "nnUNetTrainerIACLTH", "nnUNetTrainerIAC"
+SEARCHING = (LTH_TRAINER, FULL_TRAINER)
 
 PLANNERS = {
     "nnUNetPlans": (),
@@ -141,7 +142,6 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     number = spelled(plans_file.parent.name)
     train = shlex.join(["nnUNetv2_train", number, configuration, "FOLD"])
     under = shlex.join(["-p", new["plans_name"]])
-    ours = trainer_for(settings)
     lines = [
         f"{key}: {config[key]}, was {before[key]}"
         for key in ("patch_size", "batch_size")
@@ -150,13 +150,9 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
-        given = {"preset", "warmup_epochs", "search_epochs"} & set(settings.written)
-        trainers = {"next": ours}
-        if ours in (LTH_TRAINER, FULL_TRAINER):  # Settings that name no cell are for all.
-            if not given:
-                trainers = {"next": DISCRETE_TRAINER, "or, to search the cell": ours}
-            if settings.cell.trainable_part is None:
-                trainers["or, as the control"] = CONTINUE_TRAINER
+        trainers = proposed_trainers(settings)
+        if trainer_for(settings) in SEARCHING and settings.cell.trainable_part is None:
+            trainers["or, as the control"] = CONTINUE_TRAINER
         return [f"{what}: {train} -tr {trainer} {under}" for what, trainer in trainers.items()]
     trainer = settings.data.backbone_trainer
     words = [] if trainer is None else ["-tr", trainer]
@@ -164,8 +160,21 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     words += [] if pretrained is None else ["-pretrained_weights", str(pretrained)]
     lines.append(f"next: {train} {shlex.join(words)}")
     if not of_its_own:
-        lines.append(f"then: {train} -tr {ours} {under}")
+        lines.append(f"then: {train} -tr {proposed_trainers(settings)['next']} {under}")
     return lines
+
+
+def proposed_trainers(settings: Settings) -> dict[str, str]:
+    """Return the trainers of retrofits that take settings, after words on each; the best first.
+
+    A random cell comes before a search, whose cells were no better, unless the length of a search
+    is set.
+    """
+    ours, written = trainer_for(settings), settings.written
+    of_search = {"warmup_epochs", "search_epochs"} & set(written)
+    if ours not in SEARCHING or of_search or written.get("preset", "adapt") != "adapt":
+        return {"next": ours}
+    return {"next": DISCRETE_TRAINER, "or, to search the cell": ours}
 
 
 def trainer_for(settings: Settings) -> str:

@@ -46,10 +46,12 @@ class Method:
     def retention(self, rates: Optimisation) -> RetentionName:
         """Return how a run with these settings forgets less of its source.
 
-        A frozen backbone leaves rehearsal to choose, which needs batches that are not halves.
+        A frozen backbone leaves rehearsal to choose, which needs batches that are not halves, and
+        LwF, which is part of the loss of a finetuning and not of a search.
         """
-        kept = not self.retrofits or (rates.retention == "rehearsal" and not self.bilevel)
-        return rates.retention if kept else "none"
+        kept = {"rehearsal": not self.bilevel, "lwf": not self.searches}
+        taken = not self.retrofits or kept.get(rates.retention, False)
+        return rates.retention if taken else "none"
 
     def trained_part(self, cell: CellConfig) -> TrainablePart:
         """Return what a run with these settings trains."""

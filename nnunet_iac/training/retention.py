@@ -1,6 +1,6 @@
 """Methods against forgetting, for a network that is adapted to another data set.
 
-The backbone of a retrofit is frozen, so that of them its cells can use rehearsal only.
+The backbone of a retrofit is frozen, so that of them its cells can use rehearsal and LwF only.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ def retained_source(
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"retention={retention} needs training cases of the data set that the backbone "
-            f"was trained on: {error}. Leave retention out, or choose l2-sp or lwf in a control"
+            f"was trained on: {error}. Leave retention out, or choose lwf, or in a control l2-sp"
         ) from error
     if retention == "ewc":
         return source

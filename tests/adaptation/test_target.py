@@ -536,35 +536,34 @@ def test_the_next_command_names_a_fold_that_can_be_trained(
     write_json(raw / "dataset.json", {**DATASET, "numTraining": 5})
     path = folders / "preprocessed" / "Dataset031_Many" / f"{NAME}.json"
     write_settings(path, {"patient_pattern": pattern})
-    command, plans, control, *use = next_commands(path, source, Target.of("31"))
-    assert command == f"next: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerIACLTH -p {NAME}"
+    command, search, plans, control, *use = next_commands(path, source, Target.of("31"))
+    train = f"nnUNetv2_train 31 2d {fold} -tr nnUNetTrainer"
+    assert command == f"next: {train}IACDiscrete -p {NAME}"
+    assert search == f"or, to search the cell: {train}IACLTH -p {NAME}"
     plan = f"nnunet-iac plan -d 31 -c 2d -p {NAME} -o {NAME}_control"
-    set_words = "finetune_epochs=221 finetune_lr=0.0003"
-    assert plans == f"plans of the control: {plan} --set {set_words}"
-    assert (
-        control
-        == f"control: nnUNetv2_train 31 2d {fold} -tr nnUNetTrainerContinue -p {NAME}_control"
-    )
-    of_all = f"for use, with all cases: nnUNetv2_train 31 2d all -tr nnUNetTrainerIACLTH -p {NAME}"
-    assert use == ([] if fold == "all" else [of_all])
+    assert plans == f"plans of the control: {plan} --set finetune_lr=0.0003"
+    assert control == f"control: {train}Continue -p {NAME}_control"
+    of_all = f"nnUNetv2_train 31 2d all -tr nnUNetTrainerIACDiscrete -p {NAME}"
+    assert use == ([] if fold == "all" else [f"for use, with all cases: {of_all}"])
 
 
 @pytest.mark.parametrize(
     ("settings", "trainer", "control"),
     [
-        ({}, "IACLTH", ""),
+        ({}, "IACDiscrete", ""),
         ({"genotype": "random:0"}, "IACDiscrete", ""),
-        ({"finetune_lr": 0.1}, "IACLTH", "finetune_lr=0.0003"),
-        ({"finetune_epochs": 4}, "IACLTH", "finetune_epochs=12"),
+        ({"finetune_lr": 0.1}, "IACDiscrete", "finetune_lr=0.0003"),
+        ({"finetune_epochs": 4}, "IACDiscrete", ""),
+        ({"search_epochs": 9, "finetune_epochs": 4}, "IACLTH", "finetune_epochs=12"),
         (
             {"skip": "attention", "finetune_lr": 0.1, "trainable_part": "cells+norms"},
             "IACDiscrete",
             "finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
         ),
-        ({"retention": "rehearsal"}, "IACLTH", ""),
+        ({"retention": "rehearsal"}, "IACDiscrete", ""),
         (
             {"trainable_part": "cells+norms"},
-            "IACLTH",
+            "IACDiscrete",
             "finetune_lr=0.0003 trainable_part=network genotype=null skip=cell",
         ),
         ({"trainable_part": "decoder"}, "Continue", None),
@@ -581,7 +580,8 @@ def test_the_next_commands_are_those_of_the_settings(
 ) -> None:
     path = folders / "preprocessed" / "Dataset030_Site" / f"{NAME}.json"
     write_settings(path, {"preset": "adapt", **settings})
-    command, *others = next_commands(path, source, target)
+    lines = next_commands(path, source, target)
+    command, *others = (line for line in lines if not line.startswith("or, to search"))
     assert f"-tr nnUNetTrainer{trainer} " in command
     assert [line.partition("--set ")[2] for line in others][:1] == (
         [] if control is None else [control]

@@ -171,7 +171,7 @@ def test_plan_states_what_changed_and_which_two_trainings_follow(planned, capsys
     assert lines == [
         "patch_size: [64, 64], was [56, 40]",
         "next: nnUNetv2_train 4 2d FOLD -p Mine",
-        "then: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p Mine",
+        "then: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACDiscrete -p Mine",
     ]
 
 

@@ -53,7 +53,7 @@ def adapted(workspace: Any) -> Any:
     source = workspace.model("nnUNetTrainer_1epoch", "small")
     words = ("nnunet-iac", "adapt", "-s", source, "-d", 70, "-c", "2d", "-np", 1)
     printed = workspace.run(*words)
-    assert f"next: nnUNetv2_train 70 2d 0 -tr nnUNetTrainerIACLTH -p {PLANS}" in printed
+    assert f"next: nnUNetv2_train 70 2d 0 -tr nnUNetTrainerIACDiscrete -p {PLANS}" in printed
     folder = workspace.path / "preprocessed" / TARGET
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert workspace.run(*words).endswith(printed[printed.index("plans: ") :])
@@ -176,6 +176,8 @@ def test_a_target_is_prepared_again_after_its_cases_have_changed(adapted: Any) -
 
 
 CONTROL = "nnUNetTrainerContinue"
+WITH_CELLS = ("none", "lwf", "rehearsal")
+"""Ways to forget less that cells can use."""
 
 
 def train_retaining(
@@ -222,8 +224,13 @@ def test_a_control_that_is_to_forget_less_trains_otherwise_and_is_continued(adap
     assert len(rehearsed) == 2
     assert rehearsed <= {*read_json(adapted.preprocessed / "splits_final.json")[0]["train"]}
     discrete = "nnUNetTrainerIACDiscrete"
-    train_retaining(adapted, "rehearsal", trainer=discrete, cell="random:0")
+    cells = {kept: train_retaining(adapted, kept, 0, discrete, "random:0") for kept in WITH_CELLS}
+    assert len({*cells.values()}) == len(cells)
+    assert train_retaining(adapted, "lwf", 1, discrete, "random:0") == cells["lwf"]
     assert rehearsed_cases(adapted, f"{discrete}__rehearsal-0r__2d") == rehearsed
+    fold = adapted.path / "results" / TARGET / f"{discrete}__lwf-0r__2d" / "fold_0"
+    assert RunFolder.of_fold(fold).read_cost().run["method"] == "random cell with LwF"
+    assert RunFolder.of_fold(fold).read_backbone().unchanged
 
 
 def refusal(workspace: Any, *words: object) -> str:

@@ -198,6 +198,8 @@ def test_no_warning_is_of_a_value_that_no_user_set(trainer: type[RetrofitTrainer
         (trainers.nnUNetTrainerContinue, {"retention": "lwf", "rehearsal_cases": 2}, "rehearsal"),
         (trainers.nnUNetTrainerIACLTH, {"retention": "rehearsal", "rehearsal_cases": 2}, None),
         (trainers.nnUNetTrainerIAC, {"retention": "rehearsal"}, "retention"),
+        (trainers.nnUNetTrainerIACDiscrete, {"retention": "lwf", "retention_weight": 2.0}, None),
+        (trainers.nnUNetTrainerIACLTH, {"retention": "lwf"}, "retention"),
         (trainers.nnUNetTrainerIAC, {"stability_threshold": None, "patience": None}, None),
         (trainers.nnUNetTrainerIACDiscrete, {"skip": "attention", "norm": "batch"}, "norm"),
         (trainers.nnUNetTrainerIACDiscrete, {"skip": "nested", "norm": "batch"}, None),

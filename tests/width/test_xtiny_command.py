@@ -43,7 +43,9 @@ def test_a_pick_becomes_plans_and_a_figure_beside_the_source(preprocessed, capsy
     chosen = provenance["chosen"]
     assert (chosen["seeds"], chosen["fold"], chosen["cases"]) == ([0, 1], 0, ["case_0"])
     assert f"next: nnUNetv2_train 4 2d FOLD -p {path.stem}" in printed.out
-    assert f"then: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACLTH -p {path.stem}" in printed.out
+    assert (
+        f"then: nnUNetv2_train 4 2d FOLD -tr nnUNetTrainerIACDiscrete -p {path.stem}" in printed.out
+    )
 
 
 def test_a_second_choice_of_the_same_width_leaves_record_and_figure_of_the_first(

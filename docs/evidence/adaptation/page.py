@@ -40,16 +40,15 @@ CASES = {"heart": (1, 3, 5, 10), "hippocampus": (3,)}
 FOR_RATES = 3
 """Cases in the draws on which learning rates were chosen."""
 
-SEARCHED = {"heart": "acdc", "hippocampus": "hippocampus"}
+SOURCES = {"heart": "acdc", "hippocampus": "hippocampus"}
 """Names of the sources' data sets in ../search."""
 
 PATIENTS = r"patient\d+|cmr_\d+|hippocampus_\d+"
 """Pattern of a patient's name in all data sets; ACDC has two volumes of each."""
 
-DEFAULT = "iac-lth"
+SEARCH, RANDOM, CONTINUED, SCRATCH = "iac-lth", "random", "continued", "scratch"
+DEFAULT = RANDOM
 """The method that `nnunet-iac adapt` proposes."""
-
-RANDOM, CONTINUED, SCRATCH = "random", "continued", "scratch"
 CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "ewc", "lwf", "norms")
 """Methods that train the network itself, without cells."""
 
@@ -74,10 +73,11 @@ NAMES = {
     "random-norms": "cells: random, and norms",
     "random-wide": "cells: random, wide",
     "random-rehearsal": "cells: random, with rehearsal",
+    "random-lwf": "cells: random, with LwF",
     "random-ema": "cells: random, averaged weights (EMA)",
     "random-decoder": "cells: random, and the decoder",
     "random-all": "cells: random, and the whole network",
-    DEFAULT: "cells: searched (IAC-LTH)",
+    SEARCH: "cells: searched (IAC-LTH)",
     "transferred": "cells: searched on the source",
     "convolution": "convolutions of equal parameters",
     "attention": "attention gates",
@@ -312,13 +312,13 @@ def rate_name(name: str) -> str:
 
 def convergence(folder: Path, pair: str) -> list[Convergence]:
     """Return whether the source has converged, which the study of searches shows."""
-    measured = result(folder.parent / "search", f"{SEARCHED[pair]}-converged")
+    measured = result(folder.parent / "search", f"{SOURCES[pair]}-converged")
     return [] if measured is None else convergences(measured)
 
 
 def search_is_worth(measured: Sequence[Adapted]) -> str:
     """Return the first sentence: whether searched cells were better than random ones."""
-    verdicts = [one.default.against[RANDOM].verdict for one in measured]
+    verdicts = [one.table.row(SEARCH).against[RANDOM].verdict for one in measured]
     better, worse = verdicts.count("better"), verdicts.count("worse")
     if len(verdicts) == 1 and not better:
         found = "Searched cells were worse than random ones"
@@ -385,7 +385,8 @@ def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator
     if product is None:
         yield from (Target(aim, f"{pair}, 3 cases") for aim in aims)
         return
-    where = f"{pair}, {counted(product['cases'], 'case')}"
+    trainer = product.get("trainer", "nnUNetTrainerIACLTH")  # Of the first results.
+    where = f"{pair}, {counted(product['cases'], 'case')}, {trainer}"
     is_equal, number = product["off"]["equal"], counted(product["off"]["predictions"], "prediction")
     yield Target(aims[0], where, f"{number} {'equal' if is_equal else 'not equal'}", is_equal)
     adapter, model = product["bytes"]["adapter"], product["bytes"]["model"]
@@ -443,7 +444,7 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
     )
     own = {"names": NAMES, "finding": finding, "forgotten": forgotten}
     own |= {"counted": counted, "enumerated": enumerated}
-    constants = {"REFERENCE": REFERENCE, "RANDOM": RANDOM, "CONTINUED": CONTINUED}
+    constants = {"REFERENCE": REFERENCE, "RANDOM": RANDOM, "CONTINUED": CONTINUED, "SEARCH": SEARCH}
     constants |= {"MARGIN": MARGIN, "SHARE": SHARE}
     environment.globals.update(own, **constants)
     every = [one for pair in pairs for one in pair["found"]]

@@ -22,7 +22,7 @@ from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
 from nnunet_iac.training.cost import circumstances
 
 K = 3
-PLANS, TRAINER, ADAPTER = "productFromSource", "nnUNetTrainerIACLTH", "site"
+PLANS, TRAINER, ADAPTER = "productFromSource", "nnUNetTrainerIACDiscrete", "site"
 QUIET = ("-device", "cpu", "-npp", "1", "-nps", "1")
 
 
@@ -64,6 +64,7 @@ def measure(pair: Pair, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {
         **circumstances(),
         "cases": K,
+        "trainer": TRAINER,
         "seconds": {"prepare": prepared, "train": trained},
         "bytes": {"adapter": adapter.stat().st_size, "model": _bytes(model_fold)},
     }

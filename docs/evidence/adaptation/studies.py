@@ -38,7 +38,7 @@ DRAWS_FOR_RATES = 2
 
 TRIED = (
     *("ewc", "lwf", "random-norms", "random-wide", "random-ema"),
-    *("random-decoder", "random-all"),
+    *("random-decoder", "random-all", "random-lwf"),
 )
 """Methods that are tried with `FOR_RATES` cases only."""
 

@@ -174,28 +174,28 @@ def adaptation_claims() -> Iterator[Claim]:
     known = {pair: found.table for pair, found in tables.items() if found is not None}
     for pair, table in known.items():
         study = result(f"adaptation/{pair}-k3")
-        cells, continued = table.row("iac-lth"), table.row("continued")
+        cells, continued = table.row("random"), table.row("continued")
         against, kept, lost = cells.against["continued"], cells.forgetting, continued.forgetting
         assert against is not None
         assert kept is not None
         assert lost is not None
         yield Claim(
-            f"Dice after adapting a model to 3 cases {TARGETS[pair]} ({pair}, searched cells)",
+            f"Dice after adapting a model to 3 cases {TARGETS[pair]} ({pair}, random cells)",
             f"{table.reference:.4f} before, {cells.dice:.4f} after; "
             f"{finding(against, 'the continued backbone')}",
             "adaptation",
             trained(study),
-            f"Dice of a model after adapting it to 3 cases {TARGETS[pair]} (searched cells)"
+            f"Dice of a model after adapting it to 3 cases {TARGETS[pair]} (random cells)"
             if pair == next(iter(known))
             else None,
         )
         yield Claim(
-            f"Dice of the adapted model on its own data ({pair}, searched cells)",
+            f"Dice of the adapted model on its own data ({pair}, random cells)",
             f"{kept.mean_b:.4f}, {kept.mean_a:.4f} with the cells off; the continued backbone "
             f"{lost.mean_b:.4f} (n = {kept.patients})",
             "adaptation",
             trained(study),
-            "Dice of the adapted model on its source data (searched cells)"
+            "Dice of the adapted model on its source data (random cells)"
             if pair == next(iter(known))
             else None,
         )
