@@ -137,6 +137,8 @@ def test_text_of_files_cannot_control_the_terminal(tmp_path, random_genotype, ca
         (["genotype=random:1"], "IACDiscrete"),
         (["trainable_part=decoder"], "Continue"),
         (["retention=l2-sp"], "Continue"),
+        (["retention=lwf"], "IACDiscrete"),
+        (["retention=lwf"], "Continue"),
         (["search_epochs=20", "patience=5"], "IAC"),
         (["trainable_part=cells+norms"], "IACLTH"),
     ],

@@ -40,8 +40,8 @@ def require_same_channels(source: Document, target: Document) -> list[str]:
     theirs, ours = map(channel_names, (source, target))
     lower = [[name.lower() for name in names] for names in (theirs, ours)]
     moved = any(
-        name in lower[1] and lower[1][place : place + 1] != [name]
-        for place, name in enumerate(lower[0])
+        name in lower[0] and lower[0][place : place + 1] != [name]
+        for place, name in enumerate(lower[1])
     )
     differ = [pair for pair in zip(theirs, ours, strict=False) if pair[0] != pair[1]]
     is_ct = [[name == "ct" for name in names] for names in lower]
@@ -134,6 +134,16 @@ def mapping_record(dataset: str, values: Mapping[int, int]) -> dict[str, Any]:
     return {"dataset": dataset, "numbers": {str(key): value for key, value in values.items()}}
 
 
+def require_own_folder(folder: Path) -> None:
+    """Check that a folder for a mapped data set holds nothing else."""
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if there - {SPLITS} and not there & {"dataset.json", MARK}:
+        raise ValueError(
+            f"a mapped data set must get a folder of its own; {folder} has files and no "
+            "dataset.json: choose another name with --mapped-dataset"
+        )
+
+
 def write_mapped_dataset(
     raw: Path, target: Document, source: Document, values: Mapping[int, int], folder: Path
 ) -> None:
@@ -142,16 +152,7 @@ def write_mapped_dataset(
     All label files are checked before the first is written. `dataset.json`, which comes last and
     goes first, names the images where they are. The folder may be half written, which `MARK` shows,
     or be the result of the same mapping.
-
-    Raises:
-        ValueError: a label file with another label, or a folder with files of something else.
     """
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if there - {SPLITS} and not there & {"dataset.json", MARK}:
-        raise ValueError(
-            f"a mapped data set must get a folder of its own; {folder} has files and no "
-            "dataset.json: choose another name with --mapped-dataset"
-        )
     cases = get_filenames_of_train_images_and_targets(str(raw), dict(target))
     ending = target["file_ending"]
     first = next(iter(cases.values()))["images"][0]

@@ -70,11 +70,7 @@ def predict(
             "predict takes the final checkpoint, or the best of a model without one; got -chk: "
             "leave it out"
         )
-    if output.resolve() == images.resolve():
-        raise ValueError(
-            f"predictions must not go among the images; {output} is the folder of -i: name "
-            "another with -o"
-        )
+    _require_apart(images, output)
     files = {
         _title(name): None if name == NO_ADAPTER else adapter_file(name, model) for name in names
     }
@@ -111,6 +107,15 @@ def predict(
                         f"nnU-Net must be able to predict; it cannot: {error}"
                     ) from error
     return list(folders.values())
+
+
+def _require_apart(images: Path, output: Path) -> None:
+    """Check that predictions go to another folder than that of the images."""
+    if output.resolve() == images.resolve():
+        raise ValueError(
+            f"predictions must not go among the images; {output} is the folder of -i: name "
+            "another with -o"
+        )
 
 
 def _cases(images: Path, model: Path) -> list[str]:
@@ -167,6 +172,7 @@ def predict_chosen(
     Raises:
         ValueError: no adapter of the model can be chosen by image, or an image is not finite.
     """
+    _require_apart(images, output)
     choices = chosen_adapters(model, images, device, log)
     for case, choice in choices.items():
         log(f"{case}: {choice}")

@@ -21,6 +21,7 @@ from nnunet_iac.adaptation.labels import (
     MAPPED_FROM,
     mapped_values,
     mapping_record,
+    require_own_folder,
     require_same_channels,
     write_mapped_dataset,
 )
@@ -156,6 +157,7 @@ def mapped_target(
             changed(labels[case]) >= changed(t["label"]) for case, t in target.cases.items()
         ):
             return found
+    require_own_folder(folder)
     if target.splits.is_file():
         write_json(folder / SPLITS, read_json(target.splits))
     write_mapped_dataset(target.raw, target.dataset, source.dataset, values, folder)

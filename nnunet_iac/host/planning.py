@@ -150,8 +150,9 @@ def next_commands(plans_file: Path, configuration: str, pretrained: Path | None)
     of_its_own = "skip" in config.get("architecture", {}).get("arch_kwargs", {})
     same = config.get("architecture") == before.get("architecture")
     if not lines and same and not of_its_own:
-        trainers = proposed_trainers(settings)
-        if trainer_for(settings) in SEARCHING and settings.cell.trainable_part is None:
+        trainers, ours = proposed_trainers(settings), trainer_for(settings)
+        no_cell = settings.cell.genotype is None and settings.cell.skip == "cell"
+        if no_cell and settings.cell.trainable_part is None and ours != CONTINUE_TRAINER:
             trainers["or, as the control"] = CONTINUE_TRAINER
         return [f"{what}: {train} -tr {trainer} {under}" for what, trainer in trainers.items()]
     trainer = settings.data.backbone_trainer
@@ -191,10 +192,10 @@ def trainer_for(settings: Settings) -> str:
             f"{part} with genotype={settings.cell.genotype} and skip={settings.cell.skip}: leave "
             "one of them out"
         )
-    if given:
-        return DISCRETE_TRAINER
-    if of_control or (part is None and retention not in ("none", "rehearsal")):
+    if of_control or (part is None and not given and retention in ("l2-sp", "ewc")):
         return CONTINUE_TRAINER
+    if given or retention == "lwf":  # Searches do not take it.
+        return DISCRETE_TRAINER
     prunable = settings.schedule.search_epochs >= settings.soonest_end
     return LTH_TRAINER if prunable else FULL_TRAINER
 

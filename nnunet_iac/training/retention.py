@@ -19,7 +19,6 @@ from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.training import batches, optimisation
 from nnunet_iac.training.preflight import Preflight
 from nnunet_iac.training.source_cases import AdaptedRun, SourceCases, source_training_cases
-from nnunet_iac.training.trained_backbone import original_weights
 
 FISHER_BATCHES = 50
 """Batches of source cases from which EWC estimates how much each weight matters."""
@@ -106,7 +105,7 @@ def retained_source(
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
             f"retention={retention} needs training cases of the data set that the backbone "
-            f"was trained on: {error}. Leave retention out, or choose lwf, or in a control l2-sp"
+            f"was trained on: {error}. Leave retention out, or choose l2-sp or lwf in a control"
         ) from error
     if retention == "ewc":
         return source
@@ -138,7 +137,7 @@ def chosen_retention(
         return Retention()
     if retention == "rehearsal":
         return Retention(rehearsed=source)
-    weights = original_weights(trainer.run.recorder.backbone)
+    weights = trainer.run.backbone_weights(trainer.unet)
     original = trainer.stock_network().to(device)
     original.load_state_dict(weights)
     if retention == "lwf":

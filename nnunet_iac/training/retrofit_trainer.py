@@ -260,7 +260,7 @@ class RetrofitTrainer(nnUNetTrainer):
         recorder.draw_progress(self)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validate backbone and source, once, then the network as nnU-Net does, which ends it."""
+        """Validate backbone and source, then the network as nnU-Net does, which ends it."""
         predictor = optimisation.deterministic_predictor(self.settings.optimisation.deterministic)
         with resumable(self, "--val"), fallback_named(), predictor:
             validate_others(self)

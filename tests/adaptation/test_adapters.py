@@ -257,6 +257,8 @@ def test_images_that_cannot_be_predicted_are_refused_before_anything_is(tmp_path
     (tmp_path / "a_0000.nii.gz").touch()
     with pytest.raises(ValueError, match="must not go among the images"):
         prediction.predict(model, ["none"], tmp_path, tmp_path, [], "cpu", ())
+    with pytest.raises(ValueError, match="must not go among the images"):
+        prediction.predict_chosen(model, tmp_path, tmp_path, [], "cpu", (), print)
     (tmp_path / "a_seg.nii.gz").touch()
     with pytest.raises(ValueError, match=r"a_seg\.nii\.gz is not: move it away"):
         prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())

@@ -217,6 +217,12 @@ def test_a_data_set_that_was_mapped_otherwise_is_not_taken(
     assert mapped_target(source, target, name, swapped, ()) == first
     with pytest.raises(ValueError, match="or mapped otherwise, and is not overwritten"):
         mapped_target(source, target, name, {"head": "tail"}, ["head"])
+    other = target.raw.with_name("Dataset131_Other")
+    (other / "labelsTr").mkdir(parents=True)
+    write_json(target.splits, [])
+    with pytest.raises(ValueError, match="must get a folder of its own"):
+        mapped_target(source, target, other.name, swapped, ())
+    assert [path.name for path in other.iterdir()] == ["labelsTr"]
 
 
 def test_images_without_a_number_are_refused(folders: Path) -> None:

@@ -115,6 +115,10 @@ def test_a_record_with_any_damage_is_written_again_from_the_checkpoint(
                 assert found.read_trajectory().epoch.tolist() == list(range(1, 8))
             elif name != "cost.json":
                 assert (fold / "iac" / name).read_bytes() == whole[name], (name, damage)
+    for name in ("backbone.json", "health.jsonl"):  # One of what is read together.
+        _truncate(fold / "iac" / name)
+        make_trainer(LTH, resume=True).continue_run()
+        assert (fold / "iac" / name).read_bytes() == whole[name]
     shutil.rmtree(fold / "iac")
     make_trainer(LTH, resume=True).continue_run()
     assert _snapshot(fold / "iac").keys() == whole.keys()
@@ -153,6 +157,12 @@ def test_a_finished_run_is_validated_again_whatever_its_record_has_lost(
             "errors": {},
         }
     assert validated.count("reference") == 1 + 4
+    again.perform_actual_validation()
+    assert validated.count("reference") == 1 + 4
+    (truth,) = (in_process.preprocessed / "gt_segmentations").glob(f"{again.do_split()[1][0]}.*")
+    truth.write_bytes(truth.read_bytes() + b"corrected")
+    again.perform_actual_validation()
+    assert validated.count("reference") == 1 + 5
 
 
 @pytest.mark.parametrize(

@@ -167,11 +167,12 @@ def test_only_choices_that_need_them_use_the_sources_training_cases(
         (IAC_LTH, "ewc", None),
         (IAC_LTH, "rehearsal", ("c_0",)),
         (IAC_DISCRETE, "rehearsal", ("c_0",)),
+        (IAC_DISCRETE, "lwf", None),
         (IAC, "rehearsal", None),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
-def test_of_all_ways_cells_use_rehearsal(
+def test_cells_use_cases_of_the_source_for_rehearsal_only(
     tmp_path: Path, method: Method, retention: str, cases: tuple[str, ...] | None
 ) -> None:
     checks = _checks(tmp_path, retention=retention, rehearsal_cases=1)

@@ -8,11 +8,12 @@ import torch
 from nnunet_iac.training.shared_validation import prediction_circumstances
 
 
-def test_scores_depend_on_the_label_files_of_the_cases(tmp_path: Path) -> None:
+def test_scores_depend_on_labels_and_images_of_the_cases(tmp_path: Path) -> None:
     trainer = SimpleNamespace(
         inference_allowed_mirroring_axes=(0, 1),
         device=torch.device("cpu"),
         preprocessed_dataset_folder_base=str(tmp_path),
+        preprocessed_dataset_folder=str(tmp_path / "2d"),
         dataset_json={"file_ending": ".nii.gz"},
         do_split=lambda: (["a"], ["b", "c"]),
     )
@@ -24,4 +25,8 @@ def test_scores_depend_on_the_label_files_of_the_cases(tmp_path: Path) -> None:
     (folder / "a.nii.gz").write_text("corrected")
     assert prediction_circumstances(trainer, {}) == before
     (folder / "c.nii.gz").write_text("corrected")
-    assert prediction_circumstances(trainer, {}) != before
+    corrected = prediction_circumstances(trainer, {})
+    assert corrected != before
+    (tmp_path / "2d").mkdir()
+    (tmp_path / "2d" / "b.pkl").touch()
+    assert prediction_circumstances(trainer, {}) != corrected
