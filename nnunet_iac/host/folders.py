@@ -8,6 +8,9 @@ from nnunet_iac.host.trainer_lookup import TRAINER_VARIABLE, listed_folders, tra
 
 RAW, RESULTS = "nnUNet_raw", "nnUNet_results"
 
+UNLOGGED = {"nnUNet_wandb_enabled": "0"}
+"""Variables without which every trainer that is made starts a run of Weights & Biases."""
+
 
 def raw_folder(dataset: str) -> Path:
     """Return the folder of a raw data set."""

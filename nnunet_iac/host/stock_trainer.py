@@ -10,10 +10,8 @@ from unittest.mock import patch
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_iac.host.folders import UNLOGGED
 from nnunet_iac.host.plans import architecture_of, configuration_of
-
-UNLOGGED = {"nnUNet_wandb_enabled": "0"}
-"""Variables without which nnU-Net starts a run of Weights & Biases for every trainer."""
 
 
 @contextmanager

@@ -13,8 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nnunet_iac.host.folders import RESULTS, command_environment
-from nnunet_iac.host.stock_trainer import UNLOGGED
+from nnunet_iac.host.folders import RESULTS, UNLOGGED, command_environment
 
 
 def training_length(plans: Path, configuration: str, trainer: str) -> tuple[int, int]:
