@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains a source, runs studies of adapting it, and writes the page: measure.sh PAIR FOLDER [STUDY...]
 # PAIR is heart or hippocampus. Of the studies, `rates` chooses learning rates, `k3` adapts to three cases, `k3-scratch`
-# trains on them from scratch, and so on, and `product` measures files, choices and time, alone on the machine; by default all are run,
-# for hours on two cores. FOLDER gets studies and splits.
+# trains on them from scratch, and so on, and `product` measures files, choices and time, alone on the machine and before the others,
+# which leave scores of the source that it would take over; by default all are run, for hours on two cores. FOLDER gets studies and splits.
 # Run again, it resumes. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and among the raw
 # data Dataset027_ACDC128 and Dataset030_CMRbSSFP with their splits_final.json, or Dataset004_Hippocampus.
 set -euo pipefail
@@ -24,7 +24,7 @@ if [ "$pair" = hippocampus ]; then
 fi
 run "$here/$pair-source.yaml" "$pair-source"
 studies=$(python "$here/studies.py" "$pair" "$folder")
-[ $# -gt 0 ] || read -ra all <<<"$studies product"
+[ $# -gt 0 ] || read -ra all <<<"product $studies"
 for study in "${@:-${all[@]}}"; do
     case $study in
     product) python "$here/product.py" "$pair" "$folder" ;;

@@ -148,7 +148,8 @@ class Pair:
         for group, methods in groups.items():
             for name, method in methods.items():
                 own = dict((method or {}).get("settings", {}))
-                own.setdefault("finetune_lr", best[group])
+                if group in best:
+                    own.setdefault("finetune_lr", best[group])
                 if own.get("retention") in ("l2-sp", "ewc"):
                     own.update(retention_weight=WEIGHTS[weight], finetune_lr=MIDDLE)
                 found[name] = {**(method or {}), "settings": own}

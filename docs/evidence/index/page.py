@@ -171,10 +171,10 @@ def adaptation_claims() -> Iterator[Claim]:
     """Yield what adapting a model to three cases is worth, of each pair that was measured."""
     adapted = runpy.run_path(str(EVIDENCE / "adaptation" / "page.py"))["adapted"]
     tables = {pair: adapted(EVIDENCE / "adaptation", pair, 3) for pair in TARGETS}
-    known = {pair: found.table for pair, found in tables.items() if found is not None}
-    for pair, table in known.items():
-        study = result(f"adaptation/{pair}-k3")
-        cells, continued = table.row("random"), table.row("continued")
+    known = {pair: found for pair, found in tables.items() if found is not None}
+    for pair, found in known.items():
+        study, table = result(f"adaptation/{pair}-k3"), found.table
+        cells, continued = found.default, table.row("continued")
         against, kept, lost = cells.against["continued"], cells.forgetting, continued.forgetting
         assert against is not None
         assert kept is not None
