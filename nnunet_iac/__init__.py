@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # For type checkers, which take what `__getattr__` returns fo
     from nnunet_iac.search.discretisation import discretise
     from nnunet_iac.search.genotype import Genotype
     from nnunet_iac.search.pruning import Observation, advance, begin
+    from nnunet_iac.search.relaxation import edge_weights, operation_weights
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,8 @@ __all__ = [
     "advance",
     "begin",
     "discretise",
+    "edge_weights",
+    "operation_weights",
     "random_genotype",
     "retrofit",
 ]
@@ -44,6 +47,8 @@ _MODULES = {
     "advance": "search.pruning",
     "begin": "search.pruning",
     "discretise": "search.discretisation",
+    "edge_weights": "search.relaxation",
+    "operation_weights": "search.relaxation",
     "random_genotype": "search.controls",
     "retrofit": "nn.planned_retrofit",
 }

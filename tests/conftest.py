@@ -87,7 +87,7 @@ class _Outcomes:
             self.outcomes[report.nodeid] = report.outcome
 
     def pytest_sessionfinish(self) -> None:
-        from nnunet_iac.training.cost import circumstances
+        from nnunet_iac.training.provenance import circumstances
 
         write_json(
             self.file,

@@ -21,7 +21,7 @@ from nnunet_iac.host.architectures import ENCODER_NAMES, PAPER_PROTOCOL
 from nnunet_iac.host.devices import DEVICES, default_device, require_device
 from nnunet_iac.host.trainer_lookup import exported_trainers, trainers_dir
 from nnunet_iac.nn.skip_modules import SKIP_MODULES
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training.provenance import provenance
 from nnunet_iac.width import study as width_study
 from nnunet_iac.width.selection import RULES
 from nnunet_iac.width.sensitivity import Score

@@ -10,7 +10,7 @@ from nnunet_iac.benchmark.search import search_benchmark
 from nnunet_iac.benchmark.step import step_benchmark
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.search.genotype import Genotype
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 
 
 @dataclasses.dataclass(frozen=True)

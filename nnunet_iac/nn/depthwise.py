@@ -38,11 +38,11 @@ def _depthwise(x: Image, weight: Tensor, dilation: tuple[int, ...]) -> Image:
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution of 2-D images whose backward pass is fast for any kernel.
+    """A depthwise convolution of 2-D or 3-D images whose backward pass is fast for any kernel.
 
     oneDNN has fast code for the gradient of the weights of a kernel of three voxels without
     dilation. The image is cut into its dilation^2 phases, which are not dilated, and a wider
-    kernel is covered by windows of three.
+    kernel is covered by windows of three; both in 2-D only.
     """
 
     @staticmethod

@@ -18,7 +18,7 @@ from nnunet_iac.nn.discrete_cell import DiscreteCell
 from nnunet_iac.nn.named_classes import named_class
 from nnunet_iac.nn.search_cell import SearchCell
 from nnunet_iac.nn.timm_unet import TimmUNet
-from nnunet_iac.nn.tuned_norms import tune_norms
+from nnunet_iac.nn.tuned_norms import require_untuned, tune_norms
 from nnunet_iac.search.genotype import UNDECIDED, Genotype
 from nnunet_iac.search.pruning import full_mask
 from nnunet_iac.search.relaxation import Active, edge_weights, operation_weights
@@ -48,6 +48,7 @@ class ImplantedUNet(nn.Module):
     def __init__(self, unet: nn.Module, implants: Iterable[nn.Module]) -> None:
         super().__init__()
         require_supported(unet)
+        require_untuned(unet.decoder)
         self.encoder = unet.encoder
         self.decoder = unet.decoder
         self.implants = nn.ModuleList(implants)

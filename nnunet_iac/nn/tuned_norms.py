@@ -32,6 +32,16 @@ def norms_of(decoder: Any) -> list[_NormBase]:
     return [module for module in decoder.stages.modules() if isinstance(module, _NormBase)]
 
 
+def require_untuned(decoder: Any) -> None:
+    """Check that no earlier retrofit of the same U-Net has hooked a `TunedNorm` to its norms."""
+    hooks = (hook for norm in norms_of(decoder) for hook in norm._forward_hooks.values())
+    if any(isinstance(hook, TunedNorm) for hook in hooks):
+        raise ValueError(
+            "a U-Net must not be part of a retrofit with tuned norms already, which would change "
+            "this one's outputs; build it anew and load its weights"
+        )
+
+
 def tune_norms(decoder: Any) -> nn.ModuleList:
     """Hook a `TunedNorm` to every norm of a decoder, and return them."""
     tuned = nn.ModuleList(TunedNorm(norm.num_features) for norm in norms_of(decoder))

@@ -159,7 +159,7 @@ class CostRecord:
     commit: str | None = None
     run: dict[str, Any] = field(default_factory=dict)
     continued: list[dict[str, Any]] = field(default_factory=list)
-    """Hardware, versions and commit wherever it was continued under other ones."""
+    """Hardware, versions, commit and ranks wherever it was continued under other ones."""
 
     def __post_init__(self) -> None:
         for key in RUN_KEYS:

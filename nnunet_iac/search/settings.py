@@ -83,8 +83,8 @@ class Settings:
     """The settings of a run; docs/method/deviations.md has where defaults differ from the papers'.
 
     Args:
-        values: flat keys and values. Keys left out, or None where a preset decides, get the value
-            of their preset or their default.
+        values: flat keys and values. Keys left out, or those of the stability test that are None,
+            get the value of their preset or their default.
 
     Raises:
         ValueError: an unknown key, a value of the wrong type or outside its range, or values that
@@ -185,15 +185,15 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
     if not separator:
         raise ValueError(f"a setting must have the form key=value; got {assignment!r}")
     _require_known(key)
-    if key in REMOVED or key == FORMER_SETTING:
-        return key, None if text == "null" else text
-    annotation = _key_types()[RENAMED.get(key, key)]
-    if is_text(annotation):
-        return key, converted(key, None if text == "null" else text, annotation)
     try:
         value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except (ValueError, RecursionError):
         value = text
+    if key in REMOVED or key == FORMER_SETTING:
+        return key, value
+    annotation = _key_types()[RENAMED.get(key, key)]
+    if is_text(annotation):
+        return key, converted(key, None if text == "null" else text, annotation)
     if value is None and RENAMED.get(key, key) in _DECIDED_BY_PRESETS:
         return key, None
     return key, converted(key, value, annotation)

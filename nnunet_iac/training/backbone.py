@@ -20,7 +20,7 @@ from nnunet_iac.host.plans import (
 from nnunet_iac.runs.atomic import content_of, naming, read_json
 from nnunet_iac.runs.checkpoint import BEST, FINAL, MIRRORING, read_checkpoint, tensors_hash
 from nnunet_iac.runs.fold import fold_folders
-from nnunet_iac.runs.folder import path_for_fold
+from nnunet_iac.runs.folder import RunFolder, path_for_fold
 from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.scores import VALIDATION_SUMMARY, read_summary
 from nnunet_iac.search.patients import shared_patients
@@ -169,7 +169,9 @@ def read_backbone(
     with naming(path):
         require_file_ending(init["dataset_json"].get("file_ending"))
     require_same_input(init, plans, fold.configuration, path)
-    reason = leakage(path, init, fold, splits, settings.patient_pattern)
+    pattern = settings.patient_pattern
+    reason = leakage(path, init, fold, splits, pattern)
+    reason = reason or inherited_leakage(path, fold, splits, pattern)
     # A fold "all" holds no case out, and its user knows; everyone else must have asked for it.
     if reason is not None and fold.number != "all" and not settings.allow_leakage:
         raise ValueError(
@@ -225,9 +227,12 @@ def leakage(
 
     Looks at the fold it was trained on, at the cases of that fold in the splits file, and, for
     the same fold, at the cases nnU-Net validated it on. Of a backbone of another data set it looks
-    for patients of the same name, by `pattern`, among its `trained_cases`.
+    for patients of the same name, by `pattern`, among its `trained_cases`. A fold that holds out no
+    case has none to know.
     """
-    trained_on = _fold_of(init)
+    if not fold.validation_cases:
+        return None
+    trained_on = fold_of(init)
     if init["plans"].get("dataset_name") != fold.dataset:
         learned = trained_cases(path, init, splits)
         shared = shared_patients(learned, fold.validation_cases, pattern, any_case=True)
@@ -249,13 +254,39 @@ def leakage(
     return None
 
 
+def inherited_leakage(path: Path, fold: Fold, splits: Path, pattern: str | None) -> str | None:
+    """Return why a checkpoint that a backbone was trained from may leak, or None.
+
+    A run of ours that trained on has the record of what it began with beside it. What that record
+    states of the same fold counts where the checkpoint itself is gone.
+    """
+    seen: set[Path] = set()
+    while path.resolve() not in seen:
+        seen.add(path.resolve())
+        folder = RunFolder.of_fold(path.parent)
+        if not folder.backbone_file.is_file():
+            return None
+        record = folder.read_backbone()
+        path = Path(record.path)
+        if path.is_file():
+            with content_of(path):
+                reason = leakage(path, read_checkpoint(path)["init_args"], fold, splits, pattern)
+        else:
+            run = folder.read_cost().run if folder.cost_file.is_file() else {}
+            is_same = (run.get("dataset"), run.get("fold")) == (fold.dataset, fold.number)
+            reason = record.leakage if is_same else None
+        if reason is not None:
+            return f"was trained from {path}, which {reason}"
+    return None
+
+
 def trained_cases(path: Path, init: Mapping[str, Any], splits: Path) -> set[str]:
     """Return the cases that a backbone of another data set was trained on, as far as is known.
 
     They are those of the splits of its data set, which lie as `splits` do; and those that the
     model's other folds were validated on, or this one if it is fold `all`.
     """
-    number = _fold_of(init)
+    number = fold_of(init)
     own = splits.parent.parent / str(init["plans"].get("dataset_name")) / splits.name
     others = fold_folders(path.parent.parent)
     if number != "all":
@@ -265,7 +296,8 @@ def trained_cases(path: Path, init: Mapping[str, Any], splits: Path) -> set[str]
     return {*_training_cases(own, number)}.union(*found)
 
 
-def _fold_of(init: Mapping[str, Any]) -> int | str:
+def fold_of(init: Mapping[str, Any]) -> int | str:
+    """Return the fold that a checkpoint was trained on."""
     number: int | str = init["fold"]
     # Of models exported earlier.
     return int(number) if isinstance(number, str) and number.isdecimal() else number

@@ -65,6 +65,7 @@ class ContinuationController:
         """Record the final network's cost, which is the backbone's, and check a frozen encoder."""
         self.recorder.add_network_cost("final", cost)
         record_encoder(self.recorder, network)
+        self.recorder.write()
         assert self.recorder.backbone is not None
         require_encoder_unchanged(self.recorder.backbone, network.encoder)
 

@@ -108,7 +108,7 @@ class SearchController:
 
     @property
     def num_epochs(self) -> int:
-        """Epochs of the whole run: exact once the search is over, its limit before."""
+        """Epochs of the whole run, or the most where search or finetuning may end before."""
         searched = self.first_finetune_epoch
         before = self.settings.schedule.search_epochs if searched is None else searched
         return before + self.finetuning.epochs
@@ -151,6 +151,7 @@ class SearchController:
         self.recorder.add_network_cost("final", final)
         self.recorder.add_backbone_facts(after=tensors_hash(network.backbone_state()))
         record_encoder(self.recorder, network)
+        self.recorder.write()
         self._require_frozen(network)
 
     def _require_frozen(self, network: RetrofittedUNet) -> None:
@@ -350,7 +351,7 @@ class SearchController:
         network.discretise(genotype)
         # Another stream of the same seed: fresh, yet repeatable.
         fresh = np.random.SeedSequence([self.settings.optimisation.seed, 1]).generate_state(1)
-        own = self.method.ticket
+        own = self.method.prunes
         load_ticket(network, self._ticket(network) if own else draw_ticket(network, int(fresh[0])))
         self.phase = Phase.FINETUNE
         self.first_finetune_epoch = observation.epoch

@@ -59,6 +59,13 @@ class Lifecycle:
         return self.checks.split(self.checks.preprocessed_cases(), self._do_split)
 
     @property
+    def held_out(self) -> list[str]:
+        """The validation cases; none of a fold that is validated on its training cases."""
+        training, validation = self.split
+        same = self.checks.number != "all" and training == validation
+        return [] if same else list(validation)
+
+    @property
     def cases(self) -> dict[str, list[str]]:
         """The cases of either side and, in a bilevel search, of either half."""
         (training, validation), settings = self.split, self.checks.settings
@@ -95,7 +102,7 @@ class Lifecycle:
             require_nothing_lost(checks.fold)
         checks.require_siblings()
         cases, stock = self.cases, planned.make()
-        backbone = checks.backbone(stock, cases["validation"])
+        backbone = checks.backbone(stock, self.held_out)
         stock.load_state_dict(backbone.weights)
         self.controller.costs = checks.costs(network, planned)
         cell = self._given(planned) if retrofits else GivenCell()
@@ -157,7 +164,7 @@ class Lifecycle:
             remove_leftovers(self.checks.fold)
 
     def _given(self, planned: PlannedNetwork) -> GivenCell:
-        fold, dimensions = self.checks.target(self.split[1]), len(planned.batch) - 2
+        fold, dimensions = self.checks.target(self.held_out), len(planned.batch) - 2
         settings, costs = self.checks.settings, self.controller.costs
         parts, log = (settings.cell, settings.data), self.checks.log
         return given_cell(*parts, fold, dimensions, costs, log)

@@ -27,16 +27,22 @@ class Method:
     """One way to train a network that starts from a backbone.
 
     A search that prunes removes operations until one is left per edge; weights and architecture of
-    a bilevel one learn from different halves of the patients. With `ticket` the finetuning starts
-    from the tensors the search started from. One that retrofits freezes the backbone.
+    a bilevel one learn from different halves of the patients. One that retrofits freezes the
+    backbone.
     """
 
     name: str
     searches: bool = False
-    prunes: bool = False
     bilevel: bool = False
-    ticket: bool = False
     retrofits: bool = True
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the search prunes; its finetuning starts from the tensors the search had first.
+
+        Those are the lottery ticket.
+        """
+        return self.searches and not self.bilevel
 
     @property
     def parts(self) -> tuple[TrainablePart, ...]:
@@ -62,7 +68,7 @@ class Method:
         return BACKBONE_PARTS[self.trained_part(cell)]
 
 
-IAC_LTH = Method("IAC-LTH", searches=True, prunes=True, ticket=True)
+IAC_LTH = Method("IAC-LTH", searches=True)
 IAC = Method("IAC", searches=True, bilevel=True)
 IAC_DISCRETE = Method("IAC-Discrete")
 CONTINUE = Method("continued", retrofits=False)

@@ -24,9 +24,10 @@ from nnunet_iac.search.relaxation import distribution
 from nnunet_iac.search.setting_parts import CellConfig
 from nnunet_iac.search.settings import Settings
 from nnunet_iac.search.space import Edge
-from nnunet_iac.training.cost import peak_memory_bytes, provenance
+from nnunet_iac.training.distributed import ranks
 from nnunet_iac.training.loggers import TensorBoardLogger, tensorboard_wanted
 from nnunet_iac.training.progress import Progress, progress_line
+from nnunet_iac.training.provenance import peak_memory_bytes, provenance
 
 OF_CELLS = ("trajectory", "events", "health")
 """Files that grow with a run that has cells."""
@@ -195,8 +196,10 @@ class Recorder:
     def _note_other_circumstances(self) -> None:
         """Record where a run resumes with other versions, hardware or code: bits may differ."""
         now = provenance()
-        before = self.cost.continued[-1] if self.cost.continued else dataclasses.asdict(self.cost)
         known = {"hardware": now.hardware, "versions": now.versions, "commit": now.commit}
+        known["ranks"] = ranks()
+        first = dataclasses.asdict(self.cost) | {"ranks": self.cost.run.get("ranks", ranks())}
+        before = first | (self.cost.continued[-1] if self.cost.continued else {})
         differing = [key for key, value in known.items() if before[key] != value]
         if differing:
             self.cost = replace(self.cost, continued=[*self.cost.continued, known])

@@ -35,9 +35,8 @@ class RetrofitTrainer(nnUNetTrainer):
     Deviates from nnUNetTrainer: settings and search decide the run's length; a checkpoint is
     written after every epoch, whole, and continued by its own run only; batches depend on `seed`
     only; one process works on a fold; progress.png is redrawn at most once a minute; torch.compile
-    is off but for cells; `fold_X/iac` holds a record. Retrofits freeze the backbone, unless
-    settings finetune it, score it alone, too, have optimisers for every phase, and choose "best"
-    there.
+    is off but for cells; `fold_X/iac` holds a record. Retrofits freeze the backbone unless settings
+    train it, and score it alone, too. Every phase has its optimisers; "best" is of the finetuning.
     """
 
     method: ClassVar[Method]

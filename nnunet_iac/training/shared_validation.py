@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_iac.host.planning import TRUTHS
@@ -85,11 +86,17 @@ def validate_once(
 
 
 def _validate(trainer: Any, network: nn.Module, folder: Path) -> None:
-    """Run nnU-Net's final validation of a network; the trainer stays as it is."""
+    """Run nnU-Net's final validation of a network; the trainer stays as it is.
+
+    Nothing is predicted for a second stage, which would take it for a prediction of the run.
+    """
     other, is_own = copy.copy(trainer), network is trainer.network
     network = network.to(trainer.device)
     other.network = wrapped(network, trainer.device) if trainer.is_ddp and not is_own else network
     other.output_folder = str(folder)
+    config = trainer.configuration_manager.configuration
+    config = {key: value for key, value in config.items() if key != "next_stage"}
+    other.configuration_manager = ConfigurationManager(config)
     other.logger = copy.copy(trainer.logger)
     other.logger.loggers = []  # The score is not the run's own.
     nnUNetTrainer.perform_actual_validation(other)

@@ -18,12 +18,12 @@ from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.splits import SPLITS, require_split
 from nnunet_iac.search.patients import named, shared_patients
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training.backbone import Fold, leakage
+from nnunet_iac.training.backbone import Fold, fold_of, leakage
 
 
 @dataclass(frozen=True)
 class AdaptedRun:
-    """Conditions of scoring a run's network on the data set of its backbone."""
+    """A run that may adapt a model of another data set: what it trains on, and its settings."""
 
     dataset: str
     dataset_json: Mapping[str, Any]
@@ -55,9 +55,9 @@ class SourceCases:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration of the plans, without what nnU-Net would predict for a second stage."""
+        """The configuration of the plans, on its own."""
         found = configuration_of(self.init["plans"], self.init["configuration"])
-        return {k: v for k, v in found.items() if k not in ("next_stage", "inherits_from")}
+        return {k: v for k, v in found.items() if k != "inherits_from"}
 
     @property
     def data(self) -> Path:
@@ -123,7 +123,8 @@ def _source(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) -> Sour
     """Return the data set of a run's backbone, without cases; None if it is the run's own."""
     path = Path(record.path)
     checkpoint = read_checkpoint(path)
-    init, weights = checkpoint["init_args"], checkpoint["network_weights"]
+    init, weights = dict(checkpoint["init_args"]), checkpoint["network_weights"]
+    init["fold"] = fold_of(init)
     name = init["plans"]["dataset_name"]
     if name == run.dataset:
         return None
@@ -148,7 +149,7 @@ def _preprocessed(folder: Path) -> list[str]:
 
 def _split(source: SourceCases) -> dict[str, list[str]]:
     """Return the fold a model was trained on, all of whose cases are at hand; {} if unknown."""
-    splits, number = source.folder / SPLITS, int(source.init["fold"])
+    splits, number = source.folder / SPLITS, source.init["fold"]
     if not splits.is_file():
         raise FileNotFoundError(f"{splits} does not exist")
     there, known = _preprocessed(source.data), read_json(splits)

@@ -21,10 +21,9 @@ def with_trained_part(record: BackboneRecord, part: BackbonePart, encoder: Any) 
 
 
 def record_encoder(recorder: Recorder, network: Any) -> None:
-    """Record the hash of an encoder that was to stay as it was."""
+    """Keep the hash of an encoder that was to stay as it was, for the record."""
     if recorder.backbone is not None and recorder.backbone.encoder_before is not None:
         recorder.add_backbone_facts(encoder_after=tensors_hash(network.encoder.state_dict()))
-    recorder.write()
 
 
 def require_encoder_unchanged(record: BackboneRecord, encoder: Any) -> None:

@@ -33,7 +33,8 @@ class Origin:
     """The run that found a cell, by what lies beside it.
 
     `run` is that part of its record, empty without one; `learned_from` its training cases, with the
-    validation cases if its backbone leaked; `leaked` why it may have.
+    source's if it rehearsed some, and the validation cases if its backbone leaked; `leaked` why it
+    may have.
     """
 
     path: Path
@@ -70,8 +71,9 @@ class Origin:
         leaked = record.read_backbone().leakage if record.backbone_file.is_file() else None
         sides = ("training",) if leaked is None else ("training", "validation")
         split = record.read_split() if record.split_file.is_file() else {}
-        learned_from = tuple(case for side in sides for case in split.get(side, ()))
-        return cls(path, run, learned_from, _dimensions(record, run), leaked)
+        learned_from = [case for side in sides for case in split.get(side, ())]
+        learned_from += run.get("source_cases", ())
+        return cls(path, run, tuple(learned_from), _dimensions(record, run), leaked)
 
     def provenance(self) -> dict[str, Any]:
         """Return what the record of a run with this cell repeats of its origin."""
@@ -107,7 +109,9 @@ class Origin:
         By the patients that both sides share; of a run whose cases are not known, by its fold and
         its backbone. A cell without a search, such as a random one, has seen none.
         """
-        if not self.run or self.run.get("method") in UNSEARCHED or fold == "all":
+        if not self.run or self.run.get("method") in UNSEARCHED:
+            return None
+        if fold == "all" or not validation:
             return None
         source = (self.run.get("dataset"), self.run.get("fold"))
         here = source[0] == dataset
@@ -116,15 +120,12 @@ class Origin:
         if not self.learned_from:
             leaks = here and (source[1] != fold or self.leaked is not None)
             return f"{searched} fold {source[1]}" if leaks else None
-        if here:
-            shared = shared_patients(self.learned_from, validation, pattern)
-            where = f"fold {source[1]}"
-        else:
-            shared = shared_patients(self.learned_from, validation, pattern, any_case=True)
-            where = f"{source[0]}, whose training cases have names of validation cases"
+        elsewhere = not here or "source_cases" in self.run
+        shared = shared_patients(self.learned_from, validation, pattern, any_case=elsewhere)
         if not shared:
             return None
-        return f"{searched} {where} ({named(shared)})"
+        named_alike = f"{source[0]}, whose training cases have names of validation cases"
+        return f"{searched} {f'fold {source[1]}' if here else named_alike} ({named(shared)})"
 
 
 @dataclass(frozen=True)

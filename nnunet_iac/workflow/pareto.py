@@ -20,7 +20,7 @@ from nnunet_iac.host.plans import require_file_ending, settings_of
 from nnunet_iac.runs.atomic import content_of, write_json, write_text
 from nnunet_iac.runs.scores import patient_means
 from nnunet_iac.search.cost import Cost
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 from nnunet_iac.width.candidates import candidate, features_of
 from nnunet_iac.width.crops import training_cases
 from nnunet_iac.width.planning import plans_name, write_width

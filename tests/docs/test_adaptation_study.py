@@ -62,7 +62,9 @@ def test_every_planned_study_is_valid(
 
 def test_defaults_have_the_rates_that_are_best_on_the_pools(script: Script) -> None:
     studies = script("evidence/adaptation/studies")
-    pools = [studies.pool_dice(read_json(FOLDER / f"{pair}-rates.json")) for pair in studies.TARGETS]
+    pools = [
+        studies.pool_dice(read_json(FOLDER / f"{pair}-rates.json")) for pair in studies.TARGETS
+    ]
     best = max(
         studies.RATES["random"],
         key=lambda rate: fmean(pool[studies.named("random", rate)] for pool in pools),

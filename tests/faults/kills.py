@@ -46,7 +46,7 @@ from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.records import Trajectory
 from nnunet_iac.training import memory, recorder
 from nnunet_iac.training.batches import WORKERS_VARIABLE
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 from nnunet_iac.training.retrofit_trainer import RetrofitTrainer
 
 CHANGES = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "shutil.move", "os.chmod")

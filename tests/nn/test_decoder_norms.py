@@ -54,6 +54,16 @@ def test_only_the_added_tensors_are_tuned(tiny_unet: Callable[..., Any]) -> None
     assert IACUNet(tiny_unet()).norm_weights() == []
 
 
+def test_a_u_net_whose_norms_are_tuned_is_not_retrofitted_again(
+    tiny_unet: Callable[..., Any],
+) -> None:
+    unet = tiny_unet(deep_supervision=False)
+    IACUNet(unet)
+    IACUNet(unet, **TUNED)
+    with pytest.raises(ValueError, match="build it anew and load its weights"):
+        IACUNet(unet)
+
+
 def test_a_copy_has_norms_of_its_own(tiny_unet: Callable[..., Any]) -> None:
     network = IACUNet(tiny_unet(deep_supervision=False), **TUNED)
     copied = copy.deepcopy(network)

@@ -11,7 +11,7 @@ from nnunet_iac.host.workload import Workload
 from nnunet_iac.nn.cost import LARGEST_CELL, TRANSIENT, run_memory, step_memory
 from nnunet_iac.nn.discrete_cell import edge_by_edge
 from nnunet_iac.nn.planned_retrofit import retrofit
-from nnunet_iac.training.cost import peak_memory_bytes
+from nnunet_iac.training.provenance import peak_memory_bytes
 
 CPU, CUDA, NOWHERE = map(torch.device, ("cpu", "cuda", "meta"))
 IMPLANTS = ["cell", "convolution", "attention", "nested"]

@@ -396,6 +396,12 @@ def test_a_removed_setting_without_effect_is_left_out(key, value):
     assert settings.deprecations == (f"the setting {key} has no effect any more: leave it out",)
 
 
+def test_the_value_of_a_removed_setting_is_that_of_plans_on_the_command_line():
+    assert parse_assignment("beta_decay=0.0") == ("beta_decay", 0.0)
+    assert parse_assignment("pruning_score=importance") == ("pruning_score", "importance")
+    assert parse_assignment("max_identity=null") == ("max_identity", None)
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("pruning_score", "perturbation"), ("beta_decay", 50.0), ("max_identity", 2)]
 )

@@ -1,5 +1,6 @@
 """Where the backbone is found and what it must fulfil."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ from torch import nn
 
 from nnunet_iac.host.plans import INTENSITIES
 from nnunet_iac.runs.atomic import write_json
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import BackboneRecord, CostRecord
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.training.backbone import (
     Fold,
     backbone_file,
+    inherited_leakage,
     leakage,
     read_backbone,
     require_same_input,
@@ -103,6 +107,42 @@ def test_leakage_is_found_by_fold_by_split_and_by_what_was_validated(tmp_path: P
     assert leakage(checkpoint, _init(0), FOLD, splits) == (
         "was trained on another split: case_b was not among its validation cases"
     )
+
+
+def trained_on(fold: Path, start: Path, leakage: str | None, number: int = 1) -> Path:
+    """Write the record of a run that trained a checkpoint on; return where its own would be."""
+    record = RunFolder.of_fold(fold)
+    record.write_backbone(BackboneRecord(str(start), "nnUNetTrainer", 0, "hash", leakage=leakage))
+    record.write_cost(CostRecord(run={"dataset": FOLD.dataset, "fold": number}))
+    return fold / "checkpoint_final.pth"
+
+
+def test_what_a_backbone_was_trained_from_must_not_leak_either(tmp_path: Path) -> None:
+    splits, first = tmp_path / "splits_final.json", tmp_path / "fold_1" / "checkpoint_final.pth"
+    assert inherited_leakage(first, FOLD, splits, None) is None
+    second = trained_on(tmp_path / "there" / "fold_0", first, None)
+    third = trained_on(tmp_path / "here" / "fold_0", second, None)
+    assert inherited_leakage(third, FOLD, splits, None) is None
+    first.parent.mkdir()
+    torch.save({"init_args": _init(1), "network_weights": {}}, first)
+    reason = inherited_leakage(third, FOLD, splits, None)
+    assert str(reason).startswith(f"was trained from {first}, which was trained on fold 1")
+    assert inherited_leakage(third, replace(FOLD, number=1), splits, None) is None
+
+
+@pytest.mark.parametrize(("number", "leaks"), [(0, True), (1, False)])
+def test_the_record_of_a_backbone_counts_where_its_start_is_gone(
+    tmp_path: Path, number: int, leaks: bool
+) -> None:
+    backbone = trained_on(tmp_path / "fold_0", tmp_path / "gone", "has seen all", number)
+    reason = inherited_leakage(backbone, FOLD, tmp_path / "splits_final.json", None)
+    assert (reason is not None) == leaks
+    assert reason is None or reason.endswith("gone, which has seen all")
+
+
+def test_a_fold_that_holds_out_nobody_has_no_leakage(tmp_path: Path) -> None:
+    fold = replace(FOLD, validation_cases=())
+    assert leakage(tmp_path / "checkpoint", _init("all"), fold, tmp_path / "splits.json") is None
 
 
 def test_a_patient_of_another_data_sets_model_is_found_by_name_and_by_pattern(

@@ -276,19 +276,21 @@ def test_a_cell_found_in_an_epoch_without_checkpoint_is_forgotten(make_trainer: 
     assert not any(path.exists() for path in (record.genotype_file, *record.cell_files))
 
 
-def test_resuming_under_other_versions_is_recorded(
+def test_resuming_under_other_versions_or_with_other_processes_is_recorded(
     make_trainer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_until(make_trainer(LTH), 1)
     resumed = make_trainer(LTH, resume=True)
     resumed.continue_run()
     assert resumed.run.recorder.folder.read_cost().continued == []
-    monkeypatch.setattr("nnunet_iac.training.cost.PACKAGES", ("torch",))
+    monkeypatch.setattr("nnunet_iac.training.provenance.PACKAGES", ("torch",))
+    monkeypatch.setattr("nnunet_iac.training.recorder.ranks", lambda: 2)
     resumed = make_trainer(LTH, resume=True)
     resumed.continue_run()
     (other,) = resumed.run.recorder.folder.read_cost().continued
     assert set(other["versions"]) == {"python", "nnunet-iac", "torch"}
-    assert "WARNING: versions differ" in Path(resumed.log_file).read_text()
+    assert other["ranks"] == 2
+    assert "WARNING: versions and ranks differ" in Path(resumed.log_file).read_text()
 
 
 def test_a_fold_in_use_is_left_alone(make_trainer: Make, in_process: Any) -> None:

@@ -3,9 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 
-from nnunet_iac.training.shared_validation import prediction_circumstances
+from nnunet_iac.training import shared_validation
+from nnunet_iac.training.shared_validation import prediction_circumstances, validate_once
 
 
 def test_scores_depend_on_labels_and_images_of_the_cases(tmp_path: Path) -> None:
@@ -30,3 +33,27 @@ def test_scores_depend_on_labels_and_images_of_the_cases(tmp_path: Path) -> None
     (tmp_path / "2d").mkdir()
     (tmp_path / "2d" / "b.pkl").touch()
     assert prediction_circumstances(trainer, {}) != corrected
+
+
+def test_nothing_is_predicted_for_a_second_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated = []
+    monkeypatch.setattr(
+        shared_validation.nnUNetTrainer, "perform_actual_validation", validated.append
+    )
+    config = ConfigurationManager({"patch_size": [8, 8], "next_stage": "second"})
+    trainer = SimpleNamespace(
+        configuration_manager=config,
+        device=torch.device("cpu"),
+        is_ddp=False,
+        local_rank=0,
+        logger=SimpleNamespace(loggers=["a logger"]),
+        network=torch.nn.Identity(),
+        print_to_log_file=lambda line: None,
+    )
+    validate_once(trainer, trainer.network, tmp_path / "alone", {}, (), "the backbone")
+    (other,) = validated
+    assert other.configuration_manager.next_stage_names is None
+    assert other.configuration_manager.patch_size == [8, 8]
+    assert trainer.configuration_manager.next_stage_names == ["second"]

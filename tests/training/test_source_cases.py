@@ -27,7 +27,7 @@ INIT = {
         "plans_name": "nnUNetPlans",
         "configurations": {
             "base": {"data_identifier": "nnUNetPlans_2d"},
-            "2d": {"inherits_from": "base", "next_stage": "second"},
+            "2d": {"inherits_from": "base"},
         },
     },
     "configuration": "2d",

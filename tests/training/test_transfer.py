@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,16 @@ def test_a_cell_leaks_where_its_cases_are_validation_cases_here(tmp_path: Path) 
     assert origin.leakage(HERE, 1, ["c"], None) is None
     assert str(origin.leakage(HERE, 1, ["b", "c"], None)).endswith("on fold 0 (b)")
     assert origin.leakage(HERE, "all", ["b"], None) is None
+
+
+def test_a_cell_leaks_where_its_search_rehearsed_validation_cases(tmp_path: Path) -> None:
+    fold = found(tmp_path, cases=("x_1",))
+    record = RunFolder.of_fold(fold)
+    cost = record.read_cost()
+    record.write_cost(replace(cost, run={**cost.run, "source_cases": ["patient1"]}))
+    leakage = Origin.of(fold).leakage("Dataset027_Source", 1, ["patient1", "patient2"], r"x_\d")
+    assert str(leakage).endswith("whose training cases have names of validation cases (patient1)")
+    assert Origin.of(fold).leakage(HERE, 1, ["x_2"], r"x_\d") is None
 
 
 def test_patients_count_not_cases(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from nnunet_iac.host.folders import raw_folder, results_folder
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.runs.checkpoint import FINAL, read_checkpoint
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 
 K = 3
 PLANS, TRAINER, ADAPTER = "productFromSource", "nnUNetTrainerIACDiscrete", "site"

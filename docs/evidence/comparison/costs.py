@@ -20,7 +20,7 @@ from nnunet_iac.nn.skip_unet import SkipUNet
 from nnunet_iac.nn.timm_unet import ENCODERS, TimmUNet, encoder_strides
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import identity_genotype, random_genotype
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 
 HERE = Path(__file__).parent
 PATCH = (128, 128)

@@ -25,7 +25,7 @@ import torch
 
 from nnunet_iac.host.devices import require_device
 from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 
 LIMITS = {
     "training": 150,

@@ -29,8 +29,8 @@ from nnunet_iac.nn.retrofitted_unet import ImplantedUNet
 from nnunet_iac.nn.search_cell import normalised_sum
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import random_genotype
-from nnunet_iac.training.cost import circumstances
 from nnunet_iac.training.optimisation import finetune_optimiser
+from nnunet_iac.training.provenance import circumstances
 
 Pair = tuple[Step, Step]
 INNERMOST = torch.channels_last

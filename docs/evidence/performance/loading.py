@@ -18,7 +18,7 @@ from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.stock_trainer import stock_trainer
 from nnunet_iac.runs.atomic import read_json, write_json
 from nnunet_iac.training.batches import finish
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 
 BATCHES = 15
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_iac.benchmark.memory import STEPS, estimate_and_peak
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 
 NETWORKS = (
     ("2d", "nnUNetPlans", 12),

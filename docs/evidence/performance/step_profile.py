@@ -12,7 +12,7 @@ from nnunet_iac.benchmark.step import Step, finetune_step, fused_step
 from nnunet_iac.host.workload import Workload
 from nnunet_iac.runs.atomic import write_json
 from nnunet_iac.search.controls import random_genotype
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 
 KINDS = {
     "convolutions, forward": ("mkldnn_convolution", "slow_conv", "thnn_conv", "conv_transpose"),

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from nnunet_iac.runs.atomic import write_json
-from nnunet_iac.training.cost import circumstances
+from nnunet_iac.training.provenance import circumstances
 from nnunet_iac.width.source import Source
 from nnunet_iac.width.study import choose_width
 

@@ -1,4 +1,4 @@
-"""Cost of a run: MACs, memory, hardware and versions."""
+"""How a run was made: its peak memory, hardware, versions and commit."""
 
 import os
 import platform

@@ -2,17 +2,17 @@ import subprocess
 
 import pytest
 
-from nnunet_iac.training import cost
-from nnunet_iac.training.cost import provenance
+from nnunet_iac.training import provenance as tested
+from nnunet_iac.training.provenance import provenance
 
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """Return a source checkout that the package seems to lie in."""
-    module = tmp_path / "nnunet_iac" / "training" / "cost.py"
+    module = tmp_path / "nnunet_iac" / "training" / "provenance.py"
     module.parent.mkdir(parents=True)
     module.write_text("")
-    monkeypatch.setattr(cost, "__file__", str(module))
+    monkeypatch.setattr(tested, "__file__", str(module))
     return tmp_path
 
 
