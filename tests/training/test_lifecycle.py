@@ -257,6 +257,18 @@ def test_the_split_is_asked_once(make: Any) -> None:
     assert run.checks.asked.count("preprocessed_cases") == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "validation", "held_out"),
+    [(0, ["b"], ["b"]), (0, ["a"], []), ("all", ["a"], ["a"])],
+)
+def test_a_fold_that_is_validated_on_its_training_cases_holds_out_none(
+    make: Any, number: int | str, validation: list[str], held_out: list[str]
+) -> None:
+    life = make(IAC_DISCRETE).life
+    life.split, life.checks.number = (["a"], validation), number
+    assert life.held_out == held_out
+
+
 # --- given cells ---------------------------------------------------------------------------------
 
 

@@ -42,7 +42,9 @@ def test_nothing_is_predicted_for_a_second_stage(
     monkeypatch.setattr(
         shared_validation.nnUNetTrainer, "perform_actual_validation", validated.append
     )
-    config = ConfigurationManager({"patch_size": [8, 8], "next_stage": "second"})
+    config = ConfigurationManager(
+        {"patch_size": [8, 8], "next_stage": "second", "architecture": {}}
+    )
     trainer = SimpleNamespace(
         configuration_manager=config,
         device=torch.device("cpu"),

@@ -98,6 +98,7 @@ def test_a_cell_leaks_where_its_cases_are_validation_cases_here(tmp_path: Path) 
     assert origin.leakage(HERE, 1, ["c"], None) is None
     assert str(origin.leakage(HERE, 1, ["b", "c"], None)).endswith("on fold 0 (b)")
     assert origin.leakage(HERE, "all", ["b"], None) is None
+    assert Origin.of(with_leak(found(tmp_path / "other"))).leakage(HERE, 1, [], None) is None
 
 
 def test_a_cell_leaks_where_its_search_rehearsed_validation_cases(tmp_path: Path) -> None:
