@@ -24,7 +24,6 @@ from nnunet_iac.search.controls import CellSource
 from nnunet_iac.workflow.study import PlannedRun, Study
 from nnunet_iac.workflow.study_plans import fold_folder, plans_name
 
-SEARCH_METHODS = ("iac-lth", "iac")
 TIMES = ("epochs", "search_epochs", "seconds", "search_seconds")
 
 
@@ -93,7 +92,6 @@ def _record(run: Run) -> dict[str, Any]:
     return {
         "settings": _portable(run.settings.to_mapping()),
         **{name: getattr(run, name) for name in TIMES},
-        "epoch_seconds": [round(float(s), 3) for s in run.trajectory.seconds],
         "parameters": {name: cost.parameters for name, cost in networks.items()},
         "macs": {name: cost.macs for name, cost in networks.items()},
         "backbone_hash": run.backbone.before,
@@ -134,7 +132,10 @@ def write_study_report(document: Mapping[str, Any], page: Path) -> None:
     forgets = any("source" in run for run in document["runs"])
     numbers = {"runs": len(document["runs"]), "forgets": forgets, "caption": CAPTIONS["plane"]}
     converged = convergences(document)
-    named = {"study": document["study"], "converged": converged}
+    leaks = dict.fromkeys(
+        f"{run['run']}: {run['leakage']}." for run in document["runs"] if run.get("leakage")
+    )
+    named = {"study": document["study"], "converged": converged, "leaks": list(leaks)}
     text = template.render(tables=shown, **named, **numbers)
     write_text(page, text)
 
@@ -146,7 +147,7 @@ def _first_words(table: MethodTable) -> list[str]:
         f"{finding(row.against[baseline], _with_length(table, row.method, baseline))}."
         for row in table.rows
         for baseline in STUDY_BASELINES
-        if row.method in SEARCH_METHODS and baseline in row.against
+        if row.search_epochs and baseline in row.against
     ]
 
 

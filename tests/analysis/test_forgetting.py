@@ -220,4 +220,4 @@ def test_a_study_shows_the_forward_transfer_over_its_other_backbones() -> None:
 
 def test_a_study_without_a_source_has_the_columns_it_had() -> None:
     (made,) = method_tables(document(run("random", 0, 0.1)))
-    assert cells(made)[0][-1] == "p (Holm over 1)"
+    assert cells(made)[0][-1] == "p against random (Holm over 1)"

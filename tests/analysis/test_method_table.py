@@ -111,6 +111,7 @@ def test_the_verdict_is_that_of_the_comparison(searched: float | None, verdict: 
 def test_the_table_has_a_line_per_method() -> None:
     head, *rows = cells(made(0.1, 0.05))
     assert {len(row) for row in rows} == {len(head)}
-    assert head[-2:] == ["difference from random [95 % CI]", "p (Holm over 3)"]
+    assert head[-2:] == ["difference from random [95 % CI]", "p against random (Holm over 3)"]
+    assert len({*head}) == len(head)
     assert rows[0][:6] == ["iac-lth", "2", "20", "9", "5125", "1.0"]
     assert rows[0][6:9] == ["+10.0%", "+100.0%", "0.8125"]

@@ -125,7 +125,7 @@ def case_overlays(comparisons: Sequence[GroupComparison]) -> tuple[tuple[CaseOve
     """Return the first group's largest loss, middle and largest gain, or why none is shown."""
     one = next((c for c in comparisons if c.against.kind == "reference"), None)
     if one is None:
-        return (), "No run has been validated yet."
+        return (), "No run has been compared with its backbone yet."
     rows = [row for row in one.paired.rows if row.difference is not None]
     rows.sort(key=lambda row: row.difference or 0.0)
     shown = [rows[i] for i in sorted({0, len(rows) // 2, len(rows) - 1})]

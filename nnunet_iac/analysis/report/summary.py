@@ -65,7 +65,8 @@ def _paragraph(
     backbone = next((one for one in own if one.against.kind == "reference"), None)
     if backbone is None:
         reasons = ", ".join(dict.fromkeys(map(_why_unscored, group.runs)))
-        return f"{group.name}: no score of these cells can be compared yet: {reasons}."
+        against = " with the backbone" if own else ""
+        return f"{group.name}: no score of these cells can be compared{against} yet: {reasons}."
     controls = [one for one in own if one.against.kind == "control"]
     found = [finding(one.paired, _trained(one)) for one in controls if one not in stated]
     long = " trained for as long" if all(one.against.equal_budget for one in controls) else ""
@@ -157,8 +158,9 @@ def cost(searched: Sequence[Group], runs: Sequence[Run]) -> str:
     ]
     if grown:
         parameters, macs = (percent(fmean(values)) for values in zip(*grown, strict=True))
+        what = "cells add" if any(run.genotype is not None for run in runs) else "retrofits add"
         start = "the" if parts else "The"
-        parts.append(f"{start} cells add {parameters} to the parameters and {macs} to the MACs")
+        parts.append(f"{start} {what} {parameters} to the parameters and {macs} to the MACs")
     searching = any(run.method in SEARCHING_METHODS for run in runs)
     nothing = "No search has ended yet" if searching else "There was no search"
     hardware = "; ".join(dict.fromkeys(hardware_text(run.cost.hardware) for run in runs))

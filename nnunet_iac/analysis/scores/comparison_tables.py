@@ -125,7 +125,7 @@ def _over_scratch(made: Comparisons) -> list[list[str]]:
 
 def _protocol(made: Comparisons) -> dict[str, str]:
     """Return what was done, in a sentence each."""
-    number = len({frozenset(c.labels) for c in made.comparisons})
+    number = next((c.family for c in made.comparisons), 0)
     combined = f" Fisher's combination (some difference, either way): p = {p_text(made.fisher)}."
     fisher = "" if made.fisher is None else combined
     sentences = {
@@ -148,13 +148,13 @@ def _protocol(made: Comparisons) -> dict[str, str]:
         f"Dice, of at least {FEWEST_PATIENTS} patients, without more false positives or misses.",
     }
     if made.forgetting:
-        number = len(made.forgetting)
+        number = made.forgetting[0].family
         sentences["forgetting"] = (
             "Forgetting: Dice after adapting minus before, on the validation cases of the model's "
             f"own data set; Holm there: adjusted for {wording.counted(number, 'method')}."
         )
     if made.transfers:
-        number = len(made.transfers)
+        number = made.transfers[0].family
         sentences["transfer"] = (
             "Forward transfer: Dice on the target minus that of a network trained there alone; "
             f"Holm there: adjusted for {wording.counted(number, 'comparison')}."

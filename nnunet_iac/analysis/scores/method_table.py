@@ -279,8 +279,9 @@ def cells(table: MethodTable) -> list[list[str]]:
     wrong = any(map(_has_errors, compared))
     head += ["false positives, backbone / method", "misses, backbone / method"] if wrong else []
     for baseline in table.baselines:
-        head += [f"difference from {shown_name(baseline)} [95 % CI]"]
-        head += [f"p (Holm over {compared[0].family})"]
+        name = shown_name(baseline)
+        head += [f"difference from {name} [95 % CI]"]
+        head += [f"p against {name} (Holm over {compared[0].family})"]
     on_source = [row.forgetting for row in table.rows if row.forgetting is not None]
     head += [column.format(on_source[0].family) for column in SOURCE_HEAD] if on_source else []
     lost = any(map(_has_errors, on_source))
