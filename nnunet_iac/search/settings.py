@@ -64,14 +64,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "finetune_epochs": 8,
         "iterations_per_epoch": 25,
         "val_iterations_per_epoch": 5,
-        "finetune_lr": 3e-3,
     },
 }
 """Values of each preset that differ from the defaults; `adaptive` also has its own threshold.
 
 `adapt` is for another data set with a few cases: 200 batches of a search as in `literal`, and 200
-of finetuning; what does not search is finetuned for all 400. Its rate is the best on the mean of
-two pools (docs/evidence/adaptation).
+of finetuning; what does not search is finetuned for all 400. Cells have the default rate, which was
+the best on the pool of the real other site (docs/evidence/adaptation).
 """
 
 ADAPTED_BACKBONE_LR = 3e-4

@@ -196,8 +196,8 @@ class Recorder:
     def _note_other_circumstances(self) -> None:
         """Record where a run resumes with other versions, hardware or code: bits may differ."""
         now = provenance()
-        known = {"hardware": now.hardware, "versions": now.versions, "commit": now.commit}
-        known["ranks"] = ranks()
+        names = ("hardware", "versions", "commit")
+        known = {**{name: getattr(now, name) for name in names}, "ranks": ranks()}
         first = dataclasses.asdict(self.cost) | {"ranks": self.cost.run.get("ranks", ranks())}
         before = first | (self.cost.continued[-1] if self.cost.continued else {})
         differing = [key for key, value in known.items() if before[key] != value]

@@ -48,7 +48,7 @@ def run(method: str, draw: int, gain: float, loss: float) -> dict[str, Any]:
         "backbone_hash": "a" * 64,
         "dice": scores(TARGET, 0.695 + 0.001 * draw, gain),
         "source": {"before": before, "after": scores(SOURCE, 0.86, -loss)},
-        "settings": {"iterations_per_epoch": 25},
+        "settings": {"iterations_per_epoch": 25, "finetune_lr": 1e-3},
         "epochs": 16,
         "search_epochs": 8,
         "seconds": 300.0,
@@ -102,7 +102,7 @@ def test_what_was_not_measured_is_named_and_the_search_comes_first(
     assert forgetting[2].startswith("17 %: -0.0110 [")
     assert forgetting[3] == "met"
     assert [row[3] for row in product] == ["not measured"] * 4
-    assert "the backbone is bit-identical after 36 of 36 runs" in page
+    assert "the backbone is bit-identical after 39 of 39 runs" in page
     assert "What was tried" not in page
     assert "n = 15 patients of the target and 14 of the source" in page
     assert "Means over 3 draws" in page
@@ -150,7 +150,7 @@ def test_a_control_that_needs_source_cases_has_one_that_does_not_beside_it(
     assert [row[3] for row in with_source] == ["**missed**"] * 2
     assert {row[1] for row in without} == {f"heart, 3 cases, {writer.WITHOUT_SOURCE}"}
     assert [row[3] for row in without] == ["met"] * 2
-    assert '"continued, all weights" (the best one that needs no source cases)' in page
+    assert 'the best one that needs no source cases, "continued, all weights"' in page
 
 
 def test_a_search_that_is_better_is_first_as_well(writer: ModuleType, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_control_that_forgets_nothing_leaves_nothing_to_forget(
         _, forgetting, *_ = [
             row for row in rows(writer.page(tmp_path), "## Targets") if "heart, 3" in row[1]
         ]
-        assert forgetting[2].startswith("that forgets nothing")
+        assert forgetting[2].startswith("the control forgets nothing")
         assert forgetting[3] == result
 
 
@@ -180,7 +180,8 @@ def test_a_training_from_scratch_is_a_row_and_the_measure_of_forward_transfer(
 ) -> None:
     write_json(tmp_path / "heart-k3.json", measured(GAINS))
     scratch = {"study": "scratch", "methods": [], "runs": []}
-    scratch["runs"] = [run("reference", draw, -0.2, 0) for draw in range(DRAWS)]
+    alone = {"backbone": "scratch", "backbone_hash": None}
+    scratch["runs"] = [{**run("reference", draw, -0.2, 0), **alone} for draw in range(DRAWS)]
     write_json(tmp_path / "heart-k3-scratch.json", scratch)
     page = writer.page(tmp_path)
     *_, last = rows(page, "### heart, 3 cases")
@@ -198,6 +199,7 @@ PRODUCT: dict[str, Any] = {
         "site": dict.fromkeys(TARGET, "site"),
         "none": {case: "none" if n < 25 else "site" for n, case in enumerate(SOURCE)},
     },
+    "warned": {"site": 0, "none": 2},
     "off": {"predictions": 43, "equal": True},
 }
 
@@ -210,9 +212,13 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
     }
     assert found["with", "heart, 3 cases, T"] == ["43 predictions equal", "met"]
     assert found["an", "heart, 3 cases, T"] == ["4.0 %, 40 of 1000 kB", "met"]
-    assert found["`auto`", "heart, the target"] == ["15 of 15, 100 % [78 %, 100 %]", "met"]
+    assert found["`auto`", "heart, the target"] == [
+        "15 of 15, 100 %; of 15 patients [78 %, 100 %]; 0 of the cases were said to fit none",
+        "met",
+    ]
     right, result = found["`auto`", "heart, the source"]
-    assert right.startswith("25 of 28, 89 % [")
+    assert right.startswith("25 of 28, 89 %; of 14 patients [")
+    assert right.endswith("; 2 of the cases were said to fit none")
     assert result == "**missed**"
     time, result = found["adapting", "heart, 3 cases, T"]
     assert time.startswith("9.2 minutes: 0.2 to prepare, 9.0 to train")

@@ -89,8 +89,10 @@ def test_the_page_has_what_was_trained(page, tmp_path, monkeypatch):
     text = page.page()
     best = "the best, a cap of 64, by 0.005 is a cap of 16, with a Dice of 0.8055 instead of 0.8075"
     assert best in text
-    assert "- On a cap of 8, cells: random: 0.0200 higher than a plain network of as many" in text
+    assert (
+        "- Added to a cap of 8, random cells: 0.0200 higher than a plain network of as many" in text
+    )
     monkeypatch.setitem(GAINS, "cap-16", 0.102)
     assert trained(page, tmp_path, monkeypatch).widths[0].against is not None
-    assert "than the best, a cap of 16, by 0.005 is a cap of 16" in page.page()
+    assert "no narrower width was shown to be within 0.005 of the best, a cap of 16" in page.page()
     assert "cap-8-twice, trained for 20 epochs" in text

@@ -134,14 +134,14 @@ def _warnings(trainer: type[RetrofitTrainer], device: str = "cuda", **section: A
 @pytest.mark.parametrize(
     ("trainer", "section", "rate", "epochs"),
     [
-        (trainers.nnUNetTrainerIACLTH, {}, 3e-3, 8),
-        (trainers.nnUNetTrainerIACLTH, {"trainable_part": "cells+norms"}, 3e-3, 8),
+        (trainers.nnUNetTrainerIACLTH, {}, 1e-3, 8),
+        (trainers.nnUNetTrainerIACLTH, {"trainable_part": "cells+norms"}, 1e-3, 8),
         (trainers.nnUNetTrainerIACDiscrete, {"trainable_part": "all"}, 3e-4, 16),
-        (trainers.nnUNetTrainerIACDiscrete, {}, 3e-3, 16),
+        (trainers.nnUNetTrainerIACDiscrete, {}, 1e-3, 16),
         (trainers.nnUNetTrainerContinue, {}, 3e-4, 16),
         (trainers.nnUNetTrainerContinue, {"retention": "l2-sp"}, 3e-4, 16),
         (trainers.nnUNetTrainerContinue, {"trainable_part": "decoder"}, 3e-4, 16),
-        (trainers.nnUNetTrainerContinue, {"trainable_part": "norms"}, 3e-3, 16),
+        (trainers.nnUNetTrainerContinue, {"trainable_part": "norms"}, 1e-3, 16),
         (trainers.nnUNetTrainerContinue, {"finetune_lr": 1e-3, "finetune_epochs": 4}, 1e-3, 4),
     ],
 )

@@ -11,10 +11,9 @@ from scipy.stats import binomtest
 
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
-from nnunet_iac.analysis.scores.case_scores import CaseScores, pooled
-from nnunet_iac.analysis.scores.comparison import PairedComparison, adjusted
+from nnunet_iac.analysis.scores.case_scores import pooled
+from nnunet_iac.analysis.scores.comparison import PairedComparison
 from nnunet_iac.analysis.scores.convergence import Convergence, convergences
-from nnunet_iac.analysis.scores.forgetting import forward_transfer
 from nnunet_iac.analysis.scores.method_table import MethodTable, Row, method_tables, run_scores
 from nnunet_iac.analysis.scores.statistics import CONFIDENCE
 from nnunet_iac.analysis.scores.wording import (
@@ -28,6 +27,8 @@ from nnunet_iac.analysis.vocabulary import REFERENCE
 from nnunet_iac.drawing.figure_files import write_figure
 from nnunet_iac.runs.atomic import read_json, write_text
 from nnunet_iac.runs.scores import mean_of_present, patient_means
+from nnunet_iac.search.patients import patient_of
+from nnunet_iac.search.settings import Settings
 
 HERE = Path(__file__).parent
 PAIRS = {
@@ -48,7 +49,7 @@ PATIENTS = r"patient\d+|cmr_\d+|hippocampus_\d+"
 
 SEARCH, RANDOM, CONTINUED, SCRATCH = "iac-lth", "random", "continued", "scratch"
 DEFAULT = "proposed"
-"""Random cells with the settings that `nnunet-iac adapt` proposes."""
+"""Random cells as `nnunet-iac adapt` proposes them, where others have another rate."""
 CONTROLS = (CONTINUED, "decoder", "l2-sp", "rehearsal", "ewc", "lwf", "norms")
 """Methods that train the network itself, without cells."""
 
@@ -68,8 +69,9 @@ NAMES = {
     "ewc": "continued with EWC",
     "lwf": "continued with LwF",
     "norms": "continued, norms of the decoder",
-    DEFAULT: "cells: random, as proposed",
+    DEFAULT: "cells: random, at the default rate",
     RANDOM: "cells: random",
+    "random-mean": "cells: random, at the rate best on the mean of all pools",
     "identity": "cells: identity",
     "random-norms": "cells: random, and norms",
     "random-wide": "cells: random, wide",
@@ -104,8 +106,8 @@ class Adapted:
 
     `controls` are that of the highest Dice on the target, and that of those that need no cases of
     the source, if it is another one. `draws` has the standard deviation
-    of every method over draws, None of one draw. `transfers` has every method minus a network that
-    was trained from scratch, if there is one, whose standard deviation is `scratch_draws`.
+    of every method over draws, None of one draw; `scratch_draws` that of a network that was trained
+    from scratch, if there is one. `rate` is that of the default's row.
     """
 
     cases: int
@@ -113,15 +115,20 @@ class Adapted:
     table: MethodTable
     draws: Mapping[str, float | None]
     controls: Sequence[Row]
-    transfers: Mapping[str, PairedComparison]
     scratch_draws: float | None
+    rate: float
     unchanged: tuple[int, int]
 
     @property
     def default(self) -> Row:
-        """The row of the default method, or of random cells at the rate of the pool."""
+        """The row of the default method; where that was not measured, of other random cells."""
         measured = DEFAULT in {row.method for row in self.table.rows}
         return self.table.row(DEFAULT if measured else RANDOM)
+
+    @property
+    def is_proposed(self) -> bool:
+        """Whether the rate of that row is the one that `nnunet-iac adapt` proposes."""
+        return self.rate == Settings(preset="adapt").optimisation.finetune_lr
 
     @property
     def cells(self) -> list[Row]:
@@ -250,7 +257,11 @@ def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
     alone = {method: value for method, value in dice.items() if method not in NEED_SOURCE}
     controls = dict.fromkeys(max(known, key=lambda one: known[one]) for known in (dice, alone))
     baselines = dict.fromkeys((CONTINUED, RANDOM, *controls))
+    if scratch is not None:
+        measured["runs"] += scratch["runs"]
+        measured["adapted"] = ["adapted"]  # The first results do not name these backbones.
     (table,) = method_tables(measured, tuple(baselines), MARGIN)
+    default = runs_of(measured, DEFAULT) or runs_of(measured, RANDOM)
     changing = (*CONTROLS, *TRAINED, REFERENCE)
     frozen = [run for run in measured["runs"] if run["method"] not in changing]
     return Adapted(
@@ -259,25 +270,10 @@ def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
         table=table,
         draws={row.method: spread(runs_of(measured, row.method)) for row in table.rows},
         controls=[table.row(control) for control in controls],
-        transfers={} if scratch is None else transfers(measured, scratch, table),
         scratch_draws=None if scratch is None else spread(runs_of(scratch, REFERENCE)),
+        rate=default[0]["settings"]["finetune_lr"],
         unchanged=(sum(bool(run["backbone_unchanged"]) for run in frozen), len(frozen)),
     )
-
-
-def transfers(
-    measured: Mapping[str, Any], scratch: Mapping[str, Any], table: MethodTable
-) -> dict[str, PairedComparison]:
-    """Return every method minus a network trained from scratch on the same cases."""
-
-    def scores(document: Mapping[str, Any], method: str, name: str) -> CaseScores:
-        return pooled([run_scores(run, "dice") for run in runs_of(document, method)], name)
-
-    alone, methods = scores(scratch, REFERENCE, SCRATCH), [row.method for row in table.rows]
-    family = [
-        forward_transfer(alone, scores(measured, name, name), PATIENTS, MARGIN) for name in methods
-    ]
-    return dict(zip(methods, adjusted(family), strict=True))
 
 
 def rates(folder: Path, pair: str) -> list[tuple[Row, bool]]:
@@ -326,7 +322,8 @@ def search_is_worth(measured: Sequence[Adapted]) -> str:
         found = "Searched cells were worse than random ones"
         return found if worse else "No difference between searched and random cells was detected"
     compared = counted(len(verdicts), "comparison")
-    rest = f"worse in {worse}, no difference detected in {len(verdicts) - better - worse}"
+    others = {verdict: verdicts.count(verdict) for verdict in sorted({*verdicts} - {"better"})}
+    rest = ", ".join(f"{verdict} in {count}" for verdict, count in others.items())
     if better:
         return f"Searched cells were better than random ones in {better} of {compared}, {rest}"
     return f"Searched cells were not better than random ones: better in 0 of {compared}, {rest}"
@@ -370,7 +367,7 @@ def targets_of(where: str, one: Adapted | None) -> Iterator[Target]:
         where_exactly = where if control is one.controls[0] else f"{where}, {WITHOUT_SOURCE}"
         found = f"{difference_text(each.difference)} against {NAMES[control.method]}"
         yield Target(aims[0], where_exactly, found, each.not_inferior)
-        what = "that forgets nothing" if each.share is None else percent(each.share)
+        what = "the control forgets nothing" if each.share is None else percent(each.share)
         own, theirs = (difference_text(forgotten(row)) for row in (one.default, control))
         found = f"{what}: {own}, the control {theirs}"
         yield Target(aims[1], where_exactly, found, each.forgets_little)
@@ -396,9 +393,13 @@ def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator
     yield Target(aims[1], where, found, adapter <= BYTES * model)
     for site, choices in product["auto"].items():
         right, total = sum(choice == site for choice in choices.values()), len(choices)
-        between = binomtest(right, total).proportion_ci(CONFIDENCE)
+        wrong = {patient_of(case, PATIENTS) for case, choice in choices.items() if choice != site}
+        patients = len({patient_of(case, PATIENTS) for case in choices})
+        between = binomtest(patients - len(wrong), patients).proportion_ci(CONFIDENCE)
         ends = f"[{percent(between.low)}, {percent(between.high)}]"
-        found = f"{right} of {total}, {percent(right / total)} {ends}"
+        found = f"{right} of {total}, {percent(right / total)}; of {patients} patients {ends}"
+        if "warned" in product:  # Not counted in the first results.
+            found += f"; {product['warned'][site]} of the cases were said to fit none"
         side = "the source" if site == "none" else "the target"
         yield Target(aims[2], f"{pair}, {side}", found, right >= RIGHT * total)
     prepared, trained = (product["seconds"][key] / 60 for key in ("prepare", "train"))
@@ -423,6 +424,7 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
     for name, by_cases in known.items():
         found = [one for one in by_cases.values() if one is not None]
         measured = {row.method for one in found for row in one.table.rows}
+        measured |= {DEFAULT for one in found if one.is_proposed}
         more = {
             "methods": measured,
             "converged": convergence(folder, name),
@@ -447,7 +449,7 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
     own = {"names": NAMES, "finding": finding, "forgotten": forgotten}
     own |= {"counted": counted, "enumerated": enumerated}
     constants = {"REFERENCE": REFERENCE, "RANDOM": RANDOM, "CONTINUED": CONTINUED, "SEARCH": SEARCH}
-    constants |= {"DEFAULT": DEFAULT, "MARGIN": MARGIN, "SHARE": SHARE}
+    constants |= {"SCRATCH": SCRATCH, "MARGIN": MARGIN, "SHARE": SHARE}
     environment.globals.update(own, **constants)
     every = [one for pair in pairs for one in pair["found"]]
     products = {pair: result(folder, f"{pair}-product") for pair in known}

@@ -79,7 +79,10 @@ def measure(pair: Pair, folder: Path) -> dict[str, Any]:
             site: {case: choices[case]["name"] for case in cases}
             for site, (_, cases) in held_out.items()
         }
-        found["warned"] = sum(not choice["fits"] for choice in choices.values())
+        found["warned"] = {
+            site: sum(not choices[case]["fits"] for case in cases)
+            for site, (_, cases) in held_out.items()
+        }
         command(*predict, out / "none", "--adapter", "none", *QUIET)
         stock = ("nnUNetv2_predict_from_modelfolder", "-m", model, "-f", 0, "-i", images)
         command(*stock, "-o", out / "stock", *QUIET)

@@ -19,6 +19,7 @@ import yaml
 from nnunet_iac.host.folders import raw_folder
 from nnunet_iac.runs.atomic import read_json, write_json, write_text
 from nnunet_iac.runs.scores import mean_of_present
+from nnunet_iac.search.settings import Settings
 from nnunet_iac.workflow.study import Study
 from nnunet_iac.workflow.study_file import read_study
 from nnunet_iac.workflow.study_plans import fold_folder
@@ -38,7 +39,7 @@ DRAWS_FOR_RATES = 2
 
 TRIED = (
     *("ewc", "lwf", "random-norms", "random-wide", "random-ema"),
-    *("random-decoder", "random-all", "random-lwf"),
+    *("random-decoder", "random-all", "random-lwf", "random-mean"),
 )
 """Methods that are tried with `FOR_RATES` cases only."""
 
@@ -54,6 +55,10 @@ method on which its rate is chosen.
 
 WEIGHTS = {"l2-sp-1e-1": 0.1, "l2-sp-1e0": 1.0}
 """Weights tried for L2-SP."""
+
+PROPOSED = "proposed"
+PROPOSED_LR = Settings(preset="adapt").optimisation.finetune_lr
+"""The method with the rate of cells that `nnunet-iac adapt` proposes, and that rate."""
 
 MIDDLE = 1e-3
 """The learning rate of L2-SP, and of EWC, which has its weight as well."""
@@ -150,6 +155,8 @@ class Pair:
                 own = dict((method or {}).get("settings", {}))
                 if group in best:
                     own.setdefault("finetune_lr", best[group])
+                elif name == PROPOSED and best["random"] == PROPOSED_LR:
+                    continue
                 if own.get("retention") in ("l2-sp", "ewc"):
                     own.update(retention_weight=WEIGHTS[weight], finetune_lr=MIDDLE)
                 found[name] = {**(method or {}), "settings": own}

@@ -147,10 +147,14 @@ def search_claims() -> Iterator[Claim]:
             claim = f"Dice of random cells after the longest finetuning that was tried, {where}"
             against = finding(longest.row.against[REFERENCE], "the backbone")
             number = f"{longest.row.dice:.4f} after {longest.batches:,} batches, {against}"
-            yield Claim(claim, number, "search", one.runs_of("time"))
+            tried = [*one.runs_of("methods"), *one.runs_of("time")]
+            runs = [run for run in tried if run["method"] == longest.row.method]
+            yield Claim(claim, number, "search", runs)
         if (cheapest := one.cheapest) is not None:
             margin, name = search_page()["MARGIN"], search_page()["NAMES"][cheapest.row.method]
-            claim = f"retrofit of the fewest MACs not inferior to the best by {margin}, {where}"
+            claim = (
+                f"retrofit of the fewest MACs shown not inferior to the best by {margin}, {where}"
+            )
             number = f"{name}, {100 * cheapest.row.macs:+.1f} % MACs"
             yield Claim(claim, number, "search", one.runs_at_equal_batches(cheapest.row.method))
         if tried := one.runs_of("halving"):
@@ -226,7 +230,8 @@ def adapter_claims() -> Iterator[Claim]:
             ),
         }
         for claim, number in numbers.items():
-            yield Claim(f"{claim} ({pair})", number, "adaptation", [product])
+            trainer = product.get("trainer", "nnUNetTrainerIACLTH")  # Of the first results.
+            yield Claim(f"{claim} ({pair}, {trainer})", number, "adaptation", [product])
 
 
 def export_claims() -> Iterator[Claim]:

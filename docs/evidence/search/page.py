@@ -1,10 +1,9 @@
 """Write docs/evidence/search.md and its figure from the result files in search/."""
 
 import math
-import runpy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -82,6 +81,8 @@ CONTROLS = {
 }
 """Controls and their trainings of several lengths, the shortest first."""
 
+TRAIN_THE_NETWORK = ("continued", "continued-ema", "random-decoder", "random-all")
+
 EQUAL = ("searches", "methods", "core", "parts", TRIED)
 """Studies whose methods are trained for as many batches; cells of `genotypes` are random ones."""
 
@@ -133,13 +134,14 @@ class AtEqualTime:
 class Cheapest:
     """The retrofit with the fewest MACs not inferior to the best, whose `against` is None.
 
-    `cheaper` are those without a search that are not inferior to the best, and have fewer MACs than
-    random cells.
+    `alone` is whether no other is shown not to be inferior. `cheaper` are those without a search
+    that are not inferior to the best, and have fewer MACs than random cells.
     """
 
     row: Row
     best: Row
     against: PairedComparison | None
+    alone: bool
     cheaper: Sequence[Row]
 
     @property
@@ -254,9 +256,8 @@ class Measured:
     @cached_property
     def cheapest(self) -> Cheapest | None:
         """The retrofit with the fewest MACs that is not inferior to the best."""
-        rows = (
-            [row for row in self.table.rows if "continued" not in row.method] if self.table else []
-        )
+        every = self.table.rows if self.table else ()
+        rows = [row for row in every if row.method not in TRAIN_THE_NETWORK]
         if len(rows) < 2:
             return None
         best = max(rows, key=lambda row: row.dice)
@@ -268,31 +269,31 @@ class Measured:
         random = min((row.macs for row in rows if row.method == "random"), default=-math.inf)
         cheaper = [row for row in good if row.macs < random and not row.search_epochs]
         cheaper.sort(key=lambda row: row.macs)
-        return Cheapest(cheapest, best, against[cheapest.method], cheaper)
+        return Cheapest(cheapest, best, against[cheapest.method], len(good) == 1, cheaper)
 
     @cached_property
     def at_equal_time(self) -> list[AtEqualTime]:
-        """Searches against controls that take no longer, p values adjusted for all of them.
+        """Searches against controls that take no longer.
 
-        Without a control that is as short, the shortest is there.
+        Without a control that is as short, the shortest is there. A comparison that `table` has is
+        that of the table; the p values of the others are adjusted for each other.
         """
         by_method: dict[str, list[Any]] = {}
         for run in [*self.equal_runs, *self.runs_of("time")]:
             by_method.setdefault(run["method"], []).append(run)
         minutes = {name: self._minutes(own) for name, own in by_method.items()}
-        found = []
+        pairs = []
         for search in (name for name in (*SEARCHES, *DIRECT) if name in by_method):
             for lengths in CONTROLS.values():
                 if known := sorted((minutes[n], n) for n in lengths if n in minutes):
                     fit = [n for time, n in known if time <= minutes[search]]
-                    control = fit[-1] if fit else known[0][1]
-                    both = by_method[search], by_method[control], control, search
-                    found.append((search, control, compared(*both)))
-        family = adjusted([each for _, _, each in found])
-        return [
-            AtEqualTime(search, minutes[search], control, minutes[control], against)
-            for (search, control, _), against in zip(found, family, strict=True)
-        ]
+                    pairs.append((search, fit[-1] if fit else known[0][1]))
+        rows = () if self.table is None else self.table.rows
+        shown = {(row.method, base): c for row in rows for base, c in row.against.items()}
+        new = [(s, c, compared(by_method[s], by_method[c], c, s)) for s, c in pairs]
+        family = adjusted([each for s, c, each in new if (s, c) not in shown])
+        shown |= {(c.labels[1], c.labels[0]): c for c in family}
+        return [AtEqualTime(s, minutes[s], c, minutes[c], shown[s, c]) for s, c in pairs]
 
     def _minutes(self, runs: Sequence[Any]) -> float:
         """Return the median minutes of runs on the machine that measured the searches.
@@ -407,25 +408,6 @@ class Measured:
         return {run["trainer"]: run["curve"] for run in runs if run["curve"]}
 
 
-@cache
-def at_other_sites() -> list[tuple[str, MethodTable]]:
-    """Return what methods are worth at another site with three cases, by the pair of sites."""
-    page = runpy.run_path(str(HERE.with_name("adaptation") / "page.py"))
-    found = {pair: page["adapted"](HERE.with_name("adaptation"), pair, 3) for pair in page["PAIRS"]}
-    return [(pair, one.table) for pair, one in found.items() if one is not None]
-
-
-def elsewhere(method: str) -> str:
-    """Return what a method is at another site, against a random cell."""
-    found = [
-        f"{pair}: {finding(row.against['random'], 'a random cell')}"
-        for pair, table in at_other_sites()
-        for row in table.rows
-        if row.method == method and "random" in row.against
-    ]
-    return "; ".join(found) or "not measured"
-
-
 def measured() -> list[Measured]:
     """Return what there is of every data set."""
     document = yaml.safe_load((HERE / "studies.yaml").read_text())
@@ -478,7 +460,7 @@ def page() -> str:
         "paper_controls": PAPER_CONTROLS,
         "reference": REFERENCE,
     }
-    environment.globals.update(own, finding=finding, elsewhere=elsewhere)
+    environment.globals.update(own, finding=finding)
     return environment.get_template("page.md.jinja").render(sets=measured())
 
 
