@@ -213,12 +213,12 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
     assert found["with", "heart, 3 cases, T"] == ["43 predictions equal", "met"]
     assert found["an", "heart, 3 cases, T"] == ["4.0 %, 40 of 1000 kB", "met"]
     assert found["`auto`", "heart, the target"] == [
-        "15 of 15, 100 %; of 15 patients [78 %, 100 %]; 0 of the cases were said to fit none",
+        "15 of 15, 100 %; of 15 patients [78 %, 100 %]; 0 of the cases fit none",
         "met",
     ]
     right, result = found["`auto`", "heart, the source"]
     assert right.startswith("25 of 28, 89 %; of 14 patients [")
-    assert right.endswith("; 2 of the cases were said to fit none")
+    assert right.endswith("; 2 of the cases fit none")
     assert result == "**missed**"
     time, result = found["adapting", "heart, 3 cases, T"]
     assert time.startswith("9.2 minutes: 0.2 to prepare, 9.0 to train")

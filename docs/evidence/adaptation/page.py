@@ -398,8 +398,8 @@ def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator
         between = binomtest(patients - len(wrong), patients).proportion_ci(CONFIDENCE)
         ends = f"[{percent(between.low)}, {percent(between.high)}]"
         found = f"{right} of {total}, {percent(right / total)}; of {patients} patients {ends}"
-        if "warned" in product:  # Not counted in the first results.
-            found += f"; {product['warned'][site]} of the cases were said to fit none"
+        if "warned" in product:
+            found += f"; {product['warned'][site]} of the cases fit none"
         side = "the source" if site == "none" else "the target"
         yield Target(aims[2], f"{pair}, {side}", found, right >= RIGHT * total)
     prepared, trained = (product["seconds"][key] / 60 for key in ("prepare", "train"))
