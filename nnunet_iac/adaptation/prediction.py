@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
 
 from nnunet_iac.adaptation.adapted_model import (
+    ADAPTERS_FOLDER,
     adapter_file,
     adapters_of,
     apply,
@@ -26,6 +27,7 @@ from nnunet_iac.adaptation.adapted_model import (
 from nnunet_iac.adaptation.adapter import ADAPTER_SUFFIX, RESERVED, Adapter
 from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, choose, statistics
 from nnunet_iac.adaptation.sites import SITE, backbone_network
+from nnunet_iac.adaptation.source import require_no_implants
 from nnunet_iac.host.export import Model
 from nnunet_iac.host.mps import fallback_named
 from nnunet_iac.host.plans import read_dataset
@@ -46,6 +48,7 @@ def predict(
     folds: Sequence[str],
     device: str,
     options: Sequence[str],
+    log: Callable[[str], None],
 ) -> list[Path]:
     """Predict with every adapter; return the folders of the predictions.
 
@@ -61,11 +64,13 @@ def predict(
             nnU-Net's own commands take them. An adapter has one fold.
         device: where to predict.
         options: more of nnUNetv2_predict_from_modelfolder.
+        log: gets the folds that are left out.
 
     Raises:
-        ValueError: an adapter of another backbone, a damaged one, or two of one name.
+        ValueError: an adapter of another backbone, a damaged one, or two of one name; a model that
+            is a retrofit itself.
     """
-    if "-chk" in options:
+    if any(option.partition("=")[0] in ("-c", "-ch", "-chk") for option in options):
         raise ValueError(
             "predict takes the final checkpoint, or the best of a model without one; got -chk: "
             "leave it out"
@@ -86,14 +91,21 @@ def predict(
             else Model.final_or_best(model)
             for name, adapter in adapters.items()
         }
-        _cases(images, model)  # After the model was found, so that its own errors come first.
+        example, _ = next(iter(models.values()))
+        _cases(images, example.folder)  # After the model was found, whose own errors come first.
         folders = {n: output / n if len(names) > 1 else output for n in models}
         for name, (found, checkpoint) in models.items():
             trained = [fold.name.removeprefix("fold_") for fold in found.folds]
             numbered = [fold for fold in trained if fold != "all"] or trained
             own = folds if name == NO_ADAPTER and folds else numbered
             for number in own:  # Refuses what nnU-Net's command would run.
-                read_checkpoint(found.folder / f"fold_{number}" / checkpoint)
+                path = found.folder / f"fold_{number}" / checkpoint
+                weights = read_checkpoint(path)["network_weights"]
+                if name == NO_ADAPTER:
+                    require_no_implants(path, weights)
+            if found.left_out and not folds:
+                others = ", ".join(fold.name for fold in found.left_out)
+                log(f"left out, without {checkpoint}: {others}")
             where = "-m", found.folder, "-chk", checkpoint, "-f", *own
             more = "-i", images, "-o", folders[name], "-device", device
             words = map(str, (*where, *more))
@@ -173,6 +185,11 @@ def predict_chosen(
         ValueError: no adapter of the model can be chosen by image, or an image is not finite.
     """
     _require_apart(images, output)
+    if any(option.startswith("--c") for option in options):
+        raise ValueError(
+            "auto chooses anew for every image, and predictions that are kept may be of another "
+            "adapter; got --continue_prediction: leave it out"
+        )
     choices = chosen_adapters(model, images, device, log)
     for case, choice in choices.items():
         log(f"{case}: {choice}")
@@ -187,7 +204,7 @@ def predict_chosen(
                 beside = [spacing] if spacing.is_file() else []
                 for path in (*_images_of(case, images, ending), *beside):
                     (part / path.name).symlink_to(path.resolve())
-            predict(model, [name], part, output, folds, device, options)
+            predict(model, [name], part, output, folds, device, options, log)
     return choices
 
 
@@ -222,19 +239,23 @@ def chosen_adapters(
             log(f"WARNING: {path.stem} is never chosen: it has no statistics of its cases")
         else:
             able[path.stem] = adapter
+    if not files:
+        raise ValueError(
+            f"auto chooses among the adapters of the model; {model / ADAPTERS_FOLDER} has none: "
+            "save one there with nnunet-iac adapter save"
+        )
     if not able:
         names = ", ".join(path.stem for path in files)
         raise ValueError(
             "an adapter must fit the model and hold statistics of its cases to be chosen; none of "
-            f"{names or 'the model, which has no adapters,'} does: save it where the preprocessed "
-            "cases of source and target are at hand"
+            f"{names} does: save it where the preprocessed cases of source and target are at hand"
         )
     first = next(iter(able.values()))
     others = [name for name, adapter in able.items() if adapter.backbone != first.backbone]
     if others:
         raise ValueError(
-            f"auto chooses among adapters of one fold; {', '.join(others)} were trained on another "
-            f"than {next(iter(able))}: keep those of one fold in {files[0].parent}"
+            f"auto chooses among adapters of one fold; {', '.join(others)} and {next(iter(able))} "
+            f"belong to different folds: keep those of one fold in {files[0].parent}"
         )
     sites = {
         NO_ADAPTER: first.sites[NO_ADAPTER],
@@ -252,9 +273,15 @@ def chosen_adapters(
     choices = {}
     for case in cases:
         found = [*map(str, _images_of(case, images, ending))]
-        data, _, _ = preprocessor.run_case(found, None, plans, config, init["dataset_json"])
-        image = torch.from_numpy(data).float()
-        seen = statistics(network.encoder, image, config.patch_size, device)
+        try:
+            data, _, _ = preprocessor.run_case(found, None, plans, config, init["dataset_json"])
+            image = torch.from_numpy(data).float()
+            seen = statistics(network.encoder, image, config.patch_size, device)
+        except Exception as error:  # Readers of images have errors of their own.
+            raise ValueError(
+                f"an image must be readable and have all channels of the model; {case} cannot be "
+                f"used ({type(error).__name__}: {error}): correct it"
+            ) from error
         if not seen.isfinite().all():
             raise ValueError(
                 f"an image must hold finite numbers for an adapter to be chosen; {case} holds "

@@ -3,10 +3,12 @@
 import copy
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprint_dataset,
     preprocess_dataset,
@@ -39,15 +41,19 @@ from nnunet_iac.host.plans import (
 )
 from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
-from nnunet_iac.runs.fold import EXPORTED_FROM
+from nnunet_iac.runs.fold import DISK_FULL, EXPORTED_FROM
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import named, patient_of, shared_patients
+from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
 from nnunet_iac.training.method import CONTINUE, IAC_DISCRETE, IAC_LTH
 from nnunet_iac.training.setting_checks import with_defaults_of
 
 NOT_MOVED = (SECTION, "inherits_from", "next_stage")
 """Keys of the source's configuration that name what the target's plans do not have."""
+
+ADAPT = {"preset": "adapt"}
+"""Settings of an adaptation, unless others are given."""
 
 
 def prepare(
@@ -75,20 +81,45 @@ def prepare(
     for note in require_adaptable(source, target, name):
         log(note)
     require_same_labels(source.dataset, target.dataset)
-    require_settings(source, target, name, values)
-    pattern = Settings.from_mapping(values).data.patient_pattern
+    pattern = require_settings(source, target, name, values).patient_pattern
     folder = preprocessed_folder(target.name)
     path = folder / f"{name}.json"
-    plans = _joined(path, adapted_plans(source, target, name, values))
+    own = adapted_plans(source, target, name, values)
+    plans = _joined(path, own)
     data = folder / plans["configurations"][source.configuration]["data_identifier"]
     _require_own_labels(folder, target)
     _require_own_data(data, path)
     _require_raw_cases(data, target)
     _require_separate_patients(target.splits, pattern)
-    number = dataset_number(target.name)
     require_valid(target, processes)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "adapt.lock"):
+        # Another process may have added a configuration meanwhile.
+        _write(folder, source, target, name, _joined(path, own), processes, log)
+        write_splits(folder, list(target.cases), pattern)
+    if left_out := set(target.cases) - _split_cases(target):
+        log(
+            f"WARNING: {folder / SPLITS} does not name {named(left_out)}: to train on all cases "
+            "add them, or remove the file and run the same command again"
+        )
+    return path
+
+
+def _write(
+    folder: Path,
+    source: SourceModel,
+    target: Target,
+    name: str,
+    plans: dict[str, Any],
+    processes: int,
+    log: Callable[[str], None],
+) -> None:
+    """Write what is missing of a preprocessed target, its plans and splits included."""
+    number, path = dataset_number(target.name), folder / f"{name}.json"
+    data = folder / plans["configurations"][source.configuration]["data_identifier"]
     if not (folder / "dataset_fingerprint.json").is_file():
-        extract_fingerprint_dataset(number, num_processes=processes, verbose=False)
+        with _readable(target):
+            extract_fingerprint_dataset(number, num_processes=processes, verbose=False)
     known = folder / "dataset.json"  # nnU-Net reads from it which cases there are.
     if not known.is_file() or read_json(known) != target.dataset:
         write_json(known, target.dataset)
@@ -101,21 +132,24 @@ def prepare(
         log(f"WARNING: the splits in {folder / SPLITS} count; those in {given} differ")
     if not _is_preprocessed(folder, data, target):
         _remove_outdated_truths(folder, target)
-        preprocess_dataset(number, name, [source.configuration], [processes])
-    write_splits(folder, list(target.cases), pattern)
-    if left_out := set(target.cases) - _split_cases(target):
-        log(
-            f"WARNING: {folder / SPLITS} does not name {named(left_out)}: to train on all cases "
-            "add them, or remove the file and run the same command again"
-        )
-    return path
+        with _readable(target):
+            preprocess_dataset(number, name, [source.configuration], [processes])
 
 
 def require_valid(target: Target, processes: int) -> None:
     """Check a target's raw images and labels as nnU-Net does."""
-    try:
+    with _readable(target):
         verify_dataset_integrity(str(target.raw), processes)
-    except Exception as error:  # Readers of images have errors of their own.
+
+
+@contextmanager
+def _readable(target: Target) -> Iterator[None]:
+    """Name the target in errors of nnU-Net's, whose readers of images have some of their own."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         raise ValueError(
             f"the target must be a valid raw data set of nnU-Net; {target.raw} is not ({error}): "
             "correct it"
@@ -124,12 +158,16 @@ def require_valid(target: Target, processes: int) -> None:
 
 def require_settings(
     source: SourceModel, target: Target, name: str, values: Mapping[str, Any]
-) -> None:
-    """Check settings, and that their pattern finds a patient in every case, before any work."""
+) -> DataConfig:
+    """Check settings, and that their pattern finds a patient in every case, before any work.
+
+    Returns those of the data.
+    """
     adapted_plans(source, target, name, values)
-    pattern = Settings.from_mapping(values).data.patient_pattern
+    data = Settings.from_mapping({**ADAPT, **values}).data
     for case in target.cases:
-        patient_of(case, pattern)
+        patient_of(case, data.patient_pattern)
+    return data
 
 
 def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
@@ -194,7 +232,7 @@ def adapted_plans(
             "backbone_checkpoint is the source's, and is not to be set; got "
             f"{values['backbone_checkpoint']!r}: name the source with -s"
         )
-    settings = {"preset": "adapt", **values, "backbone_checkpoint": str(source.checkpoint)}
+    settings = {**ADAPT, **values, "backbone_checkpoint": str(source.checkpoint)}
     trainer_for(Settings.from_mapping(settings))  # Raises where none takes them.
     config[SECTION] = dict(Settings.from_mapping(with_absolute_paths(settings)).written)
     plans["configurations"] = {source.configuration: config}
@@ -264,6 +302,14 @@ def _joined(path: Path, plans: dict[str, Any]) -> dict[str, Any]:
     added = joined["configurations"].keys() - known["configurations"].keys()
     before = {k: c for k, c in joined["configurations"].items() if k not in added}
     if {**joined, "configurations": before} != known:
+        of_known = known["configurations"].values()
+        began = {str(c.get(SECTION, {}).get("backbone_checkpoint")) for c in of_known}
+        own = {str(c[SECTION]["backbone_checkpoint"]) for c in new["configurations"].values()}
+        if began and not began & own:
+            raise ValueError(
+                f"plans must be of one model and fold; {path} are of {', '.join(sorted(began))}: "
+                "name that with -s and -f, or choose another identifier with -o"
+            )
         write_new(path, plans)  # Raises.
     return joined
 

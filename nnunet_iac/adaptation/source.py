@@ -1,6 +1,7 @@
 """The source of an adaptation: a trained nnU-Net model, whose data need not be at hand."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,18 +103,21 @@ class SourceModel:
     def read(self) -> Backbone:
         """Return the checkpoint as a backbone: the plans' network, and one that takes cells."""
         nowhere = Fold("", self.configuration, "all", ())
-        if any(
-            key.startswith(IMPLANT_PREFIX)
-            for key in read_checkpoint(self.checkpoint)["network_weights"]
-        ):
-            raise ValueError(
-                "the source must be a U-Net without modules in its skip connections; "
-                f"{self.checkpoint} has some: name another model (for a retrofit that of its "
-                "backbone, whose path is in iac/backbone.json beside it)"
-            )
+        weights = read_checkpoint(self.checkpoint)["network_weights"]
+        require_no_implants(self.checkpoint, weights)
         require_supported(network := self.network())
         parts = network, self.plans, nowhere, DataConfig(), self.model / "none"
         return read_backbone(self.checkpoint, *parts)
+
+
+def require_no_implants(path: Path, weights: Mapping[str, Any]) -> None:
+    """Check that a checkpoint is not that of a retrofit."""
+    if any(key.startswith(IMPLANT_PREFIX) for key in weights):
+        raise ValueError(
+            f"the backbone must be a U-Net without modules in its skip connections; {path} has "
+            "some: name another model (for a retrofit that of its backbone, whose path is in "
+            "iac/backbone.json beside it)"
+        )
 
 
 def model_folder(source: str, configuration: str, trainer: str, plans: str) -> Path:

@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training.backbone import Fold, leakage, trained_cases
+from nnunet_iac.training.backbone import Fold, inherited_leakage, leakage, trained_cases
 
 WITHOUT_SPACING = NaturalImage2DIO.__name__
 """nnU-Net's class that reads images whose spacing is that of pixels."""
@@ -81,7 +83,14 @@ class Target:
     def reader(self) -> str:
         """The name of nnU-Net's class that reads the images."""
         example = next(iter(self.cases.values()))["images"][0]
-        found = determine_reader_writer_from_dataset_json(self.dataset, example, verbose=False)
+        try:
+            with redirect_stderr(StringIO()):  # nnU-Net prints a traceback of every reader's error.
+                found = determine_reader_writer_from_dataset_json(self.dataset, example, False)
+        except RuntimeError as error:
+            raise ValueError(
+                f"images must be readable by nnU-Net; {example} is not ({error}): correct or "
+                "restore it"
+            ) from error
         name: str = found.__name__
         return name
 
@@ -228,6 +237,9 @@ def require_other_patients(
             "allow_leakage=true, which every record then shows"
         )
     known = trained_cases(source.checkpoint, init, beside)
+    first = inherited_leakage(source.checkpoint, wanted, beside, data.patient_pattern)
+    if first is not None:
+        return [f"note: the source {first}; numbered folds of those cases refuse to train with it"]
     if not known:
         return [
             "note: the cases that the source was trained on are not known on this machine, so its "
@@ -235,8 +247,8 @@ def require_other_patients(
         ]
     if not (beside.parent.parent / source.plans["dataset_name"] / SPLITS).is_file():
         return [
-            f"note: {len(known)} cases that the source was trained on are known, from the "
-            "validations of its folds; only their patients were compared with the target's"
+            f"note: training cases of the source that are known, from the validations of its "
+            f"folds: {len(known)}; only their patients were compared with the target's"
         ]
     return []
 

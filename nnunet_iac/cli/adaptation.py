@@ -186,14 +186,14 @@ def _predict(arguments: argparse.Namespace) -> int:
     from nnunet_iac.adaptation.prediction import predict, predict_chosen
 
     names, folds = arguments.adapter, arguments.f
-    given = arguments.i, arguments.o, folds, device_of(arguments), arguments.more
+    given = arguments.i, arguments.o, folds, device_of(arguments), arguments.more, print
     if AUTO in names:
         if len(names) > 1:
             raise ValueError(
                 f"auto chooses among all adapters of the model; got {', '.join(names)}: give auto "
                 "alone"
             )
-        predict_chosen(arguments.m, *given, print)
+        predict_chosen(arguments.m, *given)
         return 0
     if folds and NO_ADAPTER not in names:
         raise ValueError(
@@ -222,7 +222,6 @@ def _adapt(arguments: argparse.Namespace) -> int:
     )
     from nnunet_iac.host.planning import preprocessed_folder
     from nnunet_iac.runs.fold import full_disk_named
-    from nnunet_iac.search.settings import Settings
 
     if arguments.np < 1:
         raise ValueError(f"-np must be at least 1; got {arguments.np}")
@@ -233,8 +232,8 @@ def _adapt(arguments: argparse.Namespace) -> int:
     target = Target.of(arguments.d)
     name = arguments.o or source.default_plans
     require_adaptable(source, target, name)
-    require_settings(source, target, name, values)
-    for note in require_other_patients(source, target, Settings.from_mapping(values).data):
+    data = require_settings(source, target, name, values)
+    for note in require_other_patients(source, target, data):
         print(note)
     pairs = [_pair(text) for text in arguments.map]
     if len(renamed := dict(pairs)) < len(pairs):

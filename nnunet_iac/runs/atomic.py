@@ -84,8 +84,8 @@ def content_of(path: Path) -> Iterator[None]:
         yield
     except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} must hold all that was once written there; it does not "
-            f"({type(error).__name__}: {error}): restore it, or run the step that wrote it again"
+            f"{path} must have the form of such a file; it does not ({type(error).__name__}: "
+            f"{error}): correct or restore it, or run the step that wrote it again"
         ) from error
 
 

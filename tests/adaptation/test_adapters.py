@@ -186,7 +186,7 @@ def test_several_adapters_are_predicted_with_in_one_process(
 
     monkeypatch.setattr(prediction, "predict_entry_point_modelfolder", command)
     names = [str(tmp_path / "site.safetensors"), "none"]
-    prediction.predict(model, names, tmp_path, tmp_path / "out", [], "cuda", ())
+    prediction.predict(model, names, tmp_path, tmp_path / "out", [], "cuda", (), print)
     assert done == ["cuda", "cuda"]
 
 
@@ -232,13 +232,44 @@ def test_auto_chooses_among_adapters_of_one_fold(tmp_path: Path) -> None:
     (tmp_path / "a_0000.nii.gz").touch()
     for name, of in {"a": model, "b": second}.items():
         with_statistics(adapted(of)[1]).save(model / "adapters" / f"{name}.safetensors")
-    with pytest.raises(ValueError, match="adapters of one fold; b were trained on another than a"):
+    with pytest.raises(ValueError, match="adapters of one fold; b and a belong to different folds"):
         chosen_adapters(model, tmp_path, "cpu", print)
 
 
-def test_a_checkpoint_is_not_to_be_chosen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", ["-chk", "-chk=x.pth", "-ch", "-c"])
+def test_a_checkpoint_is_not_to_be_chosen(tmp_path: Path, option: str) -> None:
+    given = tmp_path, ["none"], tmp_path, tmp_path, [], "cpu", (option, "x.pth"), print
     with pytest.raises(ValueError, match="got -chk: leave it out"):
-        prediction.predict(tmp_path, ["none"], tmp_path, tmp_path, [], "cpu", ("-chk", "x.pth"))
+        prediction.predict(*given)
+
+
+def test_kept_predictions_and_new_choices_do_not_go_together(tmp_path: Path) -> None:
+    options = ("--continue_prediction",)
+    with pytest.raises(ValueError, match="got --continue_prediction: leave it out"):
+        prediction.predict_chosen(tmp_path, tmp_path, tmp_path / "o", [], "cpu", options, print)
+
+
+def test_the_backbone_alone_is_no_retrofit(tmp_path: Path) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    retrofit = apply(model, adapted(model)[1], tmp_path / "out__P__2d").folder
+    (tmp_path / "a_0000.nii.gz").touch()
+    with pytest.raises(ValueError, match="for a retrofit that of its backbone"):
+        prediction.predict(retrofit, ["none"], tmp_path, tmp_path / "out", [], "cpu", (), print)
+
+
+def test_auto_names_an_image_that_it_cannot_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path, "2d", planned(2))
+    (tmp_path / "a_0000.nii.gz").touch()
+    (model / "adapters").mkdir()
+    with pytest.raises(ValueError, match="has none: save one there"):
+        chosen_adapters(model, tmp_path, "cpu", print)
+    with_statistics(adapted(model)[1]).save(model / "adapters" / "site.safetensors")
+    image = np.zeros((2, 2, 16, 16), dtype=np.float32)
+    monkeypatch.setattr(DefaultPreprocessor, "run_case", lambda *_: (image, None, {}))
+    with pytest.raises(ValueError, match=r"a cannot be used .RuntimeError: Given groups=1"):
+        chosen_adapters(model, tmp_path, "cpu", print)
 
 
 def test_a_linked_fold_is_one_of_its_model(tmp_path: Path) -> None:
@@ -253,15 +284,15 @@ def test_a_linked_fold_is_one_of_its_model(tmp_path: Path) -> None:
 def test_images_that_cannot_be_predicted_are_refused_before_anything_is(tmp_path: Path) -> None:
     model = write_model(tmp_path, "2d", planned(2))
     with pytest.raises(ValueError, match=r"has none that end with _0000\.nii\.gz"):
-        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
+        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", (), print)
     (tmp_path / "a_0000.nii.gz").touch()
     with pytest.raises(ValueError, match="must not go among the images"):
-        prediction.predict(model, ["none"], tmp_path, tmp_path, [], "cpu", ())
+        prediction.predict(model, ["none"], tmp_path, tmp_path, [], "cpu", (), print)
     with pytest.raises(ValueError, match="must not go among the images"):
         prediction.predict_chosen(model, tmp_path, tmp_path, [], "cpu", (), print)
     (tmp_path / "a_seg.nii.gz").touch()
     with pytest.raises(ValueError, match=r"a_seg\.nii\.gz is not: move it away"):
-        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
+        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", (), print)
 
 
 def test_the_backbone_predicts_with_the_folds_that_nnunet_takes(
@@ -270,6 +301,7 @@ def test_the_backbone_predicts_with_the_folds_that_nnunet_takes(
     model = write_model(tmp_path, "2d", planned(2))
     (tmp_path / "a_0000.nii.gz").touch()
     folds: list[list[str]] = []
+    log: list[str] = []
 
     def command() -> None:
         words = sys.argv[sys.argv.index("-f") + 1 :]
@@ -278,12 +310,14 @@ def test_the_backbone_predicts_with_the_folds_that_nnunet_takes(
     monkeypatch.setattr(prediction, "predict_entry_point_modelfolder", command)
     for name in ("fold_1", "fold_all"):
         shutil.copytree(model / "fold_0", model / name)
-    given = ["none"], tmp_path, tmp_path / "out", [], "cpu", ()
+    (model / "fold_2").mkdir()
+    given = ["none"], tmp_path, tmp_path / "out", [], "cpu", (), log.append
     prediction.predict(model, *given)
     for name in ("fold_0", "fold_1"):
         shutil.rmtree(model / name)
     prediction.predict(model, *given)
     assert folds == [["0", "1"], ["all"]]
+    assert log == ["left out, without checkpoint_final.pth: fold_2"] * 2
 
 
 def test_a_model_or_images_that_do_not_exist_are_named(tmp_path: Path) -> None:
@@ -305,7 +339,7 @@ def test_an_error_of_nnunets_command_is_one_of_ours(
 
     monkeypatch.setattr(prediction, "predict_entry_point_modelfolder", refuse)
     with pytest.raises(ValueError, match=r"nnU-Net must be able to predict; .* stage missing"):
-        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", ())
+        prediction.predict(model, ["none"], tmp_path, tmp_path / "out", [], "cpu", (), print)
 
 
 @pytest.mark.parametrize("name", ["auto", "elsewhere/none.safetensors"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from nnunetv2.model_sharing.model_export import export_pretrained_model
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from planned_unets import architecture
@@ -18,6 +19,7 @@ from nnunet_iac.adaptation.preparation import (
     adapted_plans,
     next_commands,
     prepare,
+    require_settings,
     require_valid,
     write_splits,
 )
@@ -33,9 +35,12 @@ from nnunet_iac.host.planning import (
     CONTINUE_TRAINER,
     DISCRETE_TRAINER,
     LTH_TRAINER,
+    preprocessed_folder,
     trainer_for,
 )
 from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.folder import RunFolder
+from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.search.settings import Settings, parse_assignment
 from nnunet_iac.training.method import CONTINUE
@@ -91,6 +96,45 @@ def test_an_installed_zip_is_a_source_without_its_data(
     assert note.startswith("note: the cases that the source was trained on are not known")
 
 
+def test_a_short_search_is_checked_with_the_warm_up_of_an_adaptation(
+    source: SourceModel, target: Target
+) -> None:
+    assert require_settings(source, target, NAME, {"search_epochs": 12}) == DataConfig()
+
+
+def test_an_image_that_nobody_can_read_is_named_without_a_traceback(
+    target: Target, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = {k: v for k, v in target.dataset.items() if k != "overwrite_image_reader_writer"}
+    with pytest.raises(ValueError, match=r"readable by nnU-Net; .*p1_ed_0000\.nii\.gz is not"):
+        _ = Target(target.name, document).reader
+    assert capsys.readouterr().err == ""
+
+
+def test_what_the_source_was_itself_trained_from_is_a_note(
+    folders: Path, source: SourceModel, target: Target
+) -> None:
+    first = folders / "first" / "fold_0" / "checkpoint_final.pth"
+    first.parent.mkdir(parents=True)
+    checkpoint = torch.load(source.checkpoint, weights_only=False)
+    checkpoint["init_args"]["plans"] = {**checkpoint["init_args"]["plans"], "dataset_name": "D"}
+    torch.save(checkpoint, first)
+    write_json(folders / "preprocessed" / "D" / "splits_final.json", [{"train": ["p2_ed"]}])
+    record = RunFolder.of_fold(source.checkpoint.parent)
+    record.write_backbone(BackboneRecord(str(first), "nnUNetTrainer", 0, "hash"))
+    (note,) = require_other_patients(source, target, DataConfig())
+    assert f"was trained from {first}, which was trained on a patient called p2_ed" in note
+
+
+def test_the_plans_of_another_fold_are_named(source: SourceModel, target: Target) -> None:
+    path = preprocessed_folder(target.name) / f"{NAME}.json"
+    write_json(path, adapted_plans(source, target, NAME, {}))
+    shutil.copytree(source.checkpoint.parent, source.model / "fold_1")
+    other = SourceModel.at(source.model, fold="1")
+    with pytest.raises(ValueError, match=r"must be of one model and fold; .*fold_0/checkpoint"):
+        prepare(other, target, NAME, {}, 1, print)
+
+
 @pytest.mark.usefixtures("folders")
 @pytest.mark.parametrize("name", ["somewhere/model", "99"])
 def test_a_source_that_nobody_knows_is_refused(name: str) -> None:
@@ -127,7 +171,7 @@ def test_a_patient_of_the_source_is_refused_by_name_and_by_pattern(
     write_json(own, [{"train": ["p1_ed", "p1_es"], "val": ["p2_ed"]}])
     require_other_patients(source, target, data)
     write_json(own, [["p1_ed"]])
-    with pytest.raises(ValueError, match=r"Dataset030_Site/splits_final\.json must hold"):
+    with pytest.raises(ValueError, match=r"Dataset030_Site/splits_final\.json must have the form"):
         require_other_patients(source, target, data)
 
 
@@ -239,7 +283,7 @@ def test_images_without_a_number_are_refused(folders: Path) -> None:
     [
         ({"channel_names": {"0": None}}, r"must name channels, .* got \{'0': None\}"),
         ({"labels": {"background": 0, "organ": None}}, "give every label a number"),
-        ({"dataset": {"a": {}}}, r"dataset\.json must hold all that was once written"),
+        ({"dataset": {"a": {}}}, r"dataset\.json must have the form of such a file"),
     ],
 )
 def test_a_malformed_data_set_is_named(folders: Path, changed: Any, message: str) -> None:
@@ -316,7 +360,7 @@ def test_patients_of_known_validations_alone_are_noted(source: SourceModel, targ
     (source.model / "fold_1" / "validation").mkdir()
     write_json(source.model / "fold_1" / "validation" / "summary.json", {"metric_per_case": cases})
     (note,) = require_other_patients(source, target, DataConfig())
-    assert note.startswith("note: 1 cases that the source was trained on are known, from the vali")
+    assert "from the validations of its folds: 1; only" in note
 
 
 def test_patients_that_cannot_be_compared_are_noted(source: SourceModel, target: Target) -> None:

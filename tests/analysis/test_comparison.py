@@ -267,7 +267,7 @@ def test_what_was_predicted_with_other_mirroring_is_named_first(tmp_path, of_sto
     own = compare_folders([run / "iac" / "reference"], [run])
     assert own.headline == ""
     write_json(run / "iac" / "reference" / "measured-on.json", [of_run])
-    with pytest.raises(ValueError, match=r"measured-on\.json must hold"):
+    with pytest.raises(ValueError, match=r"measured-on\.json must have the form"):
         compare_folders([run / "iac" / "reference"], [run])
 
 

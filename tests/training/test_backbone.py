@@ -175,7 +175,7 @@ def test_damaged_splits_of_another_data_set_are_named(
     )
     write_json(other, content)
     checkpoint, init = tmp_path / "fold_0" / "checkpoint_final.pth", _init(fold, other.parent.name)
-    with pytest.raises(ValueError, match=r"Dataset005_Other/splits_final\.json must hold"):
+    with pytest.raises(ValueError, match=r"Dataset005_Other/splits_final\.json must have the form"):
         leakage(checkpoint, init, FOLD, splits)
 
 

@@ -154,7 +154,7 @@ def test_a_damaged_origin_is_named_with_its_file(tmp_path: Path, given: Any) -> 
     fold = found(tmp_path)
     record = RunFolder.of_fold(fold)
     record.write_cost(CostRecord(run={**record.read_cost().run, "genotype_from": given}))
-    with pytest.raises(ValueError, match=r"cost\.json must hold all that was once written"):
+    with pytest.raises(ValueError, match=r"cost\.json must have the form of such a file"):
         Origin.of(fold)
 
 
