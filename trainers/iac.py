@@ -16,18 +16,3 @@ from nnunet_iac.training.trainers import (
     nnUNetTrainerIACDiscrete,
     nnUNetTrainerIACLTH,
 )
-
-__all__ = [
-    "nnUNetTrainerAdamNoDeepSupervision_80epochs",
-    "nnUNetTrainerAdamNoDeepSupervision_200epochs",
-    "nnUNetTrainerAdam_4epochs",
-    "nnUNetTrainerAdam_8epochs",
-    "nnUNetTrainerAdam_40epochs",
-    "nnUNetTrainerAdam_80epochs",
-    "nnUNetTrainerAdam_160epochs",
-    "nnUNetTrainerAdam_320epochs",
-    "nnUNetTrainerContinue",
-    "nnUNetTrainerIAC",
-    "nnUNetTrainerIACDiscrete",
-    "nnUNetTrainerIACLTH",
-]

@@ -21,25 +21,3 @@ from nnunet_iac.training.trainers import (
     nnUNetTrainerIACNoDA,
     nnUNetTrainerIACNoMirroring,
 )
-
-__all__ = [
-    "nnUNetTrainerContinueDA5",
-    "nnUNetTrainerContinueNoDA",
-    "nnUNetTrainerContinueNoMirroring",
-    "nnUNetTrainerIACDA5",
-    "nnUNetTrainerIACDiscreteDA5",
-    "nnUNetTrainerIACDiscreteNoDA",
-    "nnUNetTrainerIACDiscreteNoMirroring",
-    "nnUNetTrainerIACDiscrete_2finetune",
-    "nnUNetTrainerIACDiscrete_15finetune",
-    "nnUNetTrainerIACLTHDA5",
-    "nnUNetTrainerIACLTHNoDA",
-    "nnUNetTrainerIACLTHNoDA_1warmup6search2finetune",
-    "nnUNetTrainerIACLTHNoMirroring",
-    "nnUNetTrainerIACLTH_1warmup6search2finetune",
-    "nnUNetTrainerIACLTH_3warmup12search15finetune",
-    "nnUNetTrainerIACNoDA",
-    "nnUNetTrainerIACNoMirroring",
-    "nnUNetTrainerIAC_1warmup6search2finetune",
-    "nnUNetTrainerIAC_3warmup12search15finetune",
-]

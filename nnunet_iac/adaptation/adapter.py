@@ -31,7 +31,6 @@ from nnunet_iac.runs.checkpoint import FINAL, MIRRORING, read_checkpoint, tensor
 from nnunet_iac.runs.folder import RunFolder
 from nnunet_iac.runs.genotype_source import still_searching
 from nnunet_iac.runs.typed import typed
-from nnunet_iac.search.genotype import Genotype
 from nnunet_iac.search.settings import Settings
 
 ADAPTER_FORMAT = 2
@@ -77,12 +76,6 @@ class Adapter:
     provenance: dict[str, Any]
     sites: Mapping[str, Site] = field(default_factory=dict)
     spread: Tensor | None = None
-
-    @property
-    def genotype(self) -> Genotype | None:
-        """The cell, if the implants are cells."""
-        codes = self.tensors.get("genotype_codes")
-        return None if codes is None else Genotype.from_codes(codes.tolist())
 
     @property
     def size(self) -> int:
