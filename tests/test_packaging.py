@@ -1,8 +1,5 @@
 """The wheel: what is in it, and that nnU-Net finds our trainers in it."""
 
-import os
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -33,26 +30,3 @@ def test_the_wheel_carries_the_licence_and_the_command(wheel):
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
     assert b"nnunet-iac = nnunet_iac.cli:main" in zipfile.ZipFile(wheel).read(entry_points)
-
-
-def test_nnunet_finds_the_trainers_of_an_unpacked_wheel(wheel, tmp_path):
-    zipfile.ZipFile(wheel).extractall(tmp_path)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-
-    def output(code: str) -> str:
-        command = [sys.executable, "-c", code]
-        finished = subprocess.run(
-            command, capture_output=True, text=True, env=environment, cwd=tmp_path
-        )
-        assert finished.returncode == 0, finished.stderr
-        return finished.stdout.strip()
-
-    folder = output("from nnunet_iac.cli import main; main(['trainers-dir'])")
-    assert folder == str(tmp_path / "nnunet_iac" / "trainers")
-    environment["nnUNet_extTrainer"] = folder
-    found = output(
-        "import inspect\n"
-        "from nnunet_iac.host.trainer_lookup import find_trainer\n"
-        "print(inspect.getfile(find_trainer('nnUNetTrainerIACLTH')))"
-    )
-    assert found == str(tmp_path / "nnunet_iac" / "training" / "trainers.py")

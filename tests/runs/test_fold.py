@@ -1,7 +1,6 @@
 """One run per fold: the lock, the room it needs, and what an earlier run left."""
 
 import errno
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -76,22 +75,6 @@ def test_an_error_that_names_its_file_stays_as_it_is(
         full_disk_named(tmp_path, "go on"),
     ):
         write_text(tmp_path / "file" / "a.txt", "text")
-
-
-def test_a_second_process_is_refused_while_the_fold_is_in_use(tmp_path: Path) -> None:
-    with held(FileLock(tmp_path / LOCK)):
-        child = multiprocessing.get_context("spawn").Process(target=_try, args=(tmp_path,))
-        child.start()
-        child.join()
-    assert child.exitcode == 7
-    _hold(tmp_path)
-
-
-def _try(folder: Path) -> None:
-    try:
-        _hold(folder)
-    except RuntimeError as error:
-        sys.exit(7 if "only one process may work on" in str(error) else 1)
 
 
 def _hold(folder: Path) -> None:

@@ -17,7 +17,6 @@ from forked_commands import command, in_fork, leave_out_what_takes_time
 
 from nnunet_iac.host.trainer_lookup import trainers_dir
 from nnunet_iac.runs.atomic import read_json, write_json
-from nnunet_iac.training import recorder
 
 DATASET = "Dataset004_Hippocampus"
 TRAINING_CASES, TEST_CASES = 10, 2
@@ -199,7 +198,6 @@ def in_process(planned: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     from nnunetv2.run import run_training
 
     leave_out_what_takes_time(monkeypatch.setattr)
-    monkeypatch.setattr(recorder, "draw_cell", lambda _, path, __: path.write_text(""))
     monkeypatch.setattr(run_training, "recursive_find_trainer_class_by_name", found_trainer)
     stock = make_stock_trainer()
     stock.initialize()

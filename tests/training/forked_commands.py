@@ -42,8 +42,10 @@ def in_fork(task: Callable[[], object], environment: Mapping[str, str], log: Pat
 def _become_like_a_command() -> None:
     """Undo what pytest set, and let torch have no threads; see `leave_out_what_takes_time`.
 
-    Also left out are the check of shapes and the mirrored predictions that nnU-Net adds up.
+    Also left out are the check of shapes, the mirrored predictions that nnU-Net adds up, and the
+    10^8 voxels that it draws of every data set, however small, for the intensities' statistics.
     """
+    from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities import utils
 
@@ -53,21 +55,31 @@ def _become_like_a_command() -> None:
     utils.Pool = OneFork().Pool  # Of twelve processes, for every list of files.
     torch.set_num_threads = lambda number: None  # type: ignore[assignment]
     nnUNetPredictor._internal_maybe_mirror_and_predict = lambda self, image: self.network(image)
+    extractor = fingerprint_extractor.DatasetFingerprintExtractor
+    begin = extractor.__init__
+
+    def with_few_voxels(self: Any, *arguments: Any, **keywords: Any) -> None:
+        begin(self, *arguments, **keywords)
+        self.num_foreground_voxels_for_intensitystats = 1e4
+
+    extractor.__init__ = with_few_voxels
     leave_out_what_takes_time(setattr)
 
 
 def leave_out_what_takes_time(set_attribute: Callable[[Any, str, Any], None]) -> None:
-    """Spare short runs the picture of the curves, and the estimate of memory, tested in tests/nn.
+    """Spare short runs pictures of curves and cells, and the estimate of memory.
 
-    Both take longer than all epochs of such a run. The picture is there, and empty.
+    All take longer than the epochs of such a run. The pictures are there, and empty; tests/nn and
+    tests/drawing have the tests of what is left out.
     """
     from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
     from nnunet_iac.nn.cost import StepMemory
-    from nnunet_iac.training import memory
+    from nnunet_iac.training import memory, recorder
 
     def plot(_: Any, folder: str) -> None:
         Path(folder, "progress.png").write_bytes(b"empty")
 
     set_attribute(LocalLogger, "plot_progress_png", plot)
+    set_attribute(recorder, "draw_cell", lambda _, path, __: path.write_bytes(b"empty"))
     set_attribute(memory, "run_memory", lambda *_, **__: StepMemory(0, 0, (), 0))

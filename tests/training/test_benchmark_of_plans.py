@@ -106,13 +106,3 @@ def test_labels_that_nnunet_cannot_learn_are_named(regions: Path) -> None:
     write_json(regions / "dataset.json", {**dataset, "regions_class_order": None})
     with pytest.raises(ValueError, match=r"Regions/dataset\.json must be .* regions_class_order"):
         Workload.of_plans(REGIONS, "2d", "small", "cpu")
-
-
-def test_plans_and_configurations_that_do_not_exist_are_named(planned: Any) -> None:
-    typed = ("nnunet-iac", "benchmark", "step", "-d", 4)
-    missing = planned.command(*typed, "-p", "nobody")
-    assert missing.returncode == 2
-    assert "nobody.json does not: check -d and -p" in missing.stderr
-    unknown = planned.command(*typed, "-c", "4d", "-p", "small")
-    assert unknown.returncode == 2
-    assert "got 4d, has 2d" in unknown.stderr

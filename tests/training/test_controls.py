@@ -39,11 +39,19 @@ def finished(make_trainer: Make, in_process: Any, **settings: Any) -> Any:
     return trainer
 
 
+def with_cell_file(folder: Path, method: str) -> dict[str, Any]:
+    """Return the settings of a control; a convolution is of a file that has no average cell."""
+    if method != "convolution":
+        return WAYS[method]
+    write_json(folder / "cell.json", identity_genotype().to_document())
+    return {"genotype": f"conv:{folder / 'cell.json'}"}
+
+
 @each_way
-def test_a_control_is_recorded_as_such_and_its_backbone_stays(
+def test_a_control_is_recorded_as_such_its_backbone_stays_and_stock_nnunet_predicts_with_it(
     make_trainer: Make, in_process: Any, method: str
 ) -> None:
-    trainer = finished(make_trainer, in_process, **WAYS[method])
+    trainer = finished(make_trainer, in_process, **with_cell_file(in_process.path, method))
     record = RunFolder.of_fold(trainer.output_folder)
     cost = record.read_cost()
     assert cost.run["method"] == method
@@ -58,6 +66,15 @@ def test_a_control_is_recorded_as_such_and_its_backbone_stays(
     assert any(not torch.equal(ticket[name], learned[name]) for name in changed)
     assert record.genotype_file.exists() == method.endswith("cell")
     assert "collapsed" not in Path(trainer.log_file).read_text()
+    (in_process.path / "cell.json").unlink(missing_ok=True)  # Not needed to predict.
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(
+        str(Path(trainer.output_folder).parent), (0,), "checkpoint_final.pth"
+    )
+    image = torch.randn(1, 3, 50, 36)
+    logits = predictor.predict_logits_from_preprocessed_data(image)
+    assert logits.shape == (3, 3, 50, 36)
+    assert np.isfinite(logits.float().numpy()).all()
 
 
 @pytest.mark.parametrize("residual", ["none", "zero"])
@@ -103,12 +120,7 @@ def test_a_zero_gate_makes_every_module_begin_as_the_reference(
 def test_a_control_that_was_broken_off_ends_as_an_unbroken_one(
     make_trainer: Make, in_process: Any, method: str
 ) -> None:
-    settings = {**WAYS[method]}
-    if method == "convolution":  # Its widths are not those of the average cell.
-        path = in_process.path / "cell.json"
-        write_json(path, identity_genotype().to_document())
-        settings = {"genotype": f"conv:{path}"}
-    whole = finished(make_trainer, in_process, **settings)
+    whole = finished(make_trainer, in_process, **with_cell_file(in_process.path, method))
     expected = tensors_hash(whole.unet.state_dict())
     shutil.rmtree(whole.output_folder)
     broken = make_trainer(DISCRETE, "control")
@@ -116,28 +128,6 @@ def test_a_control_that_was_broken_off_ends_as_an_unbroken_one(
     resumed = make_trainer(DISCRETE, "control", resume=True)
     resumed.run_training()
     assert tensors_hash(resumed.unet.state_dict()) == expected
-
-
-@each_way
-def test_stock_prediction_loads_a_control_without_knowing_where_its_cell_came_from(
-    make_trainer: Make, in_process: Any, method: str
-) -> None:
-    settings = dict(WAYS[method])
-    if method == "convolution":
-        path = in_process.path / "cell.json"
-        write_json(path, identity_genotype().to_document())
-        settings = {"genotype": f"conv:{path}"}
-    trainer = finished(make_trainer, in_process, **settings)
-    if method == "convolution":
-        path.unlink()
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(
-        str(Path(trainer.output_folder).parent), (0,), "checkpoint_final.pth"
-    )
-    image = torch.randn(1, 3, 50, 36)
-    logits = predictor.predict_logits_from_preprocessed_data(image)
-    assert logits.shape == (3, 3, 50, 36)
-    assert np.isfinite(logits.float().numpy()).all()
 
 
 def test_nested_skips_take_the_norm_and_the_recomputation_of_the_settings(

@@ -72,7 +72,7 @@ def trained(make_trainer: Make, in_process: Any, encoder: str, trainer: str, *se
     return run
 
 
-@pytest.mark.parametrize("encoder", [RESIDUAL, "resnet50", "efficientnetv2_s"])
+@pytest.mark.parametrize("encoder", [RESIDUAL, "efficientnetv2_s"])
 def test_the_accelerated_search_runs_on_other_encoders(
     make_trainer: Make, in_process: Any, encoder: str
 ) -> None:

@@ -111,19 +111,16 @@ def watched(trainer: Any) -> tuple[list[int], set[torch.dtype]]:
     return left_out, types
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_in_half_precision_leaves_out_the_steps_that_overflow_and_ends(
-    make_half: Make, in_process: Any, run: str, dtype: torch.dtype
+    make_half: Make, in_process: Any, run: str
 ) -> None:
     name, settings = RUNS[run]
-    trainer = make_half(dtype, name, in_process.write_plans("half", **SHORT | settings))
+    trainer = make_half(torch.float16, name, in_process.write_plans("half", **SHORT | settings))
     trainer.initialize()
     left_out, types = watched(trainer)
     trainer.run_training()
-    assert types == {dtype}
-    # Others may be, too: the gradient of a dilated depthwise convolution of bfloat16 reads memory
-    # of oneDNN's to which nothing was written.
+    assert types == {torch.float16}
     assert {*range(2, trainer.grad_scaler.calls + 1, 2)} <= {*left_out}
     final = read_checkpoint(Path(trainer.output_folder) / FINAL)
     assert final["grad_scaler_state"]["scale"] == SCALE / 2 ** len(left_out)
