@@ -39,6 +39,9 @@ def plan(workspace: Any, dataset: str, planner: str, plans_name: str, *patch: in
     configuration.update(batch_size=2, patch_size=patch, iac={"min_channels": 4})
     keywords = configuration["architecture"]["arch_kwargs"]
     keywords["features_per_stage"] = [4, *[8] * (keywords["n_stages"] - 1)]
+    for key in ("n_blocks_per_stage", "n_conv_per_stage", "n_conv_per_stage_decoder"):
+        if key in keywords:
+            keywords[key] = [1] * len(keywords[key])
     write_json(folder / f"{plans_name}.json", plans)
     names = sorted(case.stem for case in folder.glob(f"{configuration['data_identifier']}/*.pkl"))
     write_json(folder / "splits_final.json", [{"train": names[1:], "val": names[:1]}])
@@ -68,8 +71,7 @@ def test_a_volume_is_searched_validated_exported_and_predicted(volumes: Any) -> 
     assert len(RunFolder.of_fold(fold).read_events()) == 14 * 6
     assert (fold / "validation" / "summary.json").is_file()
     model, out = volumes.path / "exported", volumes.path / "predicted"
-    said = volumes.run("nnunet-iac", "export", fold, "-o", model, "--onnx", "--cases", 1)
-    assert said.count(": same") == 1
+    volumes.run("nnunet-iac", "export", fold, "-o", model)
     images = volumes.path / "raw" / volumes.preprocessed.name / "imagesTs"
     words = ("-m", model, "-f", 0, "-i", images, "-o", out, "-device", "cpu", "--disable_tta")
     volumes.run("nnUNetv2_predict_from_modelfolder", *words, "-npp", 1, "-nps", 1)
