@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that nnU-Net finds our trainers in it."""
+"""The wheel and what is in it."""
 
 import zipfile
 from pathlib import Path

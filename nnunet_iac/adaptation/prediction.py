@@ -104,8 +104,8 @@ def predict(
                 if name == NO_ADAPTER:
                     require_no_implants(path, weights)
             if found.left_out and not folds:
-                others = ", ".join(fold.name for fold in found.left_out)
-                log(f"left out, without {checkpoint}: {others}")
+                for fold in found.left_out:
+                    log(f"left out: {fold.name}, which has no {checkpoint}")
             where = "-m", found.folder, "-chk", checkpoint, "-f", *own
             more = "-i", images, "-o", folders[name], "-device", device
             words = map(str, (*where, *more))
@@ -275,13 +275,16 @@ def chosen_adapters(
         found = [*map(str, _images_of(case, images, ending))]
         try:
             data, _, _ = preprocessor.run_case(found, None, plans, config, init["dataset_json"])
-            image = torch.from_numpy(data).float()
-            seen = statistics(network.encoder, image, config.patch_size, device)
+            if len(data) != (channels := len(config.normalization_schemes)):
+                raise ValueError(f"{len(data)} channels instead of {channels}")
         except Exception as error:  # Readers of images have errors of their own.
             raise ValueError(
                 f"an image must be readable and have all channels of the model; {case} cannot be "
                 f"used ({type(error).__name__}: {error}): correct it"
             ) from error
+        image = torch.from_numpy(data).float()
+        with fallback_named():
+            seen = statistics(network.encoder, image, config.patch_size, device)
         if not seen.isfinite().all():
             raise ValueError(
                 f"an image must hold finite numbers for an adapter to be chosen; {case} holds "

@@ -41,7 +41,7 @@ from nnunet_iac.host.plans import (
 )
 from nnunet_iac.host.preprocessed import preprocessed_cases
 from nnunet_iac.runs.atomic import content_of, read_json, write_json
-from nnunet_iac.runs.fold import DISK_FULL, EXPORTED_FROM
+from nnunet_iac.runs.fold import EXPORTED_FROM, held_or_waited_for
 from nnunet_iac.runs.splits import FOLDS, SPLITS
 from nnunet_iac.search.patients import named, patient_of, shared_patients
 from nnunet_iac.search.setting_parts import DataConfig
@@ -93,7 +93,7 @@ def prepare(
     _require_separate_patients(target.splits, pattern)
     require_valid(target, processes)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "adapt.lock"):
+    with held_or_waited_for(FileLock(folder / "adapt.lock"), log):
         # Another process may have added a configuration meanwhile.
         _write(folder, source, target, name, _joined(path, own), processes, log)
         write_splits(folder, list(target.cases), pattern)
@@ -118,7 +118,7 @@ def _write(
     number, path = dataset_number(target.name), folder / f"{name}.json"
     data = folder / plans["configurations"][source.configuration]["data_identifier"]
     if not (folder / "dataset_fingerprint.json").is_file():
-        with _readable(target):
+        with _readable(target, OSError, RuntimeError):  # A full disk, and a worker that died.
             extract_fingerprint_dataset(number, num_processes=processes, verbose=False)
     known = folder / "dataset.json"  # nnU-Net reads from it which cases there are.
     if not known.is_file() or read_json(known) != target.dataset:
@@ -132,7 +132,7 @@ def _write(
         log(f"WARNING: the splits in {folder / SPLITS} count; those in {given} differ")
     if not _is_preprocessed(folder, data, target):
         _remove_outdated_truths(folder, target)
-        with _readable(target):
+        with _readable(target, OSError, RuntimeError):
             preprocess_dataset(number, name, [source.configuration], [processes])
 
 
@@ -143,13 +143,16 @@ def require_valid(target: Target, processes: int) -> None:
 
 
 @contextmanager
-def _readable(target: Target) -> Iterator[None]:
-    """Name the target in errors of nnU-Net's, whose readers of images have some of their own."""
+def _readable(target: Target, *others: type[Exception]) -> Iterator[None]:
+    """Name the target in errors of nnU-Net's, whose readers of images have some of their own.
+
+    Those of `others` have another cause.
+    """
     try:
         yield
+    except others:
+        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise
         raise ValueError(
             f"the target must be a valid raw data set of nnU-Net; {target.raw} is not ({error}): "
             "correct it"
@@ -302,13 +305,14 @@ def _joined(path: Path, plans: dict[str, Any]) -> dict[str, Any]:
     added = joined["configurations"].keys() - known["configurations"].keys()
     before = {k: c for k, c in joined["configurations"].items() if k not in added}
     if {**joined, "configurations": before} != known:
-        of_known = known["configurations"].values()
-        began = {str(c.get(SECTION, {}).get("backbone_checkpoint")) for c in of_known}
-        own = {str(c[SECTION]["backbone_checkpoint"]) for c in new["configurations"].values()}
-        if began and not began & own:
+        began, own = (
+            {c.get(SECTION, {}).get("backbone_checkpoint") for name, c in each if name not in added}
+            for each in (known["configurations"].items(), new["configurations"].items())
+        )
+        if own - began and began - {None}:
             raise ValueError(
-                f"plans must be of one model and fold; {path} are of {', '.join(sorted(began))}: "
-                "name that with -s and -f, or choose another identifier with -o"
+                f"plans are of one model and fold; {path} adapts {min(began - {None})}, not "
+                f"{min(own)}: name the former with -s and -f, or choose another identifier with -o"
             )
         write_new(path, plans)  # Raises.
     return joined

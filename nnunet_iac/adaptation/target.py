@@ -85,7 +85,9 @@ class Target:
         example = next(iter(self.cases.values()))["images"][0]
         try:
             with redirect_stderr(StringIO()):  # nnU-Net prints a traceback of every reader's error.
-                found = determine_reader_writer_from_dataset_json(self.dataset, example, False)
+                found = determine_reader_writer_from_dataset_json(
+                    self.dataset, example, verbose=False
+                )
         except RuntimeError as error:
             raise ValueError(
                 f"images must be readable by nnU-Net; {example} is not ({error}): correct or "
@@ -237,20 +239,23 @@ def require_other_patients(
             "allow_leakage=true, which every record then shows"
         )
     known = trained_cases(source.checkpoint, init, beside)
-    first = inherited_leakage(source.checkpoint, wanted, beside, data.patient_pattern)
-    if first is not None:
-        return [f"note: the source {first}; numbered folds of those cases refuse to train with it"]
+    notes = []
+    if first := inherited_leakage(source.checkpoint, wanted, beside, data.patient_pattern):
+        notes.append(
+            f"note: the source {first}; a fold whose cases that network has seen is refused by the "
+            "training unless allow_leakage=true"
+        )
     if not known:
-        return [
+        notes.append(
             "note: the cases that the source was trained on are not known on this machine, so its "
             "patients were not compared with the target's"
-        ]
-    if not (beside.parent.parent / source.plans["dataset_name"] / SPLITS).is_file():
-        return [
+        )
+    elif not (beside.parent.parent / source.plans["dataset_name"] / SPLITS).is_file():
+        notes.append(
             f"note: training cases of the source that are known, from the validations of its "
             f"folds: {len(known)}; only their patients were compared with the target's"
-        ]
-    return []
+        )
+    return notes
 
 
 def changed(path: str | Path) -> float:

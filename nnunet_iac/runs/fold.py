@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -41,6 +41,20 @@ def held(lock: FileLock) -> Iterator[None]:
             f"{lock.lock_file} must be writable and is not ({error}): fix the permissions of its "
             "folder"
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def held_or_waited_for(lock: FileLock, log: Callable[[str], None]) -> Iterator[None]:
+    """Hold a folder's lock, as soon as no other process does."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log(f"waiting for another process that works on {Path(lock.lock_file).parent}")
+        lock.acquire()
     try:
         yield
     finally:

@@ -1,8 +1,10 @@
 """The backbone: where its checkpoint is found, and what it must fulfil."""
 
+import os
 import reprlib
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -258,19 +260,22 @@ def inherited_leakage(path: Path, fold: Fold, splits: Path, pattern: str | None)
     """Return why a checkpoint that a backbone was trained from may leak, or None.
 
     A run of ours that trained on has the record of what it began with beside it. What that record
-    states of the same fold counts where the checkpoint itself is gone.
+    states of the same fold counts where the checkpoint itself is gone or cannot be read.
     """
+    if not fold.validation_cases:
+        return None
     seen: set[Path] = set()
     while path.resolve() not in seen:
         seen.add(path.resolve())
         folder = RunFolder.of_fold(path.parent)
-        if not folder.backbone_file.is_file():
+        if not os.path.isfile(folder.backbone_file):  # Nor in a closed folder.
             return None
         record = folder.read_backbone()
-        path = Path(record.path)
-        if path.is_file():
-            with content_of(path):
-                reason = leakage(path, read_checkpoint(path)["init_args"], fold, splits, pattern)
+        path, init = Path(record.path), None
+        with suppress(OSError, ValueError, LookupError):
+            init = read_checkpoint(path)["init_args"]
+        if init is not None:
+            reason = leakage(path, init, fold, splits, pattern)
         else:
             run = folder.read_cost().run if folder.cost_file.is_file() else {}
             is_same = (run.get("dataset"), run.get("fold")) == (fold.dataset, fold.number)

@@ -119,6 +119,7 @@ class Lifecycle:
         if cell.provenance is not None:
             run["genotype_from"] = cell.provenance
         if self.source is not None:
+            run["source"] = self.source.dataset
             run["source_cases"] = list(self.source.cases)
         self.controller.start(network, record, run, cell.genotype)
         self.recorder.add_network_cost("backbone", planned.cost(stock.to(planned.device)))

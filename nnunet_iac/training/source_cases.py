@@ -18,7 +18,7 @@ from nnunet_iac.runs.records import BackboneRecord
 from nnunet_iac.runs.splits import SPLITS, require_split
 from nnunet_iac.search.patients import named, shared_patients
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training.backbone import Fold, fold_of, leakage
+from nnunet_iac.training.backbone import Fold, fold_of, inherited_leakage, leakage
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ def source_cases(record: BackboneRecord, run: AdaptedRun, preprocessed: Path) ->
         return None
     cases = _validation_cases(found)
     fold = Fold(found.dataset, found.init["configuration"], found.init["fold"], cases)
-    if reason := leakage(Path(record.path), found.init, fold, found.folder / SPLITS):
+    path, splits = Path(record.path), found.folder / SPLITS
+    reason = leakage(path, found.init, fold, splits)
+    if reason := reason or inherited_leakage(path, fold, splits, None):
         raise ValueError(f"the model {reason}")
     _require_unseen(cases, run)
     return replace(found, cases=tuple(cases))

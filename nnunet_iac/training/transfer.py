@@ -33,8 +33,7 @@ class Origin:
     """The run that found a cell, by what lies beside it.
 
     `run` is that part of its record, empty without one; `learned_from` its training cases, with the
-    source's if it rehearsed some, and the validation cases if its backbone leaked; `leaked` why it
-    may have.
+    validation cases if its backbone leaked; `leaked` why it may have.
     """
 
     path: Path
@@ -71,9 +70,12 @@ class Origin:
         leaked = record.read_backbone().leakage if record.backbone_file.is_file() else None
         sides = ("training",) if leaked is None else ("training", "validation")
         split = record.read_split() if record.split_file.is_file() else {}
-        learned_from = [case for side in sides for case in split.get(side, ())]
-        learned_from += run.get("source_cases", ())
-        return cls(path, run, tuple(learned_from), _dimensions(record, run), leaked)
+        learned_from = tuple(case for side in sides for case in split.get(side, ()))
+        return cls(path, run, learned_from, _dimensions(record, run), leaked)
+
+    def is_of(self, dataset: str) -> bool:
+        """Return whether the search learned from cases of a data set, also by rehearsing them."""
+        return dataset in (self.run.get("dataset"), self.run.get("source"))
 
     def provenance(self) -> dict[str, Any]:
         """Return what the record of a run with this cell repeats of its origin."""
@@ -117,15 +119,23 @@ class Origin:
         here = source[0] == dataset
         backbone = "" if self.leaked is None else f" (its backbone {self.leaked})"
         searched = f"{self.path}{backbone} was searched on"
+        rehearsed = self.run.get("source_cases", ())
+        if shared := shared_patients(rehearsed, validation, pattern, any_case=True):
+            return (
+                f"{searched} {source[0]} and rehearsed {self.run.get('source')} ({named(shared)})"
+            )
         if not self.learned_from:
             leaks = here and (source[1] != fold or self.leaked is not None)
             return f"{searched} fold {source[1]}" if leaks else None
-        elsewhere = not here or "source_cases" in self.run
-        shared = shared_patients(self.learned_from, validation, pattern, any_case=elsewhere)
+        if here:
+            shared = shared_patients(self.learned_from, validation, pattern)
+            where = f"fold {source[1]}"
+        else:
+            shared = shared_patients(self.learned_from, validation, pattern, any_case=True)
+            where = f"{source[0]}, whose training cases have names of validation cases"
         if not shared:
             return None
-        named_alike = f"{source[0]}, whose training cases have names of validation cases"
-        return f"{searched} {f'fold {source[1]}' if here else named_alike} ({named(shared)})"
+        return f"{searched} {where} ({named(shared)})"
 
 
 @dataclass(frozen=True)
@@ -184,7 +194,7 @@ def _cell_at(
         fold.dataset, fold.number, list(fold.validation_cases), data.patient_pattern
     )
     if leakage is not None:
-        if origin.run.get("dataset") == fold.dataset and not data.allow_leakage:
+        if origin.is_of(fold.dataset) and not data.allow_leakage:
             raise ValueError(
                 "the cell must not have been searched on this fold's validation cases; "
                 f"{leakage} and this is fold {fold.number}: put {{fold}} in the path, or set "

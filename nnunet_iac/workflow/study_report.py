@@ -133,7 +133,9 @@ def write_study_report(document: Mapping[str, Any], page: Path) -> None:
     numbers = {"runs": len(document["runs"]), "forgets": forgets, "caption": CAPTIONS["plane"]}
     converged = convergences(document)
     leaks = dict.fromkeys(
-        f"{run['run']}: {run['leakage']}." for run in document["runs"] if run.get("leakage")
+        f"{run['run']}: the backbone {run['leakage']}."
+        for run in document["runs"]
+        if run.get("leakage")
     )
     named = {"study": document["study"], "converged": converged, "leaks": list(leaks)}
     text = template.render(tables=shown, **named, **numbers)

@@ -268,7 +268,7 @@ def test_auto_names_an_image_that_it_cannot_use(
     with_statistics(adapted(model)[1]).save(model / "adapters" / "site.safetensors")
     image = np.zeros((2, 2, 16, 16), dtype=np.float32)
     monkeypatch.setattr(DefaultPreprocessor, "run_case", lambda *_: (image, None, {}))
-    with pytest.raises(ValueError, match=r"a cannot be used .RuntimeError: Given groups=1"):
+    with pytest.raises(ValueError, match=r"a cannot be used .ValueError: 2 channels instead of 1"):
         chosen_adapters(model, tmp_path, "cpu", print)
 
 
@@ -317,7 +317,7 @@ def test_the_backbone_predicts_with_the_folds_that_nnunet_takes(
         shutil.rmtree(model / name)
     prediction.predict(model, *given)
     assert folds == [["0", "1"], ["all"]]
-    assert log == ["left out, without checkpoint_final.pth: fold_2"] * 2
+    assert log == ["left out: fold_2, which has no checkpoint_final.pth"] * 2
 
 
 def test_a_model_or_images_that_do_not_exist_are_named(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_an_image_that_nobody_can_read_is_named_without_a_traceback(
     document = {k: v for k, v in target.dataset.items() if k != "overwrite_image_reader_writer"}
     with pytest.raises(ValueError, match=r"readable by nnU-Net; .*p1_ed_0000\.nii\.gz is not"):
         _ = Target(target.name, document).reader
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr() == ("", "")
 
 
 def test_what_the_source_was_itself_trained_from_is_a_note(
@@ -122,7 +122,7 @@ def test_what_the_source_was_itself_trained_from_is_a_note(
     write_json(folders / "preprocessed" / "D" / "splits_final.json", [{"train": ["p2_ed"]}])
     record = RunFolder.of_fold(source.checkpoint.parent)
     record.write_backbone(BackboneRecord(str(first), "nnUNetTrainer", 0, "hash"))
-    (note,) = require_other_patients(source, target, DataConfig())
+    note, *_ = require_other_patients(source, target, DataConfig())
     assert f"was trained from {first}, which was trained on a patient called p2_ed" in note
 
 
@@ -131,7 +131,9 @@ def test_the_plans_of_another_fold_are_named(source: SourceModel, target: Target
     write_json(path, adapted_plans(source, target, NAME, {}))
     shutil.copytree(source.checkpoint.parent, source.model / "fold_1")
     other = SourceModel.at(source.model, fold="1")
-    with pytest.raises(ValueError, match=r"must be of one model and fold; .*fold_0/checkpoint"):
+    with pytest.raises(
+        ValueError, match=r"plans are of one model and fold; .* adapts .*fold_0/checkpoint"
+    ):
         prepare(other, target, NAME, {}, 1, print)
 
 

@@ -18,6 +18,7 @@ from nnunet_iac.runs.fold import (
     fold_folders,
     full_disk_named,
     held,
+    held_or_waited_for,
     require_space,
     require_writable,
 )
@@ -98,6 +99,19 @@ def test_the_lock_of_a_killed_process_does_not_block_even_if_a_worker_of_it_live
             _hold(tmp_path)
         finally:
             os.kill(worker, signal.SIGKILL)
+
+
+def test_a_folder_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    other, lines = FileLock(tmp_path / "a.lock"), []
+    other.acquire()
+
+    def log(line: str) -> None:
+        lines.append(line)
+        other.release()
+
+    for _ in range(2):
+        with held_or_waited_for(FileLock(tmp_path / "a.lock"), log):
+            assert lines == [f"waiting for another process that works on {tmp_path}"]
 
 
 def test_one_process_may_hold_a_fold_twice(tmp_path: Path) -> None:

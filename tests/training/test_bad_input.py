@@ -1088,6 +1088,16 @@ BENCHMARKS = [
         ("of nothing known", "fly", "invalid choice: 'fly'"),
         ("without repeats", "step --repeats 0", "--repeats must be at least 1; got 0"),
         ("of fewer than no batches", "search --batches -1", "--batches must be at least 2; got -1"),
+        (
+            "of no validation",
+            "run --validation-batches 0",
+            "--validation-batches must be at least 1",
+        ),
+        (
+            "of a search too short for a preset",
+            "search --set warmup_epochs=5 search_epochs=25",
+            "preset=paper, which is timed as well: ",
+        ),
         ("of no cells", "inference --cells 0", "--cells must be at least 1; got 0"),
         ("of no image", "step --batch-size 0", "batch size must be an integer >= 1; got 0"),
         ("of fewer than no images", "step --batch-size -2", "batch size must be .*; got -2"),

@@ -332,7 +332,7 @@ def _given(found: RunFolder) -> dict[str, str]:
 def test_the_second_stage_of_a_cascade_sees_what_the_backbones_first_stage_predicted(
     host: Host,
 ) -> None:
-    model = Model(REGIONS, "3d_cascade_fullres", DISCRETE)
+    model = Model(REGIONS, "3d_cascade_fullres")
     first = host.model(Model(REGIONS, "3d_lowres", "nnUNetTrainer"))
     predicted = first / "predicted_next_stage" / model.configuration
     predicted.mkdir(parents=True, exist_ok=True)
@@ -547,15 +547,15 @@ def _log(fold: Path) -> str:
     return "".join(path.read_text() for path in sorted(fold.glob("training_log_*.txt")))
 
 
-# --- five folds ----------------------------------------------------------------------------------
+# --- three folds ---------------------------------------------------------------------------------
 
-FIVE = Model(HIPPOCAMPUS)
+MODEL = Model(HIPPOCAMPUS)
 
 
 @pytest.fixture(scope="module")
-def five_folds(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """Five searched folds of the embedded cases, and nnU-Net's choice among one configuration."""
-    host = Host(tmp_path_factory.mktemp("five"))
+def three_folds(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """Three searched folds of the embedded cases, and nnU-Net's choice among one configuration."""
+    host = Host(tmp_path_factory.mktemp("three"))
     shutil.copytree(planned.path / "raw" / HIPPOCAMPUS, host.path / "raw" / HIPPOCAMPUS)
     planned.share(host.path / "preprocessed" / HIPPOCAMPUS)
     for image in sorted(host.images(HIPPOCAMPUS).iterdir())[1:]:
@@ -563,11 +563,11 @@ def five_folds(planned: Any, tmp_path_factory: pytest.TempPathFactory) -> Host:
     splits = host.path / "preprocessed" / HIPPOCAMPUS / "splits_final.json"
     shortened = [{**split, "val": split["val"][:1]} for split in read_json(splits)]
     write_json(splits, shortened)  # For speed.
-    host.make_backbones(FIVE, *FOLDS)
+    host.make_backbones(MODEL, *FOLDS)
     for fold in FOLDS:
-        host.train(FIVE, fold, "--npz")
-    names = ("-c", "2d", "-tr", FIVE.trainer, "-p", FIVE.plans, "-np", 1)
-    host.typed("nnUNetv2_find_best_configuration", FIVE.number, *names)
+        host.train(MODEL, fold, "--npz")
+    names = ("-c", "2d", "-tr", MODEL.trainer, "-p", MODEL.plans, "-np", 1, "-f", *FOLDS)
+    host.typed("nnUNetv2_find_best_configuration", MODEL.number, *names)
     return host
 
 
@@ -579,54 +579,54 @@ def _instructions(host: Host, program: str) -> list[str]:
 
 
 def test_a_fold_predicts_with_its_own_cell_what_it_was_validated_with(
-    five_folds: Host, tmp_path: Path
+    three_folds: Host, tmp_path: Path
 ) -> None:
-    records = {fold: RunFolder.of_fold(five_folds.fold(FIVE, fold)) for fold in FOLDS}
+    records = {fold: RunFolder.of_fold(three_folds.fold(MODEL, fold)) for fold in FOLDS}
     folds = {record.read_genotype(): fold for fold, record in records.items()}
     assert len(folds) >= 2
     for fold in sorted(folds.values())[:2]:  # Of different cells.
-        validated = labels(five_folds.fold(FIVE, fold) / "validation")
+        validated = labels(three_folds.fold(MODEL, fold) / "validation")
         images = tmp_path / f"fold_{fold}"
         images.mkdir()
         name = min(validated)
         image = name.replace(".nii.gz", "_0000.nii.gz")
-        shutil.copy(five_folds.images(HIPPOCAMPUS, "imagesTr") / image, images)
-        predicted = five_folds.predict(FIVE, images, "-f", fold)
+        shutil.copy(three_folds.images(HIPPOCAMPUS, "imagesTr") / image, images)
+        predicted = three_folds.predict(MODEL, images, "-f", fold)
         assert np.array_equal(predicted[name], validated[name])
 
 
 def test_the_instructions_of_find_best_configuration_work_as_written(
-    five_folds: Host, tmp_path: Path
+    three_folds: Host, tmp_path: Path
 ) -> None:
     places = {
-        "INPUT_FOLDER": str(five_folds.images(HIPPOCAMPUS)),
+        "INPUT_FOLDER": str(three_folds.images(HIPPOCAMPUS)),
         "OUTPUT_FOLDER": str(tmp_path / "predicted"),
         "OUTPUT_FOLDER_PP": str(tmp_path / "postprocessed"),
     }
-    predict = [places.get(w, w) for w in _instructions(five_folds, "nnUNetv2_predict")]
-    assert predict[predict.index("-f") + 1 :][:3] == [str(fold) for fold in FOLDS]
-    assert FIVE.trainer in predict
-    five_folds.typed(*predict, *ALONE)
-    clean = [places.get(w, w) for w in _instructions(five_folds, "nnUNetv2_apply_postprocessing")]
+    predict = [places.get(w, w) for w in _instructions(three_folds, "nnUNetv2_predict")]
+    assert predict[predict.index("-f") + 1 :][:4] == [*map(str, FOLDS), "-tr"]
+    assert MODEL.trainer in predict
+    three_folds.typed(*predict, *ALONE)
+    clean = [places.get(w, w) for w in _instructions(three_folds, "nnUNetv2_apply_postprocessing")]
     assert Path(clean[clean.index("-pp_pkl_file") + 1]).is_file()
-    five_folds.typed(*clean)
+    three_folds.typed(*clean)
     predicted, cleaned = (labels(tmp_path / name) for name in ("predicted", "postprocessed"))
     assert predicted.keys() == cleaned.keys()
     for name, found in cleaned.items():
         assert set(np.unique(found)) <= set(np.unique(predicted[name]))
-    assert not same(predicted, five_folds.predict(FIVE, five_folds.images(HIPPOCAMPUS), "-f", 0))
+    assert not same(predicted, three_folds.predict(MODEL, three_folds.images(HIPPOCAMPUS), "-f", 0))
 
 
 def test_an_ensemble_of_two_predictions_is_the_mean_of_their_probabilities(
-    five_folds: Host, tmp_path: Path
+    three_folds: Host, tmp_path: Path
 ) -> None:
-    images = five_folds.images(HIPPOCAMPUS)
+    images = three_folds.images(HIPPOCAMPUS)
     outputs = [tmp_path / "one", tmp_path / "other"]
     for output, folds in zip(outputs, ((0,), (1, 2)), strict=True):
-        words = ("-i", images, "-o", output, *FIVE.words, "-f", *folds, "--save_probabilities")
-        five_folds.typed("nnUNetv2_predict", *words, *ALONE)
+        words = ("-i", images, "-o", output, *MODEL.words, "-f", *folds, "--save_probabilities")
+        three_folds.typed("nnUNetv2_predict", *words, *ALONE)
     together = tmp_path / "together"
-    five_folds.typed("nnUNetv2_ensemble", "-i", *outputs, "-o", together, "-np", 1)
+    three_folds.typed("nnUNetv2_ensemble", "-i", *outputs, "-o", together, "-np", 1)
     ((name, found),) = labels(together).items()
     archive = name.replace(".nii.gz", ".npz")
     both = [np.load(output / archive)["probabilities"] for output in outputs]
@@ -635,19 +635,19 @@ def test_an_ensemble_of_two_predictions_is_the_mean_of_their_probabilities(
 
 
 def test_an_exported_model_predicts_the_same_where_only_the_package_is_installed(
-    five_folds: Host, wheel: Path, tmp_path: Path
+    three_folds: Host, wheel: Path, tmp_path: Path
 ) -> None:
-    images = five_folds.images(HIPPOCAMPUS)
-    before = five_folds.predict(FIVE, images, "-f", *FOLDS)
+    images = three_folds.images(HIPPOCAMPUS)
+    before = three_folds.predict(MODEL, images, "-f", *FOLDS)
     archive = tmp_path / "model.zip"
-    five_folds.typed("nnUNetv2_export_model_to_zip", *FIVE.words, "-f", *FOLDS, "-o", archive)
+    three_folds.typed("nnUNetv2_export_model_to_zip", *MODEL.words, "-f", *FOLDS, "-o", archive)
     installed = _installed(wheel, tmp_path)
-    backbone = five_folds.model(Model(HIPPOCAMPUS, trainer="nnUNetTrainer"))
-    hidden = backbone.rename(five_folds.path / "hidden")
+    backbone = three_folds.model(Model(HIPPOCAMPUS, trainer="nnUNetTrainer"))
+    hidden = backbone.rename(three_folds.path / "hidden")
     try:
         installed.run("nnUNetv2_install_pretrained_model_from_zip", archive)
         output = tmp_path / "output"
-        words = ("-i", images, "-o", output, *FIVE.words, "-f", *FOLDS, *ALONE)
+        words = ("-i", images, "-o", output, *MODEL.words, "-f", *FOLDS, *ALONE)
         installed.run("nnUNetv2_predict", *words, "--disable_tta")  # As the forks predict.
     finally:
         hidden.rename(backbone)
@@ -702,16 +702,16 @@ def _installed(wheel: Path, folder: Path) -> Installed:
 
 
 def test_half_written_plans_of_a_model_cost_nothing_when_a_fold_is_continued(
-    five_folds: Host, tmp_path: Path
+    three_folds: Host, tmp_path: Path
 ) -> None:
-    own = five_folds.with_own_results(tmp_path)
-    plans = own.model(FIVE) / "plans.json"
+    own = three_folds.with_own_results(tmp_path)
+    plans = own.model(MODEL) / "plans.json"
     whole = read_json(plans)
-    first = {p: p.read_bytes() for p in own.fold(FIVE, 0).rglob("*") if p.is_file()}
-    shutil.rmtree(own.fold(FIVE, 1))
+    first = {p: p.read_bytes() for p in own.fold(MODEL, 0).rglob("*") if p.is_file()}
+    shutil.rmtree(own.fold(MODEL, 1))
 
     def broken_off() -> None:
-        trainer = make_trainer(FIVE, 1)
+        trainer = make_trainer(MODEL, 1)
         end_epoch = trainer.on_epoch_end
 
         def on_epoch_end() -> None:
@@ -724,12 +724,12 @@ def test_half_written_plans_of_a_model_cost_nothing_when_a_fold_is_continued(
             trainer.run_training()
 
     own.do(broken_off)
-    assert not (own.fold(FIVE, 1) / "checkpoint_final.pth").exists()
+    assert not (own.fold(MODEL, 1) / "checkpoint_final.pth").exists()
     plans.write_bytes(plans.read_bytes()[:1000])
-    own.train(FIVE, 1, "--c")
+    own.train(MODEL, 1, "--c")
     assert read_json(plans) == whole
-    assert {p: p.read_bytes() for p in own.fold(FIVE, 0).rglob("*") if p.is_file()} == first
-    assert same_weights(own.fold(FIVE, 1), five_folds.fold(FIVE, 1))
+    assert {p: p.read_bytes() for p in own.fold(MODEL, 0).rglob("*") if p.is_file()} == first
+    assert same_weights(own.fold(MODEL, 1), three_folds.fold(MODEL, 1))
     images = own.images(HIPPOCAMPUS)
-    both = own.predict(FIVE, images, "-f", 0, 1)
-    assert same(both, five_folds.predict(FIVE, images, "-f", 0, 1))
+    both = own.predict(MODEL, images, "-f", 0, 1)
+    assert same(both, three_folds.predict(MODEL, images, "-f", 0, 1))

@@ -105,10 +105,15 @@ def test_a_cell_leaks_where_its_search_rehearsed_validation_cases(tmp_path: Path
     fold = found(tmp_path, cases=("x_1",))
     record = RunFolder.of_fold(fold)
     cost = record.read_cost()
-    record.write_cost(replace(cost, run={**cost.run, "source_cases": ["patient1"]}))
-    leakage = Origin.of(fold).leakage("Dataset027_Source", 1, ["patient1", "patient2"], r"x_\d")
-    assert str(leakage).endswith("whose training cases have names of validation cases (patient1)")
-    assert Origin.of(fold).leakage(HERE, 1, ["x_2"], r"x_\d") is None
+    source = {"source": "Dataset027_Source", "source_cases": ["patient1"]}
+    record.write_cost(replace(cost, run={**cost.run, **source}))
+    origin = Origin.of(fold)
+    assert origin.is_of("Dataset027_Source")
+    leakage = origin.leakage("Dataset027_Source", 1, ["patient1", "patient2"], r"x_\d")
+    assert str(leakage).endswith("and rehearsed Dataset027_Source (patient1)")
+    assert origin.leakage(HERE, 1, ["x_2"], r"x_\d") is None
+    record.split_file.unlink()
+    assert "no training cases of a search" in str(Origin.of(fold).unknown())
 
 
 def test_patients_count_not_cases(tmp_path: Path) -> None:

@@ -107,7 +107,8 @@ class Adapted:
     `controls` are that of the highest Dice on the target, and that of those that need no cases of
     the source, if it is another one. `draws` has the standard deviation
     of every method over draws, None of one draw; `scratch_draws` that of a network that was trained
-    from scratch, if there is one. `rate` is that of the default's row.
+    from scratch, if there is one. `rate` is that of the default's row,
+    and `search_rate` that of searched cells.
     """
 
     cases: int
@@ -117,6 +118,7 @@ class Adapted:
     controls: Sequence[Row]
     scratch_draws: float | None
     rate: float
+    search_rate: float
     unchanged: tuple[int, int]
 
     @property
@@ -272,6 +274,7 @@ def adapted(folder: Path, pair: str, cases: int) -> Adapted | None:
         controls=[table.row(control) for control in controls],
         scratch_draws=None if scratch is None else spread(runs_of(scratch, REFERENCE)),
         rate=default[0]["settings"]["finetune_lr"],
+        search_rate=runs_of(measured, SEARCH)[0]["settings"]["finetune_lr"],
         unchanged=(sum(bool(run["backbone_unchanged"]) for run in frozen), len(frozen)),
     )
 
@@ -323,10 +326,10 @@ def search_is_worth(measured: Sequence[Adapted]) -> str:
         return found if worse else "No difference between searched and random cells was detected"
     compared = counted(len(verdicts), "comparison")
     others = {verdict: verdicts.count(verdict) for verdict in sorted({*verdicts} - {"better"})}
-    rest = ", ".join(f"{verdict} in {count}" for verdict, count in others.items())
+    rest = "".join(f", {verdict} in {count}" for verdict, count in others.items())
     if better:
-        return f"Searched cells were better than random ones in {better} of {compared}, {rest}"
-    return f"Searched cells were not better than random ones: better in 0 of {compared}, {rest}"
+        return f"Searched cells were better than random ones in {better} of {compared}{rest}"
+    return f"Searched cells were not better than random ones: better in 0 of {compared}{rest}"
 
 
 def percent(share: float) -> str:
@@ -343,7 +346,8 @@ def targets(
     """
     for pair, by_cases in pairs.items():
         for cases, one in by_cases.items():
-            yield from targets_of(f"{pair}, {counted(cases, 'case')}", one)
+            rate = "" if one is None or one.is_proposed else f", a rate of {one.rate:g}"
+            yield from targets_of(f"{pair}, {counted(cases, 'case')}{rate}", one)
     measured = [one for by_cases in pairs.values() for one in by_cases.values() if one is not None]
     same, runs = (sum(one.unchanged[side] for one in measured) for side in (0, 1))
     found = f"the backbone is bit-identical after {same} of {counted(runs, 'run')}"

@@ -179,12 +179,13 @@ def adaptation_claims() -> Iterator[Claim]:
     for pair, found in known.items():
         study, table = result(f"adaptation/{pair}-k3"), found.table
         cells, continued = found.default, table.row("continued")
+        which = "random cells" if found.is_proposed else f"random cells at a rate of {found.rate:g}"
         against, kept, lost = cells.against["continued"], cells.forgetting, continued.forgetting
         assert against is not None
         assert kept is not None
         assert lost is not None
         yield Claim(
-            f"Dice after adapting a model to 3 cases {TARGETS[pair]} ({pair}, random cells)",
+            f"Dice after adapting a model to 3 cases {TARGETS[pair]} ({pair}, {which})",
             f"{table.reference:.4f} before, {cells.dice:.4f} after; "
             f"{finding(against, 'the continued backbone')}",
             "adaptation",
@@ -194,7 +195,7 @@ def adaptation_claims() -> Iterator[Claim]:
             else None,
         )
         yield Claim(
-            f"Dice of the adapted model on its own data ({pair}, random cells)",
+            f"Dice of the adapted model on its own data ({pair}, {which})",
             f"{kept.mean_b:.4f}, {kept.mean_a:.4f} with the cells off; the continued backbone "
             f"{lost.mean_b:.4f} (n = {kept.patients})",
             "adaptation",
