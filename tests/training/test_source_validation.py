@@ -67,6 +67,7 @@ def make_trainer(results: Path, weight: float = 0.8, fold: int = 0, **data: Any)
         preprocessed_dataset_folder_base=str(results / "preprocessed" / "target"),
         preprocessed_dataset_folder=str(results / "preprocessed" / "target" / "2d"),
         device=torch.device("cpu"),
+        configuration_manager=SimpleNamespace(configuration={"architecture": {}}),
         inference_allowed_mirroring_axes=(0, 1),
         logger=SimpleNamespace(loggers=[]),
         print_to_log_file=log.append,
