@@ -1,9 +1,6 @@
-"""A target prepared under the plans of a source model, and what to type next."""
+"""A target prepared under the plans of a source model."""
 
-import copy
-import json
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,45 +12,23 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 )
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 
-from nnunet_iac.adaptation.labels import (
-    require_same_labels,
-)
+from nnunet_iac.adaptation.adapted_plans import adapted_plans, joined_plans, require_settings
+from nnunet_iac.adaptation.labels import require_same_labels
 from nnunet_iac.adaptation.source import SourceModel
-from nnunet_iac.adaptation.target import Target, changed, reader_under, require_adaptable
-from nnunet_iac.host.patient_folds import patient_folds
-from nnunet_iac.host.planning import (
-    CONTINUE_TRAINER,
-    SEARCHING,
-    TRUTHS,
-    preprocessed_folder,
-    proposed_trainers,
-    trainer_for,
-    with_absolute_paths,
+from nnunet_iac.adaptation.target import Target, changed, require_adaptable
+from nnunet_iac.adaptation.target_splits import (
+    require_separate_patients,
+    split_cases,
+    take_over_splits,
+    write_splits,
 )
-from nnunet_iac.host.plans import (
-    SECTION,
-    configuration_of,
-    dataset_number,
-    read_dataset,
-    read_plans,
-    settings_of,
-    write_new,
-)
+from nnunet_iac.host.planning import TRUTHS, preprocessed_folder
+from nnunet_iac.host.plans import dataset_number, read_dataset
 from nnunet_iac.host.preprocessed import preprocessed_cases
-from nnunet_iac.runs.atomic import content_of, read_json, write_json
-from nnunet_iac.runs.fold import EXPORTED_FROM, held_or_waited_for
-from nnunet_iac.runs.splits import FOLDS, SPLITS
-from nnunet_iac.search.patients import named, patient_of, shared_patients
-from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
-from nnunet_iac.training.method import CONTINUE, IAC_DISCRETE, IAC_LTH
-from nnunet_iac.training.setting_checks import with_defaults_of
-
-NOT_MOVED = (SECTION, "inherits_from", "next_stage")
-"""Keys of the source's configuration that name what the target's plans do not have."""
-
-ADAPT = {"preset": "adapt"}
-"""Settings of an adaptation, unless others are given."""
+from nnunet_iac.runs.atomic import read_json, write_json
+from nnunet_iac.runs.fold import held_or_waited_for
+from nnunet_iac.runs.splits import SPLITS
+from nnunet_iac.search.patients import named
 
 
 def prepare(
@@ -85,19 +60,20 @@ def prepare(
     folder = preprocessed_folder(target.name)
     path = folder / f"{name}.json"
     own = adapted_plans(source, target, name, values)
-    plans = _joined(path, own)
+    plans = joined_plans(path, own)
     data = folder / plans["configurations"][source.configuration]["data_identifier"]
     _require_own_labels(folder, target)
     _require_own_data(data, path)
     _require_raw_cases(data, target)
-    _require_separate_patients(target.splits, pattern)
+    require_separate_patients(target.splits, pattern)
     require_valid(target, processes)
     folder.mkdir(parents=True, exist_ok=True)
     with held_or_waited_for(FileLock(folder / "adapt.lock"), log):
         # Another process may have added a configuration meanwhile.
-        _write(folder, source, target, name, _joined(path, own), processes, log)
+        _write(folder, source, target, joined_plans(path, own), processes)
+        take_over_splits(folder, target, log)
         write_splits(folder, list(target.cases), pattern)
-    if left_out := set(target.cases) - _split_cases(target):
+    if left_out := set(target.cases) - split_cases(target):
         log(
             f"WARNING: {folder / SPLITS} does not name {named(left_out)}: to train on all cases "
             "add them, or remove the file and run the same command again"
@@ -106,16 +82,11 @@ def prepare(
 
 
 def _write(
-    folder: Path,
-    source: SourceModel,
-    target: Target,
-    name: str,
-    plans: dict[str, Any],
-    processes: int,
-    log: Callable[[str], None],
+    folder: Path, source: SourceModel, target: Target, plans: dict[str, Any], processes: int
 ) -> None:
-    """Write what is missing of a preprocessed target, its plans and splits included."""
-    number, path = dataset_number(target.name), folder / f"{name}.json"
+    """Write what is missing of a target: fingerprint, labels' names, plans, preprocessed cases."""
+    number, name = dataset_number(target.name), plans["plans_name"]
+    path = folder / f"{name}.json"
     data = folder / plans["configurations"][source.configuration]["data_identifier"]
     if not (folder / "dataset_fingerprint.json").is_file():
         with _readable(target, OSError, RuntimeError):  # A full disk, and a worker that died.
@@ -125,11 +96,6 @@ def _write(
         write_json(known, target.dataset)
     if not path.exists() or read_json(path) != plans:
         write_json(path, plans)
-    if not (folder / SPLITS).is_file() and target.splits.is_file():
-        write_json(folder / SPLITS, read_json(target.splits))  # As nnU-Net's planning does.
-    given = target.raw / SPLITS
-    if given.is_file() and read_json(given) != read_json(folder / SPLITS):
-        log(f"WARNING: the splits in {folder / SPLITS} count; those in {given} differ")
     if not _is_preprocessed(folder, data, target):
         _remove_outdated_truths(folder, target)
         with _readable(target, OSError, RuntimeError):
@@ -159,130 +125,6 @@ def _readable(target: Target, *others: type[Exception]) -> Iterator[None]:
         ) from error
 
 
-def require_settings(
-    source: SourceModel, target: Target, name: str, values: Mapping[str, Any]
-) -> DataConfig:
-    """Check settings, and that their pattern finds a patient in every case, before any work.
-
-    Returns those of the data.
-    """
-    adapted_plans(source, target, name, values)
-    data = Settings.from_mapping({**ADAPT, **values}).data
-    for case in target.cases:
-        patient_of(case, data.patient_pattern)
-    return data
-
-
-def next_commands(path: Path, source: SourceModel, target: Target) -> list[str]:
-    """Return how to adapt, and how to train the control for as many epochs."""
-    settings = settings_of(configuration_of(read_plans(path), source.configuration))
-    patients = {patient_of(case, settings.data.patient_pattern) for case in target.cases}
-    has_splits = (path.parent / SPLITS).is_file() or len(patients) >= FOLDS
-    fold = "0" if has_splits and len(patients) > 1 else "all"
-    number, config = str(dataset_number(target.name)), source.configuration
-    own, control = path.stem, f"{path.stem}_control"
-    trainers = proposed_trainers(settings)
-    trainer = trainers["next"]
-    train = ["nnUNetv2_train", number, config, fold, "-tr"]
-    lines = [f"{what}: {shlex.join([*train, one, '-p', own])}" for what, one in trainers.items()]
-    if trainer == CONTINUE_TRAINER:
-        return lines
-    searches = trainer in SEARCHING
-    method = IAC_LTH if searches else IAC_DISCRETE
-    epochs = with_defaults_of(method, settings).schedule.finetune_epochs
-    epochs += settings.latest_end if searches else 0
-    changes = control_changes(settings, epochs)
-    if changes:
-        plan = ["nnunet-iac", "plan", "-d", number, "-c", config, "-p", own, "-o", control]
-        lines.append(f"plans of the control: {shlex.join([*plan, '--set', *changes])}")
-    of_control = [*train, CONTINUE_TRAINER, "-p", control if changes else own]
-    lines.append(f"control: {shlex.join(of_control)}")
-    if fold != "all":
-        of_all = ["nnUNetv2_train", number, config, "all", "-tr", trainer, "-p", own]
-        lines.append(f"for use, with all cases: {shlex.join(of_all)}")
-    return lines
-
-
-def control_changes(settings: Settings, epochs: int) -> list[str]:
-    """Return what to change in a retrofit's settings for the control of as many epochs, if any."""
-    own = with_defaults_of(CONTINUE, settings)
-    changes = []
-    if own.schedule.finetune_epochs != epochs:
-        changes.append(f"finetune_epochs={epochs}")
-    if own.optimisation.finetune_lr != ADAPTED_BACKBONE_LR:  # That of the cells was given.
-        changes.append(f"finetune_lr={ADAPTED_BACKBONE_LR}")
-    if CONTINUE.trained_part(settings.cell) not in CONTINUE.parts:
-        changes += ["trainable_part=network", "genotype=null", "skip=cell"]
-    return changes
-
-
-def adapted_plans(
-    source: SourceModel, target: Target, name: str, values: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the source's plans moved to the target, with the settings of an adaptation.
-
-    As nnU-Net's move_plans_between_datasets, which needs the source's preprocessed data.
-    """
-    plans = copy.deepcopy({**source.plans, "dataset_name": target.name, "plans_name": name})
-    for key in ("source_plans", EXPORTED_FROM):
-        plans.pop(key, None)
-    config = {key: value for key, value in source.config.items() if key not in NOT_MOVED}
-    before, own = source.plans["plans_name"], config["data_identifier"]
-    suffix = own[len(before) :] if own.startswith(before) else f"_{own}"
-    config["data_identifier"] = f"{name}{suffix}"
-    if "backbone_checkpoint" in values:
-        raise ValueError(
-            "backbone_checkpoint is the source's, and is not to be set; got "
-            f"{values['backbone_checkpoint']!r}: name the source with -s"
-        )
-    settings = {**ADAPT, **values, "backbone_checkpoint": str(source.checkpoint)}
-    trainer_for(Settings.from_mapping(settings))  # Raises where none takes them.
-    config[SECTION] = dict(Settings.from_mapping(with_absolute_paths(settings)).written)
-    plans["configurations"] = {source.configuration: config}
-    plans["image_reader_writer"] = reader_under(source.plans, target)
-    return plans
-
-
-def write_splits(folder: Path, cases: Sequence[str], pattern: str | None) -> None:
-    """Write splits by patient where nnU-Net would make none, or put a patient on both sides.
-
-    Up to four patients are each left out once; more make five folds. A single one is trained on
-    and not held back. Where every case is a patient nnU-Net makes five folds of five or more. A
-    file that is there is kept, but for that of a single patient where there are more now.
-    """
-    path = folder / SPLITS
-    patients = sorted({patient_of(case, pattern) for case in cases})
-    nnunet_splits = len(patients) == len(cases) >= FOLDS
-    if path.exists() and not (_is_of_one(read_json(path), pattern) and len(patients) > 1):
-        return
-    if nnunet_splits:
-        path.unlink(missing_ok=True)
-    elif len(patients) > 1:
-        write_json(path, patient_folds(sorted(cases), pattern, min(FOLDS, len(patients))))
-    else:
-        write_json(path, [{"train": sorted(cases), "val": []}])
-
-
-def _is_of_one(splits: Any, pattern: str | None) -> bool:
-    """Return whether splits are those that are written for a single patient."""
-    if not isinstance(splits, list) or [fold.get("val") for fold in splits] != [[]]:
-        return False
-    return len({patient_of(case, pattern) for case in splits[0]["train"]}) == 1
-
-
-def _require_separate_patients(path: Path, pattern: str | None) -> None:
-    """Check that no fold of a file of splits, if there is one, has a patient on both sides."""
-    if not path.is_file():
-        return
-    with content_of(path):
-        for fold in read_json(path):
-            if shared := shared_patients(fold["train"], fold["val"], pattern):
-                raise ValueError(
-                    f"a patient must not be on both sides of a fold; {shared[0]} is, in {path}: "
-                    "correct it, or remove it and run the same command again"
-                )
-
-
 def _require_own_data(data: Path, plans: Path) -> None:
     """Refuse preprocessed data without plans, since their spacing is unknown."""
     if not plans.exists() and data.is_dir() and any(data.iterdir()):
@@ -292,49 +134,14 @@ def _require_own_data(data: Path, plans: Path) -> None:
         )
 
 
-def _joined(path: Path, plans: dict[str, Any]) -> dict[str, Any]:
-    """Return plans with what else a file of theirs has: configurations adapted earlier.
-
-    Any other content is a ValueError, since nothing is overwritten.
-    """
-    new = json.loads(json.dumps(plans))
-    if not path.exists():
-        return dict(new)
-    known = read_plans(path)
-    joined = {**new, "configurations": {**known["configurations"], **new["configurations"]}}
-    added = joined["configurations"].keys() - known["configurations"].keys()
-    before = {k: c for k, c in joined["configurations"].items() if k not in added}
-    if {**joined, "configurations": before} != known:
-        began, own = (
-            {c.get(SECTION, {}).get("backbone_checkpoint") for name, c in each if name not in added}
-            for each in (known["configurations"].items(), new["configurations"].items())
-        )
-        if own - began and began - {None}:
-            raise ValueError(
-                f"plans are of one model and fold; {path} adapts {min(began - {None})}, not "
-                f"{min(own)}: name the former with -s and -f, or choose another identifier with -o"
-            )
-        write_new(path, plans)  # Raises.
-    return joined
-
-
 def _require_raw_cases(data: Path, target: Target) -> None:
     """Check that what is preprocessed or split are cases of the raw data, none of them removed."""
-    for path, cases in ((data, preprocessed_cases(data)), (target.splits, _split_cases(target))):
+    for path, cases in ((data, preprocessed_cases(data)), (target.splits, split_cases(target))):
         if gone := set(cases) - set(target.cases):
             raise ValueError(
                 f"all cases must be among the raw data; {path} has {named(gone)}, which "
                 f"{target.raw} has not: remove {path}, or bring the case back"
             )
-
-
-def _split_cases(target: Target) -> set[str]:
-    """Return the cases that splits name; all of the target where there are no splits yet."""
-    splits = target.splits
-    if not splits.is_file():
-        return set(target.cases)
-    with content_of(splits):
-        return {case for fold in read_json(splits) for side in fold.values() for case in side}
 
 
 def _is_preprocessed(folder: Path, data: Path, target: Target) -> bool:

@@ -206,13 +206,10 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _adapt(arguments: argparse.Namespace) -> int:
+    from nnunet_iac.adaptation.adapted_plans import require_settings
     from nnunet_iac.adaptation.labels import mapped_values
-    from nnunet_iac.adaptation.preparation import (
-        next_commands,
-        prepare,
-        require_settings,
-        require_valid,
-    )
+    from nnunet_iac.adaptation.next_commands import next_commands
+    from nnunet_iac.adaptation.preparation import prepare, require_valid
     from nnunet_iac.adaptation.source import SourceModel, model_folder
     from nnunet_iac.adaptation.target import (
         Target,

@@ -92,7 +92,7 @@ def plans_of(study: Study, run: PlannedRun) -> dict[str, Any] | None:
     if run.method == REFERENCE:
         spec = study.backbones[run.backbone]
         if (adapted := adapted_source(study, run)) is not None:
-            from nnunet_iac.adaptation.preparation import adapted_plans
+            from nnunet_iac.adaptation.adapted_plans import adapted_plans
             from nnunet_iac.adaptation.target import Target
 
             target = Target.of(run.dataset.dataset)

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from nnunet_iac.adaptation.preparation import adapted_plans
+from nnunet_iac.adaptation.adapted_plans import adapted_plans
 from nnunet_iac.adaptation.source import SourceModel
 
 DOCUMENT = {"file_ending": ".nii.gz", "overwrite_image_reader_writer": "SimpleITKIO"}

@@ -21,10 +21,10 @@ from nnunet_iac.adaptation.adapted_model import (
     backbone_of,
     listing,
 )
+from nnunet_iac.adaptation.adapted_plans import adapted_plans
 from nnunet_iac.adaptation.adapter import Adapter, require_new_file
 from nnunet_iac.adaptation.choice import NO_ADAPTER, AdapterChoice, Site, statistics
 from nnunet_iac.adaptation.prediction import chosen_adapters
-from nnunet_iac.adaptation.preparation import adapted_plans
 from nnunet_iac.adaptation.sites import SITE
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.export import Model

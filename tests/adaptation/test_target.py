@@ -14,15 +14,9 @@ from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 from planned_unets import architecture
 from trained_models import DATASET, planned, write_model
 
-from nnunet_iac.adaptation.preparation import (
-    _is_copy,
-    adapted_plans,
-    next_commands,
-    prepare,
-    require_settings,
-    require_valid,
-    write_splits,
-)
+from nnunet_iac.adaptation.adapted_plans import adapted_plans, require_settings
+from nnunet_iac.adaptation.next_commands import next_commands
+from nnunet_iac.adaptation.preparation import _is_copy, prepare, require_valid
 from nnunet_iac.adaptation.source import SourceModel, model_folder
 from nnunet_iac.adaptation.target import (
     Target,
@@ -30,6 +24,7 @@ from nnunet_iac.adaptation.target import (
     require_adaptable,
     require_other_patients,
 )
+from nnunet_iac.adaptation.target_splits import write_splits
 from nnunet_iac.cli import main
 from nnunet_iac.host.planning import (
     CONTINUE_TRAINER,
