@@ -1,4 +1,4 @@
-"""What to type after a target has been prepared: the training of an adapter, and its control."""
+"""The commands to type after a target has been prepared: those of an adapter, and its control."""
 
 import shlex
 from pathlib import Path
