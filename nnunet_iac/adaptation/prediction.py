@@ -70,11 +70,7 @@ def predict(
         ValueError: an adapter of another backbone, a damaged one, or two of one name; a model that
             is a retrofit itself.
     """
-    if any(option.partition("=")[0] in ("-c", "-ch", "-chk") for option in options):
-        raise ValueError(
-            "predict takes the final checkpoint, or the best of a model without one; got -chk: "
-            "leave it out"
-        )
+    _require_own_options(options)
     _require_apart(images, output)
     files = {
         _title(name): None if name == NO_ADAPTER else adapter_file(name, model) for name in names
@@ -94,19 +90,20 @@ def predict(
         example, _ = next(iter(models.values()))
         _cases(images, example.folder)  # After the model was found, whose own errors come first.
         folders = {n: output / n if len(names) > 1 else output for n in models}
-        for name, (found, checkpoint) in models.items():
+        numbers: dict[str, Sequence[str]] = {}
+        for name, (found, checkpoint) in models.items():  # Before anything is predicted.
             trained = [fold.name.removeprefix("fold_") for fold in found.folds]
             numbered = [fold for fold in trained if fold != "all"] or trained
-            own = folds if name == NO_ADAPTER and folds else numbered
-            for number in own:  # Refuses what nnU-Net's command would run.
+            numbers[name] = folds if name == NO_ADAPTER and folds else numbered
+            for number in numbers[name]:  # Refuses what nnU-Net's command would run.
                 path = found.folder / f"fold_{number}" / checkpoint
                 weights = read_checkpoint(path)["network_weights"]
                 if name == NO_ADAPTER:
                     require_no_implants(path, weights)
-            if found.left_out and not folds:
-                for fold in found.left_out:
-                    log(f"left out: {fold.name}, which has no {checkpoint}")
-            where = "-m", found.folder, "-chk", checkpoint, "-f", *own
+            for fold in () if folds else found.left_out:
+                log(f"left out: {fold.name}, which has no {checkpoint}")
+        for name, (found, checkpoint) in models.items():
+            where = "-m", found.folder, "-chk", checkpoint, "-f", *numbers[name]
             more = "-i", images, "-o", folders[name], "-device", device
             words = map(str, (*where, *more))
             command = ["nnUNetv2_predict_from_modelfolder", *words, *options]
@@ -119,6 +116,15 @@ def predict(
                         f"nnU-Net must be able to predict; it cannot: {error}"
                     ) from error
     return list(folders.values())
+
+
+def _require_own_options(options: Sequence[str]) -> None:
+    """Check that nnU-Net's options do not choose a checkpoint, also by an abbreviation of -chk."""
+    if any(option.partition("=")[0] in ("-c", "-ch", "-chk") for option in options):
+        raise ValueError(
+            "predict takes the final checkpoint, or the best of a model without one; got -chk: "
+            "leave it out"
+        )
 
 
 def _require_apart(images: Path, output: Path) -> None:
@@ -184,6 +190,7 @@ def predict_chosen(
     Raises:
         ValueError: no adapter of the model can be chosen by image, or an image is not finite.
     """
+    _require_own_options(options)
     _require_apart(images, output)
     if any(option.startswith("--c") for option in options):
         raise ValueError(

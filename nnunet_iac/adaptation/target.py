@@ -41,7 +41,13 @@ from nnunet_iac.runs.atomic import content_of, read_json, write_json
 from nnunet_iac.runs.checkpoint import read_checkpoint
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.search.setting_parts import DataConfig
-from nnunet_iac.training.backbone import Fold, inherited_leakage, leakage, trained_cases
+from nnunet_iac.training.backbone import (
+    Fold,
+    inherited_leakage,
+    leakage,
+    starts_of,
+    trained_cases,
+)
 
 WITHOUT_SPACING = NaturalImage2DIO.__name__
 """nnU-Net's class that reads images whose spacing is that of pixels."""
@@ -231,7 +237,12 @@ def require_other_patients(
     init = read_checkpoint(source.checkpoint)["init_args"]
     wanted = Fold(target.name, source.configuration, "all", cases)
     beside = preprocessed_folder(target.name) / SPLITS
-    reason = leakage(source.checkpoint, init, wanted, beside, data.patient_pattern)
+    pattern = data.patient_pattern
+    reason = leakage(source.checkpoint, init, wanted, beside, pattern)
+    first = inherited_leakage(source.checkpoint, wanted, beside, pattern)
+    starts = [known["plans"] for _, _, known in starts_of(source.checkpoint) if known is not None]
+    if target.name not in [plans.get("dataset_name") for plans in starts]:
+        reason = reason or first
     if reason is not None and not data.allow_leakage:
         raise ValueError(
             "the source must not have seen the patients that the target is scored on; "
@@ -240,7 +251,7 @@ def require_other_patients(
         )
     known = trained_cases(source.checkpoint, init, beside)
     notes = []
-    if first := inherited_leakage(source.checkpoint, wanted, beside, data.patient_pattern):
+    if first is not None:
         notes.append(
             f"note: the source {first}; a fold whose cases that network has seen is refused by the "
             "training unless allow_leakage=true"

@@ -3,7 +3,7 @@
 import os
 import reprlib
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
@@ -264,25 +264,34 @@ def inherited_leakage(path: Path, fold: Fold, splits: Path, pattern: str | None)
     """
     if not fold.validation_cases:
         return None
+    for folder, start, init in starts_of(path):
+        if init is not None:
+            reason = leakage(start, init, fold, splits, pattern)
+        else:
+            run = folder.read_cost().run if folder.cost_file.is_file() else {}
+            is_same = (run.get("dataset"), run.get("fold")) == (fold.dataset, fold.number)
+            reason = folder.read_backbone().leakage if is_same else None
+        if reason is not None:
+            return f"was trained from {start}, which {reason}"
+    return None
+
+
+def starts_of(path: Path) -> Iterator[tuple[RunFolder, Path, dict[str, Any] | None]]:
+    """Yield what a checkpoint was trained from, what that was trained from, and so on.
+
+    Each is the run's record, the checkpoint it began with, and what that one's trainer was made
+    from; None if it is gone or cannot be read.
+    """
     seen: set[Path] = set()
     while path.resolve() not in seen:
         seen.add(path.resolve())
         folder = RunFolder.of_fold(path.parent)
         if not os.path.isfile(folder.backbone_file):  # Nor in a closed folder.
-            return None
-        record = folder.read_backbone()
-        path, init = Path(record.path), None
+            return
+        path, init = Path(folder.read_backbone().path), None
         with suppress(OSError, ValueError, LookupError):
             init = read_checkpoint(path)["init_args"]
-        if init is not None:
-            reason = leakage(path, init, fold, splits, pattern)
-        else:
-            run = folder.read_cost().run if folder.cost_file.is_file() else {}
-            is_same = (run.get("dataset"), run.get("fold")) == (fold.dataset, fold.number)
-            reason = record.leakage if is_same else None
-        if reason is not None:
-            return f"was trained from {path}, which {reason}"
-    return None
+        yield folder, path, init
 
 
 def trained_cases(path: Path, init: Mapping[str, Any], splits: Path) -> set[str]:

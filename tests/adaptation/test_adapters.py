@@ -238,9 +238,11 @@ def test_auto_chooses_among_adapters_of_one_fold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-chk", "-chk=x.pth", "-ch", "-c"])
 def test_a_checkpoint_is_not_to_be_chosen(tmp_path: Path, option: str) -> None:
-    given = tmp_path, ["none"], tmp_path, tmp_path, [], "cpu", (option, "x.pth"), print
+    given = tmp_path, tmp_path / "o", [], "cpu", (option, "x.pth"), print
     with pytest.raises(ValueError, match="got -chk: leave it out"):
-        prediction.predict(*given)
+        prediction.predict(tmp_path, ["none"], *given)
+    with pytest.raises(ValueError, match="got -chk: leave it out"):
+        prediction.predict_chosen(tmp_path, *given)
 
 
 def test_kept_predictions_and_new_choices_do_not_go_together(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_an_image_that_nobody_can_read_is_named_without_a_traceback(
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_the_source_was_itself_trained_from_is_a_note(
+def test_what_the_source_was_itself_trained_from_must_not_have_seen_the_patients_either(
     folders: Path, source: SourceModel, target: Target
 ) -> None:
     first = folders / "first" / "fold_0" / "checkpoint_final.pth"
@@ -117,8 +117,40 @@ def test_what_the_source_was_itself_trained_from_is_a_note(
     write_json(folders / "preprocessed" / "D" / "splits_final.json", [{"train": ["p2_ed"]}])
     record = RunFolder.of_fold(source.checkpoint.parent)
     record.write_backbone(BackboneRecord(str(first), "nnUNetTrainer", 0, "hash"))
+    seen = "which was trained on a patient called p2_ed"
+    with pytest.raises(ValueError, match=f"was trained from {first}, {seen}"):
+        require_other_patients(source, target, DataConfig())
+    note, *_ = require_other_patients(source, target, DataConfig(allow_leakage=True))
+    assert f"was trained from {first}, {seen}" in note
+    # On the way back to a data set its fold decides.
+    checkpoint["init_args"]["plans"]["dataset_name"] = target.name
+    torch.save(checkpoint, first)
     note, *_ = require_other_patients(source, target, DataConfig())
-    assert f"was trained from {first}, which was trained on a patient called p2_ed" in note
+    assert f"was trained from {first}, which was trained on fold 0" in note
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (IndexError("empty"), "must be a valid raw data set"),
+        (RuntimeError("no worker"), "no worker"),
+    ],
+)
+def test_an_error_of_nnunets_preprocessing_names_the_target_unless_it_is_another_cause(
+    source: SourceModel,
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    message: str,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    place = "nnunet_iac.adaptation.preparation."
+    monkeypatch.setattr(f"{place}verify_dataset_integrity", lambda *_: None)
+    monkeypatch.setattr(f"{place}extract_fingerprint_dataset", fail)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        prepare(source, target, NAME, {}, 1, print)
 
 
 def test_the_plans_of_another_fold_are_named(source: SourceModel, target: Target) -> None:

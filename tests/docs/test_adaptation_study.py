@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 
 import numpy as np
 import pytest
 import SimpleITK
 
+from nnunet_iac.runs.atomic import read_json
 from nnunet_iac.search.settings import ADAPTED_BACKBONE_LR, Settings
 from nnunet_iac.training import backbone_trainers
 from nnunet_iac.workflow.study_file import study_of
@@ -65,6 +67,11 @@ def test_defaults_have_the_rates_that_are_best_on_the_pool_of_the_real_site(
     methods = studies.Pair("heart").methods()
     assert methods["random"]["settings"]["finetune_lr"] == studies.PROPOSED_LR
     assert "proposed" not in methods  # It would be the same.
+    pools = [
+        studies.pool_dice(read_json(FOLDER / f"{pair}-rates.json")) for pair in studies.TARGETS
+    ]
+    mean = {r: fmean(p[studies.named("random", r)] for p in pools) for r in studies.RATES["random"]}
+    assert methods["random-mean"]["settings"]["finetune_lr"] == max(mean, key=mean.__getitem__)
     methods = studies.Pair("hippocampus").methods()
     assert "finetune_lr" not in methods["proposed"]["settings"]
     assert methods["random"]["settings"]["finetune_lr"] != studies.PROPOSED_LR

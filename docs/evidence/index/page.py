@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunet_iac.analysis.report.page import commit_text, markdown_environment
 from nnunet_iac.analysis.scores.convergence import CONVERGED
-from nnunet_iac.analysis.scores.wording import enumerated, finding
+from nnunet_iac.analysis.scores.wording import counted, enumerated, finding
 from nnunet_iac.analysis.vocabulary import REFERENCE, STUDY_BASELINES
 from nnunet_iac.host.planning import CONTINUE_TRAINER
 from nnunet_iac.runs.atomic import read_json, write_text
@@ -172,12 +172,15 @@ TARGETS = {"heart": "of another site", "hippocampus": "of a simulated other scan
 
 
 def adaptation_claims() -> Iterator[Claim]:
-    """Yield what adapting a model to three cases is worth, of each pair that was measured."""
-    adapted = runpy.run_path(str(EVIDENCE / "adaptation" / "page.py"))["adapted"]
-    tables = {pair: adapted(EVIDENCE / "adaptation", pair, 3) for pair in TARGETS}
-    known = {pair: found for pair, found in tables.items() if found is not None}
-    for pair, found in known.items():
-        study, table = result(f"adaptation/{pair}-k3"), found.table
+    """Yield what adapting a model to few cases is worth, of each pair that was measured."""
+    page = runpy.run_path(str(EVIDENCE / "adaptation" / "page.py"))
+    numbers = [(pair, k) for pair in TARGETS for k in page["CASES"][pair]]
+    tables = {at: page["adapted"](EVIDENCE / "adaptation", *at) for at in numbers}
+    for (pair, k), found in tables.items():
+        if found is None:
+            continue
+        study, table = result(f"adaptation/{pair}-k{k}"), found.table
+        cases, is_real = counted(k, "case"), pair == next(iter(TARGETS))
         cells, continued = found.default, table.row("continued")
         which = "random cells" if found.is_proposed else f"random cells at a rate of {found.rate:g}"
         against, kept, lost = cells.against["continued"], cells.forgetting, continued.forgetting
@@ -185,23 +188,23 @@ def adaptation_claims() -> Iterator[Claim]:
         assert kept is not None
         assert lost is not None
         yield Claim(
-            f"Dice after adapting a model to 3 cases {TARGETS[pair]} ({pair}, {which})",
-            f"{table.reference:.4f} before, {cells.dice:.4f} after; "
+            f"Dice after adapting a model to {cases} {TARGETS[pair]} ({pair}, {which})",
+            f"{cells.dice:.4f}, {finding(cells.against[REFERENCE], 'the model before')}; "
             f"{finding(against, 'the continued backbone')}",
             "adaptation",
             trained(study),
-            f"Dice of a model after adapting it to 3 cases {TARGETS[pair]} (random cells)"
-            if pair == next(iter(known))
+            f"Dice after adapting a model to {cases} {TARGETS[pair]} (random cells)"
+            if is_real
             else None,
         )
         yield Claim(
-            f"Dice of the adapted model on its own data ({pair}, {which})",
+            f"Dice on its own data of the model adapted to {cases} ({pair}, {which})",
             f"{kept.mean_b:.4f}, {kept.mean_a:.4f} with the cells off; the continued backbone "
             f"{lost.mean_b:.4f} (n = {kept.patients})",
             "adaptation",
             trained(study),
-            "Dice of the adapted model on its source data (random cells)"
-            if pair == next(iter(known))
+            f"Dice on its own data of the model adapted to {cases} (random cells)"
+            if is_real
             else None,
         )
 
