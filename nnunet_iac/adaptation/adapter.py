@@ -105,7 +105,14 @@ class Adapter:
             raise ValueError(
                 f"an adapter is made of a found cell; {path} is still searching: let the run end"
             )
-        record = RunFolder.of_fold(fold).read_backbone()
+        run_folder = RunFolder.of_fold(fold)
+        if not run_folder.backbone_file.is_file():
+            raise FileNotFoundError(
+                "an adapter is made of the run that trained it, whose record shows that the "
+                f"backbone stayed as it was; {run_folder.backbone_file} does not exist: save the "
+                "adapter where the model was trained, since zips of models have no records"
+            )
+        record = run_folder.read_backbone()
         found = tensors_hash({k: v for k, v in weights.items() if k.startswith(BACKBONE_PREFIXES)})
         if record.before != found:
             raise ValueError(

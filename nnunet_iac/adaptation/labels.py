@@ -1,5 +1,6 @@
 """Check the channels and labels of a target against a source model, and rename labels."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def write_mapped_dataset(
         label = folder / "labelsTr" / f"{case}{ending}"
         mapped = table[segmentation[0].astype(int)].astype(segmentation.dtype)
         io.write_seg(mapped, str(label), properties)
-        images = [str(Path(image).absolute()) for image in files["images"]]
+        images = [_listed(Path(image).absolute(), folder.absolute()) for image in files["images"]]
         listed[case] = {"images": images, "label": f"labelsTr/{label.name}"}
     labels = dict(source["labels"])
     kept = values.get(int(target["labels"].get(IGNORE, -1)))
@@ -188,6 +189,11 @@ def write_mapped_dataset(
     document[MAPPED_FROM] = mapping_record(raw.name, values)
     write_json(folder / "dataset.json", document)
     (folder / MARK).unlink()
+
+
+def _listed(image: Path, folder: Path) -> str:
+    """Return an image as dataset.json names it: relative if it moves with nnU-Net's raw data."""
+    return os.path.relpath(image, folder) if image.is_relative_to(folder.parent) else str(image)
 
 
 def _text(labels: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from nnunet_iac.adaptation.labels import (
 )
 from nnunet_iac.adaptation.source import SourceModel
 from nnunet_iac.host.folders import raw_folder
-from nnunet_iac.host.planning import preprocessed_folder, spelled
+from nnunet_iac.host.planning import CONTINUE_TRAINER, preprocessed_folder, spelled
 from nnunet_iac.host.plans import (
     dataset_number,
     read_dataset,
@@ -145,7 +145,7 @@ def mapped_target(
     """Return a new raw data set with the target's images and its labels as the source has them.
 
     The target's splits come with it. A data set that exists is kept, and written again where cases
-    of the target were added or their label files have changed since.
+    of the target were added, their label files have changed since or their images were moved.
 
     Raises:
         ValueError: no such mapping; or the data set exists with more cases or another mapping.
@@ -169,9 +169,10 @@ def mapped_target(
                 f"{folder} exists with other cases, or mapped otherwise, and is not overwritten; "
                 "choose another name with --mapped-dataset, or remove the folder"
             )
-        labels = {case: Path(files["label"]) for case, files in found.cases.items()}
-        if labels.keys() == target.cases.keys() and all(
-            changed(labels[case]) >= changed(t["label"]) for case, t in target.cases.items()
+        if found.cases.keys() == target.cases.keys() and all(
+            changed(files["label"]) >= changed(target.cases[case]["label"])
+            and _absolute(files["images"]) == _absolute(target.cases[case]["images"])
+            for case, files in found.cases.items()
         ):
             return found
     require_own_folder(folder)
@@ -234,14 +235,15 @@ def require_other_patients(
         with content_of(splits):
             scored = [case for fold in folds for case in fold.get("val", ())]
     cases = sorted({*scored})
-    init = read_checkpoint(source.checkpoint)["init_args"]
+    checkpoint = read_checkpoint(source.checkpoint)
+    init, trainer = checkpoint["init_args"], checkpoint["trainer_name"]
     wanted = Fold(target.name, source.configuration, "all", cases)
     beside = preprocessed_folder(target.name) / SPLITS
     pattern = data.patient_pattern
     reason = leakage(source.checkpoint, init, wanted, beside, pattern)
     first = inherited_leakage(source.checkpoint, wanted, beside, pattern)
-    starts = [known["plans"] for _, _, known in starts_of(source.checkpoint) if known is not None]
-    if target.name not in [plans.get("dataset_name") for plans in starts]:
+    starts = [(path, known) for _, path, known in starts_of(source.checkpoint)]
+    if target.name not in [known["plans"].get("dataset_name") for _, known in starts if known]:
         reason = reason or first
     if reason is not None and not data.allow_leakage:
         raise ValueError(
@@ -251,11 +253,22 @@ def require_other_patients(
         )
     known = trained_cases(source.checkpoint, init, beside)
     notes = []
+    if trainer.startswith(CONTINUE_TRAINER) and not starts:
+        notes.append(
+            f"note: the source was trained by {trainer} from a model that is not known on this "
+            "machine, so that model's patients were not compared with the target's"
+        )
     if first is not None:
         notes.append(
             f"note: the source {first}; a fold whose cases that network has seen is refused by the "
             "training unless allow_leakage=true"
         )
+    notes += [
+        f"note: the source was trained from {path}, whose own training cases are not known on this "
+        "machine, so their patients were not compared with the target's"
+        for path, made in starts
+        if made is None or not trained_cases(path, made, beside)
+    ]
     if not known:
         notes.append(
             "note: the cases that the source was trained on are not known on this machine, so its "
@@ -267,6 +280,10 @@ def require_other_patients(
             f"folds: {len(known)}; only their patients were compared with the target's"
         )
     return notes
+
+
+def _absolute(images: Sequence[str]) -> list[Path]:
+    return [Path(image).absolute() for image in images]
 
 
 def changed(path: str | Path) -> float:

@@ -192,12 +192,24 @@ def trainer_for(settings: Settings) -> str:
             f"{part} with genotype={settings.cell.genotype} and skip={settings.cell.skip}: leave "
             "one of them out"
         )
-    if of_control or (part is None and not given and retention in ("l2-sp", "ewc")):
+    of_retrofit = given or (part is not None and not of_control)
+    if of_retrofit and retention in ("l2-sp", "ewc"):
+        raise ValueError(
+            f"retention={retention} is for {CONTINUE_TRAINER}; got trainable_part={part}, "
+            f"genotype={settings.cell.genotype} and skip={settings.cell.skip}, which are for a "
+            "retrofit: leave them out, or set retention to lwf or rehearsal"
+        )
+    if of_control or retention in ("l2-sp", "ewc"):
         return CONTINUE_TRAINER
     if given or retention == "lwf":  # Searches do not take it.
         return DISCRETE_TRAINER
-    prunable = settings.schedule.search_epochs >= settings.soonest_end
-    return LTH_TRAINER if prunable else FULL_TRAINER
+    epochs, soonest = settings.schedule.search_epochs, settings.soonest_end
+    if epochs < soonest and retention == "rehearsal":
+        raise ValueError(
+            f"a search with retention=rehearsal must prune; search_epochs={epochs} leaves no time "
+            f"for it: set search_epochs to {soonest} or more, or leave it out"
+        )
+    return LTH_TRAINER if epochs >= soonest else FULL_TRAINER
 
 
 def preprocessed_folder(dataset: str) -> Path:

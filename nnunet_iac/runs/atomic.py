@@ -93,6 +93,10 @@ def read_json(path: Path) -> Any:
     """Return a JSON file's content; anything else is a ValueError that names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} must exist, and does not: restore it or run the step that writes it"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a JSON file: {error}; restore it or run the step that wrote it again"

@@ -99,9 +99,12 @@ def backbone_file(
     """
     if settings.backbone_checkpoint is not None:
         path = path_for_fold(settings.backbone_checkpoint, fold.number)
+        of_data = f"-d {dataset_number(fold.dataset)} -c {fold.configuration}"
         if not path.is_file():
             raise FileNotFoundError(
-                f"backbone_checkpoint must be an existing file; {path} does not exist"
+                f"backbone_checkpoint must be an existing file; {path} does not exist: put it "
+                f"back, or write plans that name where it is now with\n  nnunet-iac plan {of_data} "
+                f"-p {plans[0]} -o NEW_ID --set backbone_checkpoint=FILE"
             )
         return path
     trainer = settings.backbone_trainer or sibling_trainer
@@ -188,7 +191,7 @@ def read_backbone(
 def require_same_network(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path
 ) -> None:
-    """Check that a checkpoint has exactly a network's keys and shapes."""
+    """Check that a checkpoint has exactly a network's keys, shapes and types of numbers."""
     for key in [*wanted, *(key for key in found if key not in wanted)]:
         shapes = [tuple(s[key].shape) if key in s else "absent" for s in (wanted, found)]
         if shapes[0] != shapes[1]:
@@ -196,6 +199,12 @@ def require_same_network(
                 f"the backbone must be the network of the given plans; {key} is {shapes[0]} by "
                 f"the plans and {shapes[1]} in {path}: use the plans it was trained with (-p), "
                 "or another backbone"
+            )
+        if found[key].dtype != wanted[key].dtype:
+            raise ValueError(
+                f"the backbone's weights must be as nnU-Net saves them; {key} in {path} is "
+                f"{found[key].dtype} and must be {wanted[key].dtype}: use the checkpoint that "
+                "nnU-Net wrote"
             )
 
 
@@ -298,7 +307,9 @@ def trained_cases(path: Path, init: Mapping[str, Any], splits: Path) -> set[str]
     """Return the cases that a backbone of another data set was trained on, as far as is known.
 
     They are those of the splits of its data set, which lie as `splits` do; and those that the
-    model's other folds were validated on, or this one if it is fold `all`.
+    model's other folds were validated on, or this one if it is fold `all`. If these splits train
+    on a case that its own fold was validated on, it was trained with others, and all cases count
+    but those that it was validated on.
     """
     number = fold_of(init)
     own = splits.parent.parent / str(init["plans"].get("dataset_name")) / splits.name
@@ -307,7 +318,11 @@ def trained_cases(path: Path, init: Mapping[str, Any], splits: Path) -> set[str]
         others = [f for f in others if f.name not in ("fold_all", path.parent.name)]
     ending = init["dataset_json"]["file_ending"]
     found = [_validated_cases(other / VALIDATION_SUMMARY, ending) for other in others]
-    return {*_training_cases(own, number)}.union(*found)
+    learned = {*_training_cases(own, number)}
+    held_out = set() if number == "all" else _validated_cases(validation_summary(path), ending)
+    if learned & held_out:
+        learned = {*_training_cases(own, "all")} - held_out
+    return learned.union(*found)
 
 
 def fold_of(init: Mapping[str, Any]) -> int | str:

@@ -177,5 +177,5 @@ def _validation_cases(source: SourceCases) -> list[str]:
 def _require_unseen(cases: Sequence[str], run: AdaptedRun) -> None:
     """Check that the run did not learn from a patient called as one of the cases is."""
     shared = shared_patients(cases, run.training_cases, run.data.patient_pattern, any_case=True)
-    if shared and not run.data.allow_leakage:
+    if shared:
         raise ValueError(f"{shared[0]} is among them and among the training cases of {run.dataset}")

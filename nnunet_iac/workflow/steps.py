@@ -37,7 +37,7 @@ from nnunet_iac.runs.scores import SUMMARY
 from nnunet_iac.runs.splits import SPLITS
 from nnunet_iac.runs.typed import typed
 from nnunet_iac.workflow.study import DataSet, PlannedRun, Study
-from nnunet_iac.workflow.study_checks import raw_cases, wanted_splits
+from nnunet_iac.workflow.study_checks import raw_cases, require_fitting, wanted_splits
 from nnunet_iac.workflow.study_plans import (
     adapted_source,
     fold_folder,
@@ -122,6 +122,8 @@ def prepare(study: Study, dataset: DataSet, command: Command = run_command) -> d
                 own_settings = untrained_settings(study, dataset)
                 given = plans_name(study, run), own_settings, study.threads, print
                 prepare_target(source, Target.of(dataset.dataset), *given)
+                for note in require_fitting(study, run, source):
+                    print(note)
         plans = (spec.plans for spec in study.backbones.values() if spec.adapt is None)
         for name in dict.fromkeys(plans):
             _preprocess(folder, name, dataset, study.threads, command)

@@ -93,7 +93,7 @@ def _require_plans(study: Study, run: PlannedRun) -> None:
     folder = preprocessed_folder(run.dataset.dataset)
     adapted, reference = adapted_source(study, run), plans_name(study, run.reference)
     if adapted is not None and run.method == REFERENCE:
-        _require_adaptable(study, run, adapted)
+        require_fitting(study, run, adapted)
     if adapted is not None and not (folder / f"{reference}.json").is_file():
         return  # The step that prepares the data writes them.
     is_own = run.seed is None and adapted is None
@@ -114,8 +114,11 @@ def _require_plans(study: Study, run: PlannedRun) -> None:
         )
 
 
-def _require_adaptable(study: Study, run: PlannedRun, source: "SourceModel") -> None:
-    """Check channels, labels and patients of a data set that a model is adapted to."""
+def require_fitting(study: Study, run: PlannedRun, source: "SourceModel") -> list[str]:
+    """Check channels, labels and patients of a data set that a model is adapted to.
+
+    Notes on patients that cannot be compared are returned.
+    """
     from nnunet_iac.adaptation.labels import require_same_labels
     from nnunet_iac.adaptation.target import Target, require_adaptable, require_other_patients
 
@@ -124,7 +127,7 @@ def _require_adaptable(study: Study, run: PlannedRun, source: "SourceModel") -> 
     require_same_labels(source.dataset, target.dataset)
     settings = Settings.from_mapping({**study.settings, "patient_pattern": run.dataset.patients})
     splits = wanted_splits(run.dataset)
-    require_other_patients(source, target, settings.data, splits[run.fold]["val"])
+    return require_other_patients(source, target, settings.data, splits[run.fold]["val"])
 
 
 def wanted_splits(dataset: DataSet) -> Splits:
@@ -133,8 +136,8 @@ def wanted_splits(dataset: DataSet) -> Splits:
     Splits beside the raw data are there as well: nnU-Net copies them when it plans.
 
     Raises:
-        ValueError: no such fold, an unknown case, a patient on both sides of a fold, or another
-            splits_final.json, which is not overwritten.
+        ValueError: no such fold, or one that holds no case out, an unknown case, a patient on both
+            sides of a fold, or another splits_final.json, which is not overwritten.
     """
     own = preprocessed_folder(dataset.dataset) / SPLITS
     raw = raw_folder(own.parent.name)
@@ -166,6 +169,11 @@ def wanted_splits(dataset: DataSet) -> Splits:
             raise ValueError(
                 f"the folds of {dataset.dataset} must be among the {len(wanted)} of its splits; "
                 f"got {fold}: name one from 0 to {len(wanted) - 1}"
+            )
+        if not wanted[fold]["val"]:
+            raise ValueError(
+                f"a study needs cases to score; fold {fold} of {dataset.dataset} has none under "
+                "'val': name splits that hold some out"
             )
         if shared := shared_patients(wanted[fold]["train"], wanted[fold]["val"], dataset.patients):
             raise ValueError(

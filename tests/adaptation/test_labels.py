@@ -169,7 +169,7 @@ def test_a_mapped_data_set_keeps_its_images_and_the_mapping(tmp_path: Path) -> N
     assert SimpleITK.GetArrayFromImage(written).tolist() == [[[0, 2], [3, 2]]]
     document = read_json(out / "dataset.json")
     assert document["labels"] == {**PLAIN["labels"], "ignore": 3}
-    assert document["dataset"]["a"]["images"] == [str(raw / "imagesTr" / "a_0000.nii.gz")]
+    assert document["dataset"]["a"]["images"] == [f"../{raw.name}/imagesTr/a_0000.nii.gz"]
     assert document[MAPPED_FROM] == {
         "dataset": "Dataset030_Site",
         "numbers": {"0": 0, "1": 2, "2": 3},

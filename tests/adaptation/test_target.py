@@ -40,7 +40,7 @@ from nnunet_iac.search.setting_parts import DataConfig
 from nnunet_iac.search.settings import Settings, parse_assignment
 from nnunet_iac.training.method import CONTINUE
 from nnunet_iac.training.setting_checks import require_usable
-from nnunet_iac.workflow.study_checks import require_ready
+from nnunet_iac.workflow.study_checks import require_fitting, require_ready
 from nnunet_iac.workflow.study_file import study_of
 
 NAME = "nnUNetPlansFrom027"
@@ -76,7 +76,7 @@ def test_an_installed_zip_is_a_source_without_its_data(
     folders: Path, source: SourceModel, target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fold = source.checkpoint.parent
-    write_json(fold / "validation" / "summary.json", {})
+    write_json(fold / "validation" / "summary.json", {"metric_per_case": []})
     (fold / "progress.png").touch()
     write_json(source.model / "dataset_fingerprint.json", {})
     zipped = folders / "model.zip"
@@ -127,6 +127,14 @@ def test_what_the_source_was_itself_trained_from_must_not_have_seen_the_patients
     torch.save(checkpoint, first)
     note, *_ = require_other_patients(source, target, DataConfig())
     assert f"was trained from {first}, which was trained on fold 0" in note
+    first.unlink()
+    note, *_ = require_other_patients(source, target, DataConfig())
+    assert f"trained from {first}, whose own training cases are not known" in note
+    record.backbone_file.unlink()
+    own = torch.load(source.checkpoint, weights_only=False)
+    torch.save({**own, "trainer_name": CONTINUE_TRAINER}, source.checkpoint)
+    note, *_ = require_other_patients(source, target, DataConfig())
+    assert "trained by nnUNetTrainerContinue from a model that is not known" in note
 
 
 @pytest.mark.parametrize(
@@ -351,6 +359,9 @@ def test_a_study_that_adapts_is_checked_before_anything_starts(
     backbones = {"adapted": {"adapt": str(source.checkpoint.parent)}}
     document = {"name": "s", "datasets": [dataset], "backbones": backbones, "methods": {}}
     require_ready(study_of(document))
+    (run,) = study_of(document).runs.values()
+    (note,) = require_fitting(study_of(document), run, source)
+    assert "patients were not compared with the target's" in note
     known = folders / "preprocessed" / "Dataset027_Source" / "splits_final.json"
     write_json(known, [{"train": ["p1_es"], "val": []}])
     require_ready(study_of(document))  # It is trained on that patient, not scored.
@@ -404,11 +415,22 @@ def test_a_model_folder_is_its_own_trainer_and_plans(source: SourceModel) -> Non
         model_folder(str(source.model), "2d", "Other", "nnUNetPlans")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"trainable_part": "norms", "genotype": "random:0"},
+            r"trainable_part of a retrofit must be one of .* norms",
+        ),
+        ({"retention": "l2-sp", "trainable_part": "cells"}, "l2-sp is for nnUNetTrainerContinue"),
+        ({"retention": "ewc", "genotype": "identity"}, "ewc is for nnUNetTrainerContinue"),
+        ({"retention": "rehearsal", "search_epochs": 5}, "rehearsal must prune; search_epochs=5"),
+    ],
+)
 def test_settings_that_no_trainer_takes_together_are_refused(
-    source: SourceModel, target: Target
+    source: SourceModel, target: Target, values: dict[str, Any], message: str
 ) -> None:
-    values = {"trainable_part": "norms", "genotype": "random:0"}
-    with pytest.raises(ValueError, match=r"trainable_part of a retrofit must be one of .* norms"):
+    with pytest.raises(ValueError, match=message):
         prepare(source, target, NAME, values, 1, print)
 
 
@@ -447,6 +469,12 @@ def test_labels_are_mapped_again_after_one_was_corrected(
     earlier.replace(label)
     mapped_target(*given)
     assert len(written) == 4
+    path = folders / "raw" / "Dataset130_Mapped" / "dataset.json"
+    moved = read_json(path)
+    moved["dataset"]["p1_ed"]["images"] = ["/elsewhere/p1_ed_0000.nii.gz"]
+    write_json(path, moved)
+    mapped_target(*given)
+    assert len(written) == 5
 
 
 @pytest.mark.parametrize("name", ["Dataset027_Mapped", "Dataset027_Source", "Dataset040_Mapped"])

@@ -432,6 +432,9 @@ def test_an_adapter_that_does_not_fit_is_refused(
     assert "an adapter is made of a retrofit" in stock
     assert "must be an existing file" in refused("apply", model, "absent", "-o", new)
     fold = adapted.path / "results" / TARGET / f"{LTH}__{PLANS}__2d" / "fold_0"
+    shutil.copytree(fold, tmp_path / "zip" / "fold_0", ignore=lambda *_: ["iac"])
+    lone = refused("save", tmp_path / "zip" / "fold_0", "-o", tmp_path / "zip.safetensors")
+    assert "save the adapter where the model was trained" in lone
     for name in ("none", "auto"):
         named = tmp_path / f"{name}.safetensors"
         assert "must not be called none or auto" in refused("save", fold, "-o", named)

@@ -245,4 +245,11 @@ def test_the_validations_of_other_folds_name_the_training_cases(tmp_path: Path) 
         write_json(summary, {"metric_per_case": [row]})
     init = {**_init(0), "dataset_json": {"file_ending": ".nii.gz"}}
     path = tmp_path / "model" / "fold_0" / "checkpoint_final.pth"
-    assert trained_cases(path, init, tmp_path / "a" / "b" / "splits_final.json") == {"p2"}
+    splits = tmp_path / "a" / "b" / "splits_final.json"
+    assert trained_cases(path, init, splits) == {"p2"}
+    # Splits that train on p1, which the model was validated on, are not those it was trained with.
+    own = splits.parent.with_name(init["plans"]["dataset_name"]) / splits.name
+    write_json(own, [{"train": ["p1", "p3"], "val": ["p4"]}])
+    assert trained_cases(path, init, splits) == {"p2", "p3", "p4"}
+    write_json(own, [{"train": ["p3"], "val": ["p1"]}])
+    assert trained_cases(path, init, splits) == {"p2", "p3"}

@@ -1009,6 +1009,11 @@ BACKBONES = [
             weights(**{STEM: torch.zeros(4, 2, 3, 3)}),
         ),
         (
+            "with halved numbers",
+            r"conv\.weight in .* is torch\.float16 and must be torch\.float32",
+            weights(**{STEM: torch.zeros(4, 1, 3, 3).half()}),
+        ),
+        (
             "with a layer too many",
             r"more\.weight is absent by the plans and \(1,\)",
             weights(more__weight=torch.zeros(1)),

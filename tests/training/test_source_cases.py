@@ -135,10 +135,10 @@ def test_patients_that_the_run_learned_from_are_not_scored(
         tmp_path / SOURCE / "splits_final.json",
         [*SPLITS[:1], {"train": ["c_0"], "val": ["c_1"] if pattern is None else ["c_2"]}],
     )
-    with pytest.raises(ValueError, match=r"c_\d is among them and among the training cases"):
-        source_cases(record, run, tmp_path)
-    allowed = replace(run, data=replace(data, allow_leakage=True))
-    assert source_cases(record, allowed, tmp_path) is not None
+    for allowed in (False, True):
+        run = replace(run, data=replace(data, allow_leakage=allowed))
+        with pytest.raises(ValueError, match=r"c_\d is among them and among the training cases"):
+            source_cases(record, run, tmp_path)
 
 
 def test_other_labels_cannot_be_scored_but_for_those_ignored(tmp_path: Path) -> None:

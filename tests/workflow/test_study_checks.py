@@ -112,6 +112,7 @@ def test_other_splits_are_not_overwritten(raw: Path, tmp_path: Path) -> None:
         ({"patients": "case"}, "does not match"),
         ({"splits": "nowhere.json"}, "nowhere.json does not exist"),
         ({"predict": True}, "imagesTs must exist"),
+        ({"splits": [{"train": CASES, "val": []}]}, "needs cases to score; fold 0 .* has none"),
     ],
 )
 def test_what_a_data_set_lacks_is_named(raw: Path, dataset: dict[str, Any], message: str) -> None:
