@@ -33,7 +33,7 @@ from nnunet_iac.runs.genotype_source import still_searching
 from nnunet_iac.runs.typed import typed
 from nnunet_iac.search.settings import Settings
 
-ADAPTER_FORMAT = 2
+ADAPTER_FORMAT = 3
 """Version of the files; others are refused."""
 
 ADAPTER_KEY = "nnunet_iac.adapter"
@@ -148,7 +148,10 @@ class Adapter:
             "plans": self.plans,
             "mirroring": self.mirroring,
             "provenance": self.provenance,
-            "farthest": {name: _or_none(site.farthest) for name, site in self.sites.items()},
+            "sites": {
+                name: {"cases": site.cases, "farthest": _or_none(site.farthest)}
+                for name, site in self.sites.items()
+            },
         }
         document["hash"] = content_hash(tensors, document)
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -185,8 +188,12 @@ class Adapter:
         with _reading(path):
             del document["format"]
             sites = {
-                name: Site(tensors.pop(f"{MEAN}{name}"), math.nan if far is None else far)
-                for name, far in document.pop("farthest").items()
+                name: Site(
+                    tensors.pop(f"{MEAN}{name}"),
+                    typed(int, known["cases"], "cases"),
+                    math.nan if known["farthest"] is None else float(known["farthest"]),
+                )
+                for name, known in document.pop("sites").items()
             }
             for key in ("dataset", "trainer"):
                 typed(str, document["provenance"][key], key)

@@ -1,13 +1,16 @@
 """Which adapter suits an image, by statistics of the frozen backbone's features.
 
 The statistics s(x) of an image are the mean and the standard deviation, over all voxels, of every
-channel of the encoder's lowest feature map. An adapter stores their mean m over its training cases
+channel of all the encoder's feature maps. An adapter stores their mean m over its n training cases
 and over training cases of the source, and their standard deviation sigma over the latter. The
 distance of an image to a site is
 
-    d(x) = sqrt(mean_f ((s_f(x) - m_f) / sigma_f)^2),
+    d(x) = sqrt(max(mean_f ((s_f(x) - m_f) / sigma_f)^2 - NOISE / n, 0)),
 
-and the nearest site wins; the source's is the backbone without an adapter.
+and the nearest site wins; the source's is the backbone without an adapter. A mean of n cases is off
+by sigma^2 / n if they vary as the source's do, which would make every image look far from a site of
+few cases. Stages and `NOISE` were chosen in docs/evidence/adaptation/choice.py, on cases that are
+neither tested nor validated on.
 """
 
 import math
@@ -34,6 +37,9 @@ AUTO = "auto"
 TILES = {2: 64, 3: 8}
 """At most so many patches of an image are looked at, evenly spread, by their dimension."""
 
+NOISE = 0.5
+"""How much of the squared error of a site's mean is taken off a squared distance, in sigma^2."""
+
 SLACK = 1.5
 """An image fits a site up to this multiple of the distance of the site's own farthest case."""
 
@@ -44,11 +50,13 @@ class Site:
 
     Args:
         mean: m, over the site's cases.
+        cases: n, how many these are.
         farthest: the largest distance of one of its cases to the mean of the others; NaN of one
             case alone.
     """
 
     mean: Features
+    cases: int
     farthest: float
 
     @classmethod
@@ -56,8 +64,15 @@ class Site:
         """Return the site of the statistics of its cases."""
         total, count = sum(cases, torch.zeros_like(cases[0])), len(cases)
         others = [(total - case) / (count - 1) for case in cases] if count > 1 else []
-        far = [_distance(case, mean, spread) for case, mean in zip(cases, others, strict=False)]
-        return cls(total / count, max(far, default=math.nan))
+        far = [
+            _distance(case, mean, count - 1, spread)
+            for case, mean in zip(cases, others, strict=False)
+        ]
+        return cls(total / count, count, max(far, default=math.nan))
+
+    def distance(self, case: Features, spread: Features) -> float:
+        """Return d of an image."""
+        return _distance(case, self.mean, self.cases, spread)
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ class AdapterChoice:
 
 def choose(case: Features, sites: Mapping[str, Site], spread: Features) -> AdapterChoice:
     """Return the nearest of at least two sites."""
-    distances = {name: _distance(case, site.mean, spread) for name, site in sites.items()}
+    distances = {name: site.distance(case, spread) for name, site in sites.items()}
     first, second = sorted(distances, key=lambda name: distances[name])[:2]
     near, next_ = distances[first], distances[second]
     known = [site.farthest for site in sites.values() if not math.isnan(site.farthest)]
@@ -106,8 +121,8 @@ def statistics(encoder: Any, image: CaseImage, patch: Any, device: str = "cpu") 
     """
     found = []
     for tile in tiles(image, tuple(patch)):
-        features = encoder(tile[None].to(device))[-1].flatten(2)
-        found.append(torch.cat((features.mean(2)[0], features.std(2, correction=0)[0])))
+        maps = [features.flatten(2) for features in encoder(tile[None].to(device))]
+        found.append(torch.cat([s[0] for m in maps for s in (m.mean(2), m.std(2, correction=0))]))
     return torch.stack(found).mean(0).cpu()
 
 
@@ -131,5 +146,6 @@ def tiles(image: CaseImage, patch: Sequence[int]) -> Iterable[Tensor]:
         yield padded[at]
 
 
-def _distance(case: Features, mean: Features, spread: Features) -> float:
-    return float(((case - mean) / spread).square().mean().sqrt())
+def _distance(case: Features, mean: Features, cases: int, spread: Features) -> float:
+    square = float(((case - mean) / spread).square().mean())
+    return math.sqrt(max(square - NOISE / cases, 0.0))

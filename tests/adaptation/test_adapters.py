@@ -61,7 +61,7 @@ def test_an_applied_adapter_is_the_network_that_was_trained(
         assert torch.equal(one, other)
         assert not torch.equal(one, untrained)
     seen: Any = again
-    assert statistics(seen.encoder, image[0], [16] * dimension).shape == (16,)
+    assert statistics(seen.encoder, image[0], [16] * dimension).shape == (40,)
 
 
 def test_a_changed_bit_of_an_adapter_is_found(tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_renamed_model_with_a_copy_of_a_fold_takes_its_adapter(tmp_path: Path)
 
 def with_statistics(adapter: Adapter) -> Adapter:
     """Return an adapter that can be chosen by image."""
-    sites = {name: Site(torch.full((16,), n), 1.0) for n, name in enumerate((SITE, NO_ADAPTER))}
+    sites = {name: Site(torch.full((16,), n), 3, 1.0) for n, name in enumerate((SITE, NO_ADAPTER))}
     return replace(adapter, sites=sites, spread=torch.ones(16))
 
 

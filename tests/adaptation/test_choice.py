@@ -6,25 +6,38 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_iac.adaptation.choice import SLACK, TILES, Site, choose, statistics, tiles
+from nnunet_iac.adaptation.choice import (
+    NOISE,
+    SLACK,
+    TILES,
+    Site,
+    choose,
+    statistics,
+    tiles,
+)
+
+MANY = 10**9
+"""Cases of a site whose mean is exact."""
 
 
 def test_the_distance_is_the_root_mean_square_in_units_of_the_spread() -> None:
     spread = torch.tensor([1.0, 2.0])
     sites = {
-        "none": Site(torch.tensor([0.0, 0.0]), 1.0),
-        "site": Site(torch.tensor([3.0, 2.0]), 2.0),
+        "none": Site(torch.tensor([0.0, 0.0]), MANY, 1.0),
+        "site": Site(torch.tensor([3.0, 2.0]), 2, 2.0),
     }
     found = choose(torch.tensor([3.0, 0.0]), sites, spread)
     assert found.distances["none"] == pytest.approx(math.sqrt(9 / 2))
-    assert found.distances["site"] == pytest.approx(math.sqrt(1 / 2))
+    assert found.distances["site"] == pytest.approx(math.sqrt(1 / 2 - NOISE / 2))
     assert found.name == "site"
     assert found.fits
-    assert found.margin == pytest.approx(0.5)
+    assert found.margin == pytest.approx((math.sqrt(4.5) - 0.5) / (math.sqrt(4.5) + 0.5))
+    assert Site(torch.zeros(2), 1, math.nan).distance(torch.zeros(2), spread) == 0
 
 
 def test_an_image_far_from_every_site_fits_none() -> None:
-    sites = {name: Site(torch.tensor([place]), 1.0) for name, place in {"a": 0.0, "b": 9.0}.items()}
+    places = {"a": 0.0, "b": 9.0}
+    sites = {name: Site(torch.tensor([place]), MANY, 1.0) for name, place in places.items()}
     spread = torch.ones(1)
     assert choose(torch.tensor([-SLACK]), sites, spread).fits
     far = choose(torch.tensor([-SLACK - 0.1]), sites, spread)
@@ -36,12 +49,16 @@ def test_an_image_far_from_every_site_fits_none() -> None:
 def test_the_farthest_case_of_a_site_is_measured_to_the_mean_of_the_others() -> None:
     site = Site.of([torch.tensor([x]) for x in (0.0, 1.0, 5.0)], torch.ones(1))
     assert site.mean.tolist() == [2.0]
-    assert site.farthest == pytest.approx(4.5)
+    assert site.cases == 3
+    assert site.farthest == pytest.approx(math.sqrt(4.5**2 - NOISE / 2))
     assert math.isnan(Site.of([torch.zeros(1)], torch.ones(1)).farthest)
 
 
 def test_a_site_of_one_case_borrows_the_limit_of_the_others() -> None:
-    sites = {"none": Site(torch.tensor([9.0]), 2.0), "one": Site(torch.tensor([0.0]), math.nan)}
+    sites = {
+        "none": Site(torch.tensor([9.0]), MANY, 2.0),
+        "one": Site(torch.tensor([0.0]), MANY, math.nan),
+    }
     assert choose(torch.tensor([-2.9]), sites, torch.ones(1)).fits
     assert not choose(torch.tensor([-3.1]), sites, torch.ones(1)).fits
 
@@ -64,11 +81,11 @@ def test_no_more_than_so_many_tiles_of_a_large_image() -> None:
         assert most // 2 < len(list(tiles(image, patch))) <= most
 
 
-def test_statistics_are_mean_and_deviation_of_the_lowest_features() -> None:
+def test_statistics_are_mean_and_deviation_of_all_features() -> None:
     def encoder(x):
         return [nn.Identity()(x), torch.cat((x, 2 * x), 1)]
 
     image = torch.arange(16.0).view(1, 1, 4, 4)
     found = statistics(encoder, image, (4, 4))
     std = float(image.std(correction=0))
-    torch.testing.assert_close(found, torch.tensor([7.5, 15, std, 2 * std]))
+    torch.testing.assert_close(found, torch.tensor([7.5, std, 7.5, 15, std, 2 * std]))

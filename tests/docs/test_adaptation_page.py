@@ -200,6 +200,14 @@ PRODUCT: dict[str, Any] = {
     },
     "warned": {"site": 0, "none": 2},
     "off": {"predictions": 43, "equal": True},
+    "choice": {
+        "compared": [
+            {"stages": "all", "noise": noise, "cases": k, "right": {"site": 0.5, "none": 1.0}}
+            for noise in (0.0, 0.5)
+            for k in (1, 3)
+        ],
+        "held_out": {"1": {"site": [40, 45], "none": [84, 84]}},
+    },
 }
 
 
@@ -215,6 +223,10 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
         "15 of 15, 100 %; of 15 patients [78 %, 100 %]; 0 of the cases fit none",
         "met",
     ]
+    of_draws = "96 %: 40 of 45 of the target, 84 of 84 of the source, counted once per draw"
+    assert found["`auto`", "heart, 1 case, all draws"] == [of_draws, "met"]
+    chosen = rows(writer.page(tmp_path), "## How `auto` chooses")
+    assert ["all", "0.5", "50.0 % / 100.0 %", "50.0 % / 100.0 %", "yes"] in chosen
     right, result = found["`auto`", "heart, the source"]
     assert right.startswith("25 of 28, 89 %; of 14 patients [")
     assert right.endswith("; 2 of the cases fit none")

@@ -180,7 +180,8 @@ def test_cells_that_hardly_differ_do_not_matter_and_the_cheapest_is_named(
     assert f'the retrofit with the {fewest} is "cells: random"' in first
     assert "so half has converged" in text
     assert (
-        "controls and other skip modules (12 of 18 runs are finished), other trained parts" in text
+        "controls and other skip modules (12 of 18 runs are finished), searches and finetunings of "
+        "other lengths (6 of 9 runs are finished), other trained parts" in text
     )
     assert "| cells: random | 19 |" in text
     assert "### How long to finetune" in text
@@ -232,6 +233,16 @@ def test_searches_may_be_measured_before_random_cells(page: Callable[..., str]) 
     assert "the best itself; no other was shown not to be inferior" in text
 
 
+def test_methods_on_another_training_of_the_backbone_are_no_evidence_of_a_converged_one(
+    page: Callable[..., str],
+) -> None:
+    shown, methods = converged(), made_up("methods", METHODS, (0, 1, 2))
+    sentence = "start from another training of the same network"
+    assert sentence not in page(acdc_converged=shown, acdc_methods=methods)
+    methods["runs"][0]["dice"] = dict.fromkeys(methods["runs"][0]["dice"], 0.9)
+    assert sentence in page(acdc_methods=methods)
+
+
 def test_what_trains_the_network_is_no_retrofit(page: Callable[..., str]) -> None:
     parts = {"random-all": 0.05, "random-decoder": 0.05, "random-wide": 0.01}
     methods = {"random": 0.01, "identity": 0.01}
@@ -268,13 +279,15 @@ def test_the_papers_numbers_are_beside_ours(page: Callable[..., str]) -> None:
     assert "+0.011, 16.3 minutes | +0.023, 37 minutes | +0.106, 41 minutes |" in text
     assert "| 4.4 | 3.4 | 3.7 |" in text
     assert "| the same of whole runs | " in text
+    assert "the accelerated search with the full one: it is not inferior by 0.002" in text
 
 
 def test_a_report_states_what_the_studies_show_of_the_choice_of_cells(script: Script) -> None:
-    one = next(one for one in script("evidence/search/page").measured() if one.ceiling is not None)
-    assert one.title == "Hippocampus, 2-D"
-    assert one.ceiling.genotypes == 8
-    assert one.matters is False
+    known = [one for one in script("evidence/search/page").measured() if one.ceiling is not None]
+    assert known
+    for one in known:  # Of another answer on a second data set the report would have to state both.
+        assert one.ceiling.genotypes == 8
+        assert one.matters is False
     assert "it did not matter which cell was chosen" in CHOICE
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from nnunet_iac.adaptation.choice import NO_ADAPTER, NOISE
+from nnunet_iac.adaptation.sites import SITE
 from nnunet_iac.analysis.report.page import markdown_environment
 from nnunet_iac.analysis.report.plane import PlanePoint, plane
 from nnunet_iac.analysis.scores.case_scores import pooled
@@ -406,6 +408,15 @@ def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator
             found += f"; {product['warned'][site]} of the cases fit none"
         side = "the source" if site == "none" else "the target"
         yield Target(aims[2], f"{pair}, {side}", found, right >= RIGHT * total)
+    for cases, sides in product.get("choice", {}).get("held_out", {}).items():
+        (right, number), (of_source, others) = sides[SITE], sides[NO_ADAPTER]
+        share = percent((right + of_source) / (number + others))
+        found = (
+            f"{share}: {right} of {number} of the target, {of_source} of {others} of the source, "
+            "counted once per draw"
+        )
+        is_met = right + of_source >= RIGHT * (number + others)
+        yield Target(aims[2], f"{pair}, {counted(int(cases), 'case')}, all draws", found, is_met)
     prepared, trained = (product["seconds"][key] / 60 for key in ("prepare", "train"))
     minutes = prepared + trained
     found = (
@@ -413,6 +424,22 @@ def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator
         "on both sides"
     )
     yield Target(aims[3], where, found, minutes <= MINUTES)
+
+
+def ways_to_choose(product: Mapping[str, Any]) -> tuple[list[int], list[list[str]]]:
+    """Return numbers of cases, and per way to choose an adapter how often it was right, as text."""
+    tried = product["choice"]["compared"]
+    cases = sorted({each["cases"] for each in tried})
+    shares: dict[tuple[str, float], dict[int, str]] = {}
+    for each in tried:
+        both = " / ".join(f"{100 * each['right'][site]:.1f} %" for site in (SITE, NO_ADAPTER))
+        shares.setdefault((each["stages"], each["noise"]), {})[each["cases"]] = both
+    rows = [
+        [stages, f"{noise:g}", *(known[k] for k in cases), "yes" if taken else "no"]
+        for (stages, noise), known in shares.items()
+        for taken in [(stages, noise) == ("all", NOISE)]
+    ]
+    return cases, rows
 
 
 def capitalised(sentence: str) -> str:
@@ -462,6 +489,11 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
         first=search_is_worth(every) if every else None,
         absent=[title for name, title in PAIRS.items() if name not in known],
         targets=list(targets(known, products)),
+        choices={
+            PAIRS[pair]: ways_to_choose(product)
+            for pair, product in products.items()
+            if product is not None and "choice" in product
+        },
     )
 
 

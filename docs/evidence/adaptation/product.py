@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from choice import measure_choice
 from studies import CASES, DRAWS, HERE, Pair
 
 from nnunet_iac.host.folders import raw_folder, results_folder
@@ -91,6 +92,7 @@ def measure(pair: Pair, folder: Path) -> dict[str, Any]:
             for name in ("none", "stock")
         ]
         found["off"] = {"predictions": len(sides[1]), "equal": sides[0] == sides[1]}
+    found["choice"] = measure_choice(pair, PLANS, read_json(folder / "splits.json"))
     return found
 
 

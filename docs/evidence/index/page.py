@@ -28,8 +28,21 @@ END = "<!-- End of numbers -->"
 WORTH = (
     ("random", "random cells", {REFERENCE: "the backbone"}),
     ("iac-lth", "searched cells", {REFERENCE: "the backbone", **STUDY_BASELINES}),
+    *(
+        (f"random-{part}", what, {"random": "the mean random cell"})
+        for part, what in {
+            "decoder": "random cells and the decoder",
+            "all": "random cells and the whole network",
+            "wide": "wide random cells",
+            "alone": "random cells in place of the skip",
+            "ema": "random cells with averaged weights (EMA)",
+        }.items()
+    ),
 )
 """Methods, what they are called, and what each is compared with."""
+TIMED = {"iac-lth": "searched cells (IAC-LTH)", "iac": "searched cells (IAC)"}
+"""Searches that are compared at equal wall time, and what they are called."""
+CONTROLS = {"random": "random cells", "continued": "the continued backbone"}
 CHOICE = {True: "can matter", False: "did not matter", None: "may or may not matter"}
 """By `Measured.matters` of the page on searches."""
 
@@ -117,9 +130,7 @@ def claims() -> Iterator[Claim]:
 
 def search_claims() -> Iterator[Claim]:
     """Yield what cells and searches are worth on networks that have converged."""
-    known = measured_searches()
-    first = next((one for one in known if one.table is not None), None)
-    for one in known:
+    for one in measured_searches():
         network = "a converged network" if one.has_converged else "a network"
         where = f"on {network} ({one.title})"
         methods = () if one.table is None else [row.method for row in one.table.rows]
@@ -131,8 +142,16 @@ def search_claims() -> Iterator[Claim]:
                 if (against := row.against.get(control)) is not None:
                     runs = [run for m in (method, control) for run in one.runs_at_equal_batches(m)]
                     number = f"{row.dice:.4f}, {finding(against, name)}"
-                    headline = claim if method == "random" and one is first else None
+                    headline = claim if (method, control) == ("random", REFERENCE) else None
                     yield Claim(claim, number, "search", runs, headline)
+        for each in one.at_equal_time:
+            if each.method in TIMED:
+                kind = each.control.partition("-")[0]
+                control = f"{CONTROLS[kind]} of {each.control_minutes:.1f} minutes"
+                claim = f"Dice of {TIMED[each.method]} at equal wall time, {where}"
+                number = f"{each.minutes:.1f} minutes: {finding(each.against, control)}"
+                tried = one.runs_at_equal_batches(each.method)
+                yield Claim(claim, number, "search", tried)
         if (found := one.ceiling) is not None:
             claim = f"standard deviation of the Dice between cells, {where}"
             yield Claim(claim, spread_text(found), "search", one.runs_of("genotypes"))
@@ -161,6 +180,13 @@ def search_claims() -> Iterator[Claim]:
             row = one.table.row("halving")
             number = f"{row.dice:.4f}, {finding(row.against['random'], 'the mean random cell')}"
             yield Claim(f"Dice of direct evaluation of 16 cells {where}", number, "search", tried)
+        for row in () if one.papers is None else one.papers.rows:
+            claim = (
+                f"Dice of {search_page()['NAMES'][row.method]}, the paper's protocol ({one.title})"
+            )
+            number = f"{row.dice:.4f}, {finding(row.against[REFERENCE], 'the backbone')}"
+            tried = [run for run in one.runs_of("paper") if run["method"] == row.method]
+            yield Claim(claim, number, "search", tried)
         for each in one.converged:
             claim = f"Dice of a backbone after twice the training ({one.title})"
             number = f"{each.longer.mean_b:.4f}, {finding(each.longer, 'half of it')}"
@@ -348,6 +374,23 @@ def width_claims() -> Iterator[Claim]:
             [scores],
         )
     for each in own["measured"]():
+        smallest, best = each.smallest, each.best
+        against = "the best itself"
+        if smallest.against is not None:
+            against = finding(smallest.against, f"a cap of {best.cap}")
+        yield Claim(
+            f"smallest width not lower than the best by {own['CLOSE']} ({each.dataset})",
+            f"a cap of {smallest.cap}, Dice {smallest.dice:.4f}: {against}",
+            "width",
+            each.references,
+        )
+        for row in each.beside:
+            yield Claim(
+                f"Dice of {own['NAMES'][row.method]} on a cap of {row.cap} ({each.dataset})",
+                f"{row.dice:.4f}, {finding(row.against, f'a plain cap of {row.wider.cap}')}",
+                "width",
+                each.cells["runs"],
+            )
         for pick in each.picks:
             if pick.against is not None:
                 yield Claim(

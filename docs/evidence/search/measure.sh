@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Trains a backbone, shows whether it has converged, and runs studies of searches on it: measure.sh SET FOLDER [STUDY...]
 # SET is hippocampus, acdc or hippocampus-3d, and a STUDY one of those that studies.yaml lists for it; by default all are run in their
-# order, and then all pages are written. On two cores that takes about five hours, and more for the backbones of acdc. FOLDER gets study files. Run again, it resumes. `choose` must be measured
-# before the studies that follow it. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with
+# order, and then all pages are written. The page has the hours of each, without final validations and backbones; one whose backbone
+# is at hand does not train it again, but `converged` trains a second one for twice as long. FOLDER gets study files. Run again, it
+# resumes. `choose` must be measured before the studies that follow it. Needs nnU-Net's folders in nnUNet_raw, nnUNet_preprocessed and nnUNet_results, with
 # Dataset004_Hippocampus or Dataset027_ACDC128 among the raw data; in nnUNet_preprocessed other splits with the same fold 0 are
 # replaced. CORES (default: 2) is how many runs are trained at a time.
 set -euo pipefail

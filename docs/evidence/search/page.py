@@ -52,8 +52,8 @@ NAMES = {
     "continued-ema": "the continued backbone, averaged weights (EMA)",
     "random-ema": "cells: random, averaged weights (EMA)",
     "iac-lth-ema": "cells: IAC-LTH, averaged weights (EMA)",
-    "continued-iac": "the continued backbone, for as long as IAC",
     "continued-100": "the continued backbone",
+    "continued-240": "the continued backbone",
     "random-10": "cells: random",
     "random-30": "cells: random",
     "random-80": "cells: random",
@@ -77,7 +77,7 @@ TRIED = "halving"
 DIRECT = ("halving", "halving-convolutions")
 CONTROLS = {
     "random": ("random-10", "random-30", "random", "random-80", "random-120"),
-    "continued": ("continued", "continued-100"),
+    "continued": ("continued", "continued-100", "continued-240"),
 }
 """Controls and their trainings of several lengths, the shortest first."""
 
@@ -204,7 +204,16 @@ class Measured:
     @property
     def has_converged(self) -> bool:
         """Whether the backbone is shown to have converged."""
-        return bool(self.converged) and all(one.has_converged for one in self.converged)
+        shown = bool(self.converged) and all(one.has_converged for one in self.converged)
+        return shown and not self.other_backbone
+
+    @property
+    def other_backbone(self) -> bool:
+        """Whether methods start from another training of the network than the one shown here."""
+        shown = [run["dice"] for run in self.studies.get("converged", {"runs": []})["runs"]]
+        own = [name for name in self.studies if name in (*EQUAL, "genotypes", "time")]
+        runs = [run for name in own for run in self.studies[name]["runs"]]
+        return any(run["dice"] not in shown for run in runs if run["method"] == REFERENCE)
 
     @cached_property
     def ceiling(self) -> Ceiling | None:
@@ -350,17 +359,16 @@ class Measured:
         baselines = "iac", *PAPER_CONTROLS
         return None if study is None else method_tables(study, baselines, MARGIN)[0]
 
-    @property
-    def paper_converged(self) -> list[Convergence]:
-        """Whether the backbone of the paper's protocol has converged."""
-        return convergences(self.studies.get("paper", {"runs": []}))
-
     def paper_against(self, row: Row, baselines: Sequence[str]) -> PairedComparison | None:
-        """Return a method against the first baseline that was trained for as many epochs."""
+        """Return a method against the first baseline that was trained for as many epochs.
+
+        The accelerated search is compared with the full one, whose quality it is to keep sooner.
+        """
         assert self.papers is not None
         alike = {
             each.method for each in self.papers.rows if round(each.epochs) == round(row.epochs)
         }
+        alike |= {"iac"} if row.method == "paper" else set()
         return next((row.against[b] for b in baselines if b in alike and b in row.against), None)
 
     def paper_minutes(self, method: str, of: str) -> float:

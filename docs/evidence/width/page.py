@@ -193,6 +193,11 @@ class Trained:
         return found
 
     @property
+    def has_widest(self) -> bool:
+        """Whether the widest network that rules score, the plan's, was trained."""
+        return self.scored is None or self.widths[0].cap == max(self.scored["caps"])
+
+    @property
     def best(self) -> Width:
         """The width of the highest Dice, chosen after the fact."""
         return next(width for width in self.widths if width.against is None)
