@@ -390,8 +390,7 @@ def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator
     if product is None:
         yield from (Target(aim, f"{pair}, 3 cases") for aim in aims)
         return
-    trainer = product.get("trainer", "nnUNetTrainerIACLTH")  # Of the first results.
-    where = f"{pair}, {counted(product['cases'], 'case')}, {trainer}"
+    where = f"{pair}, {counted(product['cases'], 'case')}, {product['trainer']}"
     is_equal, number = product["off"]["equal"], counted(product["off"]["predictions"], "prediction")
     yield Target(aims[0], where, f"{number} {'equal' if is_equal else 'not equal'}", is_equal)
     adapter, model = product["bytes"]["adapter"], product["bytes"]["model"]
@@ -403,12 +402,13 @@ def targets_of_product(pair: str, product: Mapping[str, Any] | None) -> Iterator
         patients = len({patient_of(case, PATIENTS) for case in choices})
         between = binomtest(patients - len(wrong), patients).proportion_ci(CONFIDENCE)
         ends = f"[{percent(between.low)}, {percent(between.high)}]"
-        found = f"{right} of {total}, {percent(right / total)}; of {patients} patients {ends}"
-        if "warned" in product:
-            found += f"; {product['warned'][site]} of the cases fit none"
+        found = (
+            f"{right} of {total}, {percent(right / total)}; of {patients} patients {ends}; "
+            f"{product['warned'][site]} of the cases fit none"
+        )
         side = "the source" if site == "none" else "the target"
         yield Target(aims[2], f"{pair}, {side}", found, right >= RIGHT * total)
-    for cases, sides in product.get("choice", {}).get("held_out", {}).items():
+    for cases, sides in product["choice"]["held_out"].items():
         (right, number), (of_source, others) = sides[SITE], sides[NO_ADAPTER]
         share = percent((right + of_source) / (number + others))
         found = (
@@ -492,7 +492,7 @@ def page(folder: Path = HERE, draw: bool = False) -> str:
         choices={
             PAIRS[pair]: ways_to_choose(product)
             for pair, product in products.items()
-            if product is not None and "choice" in product
+            if product is not None
         },
     )
 

@@ -260,8 +260,7 @@ def adapter_claims() -> Iterator[Claim]:
             ),
         }
         for claim, number in numbers.items():
-            trainer = product.get("trainer", "nnUNetTrainerIACLTH")  # Of the first results.
-            yield Claim(f"{claim} ({pair}, {trainer})", number, "adaptation", [product])
+            yield Claim(f"{claim} ({pair}, {product['trainer']})", number, "adaptation", [product])
 
 
 def export_claims() -> Iterator[Claim]:
