@@ -65,14 +65,14 @@ class Site:
         total, count = sum(cases, torch.zeros_like(cases[0])), len(cases)
         others = [(total - case) / (count - 1) for case in cases] if count > 1 else []
         far = [
-            _distance(case, mean, count - 1, spread)
+            distance(case, mean, count - 1, spread)
             for case, mean in zip(cases, others, strict=False)
         ]
         return cls(total / count, count, max(far, default=math.nan))
 
     def distance(self, case: Features, spread: Features) -> float:
         """Return d of an image."""
-        return _distance(case, self.mean, self.cases, spread)
+        return distance(case, self.mean, self.cases, spread)
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,9 @@ def tiles(image: CaseImage, patch: Sequence[int]) -> Iterable[Tensor]:
         yield padded[at]
 
 
-def _distance(case: Features, mean: Features, cases: int, spread: Features) -> float:
+def distance(
+    case: Features, mean: Features, cases: int, spread: Features, noise: float = NOISE
+) -> float:
+    """Return d of an image to a site of so many cases."""
     square = float(((case - mean) / spread).square().mean())
-    return math.sqrt(max(square - NOISE / cases, 0.0))
+    return math.sqrt(max(square - noise / cases, 0.0))

@@ -79,6 +79,11 @@ def described(
     return {SITE: Site.of(ours, spread), NO_ADAPTER: Site.of(source, spread)}, spread
 
 
+def looked_at(cases: Sequence[str]) -> list[str]:
+    """Return those cases of a site that describe it, at most `CASES`."""
+    return sorted(cases)[:: -(-len(cases) // CASES)]
+
+
 def backbone_network(
     init: Mapping[str, Any], weights: Mapping[str, Tensor], device: str
 ) -> nn.Module:
@@ -89,7 +94,7 @@ def backbone_network(
 
 
 def _images(folder: Path, cases: Sequence[str]) -> Iterator[Tensor]:
-    """Return at most `CASES` preprocessed images, one in memory at a time."""
+    """Return the preprocessed images that describe a site, one in memory at a time."""
     dataset = preprocessed_dataset(folder, cases)
-    shown = tqdm(sorted(cases)[:: -(-len(cases) // CASES)], desc=f"cases of {folder.parent.name}")
+    shown = tqdm(looked_at(cases), desc=f"cases of {folder.parent.name}")
     return (torch.from_numpy(dataset.load_case(case)[0][:]) for case in shown)

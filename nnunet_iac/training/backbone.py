@@ -99,8 +99,8 @@ def backbone_file(
     """
     if settings.backbone_checkpoint is not None:
         path = path_for_fold(settings.backbone_checkpoint, fold.number)
-        of_data = f"-d {dataset_number(fold.dataset)} -c {fold.configuration}"
         if not path.is_file():
+            of_data = f"-d {dataset_number(fold.dataset)} -c {fold.configuration}"
             raise FileNotFoundError(
                 f"backbone_checkpoint must be an existing file; {path} does not exist: put it "
                 f"back, or write plans that name where it is now with\n  nnunet-iac plan {of_data} "

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from studies import CASES, DRAWS, Pair, draw
 
-from nnunet_iac.adaptation.choice import NO_ADAPTER, choose, statistics
-from nnunet_iac.adaptation.sites import CASES as LOOKED_AT
-from nnunet_iac.adaptation.sites import SITE, backbone_network, described
+from nnunet_iac.adaptation.choice import NO_ADAPTER, choose, distance, statistics
+from nnunet_iac.adaptation.sites import SITE, backbone_network, described, looked_at
 from nnunet_iac.host.planning import preprocessed_folder
 from nnunet_iac.host.plans import configuration_of, read_plans
 from nnunet_iac.host.preprocessed import preprocessed_dataset
@@ -47,19 +46,6 @@ def statistics_of(data: Path, cases: Sequence[str], checkpoint: Mapping[str, Any
     return {case: statistics(encoder, image, patch) for case, image in images.items()}
 
 
-def looked_at(cases: Sequence[str]) -> list[str]:
-    """Return those cases of a site that describe it."""
-    return sorted(cases)[:: -(-len(cases) // LOOKED_AT)]
-
-
-def distance(
-    case: torch.Tensor, site: Sequence[torch.Tensor], spread: torch.Tensor, noise: float
-) -> float:
-    """Return the squared distance of a case to a site."""
-    square = ((case - torch.stack([*site]).mean(0)) / spread).square().mean()
-    return float(square) - noise / len(site)
-
-
 def compared(pool: Statistics, train: Statistics, pattern: str | None, last: int) -> list[Any]:
     """Return how often each way is right; `last` features are those of the last stage."""
     patients = sorted({patient_of(case, pattern) for case in train})
@@ -74,13 +60,14 @@ def compared(pool: Statistics, train: Statistics, pattern: str | None, last: int
             ours = [pool[case][kept] for case in drawn]
             source = [train[case][kept] for case in looked_at(known)]
             spread = torch.stack(source).std(0).clamp_min(1e-6)
+            means = [(torch.stack(each).mean(0), len(each)) for each in (ours, source)]
             sides = {
                 SITE: [s for case, s in pool.items() if case not in drawn],
                 NO_ADAPTER: [s for case, s in train.items() if case not in known],
             }
             for site, cases in sides.items():
                 for case in (s[kept] for s in cases):
-                    to = [distance(case, each, spread, noise) for each in (ours, source)]
+                    to = [distance(case, *mean, spread, noise) for mean in means]
                     right[site].append((to[0] < to[1]) == (site == SITE))
         shares = {site: fmean(each) for site, each in right.items()}
         found.append({"stages": stages, "noise": noise, "cases": k, "right": shares})
