@@ -226,7 +226,7 @@ def test_files_choices_and_time_are_targets(writer: ModuleType, tmp_path: Path) 
     of_draws = "96 %: 40 of 45 of the target, 84 of 84 of the source, counted once per draw"
     assert found["`auto`", "heart, 1 case, all draws"] == [of_draws, "met"]
     chosen = rows(writer.page(tmp_path), "## How `auto` chooses")
-    assert ["all", "0.5", "50.0 % / 100.0 %", "50.0 % / 100.0 %", "yes"] in chosen
+    assert ["all", "0.5", "50.0 / 100.0", "50.0 / 100.0", "yes"] in chosen
     right, result = found["`auto`", "heart, the source"]
     assert right.startswith("25 of 28, 89 %; of 14 patients [")
     assert right.endswith("; 2 of the cases fit none")

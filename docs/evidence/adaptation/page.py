@@ -432,7 +432,7 @@ def ways_to_choose(product: Mapping[str, Any]) -> tuple[list[int], list[list[str
     cases = sorted({each["cases"] for each in tried})
     shares: dict[tuple[str, float], dict[int, str]] = {}
     for each in tried:
-        both = " / ".join(f"{100 * each['right'][site]:.1f} %" for site in (SITE, NO_ADAPTER))
+        both = " / ".join(f"{100 * each['right'][site]:.1f}" for site in (SITE, NO_ADAPTER))
         shares.setdefault((each["stages"], each["noise"]), {})[each["cases"]] = both
     rows = [
         [stages, f"{noise:g}", *(known[k] for k in cases), "yes" if taken else "no"]
